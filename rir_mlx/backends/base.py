@@ -1,0 +1,260 @@
+"""The seam between the toolkit and the frameworks.
+
+Token ids, floats, NumPy arrays and paths cross it; framework arrays never do. A backend knows nothing of text,
+recipes or stages: token ids in, token ids and numbers out.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Tokens = tuple[int, ...]
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int32]
+Tensors = Mapping[str, np.ndarray]
+"""Adapter tensors by name, in mlx-lm's layout: `model.layers.0.self_attn.q_proj.lora_a` is (in, rank)."""
+
+FineTuneType = Literal["lora", "dora", "full"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class AdapterSpec:
+    """What is trained. `num_layers` counts from the last layer, 0 or -1 mean all. `keys` are module names inside a
+    layer (`self_attn.q_proj`); empty means every linear layer. `scale` multiplies the low-rank update (mlx-lm's
+    `scale`; PEFT's `lora_alpha / r`)."""
+
+    fine_tune_type: FineTuneType = "lora"
+    num_layers: int = -1
+    rank: int = 16
+    scale: float = 2.0
+    dropout: float = 0.0
+    keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class OptimizerSpec:
+    """AdamW with bias correction (arXiv:1711.05101) and clipping of the global gradient norm."""
+
+    weight_decay: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    max_grad_norm: float = 1.0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows that share a prefix.
+
+    prefix   [P] token ids that every row starts with; may be empty
+    tokens   [rows, T] the rows' own token ids, right-padded with any id
+    lengths  [rows] how many of them are real
+    weights  [rows, T] weight of the cross-entropy of predicting `tokens[r, t]`; 0 where nothing is learned.
+             The loss of a batch is the weighted *sum*: whoever builds the batch has normalised the weights.
+             `weights[:, 0]` is 0: each row starts with at least one token of its prompt.
+    """
+
+    prefix: Tokens
+    tokens: Ints
+    lengths: Ints
+    weights: Floats
+
+    @property
+    def processed(self) -> int:
+        """Tokens that a shared-prefix step runs through the model, padding included."""
+        return len(self.prefix) + int(self.tokens.size)
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Weighted loss before the update, and the global gradient norm before clipping."""
+
+    loss: float
+    grad_norm: float
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """`temperature` 0 is greedy. `stop` are token sequences that end a row and are not part of its result."""
+
+    max_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    stop: tuple[Tokens, ...] = ()
+    batch_size: int = 32
+
+
+@dataclass(frozen=True)
+class Request:
+    """One row to continue. `seed` alone decides its random draws, whatever rows are beside it."""
+
+    key: int
+    tokens: Tokens
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Completion:
+    """The tokens written for `key`, without the stop sequence."""
+
+    key: int
+    tokens: Tokens
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where the model runs. `memory` is in bytes; `flops` is the measured rate of a large matrix product, per second."""
+
+    name: str
+    memory: int
+    flops: float
+
+
+OnToken = Callable[[int, int], None]
+"""Called with (key, token) as each token is drawn."""
+
+
+class Model(Protocol):
+    """A loaded causal language model."""
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights of the base model."""
+        ...
+
+    def add_adapter(self, spec: AdapterSpec, seed: int) -> None:
+        """Attach a fresh adapter, or make all weights trainable for `full`. The seed decides its initial weights,
+        which are the same on every backend, and its dropout."""
+        ...
+
+    def configure_optimizer(self, spec: OptimizerSpec) -> None: ...
+
+    def train_step(self, batches: Sequence[Batch], learning_rate: float) -> StepResult:
+        """One optimizer step on the sum of the batches' losses, each batch run on its own."""
+        ...
+
+    def loss(self, batch: Batch) -> float:
+        """The weighted loss of a batch, without dropout."""
+        ...
+
+    def generate(
+        self, requests: Iterable[Request], sampling: Sampling, *, prefix: Tokens = (), on_token: OnToken | None = None
+    ) -> Iterator[Completion]:
+        """Continue each of the requests after `prefix`, which they share. Completions come as rows finish."""
+        ...
+
+    def score(
+        self, prompts: Sequence[Tokens], options: Sequence[Tokens], *, prefix: Tokens = (), batch_size: int = 32
+    ) -> NDArray[np.float64]:
+        """[prompts, options]: Σ log p(option tokens | prefix, prompt). Prompts and options are not empty."""
+        ...
+
+    def logits(self, tokens: Tokens) -> Floats:
+        """[tokens, vocabulary] next-token logits of one sequence, in float32."""
+        ...
+
+    def trained_tensors(self) -> dict[str, np.ndarray]:
+        """The adapter's tensors (for `full`, all weights) in mlx-lm's names and layout, float32."""
+        ...
+
+
+class Backend(Protocol):
+    """A framework. Loading takes a local folder; names of the hub are resolved before."""
+
+    name: str
+
+    def device(self) -> Device: ...
+
+    def load(
+        self,
+        folder: Path,
+        *,
+        dtype: Dtype = "auto",
+        adapter: tuple[AdapterSpec, Tensors] | None = None,
+    ) -> Model:
+        """Load a folder in Hugging Face format, and an adapter over it.
+
+        Raises ModelError where the folder cannot be read or the adapter does not fit."""
+        ...
+
+
+LINEAR_KEYS = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+)
+"""The linear layers of a Llama block, in mlx-lm's names, which are transformers' names too."""
+
+
+def adapted_layers(spec: AdapterSpec, layer_count: int) -> range:
+    """Indices of the layers that `num_layers` counts from the end; 0 and -1 mean all."""
+    chosen = spec.num_layers if spec.num_layers > 0 else layer_count
+    return range(max(0, layer_count - chosen), layer_count)
+
+
+def initial_lora_a(name: str, shape: tuple[int, int], seed: int) -> Floats:
+    """Initial `lora_a` (in, rank) of the tensor called `name`: uniform in ±1/√in, as mlx-lm draws it.
+
+    Drawn with NumPy from the seed and the name, so that every backend starts from the same weights.
+    """
+    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    bound = 1.0 / math.sqrt(shape[0])
+    return rng.uniform(-bound, bound, size=shape).astype(np.float32)
+
+
+def pad_right(rows: Sequence[Tokens], pad: int = 0) -> tuple[Ints, Ints]:
+    """Rows of different lengths as one array [rows, longest], and their lengths [rows]."""
+    lengths = np.array([len(row) for row in rows], dtype=np.int32)
+    tokens = np.full((len(rows), int(lengths.max(initial=0))), pad, dtype=np.int32)
+    for index, row in enumerate(rows):
+        tokens[index, : len(row)] = row
+    return tokens, lengths
+
+
+def learned_positions(batch: Batch) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+    """Where a batch learns: indices into its [rows * T] positions that predict, the token each predicts, its weight.
+
+    The position before a token predicts it, so hidden states can be selected before the vocabulary is projected.
+    """
+    rows, columns = np.nonzero(batch.weights)
+    width = batch.tokens.shape[1]
+    return (rows * width + columns - 1).astype(np.int64), batch.tokens[rows, columns].astype(np.int64), batch.weights[
+        rows, columns
+    ]
+
+
+def stop_length(written: Sequence[int], stops: Sequence[Tokens]) -> int:
+    """How many of the last tokens are a stop sequence; 0 where none ends here."""
+    return max((len(stop) for stop in stops if stop and tuple(written[-len(stop) :]) == tuple(stop)), default=0)
+
+
+def unstopped(written: Sequence[int], stops: Sequence[Tokens]) -> tuple[Tokens, FinishReason]:
+    """A finished row without its stop sequence, and why it finished."""
+    cut = stop_length(written, stops)
+    return tuple(written[: len(written) - cut]), "stop" if cut else "length"
+
+
+def matmul_rate(multiply: Callable[[], object], flops: float, *, seconds: float = 0.2) -> float:
+    """Floating-point operations a second of `multiply`, which does `flops` of them and waits for the result."""
+    multiply()
+    rounds, start = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < seconds or rounds == 0:
+        multiply()
+        rounds += 1
+    return rounds * flops / max(elapsed, 1e-9)

@@ -1,0 +1,131 @@
+"""A deterministic backend without a framework, for tests and dry runs.
+
+It learns for real, though little: next-token logits are a row of a table, picked by the sum of the tokens so far.
+What it generates is an echo of the prompt, cut to a length that the prompt decides, followed by a stop sequence.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rir_mlx.backends.base import (
+    AdapterSpec,
+    Batch,
+    Completion,
+    Device,
+    Dtype,
+    Floats,
+    OnToken,
+    OptimizerSpec,
+    Request,
+    Sampling,
+    StepResult,
+    Tensors,
+    Tokens,
+)
+from rir_mlx.errors import ModelError
+
+_BUCKETS = 97
+_TENSOR = "fake.table"
+
+
+class FakeBackend:
+    name = "fake"
+
+    def device(self) -> Device:
+        return Device("no framework", 1 << 40, 1e15)
+
+    def load(
+        self, folder: Path, *, dtype: Dtype = "auto", adapter: tuple[AdapterSpec, Tensors] | None = None
+    ) -> FakeModel:
+        try:
+            size = int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"])
+        except (OSError, KeyError, ValueError) as error:
+            raise ModelError(f"{folder} is no model folder: {error}") from error
+        model = FakeModel(size)
+        if adapter is not None:
+            if set(adapter[1]) != {_TENSOR} or adapter[1][_TENSOR].shape != model.table.shape:
+                raise ModelError("The adapter does not fit this model: it was made by another backend or base.")
+            model.table = np.array(adapter[1][_TENSOR], dtype=np.float64)
+        return model
+
+
+class FakeModel:
+    """A table [buckets, vocabulary] of logits."""
+
+    def __init__(self, vocabulary: int) -> None:
+        self.table = np.random.default_rng(0).normal(0, 0.1, (_BUCKETS, vocabulary))
+        self.parameters = self.table.size
+        self.max_grad_norm = 1.0
+
+    def add_adapter(self, spec: AdapterSpec, seed: int) -> None:
+        self.table = self.table + np.random.default_rng(seed).normal(0, 1e-3, self.table.shape)
+
+    def configure_optimizer(self, spec: OptimizerSpec) -> None:
+        self.max_grad_norm = spec.max_grad_norm
+
+    def train_step(self, batches: Sequence[Batch], learning_rate: float) -> StepResult:
+        gradient = np.zeros_like(self.table)
+        total = sum(self._loss(batch, gradient) for batch in batches)
+        norm = float(np.linalg.norm(gradient))
+        self.table -= 100 * learning_rate * gradient * min(1.0, self.max_grad_norm / (norm + 1e-6))
+        return StepResult(loss=total, grad_norm=norm)
+
+    def loss(self, batch: Batch) -> float:
+        return self._loss(batch, np.zeros_like(self.table))
+
+    def _loss(self, batch: Batch, gradient: NDArray[np.float64]) -> float:
+        total = 0.0
+        for row, length, weights in zip(batch.tokens, batch.lengths, batch.weights, strict=True):
+            sequence = (*batch.prefix, *row[:length].tolist())
+            chances = self._log_chances(sequence)
+            buckets = self._buckets(sequence)
+            for column in np.nonzero(weights)[0]:
+                place, weight = len(batch.prefix) + int(column) - 1, float(weights[column])
+                total -= weight * float(chances[place, row[column]])
+                gradient[buckets[place]] += weight * np.exp(chances[place])
+                gradient[buckets[place], row[column]] -= weight
+        return total
+
+    def _buckets(self, tokens: Tokens) -> NDArray[np.int64]:
+        return np.cumsum(np.array(tokens, dtype=np.int64)) % _BUCKETS
+
+    def _log_chances(self, tokens: Tokens) -> NDArray[np.float64]:
+        logits = self.table[self._buckets(tokens)]
+        shifted = logits - logits.max(axis=-1, keepdims=True)
+        result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+        return result
+
+    def logits(self, tokens: Tokens) -> Floats:
+        return self.table[self._buckets(tokens)].astype(np.float32)
+
+    def generate(
+        self, requests: Iterable[Request], sampling: Sampling, *, prefix: Tokens = (), on_token: OnToken | None = None
+    ) -> Iterator[Completion]:
+        for request in requests:
+            wanted = 4 + (sum(request.tokens) + request.seed) % 8
+            words = request.tokens[: min(wanted, sampling.max_tokens)]
+            for token in words:
+                if on_token is not None:
+                    on_token(request.key, token)
+            yield Completion(request.key, words, "stop" if wanted < sampling.max_tokens else "length")
+
+    def score(
+        self, prompts: Sequence[Tokens], options: Sequence[Tokens], *, prefix: Tokens = (), batch_size: int = 32
+    ) -> NDArray[np.float64]:
+        scores = np.zeros((len(prompts), len(options)))
+        for row, prompt in enumerate(prompts):
+            for column, option in enumerate(options):
+                sequence = (*prefix, *prompt, *option)
+                chances = self._log_chances(sequence)
+                start = len(prefix) + len(prompt)
+                scores[row, column] = sum(chances[start + i - 1, token] for i, token in enumerate(option))
+        return scores
+
+    def trained_tensors(self) -> dict[str, np.ndarray]:
+        return {_TENSOR: self.table.astype(np.float32)}

@@ -1,0 +1,56 @@
+"""What can go wrong, in words a user can act on.
+
+Each error says what was found, where, and the one edit or command that mends it. The command line turns a
+`UserError` into exit code 2 and a `Failure` into exit code 1; neither shows a traceback unless `RIR_DEBUG=1`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class RirError(Exception):
+    """Base of all errors raised on purpose. `mend` is the edit or command that helps, when there is one."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, mend: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.mend = mend
+
+    def __str__(self) -> str:
+        return f"{self.what}\n{self.mend}" if self.mend else self.what
+
+
+class UserError(RirError):
+    """Something the user gave cannot be used: a recipe, a file, an option."""
+
+    exit_code = 2
+
+
+class RecipeError(UserError):
+    """A recipe that cannot be read or does not validate."""
+
+
+class DataError(UserError):
+    """A data file with faults. `faults` holds one line each, with row numbers."""
+
+    def __init__(self, what: str, *, faults: Sequence[str] = (), mend: str = "") -> None:
+        super().__init__(what, mend=mend)
+        self.faults = tuple(faults)
+
+
+class ModelError(UserError):
+    """A model or adapter folder that is missing, gated, damaged, or made for another base."""
+
+
+class Failure(RirError):
+    """The work itself failed: a loss that is not finite, an export that does not match its model."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """` Did you mean 'x'?` for the closest of `known`, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {close[0]!r}?" if close else ""

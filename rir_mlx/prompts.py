@@ -1,0 +1,77 @@
+"""Rows to prompts, and generated text back to a reasoning.
+
+Every prompt is a user message made of pieces: constant pieces that we wrote, and slots that hold what the user
+gave. The constant part comes first and the text of the row last, so that all rows of a task start with the same
+tokens. Nothing here knows a tokenizer or a framework.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Arm = Literal["qa", "qra"]
+"""How a classifier is trained: `qa` writes the label, `qra` a reasoning and then the label (arXiv:2507.00214)."""
+
+DELIMITER = "\nLabel:"
+"""Stands between a reasoning and its label. In `qa` it ends the prompt, so both arms predict the same label tokens."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of a user message. `given` marks text that the user gave: it never becomes a control token."""
+
+    text: str
+    given: bool = False
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One row's user message, and the constant text that the answer starts with.
+
+    `head` is the same for every row of a task. `text` is the row's own, and the only piece that may be trimmed.
+    `tail` is what follows it in the message: more of the row's own.
+    """
+
+    head: tuple[Piece, ...]
+    text: str
+    tail: tuple[Piece, ...] = ()
+    answer_start: str = ""
+
+
+def rgen_prompt(question: str, answer: str) -> Prompt:
+    """R-Gen's prompt: a question and its answer, asking for the reasoning between them (stage 1, (Q, A) → R)."""
+    head = (
+        Piece("Explain in a sentence or two, step by step, what leads from the question to the answer.\n\nQuestion: "),
+    )
+    return Prompt(head=head, text=question, tail=(Piece("\nAnswer: "), Piece(answer, given=True)))
+
+
+def question_of(labels: Sequence[str], instruction: str) -> str:
+    """What a labelled row asks, as R-Gen reads it: the instruction, the choices, and room for the text."""
+    return f"{instruction} Choices: {', '.join(labels)}. Text: "
+
+
+def rgen_row_prompt(text: str, label: str, labels: Sequence[str], instruction: str) -> Prompt:
+    """R-Gen's prompt for a labelled row. Differs from `rgen_prompt` only in that the choices belong to the head."""
+    base = rgen_prompt("", label)
+    return Prompt(head=(*base.head, Piece(question_of(labels, instruction), given=True)), text=text, tail=base.tail)
+
+
+def classifier_prompt(text: str, labels: Mapping[str, str], instruction: str, arm: Arm) -> Prompt:
+    """The classifier's prompt: instruction and labels, then the text alone. `labels` maps names to descriptions."""
+    listed = ", ".join(f"{name} ({what})" if what else name for name, what in labels.items())
+    how = "Answer with the label." if arm == "qa" else "Give your reasoning, then the label."
+    head = (
+        Piece(instruction, given=True),
+        Piece(f" {how}\nLabels: "),
+        Piece(listed, given=True),
+        Piece("\n\nText: "),
+    )
+    return Prompt(head=head, text=text, answer_start=DELIMITER.lstrip("\n") if arm == "qa" else "")
+
+
+def label_text(label: str) -> str:
+    """A label as it is written after the delimiter. The space belongs to it (arXiv:2502.14969)."""
+    return f" {label}"

@@ -1,0 +1,323 @@
+"""The recipe: one YAML file that says everything about a run.
+
+The models below are the one place where a key, its default and its help stand. The defaults are `recipes/emotion.yaml`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from rir_mlx.errors import RecipeError, did_you_mean
+from rir_mlx.prompts import Arm
+
+SHIPPED = ("demo", "emotion", "emotion-tiny", "paper", "custom")
+"""Recipes that come with the package and can be named without a path."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+def _source_from_text(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str) else value
+
+
+class SourceSpec(Section):
+    """Where rows come from. A plain string is read as `path`."""
+
+    path: str
+    """A CSV, TSV, JSONL or Parquet file, a pattern of such files (`data/*.jsonl`), the id of a Hugging Face data set,
+    or `builtin:NAME` for the embedded demo data."""
+    config: str | None = None
+    """Configuration of a Hugging Face data set."""
+    split: str | None = None
+    """Split of a Hugging Face data set; `train` where nothing is said."""
+    revision: str | None = None
+    """Commit, tag or branch of a Hugging Face data set."""
+
+
+Source = Annotated[SourceSpec, BeforeValidator(_source_from_text)]
+
+
+def _labels_from_list(value: Any) -> Any:
+    return {str(name): "" for name in value} if isinstance(value, list) else value
+
+
+class DataSection(Section):
+    """The labelled rows to classify."""
+
+    train: Source = SourceSpec(path="dair-ai/emotion", config="split", split="train")
+    """Training rows."""
+    validation: Source | None = SourceSpec(path="dair-ai/emotion", config="split", split="validation")
+    """Validation rows. Where there is none, `val_size` of the training rows is carved out."""
+    test: Source | None = SourceSpec(path="dair-ai/emotion", config="split", split="test")
+    """Test rows. Where there is none, `test_size` of the training rows is carved out."""
+    text_column: str | None = None
+    """Column of the text; the usual names (text, sentence, content, …) are found alone."""
+    label_column: str | None = None
+    """Column of the label; the usual names (label, category, class, …) are found alone."""
+    labels: Annotated[dict[str, str], BeforeValidator(_labels_from_list)] = {}
+    """The labels, with a description each (may be empty). None at all: every label of the training rows."""
+    instruction: str = "Which emotion does the writer of the text express?"
+    """The question that the labels answer. It starts every prompt."""
+    max_samples: int | None = Field(default=4000, ge=1)
+    """Use at most so many training rows, drawn by seed with every label in proportion."""
+    val_size: float = Field(default=500, ge=0)
+    """Validation rows: a share of the training rows below 1, else a count. With `validation` given, at most so many."""
+    test_size: float = Field(default=2000, ge=0)
+    """Test rows, by the same rule."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_rows_take_nothing_from_the_default_data(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "train" in values:
+            return {"validation": None, "test": None, "instruction": "Which label fits the text?"} | values
+        return values
+
+
+class ReasoningSection(Section):
+    """The triples (question, answer, reasoning) that R-Gen learns from."""
+
+    source: Source = SourceSpec(path="syvai/reasoning-gen", split="train")
+    """Rows with a question, its answer, and the reasoning between them."""
+    question_column: str | None = None
+    """Column of the question; the usual names (question, prompt, instruction, …) are found alone."""
+    answer_column: str | None = None
+    """Column of the answer; the usual names (answer, response, output, …) are found alone."""
+    reasoning_column: str | None = None
+    """Column of the reasoning; the usual names (reasoning, rationale, explanation, …) are found alone."""
+    max_samples: int | None = Field(default=4000, ge=1)
+    """Use at most so many triples, drawn by seed."""
+    val_size: float = Field(default=200, ge=0)
+    """Triples kept for validation: a share below 1, else a count."""
+
+
+class LoraParameters(Section):
+    """Shape of a LoRA (arXiv:2106.09685) or DoRA (arXiv:2402.09353) adapter."""
+
+    rank: int = Field(default=16, ge=1)
+    """Rank of the update."""
+    scale: float = Field(default=2.0, gt=0)
+    """What the update is multiplied with; PEFT's `lora_alpha` divided by the rank."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout on the adapter's input."""
+    keys: tuple[str, ...] = ()
+    """Modules inside a layer, as `self_attn.q_proj`. None at all: every linear layer."""
+
+
+class TrainingSection(Section):
+    """How one model is trained."""
+
+    learning_rate: float = Field(default=1e-4, gt=0)
+    """Peak learning rate of AdamW."""
+    lr_schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the rate falls after the warm-up: to 0 along a cosine or a line, or not at all."""
+    warmup: float = Field(default=0.05, ge=0, lt=1)
+    """Share of the steps in which the rate rises from 0."""
+    epochs: float | None = Field(default=None, gt=0)
+    """Passes over the rows. 2 where neither `epochs` nor `iters` is given."""
+    iters: int | None = Field(default=None, ge=1)
+    """Optimizer steps, instead of `epochs`."""
+    batch_size: int = Field(default=8, ge=1)
+    """Rows that go through the model together."""
+    grad_accumulation_steps: int = Field(default=2, ge=1)
+    """Batches that make one optimizer step."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """AdamW's weight decay."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """The gradient is scaled down to this global norm."""
+    shared_prefix: bool = True
+    """Run the tokens that all rows of a batch start with once instead of once a row. Same loss, fewer tokens."""
+    steps_per_report: int = Field(default=10, ge=1)
+    """Optimizer steps between two lines of metrics."""
+    steps_per_eval: int = Field(default=100, ge=1)
+    """Optimizer steps between two measurements on the validation rows. The best weights are kept."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.epochs is not None and self.iters is not None:
+            raise ValueError("give epochs or iters, not both")
+        return self
+
+
+class ClassifierSection(TrainingSection):
+    """Stage 2: the classifier. Every arm is trained for the same number of optimizer steps."""
+
+    arms: tuple[Arm, ...] = get_args(Arm)
+    """`qa` writes the label alone; `qra` a reasoning and then the label."""
+    reasoning_weight: float = Field(default=0.5, ge=0)
+    """Loss of `qra`: mean cross-entropy of the label tokens + this · mean cross-entropy of the reasoning tokens."""
+
+
+class AugmentSection(Section):
+    """R-Gen writes a reasoning for every labelled row."""
+
+    max_tokens: int = Field(default=128, ge=1)
+    """Longest reasoning, in tokens. Longer ones are cut off and rejected."""
+    temperature: float = Field(default=0.0, ge=0)
+    """0 always takes the likeliest token."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Draw from the likeliest tokens that make up this mass."""
+    batch_size: int = Field(default=32, ge=1)
+    """Rows that are written together."""
+
+
+class EvaluateSection(Section):
+    """How the arms are measured on the test rows."""
+
+    max_reasoning_tokens: int = Field(default=128, ge=1)
+    """After so many tokens of reasoning the label is asked for."""
+    batch_size: int = Field(default=32, ge=1)
+    """Rows that are run together."""
+
+
+class Recipe(Section):
+    """Everything about a run."""
+
+    name: str = Field(default="emotion", pattern=r"^[\w][\w.-]*$")
+    """Names the run's folder, `runs/<name>`."""
+    model: str = "mlx-community/Llama-3.2-1B-Instruct-bf16"
+    """Base model of every stage: a Hugging Face id, a folder in its format, or `builtin:tiny-llama`."""
+    revision: str | None = None
+    """Commit, tag or branch of the model on the hub."""
+    backend: Literal["auto", "mlx", "torch", "fake"] = "auto"
+    """`auto`: MLX on Apple silicon, PyTorch elsewhere."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number format of the frozen weights; what is trained is always float32. `auto`: bfloat16 where the machine is
+    fast in it, else float32."""
+    seed: int = Field(default=0, ge=0)
+    """Decides splits, initial weights, the order of rows, and draws."""
+    max_seq_length: int = Field(default=512, ge=16)
+    """Longest row in tokens. Longer *texts* are trimmed and counted, answers never."""
+    date: str = "26 Jul 2024"
+    """The date that Llama's chat template prints. Frozen, so that a prompt is the same tomorrow."""
+    fine_tune_type: Literal["lora", "dora", "full"] = "lora"
+    """Train a low-rank adapter, a weight-decomposed one, or all weights."""
+    num_layers: int = Field(default=-1, ge=-1)
+    """Train the last so many layers; 0 and -1 mean all."""
+    lora_parameters: LoraParameters = LoraParameters()
+    data: DataSection = DataSection()
+    reasoning: ReasoningSection = ReasoningSection()
+    rgen: TrainingSection = TrainingSection()
+    augment: AugmentSection = AugmentSection()
+    classifier: ClassifierSection = ClassifierSection()
+    evaluate: EvaluateSection = EvaluateSection()
+
+
+def shipped_recipe(name: str) -> Path:
+    """The file of a recipe that comes with the package, installed or from a checkout."""
+    package = Path(__file__).parent
+    for folder in (package / "recipes", package.parent / "recipes"):
+        if (folder / f"{name}.yaml").is_file():
+            return folder / f"{name}.yaml"
+    raise RecipeError(
+        f"There is no recipe called {name!r}.{did_you_mean(name, SHIPPED)}",
+        mend=f"Give a YAML file, or one of: {', '.join(SHIPPED)}.",
+    )
+
+
+def load_recipe(source: str | Path | None = None, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file, a shipped recipe by name, or (None) the defaults; then apply `section.key=value` texts.
+
+    Raises RecipeError naming every key that is unknown, missing or of the wrong kind, with its file.
+    """
+    values: dict[str, Any] = {}
+    where = "the default recipe"
+    if source is not None:
+        path = Path(source)
+        if not path.is_file():
+            if path.suffix in (".yaml", ".yml") or os.sep in str(source):
+                raise RecipeError(f"There is no recipe file {path}.", mend=f"Shipped recipes: {', '.join(SHIPPED)}.")
+            path = shipped_recipe(str(source))
+        where = str(path)
+        values = {"name": path.stem} | _read_yaml(path)
+    for text in overrides:
+        _merge_override(values, text)
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise RecipeError(
+            f"{where}: " + "; ".join(_explain(error)), mend="`rir-mlx recipe` prints every key with its default."
+        ) from error
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe as YAML, every key spelt out."""
+    text: str = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+    return text
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path} is not UTF-8 text: byte {error.start}.", mend="Save it as UTF-8.") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise RecipeError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}.") from error
+    except OSError as error:
+        raise RecipeError(f"{path} cannot be read: {error.strerror}.") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path} must hold keys and values, not {type(values).__name__}.")
+    return values
+
+
+def _merge_override(values: dict[str, Any], text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise RecipeError(f"--set {text}: not of the form section.key=value.", mend="For example --set rgen.epochs=1")
+    *parents, last = key.strip().split(".")
+    node, default = values, Recipe().model_dump(mode="json")
+    for parent in parents:
+        default = default.get(parent) if isinstance(default, dict) else None
+        child = node.get(parent)
+        if isinstance(child, str) and last in SourceSpec.model_fields:  # data.train: a plain path
+            child = {"path": child}
+        if child is None and isinstance(default, dict) and "path" in default:  # one key of a default source
+            child = default
+        node[parent] = child = dict(child) if isinstance(child, dict) else {}
+        node = child
+    try:
+        node[last] = yaml.safe_load(value) if value else None
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {text}: {value!r} is not a YAML value.") from error
+
+
+def _explain(error: ValidationError) -> Iterator[str]:
+    for fault in error.errors():
+        location = [str(part) for part in fault["loc"]]
+        name = ".".join(location)
+        if fault["type"] == "extra_forbidden":
+            known = _fields_at(location[:-1])
+            yield f"unknown key {name!r}.{did_you_mean(location[-1], known) or _known_at(known)}"
+        else:
+            message = fault["msg"].removeprefix("Value error, ")
+            message = message[:1].lower() + message[1:]
+            given = "" if isinstance(fault["input"], Mapping) else f", not {fault['input']!r}"
+            yield f"{name}: {message}{given}" if name else message
+
+
+def _known_at(known: Sequence[str]) -> str:
+    return f" Known here: {', '.join(known)}." if known else ""
+
+
+def _fields_at(location: Sequence[str]) -> list[str]:
+    """Names of the keys allowed at a place in the recipe."""
+    model: Any = Recipe
+    for part in location:
+        field = getattr(model, "model_fields", {}).get(part)
+        if field is None:
+            return []
+        candidates = [field.annotation, *get_args(field.annotation)]
+        candidates += [inner for outer in candidates for inner in get_args(outer)]
+        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+    return list(getattr(model, "model_fields", {}))

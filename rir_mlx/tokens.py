@@ -1,0 +1,254 @@
+"""Prompts and completions as token ids with exact boundaries, and ids as batches.
+
+The chat template is rendered once, with marks where the user's text goes, and split at the marks. What the template
+and we wrote is tokenised with control tokens; what the user gave is tokenised without; the ids are concatenated. So
+the prompt's length is exact, training and inference see the same ids, and no text can smuggle in a control token.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rir_mlx.backends.base import Batch, Tokens, pad_right
+from rir_mlx.errors import ModelError, UserError
+from rir_mlx.prompts import Piece, Prompt
+
+_BUCKET_BATCHES = 50
+
+
+def _mark(index: int) -> str:
+    return f"\ue000{index}\ue001"
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A prompt as ids: `head` is shared by the task's rows, `row` is this row's. `trimmed` tokens of its text are cut."""
+
+    head: Tokens
+    row: Tokens
+    trimmed: int
+
+
+class Codec:
+    """A model's tokenizer and chat template. `date` is what the template prints as today's."""
+
+    def __init__(self, folder: Path, date: str) -> None:
+        from transformers import AutoTokenizer
+
+        try:
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ModelError(f"{folder} has no tokenizer that can be loaded: {error}") from error
+        if not getattr(self.tokenizer, "is_fast", False):
+            raise ModelError(f"{folder} has no tokenizer.json.", mend="Name a model with a fast tokenizer.")
+        self.date = date
+        self.terminator = self._find_terminator()
+        self.stops = tuple(sorted({self.terminator, *_eos_ids(folder), *_as_ids(self.tokenizer.eos_token_id)}))
+        self._rendered: dict[tuple[tuple[str | None, ...], str], list[Tokens]] = {}
+
+    def given(self, text: str) -> Tokens:
+        """Ids of text that a user gave: `<|eot_id|>` in it is spelt out, never a control token."""
+        return tuple(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+
+    def constant(self, text: str) -> Tokens:
+        """Ids of text that we or the template wrote, control tokens included."""
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else ()
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        text: str = self.tokenizer.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return text
+
+    def has_control(self, tokens: Iterable[int]) -> bool:
+        return not set(tokens).isdisjoint(self.tokenizer.all_special_ids) or any(
+            self.tokenizer.added_tokens_decoder.get(token) is not None for token in tokens
+        )
+
+    def encode(self, prompt: Prompt, max_tokens: int) -> Encoded:
+        """The prompt in at most `max_tokens` ids; the end of its text is cut where it is longer.
+
+        Raises UserError where the rest of the prompt alone is longer than that."""
+        pieces = (*prompt.head, Piece(prompt.text, given=True), *prompt.tail)
+        constants = self._constants(tuple(None if p.given else p.text for p in pieces), prompt.answer_start)
+        slots = [self.given(piece.text) for piece in pieces if piece.given]
+        slot = sum(piece.given for piece in prompt.head)
+        before = _interleave(constants[: slot + 1], slots[:slot])
+        after = _interleave(constants[slot + 1 :], slots[slot + 1 :])
+        room = max_tokens - len(before) - len(after)
+        if room < 1:
+            raise UserError(
+                f"The prompt takes {len(before) + len(after)} tokens without its text, and {max_tokens} are left for it.",
+                mend="Raise max_seq_length, or shorten the instruction and the label descriptions.",
+            )
+        return Encoded(before, slots[slot][:room] + after, max(0, len(slots[slot]) - room))
+
+    def _constants(self, texts: tuple[str | None, ...], answer_start: str) -> list[Tokens]:
+        """Ids of what stands around the given pieces (None in `texts`) of a message, in the rendered template."""
+        key = (texts, answer_start)
+        if key not in self._rendered:
+            count = texts.count(None)
+            marks = iter(range(count))
+            content = "".join(_mark(next(marks)) if text is None else text for text in texts)
+            rest, constants = self._chat(content) + answer_start, []
+            for index in range(count):
+                constant, found, rest = rest.partition(_mark(index))
+                if not found:
+                    raise ModelError("The model's chat template does not print the user's message as it is.")
+                constants.append(self.constant(constant))
+            self._rendered[key] = [self._with_bos(constants[0]), *constants[1:], self.constant(rest)]
+        return self._rendered[key]
+
+    def _chat(self, content: str) -> str:
+        if not self.tokenizer.chat_template:
+            return content + "\n\n"
+        messages = [{"role": "user", "content": content}]
+        return self._apply(messages, add_generation_prompt=True)
+
+    def _apply(self, messages: list[dict[str, str]], *, add_generation_prompt: bool) -> str:
+        try:
+            text: str = self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=add_generation_prompt, date_string=self.date
+            )
+        except Exception as error:  # a template is a program of the model's author and raises what it likes
+            raise ModelError(f"The model's chat template does not render a user message: {error}") from error
+        return text
+
+    def _with_bos(self, ids: Tokens) -> Tokens:
+        """A template that leaves the first token to the tokenizer gets it once, never twice."""
+        bos = self.tokenizer.bos_token_id
+        added = self.tokenizer("")["input_ids"]
+        if bos is not None and bos in added and ids[:1] != (bos,):
+            return (bos, *ids)
+        return ids
+
+    def _find_terminator(self) -> int:
+        """The token that the template puts after an assistant's message, else the end-of-text token."""
+        if self.tokenizer.chat_template:
+            messages = [{"role": "user", "content": "u"}, {"role": "assistant", "content": _mark(0)}]
+            after = self.constant(self._apply(messages, add_generation_prompt=False).rpartition(_mark(0))[2].lstrip())
+            if after and after[0] in set(self.tokenizer.all_special_ids) | set(self.tokenizer.added_tokens_decoder):
+                return after[0]
+        if self.tokenizer.eos_token_id is None:
+            raise ModelError("The tokenizer names no end-of-text token, so a model could never stop.")
+        return int(self.tokenizer.eos_token_id)
+
+
+def _interleave(constants: Sequence[Tokens], slots: Sequence[Tokens]) -> Tokens:
+    """constants[0], slots[0], constants[1], …"""
+    parts = [part for pair in zip(constants, (*slots, ()), strict=True) for part in pair]
+    return tuple(token for part in parts for token in part)
+
+
+def _as_ids(value: Any) -> tuple[int, ...]:
+    if value is None:
+        return ()
+    return tuple(int(one) for one in value) if isinstance(value, list) else (int(value),)
+
+
+def _eos_ids(folder: Path) -> set[int]:
+    found: set[int] = set()
+    for name in ("config.json", "generation_config.json"):
+        if (folder / name).is_file():
+            found.update(_as_ids(json.loads((folder / name).read_text(encoding="utf-8")).get("eos_token_id")))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A row to learn: the prompt after the shared head, then what is learned. A terminator ends `answer`."""
+
+    prompt: Tokens
+    reasoning: Tokens
+    answer: Tokens
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.reasoning) + len(self.answer)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The encoded rows of one task. `trimmed` texts were cut; `dropped` rows have a completion longer than the limit."""
+
+    head: Tokens
+    rows: tuple[Example, ...]
+    trimmed: int = 0
+    dropped: int = 0
+
+    def tokens(self) -> int:
+        """Tokens of one pass when every row runs alone."""
+        return sum(len(row) for row in self.rows) + len(self.head) * len(self.rows)
+
+
+def encode_examples(
+    codec: Codec, rows: Iterable[tuple[Prompt, Tokens, Tokens]], max_seq_length: int
+) -> Examples:
+    """Rows of (prompt, reasoning ids, answer ids) as examples of at most `max_seq_length` tokens."""
+    examples: list[Example] = []
+    head: Tokens = ()
+    trimmed = dropped = 0
+    for prompt, reasoning, answer in rows:
+        try:
+            encoded = codec.encode(prompt, max_seq_length - len(reasoning) - len(answer))
+        except UserError:
+            if not reasoning:
+                raise
+            dropped += 1
+            continue
+        head = encoded.head
+        trimmed += encoded.trimmed > 0
+        examples.append(Example(encoded.row, reasoning, answer))
+    return Examples(head, tuple(examples), trimmed, dropped)
+
+
+def batch_order(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """One epoch's batches of row indices: rows of like length together, each row once, none dropped.
+
+    The order is drawn from the seed and the epoch: rows are shuffled, sorted by length within stretches of
+    50 batches, cut into batches, and the batches shuffled.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    shuffled = rng.permutation(len(lengths)).tolist()
+    stretch = batch_size * _BUCKET_BATCHES
+    batches = []
+    for start in range(0, len(shuffled), stretch):
+        part = sorted(shuffled[start : start + stretch], key=lambda index: lengths[index])
+        batches += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
+    return [batches[index] for index in rng.permutation(len(batches))]
+
+
+def step_batches(
+    examples: Examples, groups: Sequence[Sequence[int]], *, reasoning_weight: float = 1.0, shared_prefix: bool = True
+) -> list[Batch]:
+    """The batches of one optimizer step, weighted so that their summed loss is
+    mean CE(answer tokens) + `reasoning_weight` · mean CE(reasoning tokens), over all of them together."""
+    rows = [examples.rows[index] for group in groups for index in group]
+    answers = sum(len(row.answer) for row in rows)
+    reasonings = sum(len(row.reasoning) for row in rows)
+    each = (1.0 / max(1, answers), reasoning_weight / max(1, reasonings))
+    return [
+        _batch(examples.head, [examples.rows[index] for index in group], each, shared_prefix) for group in groups if group
+    ]
+
+
+def _batch(head: Tokens, rows: Sequence[Example], each: tuple[float, float], shared_prefix: bool) -> Batch:
+    own = () if shared_prefix else head
+    tokens, lengths = pad_right([(*own, *row.prompt, *row.reasoning, *row.answer) for row in rows])
+    weights = np.zeros(tokens.shape, dtype=np.float32)
+    for index, row in enumerate(rows):
+        start = len(own) + len(row.prompt)
+        middle = start + len(row.reasoning)
+        weights[index, start:middle] = each[1]
+        weights[index, middle : middle + len(row.answer)] = each[0]
+    return Batch(head if shared_prefix else (), tokens, lengths, weights)
+
+
+def whole_batches(examples: Examples, batch_size: int) -> Iterator[list[int]]:
+    """All rows once in batches of like length, for measuring."""
+    order = sorted(range(len(examples.rows)), key=lambda index: len(examples.rows[index]))
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
