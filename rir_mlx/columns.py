@@ -50,8 +50,11 @@ class Column:
 def find_columns(names: Sequence[str], columns: Sequence[Column], shown: str) -> list[str]:
     """The name of each wanted column among `names`, the columns of the table that messages call `shown`.
 
-    Raises DataError, listing the columns there are, where none fits or two fit equally.
+    Raises DataError, listing the columns there are, where none fits or two fit equally. A lone column is
+    taken for a lone wish, whatever its name.
     """
+    if len(names) == len(columns) == 1 and columns[0].name is None:
+        return list(names)
     return [_find_column(names, column, shown) for column in columns]
 
 

@@ -7,7 +7,6 @@ recipes or stages: token ids in, token ids and numbers out.
 from __future__ import annotations
 
 import math
-import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -115,11 +114,10 @@ class Completion:
 
 @dataclass(frozen=True)
 class Device:
-    """Where the model runs. `memory` is in bytes; `flops` is the measured rate of a large matrix product, per second."""
+    """Where the model runs; `memory` is in bytes."""
 
     name: str
     memory: int
-    flops: float
 
 
 OnToken = Callable[[int, int], None]
@@ -249,12 +247,3 @@ def unstopped(written: Sequence[int], stops: Sequence[Tokens]) -> tuple[Tokens, 
     cut = stop_length(written, stops)
     return tuple(written[: len(written) - cut]), "stop" if cut else "length"
 
-
-def matmul_rate(multiply: Callable[[], object], flops: float, *, seconds: float = 0.2) -> float:
-    """Floating-point operations a second of `multiply`, which does `flops` of them and waits for the result."""
-    multiply()
-    rounds, start = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - start) < seconds or rounds == 0:
-        multiply()
-        rounds += 1
-    return rounds * flops / max(elapsed, 1e-9)

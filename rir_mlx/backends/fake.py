@@ -38,7 +38,7 @@ class FakeBackend:
     name = "fake"
 
     def device(self) -> Device:
-        return Device("no framework", 1 << 40, 1e15)
+        return Device("no framework", 1 << 40)
 
     def load(
         self, folder: Path, *, dtype: Dtype = "auto", adapter: tuple[AdapterSpec, Tensors] | None = None

@@ -7,6 +7,7 @@ over the rows; the gradient of the broadcast sums what the rows send back.
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import resource
 import sys
@@ -35,7 +36,6 @@ from rir_mlx.backends.base import (
     adapted_layers,
     initial_lora_a,
     learned_positions,
-    matmul_rate,
     pad_right,
     unstopped,
 )
@@ -77,16 +77,10 @@ class MlxBackend:
     name = "mlx"
 
     def device(self) -> Device:
-        size = 2048 if mx.metal.is_available() else 384
-        a = mx.ones((size, size), dtype=self._dtype("auto") or mx.float32)
-
-        def multiply() -> None:
-            mx.eval(a @ a)
-
         info = mx.device_info()
         name = str(info.get("device_name") or info.get("architecture") or platform.processor() or "processor")
         memory = int(info.get("memory_size") or info.get("total_memory") or _physical_memory())
-        return Device(f"{name}, MLX {mx.__version__}", memory, matmul_rate(multiply, 2.0 * size**3))
+        return Device(f"{name}, MLX {mx.__version__}", memory)
 
     def load(
         self, folder: Path, *, dtype: Dtype = "auto", adapter: tuple[AdapterSpec, Tensors] | None = None
@@ -123,8 +117,6 @@ def _rope_for_mlx(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _physical_memory() -> int:
-    import os
-
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 

@@ -36,7 +36,6 @@ from rir_mlx.backends.base import (
     adapted_layers,
     initial_lora_a,
     learned_positions,
-    matmul_rate,
     pad_right,
     stop_length,
     unstopped,
@@ -60,20 +59,13 @@ class TorchBackend:
         self.target = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def device(self) -> Device:
-        dtype = self._dtype("auto")
-        size = 4096 if self.target.type == "cuda" else 768
-        a = torch.ones(size, size, device=self.target, dtype=dtype)
-
-        def multiply() -> float:
-            return float((a @ a)[0, 0])
-
         if self.target.type == "cuda":
             properties = torch.cuda.get_device_properties(self.target)
             name, memory = properties.name, properties.total_memory
         else:
             name = f"{torch.get_num_threads()} processor cores"
             memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return Device(f"{name}, PyTorch {torch.__version__}", memory, matmul_rate(multiply, 2.0 * size**3))
+        return Device(f"{name}, PyTorch {torch.__version__}", memory)
 
     def load(
         self, folder: Path, *, dtype: Dtype = "auto", adapter: tuple[AdapterSpec, Tensors] | None = None

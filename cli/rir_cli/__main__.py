@@ -1,0 +1,3 @@
+from rir_cli.app import main
+
+main()

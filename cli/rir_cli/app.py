@@ -1,0 +1,396 @@
+"""The commands. Frameworks are imported inside them, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from rir_mlx import __version__
+
+if TYPE_CHECKING:
+    from rir_mlx.classifier import Classifier
+    from rir_mlx.stages import Context
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Train text classifiers that write their reasoning before their label, and measure whether that helped.",
+    epilog="Start with `rir-mlx demo`: the whole pipeline, offline, in about two minutes.",
+)
+
+
+class BackendChoice(StrEnum):
+    auto = "auto"
+    mlx = "mlx"
+    torch = "torch"
+    fake = "fake"
+
+
+class ArmChoice(StrEnum):
+    qa = "qa"
+    qra = "qra"
+
+
+class ExportFormat(StrEnum):
+    hf = "hf"
+
+
+RecipeArgument = Annotated[
+    str | None,
+    typer.Argument(help="A recipe file, a shipped recipe (demo, emotion, emotion-tiny, paper), or a run's folder."),
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a recipe key, as rgen.epochs=1.")
+]
+RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that holds the runs.")]
+BackendOption = Annotated[
+    BackendChoice | None, typer.Option(help="auto: MLX on Apple silicon, PyTorch elsewhere.", show_default=False)
+]
+OfflineOption = Annotated[bool, typer.Option("--offline", help="Use what is on this machine; contact no server.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Run again even where nothing changed.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+RUNS = Path("runs")
+
+
+@app.command("train-rgen")
+def train_rgen(
+    recipe: RecipeArgument = None,
+    set_: SetOption = None,
+    runs: RunsOption = RUNS,
+    backend: BackendOption = None,
+    offline: OfflineOption = False,
+    quiet: QuietOption = False,
+    force: ForceOption = False,
+) -> None:
+    """Stage 1: teach the base model to write a reasoning from a question and its answer (R-Gen)."""
+    from rir_mlx import stages
+
+    stages.train_rgen(_context(recipe or "emotion", set_, runs, backend, offline=offline, quiet=quiet, force=force))
+
+
+@app.command()
+def augment(
+    recipe: RecipeArgument = None,
+    set_: SetOption = None,
+    runs: RunsOption = RUNS,
+    backend: BackendOption = None,
+    offline: OfflineOption = False,
+    quiet: QuietOption = False,
+    force: ForceOption = False,
+) -> None:
+    """Let R-Gen write a reasoning for every labelled row."""
+    from rir_mlx import stages
+
+    stages.augment_rows(_context(recipe, set_, runs, backend, offline=offline, quiet=quiet, force=force))
+
+
+@app.command("train-classifier")
+def train_classifier(
+    recipe: RecipeArgument = None,
+    arm: Annotated[list[ArmChoice] | None, typer.Option(help="Arms to train; the recipe's where none is named.")] = None,
+    set_: SetOption = None,
+    runs: RunsOption = RUNS,
+    backend: BackendOption = None,
+    offline: OfflineOption = False,
+    quiet: QuietOption = False,
+    force: ForceOption = False,
+) -> None:
+    """Stage 2: train the classifier's arms, label only (qa) and reasoning then label (qra)."""
+    from rir_mlx import stages
+
+    context = _context(recipe, set_, runs, backend, offline=offline, quiet=quiet, force=force)
+    for one in arm or context.recipe.classifier.arms:
+        stages.train_classifier(context, "qa" if one == "qa" else "qra")
+
+
+@app.command()
+def evaluate(
+    recipe: RecipeArgument = None,
+    set_: SetOption = None,
+    runs: RunsOption = RUNS,
+    backend: BackendOption = None,
+    offline: OfflineOption = False,
+    quiet: QuietOption = False,
+    force: ForceOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Measure the trained arms on the test rows, and say whether reasoning helped."""
+    from rir_mlx import stages
+
+    context = _context(recipe, set_, runs, backend, offline=offline, quiet=quiet, force=force)
+    _show_comparison(context, stages.evaluate(context), json=json)
+
+
+@app.command()
+def run(
+    recipe: RecipeArgument = None,
+    set_: SetOption = None,
+    runs: RunsOption = RUNS,
+    backend: BackendOption = None,
+    offline: OfflineOption = False,
+    quiet: QuietOption = False,
+    force: ForceOption = False,
+    json: JsonOption = False,
+) -> None:
+    """All stages of a recipe. What is done is skipped, so the same command continues an interrupted run."""
+    from rir_mlx import stages
+
+    context = _context(recipe or "emotion", set_, runs, backend, offline=offline, quiet=quiet, force=force)
+    _show_comparison(context, stages.run_all(context), json=json)
+
+
+@app.command()
+def demo(
+    set_: SetOption = None,
+    runs: RunsOption = RUNS,
+    backend: BackendOption = None,
+    quiet: QuietOption = False,
+    force: ForceOption = False,
+    json: JsonOption = False,
+) -> None:
+    """The whole pipeline on the embedded synthetic data and model, offline."""
+    from rir_mlx import stages
+
+    context = _context("demo", set_, runs, backend, offline=True, quiet=quiet, force=force)
+    context.progress.say("Synthetic sentences and a tiny model that ship with rir-mlx: this shows the method, offline.")
+    comparison = stages.run_all(context)
+    _show_comparison(context, comparison, json=json)
+    if not json:
+        _show_example(context)
+
+
+@app.command()
+def classify(
+    text: Annotated[str | None, typer.Argument(help="The text; `-` or none reads standard input, a text a line.")] = None,
+    file: Annotated[Path | None, typer.Option(help="Texts: .txt (one a line), .csv, .tsv, .jsonl or .parquet.")] = None,
+    text_column: Annotated[str | None, typer.Option(help="The column of the text in a table.")] = None,
+    run: Annotated[str | None, typer.Option(help="A run's folder; the newest with a classifier otherwise.")] = None,
+    arm: Annotated[ArmChoice | None, typer.Option(help="qra where it is trained, else qa.")] = None,
+    runs: RunsOption = RUNS,
+    backend: BackendOption = None,
+    offline: OfflineOption = False,
+    quiet: QuietOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Label texts: the reasoning as it is written, then the exact probability of every label."""
+    from rir_mlx import stages
+
+    texts = _texts(text, file, text_column)
+    context = _trained_context(run, runs, backend, offline=offline, quiet=quiet)
+    trained = context.run.trained_arms()
+    chosen = arm.value if arm else ("qra" if "qra" in trained else "qa")
+    context.progress.say(f"Using the {chosen} classifier of {context.run.folder}.")
+    classifier = stages.load_classifier(context, "qa" if chosen == "qa" else "qra")
+    if len(texts) == 1:
+        _classify_one(classifier, texts[0], context, json=json)
+        return
+    from rir_cli.console import print_json
+
+    for line, prediction in zip(texts, stages.predict(context, classifier, texts, what="classify"), strict=True):
+        if json:
+            print_json(_as_json(line, prediction))
+        else:
+            shown = " ".join(line.split())
+            typer.echo(f"{prediction.label}\t{prediction.probabilities[prediction.label]:.3f}\t{shown}")
+
+
+@app.command()
+def export(
+    run: Annotated[str | None, typer.Argument(help="A run's folder; the newest with a classifier otherwise.")] = None,
+    arm: Annotated[ArmChoice, typer.Option(help="The classifier to export.")] = ArmChoice.qra,
+    to: Annotated[ExportFormat, typer.Option(help="hf: a folder that transformers loads.")] = ExportFormat.hf,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to; inside the run otherwise.")] = None,
+    runs: RunsOption = RUNS,
+    backend: BackendOption = None,
+    offline: OfflineOption = False,
+    quiet: QuietOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Fuse a classifier into its base model as a Hugging Face folder, and prove that it is the same model."""
+    from rir_cli.console import print_json
+    from rir_cli.exporting import export_classifier
+
+    context = _trained_context(run, runs, backend, offline=offline, quiet=quiet)
+    folder, verification = export_classifier(context, "qa" if arm.value == "qa" else "qra", output)
+    if json:
+        print_json({"folder": str(folder)} | verification)
+    else:
+        typer.echo(f"{folder}")
+
+
+@app.command("recipe")
+def show_recipe(recipe: RecipeArgument = None, set_: SetOption = None) -> None:
+    """Print a recipe with every key spelt out."""
+    from rir_mlx.recipe import dump_recipe, load_recipe
+
+    typer.echo(dump_recipe(load_recipe(recipe, set_ or ())), nl=False)
+
+
+def _context(
+    recipe: str | None,
+    overrides: list[str] | None,
+    runs: Path,
+    backend: BackendChoice | None,
+    *,
+    offline: bool,
+    quiet: bool,
+    force: bool = False,
+) -> Context:
+    """The run that a command works on: the one named, the recipe's, or the newest."""
+    _prepare(offline=offline)
+    from rir_cli.console import ConsoleProgress
+    from rir_mlx.backends import open_backend
+    from rir_mlx.recipe import load_recipe
+    from rir_mlx.run import RunDir, newest_run
+    from rir_mlx.stages import open_run
+
+    extra = tuple(overrides or ()) + ((f"backend={backend.value}",) if backend else ())
+    if recipe is not None and (Path(recipe) / "recipe.yaml").is_file():
+        folder = Path(recipe)
+        loaded = RunDir(folder).recipe(extra)
+    elif recipe is None and (newest := newest_run(runs)) is not None:
+        folder, loaded = newest.folder, newest.recipe(extra)
+    else:
+        loaded = load_recipe(recipe or "emotion", extra)
+        folder = runs / loaded.name
+    progress = ConsoleProgress(quiet=quiet)
+    return open_run(folder, loaded, open_backend(loaded.backend), progress, force=force)
+
+
+def _trained_context(
+    run: str | None, runs: Path, backend: BackendChoice | None, *, offline: bool, quiet: bool
+) -> Context:
+    """The named run, or the newest one, which must have a trained classifier."""
+    from rir_mlx.errors import UserError
+    from rir_mlx.run import RunDir, newest_run
+
+    found = RunDir(Path(run)) if run else newest_run(runs, trained=True)
+    if found is None or not found.recipe_file.is_file() or not found.trained_arms():
+        where = f"{run} holds" if run else f"There is no run in {runs}/ with"
+        raise UserError(
+            f"{where} no trained classifier." if run else f"{where} a trained classifier.",
+            mend="`rir-mlx demo` makes one in two minutes; `rir-mlx run RECIPE` makes yours.",
+        )
+    return _context(str(found.folder), None, runs, backend, offline=offline, quiet=quiet)
+
+
+def _prepare(*, offline: bool) -> None:
+    """Before any library of the hub is imported: no telemetry, and no network where none is wanted."""
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def _texts(text: str | None, file: Path | None, column: str | None) -> list[str]:
+    from rir_mlx.data import read_texts
+    from rir_mlx.errors import UserError
+
+    if text is not None and file is not None:
+        raise UserError("Give a text or --file, not both.")
+    if file is not None:
+        return read_texts(file, column)
+    if text is None and sys.stdin.isatty():
+        raise UserError("There is no text to classify.", mend='For example: rir-mlx classify "I feel great"')
+    texts = [line for line in sys.stdin.read().splitlines() if line.strip()] if text in (None, "-") else [text or ""]
+    if not texts or not texts[0].strip():
+        raise UserError("The text is empty.", mend='For example: rir-mlx classify "I feel great"')
+    return texts
+
+
+def _classify_one(classifier: Classifier, text: str, context: Context, *, json: bool) -> None:
+    from rir_cli.console import print_json, print_probabilities
+
+    def write(piece: str) -> None:
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+
+    prediction = classifier.predict([text], on_text=None if json else write)[0]
+    if prediction.trimmed:
+        context.progress.warn(f"The text is too long for this model: its last {prediction.trimmed:,} tokens were cut.")
+    if json:
+        print_json(_as_json(text, prediction))
+        return
+    if prediction.reasoning is not None:
+        sys.stdout.write("\n\n")
+    print_probabilities(prediction.probabilities)
+
+
+def _as_json(text: str, prediction: Any) -> dict[str, Any]:
+    return {
+        "text": text,
+        "label": prediction.label,
+        "probabilities": prediction.probabilities,
+        "mass": prediction.mass,
+        "reasoning": prediction.reasoning,
+        "trimmed": prediction.trimmed,
+    }
+
+
+def _show_comparison(context: Context, comparison: dict[str, Any], *, json: bool) -> None:
+    from rir_cli.console import print_comparison, print_json
+
+    if json:
+        print_json(comparison)
+    else:
+        print_comparison(comparison)
+    context.progress.say(f"Figures and predictions → {context.run.comparison.parent}")
+
+
+def _show_example(context: Context) -> None:
+    """A test row that the reasoning arm was sure about, as it is."""
+    from rir_mlx.run import read_jsonl
+
+    rows = list(read_jsonl(context.run.predictions("qra")))
+    row = max(rows, key=lambda one: max(one["probabilities"].values()))
+    typer.echo(f"\nText:      {row['text']}\nReasoning: {row['reasoning']}")
+    typer.echo(f"Label:     {row['predicted']} ({max(row['probabilities'].values()):.0%}), truth: {row['label']}")
+    typer.echo('\nNext: rir-mlx classify "i was afraid of the storm, but now it is over and i can laugh"')
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"rir-mlx {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Two-stage reasoning-infused text classification (arXiv:2507.00214) on one's own machine."""
+
+
+def main() -> NoReturn:
+    """Run a command. Exit codes: 0 done, 1 the work failed, 2 the user's mistake, 130 interrupted."""
+    from rir_mlx.errors import RirError
+
+    try:
+        app()
+    except RirError as error:
+        from rir_cli.console import debugging, print_error
+
+        if debugging():
+            raise
+        print_error(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("\nInterrupted. The same command continues.", err=True)
+        sys.exit(130)
+    except Exception as error:
+        from rir_cli.console import debugging
+
+        if debugging():
+            raise
+        typer.echo(f"error: {type(error).__name__}: {error}\nRIR_DEBUG=1 shows where.", err=True)
+        sys.exit(1)
+    sys.exit(0)

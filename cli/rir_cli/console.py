@@ -1,0 +1,145 @@
+"""What the user sees: data on stdout; progress, notes and errors on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from rir_mlx.errors import DataError, RirError
+
+_PLAIN_SECONDS = 10.0
+_BAR = 30
+
+
+class ConsoleProgress:
+    """Bars on a terminal, a line now and then elsewhere, nothing at all where `quiet`."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.console = Console(stderr=True, highlight=False)
+
+    def say(self, text: str) -> None:
+        if not self.quiet:
+            self.console.print(escape(text), soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        self.console.print(f"[yellow]note:[/yellow] {escape(text)}", soft_wrap=True)
+
+    @contextmanager
+    def task(self, what: str, total: float) -> Iterator[_Bar | _Lines]:
+        if self.quiet or not self.console.is_terminal:
+            yield _Lines(self, what, total)
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=_BAR),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self.console) as progress:
+            yield _Bar(progress, what, total)
+
+
+class _Bar:
+    def __init__(self, progress: Progress, what: str, total: float) -> None:
+        self.progress = progress
+        self.id = progress.add_task(what, total=total, numbers="")
+        self.fields: dict[str, float] = {}
+
+    def advance(self, amount: float = 1, **fields: float) -> None:
+        self.fields |= fields
+        self.progress.update(self.id, advance=amount, numbers=_numbers(self.fields))
+
+
+class _Lines:
+    def __init__(self, progress: ConsoleProgress, what: str, total: float) -> None:
+        self.progress, self.what, self.total, self.done = progress, what, total, 0.0
+        self.begun = self.said = time.monotonic()
+        self.fields: dict[str, float] = {}
+
+    def advance(self, amount: float = 1, **fields: float) -> None:
+        self.done += amount
+        self.fields |= fields
+        now = time.monotonic()
+        if now - self.said < _PLAIN_SECONDS and self.done < self.total:
+            return
+        self.said = now
+        left = (now - self.begun) / self.done * max(0.0, self.total - self.done)
+        tail = f", {left:.0f} s left" if self.done < self.total else f", took {now - self.begun:.0f} s"
+        self.progress.say(f"{self.what} {self.done:,.0f}/{self.total:,.0f} {_numbers(self.fields)}{tail}")
+
+
+def _numbers(fields: Mapping[str, float]) -> str:
+    parts = []
+    for name, value in fields.items():
+        words = name.replace("_per_second", "/s").replace("_", " ")
+        parts.append(f"{words} {value:.3f}" if name == "loss" else f"{value:,.0f} {words}")
+    return ", ".join(parts)
+
+
+def print_json(values: Any) -> None:
+    sys.stdout.write(json.dumps(values, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def print_error(error: RirError) -> None:
+    console = Console(stderr=True, highlight=False)
+    console.print(f"[red]error:[/red] {escape(error.what)}", soft_wrap=True)
+    if isinstance(error, DataError):
+        shown = error.faults[:20]
+        for fault in shown:
+            console.print(f"  {escape(fault)}", soft_wrap=True)
+        if len(error.faults) > len(shown):
+            console.print(f"  … and {len(error.faults) - len(shown):,} more", soft_wrap=True)
+    if error.mend:
+        console.print(escape(error.mend), soft_wrap=True)
+
+
+def print_comparison(comparison: Mapping[str, Any]) -> None:
+    """The arms beside the majority label, with intervals, and the answer in words."""
+    console = Console(highlight=False)
+    table = Table(title=f"Accuracy on {comparison['test_rows']:,} test rows (95 % bootstrap intervals)")
+    for column in ("", "accuracy", "interval", "macro-F1", "steps", "tokens trained"):
+        table.add_column(column, justify="left" if column == "" else "right")
+    majority = comparison["majority"]
+    table.add_row(f"majority ({escape(majority['label'])})", *_accuracy(majority["accuracy"]), "", "", "")
+    for arm, values in comparison["arms"].items():
+        table.add_row(
+            f"{arm}: {_MEANING[arm]}",
+            *_accuracy(values["accuracy"]),
+            f"{values['macro_f1']:.3f}",
+            f"{values['training_steps']:,}",
+            f"{values['training_tokens']:,}",
+        )
+    console.print(table)
+    if "verdict" in comparison:
+        console.print(escape(comparison["verdict"]), soft_wrap=True)
+
+
+_MEANING = {"qa": "label only", "qra": "reasoning, then label"}
+
+
+def _accuracy(values: Mapping[str, float]) -> tuple[str, str]:
+    return f"{100 * values['value']:.1f} %", f"{100 * values['low']:.1f} – {100 * values['high']:.1f}"
+
+
+def print_probabilities(probabilities: Mapping[str, float]) -> None:
+    width = max(len(label) for label in probabilities)
+    for label, value in sorted(probabilities.items(), key=lambda pair: -pair[1]):
+        sys.stdout.write(f"{label:<{width}}  {value:6.1%}  {'█' * round(value * _BAR)}".rstrip() + "\n")
+    sys.stdout.flush()
+
+
+def debugging() -> bool:
+    return os.environ.get("RIR_DEBUG", "") not in ("", "0")

@@ -1,0 +1,1 @@
+"""Fused models and exports. Works on files, with NumPy."""

@@ -1,0 +1,388 @@
+"""Rows, labels and splits: from a recipe's sources to the training, validation and test rows of a run.
+
+Texts come out exactly as they stand in the file. Every draw is decided by the seed, stratified by label, and leaves the
+rows in the order of the file. Tables are read in `tables.py`; nothing here knows a prompt, a tokenizer or a framework.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+from rir_mlx.columns import Column
+from rir_mlx.errors import DataError, did_you_mean
+from rir_mlx.recipe import DataSection, ReasoningSection, SourceSpec
+from rir_mlx.tables import Fault, Table, missing_file, read_file, read_lines, read_tables, refuse
+
+Part = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A text and its label."""
+
+    text: str
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Triple:
+    """A question, its answer, and the reasoning between them."""
+
+    question: str
+    answer: str
+    reasoning: str
+
+
+@dataclass(frozen=True)
+class LabelledData:
+    """The rows of a run, as used."""
+
+    labels: dict[str, str]
+    """Name and description of each label: in the recipe's order, else that of the data set's class ids, else sorted."""
+    train: tuple[Row, ...]
+    validation: tuple[Row, ...]
+    test: tuple[Row, ...]
+    digest: str
+    """SHA-256 over the labels and the rows of the three parts."""
+    notes: tuple[str, ...]
+    """What the user should know about these rows, in words."""
+
+
+@dataclass(frozen=True)
+class TripleData:
+    """The triples that R-Gen learns from, as used."""
+
+    train: tuple[Triple, ...]
+    validation: tuple[Triple, ...]
+    digest: str
+    notes: tuple[str, ...]
+
+
+Item = TypeVar("Item")
+
+
+def load_labelled(
+    section: DataSection, seed: int, *, parts: Collection[str] = ("train", "validation", "test")
+) -> LabelledData:
+    """Read, check and split the labelled rows. Parts that are not asked for come out empty.
+
+    A part comes out the same whichever others are asked for with it; the test part does not depend on `val_size`
+    or `max_samples`. Raises DataError with all faults of all files.
+    """
+    if odd := set(parts) - set(get_args(Part)):
+        raise ValueError(f"not parts of the data: {sorted(odd)}")
+    sources = {"train": section.train, "validation": section.validation, "test": section.test}
+    needed = set(parts)
+    if not section.labels or any(sources[part] is None for part in parts):
+        needed.add("train")
+    notes: list[str] = []
+    labels, rows = _read_rows(section, {part: sources[part] for part in sources if part in needed}, notes)
+    everything = len(rows.get("train", ()))
+    if "train" in rows:
+        notes += _check_labels(section, labels, rows["train"])
+    for part, size in (("test", section.test_size), ("validation", section.val_size)):
+        if part in rows:
+            if 1 <= size < len(rows[part]):
+                notes.append(f"{part}: {int(size):,} of {len(rows[part]):,} rows drawn")
+                rows[part] = _cap(rows[part], int(size), f"{seed}/{part}")
+        elif sources[part] is None and "train" in rows:
+            key = f"data.{'val' if part == 'validation' else part}_size"
+            count = _carved_size(size, everything, len(rows["train"]), key, f", or give rows of its own in data.{part}")
+            rows[part], rows["train"] = _carve(rows["train"], count, f"{seed}/{part}")
+            if size > 0:
+                notes.append(f"{part} carved out of train: {len(rows[part]):,} rows")
+    if "train" in rows:
+        rows["train"] = _sample_train(rows["train"], section.max_samples, seed, notes)
+    used = {part: tuple(rows[part]) if part in parts and part in rows else () for part in sources}
+    notes += _overlaps(used["train"], used["test"])
+    digest = _digest([["label", *pair] for pair in labels.items()], used)
+    return LabelledData(labels, used["train"], used["validation"], used["test"], digest, tuple(notes))
+
+
+def load_triples(section: ReasoningSection, seed: int) -> TripleData:
+    """Read, check and split the reasoning triples. Raises DataError with all faults of all files.
+
+    Incomplete triples are faults in a file, which the user can mend, and are left out of a published data set.
+    """
+    columns = [
+        Column("question", "reasoning.question_column", section.question_column),
+        Column("answer", "reasoning.answer_column", section.answer_column),
+        Column("reasoning", "reasoning.reasoning_column", section.reasoning_column),
+    ]
+    notes: list[str] = []
+    tables = read_tables(section.source, columns, "reasoning.source")
+    triples = _collect([(table, _triple_reader(table)) for table in tables], notes)
+    if not triples:
+        raise DataError(f"reasoning.source: {section.source.path} has no complete triples.")
+    count = _carved_size(section.val_size, len(triples), len(triples), "reasoning.val_size", "")
+    order = _shuffled(range(len(triples)), f"{seed}/triples")
+    held, kept = order[:count], order[count:]
+    if section.max_samples is not None and len(kept) > section.max_samples:
+        notes.append(f"train: {section.max_samples:,} of {len(kept):,} triples drawn")
+        kept = kept[: section.max_samples]
+    train, validation = (tuple(triples[place] for place in sorted(places)) for places in (kept, held))
+    digest = _digest([], {"train": train, "validation": validation})
+    return TripleData(train, validation, digest, tuple(notes))
+
+
+def read_texts(path: Path, text_column: str | None) -> list[str]:
+    """The texts of a file to classify: one a line in `.txt`, else the text column. Raises DataError with all faults."""
+    if not path.is_file():
+        raise missing_file(path)
+    lines = path.suffix.lower() == ".txt"
+    table = read_lines(path) if lines else read_file(path, [Column("text", "the text column", text_column)])
+    return _collect([(table, lambda cells: _text(cells[0], "text"))], [])
+
+
+class _UnknownLabelError(ValueError):
+    """A fault of the recipe or the row, never one to pass over."""
+
+
+def _text(value: Any, what: str) -> str:
+    if value is None:
+        raise ValueError(f"no {what}")
+    if not isinstance(value, str):
+        raise ValueError(f"the {what} is not a string but {repr(value)[:60]}")
+    if not value.strip():
+        raise ValueError(f"the {what} is empty")
+    if "\0" in value:
+        raise ValueError(f"the {what} holds a NUL byte")
+    if not value.isascii():
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError(f"the {what} holds half a character (a lone surrogate) at {error.start}") from None
+    return value
+
+
+def _name(value: Any, classes: tuple[str, ...] | None, what: str) -> str:
+    """A label or answer as text: class ids by their names, other whole numbers by their digits."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        if math.isnan(value):
+            value = None
+        elif value.is_integer():  # a column of whole numbers with gaps
+            value = int(value)
+    if isinstance(value, int):
+        if classes is None:
+            return str(value)
+        if value == -1:  # how data sets mark rows whose labels are withheld
+            value = None
+        elif 0 <= value < len(classes):
+            return classes[value]
+        else:
+            raise ValueError(f"class id {value} has no name among {len(classes)}")
+    return _text(value, what)
+
+
+def _row_reader(table: Table, known: Mapping[str, str]) -> Callable[[Sequence[Any]], Row]:
+    classes, hints = table.class_names[1], dict[str, str]()
+
+    def read(cells: Sequence[Any]) -> Row:
+        row = Row(_text(cells[0], "text"), _name(cells[1], classes, "label"))
+        if known and row.label not in known:
+            if row.label not in hints:
+                hints[row.label] = did_you_mean(row.label, known)
+            raise _UnknownLabelError(
+                f"the label {row.label!r} is not one of the {len(known)} labels.{hints[row.label]}"
+            )
+        return row
+
+    return read
+
+
+def _triple_reader(table: Table) -> Callable[[Sequence[Any]], Triple]:
+    classes = table.class_names[1]
+
+    def read(cells: Sequence[Any]) -> Triple:
+        return Triple(_text(cells[0], "question"), _name(cells[1], classes, "answer"), _text(cells[2], "reasoning"))
+
+    return read
+
+
+def _collect(tables: Iterable[tuple[Table, Callable[[Sequence[Any]], Item]]], notes: list[str]) -> list[Item]:
+    """The rows of all tables, in order. Raises DataError with all faults; passes over those nobody here can mend."""
+    rows: list[Item] = []
+    faulty: list[tuple[str, int, Sequence[Fault]]] = []
+    mend = "Mend these rows or take them out."
+    for table, read in tables:
+        faults, passed_over = list(table.faults), Counter[str]()
+        for number, *cells in zip(table.rows, *table.cells, strict=True):
+            try:
+                rows.append(read(cells))
+            except ValueError as error:
+                if table.editable or isinstance(error, _UnknownLabelError):
+                    faults.append(Fault(number, str(error)))
+                    if isinstance(error, _UnknownLabelError):
+                        mend = "Mend these rows or take them out. Labels that are meant go into data.labels."
+                else:
+                    passed_over[str(error)] += 1
+        faulty.append((table.name, table.total, faults))
+        if passed_over:
+            why = ", ".join(f"{what} ({times:,})" for what, times in passed_over.most_common(3))
+            notes.append(f"{table.name}: {passed_over.total():,} of {table.total:,} rows left out: {why}")
+    refuse(faulty, mend)
+    return rows
+
+
+def _read_rows(
+    section: DataSection, sources: Mapping[str, SourceSpec | None], notes: list[str]
+) -> tuple[dict[str, str], dict[str, list[Row]]]:
+    """The labels, and the rows of each part that has a source. Training rows come first: they may give the labels."""
+    columns = [
+        Column("text", "data.text_column", section.text_column),
+        Column("label", "data.label_column", section.label_column),
+    ]
+    labels = dict(section.labels)
+    rows: dict[str, list[Row]] = {}
+    broken: list[DataError] = []
+    for part, source in sources.items():
+        if source is None:
+            continue
+        tables = read_tables(source, columns, f"data.{part}")
+        try:
+            rows[part] = _collect([(table, _row_reader(table, labels)) for table in tables], notes)
+        except DataError as error:
+            broken.append(error)
+            continue
+        if not rows[part]:
+            raise DataError(f"data.{part}: {source.path} has no row with a text and a label.")
+        if not labels and part == "train":
+            present = {row.label for row in rows[part]}
+            ordered = dict.fromkeys(name for table in tables for name in table.class_names[1] or () if name in present)
+            labels = dict.fromkeys([*ordered, *sorted(present - set(ordered))], "")
+    if broken:
+        faults = [fault for error in broken for fault in error.faults]
+        raise DataError("\n".join(error.what for error in broken), faults=faults, mend=broken[-1].mend)
+    return labels, rows
+
+
+def _check_labels(section: DataSection, labels: Mapping[str, str], rows: Sequence[Row]) -> Iterator[str]:
+    """Notes on the labels of all training rows. Raises DataError where no classifier can learn from them."""
+    counts = Counter(row.label for row in rows)
+    if len(counts) < 2:
+        raise DataError(
+            f"data.train: all {len(rows):,} rows of {section.train.path} have the label {next(iter(counts))!r}. "
+            "A classifier needs two labels or more.",
+            mend="Give rows of other labels too, or set data.label_column to another column.",
+        )
+    if not section.labels and len(counts) > 50 and 2 * len(counts) > len(rows):
+        raise DataError(
+            f"data.train: {section.train.path} has {len(counts):,} different labels in {len(rows):,} rows.",
+            mend="Set data.label_column to the column of the label, or name the labels in data.labels.",
+        )
+    if not section.labels and all(re.fullmatch(r"-?\d+", name) for name in labels):
+        yield f"the labels are numbers without names ({', '.join(list(labels)[:6])}): data.labels can describe them"
+    if absent := [name for name in labels if name not in counts]:
+        yield f"no training row has the label {', '.join(map(repr, absent))}"
+    if single := sorted(name for name, count in counts.items() if count == 1):
+        yield f"a single row has the label {', '.join(map(repr, single))}: it stays in train"
+    alike = defaultdict(list)
+    for name in labels:
+        alike[" ".join(name.lower().split())].append(name)
+    for names in alike.values():
+        if len(names) > 1:
+            yield f"labels that differ only in capitals or spaces: {', '.join(map(repr, names))}"
+
+
+def _shuffled(places: Iterable[int], seed: str) -> list[int]:
+    """The places in an order decided by the seed, alike on every machine and in every process."""
+    order = list(places)
+    random.Random(seed).shuffle(order)
+    return order
+
+
+def _shares(counts: Mapping[str, int], total: int, *, at_least: int = 0, spare: int = 0) -> dict[str, int]:
+    """How many of `total` rows each label gets, in proportion to its count, by largest remainder.
+
+    A label gets `at_least` so many, and `spare` of its rows are never taken.
+    """
+    rows = sum(counts.values())
+    shares = {name: min(max(total * n // rows, at_least), n - spare) for name, n in sorted(counts.items())}
+    while missing := total - sum(shares.values()):
+        step = 1 if missing > 0 else -1
+        # Furthest below its exact share first; where rows must be given back, furthest above it.
+        order = sorted(shares, key=lambda name: step * (shares[name] * rows - total * counts[name]))
+        open_to = [name for name in order if at_least <= shares[name] + step <= counts[name] - spare]
+        if not open_to:
+            break
+        for name in open_to[: abs(missing)]:
+            shares[name] += step
+    return shares
+
+
+def _draw(rows: Sequence[Row], total: int, seed: str, *, at_least: int = 0, spare: int = 0) -> set[int]:
+    """Places of a stratified draw. A larger draw by the same seed holds, label by label, a smaller one."""
+    places: dict[str, list[int]] = defaultdict(list)
+    for place, row in enumerate(rows):
+        places[row.label].append(place)
+    counts = {name: len(own) for name, own in places.items()}
+    shares = _shares(counts, total, at_least=at_least, spare=spare)
+    return {place for name, n in shares.items() for place in _shuffled(places[name], f"{seed}/{name}")[:n]}
+
+
+def _cap(rows: Sequence[Row], total: int, seed: str, *, at_least: int = 0) -> list[Row]:
+    drawn = _draw(rows, total, seed, at_least=at_least)
+    return [rows[place] for place in sorted(drawn)]
+
+
+def _carve(rows: Sequence[Row], total: int, seed: str) -> tuple[list[Row], list[Row]]:
+    """A stratified part of the rows, and the rest, which keeps a row of every label."""
+    drawn = _draw(rows, total, seed, spare=1)
+    return [rows[place] for place in sorted(drawn)], [row for place, row in enumerate(rows) if place not in drawn]
+
+
+def _carved_size(size: float, rows: int, left: int, key: str, otherwise: str) -> int:
+    """How many rows to carve: a share of all `rows` below 1, else a count. `left` are still to be carved from."""
+    count = round(size * rows) if size < 1 else int(size)
+    if 2 * count > left:
+        raise DataError(
+            f"{key}: {count:,} rows would be more than half of the {left:,} training rows that they are carved out of.",
+            mend=f"Set {key} to a smaller number or to a share such as 0.1{otherwise}.",
+        )
+    return count
+
+
+def _sample_train(rows: list[Row], most: int | None, seed: int, notes: list[str]) -> list[Row]:
+    if most is None or len(rows) <= most:
+        return rows
+    labels = len({row.label for row in rows})
+    if most < labels:
+        raise DataError(
+            f"data.max_samples: {most:,} rows cannot hold each of the {labels:,} labels.",
+            mend=f"Set data.max_samples to {labels:,} or more.",
+        )
+    notes.append(f"train: {most:,} of {len(rows):,} rows drawn (data.max_samples)")
+    return _cap(rows, most, f"{seed}/train", at_least=1)
+
+
+def _overlaps(train: Sequence[Row], test: Sequence[Row]) -> Iterator[str]:
+    labels_of: dict[str, set[str]] = defaultdict(set)
+    for row in train:
+        labels_of[row.text].add(row.label)
+    if shared := len(labels_of.keys() & {row.text for row in test}):
+        yield f"texts that stand in both train and test: {shared:,}"
+    if torn := sum(len(labels) > 1 for labels in labels_of.values()):
+        yield f"texts that stand in train with more than one label: {torn:,}"
+
+
+def _digest(head: Iterable[Sequence[str]], parts: Mapping[str, Sequence[Row] | Sequence[Triple]]) -> str:
+    """SHA-256 over lines of JSON: the head, then each row with its part's name."""
+    digest = hashlib.sha256()
+    for line in head:
+        digest.update(json.dumps(line).encode() + b"\n")
+    for part, rows in parts.items():
+        for row in rows:
+            values = [row.text, row.label] if isinstance(row, Row) else [row.question, row.answer, row.reasoning]
+            digest.update(json.dumps([part, *values]).encode() + b"\n")
+    return digest.hexdigest()

@@ -1,0 +1,111 @@
+"""A model's name to a local folder, and what its config says. Knows the hub, not the frameworks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rir_mlx.errors import ModelError, did_you_mean
+
+EMBEDDED = Path(__file__).parent / "embedded"
+BUILTIN = "builtin:"
+OPEN_MIRROR = "mlx-community/Llama-3.2-1B-Instruct-bf16"
+
+_WANTED = ["*.json", "*.safetensors", "*.jinja"]
+_SAMPLED_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A model on this machine. `revision` is the hub's commit, None for a folder of one's own. `fingerprint` tells
+    one set of weights from another."""
+
+    name: str
+    folder: Path
+    revision: str | None
+    fingerprint: str
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return read_config(self.folder)
+
+
+def resolve_model(name: str, revision: str | None = None) -> ModelFiles:
+    """The local folder of a hub id, a folder, or `builtin:NAME`; fetched from the hub where it is not cached.
+
+    Raises ModelError, saying how to get access, what to name instead, or what the folder lacks."""
+    if name.startswith(BUILTIN):
+        folder = EMBEDDED / name.removeprefix(BUILTIN)
+        if not folder.is_dir():
+            known = [path.parent.name for path in EMBEDDED.glob("*/config.json")]
+            raise ModelError(f"There is no embedded model {name!r}.", mend=f"Known: {', '.join(known)}.")
+        commit = None
+    elif Path(name).expanduser().is_dir():
+        folder, commit = Path(name).expanduser(), None
+    elif name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise ModelError(f"There is no model folder {name}.", mend="Give a folder, or a hub id as owner/name.")
+    else:
+        folder = _fetch(name, revision)
+        commit = folder.name if folder.parent.name == "snapshots" else revision
+    read_config(folder)
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise ModelError(
+            f"{folder} holds no .safetensors weights.", mend="Other formats can run code when they are read."
+        )
+    return ModelFiles(name, folder, commit, _fingerprint(weights))
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(f"{folder} holds no config.json, so it is no model in Hugging Face format.") from error
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder / 'config.json'} cannot be read: {error}") from error
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise ModelError(f"{folder / 'config.json'} names no model_type.")
+    return config
+
+
+def _fetch(name: str, revision: str | None) -> Path:
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=_WANTED))
+    except errors.GatedRepoError as error:
+        raise ModelError(
+            f"{name} is gated.",
+            mend=f"Accept its licence at https://huggingface.co/{name} and run `hf auth login`, or use the open mirror: "
+            f"--set model={OPEN_MIRROR}",
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise ModelError(f"{name} has no revision {revision!r}.", mend="Mend the recipe's `revision`.") from error
+    except errors.RepositoryNotFoundError as error:
+        raise ModelError(
+            f"The hub has no model {name!r} that you may see.{did_you_mean(name, [OPEN_MIRROR])}",
+            mend="Mend the recipe's `model`, or run `hf auth login` if it is private.",
+        ) from error
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+        raise ModelError(
+            f"{name} is not on this machine, and the hub cannot be reached.",
+            mend=f"Run `hf download {name}` once with a network, or name a local folder with --set model=FOLDER.",
+        ) from error
+    except (errors.HfHubHTTPError, OSError, ValueError) as error:
+        raise ModelError(f"{name} could not be fetched from the hub: {error}") from error
+
+
+def _fingerprint(weights: list[Path]) -> str:
+    """sha256 over each file's name, size, first and last 64 KiB: the header, and enough of the numbers."""
+    digest = hashlib.sha256()
+    for path in weights:
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(_SAMPLED_BYTES))
+            file.seek(max(0, size - _SAMPLED_BYTES))
+            digest.update(file.read(_SAMPLED_BYTES))
+    return digest.hexdigest()[:16]

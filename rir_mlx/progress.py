@@ -1,0 +1,43 @@
+"""How stages tell what they are doing. The command line shows it; a library user may ignore it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class Task(Protocol):
+    """A piece of work with a known length."""
+
+    def advance(self, amount: float = 1, **fields: float) -> None:
+        """`amount` more is done. Fields are shown by name: `loss`, `tokens_per_second`, …"""
+        ...
+
+
+class Progress(Protocol):
+    def say(self, text: str) -> None:
+        """One line about what is going on."""
+        ...
+
+    def warn(self, text: str) -> None: ...
+
+    @contextmanager
+    def task(self, what: str, total: float) -> Iterator[Task]: ...
+
+
+class Silent:
+    """Progress that nobody watches."""
+
+    def say(self, text: str) -> None:
+        return
+
+    def warn(self, text: str) -> None:
+        return
+
+    @contextmanager
+    def task(self, what: str, total: float) -> Iterator[Task]:
+        yield self
+
+    def advance(self, amount: float = 1, **fields: float) -> None:
+        return
