@@ -1,3 +1,3 @@
-"""rir-mlx: text classifiers that write their reasoning before their label, and an honest measure of whether it helped."""
+"""rir-mlx: text classifiers that write a reasoning before the label, and an honest measure of whether it helped."""
 
 __version__ = "0.1.0"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +24,24 @@ MLX_WEIGHTS = "adapters.safetensors"
 PEFT_WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 
+
+@dataclass(frozen=True)
+class Adapter:
+    """What a folder holds. `about` is what its maker wrote beside the weights: for a classifier, its task."""
+
+    spec: AdapterSpec
+    tensors: Tensors
+    about: Mapping[str, Any]
+
+
 _TO_PEFT = {"lora_a": "lora_A.weight", "lora_b": "lora_B.weight", "m": "lora_magnitude_vector"}
 
 
-def write_adapter(
-    folder: Path, spec: AdapterSpec, tensors: Tensors, base: ModelFiles, about: Mapping[str, Any] | None = None
-) -> None:
-    """Write the folder at once, or not at all. `about` is kept in the config under `rir_mlx`."""
+def write_adapter(folder: Path, adapter: Adapter, base: ModelFiles) -> None:
+    """Write the folder at once, or not at all."""
     from safetensors.numpy import save_file
 
+    spec = adapter.spec
     layer_count = int(base.config["num_hidden_layers"])
     layers = adapted_layers(spec, layer_count)
     keys = list(spec.keys or LINEAR_KEYS)
@@ -42,7 +51,7 @@ def write_adapter(
         "lora_parameters": {"rank": spec.rank, "scale": spec.scale, "dropout": spec.dropout, "keys": keys},
         "base_model_name_or_path": base.name if base.revision else str(base.folder),
         "revision": base.revision,
-        "rir_mlx": {"base_fingerprint": base.fingerprint, "spec": asdict(spec)} | dict(about or {}),
+        "rir_mlx": {"base_fingerprint": base.fingerprint, "spec": asdict(spec), "about": dict(adapter.about)},
     }
     if spec.fine_tune_type != "full":
         config |= {
@@ -61,9 +70,9 @@ def write_adapter(
         }
     with replacing(folder) as temporary:
         temporary.mkdir()
-        save_file(dict(tensors), temporary / MLX_WEIGHTS, {"format": "mlx"})
+        save_file(dict(adapter.tensors), temporary / MLX_WEIGHTS, {"format": "mlx"})
         if spec.fine_tune_type != "full":
-            save_file(to_peft(tensors), temporary / PEFT_WEIGHTS, {"format": "pt"})
+            save_file(to_peft(adapter.tensors), temporary / PEFT_WEIGHTS, {"format": "pt"})
         (temporary / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
@@ -77,7 +86,7 @@ def to_peft(tensors: Tensors) -> dict[str, np.ndarray]:
     return renamed
 
 
-def read_adapter(folder: Path, base: ModelFiles) -> tuple[AdapterSpec, dict[str, np.ndarray]]:
+def read_adapter(folder: Path, base: ModelFiles) -> Adapter:
     """The adapter in a folder, checked against the base that it is to sit on.
 
     Raises ModelError where a file is missing, cut or damaged, or the adapter was trained for another base."""
@@ -90,6 +99,7 @@ def read_adapter(folder: Path, base: ModelFiles) -> tuple[AdapterSpec, dict[str,
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         about = config["rir_mlx"]
+        about["about"], about["base_fingerprint"]
         spec = AdapterSpec(**(about["spec"] | {"keys": tuple(about["spec"]["keys"])}))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{folder / CONFIG} cannot be read: {error!r}.") from error
@@ -105,4 +115,4 @@ def read_adapter(folder: Path, base: ModelFiles) -> tuple[AdapterSpec, dict[str,
         raise ModelError(
             f"{folder / MLX_WEIGHTS} is damaged or cut: {error}", mend="Restore the file, or train again."
         ) from error
-    return spec, tensors
+    return Adapter(spec, tensors, about["about"])

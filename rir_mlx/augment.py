@@ -57,20 +57,19 @@ def write_reasonings(
     waiting = {key: index for index, key in enumerate(keys) if key not in written}
     if found := len(set(keys)) - len(waiting):
         progress.say(f"{found:,} of {len(set(keys)):,} reasonings are written already.")
-    requests = [
-        Request(index, prompts[index].row, seed=int(key[:8], 16) ^ job.seed) for key, index in waiting.items()
-    ]
+    requests = [Request(index, prompts[index].row, seed=int(key[:8], 16) ^ job.seed) for key, index in waiting.items()]
     with _appending(journal) as append, progress.task(what, len(waiting)) as task:
         total = 0
         for completion in model.generate(requests, job.sampling, prefix=prompts[0].head if prompts else ()):
+            key = keys[completion.key]
             result = {
-                "key": keys[completion.key],
+                "key": key,
                 "reasoning": codec.decode(completion.tokens),
                 "tokens": len(completion.tokens),
                 "rejected": gate(codec, completion.tokens, completion.finish_reason),
             }
             append(result)
-            written[result["key"]] = result
+            written[key] = result
             total += len(completion.tokens)
             task.advance(1, tokens_written=total)
     return [

@@ -51,9 +51,7 @@ def reasoning_tokens(codec: Codec, reasoning: str) -> Tokens:
     return codec.given(reasoning) + codec.constant(DELIMITER)
 
 
-def training_examples(
-    codec: Codec, task: Task, rows: Iterable[tuple[str, str, str | None]], arm: Arm
-) -> Examples:
+def training_examples(codec: Codec, task: Task, rows: Iterable[tuple[str, str, str | None]], arm: Arm) -> Examples:
     """Rows of (text, label, reasoning) as the arm learns them. `qa` ignores the reasoning."""
     return encode_examples(
         codec,
@@ -89,9 +87,7 @@ class Classifier:
                 mend="Raise max_seq_length, or lower evaluate.max_reasoning_tokens.",
             )
 
-    def predict(
-        self, texts: Sequence[str], *, batch_size: int = 32, on_text: OnText | None = None
-    ) -> list[Prediction]:
+    def predict(self, texts: Sequence[str], *, batch_size: int = 32, on_text: OnText | None = None) -> list[Prediction]:
         """Labels for texts, in their order. `on_text` gets the reasoning piece by piece as it is written, and makes
         sense for one text at a time."""
         if not texts:
@@ -108,9 +104,7 @@ class Classifier:
         reasonings: list[str | None] = [self.codec.decode(tokens).strip() for tokens in written]
         return self._score(head, prompts, reasonings, encoded, batch_size)
 
-    def _reason(
-        self, head: Tokens, rows: Sequence[Tokens], batch_size: int, on_text: OnText | None
-    ) -> list[Tokens]:
+    def _reason(self, head: Tokens, rows: Sequence[Tokens], batch_size: int, on_text: OnText | None) -> list[Tokens]:
         """The reasonings' tokens, without the delimiter: up to it, to a terminator, or to the limit."""
         stops = (self.delimiter, *((token,) for token in self.codec.stops))
         sampling = Sampling(max_tokens=self.task.max_reasoning_tokens, stop=stops, batch_size=batch_size)

@@ -71,6 +71,25 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def rope_for_both(config: dict[str, Any]) -> dict[str, Any]:
+    """The rotary keys of a config in both of their forms.
+
+    transformers 5 writes `rope_parameters` alone; mlx-lm, vLLM's older versions and llama.cpp read `rope_theta` and
+    `rope_scaling`, and without them compute other angles in silence."""
+    rope = config.get("rope_parameters")
+    if isinstance(rope, dict):
+        theta = config.get("rope_theta", rope.get("rope_theta", 10000.0))
+        scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
+    else:
+        theta, scaling = config.get("rope_theta", 10000.0), dict(config.get("rope_scaling") or {})
+    plain = scaling.get("rope_type", scaling.get("type", "default")) == "default"
+    return {
+        "rope_theta": theta,
+        "rope_scaling": None if plain else scaling,
+        "rope_parameters": {"rope_type": "default"} | scaling | {"rope_theta": theta},
+    }
+
+
 def _fetch(name: str, revision: str | None) -> Path:
     from huggingface_hub import errors, snapshot_download
 
@@ -79,8 +98,8 @@ def _fetch(name: str, revision: str | None) -> Path:
     except errors.GatedRepoError as error:
         raise ModelError(
             f"{name} is gated.",
-            mend=f"Accept its licence at https://huggingface.co/{name} and run `hf auth login`, or use the open mirror: "
-            f"--set model={OPEN_MIRROR}",
+            mend=f"Accept its licence at https://huggingface.co/{name} and run `hf auth login`, or use the open "
+            f"mirror: --set model={OPEN_MIRROR}",
         ) from error
     except errors.RevisionNotFoundError as error:
         raise ModelError(f"{name} has no revision {revision!r}.", mend="Mend the recipe's `revision`.") from error

@@ -276,7 +276,8 @@ def _merge_override(values: dict[str, Any], text: str) -> None:
     if not equals or not key.strip():
         raise RecipeError(f"--set {text}: not of the form section.key=value.", mend="For example --set rgen.epochs=1")
     *parents, last = key.strip().split(".")
-    node, default = values, Recipe().model_dump(mode="json")
+    node = values
+    default: Any = Recipe().model_dump(mode="json")
     for parent in parents:
         default = default.get(parent) if isinstance(default, dict) else None
         child = node.get(parent)

@@ -1,9 +1,9 @@
-"""One plain function a stage. Each checks whether it is done, says what it will cost, works, and writes its artifacts."""
+"""One plain function a stage. Each checks whether it is done, says what it costs, works, and writes its artifacts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ class Context:
     run: RunDir
     recipe: Recipe
     backend: Backend
-    progress: Progress = Silent()
+    progress: Progress = field(default_factory=Silent)
     force: bool = False
 
     @cached_property
@@ -46,14 +46,14 @@ class Context:
     def data(self) -> LabelledData:
         data = load_labelled(self.recipe.data, self.recipe.seed)
         for note in data.notes:
-            self.progress.warn(note)
+            self.progress.say(f"note: {note}")
         return data
 
     @cached_property
     def triples(self) -> TripleData:
         triples = load_triples(self.recipe.reasoning, self.recipe.seed)
         for note in triples.notes:
-            self.progress.warn(note)
+            self.progress.say(f"note: {note}")
         return triples
 
     @cached_property
@@ -78,7 +78,7 @@ class Context:
             dtype = "float32" if self.spec.fine_tune_type == "full" else self.recipe.dtype
             return self.backend.load(self.base.folder, dtype=dtype)
         adapter = adapters.read_adapter(stage.adapter, self.base)
-        return self.backend.load(self.base.folder, dtype=self.recipe.dtype, adapter=adapter)
+        return self.backend.load(self.base.folder, dtype=self.recipe.dtype, adapter=(adapter.spec, adapter.tensors))
 
     def training_inputs(self) -> dict[str, Any]:
         """What decides the weights of every trained model alike. The backend does not: both compute the same."""
@@ -116,7 +116,7 @@ def open_run(folder: Path, recipe: Recipe, backend: Backend, progress: Progress,
 
 
 def _absolute(source: SourceSpec | None) -> SourceSpec | None:
-    if source is None or not (Path(source.path).exists() or Path(source.path).parent.is_dir() and "*" in source.path):
+    if source is None or not (Path(source.path).exists() or (Path(source.path).parent.is_dir() and "*" in source.path)):
         return source
     return source.model_copy(update={"path": str(Path(source.path).absolute())})
 
@@ -150,7 +150,7 @@ def train_rgen(context: Context) -> None:
         seed=context.recipe.seed,
         steps=training.steps_for(len(train.rows), options),
     )
-    _train(context, stage, inputs, job, "R-Gen", "reasoning.max_samples, rgen.epochs")
+    _train(context, stage, inputs, job, {"what": "R-Gen"})
 
 
 def augment_rows(context: Context) -> None:
@@ -256,7 +256,7 @@ def train_classifier(context: Context, arm: Arm) -> None:
         steps=training.steps_for(len(context.data.train), options),
         reasoning_weight=options.reasoning_weight,
     )
-    _train(context, stage, inputs, job, f"classifier {arm}", "data.max_samples, classifier.epochs")
+    _train(context, stage, inputs, job, {"what": f"classifier {arm}", "arm": arm, "task": asdict(context.task)})
 
 
 def _due(context: Context, stage: Stage, inputs: dict[str, Any], what: str) -> bool:
@@ -269,10 +269,8 @@ def _due(context: Context, stage: Stage, inputs: dict[str, Any], what: str) -> b
     return True
 
 
-def _train(
-    context: Context, stage: Stage, inputs: dict[str, Any], job: training.Job, what: str, smaller: str
-) -> None:
-    progress = context.progress
+def _train(context: Context, stage: Stage, inputs: dict[str, Any], job: training.Job, about: dict[str, Any]) -> None:
+    progress, what = context.progress, str(about["what"])
     if job.train.trimmed:
         progress.warn(f"{job.train.trimmed:,} texts are longer than max_seq_length and are trimmed at their end.")
     if job.train.dropped:
@@ -280,15 +278,18 @@ def _train(
     stage.begin()
     model = context.load()
     device = context.backend.device()
-    cost = training_cost(model, job, context.spec, context.base.config, f"{smaller}, batch_size")
+    smaller = (
+        "reasoning.max_samples, rgen.epochs" if stage is context.run.rgen else "data.max_samples, classifier.epochs"
+    )
+    cost = training_cost(model, job, context.spec, context.base.config, ", ".join((*smaller, "batch_size")))
     progress.say(cost.text(what, device))
     if warning := cost.warning(device):
         progress.warn(warning)
     model.add_adapter(context.spec, context.recipe.seed)
 
     def save() -> None:
-        tensors = model.trained_tensors()
-        adapters.write_adapter(stage.adapter, context.spec, tensors, context.base, {"task": what})
+        adapter = adapters.Adapter(context.spec, model.trained_tensors(), about)
+        adapters.write_adapter(stage.adapter, adapter, context.base)
 
     outcome = training.train(model, job, metrics=stage.metrics, save=save, progress=progress, what=what)
     stage.finish(inputs, **asdict(outcome), rows=len(job.train.rows), backend=context.backend.name)
@@ -302,7 +303,12 @@ def load_classifier(context: Context, arm: Arm) -> Classifier:
         raise UserError(
             f"{context.run.folder} has no trained {arm} classifier.", mend="Run `rir-mlx train-classifier` first."
         )
-    return Classifier(context.load(stage), context.codec, context.task, arm)
+    adapter = adapters.read_adapter(stage.adapter, context.base)
+    task = replace(Task(**adapter.about["task"]), max_reasoning_tokens=context.recipe.evaluate.max_reasoning_tokens)
+    model = context.backend.load(
+        context.base.folder, dtype=context.recipe.dtype, adapter=(adapter.spec, adapter.tensors)
+    )
+    return Classifier(model, context.codec, task, arm)
 
 
 def evaluate(context: Context) -> dict[str, Any]:
@@ -388,5 +394,3 @@ def run_all(context: Context) -> dict[str, Any]:
     for arm in arms:
         train_classifier(context, arm)
     return evaluate(context)
-
-

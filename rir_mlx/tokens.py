@@ -28,7 +28,7 @@ def _mark(index: int) -> str:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A prompt as ids: `head` is shared by the task's rows, `row` is this row's. `trimmed` tokens of its text are cut."""
+    """A prompt as ids: `head` is shared by the task's rows, `row` is its own, whose text lost `trimmed` tokens."""
 
     head: Tokens
     row: Tokens
@@ -82,7 +82,7 @@ class Codec:
         room = max_tokens - len(before) - len(after)
         if room < 1:
             raise UserError(
-                f"The prompt takes {len(before) + len(after)} tokens without its text, and {max_tokens} are left for it.",
+                f"The prompt without its text takes {len(before) + len(after)} tokens; {max_tokens} are left for it.",
                 mend="Raise max_seq_length, or shorten the instruction and the label descriptions.",
             )
         return Encoded(before, slots[slot][:room] + after, max(0, len(slots[slot]) - room))
@@ -172,7 +172,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Examples:
-    """The encoded rows of one task. `trimmed` texts were cut; `dropped` rows have a completion longer than the limit."""
+    """The encoded rows of one task. `trimmed` texts were cut; `dropped` rows have too long a completion."""
 
     head: Tokens
     rows: tuple[Example, ...]
@@ -184,9 +184,7 @@ class Examples:
         return sum(len(row) for row in self.rows) + len(self.head) * len(self.rows)
 
 
-def encode_examples(
-    codec: Codec, rows: Iterable[tuple[Prompt, Tokens, Tokens]], max_seq_length: int
-) -> Examples:
+def encode_examples(codec: Codec, rows: Iterable[tuple[Prompt, Tokens, Tokens]], max_seq_length: int) -> Examples:
     """Rows of (prompt, reasoning ids, answer ids) as examples of at most `max_seq_length` tokens."""
     examples: list[Example] = []
     head: Tokens = ()
@@ -231,7 +229,9 @@ def step_batches(
     reasonings = sum(len(row.reasoning) for row in rows)
     each = (1.0 / max(1, answers), reasoning_weight / max(1, reasonings))
     return [
-        _batch(examples.head, [examples.rows[index] for index in group], each, shared_prefix) for group in groups if group
+        _batch(examples.head, [examples.rows[index] for index in group], each, shared_prefix)
+        for group in groups
+        if group
     ]
 
 

@@ -94,7 +94,9 @@ def augment(
 @app.command("train-classifier")
 def train_classifier(
     recipe: RecipeArgument = None,
-    arm: Annotated[list[ArmChoice] | None, typer.Option(help="Arms to train; the recipe's where none is named.")] = None,
+    arm: Annotated[
+        list[ArmChoice] | None, typer.Option(help="Arms to train; the recipe's where none is named.")
+    ] = None,
     set_: SetOption = None,
     runs: RunsOption = RUNS,
     backend: BackendOption = None,
@@ -168,7 +170,9 @@ def demo(
 
 @app.command()
 def classify(
-    text: Annotated[str | None, typer.Argument(help="The text; `-` or none reads standard input, a text a line.")] = None,
+    text: Annotated[
+        str | None, typer.Argument(help="The text; `-` or none reads standard input, a text a line.")
+    ] = None,
     file: Annotated[Path | None, typer.Option(help="Texts: .txt (one a line), .csv, .tsv, .jsonl or .parquet.")] = None,
     text_column: Annotated[str | None, typer.Option(help="The column of the text in a table.")] = None,
     run: Annotated[str | None, typer.Option(help="A run's folder; the newest with a classifier otherwise.")] = None,

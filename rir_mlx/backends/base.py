@@ -232,9 +232,11 @@ def learned_positions(batch: Batch) -> tuple[NDArray[np.int64], NDArray[np.int64
     """
     rows, columns = np.nonzero(batch.weights)
     width = batch.tokens.shape[1]
-    return (rows * width + columns - 1).astype(np.int64), batch.tokens[rows, columns].astype(np.int64), batch.weights[
-        rows, columns
-    ]
+    return (
+        (rows * width + columns - 1).astype(np.int64),
+        batch.tokens[rows, columns].astype(np.int64),
+        batch.weights[rows, columns],
+    )
 
 
 def stop_length(written: Sequence[int], stops: Sequence[Tokens]) -> int:
@@ -246,4 +248,3 @@ def unstopped(written: Sequence[int], stops: Sequence[Tokens]) -> tuple[Tokens, 
     """A finished row without its stop sequence, and why it finished."""
     cut = stop_length(written, stops)
     return tuple(written[: len(written) - cut]), "stop" if cut else "length"
-

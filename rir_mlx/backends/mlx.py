@@ -7,6 +7,7 @@ over the rows; the gradient of the broadcast sums what the rows send back.
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
 import platform
 import resource
@@ -40,16 +41,23 @@ from rir_mlx.backends.base import (
     unstopped,
 )
 from rir_mlx.errors import Failure, ModelError
+from rir_mlx.models import rope_for_both
 
 
 def _prefer_openblas() -> None:
-    """On Linux the wheel brings a reference BLAS, some 25 times slower in float32 than OpenBLAS where that is
-    installed. Loaded first and globally, its symbols are the ones that MLX finds."""
-    if sys.platform == "linux":
+    """On Linux the wheel brings a reference BLAS, some 25 times slower in float32 than OpenBLAS. An OpenBLAS that is
+    loaded first and globally is the one whose symbols MLX finds: that of the `mlx-cpu` extra, or the system's."""
+    if sys.platform != "linux":
+        return
+    found = importlib.util.find_spec("scipy_openblas32")
+    folders = found.submodule_search_locations or [] if found else []
+    bundled = [str(path) for folder in folders for path in Path(folder).glob("lib/libopenblas_python.so")]
+    for library in (*bundled, "libopenblas.so.0"):
         try:
-            ctypes.CDLL("libopenblas.so.0", mode=ctypes.RTLD_GLOBAL)
+            ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL)
         except OSError:
-            return
+            continue
+        return
 
 
 _prefer_openblas()
@@ -86,7 +94,7 @@ class MlxBackend:
         self, folder: Path, *, dtype: Dtype = "auto", adapter: tuple[AdapterSpec, Tensors] | None = None
     ) -> MlxModel:
         try:
-            model, config = load_model(folder, model_config=_rope_for_mlx(load_config(folder)))
+            model, config = load_model(folder, model_config=rope_for_both(load_config(folder)))
         except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
             raise ModelError(f"{folder} cannot be loaded as a language model: {error}") from error
         if (wanted := self._dtype(dtype)) is not None and "quantization" not in config:
@@ -102,18 +110,6 @@ class MlxBackend:
         if dtype == "auto":
             return None if mx.metal.is_available() else mx.float32
         return getattr(mx, dtype)
-
-
-def _rope_for_mlx(config: dict[str, Any]) -> dict[str, Any]:
-    """`rope_theta` and `rope_scaling` out of `rope_parameters`, the one form that transformers 5 writes.
-
-    mlx-lm reads the older form alone, and without it computes other angles in silence."""
-    rope = config.get("rope_parameters")
-    if not isinstance(rope, dict) or "rope_theta" in config:
-        return {}
-    scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
-    plain = scaling.get("rope_type", "default") == "default"
-    return {"rope_theta": rope.get("rope_theta", 10000.0), "rope_scaling": None if plain else scaling}
 
 
 def _physical_memory() -> int:
@@ -169,7 +165,9 @@ class MlxModel:
         layers = self.model.layers
         count = len(adapted_layers(spec, len(layers)))
         keys = set(spec.keys or LINEAR_KEYS)
-        linear = {name for name, module in layers[-1].named_modules() if isinstance(module, (nn.Linear, nn.QuantizedLinear))}
+        linear = {
+            name for name, module in layers[-1].named_modules() if isinstance(module, (nn.Linear, nn.QuantizedLinear))
+        }
         if missing := sorted(keys - linear):
             raise ModelError(f"The model has no linear layer {missing[0]}.", mend="Mend lora_parameters.keys.")
         parameters = {"rank": spec.rank, "scale": spec.scale, "dropout": spec.dropout, "keys": keys}
@@ -180,7 +178,8 @@ class MlxModel:
 
     def trained_tensors(self) -> dict[str, np.ndarray]:
         return {
-            name: np.array(tensor.astype(mx.float32)) for name, tensor in tree_flatten(self.model.trainable_parameters())
+            name: np.array(tensor.astype(mx.float32))
+            for name, tensor in tree_flatten(self.model.trainable_parameters())
         }
 
     # training

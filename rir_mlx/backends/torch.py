@@ -244,8 +244,9 @@ class TorchModel:
 
     @torch.inference_mode()
     def logits(self, tokens: Tokens) -> Floats:
-        hidden = self._run(self._tensor(np.array([tokens])), DynamicCache(config=self.model.config),
-                           self._causal(0, len(tokens)))
+        hidden = self._run(
+            self._tensor(np.array([tokens])), DynamicCache(config=self.model.config), self._causal(0, len(tokens))
+        )
         return np.asarray(self.model.get_output_embeddings()(hidden)[0].float().cpu().numpy())
 
     def generate(
@@ -294,9 +295,7 @@ class TorchModel:
             scores[chosen] = self._score_group([prompts[index] for index in chosen], options, prefix)
         return scores
 
-    def _score_group(
-        self, prompts: Sequence[Tokens], options: Sequence[Tokens], prefix: Tokens
-    ) -> NDArray[np.float64]:
+    def _score_group(self, prompts: Sequence[Tokens], options: Sequence[Tokens], prefix: Tokens) -> NDArray[np.float64]:
         padded, lengths = pad_right(options)
         tokens = self._tensor(padded.astype(np.int64))
         state = _Rows.prefill(self, prompts, prefix)
@@ -334,8 +333,7 @@ class _Rows:
 
     def append(self, model: TorchModel, tokens: torch.Tensor, real: torch.Tensor | None = None) -> torch.Tensor:
         """Run [rows, T] more tokens; returns their hidden states [rows, T, width]."""
-        rows, width = tokens.shape
-        before = self.seen.shape[1]
+        width, before = tokens.shape[1], self.seen.shape[1]
         real = torch.ones_like(tokens, dtype=torch.bool) if real is None else real
         self.seen = torch.cat([self.seen, real], dim=1)
         positions = (self.seen.cumsum(1) - 1).clamp(min=0)[:, before:]
