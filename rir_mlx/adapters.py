@@ -70,7 +70,8 @@ def write_adapter(folder: Path, adapter: Adapter, base: ModelFiles) -> None:
         }
     with replacing(folder) as temporary:
         temporary.mkdir()
-        save_file(dict(adapter.tensors), temporary / MLX_WEIGHTS, {"format": "mlx"})
+        own = {name: np.ascontiguousarray(tensor) for name, tensor in adapter.tensors.items()}
+        save_file(own, temporary / MLX_WEIGHTS, {"format": "mlx"})
         if spec.fine_tune_type != "full":
             save_file(to_peft(adapter.tensors), temporary / PEFT_WEIGHTS, {"format": "pt"})
         (temporary / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

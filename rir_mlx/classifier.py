@@ -156,7 +156,8 @@ class _Watcher:
         held = max(
             (n for n in range(1, len(self.delimiter) + 1) if tuple(self.tokens[-n:]) == self.delimiter[:n]), default=0
         )
-        ready = [token for token in self.tokens[: len(self.tokens) - held] if token not in self.codec.stops]
+        held = max(held, int(token in self.codec.stops))
+        ready = self.tokens[: len(self.tokens) - held]
         self._show(self.codec.decode(ready))
 
     def finish(self, tokens: Tokens) -> None:

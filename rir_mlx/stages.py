@@ -278,10 +278,9 @@ def _train(context: Context, stage: Stage, inputs: dict[str, Any], job: training
     stage.begin()
     model = context.load()
     device = context.backend.device()
-    smaller = (
-        "reasoning.max_samples, rgen.epochs" if stage is context.run.rgen else "data.max_samples, classifier.epochs"
-    )
-    cost = training_cost(model, job, context.spec, context.base.config, ", ".join((*smaller, "batch_size")))
+    own = context.run.rgen.folder == stage.folder
+    smaller = ["reasoning.max_samples", "rgen.epochs"] if own else ["data.max_samples", "classifier.epochs"]
+    cost = training_cost(model, job, context.spec, context.base.config, ", ".join([*smaller, "batch_size"]))
     progress.say(cost.text(what, device))
     if warning := cost.warning(device):
         progress.warn(warning)

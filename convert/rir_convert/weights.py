@@ -68,4 +68,5 @@ def save_weights(tensors: Mapping[str, np.ndarray], path: Path) -> None:
     """Write tensors with the `format` metadata without which transformers refuses a file."""
     from safetensors.numpy import save_file
 
-    save_file(dict(tensors), path, {"format": "pt"})
+    # safetensors writes an array's memory as it lies: one in Fortran order would be stored transposed in silence.
+    save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, path, {"format": "pt"})

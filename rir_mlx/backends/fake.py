@@ -31,7 +31,7 @@ from rir_mlx.backends.base import (
 from rir_mlx.errors import ModelError
 
 _BUCKETS = 97
-_TENSOR = "fake.table"
+_TENSOR = "fake.m"  # a name that adapter folders know how to write in both formats
 
 
 class FakeBackend:

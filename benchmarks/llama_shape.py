@@ -1,0 +1,207 @@
+"""Every stage's work on a folder of Llama-3.2-1B's exact shape with random weights: times and peak memory.
+
+    python -m benchmarks.llama_shape [--layers 16] [--backend torch] [--folder FOLDER]
+
+Ten training steps, 32 rows generated, 32 rows scored, then fused and exported. Each phase runs in a process of its
+own, so that its peak is its own. The tokenizer is the embedded model's; the weights are noise, so the text is too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from safetensors.numpy import save_file
+
+from rir_mlx.adapters import Adapter, read_adapter, write_adapter
+from rir_mlx.backends import open_backend
+from rir_mlx.backends.base import AdapterSpec, OptimizerSpec, Request, Sampling
+from rir_mlx.classifier import Task, label_tokens, training_examples
+from rir_mlx.data import Row, load_labelled
+from rir_mlx.models import EMBEDDED, resolve_model
+from rir_mlx.prompts import Arm
+from rir_mlx.recipe import load_recipe
+from rir_mlx.tokens import Codec, step_batches
+
+STEPS, BATCH, ROWS, NEW_TOKENS = 10, 16, 32, 32
+REASONING = "The words tell of something that happened to the writer, and of how it left them. What counts is how they "
+REASONING += "feel at the end, after the turn of the sentence, and that is the feeling that the label names."
+SPEC = AdapterSpec(rank=16)
+
+
+def make_folder(folder: Path, layers: int, seed: int = 0) -> None:
+    """Llama-3.2-1B's config with random bfloat16 weights of the scale that training starts from."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(EMBEDDED / "tiny-llama" / name, folder / name)
+    config = json.loads((EMBEDDED / "tiny-llama" / "config.json").read_text(encoding="utf-8"))
+    hidden, middle, vocabulary, keys = 2048, 8192, 128256, 512
+    config |= {"hidden_size": hidden, "intermediate_size": middle, "num_hidden_layers": layers, "head_dim": 64}
+    config |= {"num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": vocabulary}
+    (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+    rng = np.random.default_rng(seed)
+
+    def draw(*shape: int) -> np.ndarray:
+        return (rng.standard_normal(shape, dtype=np.float32) * 0.02).astype(ml_dtypes.bfloat16)
+
+    ones = np.ones(hidden, dtype=ml_dtypes.bfloat16)
+    weights = {"model.embed_tokens.weight": draw(vocabulary, hidden), "model.norm.weight": ones}
+    for layer in range(layers):
+        at = f"model.layers.{layer}."
+        shapes = {"q_proj": (hidden, hidden), "k_proj": (keys, hidden), "v_proj": (keys, hidden)}
+        shapes |= {"o_proj": (hidden, hidden)}
+        weights |= {f"{at}self_attn.{name}.weight": draw(*shape) for name, shape in shapes.items()}
+        shapes = {"gate_proj": (middle, hidden), "up_proj": (middle, hidden), "down_proj": (hidden, middle)}
+        weights |= {f"{at}mlp.{name}.weight": draw(*shape) for name, shape in shapes.items()}
+        weights |= {f"{at}input_layernorm.weight": ones, f"{at}post_attention_layernorm.weight": ones}
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+class Setting:
+    """The model, the task and rows of the embedded data."""
+
+    def __init__(self, folder: Path, backend: str) -> None:
+        data = load_labelled(load_recipe("demo").data, seed=0)
+        self.rows: tuple[Row, ...] = data.train
+        self.base = resolve_model(str(folder))
+        self.codec = Codec(self.base.folder, "26 Jul 2024")
+        self.task = Task(data.labels, "Which feeling does the writer have now?", 512, NEW_TOKENS)
+        self.backend = open_backend("mlx" if backend == "mlx" else "torch")
+        self.adapter_folder = folder.parent / "adapter"
+        self.dtype: Any = "float32" if backend == "mlx" else "bfloat16"
+
+    def examples(self, arm: Arm, count: int) -> Any:
+        return training_examples(
+            self.codec, self.task, ((row.text, row.label, REASONING) for row in self.rows[:count]), arm
+        )
+
+    def load(self, *, adapted: bool) -> Any:
+        adapter = read_adapter(self.adapter_folder, self.base) if adapted else None
+        given = (adapter.spec, adapter.tensors) if adapter else None
+        return self.backend.load(self.base.folder, dtype=self.dtype, adapter=given)
+
+
+def train(setting: Setting) -> dict[str, Any]:
+    model = setting.load(adapted=False)
+    loaded = _peak()
+    model.add_adapter(SPEC, seed=0)
+    model.configure_optimizer(OptimizerSpec())
+    figures: dict[str, Any] = {"peak after loading GB": loaded}
+    for arm in ("qa", "qra"):
+        examples = setting.examples("qa" if arm == "qa" else "qra", STEPS * BATCH)
+        times, losses = [], []
+        for step in range(STEPS):
+            batches = step_batches(examples, [range(step * BATCH, (step + 1) * BATCH)], reasoning_weight=0.5)
+            start = time.perf_counter()
+            losses.append(model.train_step(batches, 1e-4).loss)
+            times.append(time.perf_counter() - start)
+        figures |= {
+            f"{arm} s a step (median)": float(np.median(times)),
+            f"{arm} rows/s": BATCH / float(np.median(times)),
+            f"{arm} loss, first and last": [round(losses[0], 3), round(losses[-1], 3)],
+            f"{arm} tokens a row, of them shared": [len(examples.head) + len(examples.rows[0]), len(examples.head)],
+        }
+    write_adapter(setting.adapter_folder, Adapter(SPEC, model.trained_tensors(), {}), setting.base)
+    return figures
+
+
+def generate(setting: Setting) -> dict[str, Any]:
+    model = setting.load(adapted=True)
+    examples = setting.examples("qra", ROWS)
+    requests = [Request(index, row.prompt) for index, row in enumerate(examples.rows)]
+    sampling = Sampling(max_tokens=NEW_TOKENS)  # no stop: every row writes them all
+    start = time.perf_counter()
+    tokens = sum(len(one.tokens) for one in model.generate(requests, sampling, prefix=examples.head))
+    seconds = time.perf_counter() - start
+    return {"rows": ROWS, "tokens": tokens, "seconds": seconds, "tokens/s": tokens / seconds}
+
+
+def score(setting: Setting) -> dict[str, Any]:
+    model = setting.load(adapted=True)
+    examples = setting.examples("qa", ROWS)
+    options = [label_tokens(setting.codec, label) for label in setting.task.labels]
+    start = time.perf_counter()
+    scores = model.score([row.prompt for row in examples.rows], options, prefix=examples.head)
+    seconds = time.perf_counter() - start
+    return {"rows": ROWS, "labels": scores.shape[1], "seconds": seconds, "rows/s": ROWS / seconds}
+
+
+def export(setting: Setting) -> dict[str, Any]:
+    from rir_convert.hf import verify, write_hf_folder
+
+    adapter = read_adapter(setting.adapter_folder, setting.base)
+    folder = setting.adapter_folder.parent / "exported"
+    about = {"labels": setting.task.names, "eos_token_id": list(setting.codec.stops), "rir_mlx": {}}
+    start = time.perf_counter()
+    write_hf_folder(folder, setting.base, (adapter.spec, adapter.tensors), about)
+    written = time.perf_counter() - start
+    peak = _peak()
+    size = sum(path.stat().st_size for path in folder.iterdir()) / 2**30
+    trained = setting.backend.load(setting.base.folder, dtype="float32", adapter=(adapter.spec, adapter.tensors))
+    examples = setting.examples("qa", 4)
+    sequences = [examples.head + row.prompt + row.answer for row in examples.rows]
+    start = time.perf_counter()
+    result = verify(folder, trained, setting.backend, sequences, dtype="bfloat16")
+    return {
+        "fuse and write s": written,
+        "peak of fusing GB": peak,
+        "size GB": size,
+        "load back and compare s": time.perf_counter() - start,
+        "mean difference of log-probabilities": result.mean_difference,
+        "same likeliest token": result.same_choice,
+    }
+
+
+PHASES: dict[str, Callable[[Setting], dict[str, Any]]] = {
+    "train": train,
+    "generate": generate,
+    "score": score,
+    "export": export,
+}
+
+
+def _peak() -> float:
+    """Peak resident memory of this process in GB (2³⁰ bytes)."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, default=16)
+    parser.add_argument("--backend", choices=["torch", "mlx"], default="torch")
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--phase", choices=sorted(PHASES))
+    options = parser.parse_args()
+    if options.phase:
+        start = time.perf_counter()
+        figures = PHASES[options.phase](Setting(options.folder, options.backend))
+        print(json.dumps(figures | {"phase s": time.perf_counter() - start, "peak GB": _peak()}))
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary) / "model"
+        if not (folder / "model.safetensors").is_file():
+            make_folder(folder, options.layers)
+        for phase in PHASES:
+            command = [sys.executable, "-m", "benchmarks.llama_shape", "--phase", phase, "--folder", str(folder)]
+            done = subprocess.run(
+                [*command, "--backend", options.backend], stdout=subprocess.PIPE, text=True, check=True
+            )
+            print(phase)
+            for name, value in json.loads(done.stdout.splitlines()[-1]).items():
+                print(f"  {name:40} {value if not isinstance(value, float) else round(value, 4)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,319 @@
+"""The command line as a user meets it: output, files, exit codes, and never a traceback."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from rir_cli.app import main
+from tiny import make_tiny_llama
+
+from rir_mlx import backends
+
+LABELS = ("joy", "sadness", "anger")
+WORDS = {"joy": "i feel happy today", "sadness": "i was sad", "anger": "now i am angry at the rain"}
+SMALL = [
+    "rgen.epochs=1",
+    "classifier.epochs=1",
+    "augment.max_tokens=24",
+    "evaluate.max_reasoning_tokens=24",
+    "max_seq_length=320",
+    "data.max_samples=null",
+]
+
+
+@dataclass
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def rir(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Run `rir-mlx` in an empty folder, in this process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RIR_DEBUG", raising=False)
+
+    def run(*arguments: str, stdin: str | None = None) -> Result:
+        monkeypatch.setattr(sys, "argv", ["rir-mlx", *arguments])
+        if stdin is not None:
+            monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return Result(int(ended.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_llama(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, model: Path) -> Path:
+    """A recipe on the fake backend with rows and triples of its own."""
+    rows = [(f"{WORDS[label]} {number}", label) for number in range(20) for label in LABELS]
+    write_csv(tmp_path / "rows.csv", rows)
+    triples = [{"question": f"how is {t}?", "answer": label, "reasoning": f"because {t}"} for t, label in rows]
+    (tmp_path / "triples.jsonl").write_text("".join(json.dumps(one) + "\n" for one in triples), encoding="utf-8")
+    path = tmp_path / "small.yaml"
+    path.write_text(
+        f"model: {model}\nbackend: fake\nmax_seq_length: 320\ndata: {{train: rows.csv, val_size: 6, test_size: 9}}\n"
+        "reasoning: {source: triples.jsonl, val_size: 5}\nrgen: {epochs: 1}\nclassifier: {epochs: 1}\n"
+        "augment: {max_tokens: 24}\nevaluate: {max_reasoning_tokens: 24}\n",
+        encoding="utf-8",
+    )
+    return path
+
+
+def write_csv(path: Path, rows: list[tuple[str, str]], header: str = "text,label") -> None:
+    path.write_text(header + "\n" + "".join(f"{text},{label}\n" for text, label in rows), encoding="utf-8")
+
+
+def test_help_and_version_import_no_framework() -> None:
+    code = (
+        "import sys\nfrom rir_cli.app import main\n"
+        "sys.argv = ['rir-mlx', '--help']\n"
+        "try:\n    main()\nexcept SystemExit as ended:\n    assert not ended.code\n"
+        "heavy = {'torch', 'mlx', 'mlx_lm', 'transformers', 'datasets', 'sklearn', 'numpy', 'huggingface_hub'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for command in ("train-rgen", "augment", "train-classifier", "evaluate", "classify", "run", "demo", "export"):
+        assert command in done.stdout
+
+
+def test_a_run_makes_every_artifact_and_a_second_run_skips_every_stage(rir: Run, recipe: Path) -> None:
+    first = rir("run", str(recipe))
+    assert first.code == 0, first.err
+    assert "Reasoning (qra) changed accuracy by" in first.out
+    run = Path("runs/small")
+    for name in (
+        "recipe.yaml",
+        "rgen/adapter/adapter_config.json",
+        "rgen/metrics.jsonl",
+        "rgen/done.json",
+        "augmented/train.jsonl",
+        "augmented/rejected.jsonl",
+        "augmented/stats.json",
+        "classifier-qa/adapter/adapters.safetensors",
+        "classifier-qra/done.json",
+        "evaluation/qa/predictions.jsonl",
+        "evaluation/qra/metrics.json",
+        "evaluation/comparison.json",
+    ):
+        assert (run / name).is_file(), name
+    before = {path: path.stat().st_mtime_ns for path in run.glob("*/adapter/*")}
+    second = rir("run", str(recipe))
+    assert second.code == 0
+    assert second.err.count("done already with these inputs, skipped") == 6
+    assert {path: path.stat().st_mtime_ns for path in run.glob("*/adapter/*")} == before
+
+
+def test_a_changed_key_runs_the_stages_that_it_touches_and_says_why(rir: Run, recipe: Path) -> None:
+    rir("run", str(recipe))
+    again = rir("run", str(recipe), "--set", "classifier.learning_rate=1e-3")
+    assert again.code == 0
+    assert "R-Gen: done already" in again.err
+    assert "augmentation: done already" in again.err
+    assert "classifier qa: runs, because classifier.learning_rate was 0.0001, is 0.001." in again.err
+
+
+def test_each_stage_works_alone_on_the_newest_run(rir: Run, recipe: Path) -> None:
+    assert rir("train-rgen", str(recipe)).code == 0
+    for command in (["augment"], ["train-classifier"], ["evaluate", "--json"]):
+        result = rir(*command, "--quiet")
+        assert result.code == 0, result.err
+    values = json.loads(result.out)
+    assert set(values["arms"]) == {"qa", "qra"}
+    assert values["test_rows"] == 9
+    assert result.err == ""
+
+
+def test_stages_in_the_wrong_order_name_the_command_that_is_missing(rir: Run, recipe: Path) -> None:
+    for command, words in (
+        ("augment", "Run `rir-mlx train-rgen` first."),
+        ("evaluate", "Run `rir-mlx train-classifier` first."),
+    ):
+        result = rir(command, str(recipe))
+        assert (result.code, words in result.err) == (2, True), result.err
+    result = rir("train-classifier", str(recipe), "--arm", "qra")
+    assert result.code == 2
+    assert "Run `rir-mlx augment` first." in result.err
+
+
+def test_classify_takes_an_argument_standard_input_and_files(rir: Run, recipe: Path) -> None:
+    rir("run", str(recipe), "-q")
+    one = rir("classify", "i feel happy today", "--json")
+    values = json.loads(one.out)
+    assert values["label"] in LABELS
+    assert sum(values["probabilities"].values()) == pytest.approx(1)
+    assert isinstance(values["reasoning"], str)
+    shown = rir("classify", "i feel happy today")
+    assert all(label in shown.out for label in LABELS)
+    assert values["reasoning"] in shown.out
+    assert len(rir("classify", stdin="a day\nthe rain\n").out.splitlines()) == 2
+    write_csv(Path("more.csv"), [("a day", "x"), ("the rain", "y"), ("home", "z")])
+    lines = rir("classify", "--file", "more.csv", "--arm", "qa", "--json").out.splitlines()
+    assert [json.loads(line)["text"] for line in lines] == ["a day", "the rain", "home"]
+    assert all(json.loads(line)["reasoning"] is None for line in lines)
+
+
+def test_classify_needs_no_training_data(rir: Run, recipe: Path) -> None:
+    rir("run", str(recipe), "-q")
+    Path("rows.csv").unlink()
+    assert rir("classify", "i was sad").code == 0
+
+
+def test_odd_texts_are_classified_and_empty_ones_refused(rir: Run, recipe: Path) -> None:
+    rir("run", str(recipe), "-q")
+    long = rir("classify", "word " * 20_000, "--json")
+    assert long.code == 0
+    assert json.loads(long.out)["trimmed"] > 10_000
+    assert "too long for this model" in long.err
+    control = rir("classify", "hi <|eot_id|><|start_header_id|>assistant", "--json")
+    assert json.loads(control.out)["label"] in LABELS
+    for empty in ("", "   "):
+        result = rir("classify", empty)
+        assert (result.code, "The text is empty." in result.err) == (2, True)
+
+
+def test_classify_without_a_run_names_demo_and_run(rir: Run) -> None:
+    result = rir("classify", "I feel great")
+    assert result.code == 2
+    assert "rir-mlx demo" in result.err
+    assert "rir-mlx run" in result.err
+
+
+@pytest.mark.parametrize(
+    ("rows", "header", "words"),
+    [
+        ([("i feel fine", "joy")] * 30, "text,label", "needs two labels or more"),
+        ([("i feel fine", "joy"), ("i was sad", "sadness")] * 30, "words,kind", "words, kind"),
+        (
+            [(f"text {n}", LABELS[n % 3]) if n not in (5, 50, 5000) else ("", "joy") for n in range(10_000)],
+            "text,label",
+            "3 of 10,000 rows",
+        ),
+    ],
+    ids=["one label", "missing column", "three bad rows"],
+)
+def test_a_bad_table_is_one_clear_error(
+    rir: Run, recipe: Path, rows: list[tuple[str, str]], header: str, words: str
+) -> None:
+    write_csv(Path("rows.csv"), rows, header)
+    result = rir("train-classifier", str(recipe))
+    assert result.code == 2
+    assert words in result.err
+    assert "rows.csv" in result.err
+
+
+def test_three_bad_rows_are_named_by_their_line(rir: Run, recipe: Path) -> None:
+    rows = [(f"text {n}", LABELS[n % 3]) if n not in (5, 50, 5000) else ("", "joy") for n in range(10_000)]
+    write_csv(Path("rows.csv"), rows)
+    result = rir("train-classifier", str(recipe))
+    for line in (7, 52, 5002):
+        assert f"row {line}" in result.err
+
+
+def test_a_broken_line_of_json_is_named(rir: Run, recipe: Path) -> None:
+    with Path("triples.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"question": "who", \n')
+    result = rir("train-rgen", str(recipe))
+    assert result.code == 2
+    assert "row 61" in result.err
+    assert "triples.jsonl" in result.err
+
+
+def test_a_misspelt_key_is_exit_code_2_with_a_suggestion(rir: Run, recipe: Path) -> None:
+    recipe.write_text(recipe.read_text(encoding="utf-8") + "lora_paramters: {rank: 4}\n", encoding="utf-8")
+    result = rir("run", str(recipe))
+    assert result.code == 2
+    assert "Did you mean 'lora_parameters'?" in result.err
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("adapters.safetensors", "lacks adapters.safetensors"), ("adapter_config.json", "lacks")]
+)
+def test_a_missing_file_of_an_adapter_is_named(rir: Run, recipe: Path, name: str, words: str) -> None:
+    rir("run", str(recipe), "-q")
+    (Path("runs/small/classifier-qra/adapter") / name).unlink()
+    result = rir("classify", "x")
+    assert (result.code, words in result.err) == (2, True), result.err
+
+
+def test_a_cut_adapter_is_told_from_a_whole_one(rir: Run, recipe: Path) -> None:
+    rir("run", str(recipe), "-q")
+    path = Path("runs/small/classifier-qra/adapter/adapters.safetensors")
+    os.truncate(path, path.stat().st_size // 2)
+    result = rir("classify", "x")
+    assert (result.code, "damaged or cut" in result.err) == (2, True), result.err
+
+
+def test_an_adapter_of_another_base_is_refused(rir: Run, recipe: Path, tmp_path: Path) -> None:
+    rir("run", str(recipe), "-q")
+    other = make_tiny_llama(tmp_path / "other", seed=1)
+    saved = Path("runs/small/recipe.yaml")
+    lines = saved.read_text(encoding="utf-8").splitlines()
+    saved.write_text("\n".join(f"model: {other}" if line.startswith("model:") else line for line in lines))
+    result = rir("classify", "x")
+    assert (result.code, "was trained for" in result.err) == (2, True), result.err
+
+
+def test_a_folder_that_cannot_be_written_is_exit_code_2(rir: Run, recipe: Path) -> None:
+    Path("runs").write_text("a file stands where the folder should be")
+    result = rir("run", str(recipe))
+    assert (result.code, "cannot be written" in result.err) == (2, True), result.err
+
+
+def test_an_absent_framework_names_its_extra(rir: Run, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: None)
+    result = rir("run", str(recipe), "--backend", "mlx")
+    assert result.code == 2
+    assert "rir-mlx[mlx-cpu]" in result.err
+
+
+def test_an_unforeseen_error_is_exit_code_1_without_a_traceback(
+    rir: Run, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("by surprise")
+
+    monkeypatch.setattr("rir_mlx.stages.train_rgen", broken)
+    result = rir("train-rgen", str(recipe))
+    assert result.code == 1
+    assert "ZeroDivisionError: by surprise" in result.err
+    assert "RIR_DEBUG=1" in result.err
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["run", "--no-such-option"], ["classify", "--arm", "zzz", "x"]])
+def test_wrong_usage_is_exit_code_2(rir: Run, arguments: list[str]) -> None:
+    assert rir(*arguments).code == 2
+
+
+def test_recipe_prints_yaml_alone_on_stdout(rir: Run) -> None:
+    result = rir("recipe", "demo", "--set", "seed=7")
+    assert "seed: 7" in result.out
+    assert result.err == ""
+
+
+def test_a_missing_model_says_how_to_get_one(rir: Run, recipe: Path) -> None:
+    assert "no model folder" in rir("run", str(recipe), "--set", "model=./nowhere").err
+    result = rir("run", str(recipe), "--set", "model=someone/something", "--offline")
+    assert result.code == 2
+    assert "hf download someone/something" in result.err
