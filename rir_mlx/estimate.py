@@ -70,7 +70,7 @@ def training_cost(model: Model, job: Job, spec: AdapterSpec, config: dict[str, A
 
 
 def generation_cost(
-    model: Model, requests: Sequence[Request], prefix: Tokens, sampling: Sampling, smaller: str
+    model: Model, requests: Sequence[Request], prefix: Tokens, sampling: Sampling, config: dict[str, Any]
 ) -> Cost:
     """The cost of generating to the limit for every request: an upper bound, from a few tokens of one batch."""
     few, more = 2, 8
@@ -89,8 +89,8 @@ def generation_cost(
         rows=len(requests),
         tokens=prompt + len(requests) * sampling.max_tokens,
         seconds=batches * (start + each * sampling.max_tokens),
-        memory=0,
-        smaller=smaller,
+        memory=_generation_memory(model, batch, len(prefix) + sampling.max_tokens, config),
+        smaller="data.max_samples, augment.max_tokens",
     )
 
 
@@ -103,6 +103,15 @@ def _training_memory(model: Model, batch: Batch, spec: AdapterSpec, config: dict
     learned = int((batch.weights > 0).sum())
     activations = batch.processed * layers * hidden * 34 * width
     return model.parameters * width + trained * 16 + activations + 3 * 4 * learned * int(config["vocab_size"])
+
+
+def _generation_memory(model: Model, batch: Sequence[Request], more: int, config: dict[str, Any]) -> int:
+    """Bytes: weights; keys and values of every token of the longest row, for each row; and a row of logits each."""
+    heads = int(config.get("num_key_value_heads") or config["num_attention_heads"])
+    width = int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+    longest = max(len(request.tokens) for request in batch) + more
+    cache = len(batch) * longest * int(config["num_hidden_layers"]) * heads * width * 2 * 2
+    return model.parameters * 2 + cache + len(batch) * int(config["vocab_size"]) * 4
 
 
 def _timed(work: Any) -> float:

@@ -96,23 +96,19 @@ class Context:
         }
 
 
-def open_run(folder: Path, recipe: Recipe, backend: Backend, progress: Progress, *, force: bool = False) -> Context:
+def open_run(context: Context) -> None:
     """Write the resolved recipe into the run's folder: local paths made absolute, the model's revision fixed."""
-    run = RunDir(folder)
-    context = Context(run, recipe, backend, progress, force)
-    resolved = recipe.model_copy(
+    recipe = context.recipe
+    data = {part: _absolute(getattr(recipe.data, part)) for part in ("train", "validation", "test")}
+    context.recipe = recipe.model_copy(
         update={
             "model": str(context.base.folder.resolve()) if Path(recipe.model).is_dir() else recipe.model,
             "revision": context.base.revision,
-            "data": recipe.data.model_copy(
-                update={part: _absolute(getattr(recipe.data, part)) for part in ("train", "validation", "test")}
-            ),
+            "data": recipe.data.model_copy(update=data),
             "reasoning": recipe.reasoning.model_copy(update={"source": _absolute(recipe.reasoning.source)}),
         }
     )
-    run.save_recipe(resolved)
-    context.recipe = resolved
-    return context
+    context.run.save_recipe(context.recipe)
 
 
 def _absolute(source: SourceSpec | None) -> SourceSpec | None:
@@ -211,7 +207,7 @@ def _say_generation_cost(context: Context, model: Model, job: augment.Job) -> No
         codec.encode(rgen_row_prompt(row.text, row.label, job.labels, job.instruction), limit) for row in rows[:_CHUNK]
     ]
     requests = [Request(index, one.row) for index, one in enumerate(encoded)]
-    cost = generation_cost(model, requests, encoded[0].head, job.sampling, "data.max_samples, augment.max_tokens")
+    cost = generation_cost(model, requests, encoded[0].head, job.sampling, context.base.config)
     times = len(rows) / len(requests)
     whole = replace(cost, rows=len(rows), tokens=round(cost.tokens * times), seconds=cost.seconds * times)
     context.progress.say("At most, " + whole.text("augmentation", context.backend.device()))

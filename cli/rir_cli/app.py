@@ -57,6 +57,7 @@ QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on
 ForceOption = Annotated[bool, typer.Option("--force", help="Run again even where nothing changed.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 RUNS = Path("runs")
+_INTERRUPTED = 130
 
 
 @app.command("train-rgen")
@@ -246,14 +247,15 @@ def _context(
     offline: bool,
     quiet: bool,
     force: bool = False,
+    write: bool = True,
 ) -> Context:
-    """The run that a command works on: the one named, the recipe's, or the newest."""
+    """The run that a command works on: the one named, the recipe's, or the newest. `write`: keep its recipe there."""
     _prepare(offline=offline)
     from rir_cli.console import ConsoleProgress
     from rir_mlx.backends import open_backend
     from rir_mlx.recipe import load_recipe
     from rir_mlx.run import RunDir, newest_run
-    from rir_mlx.stages import open_run
+    from rir_mlx.stages import Context, open_run
 
     extra = tuple(overrides or ()) + ((f"backend={backend.value}",) if backend else ())
     if recipe is not None and (Path(recipe) / "recipe.yaml").is_file():
@@ -264,8 +266,10 @@ def _context(
     else:
         loaded = load_recipe(recipe or "emotion", extra)
         folder = runs / loaded.name
-    progress = ConsoleProgress(quiet=quiet)
-    return open_run(folder, loaded, open_backend(loaded.backend), progress, force=force)
+    context = Context(RunDir(folder), loaded, open_backend(loaded.backend), ConsoleProgress(quiet=quiet), force)
+    if write:
+        open_run(context)
+    return context
 
 
 def _trained_context(
@@ -282,7 +286,7 @@ def _trained_context(
             f"{where} no trained classifier." if run else f"{where} a trained classifier.",
             mend="`rir-mlx demo` makes one in two minutes; `rir-mlx run RECIPE` makes yours.",
         )
-    return _context(str(found.folder), None, runs, backend, offline=offline, quiet=quiet)
+    return _context(str(found.folder), None, runs, backend, offline=offline, quiet=quiet, write=False)
 
 
 def _prepare(*, offline: bool) -> None:
@@ -387,9 +391,10 @@ def main() -> NoReturn:
             raise
         print_error(error)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("\nInterrupted. The same command continues.", err=True)
-        sys.exit(130)
+    except SystemExit as ended:
+        if ended.code == _INTERRUPTED:
+            typer.echo("\nInterrupted. What was finished is kept; the same command continues.", err=True)
+        raise
     except Exception as error:
         from rir_cli.console import debugging
 
