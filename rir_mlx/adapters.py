@@ -102,8 +102,10 @@ def read_adapter(folder: Path, base: ModelFiles) -> Adapter:
         about = config["rir_mlx"]
         about["about"], about["base_fingerprint"]
         spec = AdapterSpec(**(about["spec"] | {"keys": tuple(about["spec"]["keys"])}))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{folder / CONFIG} cannot be read: {error!r}.") from error
+    except KeyError as error:
+        raise ModelError(f"{folder / CONFIG} lacks the key {error}.", mend="Train again, or restore the file.") from error
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelError(f"{folder / CONFIG} cannot be read: {error}", mend="Restore the file.") from error
     if about["base_fingerprint"] != base.fingerprint:
         raise ModelError(
             f"The adapter in {folder} was trained for {config['base_model_name_or_path']}, not for these weights of "

@@ -136,8 +136,10 @@ def make_folder(folder: Path) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path that takes the place of `path`, a file or a folder, when the block ends well."""
     make_folder(path.parent)
+    for left in path.parent.glob(f".{path.name}.*.tmp"):  # by a process that was killed here
+        shutil.rmtree(left, ignore_errors=True)
     try:
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
         try:
             yield temporary / path.name
             _sync(temporary / path.name)

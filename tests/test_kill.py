@@ -1,0 +1,80 @@
+"""A command killed at any moment, run again, ends as if it had never been killed. Real processes, real signals."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tiny import make_tiny_llama
+
+LABELS = {"joy": "i feel happy today", "sadness": "i was sad", "anger": "now i am angry at the rain"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A working folder with a recipe on the fake backend, enough rows for a second or two of work."""
+    make_tiny_llama(tmp_path / "model")
+    rows = [(f"{text} {n}", label) for n in range(150) for label, text in LABELS.items()]
+    table = "".join(f"{text},{label}\n" for text, label in rows)
+    (tmp_path / "rows.csv").write_text("text,label\n" + table, encoding="utf-8")
+    triples = [{"question": t, "answer": label, "reasoning": f"because {t}"} for t, label in rows[:150]]
+    (tmp_path / "triples.jsonl").write_text("".join(json.dumps(t) + "\n" for t in triples), encoding="utf-8")
+    (tmp_path / "small.yaml").write_text(
+        "model: ./model\nbackend: fake\nmax_seq_length: 320\ndata: {train: rows.csv, val_size: 30, test_size: 60}\n"
+        "reasoning: {source: triples.jsonl, val_size: 15}\nrgen: {epochs: 1}\nclassifier: {epochs: 1}\n"
+        "augment: {max_tokens: 24}\nevaluate: {max_reasoning_tokens: 24}\n",
+        encoding="utf-8",
+    )
+    return tmp_path
+
+
+def start(folder: Path, runs: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "rir_cli", "run", "small.yaml", "--runs", runs, "-q"]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def artifacts(run: Path) -> dict[str, bytes]:
+    """What a run ends with, without the journal, times and speeds."""
+    names = [*run.glob("*/adapter/*.safetensors"), *run.glob("augmented/*.jsonl"), *run.glob("evaluation/**/*.jsonl")]
+    return {str(path.relative_to(run)): path.read_bytes() for path in names if path.name != "journal.jsonl"}
+
+
+def test_a_run_killed_again_and_again_ends_with_the_same_rows_and_weights(folder: Path) -> None:
+    begun = time.monotonic()
+    assert start(folder, "whole").wait(timeout=120) == 0
+    length = time.monotonic() - begun
+    rng = random.Random(7)
+    kills = 0
+    for _ in range(4):
+        process = start(folder, "killed")
+        time.sleep(length * rng.uniform(0.3, 0.9))
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.wait(timeout=60)
+    assert kills >= 1
+    assert start(folder, "killed").wait(timeout=120) == 0
+    whole, killed = artifacts(folder / "whole" / "small"), artifacts(folder / "killed" / "small")
+    assert len(whole) >= 10
+    assert killed == whole
+    keys = [json.loads(line)["key"] for line in (folder / "killed/small/augmented/journal.jsonl").open()]
+    assert len(keys) == len(set(keys)) == 390
+    assert not list((folder / "killed" / "small").rglob("*.tmp"))
+
+
+def test_an_interrupt_says_how_to_go_on(folder: Path) -> None:
+    command = [sys.executable, "-m", "rir_cli", "run", "small.yaml", "--runs", "stopped"]
+    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert "R-Gen: runs" in process.stderr.readline() + process.stderr.readline() + process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command continues" in err
+    assert "Traceback" not in err
