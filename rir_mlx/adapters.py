@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -100,16 +100,20 @@ def read_adapter(folder: Path, base: ModelFiles) -> Adapter:
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         about = config["rir_mlx"]
-        about["about"], about["base_fingerprint"]
-        spec = AdapterSpec(**(about["spec"] | {"keys": tuple(about["spec"]["keys"])}))
+        if unknown := set(about["spec"]) - {field.name for field in fields(AdapterSpec)}:
+            raise ValueError(f"unknown key {min(unknown)!r} in its spec")
+        given = {field.name: about["spec"][field.name] for field in fields(AdapterSpec)}
+        spec = AdapterSpec(**(given | {"keys": tuple(given["keys"])}))
+        beside, fingerprint, trained_for = about["about"], about["base_fingerprint"], config["base_model_name_or_path"]
     except KeyError as error:
-        raise ModelError(f"{folder / CONFIG} lacks the key {error}.", mend="Train again, or restore the file.") from error
+        raise ModelError(
+            f"{folder / CONFIG} lacks the key {error}.", mend="Train again, or restore the file."
+        ) from error
     except (OSError, ValueError, TypeError) as error:
         raise ModelError(f"{folder / CONFIG} cannot be read: {error}", mend="Restore the file.") from error
-    if about["base_fingerprint"] != base.fingerprint:
+    if fingerprint != base.fingerprint:
         raise ModelError(
-            f"The adapter in {folder} was trained for {config['base_model_name_or_path']}, not for these weights of "
-            f"{base.name}.",
+            f"The adapter in {folder} was trained for {trained_for}, not for these weights of {base.name}.",
             mend="Name that base in the recipe's `model`, or train again.",
         )
     try:
@@ -118,4 +122,4 @@ def read_adapter(folder: Path, base: ModelFiles) -> Adapter:
         raise ModelError(
             f"{folder / MLX_WEIGHTS} is damaged or cut: {error}", mend="Restore the file, or train again."
         ) from error
-    return Adapter(spec, tensors, about["about"])
+    return Adapter(spec, tensors, beside)

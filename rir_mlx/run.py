@@ -143,13 +143,25 @@ def replacing(path: Path) -> Iterator[Path]:
         try:
             yield temporary / path.name
             _sync(temporary / path.name)
-            if path.is_dir():
-                os.replace(path, temporary / "old")
-            os.replace(temporary / path.name, path)
+            _take_place(temporary / path.name, path, aside=temporary / "old")
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise Failure(f"{path} could not be written: {error.strerror or error}.") from error
+
+
+def _take_place(new: Path, path: Path, *, aside: Path) -> None:
+    """Rename `new` to `path`. A folder cannot be renamed over another, so the old one steps aside, and back again if
+    the new one cannot come."""
+    if not path.is_dir():
+        os.replace(new, path)
+        return
+    os.replace(path, aside)
+    try:
+        os.replace(new, path)
+    except OSError:
+        os.replace(aside, path)
+        raise
 
 
 def _sync(path: Path) -> None:

@@ -239,7 +239,7 @@ def train_classifier(context: Context, arm: Arm) -> None:
         )
 
     train = encode("train", context.data.train)
-    if not train.rows:
+    if arm == "qra" and not train.rows and not train.dropped:
         raise UserError(
             f"No reasoning of this run passed the gates; {context.run.rejected_rows()} says why.",
             mend="Train R-Gen longer, or raise augment.max_tokens.",
@@ -267,10 +267,14 @@ def _due(context: Context, stage: Stage, inputs: dict[str, Any], what: str) -> b
 
 def _train(context: Context, stage: Stage, inputs: dict[str, Any], job: training.Job, about: dict[str, Any]) -> None:
     progress, what = context.progress, str(about["what"])
+    if not job.train.rows:
+        raise UserError(f"{what}: no row fits into max_seq_length.", mend="Raise max_seq_length.")
     if job.train.trimmed:
         progress.warn(f"{job.train.trimmed:,} texts are longer than max_seq_length and are trimmed at their end.")
     if job.train.dropped:
-        progress.warn(f"{job.train.dropped:,} rows are left out: their reasoning alone is longer than max_seq_length.")
+        progress.warn(
+            f"{job.train.dropped:,} rows are left out: what they are to learn does not fit into max_seq_length."
+        )
     stage.begin()
     model = context.load()
     device = context.backend.device()

@@ -172,7 +172,8 @@ class Example:
 
 @dataclass(frozen=True)
 class Examples:
-    """The encoded rows of one task. `trimmed` texts were cut; `dropped` rows have too long a completion."""
+    """The encoded rows of one task. `trimmed` texts were cut; `dropped` rows have too long a completion. `head` is
+    empty where no row is left."""
 
     head: Tokens
     rows: tuple[Example, ...]
@@ -193,8 +194,7 @@ def encode_examples(codec: Codec, rows: Iterable[tuple[Prompt, Tokens, Tokens]],
         try:
             encoded = codec.encode(prompt, max_seq_length - len(reasoning) - len(answer))
         except UserError:
-            if not reasoning:
-                raise
+            codec.encode(prompt, max_seq_length)  # where even the prompt alone is too long, that is the error
             dropped += 1
             continue
         head = encoded.head

@@ -16,6 +16,7 @@ from rir_mlx.recipe import TrainingSection
 from rir_mlx.tokens import Examples, batch_order, step_batches, whole_batches
 
 DEFAULT_EPOCHS = 2.0
+_MEND_FINITE = "Lower learning_rate, or set dtype to float32."
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def train(model: Model, job: Job, *, metrics: Path, save: Callable[[], None], pr
                 rows = ", ".join(str(index) for group in chosen for index in group)
                 raise Failure(
                     f"The loss is not finite at step {step + 1} (training rows {rows}).",
-                    mend="Lower learning_rate, or set dtype to float32.",
+                    mend=_MEND_FINITE,
                 )
             recent.append(result.loss)
             tokens += sum(batch.processed for batch in batches)
@@ -112,6 +113,8 @@ def train(model: Model, job: Job, *, metrics: Path, save: Callable[[], None], pr
                 reported, reported_tokens, recent = now, tokens, [] if not last else recent
             if job.validation.rows and ((step + 1) % options.steps_per_eval == 0 or last):
                 line["validation_loss"] = mean_loss(model, job)
+                if not math.isfinite(line["validation_loss"]):
+                    raise Failure(f"The validation loss is not finite at step {step + 1}.", mend=_MEND_FINITE)
                 if line["validation_loss"] < best:
                     best, best_step = line["validation_loss"], step + 1
                     save()

@@ -38,9 +38,11 @@ def test_the_interval_covers_the_truth_about_nineteen_times_in_twenty() -> None:
     trials = 60
     intervals = [bootstrap_mean((rng.random(200) < 0.7).astype(np.float64), seed=trial) for trial in range(trials)]
     covered = sum(one.low <= 0.7 <= one.high for one in intervals)
-    # 57 are expected; fewer than 51 or all 60 narrow ones would be far out (binomial, p = 0.95).
+    # 57 are expected; fewer than 51 come by chance once in 200 (binomial, p = 0.95).
     assert covered >= 51
-    assert np.mean([one.high - one.low for one in intervals]) == pytest.approx(2 * 1.96 * math.sqrt(0.21 / 200), rel=0.1)
+    assert np.mean([one.high - one.low for one in intervals]) == pytest.approx(
+        2 * 1.96 * math.sqrt(0.21 / 200), rel=0.1
+    )
 
 
 def test_values_that_are_all_alike_have_an_interval_of_no_width() -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from peft import LoraConfig, inject_adapter_in_model
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.utils import logging as transformers_logging
 
@@ -72,11 +73,17 @@ class TorchBackend:
     ) -> TorchModel:
         transformers_logging.disable_progress_bar()
         try:
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=self._dtype(dtype), attn_implementation="sdpa", local_files_only=True
+            model, report = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=self._dtype(dtype),
+                attn_implementation="sdpa",
+                local_files_only=True,
+                output_loading_info=True,
             )
-        except (OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, AttributeError, SafetensorError) as error:
             raise ModelError(f"{folder} cannot be loaded as a language model: {error}") from error
+        if missing := sorted(report["missing_keys"]):  # which transformers would fill with random numbers
+            raise ModelError(f"{folder} cannot be loaded as a language model: it lacks the weight {missing[0]}.")
         loaded = TorchModel(model.to(self.target).eval())
         if adapter is not None:
             loaded.attach(*adapter)
@@ -163,7 +170,7 @@ class TorchModel:
 
     def trained_tensors(self) -> dict[str, np.ndarray]:
         return {
-            name: np.ascontiguousarray(_transposed(name, parameter.detach().float().cpu().numpy()))
+            name: np.array(_transposed(name, parameter.detach().float().cpu().numpy()), order="C")
             for name, parameter in self.trained.items()
         }
 

@@ -1,0 +1,91 @@
+"""Rows of random tokens, adapters that change something, and what a model's logits say the slow way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rir_mlx.backends.base import AdapterSpec, Backend, Batch, Model, Tokens
+from rir_mlx.tokens import Example, Examples
+
+VOCABULARY = 300
+"""Fewer than the tiny model's, so that every id below is one of its tokens."""
+
+HEAD = 11
+
+
+def draw(rng: np.random.Generator, count: int) -> Tokens:
+    return tuple(rng.integers(8, VOCABULARY, count).tolist())
+
+
+def some_examples(rows: int = 6, *, reasoning: bool = True, seed: int = 0) -> Examples:
+    """Rows of clearly different lengths behind one head of 11 tokens."""
+    rng = np.random.default_rng(seed)
+    made = tuple(
+        Example(
+            prompt=draw(rng, 1 + 3 * index),
+            reasoning=draw(rng, 1 + (5 * index) % 7) if reasoning else (),
+            answer=draw(rng, 1 + index % 3),
+        )
+        for index in range(rows)
+    )
+    return Examples(draw(rng, HEAD), made)
+
+
+def spec_of(fine_tune_type: str, **changes: object) -> AdapterSpec:
+    return AdapterSpec(fine_tune_type=fine_tune_type, rank=4, **changes)  # type: ignore[arg-type]
+
+
+def random_adapter(backend: Backend, folder: Path, spec: AdapterSpec, seed: int = 0) -> dict[str, np.ndarray]:
+    """Tensors of the adapter's names and shapes, each changed by enough to move the logits."""
+    model = backend.load(folder, dtype="float32")
+    model.add_adapter(spec, seed=seed)
+    rng = np.random.default_rng(seed)
+    return {
+        name: (tensor + rng.normal(0, 0.1, tensor.shape)).astype(np.float32)
+        for name, tensor in sorted(model.trained_tensors().items())
+    }
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    logits = logits.astype(np.float64)
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def naive_loss(model: Model, batch: Batch) -> float:
+    """The batch's loss by its definition: each row alone, unpadded, its prefix in front."""
+    total = 0.0
+    for row, length, weights in zip(batch.tokens, batch.lengths, batch.weights, strict=True):
+        sequence = (*batch.prefix, *row[:length].tolist())
+        chances = log_softmax(model.logits(sequence))
+        for column in range(length):
+            place = len(batch.prefix) + column
+            if weights[column]:
+                total -= float(weights[column]) * chances[place - 1, sequence[place]]
+    return total
+
+
+def naive_score(model: Model, prompt: Tokens, option: Tokens) -> float:
+    """Σ log p(option tokens | prompt), from one pass over the whole sequence."""
+    chances = log_softmax(model.logits((*prompt, *option)))
+    return float(sum(chances[len(prompt) + i - 1, token] for i, token in enumerate(option)))
+
+
+def naive_greedy(model: Model, prompt: Tokens, count: int) -> Tokens:
+    """The likeliest next token, `count` times, without a cache or a batch."""
+    written: list[int] = []
+    for _ in range(count):
+        written.append(int(model.logits((*prompt, *written))[-1].argmax()))
+    return tuple(written)
+
+
+def until_stop(written: Sequence[int], stops: Sequence[Tokens]) -> tuple[Tokens, str]:
+    """What is left of an endless text when the first stop sequence to be complete ends it."""
+    for end in range(1, len(written) + 1):
+        for stop in stops:
+            if end >= len(stop) and tuple(written[end - len(stop) : end]) == stop:
+                return tuple(written[: end - len(stop)]), "stop"
+    return tuple(written), "length"

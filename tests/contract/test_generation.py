@@ -1,0 +1,196 @@
+"""What a generated row is, on the backends that run a real model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sequences import HEAD, draw, log_softmax, naive_greedy, random_adapter, spec_of, until_stop
+
+from rir_mlx.backends.base import Backend, Completion, Model, Request, Sampling, Tokens
+
+LENGTHS = (1, 40, 3, 17, 2, 90)
+"""Very different ones, so that most rows of a batch are mostly padding."""
+COUNT = 12
+
+
+def rows_of(lengths: tuple[int, ...] = LENGTHS, seed: int = 0) -> list[Tokens]:
+    rng = np.random.default_rng(seed)
+    return [draw(rng, length) for length in lengths]
+
+
+def lively(backend: Backend, folder: Path) -> Model:
+    """A random model repeats one token; this adapter makes its text vary."""
+    spec = spec_of("lora", scale=8.0)
+    return backend.load(folder, dtype="float32", adapter=(spec, random_adapter(backend, folder, spec)))
+
+
+def write(model: Model, rows: list[Tokens], sampling: Sampling, prefix: Tokens = ()) -> dict[int, Completion]:
+    requests = [Request(index, row) for index, row in enumerate(rows)]
+    done = list(model.generate(requests, sampling, prefix=prefix))
+    assert sorted(one.key for one in done) == list(range(len(rows)))
+    return {one.key: one for one in done}
+
+
+@pytest.mark.parametrize("prefix_length", [0, 1, HEAD])
+@pytest.mark.parametrize("batch_size", [1, 3, 32])
+def test_greedy_text_is_the_likeliest_token_after_token(
+    framework: Backend, tiny: Path, prefix_length: int, batch_size: int
+) -> None:
+    """Padding on the wrong side, or positions that count it, change most of these rows."""
+    model, rows = lively(framework, tiny), rows_of()
+    prefix = draw(np.random.default_rng(5), prefix_length)
+    done = write(model, rows, Sampling(max_tokens=COUNT, batch_size=batch_size), prefix)
+    expected = {index: naive_greedy(model, prefix + row, COUNT) for index, row in enumerate(rows)}
+    assert {index: one.tokens for index, one in done.items()} == expected
+    assert {one.finish_reason for one in done.values()} == {"length"}
+    assert len({token for tokens in expected.values() for token in tokens}) > COUNT
+
+
+def test_the_model_is_as_it_was_after_generating(framework: Backend, tiny: Path) -> None:
+    model, rows = lively(framework, tiny), rows_of()
+    prefix = draw(np.random.default_rng(5), HEAD)
+    before = model.logits(rows[1])
+    runs = [write(model, rows, Sampling(max_tokens=5), prefix) for _ in range(2)]
+    assert runs[0] == runs[1]
+    np.testing.assert_array_equal(model.logits(rows[1]), before)
+
+
+@pytest.mark.parametrize("prefix_length", [0, HEAD])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_a_stop_sequence_ends_a_row_and_is_not_in_it(
+    framework: Backend, tiny: Path, size: int, prefix_length: int
+) -> None:
+    model, rows = lively(framework, tiny), rows_of()
+    prefix = draw(np.random.default_rng(5), prefix_length)
+    endless = [naive_greedy(model, prefix + row, COUNT) for row in rows]
+    stops = (endless[1][4 : 4 + size], endless[3][2 : 2 + size])
+    done = write(model, rows, Sampling(max_tokens=COUNT, stop=stops, batch_size=4), prefix)
+    expected = {index: until_stop(tokens, stops) for index, tokens in enumerate(endless)}
+    assert {index: (one.tokens, one.finish_reason) for index, one in done.items()} == expected
+    assert Counter(reason for _, reason in expected.values())["stop"] >= 2
+
+
+def test_a_stop_sequence_is_found_after_a_false_start(framework: Backend, tiny: Path) -> None:
+    """The delimiter a, b is found in a, a, b, where matching from the first a fails at the second."""
+    model, rows = lively(framework, tiny), rows_of()
+    endless = [naive_greedy(model, row, 40) for row in rows]
+    places = [
+        (index, place)
+        for index, tokens in enumerate(endless)
+        for place in range(len(tokens) - 2)
+        if tokens[place] == tokens[place + 1] != tokens[place + 2]
+    ]
+    assert places
+    index, place = places[0]
+    stop = endless[index][place + 1 : place + 3]
+    done = write(model, [rows[index]], Sampling(max_tokens=40, stop=(stop,)))[0]
+    assert (done.tokens, done.finish_reason) == until_stop(endless[index], [stop])
+    assert done.finish_reason == "stop"
+
+
+def test_a_stop_sequence_in_the_prompt_does_not_end_the_row(framework: Backend, tiny: Path) -> None:
+    """A row that starts with the second half of a stop sequence, whose first half ended the prompt, goes on."""
+    model, row = lively(framework, tiny), rows_of()[1]
+    endless = naive_greedy(model, row, COUNT)
+    stop = (row[-1], endless[0])
+    done = write(model, [row], Sampling(max_tokens=COUNT, stop=(stop,)))[0]
+    assert (done.tokens, done.finish_reason) == until_stop(endless, [stop])
+
+
+def test_a_stop_sequence_that_ends_at_the_limit_is_a_stop(framework: Backend, tiny: Path) -> None:
+    model, row = lively(framework, tiny), rows_of()[1]
+    endless = naive_greedy(model, row, 6)
+    done = write(model, [row], Sampling(max_tokens=6, stop=(endless[4:6],)))[0]
+    assert (done.tokens, done.finish_reason) == until_stop(endless, [endless[4:6]])
+    assert done.finish_reason == "stop"
+
+
+def test_on_token_sees_each_token_in_order(framework: Backend, tiny: Path) -> None:
+    model, rows = lively(framework, tiny), rows_of()
+    stop = naive_greedy(model, rows[1], COUNT)[3:5]
+    seen: dict[int, list[int]] = {index: [] for index in range(len(rows))}
+    requests = [Request(index, row) for index, row in enumerate(rows)]
+    sampling = Sampling(max_tokens=COUNT, stop=(stop,), batch_size=4)
+    done = list(model.generate(requests, sampling, on_token=lambda key, token: seen[key].append(token)))
+    assert len(done) == len(rows)
+    for one in done:
+        assert tuple(seen[one.key]) == one.tokens + (stop if one.finish_reason == "stop" else ())
+    assert "stop" in {one.finish_reason for one in done}
+
+
+def test_a_generator_that_is_left_early_does_no_harm(framework: Backend, tiny: Path) -> None:
+    model, rows = lively(framework, tiny), rows_of()
+    sampling = Sampling(max_tokens=4, batch_size=2)
+    left = model.generate([Request(index, row) for index, row in enumerate(rows)], sampling)
+    next(iter(left))
+    del left
+    expected = {index: naive_greedy(model, row, 4) for index, row in enumerate(rows)}
+    assert {key: one.tokens for key, one in write(model, rows, sampling).items()} == expected
+
+
+def test_nothing_is_written_for_no_rows(framework: Backend, tiny: Path) -> None:
+    model = framework.load(tiny, dtype="float32")
+    assert list(model.generate([], Sampling(), prefix=(9, 10, 11))) == []
+
+
+def test_a_sampled_row_depends_on_its_own_seed_alone(framework: Backend, tiny: Path) -> None:
+    """mlx-lm draws every row from one global stream, so that a row's text changed with the rows beside it."""
+    model, rows = lively(framework, tiny), rows_of()
+    sampling = Sampling(max_tokens=COUNT, temperature=1.0, top_p=0.95, batch_size=4)
+
+    def sample(requests: list[Request], batch_size: int) -> dict[int, Tokens]:
+        changed = Sampling(COUNT, sampling.temperature, sampling.top_p, (), batch_size)
+        return {one.key: one.tokens for one in model.generate(requests, changed)}
+
+    requests = [Request(index, row, seed=100 + index) for index, row in enumerate(rows)]
+    together = sample(requests, 4)
+    assert sample(requests, 4) == together
+    assert sample(requests[::-1], 1) == together
+    assert {key: tokens for one in requests for key, tokens in sample([one], 4).items()} == together
+    neighbours = [Request(index, rows[5 - index], seed=7 * index) for index in range(5)]
+    assert sample([*neighbours, Request(9, rows[1], seed=101)], 6)[9] == together[1]
+
+
+def test_seeds_give_different_texts(framework: Backend, tiny: Path) -> None:
+    model, row = lively(framework, tiny), rows_of()[1]
+    sampling = Sampling(max_tokens=COUNT, temperature=1.0)
+    done = list(model.generate([Request(seed, row, seed=seed) for seed in range(16)], sampling))
+    assert len({one.tokens for one in done}) == 16
+
+
+def test_a_row_draws_anew_at_each_token(framework: Backend, tiny: Path) -> None:
+    """A key that is used twice gives the same quantile at each place: hot enough, the same token over and over."""
+    model, row = lively(framework, tiny), rows_of()[1]
+    done = next(iter(model.generate([Request(0, row, seed=1)], Sampling(max_tokens=40, temperature=100.0))))
+    assert len(set(done.tokens)) > 25
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(0.7, 1.0), (1.5, 1.0), (1.0, 0.6)])
+def test_draws_follow_the_models_probabilities(
+    framework: Backend, tiny: Path, temperature: float, top_p: float
+) -> None:
+    model, row = lively(framework, tiny), rows_of()[1]
+    draws = 1500
+    sampling = Sampling(max_tokens=1, temperature=temperature, top_p=top_p, batch_size=500)
+    done = list(model.generate([Request(seed, row, seed=seed) for seed in range(draws)], sampling))
+    counts = Counter(one.tokens[0] for one in done)
+    chances = np.exp(log_softmax(model.logits(row)[-1] / temperature))
+    order = np.argsort(-chances)
+    before = np.cumsum(chances[order]) - chances[order]
+    nucleus = order[before < top_p]
+    kept = np.zeros_like(chances)
+    kept[nucleus] = chances[nucleus] / chances[nucleus].sum()
+    assert set(counts) <= set(nucleus.tolist())
+    for token in order[:5].tolist():
+        # Five standard deviations of a binomial share: by chance beyond once in a million.
+        bound = 5 * np.sqrt(kept[token] * (1 - kept[token]) / draws)
+        assert counts[token] / draws == pytest.approx(kept[token], abs=bound)
+
+
+def test_a_nucleus_of_one_token_is_greedy(framework: Backend, tiny: Path) -> None:
+    model, row = lively(framework, tiny), rows_of()[1]
+    done = next(iter(model.generate([Request(0, row, seed=3)], Sampling(COUNT, temperature=1.0, top_p=1e-6))))
+    assert done.tokens == naive_greedy(model, row, COUNT)

@@ -1,0 +1,268 @@
+"""What a training step does, on every backend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sequences import draw, naive_loss, random_adapter, some_examples, spec_of
+
+from rir_mlx.backends.base import Backend, Batch, Model, OptimizerSpec
+from rir_mlx.tokens import Example, Examples, step_batches
+
+TYPES = ["lora", "dora", "full"]
+LOW_RANK = ["lora", "dora"]
+SMOOTH = OptimizerSpec(epsilon=1e-2)
+"""AdamW's first update is the gradient's sign, which rounding flips where the gradient is nearly 0. With a large
+epsilon the update follows the gradient itself, and equal gradients give equal tensors."""
+
+
+def fresh(backend: Backend, folder: Path, fine_tune_type: str = "lora", optimizer: OptimizerSpec = SMOOTH) -> Model:
+    """A model with an adapter whose every tensor has a gradient (a new one has B = 0, and so none for A)."""
+    spec = spec_of(fine_tune_type)
+    if backend.name == "fake":
+        model = backend.load(folder)
+        model.add_adapter(spec, seed=0)
+    else:
+        model = backend.load(folder, dtype="float32", adapter=(spec, random_adapter(backend, folder, spec)))
+    model.configure_optimizer(optimizer)
+    return model
+
+
+def snapshot(model: Model) -> dict[str, np.ndarray]:
+    return {name: tensor.copy() for name, tensor in model.trained_tensors().items()}
+
+
+def assert_same_tensors(one: Model, two: Model, tolerance: float = 2e-6) -> None:
+    """float32 holds some 1e-7 of a weight near 1, and an update sums a few hundred rounded products."""
+    ours, theirs = one.trained_tensors(), two.trained_tensors()
+    assert ours.keys() == theirs.keys()
+    assert ours
+    for name, tensor in ours.items():
+        np.testing.assert_allclose(tensor, theirs[name], rtol=0, atol=tolerance, err_msg=name)
+
+
+@pytest.mark.parametrize("fine_tune_type", TYPES)
+def test_training_lowers_the_loss(backend: Backend, tiny: Path, fine_tune_type: str) -> None:
+    model = backend.load(tiny, dtype="float32")
+    model.add_adapter(spec_of(fine_tune_type), seed=0)
+    model.configure_optimizer(OptimizerSpec())
+    examples = some_examples(4)
+    batches = step_batches(examples, [[0, 1, 2, 3]])
+    before = model.loss(batches[0])
+    reported = [model.train_step(batches, 1e-2).loss for _ in range(12)]
+    assert reported[0] == pytest.approx(before, rel=1e-5)
+    assert model.loss(batches[0]) < 0.8 * before
+
+
+@pytest.mark.parametrize("fine_tune_type", LOW_RANK)
+def test_a_fresh_adapter_leaves_the_base_as_it_was(framework: Backend, tiny: Path, fine_tune_type: str) -> None:
+    tokens = draw(np.random.default_rng(0), 30)
+    model = framework.load(tiny, dtype="float32")
+    before = model.logits(tokens)
+    model.add_adapter(spec_of(fine_tune_type), seed=0)
+    # DoRA divides by a length and multiplies by it again, which rounds.
+    np.testing.assert_allclose(model.logits(tokens), before, atol=0 if fine_tune_type == "lora" else 2e-5)
+
+
+@pytest.mark.parametrize("fine_tune_type", TYPES)
+def test_all_that_training_changes_is_in_the_trained_tensors(
+    framework: Backend, tiny: Path, fine_tune_type: str
+) -> None:
+    spec, tokens = spec_of(fine_tune_type), draw(np.random.default_rng(0), 30)
+    model = framework.load(tiny, dtype="float32")
+    before = model.logits(tokens)
+    model.add_adapter(spec, seed=0)
+    start = snapshot(model)
+    model.configure_optimizer(OptimizerSpec())
+    for _ in range(3):
+        model.train_step(step_batches(some_examples(4), [[0, 1, 2, 3]]), 1e-2)
+    after = snapshot(model)
+    assert [name for name in start if np.array_equal(start[name], after[name])] == []
+    assert np.abs(model.logits(tokens) - before).max() > 0.05
+    again = framework.load(tiny, dtype="float32", adapter=(spec, after))
+    np.testing.assert_allclose(again.logits(tokens), model.logits(tokens), atol=1e-6)
+
+
+@pytest.mark.parametrize("fine_tune_type", TYPES)
+def test_trained_tensors_stay_as_they_were_when_training_goes_on(
+    backend: Backend, tiny: Path, fine_tune_type: str
+) -> None:
+    """PyTorch's `.numpy()` is a view of the parameter: weights kept as the best so far changed with the next step."""
+    model = fresh(backend, tiny, fine_tune_type)
+    kept = model.trained_tensors()
+    copies = snapshot(model)
+    model.train_step(step_batches(some_examples(2), [range(2)]), 1e-2)
+    assert copies
+    assert [name for name in copies if not np.array_equal(kept[name], copies[name])] == []
+
+
+@pytest.mark.parametrize(
+    ("fine_tune_type", "num_layers"), [*((kind, count) for kind in LOW_RANK for count in (1, 2, 0, -1)), ("full", -1)]
+)
+def test_trained_tensors_have_mlx_lm_names_and_layout(
+    framework: Backend, tiny: Path, fine_tune_type: str, num_layers: int
+) -> None:
+    model = framework.load(tiny, dtype="float32")
+    model.add_adapter(spec_of(fine_tune_type, num_layers=num_layers), seed=0)
+    tensors = model.trained_tensors()
+    assert {tensor.dtype for tensor in tensors.values()} == {np.dtype(np.float32)}
+    layers = {name.split(".")[2] for name in tensors if name.startswith("model.layers.")}
+    assert layers == ({"1"} if num_layers == 1 else {"0", "1"})
+    if fine_tune_type == "full":
+        assert tensors["model.embed_tokens.weight"].shape[1] == 32
+        return
+    shapes = {name: tensors[f"model.layers.1.mlp.down_proj.{name}"].shape for name in ("lora_a", "lora_b")}
+    assert shapes == {"lora_a": (96, 4), "lora_b": (4, 32)}
+    assert ("model.layers.1.mlp.down_proj.m" in tensors) == (fine_tune_type == "dora")
+
+
+def test_only_named_modules_are_trained(framework: Backend, tiny: Path) -> None:
+    model = framework.load(tiny, dtype="float32")
+    model.add_adapter(spec_of("lora", keys=("self_attn.q_proj", "mlp.up_proj")), seed=0)
+    assert {name.split(".", 3)[3].rpartition(".")[0] for name in model.trained_tensors()} == {
+        "self_attn.q_proj",
+        "mlp.up_proj",
+    }
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize("fine_tune_type", TYPES)
+def test_sharing_the_prefix_changes_neither_loss_nor_gradients(
+    backend: Backend, tiny: Path, fine_tune_type: str, rows: int
+) -> None:
+    examples = some_examples(rows)
+    shared, whole = (step_batches(examples, [range(rows)], shared_prefix=share) for share in (True, False))
+    assert shared[0].prefix == examples.head
+    assert whole[0].prefix == ()
+    one, two = fresh(backend, tiny, fine_tune_type), fresh(backend, tiny, fine_tune_type)
+    assert one.loss(shared[0]) == pytest.approx(two.loss(whole[0]), rel=1e-5)
+    first, second = one.train_step(shared, 1e-2), two.train_step(whole, 1e-2)
+    assert first.loss == pytest.approx(second.loss, rel=1e-5)
+    assert first.grad_norm == pytest.approx(second.grad_norm, rel=1e-4)
+    assert_same_tensors(one, two)
+
+
+@pytest.mark.parametrize("size", [4, 2, 1])
+def test_accumulation_is_weighted_by_tokens(backend: Backend, tiny: Path, size: int) -> None:
+    """Batches of 8, 4, 2 or 1 rows make the same step. Averaging the batches' means, as mlx-lm and transformers once
+    did, gives rows with few tokens too much weight."""
+    examples = some_examples(8)
+    at_once = step_batches(examples, [range(8)], reasoning_weight=0.5)
+    parts = step_batches(examples, [range(i, i + size) for i in range(0, 8, size)], reasoning_weight=0.5)
+    assert len(parts) == 8 // size
+    one, two = fresh(backend, tiny), fresh(backend, tiny)
+    first, second = one.train_step(at_once, 1e-2), two.train_step(parts, 1e-2)
+    assert first.loss == pytest.approx(second.loss, rel=1e-5)
+    assert first.grad_norm == pytest.approx(second.grad_norm, rel=1e-4)
+    assert_same_tensors(one, two)
+
+
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("reasoning_weight", [1.0, 0.5, 0.0])
+def test_loss_is_mean_of_answers_plus_weighted_mean_of_reasonings(
+    backend: Backend, tiny: Path, reasoning_weight: float, share: bool
+) -> None:
+    examples = some_examples(5)
+    model = fresh(backend, tiny)
+    batches = step_batches(examples, [[0, 1, 2], [3, 4]], reasoning_weight=reasoning_weight, shared_prefix=share)
+    answers, reasonings = [], []
+    for row in examples.rows:
+        start = len(examples.head) + len(row.prompt)
+        tokens = (*examples.head, *row.prompt, *row.reasoning, *row.answer)
+        ones = np.zeros((1, len(tokens)), dtype=np.float32)
+        for place in range(start, len(tokens)):
+            ones[:] = 0
+            ones[0, place] = 1
+            array = np.array([tokens], dtype=np.int32)
+            loss = naive_loss(model, Batch((), array, np.array([len(tokens)], dtype=np.int32), ones))
+            (reasonings if place < start + len(row.reasoning) else answers).append(loss)
+    assert len(answers) == sum(len(row.answer) for row in examples.rows)
+    expected = np.mean(answers) + reasoning_weight * np.mean(reasonings)
+    assert sum(model.loss(batch) for batch in batches) == pytest.approx(expected, rel=1e-5)
+
+
+def test_padding_never_counts(backend: Backend, tiny: Path) -> None:
+    """mlx-lm's own mask takes in one pad token of every padded row: the loss then depends on what the padding is."""
+    batch = step_batches(some_examples(5), [range(5)])[0]
+    assert (batch.lengths < batch.tokens.shape[1]).sum() >= 3
+    padding = np.arange(batch.tokens.shape[1])[None] >= batch.lengths[:, None]
+    assert batch.weights[padding].sum() == 0
+    other = Batch(batch.prefix, np.where(padding, 99, batch.tokens).astype(np.int32), batch.lengths, batch.weights)
+    model = fresh(backend, tiny)
+    assert model.loss(batch) == pytest.approx(naive_loss(model, batch), rel=1e-5)
+    assert model.loss(other) == model.loss(batch)
+    one, two = fresh(backend, tiny), fresh(backend, tiny)
+    one.train_step([batch], 1e-2)
+    two.train_step([other], 1e-2)
+    assert_same_tensors(one, two, tolerance=1e-7)
+
+
+def test_rows_of_one_batch_do_not_see_each_other(backend: Backend, tiny: Path) -> None:
+    examples = some_examples(4)
+    model = fresh(backend, tiny)
+    together = step_batches(examples, [range(4)])[0]
+    alone = 0.0
+    for row in range(4):
+        only = np.zeros_like(together.weights)
+        only[row] = together.weights[row]
+        alone += naive_loss(model, Batch(together.prefix, together.tokens, together.lengths, only))
+    assert model.loss(together) == pytest.approx(alone, rel=1e-5)
+
+
+def test_gradients_are_clipped_to_the_global_norm(backend: Backend, tiny: Path) -> None:
+    """With a huge epsilon the update is the gradient, times the rate over epsilon: its norm can be read off."""
+    batches = step_batches(some_examples(4), [range(4)])
+    moved = []
+    for bound in (1e9, 0.1):
+        model = fresh(backend, tiny, optimizer=OptimizerSpec(epsilon=1e3, weight_decay=0, max_grad_norm=bound))
+        start = snapshot(model)
+        norm = model.train_step(batches, 1e3 if backend.name != "fake" else 1e-2).grad_norm
+        assert norm > 0.2
+        end = snapshot(model)
+        moved.append(np.sqrt(sum(((end[name] - start[name]).astype(np.float64) ** 2).sum() for name in start)))
+    assert moved[1] / moved[0] == pytest.approx(0.1 / norm, rel=1e-2)
+
+
+def test_a_step_without_an_update_leaves_the_weights(framework: Backend, tiny: Path) -> None:
+    model = fresh(framework, tiny, optimizer=OptimizerSpec())
+    start = snapshot(model)
+    model.train_step(step_batches(some_examples(2), [range(2)]), 0.0)
+    after = snapshot(model)
+    assert start
+    assert [name for name in start if not np.array_equal(start[name], after[name])] == []
+
+
+def test_dropout_acts_in_training_alone(framework: Backend, tiny: Path) -> None:
+    spec = spec_of("lora", dropout=0.5)
+    model = framework.load(tiny, dtype="float32", adapter=(spec, random_adapter(framework, tiny, spec)))
+    model.configure_optimizer(OptimizerSpec())
+    batches = step_batches(some_examples(3), [range(3)])
+    measured = model.loss(batches[0])
+    assert model.train_step(batches, 0.0).loss != pytest.approx(measured, rel=1e-4)
+    assert model.loss(batches[0]) == measured
+
+
+@pytest.mark.parametrize("fine_tune_type", TYPES)
+def test_same_seed_gives_same_training(framework: Backend, tiny: Path, fine_tune_type: str) -> None:
+    ends = []
+    for seed in (3, 3, 4):
+        model = framework.load(tiny, dtype="float32")
+        model.add_adapter(spec_of(fine_tune_type, dropout=0.2), seed=seed)
+        model.configure_optimizer(OptimizerSpec())
+        for _ in range(2):
+            model.train_step(step_batches(some_examples(3), [range(3)]), 1e-2)
+        ends.append(model.trained_tensors())
+    name = sorted(ends[0])[0]
+    np.testing.assert_array_equal(ends[0][name], ends[1][name])
+    if fine_tune_type != "full":
+        assert not np.array_equal(ends[0][name], ends[2][name])
+
+
+def test_a_row_with_a_prompt_of_one_token_is_learned(backend: Backend, tiny: Path) -> None:
+    examples = Examples((9, 10, 11), (Example((12,), (), (13,)),))
+    model = fresh(backend, tiny)
+    for share in (True, False):
+        batch = step_batches(examples, [[0]], shared_prefix=share)[0]
+        assert model.loss(batch) == pytest.approx(naive_loss(model, batch), rel=1e-5)

@@ -1,0 +1,302 @@
+"""The training loop, with a model that only writes down what it is asked to do."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rir_mlx.backends.base import Batch, OptimizerSpec, StepResult
+from rir_mlx.backends.fake import FakeModel
+from rir_mlx.errors import Failure
+from rir_mlx.progress import Silent
+from rir_mlx.recipe import TrainingSection
+from rir_mlx.tokens import Example, Examples, step_batches
+from rir_mlx.training import Job, Outcome, learning_rate_at, mean_loss, steps_for, train
+
+
+class Recorder:
+    """Remembers batches and rates. Its losses are given; where there are no more, the last one stays."""
+
+    parameters = 0
+
+    def __init__(self, losses: Sequence[float] = (1.0,), validation: Sequence[float] = (1.0,)) -> None:
+        self.losses, self.validation = list(losses), list(validation)
+        self.steps: list[list[Batch]] = []
+        self.rates: list[float] = []
+        self.measured = 0
+        self.optimizer: OptimizerSpec | None = None
+
+    def configure_optimizer(self, spec: OptimizerSpec) -> None:
+        self.optimizer = spec
+
+    def train_step(self, batches: Sequence[Batch], learning_rate: float) -> StepResult:
+        self.steps.append(list(batches))
+        self.rates.append(learning_rate)
+        return StepResult(self.losses[min(len(self.steps), len(self.losses)) - 1], 0.5)
+
+    def loss(self, batch: Batch) -> float:
+        self.measured += 1
+        return self.validation[min(self.measured, len(self.validation)) - 1]
+
+
+def rows_of(count: int) -> Examples:
+    """Rows that can be told by their first token, of different lengths."""
+    return Examples((1, 2), tuple(Example((100 + i,) + (3,) * (i % 7), (4,), (5, 6)) for i in range(count)))
+
+
+def job_of(rows: int, steps: int, validation: int = 0, **options: Any) -> Job:
+    return Job(rows_of(rows), rows_of(validation), TrainingSection(**options), seed=0, steps=steps)
+
+
+def run(model: Any, job: Job, folder: Path, saved: list[int] | None = None) -> tuple[Outcome, list[dict[str, Any]]]:
+    path = folder / "metrics.jsonl"
+
+    def save() -> None:
+        if saved is not None:
+            saved.append(len(model.steps))
+
+    outcome = train(model, job, metrics=path, save=save, progress=Silent(), what="test")
+    return outcome, [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def seen(model: Recorder) -> list[list[int]]:
+    """Per step, the rows that it trained."""
+    return [[int(row[0]) - 100 for batch in step for row in batch.tokens] for step in model.steps]
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch_size", "accumulation", "per_epoch"), [(10, 4, 1, 3), (10, 4, 2, 2), (9, 2, 3, 2), (3, 8, 2, 1)]
+)
+def test_every_row_is_trained_once_an_epoch(
+    tmp_path: Path, rows: int, batch_size: int, accumulation: int, per_epoch: int
+) -> None:
+    """mlx-lm never trains the last `rows % batch` rows, and loses the last partial window of accumulation."""
+    model = Recorder()
+    job = job_of(rows, 3 * per_epoch, batch_size=batch_size, grad_accumulation_steps=accumulation)
+    run(model, job, tmp_path)
+    steps = seen(model)
+    assert len(steps) == 3 * per_epoch
+    epochs = [[row for step in steps[at : at + per_epoch] for row in step] for at in range(0, len(steps), per_epoch)]
+    assert [sorted(epoch) for epoch in epochs] == [list(range(rows))] * 3
+    if rows > batch_size:
+        assert epochs[0] != epochs[1]
+    assert max(len(batch.tokens) for step in model.steps for batch in step) <= batch_size
+    assert max(len(step) for step in model.steps) <= accumulation
+
+
+def test_each_step_is_normalised_by_its_own_tokens(tmp_path: Path) -> None:
+    """Also the last and smaller one of an epoch: the weights of a step sum to 1 + reasoning_weight."""
+    model = Recorder()
+    job = job_of(10, 4, batch_size=4, grad_accumulation_steps=2)
+    run(model, Job(job.train, job.validation, job.options, 0, 4, reasoning_weight=0.25), tmp_path)
+    sums = [sum(float(batch.weights.sum()) for batch in step) for step in model.steps]
+    np.testing.assert_allclose(sums, 1.25, rtol=1e-5)
+    assert len({len(step) for step in model.steps}) == 2
+
+
+def test_the_same_seed_trains_the_same_rows_in_the_same_order(tmp_path: Path) -> None:
+    orders = []
+    for seed in (0, 0, 1):
+        model = Recorder()
+        job = job_of(20, 12, batch_size=4, grad_accumulation_steps=1)
+        run(model, Job(job.train, job.validation, job.options, seed, 12), tmp_path)
+        orders.append(seen(model))
+    assert orders[0] == orders[1] != orders[2]
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_the_option_says_whether_the_prefix_is_shared(tmp_path: Path, share: bool) -> None:
+    model = Recorder()
+    run(model, job_of(4, 1, shared_prefix=share, batch_size=4), tmp_path)
+    assert {batch.prefix for step in model.steps for batch in step} == {(1, 2) if share else ()}
+
+
+def test_the_optimizer_gets_the_options(tmp_path: Path) -> None:
+    model = Recorder()
+    run(model, job_of(4, 1, weight_decay=0.3, max_grad_norm=0.7), tmp_path)
+    assert model.optimizer == OptimizerSpec(weight_decay=0.3, max_grad_norm=0.7)
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "steps"),
+    [
+        (100, {"batch_size": 8, "grad_accumulation_steps": 2}, 14),
+        (100, {"batch_size": 8, "grad_accumulation_steps": 1, "epochs": 1}, 13),
+        (100, {"batch_size": 10, "grad_accumulation_steps": 1, "epochs": 0.5}, 5),
+        (3, {"epochs": 0.01}, 1),
+        (100, {"iters": 7}, 7),
+    ],
+)
+def test_steps_for(rows: int, options: dict[str, Any], steps: int) -> None:
+    """Two epochs where nothing is said; the last partial batch and window count."""
+    assert steps_for(rows, TrainingSection(**options)) == steps
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+def test_the_rate_rises_to_its_peak_and_falls_by_the_schedule(schedule: Any) -> None:
+    options = TrainingSection(learning_rate=2e-3, lr_schedule=schedule, warmup=0.1)
+    rates = [learning_rate_at(step, 100, options) for step in range(100)]
+    np.testing.assert_allclose(rates[:10], [2e-3 * (step + 1) / 11 for step in range(10)])
+    assert rates[10] == max(rates) == 2e-3
+    assert min(rates) > 0
+    middle = {"cosine": 1e-3, "linear": 1e-3, "constant": 2e-3}[schedule]
+    assert rates[55] == pytest.approx(middle)
+    assert rates[99] == pytest.approx({"cosine": 0, "linear": 2e-3 / 90, "constant": 2e-3}[schedule], abs=1e-6)
+    if schedule != "constant":
+        assert (np.diff(rates[10:]) < 0).all()
+
+
+def test_a_cosine_falls_slowly_at_first() -> None:
+    options = TrainingSection(learning_rate=1.0, lr_schedule="cosine", warmup=0)
+    assert learning_rate_at(25, 100, options) == pytest.approx(0.5 * (1 + math.cos(math.pi / 4)))
+    assert learning_rate_at(0, 1, options) == 1.0
+
+
+def test_steps_get_the_rates_of_the_schedule(tmp_path: Path) -> None:
+    model, job = Recorder(), job_of(8, 20, learning_rate=1e-3, warmup=0.2)
+    run(model, job, tmp_path)
+    assert model.rates == [learning_rate_at(step, 20, job.options) for step in range(20)]
+
+
+def test_the_best_weights_by_validation_are_kept(tmp_path: Path) -> None:
+    model, saved = Recorder(validation=[3.0, 2.0, 2.5, 1.0, 4.0]), []
+    job = job_of(8, 10, validation=4, steps_per_eval=2)
+    outcome, lines = run(model, job, tmp_path, saved)
+    assert saved == [2, 4, 8]
+    assert (outcome.best_step, outcome.validation_loss, outcome.steps) == (8, 1.0, 10)
+    measured = {line["step"]: line["validation_loss"] for line in lines if "validation_loss" in line}
+    assert measured == {2: 3.0, 4: 2.0, 6: 2.5, 8: 1.0, 10: 4.0}
+
+
+def test_equally_good_weights_are_not_saved_again(tmp_path: Path) -> None:
+    saved: list[int] = []
+    run(Recorder(validation=[1.0]), job_of(8, 6, validation=2, steps_per_eval=2), tmp_path, saved)
+    assert saved == [2]
+
+
+def test_the_last_step_is_measured_too(tmp_path: Path) -> None:
+    saved: list[int] = []
+    outcome, _ = run(Recorder(validation=[2.0, 1.0]), job_of(8, 5, validation=2, steps_per_eval=4), tmp_path, saved)
+    assert saved == [4, 5]
+    assert outcome.best_step == 5
+
+
+def test_without_validation_rows_the_last_weights_are_kept(tmp_path: Path) -> None:
+    model, saved = Recorder(), []
+    outcome, lines = run(model, job_of(8, 7, steps_per_eval=2), tmp_path, saved)
+    assert saved == [7]
+    assert (outcome.best_step, outcome.validation_loss, model.measured) == (7, None, 0)
+    assert not [line for line in lines if "validation_loss" in line]
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_names_step_and_rows(tmp_path: Path, loss: float) -> None:
+    model, saved = Recorder(losses=[1.0, 1.0, 1.0, loss], validation=[2.0]), []
+    with pytest.raises(Failure, match="not finite at step 4") as failed:
+        run(model, job_of(20, 10, validation=2, batch_size=3, steps_per_eval=2, steps_per_report=1), tmp_path, saved)
+    rows = failed.value.what.partition("training rows ")[2].rstrip(").")
+    assert sorted(int(row) for row in rows.split(", ")) == sorted(seen(model)[3])
+    assert "learning_rate" in failed.value.mend
+    assert saved == [2]
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
+
+
+def test_a_validation_loss_that_is_never_finite_is_a_failure(tmp_path: Path) -> None:
+    """NaN is below nothing: nothing is ever saved, and the stage was called done without an adapter."""
+    saved: list[int] = []
+    with pytest.raises(Failure):
+        run(Recorder(validation=[math.nan]), job_of(8, 4, validation=2, steps_per_eval=2), tmp_path, saved)
+
+
+@pytest.mark.parametrize(("report", "evaluate"), [(3, 4), (1, 1), (5, 5), (100, 100), (2, 100)])
+def test_each_reported_step_has_one_line(tmp_path: Path, report: int, evaluate: int) -> None:
+    job = job_of(8, 10, validation=2, steps_per_report=report, steps_per_eval=evaluate)
+    _, lines = run(Recorder(), job, tmp_path)
+    due = {step for step in range(1, 11) if step % report == 0 or step % evaluate == 0 or step == 10}
+    assert [line["step"] for line in lines] == sorted(due)
+    with_loss = [line["step"] for line in lines if "loss" in line]
+    assert with_loss == [step for step in range(1, 11) if step % report == 0 or step == 10]
+
+
+def test_a_reported_loss_is_the_mean_since_the_last_report(tmp_path: Path) -> None:
+    model = Recorder(losses=[8.0, 6.0, 4.0, 2.0, 1.0])
+    outcome, lines = run(model, job_of(8, 5, steps_per_report=2), tmp_path)
+    assert [line["loss"] for line in lines] == [7.0, 3.0, 1.0]
+    assert outcome.train_loss == 1.0
+    assert [line["learning_rate"] for line in lines] == [model.rates[1], model.rates[3], model.rates[4]]
+
+
+def test_processed_tokens_are_counted(tmp_path: Path) -> None:
+    model = Recorder()
+    outcome, lines = run(model, job_of(10, 6, steps_per_report=2), tmp_path)
+    per_step = [sum(len(batch.prefix) + batch.tokens.size for batch in step) for step in model.steps]
+    assert outcome.tokens == sum(per_step)
+    assert [line["tokens"] for line in lines] == np.cumsum(per_step)[1::2].tolist()
+    assert all(line["tokens_per_second"] > 0 for line in lines)
+
+
+def test_a_new_training_starts_a_new_file_of_metrics(tmp_path: Path) -> None:
+    run(Recorder(), job_of(8, 9, steps_per_report=1), tmp_path)
+    _, lines = run(Recorder(), job_of(8, 2, steps_per_report=1), tmp_path)
+    assert [line["step"] for line in lines] == [1, 2]
+
+
+def test_validation_is_weighted_over_all_rows_at_once() -> None:
+    """Not a mean of the batches' means: a last batch of one row would count as much as a full one."""
+    rows = tuple(Example((10 + i,), (20,) * (1 + i), tuple(range(30, 31 + i % 3))) for i in range(5))
+    examples = Examples((1, 2), rows)
+    model = FakeModel(64)
+    losses = [
+        mean_loss(model, Job(examples, examples, TrainingSection(batch_size=size), 0, 1, reasoning_weight=0.5))
+        for size in (1, 2, 5)
+    ]
+    whole = step_batches(examples, [range(5)], reasoning_weight=0.5)[0]
+    np.testing.assert_allclose(losses, model.loss(whole), rtol=1e-6)
+
+
+def test_training_lowers_the_validation_loss_of_what_can_be_learned(tmp_path: Path) -> None:
+    model, saved = FakeModel(128), []
+    examples = Examples((1, 2), tuple(Example((10 + i,), (), (40 + i % 3,)) for i in range(12)))
+    options = TrainingSection(learning_rate=1e-2, steps_per_eval=20, max_grad_norm=100)
+    job = Job(examples, examples, options, 0, 150)
+    before = mean_loss(model, job)
+    outcome = train(model, job, metrics=tmp_path / "m", save=lambda: saved.append(1), progress=Silent(), what="test")
+    assert outcome.validation_loss is not None
+    assert outcome.validation_loss < 0.5 * before
+    assert saved
+
+
+class Watching(Silent):
+    """Counts what the progress bar is told."""
+
+    def __init__(self) -> None:
+        self.totals: list[float] = []
+        self.amounts: list[float] = []
+        self.fields: Counter[str] = Counter()
+
+    @contextmanager
+    def task(self, what: str, total: float) -> Iterator[Watching]:
+        self.totals.append(total)
+        yield self
+
+    def advance(self, amount: float = 1, **fields: float) -> None:
+        self.amounts.append(amount)
+        self.fields.update(fields.keys())
+
+
+def test_progress_reaches_its_total(tmp_path: Path) -> None:
+    progress = Watching()
+    job = job_of(8, 9, steps_per_report=4)
+    train(Recorder(), job, metrics=tmp_path / "m", save=lambda: None, progress=progress, what="x")
+    assert progress.totals == [9]
+    assert sum(progress.amounts) == 9
+    assert progress.fields == {"loss": 3, "tokens_per_second": 3}
