@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rir_mlx.backends.base import Batch, Model, OptimizerSpec
-from rir_mlx.errors import Failure
+from rir_mlx.errors import Failure, UserError
 from rir_mlx.progress import Progress
 from rir_mlx.recipe import TrainingSection
 from rir_mlx.tokens import Examples, batch_order, step_batches, whole_batches
@@ -82,6 +82,8 @@ def train(model: Model, job: Job, *, metrics: Path, save: Callable[[], None], pr
 
     Raises Failure where a loss is not finite, naming the step and its rows; what was saved before stays.
     """
+    if not job.train.rows:
+        raise UserError("There are no rows to train on.")
     options = job.options
     model.configure_optimizer(OptimizerSpec(weight_decay=options.weight_decay, max_grad_norm=options.max_grad_norm))
     best, best_step, tokens = math.inf, 0, 0

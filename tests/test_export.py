@@ -131,6 +131,24 @@ def test_tied_embeddings_stay_tied(tiny_files: ModelFiles, tmp_path: Path, fine_
     assert read(tmp_path / "out", "config.json")["tie_word_embeddings"] is True
 
 
+def test_a_tied_embedding_that_the_base_stores_twice_is_written_once(tiny: Path, tmp_path: Path) -> None:
+    """Frameworks hold it once, so fully trained weights have no second copy to put in its place."""
+    shutil.copytree(tiny, tmp_path / "twice")
+    tensors = load_file(tiny / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].copy()
+    save_weights(tensors, tmp_path / "twice" / "model.safetensors")
+    spec = spec_of("full")
+    write_hf_folder(tmp_path / "out", resolve_model(str(tmp_path / "twice")), (spec, adapter_for(tiny, spec)), ABOUT)
+    assert "lm_head.weight" not in load_file(tmp_path / "out" / "model.safetensors")
+
+
+def test_an_array_in_fortran_order_is_saved_as_it_reads(tmp_path: Path) -> None:
+    """safetensors stores memory as it lies; NumPy gives a large sum with a transposed array in Fortran order."""
+    weight = np.arange(12, dtype=np.float32).reshape(3, 4)
+    save_weights({"w": np.asfortranarray(weight)}, tmp_path / "model.safetensors")
+    np.testing.assert_array_equal(load_file(tmp_path / "model.safetensors")["w"], weight)
+
+
 def test_an_untied_head_is_kept(untied: Path, tmp_path: Path) -> None:
     spec = spec_of("lora")
     write_hf_folder(tmp_path / "out", resolve_model(str(untied)), (spec, adapter_for(untied, spec)), ABOUT)

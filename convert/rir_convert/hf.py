@@ -50,7 +50,10 @@ def write_hf_folder(
     `about` holds `labels`, `eos_token_id` and `rir_mlx`, what is needed to ask the model as it was trained."""
     with replacing(folder) as temporary:
         temporary.mkdir()
-        save_weights(dict(fused_tensors(Weights(base.folder), *adapter)), temporary / "model.safetensors")
+        weights = Weights(base.folder)
+        if base.config.get("tie_word_embeddings"):
+            weights.places.pop("lm_head.weight", None)  # some folders store the tied embedding twice
+        save_weights(dict(fused_tensors(weights, *adapter)), temporary / "model.safetensors")
         config = base.config | rope_for_both(base.config) | {"eos_token_id": about["eos_token_id"]}
         config |= {
             "id2label": dict(enumerate(about["labels"])),
