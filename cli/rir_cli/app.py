@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from rir_cli.context import context_for, read_input, trained_context
 from rir_mlx import __version__
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def train_rgen(
     """Stage 1: teach the base model to write a reasoning from a question and its answer (R-Gen)."""
     from rir_mlx import stages
 
-    stages.train_rgen(_context(recipe or "emotion", set_, runs, backend, offline=offline, quiet=quiet, force=force))
+    stages.train_rgen(context_for(recipe or "emotion", set_, runs, backend, offline=offline, quiet=quiet, force=force))
 
 
 @app.command()
@@ -89,7 +89,7 @@ def augment(
     """Let R-Gen write a reasoning for every labelled row."""
     from rir_mlx import stages
 
-    stages.augment_rows(_context(recipe, set_, runs, backend, offline=offline, quiet=quiet, force=force))
+    stages.augment_rows(context_for(recipe, set_, runs, backend, offline=offline, quiet=quiet, force=force))
 
 
 @app.command("train-classifier")
@@ -108,7 +108,7 @@ def train_classifier(
     """Stage 2: train the classifier's arms, label only (qa) and reasoning then label (qra)."""
     from rir_mlx import stages
 
-    context = _context(recipe, set_, runs, backend, offline=offline, quiet=quiet, force=force)
+    context = context_for(recipe, set_, runs, backend, offline=offline, quiet=quiet, force=force)
     for one in arm or context.recipe.classifier.arms:
         stages.train_classifier(context, "qa" if one == "qa" else "qra")
 
@@ -127,7 +127,7 @@ def evaluate(
     """Measure the trained arms on the test rows, and say whether reasoning helped."""
     from rir_mlx import stages
 
-    context = _context(recipe, set_, runs, backend, offline=offline, quiet=quiet, force=force)
+    context = context_for(recipe, set_, runs, backend, offline=offline, quiet=quiet, force=force)
     _show_comparison(context, stages.evaluate(context), json=json)
 
 
@@ -145,7 +145,7 @@ def run(
     """All stages of a recipe. What is done is skipped, so the same command continues an interrupted run."""
     from rir_mlx import stages
 
-    context = _context(recipe or "emotion", set_, runs, backend, offline=offline, quiet=quiet, force=force)
+    context = context_for(recipe or "emotion", set_, runs, backend, offline=offline, quiet=quiet, force=force)
     _show_comparison(context, stages.run_all(context), json=json)
 
 
@@ -161,7 +161,7 @@ def demo(
     """The whole pipeline on the embedded synthetic data and model, offline."""
     from rir_mlx import stages
 
-    context = _context("demo", set_, runs, backend, offline=True, quiet=quiet, force=force)
+    context = context_for("demo", set_, runs, backend, offline=True, quiet=quiet, force=force)
     context.progress.say("Synthetic sentences and a tiny model that ship with rir-mlx: this shows the method, offline.")
     comparison = stages.run_all(context)
     _show_comparison(context, comparison, json=json)
@@ -187,8 +187,8 @@ def classify(
     """Label texts: the reasoning as it is written, then the exact probability of every label."""
     from rir_mlx import stages
 
-    texts = _texts(text, file, text_column)
-    context = _trained_context(run, runs, backend, offline=offline, quiet=quiet)
+    texts = read_input(text, file, text_column)
+    context = trained_context(run, runs, backend, offline=offline, quiet=quiet)
     trained = context.run.trained_arms()
     chosen = arm.value if arm else ("qra" if "qra" in trained else "qa")
     context.progress.say(f"Using the {chosen} classifier of {context.run.folder}.")
@@ -222,7 +222,7 @@ def export(
     from rir_cli.console import print_json
     from rir_cli.exporting import export_classifier
 
-    context = _trained_context(run, runs, backend, offline=offline, quiet=quiet)
+    context = trained_context(run, runs, backend, offline=offline, quiet=quiet)
     folder, verification = export_classifier(context, "qa" if arm.value == "qa" else "qra", output)
     if json:
         print_json({"folder": str(folder)} | verification)
@@ -236,81 +236,6 @@ def show_recipe(recipe: RecipeArgument = None, set_: SetOption = None) -> None:
     from rir_mlx.recipe import dump_recipe, load_recipe
 
     typer.echo(dump_recipe(load_recipe(recipe, set_ or ())), nl=False)
-
-
-def _context(
-    recipe: str | None,
-    overrides: list[str] | None,
-    runs: Path,
-    backend: BackendChoice | None,
-    *,
-    offline: bool,
-    quiet: bool,
-    force: bool = False,
-    write: bool = True,
-) -> Context:
-    """The run that a command works on: the one named, the recipe's, or the newest. `write`: keep its recipe there."""
-    _prepare(offline=offline)
-    from rir_cli.console import ConsoleProgress
-    from rir_mlx.backends import open_backend
-    from rir_mlx.recipe import load_recipe
-    from rir_mlx.run import RunDir, newest_run
-    from rir_mlx.stages import Context, open_run
-
-    extra = tuple(overrides or ()) + ((f"backend={backend.value}",) if backend else ())
-    if recipe is not None and (Path(recipe) / "recipe.yaml").is_file():
-        folder = Path(recipe)
-        loaded = RunDir(folder).recipe(extra)
-    elif recipe is None and (newest := newest_run(runs)) is not None:
-        folder, loaded = newest.folder, newest.recipe(extra)
-    else:
-        loaded = load_recipe(recipe or "emotion", extra)
-        folder = runs / loaded.name
-    context = Context(RunDir(folder), loaded, open_backend(loaded.backend), ConsoleProgress(quiet=quiet), force)
-    if write:
-        open_run(context)
-    return context
-
-
-def _trained_context(
-    run: str | None, runs: Path, backend: BackendChoice | None, *, offline: bool, quiet: bool
-) -> Context:
-    """The named run, or the newest one, which must have a trained classifier."""
-    from rir_mlx.errors import UserError
-    from rir_mlx.run import RunDir, newest_run
-
-    found = RunDir(Path(run)) if run else newest_run(runs, trained=True)
-    if found is None or not found.recipe_file.is_file() or not found.trained_arms():
-        where = f"{run} holds" if run else f"There is no run in {runs}/ with"
-        raise UserError(
-            f"{where} no trained classifier." if run else f"{where} a trained classifier.",
-            mend="`rir-mlx demo` makes one in two minutes; `rir-mlx run RECIPE` makes yours.",
-        )
-    return _context(str(found.folder), None, runs, backend, offline=offline, quiet=quiet, write=False)
-
-
-def _prepare(*, offline: bool) -> None:
-    """Before any library of the hub is imported: no telemetry, and no network where none is wanted."""
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"
-
-
-def _texts(text: str | None, file: Path | None, column: str | None) -> list[str]:
-    from rir_mlx.data import read_texts
-    from rir_mlx.errors import UserError
-
-    if text is not None and file is not None:
-        raise UserError("Give a text or --file, not both.")
-    if file is not None:
-        return read_texts(file, column)
-    if text is None and sys.stdin.isatty():
-        raise UserError("There is no text to classify.", mend='For example: rir-mlx classify "I feel great"')
-    texts = [line for line in sys.stdin.read().splitlines() if line.strip()] if text in (None, "-") else [text or ""]
-    if not texts or not texts[0].strip():
-        raise UserError("The text is empty.", mend='For example: rir-mlx classify "I feel great"')
-    return texts
 
 
 def _classify_one(classifier: Classifier, text: str, context: Context, *, json: bool) -> None:

@@ -1,0 +1,84 @@
+"""From a command's options to the run that it works on, and to the texts that it reads."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rir_mlx.stages import Context
+
+
+def context_for(
+    recipe: str | None,
+    overrides: list[str] | None,
+    runs: Path,
+    backend: str | None,
+    *,
+    offline: bool,
+    quiet: bool,
+    force: bool = False,
+    write: bool = True,
+) -> Context:
+    """The run that a command works on: the one named, the recipe's, or the newest. `write`: keep its recipe there."""
+    _prepare(offline=offline)
+    from rir_cli.console import ConsoleProgress
+    from rir_mlx.backends import open_backend
+    from rir_mlx.recipe import load_recipe
+    from rir_mlx.run import RunDir, newest_run
+    from rir_mlx.stages import Context, open_run
+
+    extra = tuple(overrides or ()) + ((f"backend={backend}",) if backend else ())
+    if recipe is not None and (Path(recipe) / "recipe.yaml").is_file():
+        folder = Path(recipe)
+        loaded = RunDir(folder).recipe(extra)
+    elif recipe is None and (newest := newest_run(runs)) is not None:
+        folder, loaded = newest.folder, newest.recipe(extra)
+    else:
+        loaded = load_recipe(recipe or "emotion", extra)
+        folder = runs / loaded.name
+    context = Context(RunDir(folder), loaded, open_backend(loaded.backend), ConsoleProgress(quiet=quiet), force)
+    if write:
+        open_run(context)
+    return context
+
+
+def trained_context(run: str | None, runs: Path, backend: str | None, *, offline: bool, quiet: bool) -> Context:
+    """The named run, or the newest one, which must have a trained classifier."""
+    from rir_mlx.errors import UserError
+    from rir_mlx.run import RunDir, newest_run
+
+    found = RunDir(Path(run)) if run else newest_run(runs, trained=True)
+    if found is None or not found.recipe_file.is_file() or not found.trained_arms():
+        where = f"{run} holds" if run else f"There is no run in {runs}/ with"
+        raise UserError(
+            f"{where} no trained classifier." if run else f"{where} a trained classifier.",
+            mend="`rir-mlx demo` makes one in two minutes; `rir-mlx run RECIPE` makes yours.",
+        )
+    return context_for(str(found.folder), None, runs, backend, offline=offline, quiet=quiet, write=False)
+
+
+def _prepare(*, offline: bool) -> None:
+    """Before any library of the hub is imported: no telemetry, and no network where none is wanted."""
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def read_input(text: str | None, file: Path | None, column: str | None) -> list[str]:
+    from rir_mlx.data import read_texts
+    from rir_mlx.errors import UserError
+
+    if text is not None and file is not None:
+        raise UserError("Give a text or --file, not both.")
+    if file is not None:
+        return read_texts(file, column)
+    if text is None and sys.stdin.isatty():
+        raise UserError("There is no text to classify.", mend='For example: rir-mlx classify "I feel great"')
+    texts = [line for line in sys.stdin.read().splitlines() if line.strip()] if text in (None, "-") else [text or ""]
+    if not texts or not texts[0].strip():
+        raise UserError("The text is empty.", mend='For example: rir-mlx classify "I feel great"')
+    return texts

@@ -1,0 +1,209 @@
+"""Rebuild the embedded demo assets from a seed: `python recipes/embedded/build.py`.
+
+Writes the data files and the tiny model into `rir_mlx/embedded/`, and prints what it measured. Nothing is downloaded.
+Needs torch, and the package installed. The same seed gives the same data files everywhere; the weights are the same
+on the same machine and the same torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import corpus
+import lexicon
+import numpy as np
+import torch
+from modelling import SPECIAL, VOCABULARY, new_model, save_folder, train_tokenizer
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, LlamaForCausalLM
+from world import INSTRUCTION, draw_world, write_world
+
+from rir_mlx.prompts import Piece, classifier_prompt, rgen_prompt
+
+SEED = 7
+LIMIT = 4_000_000
+"""Bytes that the model's folder may take."""
+
+DATE = "26 Jul 2024"
+TARGET = Path(__file__).resolve().parents[2] / "rir_mlx" / "embedded"
+
+
+def constant_texts() -> list[str]:
+    """What every prompt repeats: the chat template's own words and the instructions."""
+    constants = [
+        "system", "user", "assistant", f"Cutting Knowledge Date: December 2023\nToday Date: {DATE}\n\n",
+        "Which of these labels fits the text? Which emotion does the text express? Which category is it?",
+        "joy, sadness, anger, fear, love, surprise, positive, negative, neutral, yes, no",
+    ]  # fmt: skip
+    labels = dict.fromkeys(("joy", "sadness", "anger", "fear", "love", "surprise"), "")
+    for arm in ("qa", "qra"):
+        prompt = classifier_prompt("", labels, INSTRUCTION, arm)
+        constants.append("".join(piece.text for piece in prompt.head) + "\nLabel: " + "\nReasoning: ")
+    prompt = rgen_prompt("", "")
+    constants.append("".join(piece.text for piece in (*prompt.head, *prompt.tail, Piece(" Choices: Text:"))))
+    return [*constants, *corpus.ASKS]
+
+
+def tokenizer_texts(documents: list[corpus.Document]) -> Iterator[str]:
+    """What the tokenizer learns from: the documents, each word of the lexicon, and the constant texts often."""
+    for document in documents:
+        yield document.text
+        yield document.ask
+    for word in lexicon.all_words():
+        yield f" {word}" * 40
+        yield from [word] * 2
+    for text in constant_texts():
+        yield from [text] * 400
+
+
+def encode(tokenizer: Tokenizer, document: corpus.Document) -> tuple[list[int], list[int]]:
+    """Token ids of a document, and a 1 for each that is learned."""
+    special = tokenizer.token_to_id
+    text = tokenizer.encode(document.text, add_special_tokens=False).ids
+    if not document.ask:
+        ids = [special("<|begin_of_text|>"), *text, special("<|end_of_text|>")]
+        return ids, [0] + [1] * (len(ids) - 1)
+    turn = (
+        f"<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n{document.ask}<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n"
+    )
+    ask = tokenizer.encode(turn, add_special_tokens=False).ids
+    return [*ask, *text, special("<|eot_id|>")], [0] * len(ask) + [1] * (len(text) + 1)
+
+
+def pack(tokenizer: Tokenizer, documents: list[corpus.Document], width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Whole documents side by side in rows of `width` tokens: ids, and a 1 for each token that is learned."""
+    pad = tokenizer.token_to_id("<|finetune_right_pad_id|>")
+    rows: list[tuple[list[int], list[int]]] = []
+    for document in documents:
+        ids, learned = encode(tokenizer, document)
+        if len(ids) > width:
+            continue
+        if not rows or len(rows[-1][0]) + len(ids) > width:
+            rows.append(([], []))
+        rows[-1][0].extend(ids)
+        rows[-1][1].extend(learned)
+    filled = [(ids + [pad] * (width - len(ids)), learned + [0] * (width - len(ids))) for ids, learned in rows]
+    return torch.tensor([ids for ids, _ in filled]), torch.tensor([learned for _, learned in filled])
+
+
+class Trainer:
+    """AdamW over the whole model; decay on the matrices alone."""
+
+    def __init__(self, model: LlamaForCausalLM) -> None:
+        self.model = model
+        matrices = [weight for weight in model.parameters() if weight.ndim > 1]
+        vectors = [weight for weight in model.parameters() if weight.ndim == 1]
+        groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
+
+    def step(self, ids: torch.Tensor, learned: torch.Tensor, rate: float) -> float:
+        """One update on the mean loss of the learned tokens."""
+        hidden = self.model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+        wanted = learned[:, 1:].bool()
+        loss = torch.nn.functional.cross_entropy(self.model.lm_head(hidden[wanted]), ids[:, 1:][wanted])
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        return loss.item()
+
+
+def learn_to_copy(trainer: Trainer, words: int, seed: int, steps: int = 150, rate: float = 2e-3) -> None:
+    """Random tokens, said twice, to settle the copying that the model was wired with."""
+    generator = torch.Generator().manual_seed(seed)
+    loss = 0.0
+    for step in range(steps):
+        length = 8 + step % 13
+        once = torch.randint(words, (32, length), generator=generator)
+        learned = torch.ones(32, 2 * length, dtype=torch.long)
+        learned[:, : length + 1] = 0
+        loss = trainer.step(torch.cat([once, once], 1), learned, rate * min(1.0, (step + 1) / 50))
+    print(f"  copying: last loss {loss:.3f} after {steps} steps")
+
+
+def read(trainer: Trainer, ids: torch.Tensor, learned: torch.Tensor, peak: float = 3e-3, batch: int = 8) -> None:
+    """One pass over the rows with a cosine schedule."""
+    steps = len(ids) // batch
+    start = time.monotonic()
+    recent: list[float] = []
+    for step in range(steps):
+        rate = peak * min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+        rows = slice(step * batch, (step + 1) * batch)
+        recent = [*recent[-99:], trainer.step(ids[rows], learned[rows], rate)]
+        if step % 400 == 399 or step == steps - 1:
+            print(
+                f"  step {step + 1}/{steps}  loss {np.mean(recent):.3f}  {time.monotonic() - start:.0f} s", flush=True
+            )
+
+
+def measure_words() -> float:
+    """Test accuracy of TF-IDF with logistic regression: what the words alone give."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    splits, _, _ = draw_world(SEED)
+    texts, labels = (
+        [[getattr(row, key) for row in splits[name]] for name in ("train", "test")] for key in ("text", "label")
+    )
+    pipeline = make_pipeline(TfidfVectorizer(), LogisticRegression(C=3, max_iter=2000))
+    return float(np.mean(pipeline.fit(texts[0], labels[0]).predict(texts[1]) == np.array(labels[1])))
+
+
+def prefix_length(folder: Path) -> int:
+    """Tokens that every classifier prompt of the demo starts with."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    prompt = classifier_prompt("", dict.fromkeys(("joy", "sadness", "anger", "fear"), ""), INSTRUCTION, "qa")
+    content = "".join(piece.text for piece in prompt.head) + "\0"
+    chat = tokenizer.apply_chat_template(
+        [{"role": "user", "content": content}], tokenize=False, date_string=DATE, add_generation_prompt=True
+    )
+    return len(tokenizer(chat.split("\0")[0], add_special_tokens=False).input_ids)
+
+
+def main() -> None:
+    """Build everything and report."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--target", type=Path, default=TARGET, help="folder to write to")
+    parser.add_argument("--documents", type=int, default=48_000, help="documents to read in pre-training")
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    start = time.monotonic()
+    options.target.mkdir(parents=True, exist_ok=True)
+    write_world(options.target, SEED)
+    splits, _, used = draw_world(SEED)
+    print(f"words alone: {measure_words():.1%} of the test rows")
+
+    held = corpus.Held(row.text for name in ("validation", "test") for row in splits[name])
+    reader = corpus.Reader(SEED + 1, used, held)
+    documents = [reader.document() for _ in range(options.documents)]
+    if any(held.inside(f"{document.ask} {document.text}") for document in documents):
+        raise AssertionError("a document holds a text of the test or validation rows")
+    tokenizer = train_tokenizer(tokenizer_texts(documents[:10_000]))
+    ids, learned = pack(tokenizer, documents, width=160)
+    model = new_model(tokenizer, SEED)
+    count = sum(weight.numel() for weight in model.parameters())
+    print(f"{count:,} weights; {ids.numel():,} tokens to read, {int(learned.sum()):,} of them learned")
+    trainer = Trainer(model)
+    learn_to_copy(trainer, VOCABULARY - len(SPECIAL), SEED)
+    read(trainer, ids, learned)
+
+    folder = options.target / "tiny-llama"
+    save_folder(folder, tokenizer, model)
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    if size > LIMIT:
+        raise AssertionError(f"{folder} takes {size:,} bytes, at most {LIMIT:,} are allowed")
+    print(f"{size:,} bytes; a classifier prompt starts with {prefix_length(folder)} constant tokens")
+    print(f"built in {time.monotonic() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""A small synthetic world: sentences whose feeling takes a step to work out, and the reasoning that works it out.
+
+Pure Python, no framework: `Writer` draws one sample at a time from a seeded generator, and `write_world` writes the
+data files of the demo. The label is what the writer ("i") feels now. Half of the sentences name a second feeling,
+which was before, is denied, or is somebody else's, so that the words alone do not decide.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import lexicon
+from patterns import PATTERNS
+from scenes import BEHAVIOUR, EFFECTS, EVENTS, FEELING_NOUNS, FELT, FILLERS, LABELS, SIGNS, SLOTS, TURNS
+
+from rir_mlx.prompts import question_of
+
+INSTRUCTION = "Which feeling does the writer have now?"
+SIZES = {"train": 2400, "validation": 300, "test": 600}
+TRIPLES = 560
+BALANCE = (0.32, 0.27, 0.19, 0.22)
+"""Shares of `LABELS`."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A text, its label, and why.
+
+    `step` is the reasoning without its conclusion. `first` is the other feeling of the text as an adjective, and `who`
+    has or had it.
+    """
+
+    text: str
+    label: str
+    reasoning: str
+    step: str
+    kind: str
+    cue: str
+    first: str = ""
+    who: str = ""
+
+
+_CASUAL = (
+    ("i am", "im"),
+    ("do not", "dont"),
+    ("cannot", "cant"),
+    ("did not", "didnt"),
+    ("does not", "doesnt"),
+    ("it is", "its"),
+    ("will not", "wont"),
+    ("is not", "isnt"),
+    ("i have not", "i havent"),
+    ("i would", "id"),
+)
+_CONCLUSION = re.compile(r", (a sign of|[a-z ]*brings) SIGN(?=\.)| [A-Z][a-z ]+ brings SIGN\.")
+
+
+class Writer:
+    """Draws samples. The same seed gives the same samples in the same order."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+
+    def choose(self, options: tuple[str, ...] | list[str]) -> str:
+        return self.rng.choice(options)
+
+    def person(self) -> str:
+        """Somebody who is not the writer: `my sister`, `anna`."""
+        if self.rng.random() < 0.35:
+            return self.choose(lexicon.NAMES)
+        return "my " + self.choose(lexicon.PEOPLE)
+
+    def slots(self) -> dict[str, str]:
+        """One word for each slot, so that an event and its explanation speak of the same."""
+        words = {name: self.choose(options) for name, options in SLOTS.items()}
+        words.update(
+            person=self.person(),
+            thing=self.choose(lexicon.THINGS),
+            place=self.choose(lexicon.PLACES),
+            food=self.choose(lexicon.FOOD),
+        )
+        return words
+
+    def feeling(self, label: str, slots: dict[str, str]) -> tuple[str, str, str]:
+        """(adjective, clause, cue): how the writer says a feeling. The cue is the part of the clause that matters."""
+        adjective = self.choose(FELT[label])
+        if self.rng.random() < 0.45:
+            cue = self.choose(BEHAVIOUR[label]).format(**slots)
+            return adjective, f"i {cue}", cue
+        adverb = self.choose(("", "", "", "so ", "very ", "really ", "a bit ", "rather ", "just ", "simply "))
+        verb = self.choose(("am", "am", "feel", "feel", "am feeling"))
+        return adjective, f"i {verb} {adverb}{adjective}", adjective
+
+    def sample(self, label: str, kinds: tuple[str, ...] = ()) -> Sample:
+        """One sentence with `label`, of one of the kinds if any are given."""
+        patterns = [pattern for pattern in PATTERNS if not kinds or pattern.kind in kinds]
+        pattern = self.rng.choices(patterns, [pattern.weight for pattern in patterns])[0]
+        other = self.choose([name for name in LABELS if name != label])
+        slots, elsewhere, third = self.slots(), self.slots(), self.slots()
+        adjective, now, cue = self.feeling(label, elsewhere)
+        event, why = self.rng.choice(EVENTS[label])
+        words = {
+            "NOW": now, "CUE": cue, "ADJ": adjective, "SIGN": self.choose(SIGNS[label]),
+            "OTHER": self.choose(FELT[other]), "NOUN": self.choose(FEELING_NOUNS[other]),
+            "EFFECT": self.choose(EFFECTS[other]), "SECOND": self.rng.choice(EVENTS[other])[0].format(**third),
+            "BEHAVIOUR": self.choose(BEHAVIOUR[other]).format(**third),
+            "EVENT": event.format(**slots), "WHY": why.format(**slots), "PERSON": self.person(),
+            "THING": self.choose(lexicon.THINGS), "TIME": self.choose(lexicon.times()),
+            "TURN": self.choose(TURNS).format(**slots), "FILLER": self.choose(FILLERS).format(**elsewhere),
+        }  # fmt: skip
+        casual = self.rng.random() < 0.5
+        text = _fill(pattern.text, words)
+        told = {name: word.replace("my ", "the ") for name, word in words.items()}
+        told["CUE"] = _contract(cue) if casual else cue
+        reason = self.choose(pattern.reasons)
+        reasoning, step = (_sentences(_fill(form, told)) for form in (reason, _CONCLUSION.sub("", reason)))
+        if casual:
+            text = _contract(text)
+        first = words["OTHER"] if "OTHER" in pattern.text else ""
+        who = words["PERSON"] if pattern.kind == "someone" and first and "asked" not in pattern.text else ""
+        return Sample(text, label, reasoning, step, pattern.kind, told["CUE"], first, who)
+
+    def stream(self) -> Iterator[Sample]:
+        """Samples without end, no text twice, labels by `BALANCE`."""
+        seen: dict[str, str] = {}
+        while True:
+            sample = self.sample(self.rng.choices(LABELS, BALANCE)[0])
+            if sample.text not in seen:
+                seen[sample.text] = sample.label
+                yield sample
+
+    def triple(self, sample: Sample) -> dict[str, str]:
+        """The sample as a question, its answer and the reasoning between them; a tenth ask something else."""
+        if sample.who and self.rng.random() < 0.3:
+            question = question_of(["the writer", sample.who], f"Who is {sample.first}?")
+            reasoning = f"The word {sample.first} is said of {sample.who}. The writer says: {sample.cue}."
+            return {"question": question + sample.text, "answer": sample.who, "reasoning": _sentences(reasoning)}
+        if sample.kind == "past" and sample.first and self.rng.random() < 0.3:
+            question = question_of(["yes", "no"], f"Is the writer still {sample.first}?")
+            reasoning = f"Being {sample.first} belongs to the past. The writer now says: {sample.cue}."
+            return {"question": question + sample.text, "answer": "no", "reasoning": _sentences(reasoning)}
+        question = question_of(LABELS, INSTRUCTION) + sample.text
+        return {"question": question, "answer": sample.label, "reasoning": sample.reasoning}
+
+
+def _fill(template: str, words: dict[str, str]) -> str:
+    return re.sub(r"[A-Z]{3,}", lambda match: words[match.group()], template)
+
+
+def _contract(text: str) -> str:
+    for full, short in _CASUAL:
+        text = re.sub(rf"\b{full}\b", short, text)
+    return text
+
+
+def _sentences(text: str) -> str:
+    """Start each sentence with a capital."""
+    return re.sub(r"(^|[.] )([a-z])", lambda match: match.group(1) + match.group(2).upper(), text)
+
+
+def draw_world(seed: int) -> tuple[dict[str, list[Sample]], list[dict[str, str]], set[str]]:
+    """The rows of each split, the reasoning triples, and all texts that either uses."""
+    writer = Writer(seed)
+    stream = writer.stream()
+    splits = {name: [next(stream) for _ in range(size)] for name, size in SIZES.items()}
+    drawn = [next(stream) for _ in range(TRIPLES)]
+    triples = [writer.triple(sample) for sample in drawn]
+    used = {sample.text for rows in splits.values() for sample in rows} | {sample.text for sample in drawn}
+    if len(used) != sum(SIZES.values()) + TRIPLES:
+        raise AssertionError("a text is in two of the files")
+    return splits, triples, used
+
+
+def write_world(folder: Path, seed: int) -> None:
+    """Write the data files of the demo."""
+    splits, triples, _ = draw_world(seed)
+    for name, rows in splits.items():
+        with (folder / f"feelings-{name}.csv").open("w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file, lineterminator="\n")
+            table.writerow(("text", "label"))
+            table.writerows((sample.text, sample.label) for sample in rows)
+    lines = (json.dumps(triple, ensure_ascii=False) + "\n" for triple in triples)
+    (folder / "reasoning.jsonl").write_text("".join(lines), encoding="utf-8")
