@@ -278,11 +278,10 @@ def _show_comparison(context: Context, comparison: dict[str, Any], *, json: bool
 
 
 def _show_example(context: Context) -> None:
-    """A test row that the reasoning arm was sure about, as it is."""
+    """The first test row, as the reasoning arm answered it."""
     from rir_mlx.run import read_jsonl
 
-    rows = list(read_jsonl(context.run.predictions("qra")))
-    row = max(rows, key=lambda one: max(one["probabilities"].values()))
+    row = next(read_jsonl(context.run.predictions("qra")))
     typer.echo(f"\nText:      {row['text']}\nReasoning: {row['reasoning']}")
     typer.echo(f"Label:     {row['predicted']} ({max(row['probabilities'].values()):.0%}), truth: {row['label']}")
     typer.echo('\nNext: rir-mlx classify "i was afraid of the storm, but now it is over and i can laugh"')

@@ -61,7 +61,7 @@ def trained_context(run: str | None, runs: Path, backend: str | None, *, offline
 
 
 def _prepare(*, offline: bool) -> None:
-    """Before any library of the hub is imported: no telemetry, and no network where none is wanted."""
+    """Before any library is imported that reads these: no telemetry, and no network where none is wanted."""
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if offline:

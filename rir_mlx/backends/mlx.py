@@ -54,9 +54,11 @@ def _prefer_openblas() -> None:
     bundled = [str(path) for folder in folders for path in Path(folder).glob("lib/libopenblas_python.so")]
     for library in (*bundled, "libopenblas.so.0"):
         try:
-            ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL)
+            openblas = ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL)
         except OSError:
             continue
+        # MLX hands it one small product after another: threads cost more than they bring.
+        openblas.openblas_set_num_threads(1)
         return
 
 

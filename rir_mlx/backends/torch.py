@@ -43,6 +43,9 @@ from rir_mlx.backends.base import (
 )
 from rir_mlx.errors import Failure, ModelError
 
+_ONE_THREAD = 20_000_000
+"""Below so many weights one thread is as fast as several: theirs spin while they wait for each other, and beside any
+other busy process they slow down a hundredfold (measured on two cores)."""
 _SUFFIXES = {
     "lora_A.default.weight": "lora_a",
     "lora_B.default.weight": "lora_b",
@@ -85,6 +88,8 @@ class TorchBackend:
         if missing := sorted(report["missing_keys"]):  # which transformers would fill with random numbers
             raise ModelError(f"{folder} cannot be loaded as a language model: it lacks the weight {missing[0]}.")
         loaded = TorchModel(model.to(self.target).eval())
+        if self.target.type == "cpu" and loaded.parameters < _ONE_THREAD:
+            torch.set_num_threads(1)
         if adapter is not None:
             loaded.attach(*adapter)
         return loaded
