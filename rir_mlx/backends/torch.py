@@ -67,7 +67,8 @@ class TorchBackend:
             properties = torch.cuda.get_device_properties(self.target)
             name, memory = properties.name, properties.total_memory
         else:
-            name = f"{torch.get_num_threads()} processor cores"
+            count = torch.get_num_threads()
+            name = f"{count} processor core{'s' * (count > 1)}"
             memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return Device(f"{name}, PyTorch {torch.__version__}", memory)
 
