@@ -16,6 +16,8 @@ OPEN_MIRROR = "mlx-community/Llama-3.2-1B-Instruct-bf16"
 
 _WANTED = ["*.json", "*.safetensors", "*.jinja"]
 _SAMPLED_BYTES = 1 << 16
+_SAMPLES = 64
+_SMALL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
 @dataclass(frozen=True)
@@ -118,13 +120,16 @@ def _fetch(name: str, revision: str | None) -> Path:
 
 
 def _fingerprint(weights: list[Path]) -> str:
-    """sha256 over each file's name, size, first and last 64 KiB: the header, and enough of the numbers."""
+    """sha256 over config, tokenizer and template, and each weight file's name, size, and 64 stretches of 64 KiB."""
     digest = hashlib.sha256()
+    for name in _SMALL_FILES:
+        if (path := weights[0].parent / name).is_file():
+            digest.update(name.encode() + path.read_bytes())
     for path in weights:
         size = path.stat().st_size
         digest.update(f"{path.name}:{size}".encode())
         with path.open("rb") as file:
-            digest.update(file.read(_SAMPLED_BYTES))
-            file.seek(max(0, size - _SAMPLED_BYTES))
-            digest.update(file.read(_SAMPLED_BYTES))
+            for place in range(_SAMPLES):
+                file.seek(max(0, size - _SAMPLED_BYTES) * place // (_SAMPLES - 1))
+                digest.update(file.read(_SAMPLED_BYTES))
     return digest.hexdigest()[:16]

@@ -46,7 +46,12 @@ Source = Annotated[SourceSpec, BeforeValidator(_source_from_text)]
 
 
 def _labels_from_list(value: Any) -> Any:
-    return {str(name): "" for name in value} if isinstance(value, list) else value
+    pairs = dict.fromkeys(value, "") if isinstance(value, list) else value
+    if not isinstance(pairs, dict):
+        return value
+    if any(isinstance(name, bool) for name in pairs):
+        raise ValueError("YAML reads yes, no, on, off, true and false as truth values: put such labels in quotes")
+    return {str(name): "" if what is None else what for name, what in pairs.items()}
 
 
 class DataSection(Section):
@@ -69,7 +74,8 @@ class DataSection(Section):
     max_samples: int | None = Field(default=4000, ge=1)
     """Use at most so many training rows, drawn by seed with every label in proportion."""
     val_size: float = Field(default=500, ge=0)
-    """Validation rows: a share of the training rows below 1, else a count. With `validation` given, at most so many."""
+    """Validation rows: a share of the training rows below 1, else a count. With `validation` given, a count is the
+    most that is used."""
     test_size: float = Field(default=2000, ge=0)
     """Test rows, by the same rule."""
 
@@ -239,6 +245,10 @@ def load_recipe(source: str | Path | None = None, overrides: Sequence[str] = ())
         values = {"name": path.stem} | _read_yaml(path)
     for text in overrides:
         _merge_override(values, text)
+    if any(text.startswith(("data.train=", "data.train.path=")) for text in overrides):
+        for part in ("validation", "test"):  # of the recipe's own rows, which these replace
+            if not any(text.startswith(f"data.{part}") for text in overrides):
+                values["data"].pop(part, None)
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:

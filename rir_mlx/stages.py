@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -86,6 +87,7 @@ class Context:
         lora = {} if recipe.fine_tune_type == "full" else recipe.lora_parameters.model_dump(mode="json")
         return {
             "model": self.base.fingerprint,
+            "fake": self.backend.name == "fake",
             "dtype": recipe.dtype,
             "seed": recipe.seed,
             "max_seq_length": recipe.max_seq_length,
@@ -112,7 +114,7 @@ def open_run(context: Context) -> None:
 
 
 def _absolute(source: SourceSpec | None) -> SourceSpec | None:
-    if source is None or not (Path(source.path).exists() or (Path(source.path).parent.is_dir() and "*" in source.path)):
+    if source is None or not (Path(source.path).exists() or glob.has_magic(source.path)):
         return source
     return source.model_copy(update={"path": str(Path(source.path).absolute())})
 
@@ -224,8 +226,14 @@ def train_classifier(context: Context, arm: Arm) -> None:
         "classifier": options.model_dump(mode="json", exclude={"arms", "steps_per_report"}),
     }
     if arm == "qra":
-        if context.run.augmented.done() is None:
+        augmented = context.run.augmented.done()
+        if augmented is None:
             raise UserError("The rows of this run have no reasonings yet.", mend="Run `rir-mlx augment` first.")
+        if augmented["inputs"]["data"] != context.data.digest:
+            raise UserError(
+                "The reasonings of this run were written for other rows, labels or splits than these.",
+                mend="Run `rir-mlx augment` again.",
+            )
         inputs["augmented"] = digest_of_file(context.run.augmented_rows("train"))
     if not _due(context, stage, inputs, f"classifier {arm}"):
         return
@@ -318,6 +326,13 @@ def evaluate(context: Context) -> dict[str, Any]:
         raise UserError(f"{run.folder} has no trained classifier.", mend="Run `rir-mlx train-classifier` first.")
     if not test:
         raise UserError("There are no test rows.", mend="Name data.test, or set data.test_size.")
+    for arm in arms:
+        if (run.classifier(arm).done() or {})["inputs"]["data"] != context.data.digest:
+            raise UserError(
+                f"The {arm} classifier was trained on other rows, labels or splits than these: some of these test rows "
+                "may be among them.",
+                mend="Run `rir-mlx train-classifier` again.",
+            )
     measured = {arm: _evaluate_arm(context, arm) for arm in arms}
     truth = [row.label for row in test]
     common = metrics.majority([row.label for row in context.data.train])
@@ -330,7 +345,10 @@ def evaluate(context: Context) -> dict[str, Any]:
     if "qa" in arms and "qra" in arms:
         labels = {arm: [row["predicted"] for row in read_jsonl(run.predictions(arm))] for arm in arms}
         paired = metrics.compare(("qa", labels["qa"]), ("qra", labels["qra"]), truth)
-        comparison |= {"paired": asdict(paired), "verdict": metrics.verdict(paired)}
+        steps = {arm: values["training_steps"] for arm, values in measured.items()}
+        unmatched = f"The arms were trained for different numbers of steps ({steps}): no verdict. Train both again."
+        matched = len(set(steps.values())) == 1
+        comparison |= {"paired": asdict(paired), "verdict": metrics.verdict(paired) if matched else unmatched}
     write_json(run.comparison, comparison)
     return comparison
 
@@ -363,6 +381,7 @@ def _evaluate_arm(context: Context, arm: Arm) -> dict[str, Any]:
     values = {
         "accuracy": asdict(metrics.accuracy(truth, labels)),
         "macro_f1": metrics.macro_f1(truth, labels, list(context.data.labels)),
+        "trimmed_texts": sum(one.trimmed > 0 for one in predictions),
         "mean_mass": sum(one.mass for one in predictions) / len(predictions),
         "training_steps": done["results"]["steps"],
         "training_tokens": done["results"]["tokens"],
@@ -385,9 +404,12 @@ def predict(context: Context, classifier: Classifier, texts: Sequence[str], *, w
 
 
 def run_all(context: Context) -> dict[str, Any]:
-    """Every stage in order; what is done is skipped."""
+    """Every stage in order; what is done is skipped. Faults of the data are found before any training."""
     arms = context.recipe.classifier.arms
+    if not context.data.test:
+        raise UserError("There are no test rows.", mend="Name data.test, or set data.test_size.")
     if "qra" in arms:
+        _ = context.triples
         train_rgen(context)
         augment_rows(context)
     for arm in arms:

@@ -42,7 +42,7 @@ class Codec:
         from transformers import AutoTokenizer
 
         try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{folder} has no tokenizer that can be loaded: {error}") from error
         if not getattr(self.tokenizer, "is_fast", False):
@@ -190,16 +190,19 @@ def encode_examples(codec: Codec, rows: Iterable[tuple[Prompt, Tokens, Tokens]],
     examples: list[Example] = []
     head: Tokens = ()
     trimmed = dropped = 0
+    too_long: UserError | None = None
     for prompt, reasoning, answer in rows:
         try:
             encoded = codec.encode(prompt, max_seq_length - len(reasoning) - len(answer))
-        except UserError:
-            codec.encode(prompt, max_seq_length)  # where even the prompt alone is too long, that is the error
+        except UserError as error:
+            too_long = too_long or error
             dropped += 1
             continue
         head = encoded.head
         trimmed += encoded.trimmed > 0
         examples.append(Example(encoded.row, reasoning, answer))
+    if too_long is not None and not examples:
+        raise too_long
     return Examples(head, tuple(examples), trimmed, dropped)
 
 

@@ -193,7 +193,7 @@ def classify(
     chosen = arm.value if arm else ("qra" if "qra" in trained else "qa")
     context.progress.say(f"Using the {chosen} classifier of {context.run.folder}.")
     classifier = stages.load_classifier(context, "qa" if chosen == "qa" else "qra")
-    if len(texts) == 1:
+    if text not in (None, "-"):
         _classify_one(classifier, texts[0], context, json=json)
         return
     from rir_cli.console import print_json
@@ -281,7 +281,7 @@ def _show_example(context: Context) -> None:
     """The first test row, as the reasoning arm answered it."""
     from rir_mlx.run import read_jsonl
 
-    row = next(read_jsonl(context.run.predictions("qra")))
+    row = next(read_jsonl(context.run.predictions(context.recipe.classifier.arms[-1])))
     typer.echo(f"\nText:      {row['text']}\nReasoning: {row['reasoning']}")
     typer.echo(f"Label:     {row['predicted']} ({max(row['probabilities'].values()):.0%}), truth: {row['label']}")
     typer.echo('\nNext: rir-mlx classify "i was afraid of the storm, but now it is over and i can laugh"')

@@ -64,6 +64,7 @@ def _prepare(*, offline: bool) -> None:
     """Before any library is imported that reads these: no telemetry, and no network where none is wanted."""
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,9 +35,13 @@ def export_classifier(context: Context, arm: Arm, output: Path | None) -> tuple[
     if stage.done() is None:
         arms = ", ".join(context.run.trained_arms())
         raise UserError(f"{context.run.folder} has no {arm} classifier.", mend=f"Trained arms: {arms}.")
-    folder = output or context.run.export("hf", arm)
-    if folder.exists() and any(folder.iterdir()) and not (folder / "config.json").is_file():
-        raise UserError(f"{folder} holds something else.", mend="Choose an empty folder with --output.")
+    folder = (output or context.run.export("hf", arm)).absolute()
+    if folder.exists() and any(folder.iterdir()) and not _ours(folder):
+        raise UserError(f"{folder} holds something that this command did not write.", mend="Choose another --output.")
+    # transformers is the format's own reader, so it judges wherever PyTorch is installed.
+    transformers_runs = all(importlib.util.find_spec(module) for module in ("torch", "peft"))
+    judge = open_backend("torch") if transformers_runs else context.backend
+    written = folder.with_name(folder.name + ".unverified")
     trained = read_adapter(stage.adapter, context.base)
     task = Task(**trained.about["task"])
     adapter = (trained.spec, trained.tensors)
@@ -53,24 +59,36 @@ def export_classifier(context: Context, arm: Arm, output: Path | None) -> tuple[
         },
     }
     context.progress.say(f"Fusing {stage.adapter} into {context.base.name} …")
-    write_hf_folder(folder, context.base, adapter, about)
-    dtype = str(next(iter(Weights(folder)[name] for name in Weights(folder))).dtype)
+    write_hf_folder(written, context.base, adapter, about)
+    weights = Weights(written)
+    dtype = str(weights[next(iter(weights))].dtype)
     trained_model = context.backend.load(context.base.folder, dtype="float32", adapter=adapter)
-    # transformers is the format's own reader, so it judges wherever PyTorch is installed.
-    judge = open_backend("torch") if importlib.util.find_spec("torch") else context.backend
     rows = [(row.text, row.label, "") for row in context.data.test[:_ROWS] or context.data.train[:_ROWS]]
     examples = training_examples(context.codec, task, rows, arm)
     sequences = [examples.head + row.prompt + row.reasoning + row.answer for row in examples.rows]
     # Rotary scaling shows over long distances only.
     sequences.append(tuple(token for sequence in sequences for token in sequence)[:_LONG])
     try:
-        result = verify(folder, trained_model, judge, sequences, dtype=dtype)
+        result = verify(written, trained_model, judge, sequences, dtype=dtype)
     except Failure:
-        os.replace(folder, folder.with_name(folder.name + ".rejected"))
+        _move(written, folder.with_name(folder.name + ".rejected"))
         raise
+    _move(written, folder)
     context.progress.say(
         f"Loaded back with {result.engine}: log-probabilities differ by {result.mean_difference:.2g} on average "
         f"(bound {result.bound:g}), the likeliest token is the same at {result.same_choice:.1%} of "
         f"{result.tokens:,} positions."
     )
     return folder, asdict(result)
+
+
+def _ours(folder: Path) -> bool:
+    try:
+        return "rir_mlx" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+
+
+def _move(folder: Path, place: Path) -> None:
+    shutil.rmtree(place, ignore_errors=True)
+    os.replace(folder, place)

@@ -38,6 +38,7 @@ from rir_mlx.backends.base import (
     initial_lora_a,
     learned_positions,
     pad_right,
+    scoring_rows,
     unstopped,
 )
 from rir_mlx.errors import Failure, ModelError
@@ -294,6 +295,7 @@ class MlxModel:
         """Each prompt runs once; every option then continues the prompt's cache."""
         scores = np.zeros((len(prompts), len(options)))
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+        batch_size = scoring_rows(batch_size, len(options))
         shared = self._prefix_cache(prefix)
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]

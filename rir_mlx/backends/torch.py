@@ -38,6 +38,7 @@ from rir_mlx.backends.base import (
     initial_lora_a,
     learned_positions,
     pad_right,
+    scoring_rows,
     stop_length,
     unstopped,
 )
@@ -82,6 +83,7 @@ class TorchBackend:
                 dtype=self._dtype(dtype),
                 attn_implementation="sdpa",
                 local_files_only=True,
+                trust_remote_code=False,
                 output_loading_info=True,
             )
         except (OSError, ValueError, KeyError, RuntimeError, AttributeError, SafetensorError) as error:
@@ -303,6 +305,7 @@ class TorchModel:
         """Each prompt runs once; every option then continues the prompt's cache."""
         scores = np.zeros((len(prompts), len(options)))
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+        batch_size = scoring_rows(batch_size, len(options))
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             scores[chosen] = self._score_group([prompts[index] for index in chosen], options, prefix)
