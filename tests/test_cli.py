@@ -317,3 +317,65 @@ def test_a_missing_model_says_how_to_get_one(rir: Run, recipe: Path) -> None:
     result = rir("run", str(recipe), "--set", "model=someone/something", "--offline")
     assert result.code == 2
     assert "hf download someone/something" in result.err
+
+
+def test_reasonings_and_classifiers_of_other_splits_are_refused(rir: Run, recipe: Path) -> None:
+    """Carved splits follow the seed: with another one, rows that were trained on would stand in the test part."""
+    rir("run", str(recipe), "-q")
+    result = rir("evaluate", "runs/small", "--set", "seed=1")
+    assert (result.code, "trained on other rows" in result.err) == (2, True), result.err
+    result = rir("train-classifier", "runs/small", "--set", "seed=1", "--arm", "qra")
+    assert (result.code, "written for other rows" in result.err) == (2, True), result.err
+
+
+def test_arms_of_unequal_steps_get_no_verdict(rir: Run, recipe: Path) -> None:
+    rir("run", str(recipe), "-q")
+    assert rir("train-classifier", "runs/small", "--set", "classifier.epochs=3", "--arm", "qra").code == 0
+    result = rir("evaluate", "runs/small")
+    assert "different numbers of steps" in result.out
+    assert "changed accuracy" not in result.out
+
+
+def test_a_fault_of_the_data_is_found_before_any_training(rir: Run, recipe: Path) -> None:
+    write_csv(Path("rows.csv"), [("i feel fine", "joy")] * 30)
+    result = rir("run", str(recipe))
+    assert result.code == 2
+    assert "R-Gen: runs" not in result.err
+
+
+def test_a_run_on_the_fake_backend_is_never_taken_for_a_real_one(rir: Run, recipe: Path) -> None:
+    pytest.importorskip("torch")
+    rir("train-classifier", str(recipe), "--arm", "qa", "-q")
+    result = rir("train-classifier", str(recipe), "--arm", "qa", "--backend", "torch")
+    assert "runs, because fake was True, is False" in result.err
+
+
+def test_an_export_is_verified_before_it_takes_its_place(rir: Run, recipe: Path) -> None:
+    pytest.importorskip("torch")
+    rir("train-classifier", str(recipe), "--arm", "qa", "--backend", "torch", "-q")
+    done = rir("export", "--arm", "qa", "--json", "-q")
+    assert done.code == 0, done.err
+    values = json.loads(done.out)
+    assert values["passed"] if "passed" in values else values["mean_difference"] < values["bound"]
+    assert (Path(values["folder"]) / "verification.json").is_file()
+    assert not list(Path("runs/small/export").glob("*.unverified"))
+    assert rir("export", "--arm", "qa", "-q").code == 0
+
+
+def test_an_export_never_replaces_a_folder_of_somebody_else(rir: Run, recipe: Path, model: Path) -> None:
+    pytest.importorskip("torch")
+    rir("train-classifier", str(recipe), "--arm", "qa", "--backend", "torch", "-q")
+    before = sorted(path.name for path in model.iterdir())
+    result = rir("export", "--arm", "qa", "--output", str(model))
+    assert (result.code, "did not write" in result.err) == (2, True), result.err
+    assert sorted(path.name for path in model.iterdir()) == before
+
+
+def test_code_in_a_models_folder_is_never_run(rir: Run, recipe: Path, tmp_path: Path) -> None:
+    folder = make_tiny_llama(tmp_path / "evil")
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').write('x')\nclass Evil: pass\n")
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config |= {"auto_map": {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}, "tokenizer_class": "Evil"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    rir("train-classifier", str(recipe), "--set", f"model={folder}", "--arm", "qa", stdin="y\ny\ny\n")
+    assert not (tmp_path / "ran").exists()

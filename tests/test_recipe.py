@@ -109,3 +109,19 @@ def test_every_key_has_its_help() -> None:
         return found
 
     assert helpless(Recipe, "") == []
+
+
+def test_labels_may_be_numbers_and_need_no_description() -> None:
+    assert load_recipe(None, ["data.labels={0: sad, 1: }"]).data.labels == {"0": "sad", "1": ""}
+
+
+def test_truth_values_as_labels_are_refused_with_the_mend() -> None:
+    with pytest.raises(RecipeError, match="put such labels in quotes"):
+        load_recipe(None, ["data.labels=[yes, no]"])
+
+
+def test_other_training_rows_replace_a_recipes_test_rows_too() -> None:
+    recipe = load_recipe("emotion", ["data.train=mine.csv", "data.validation=more.csv"])
+    assert recipe.data.test is None
+    assert recipe.data.validation is not None
+    assert recipe.data.validation.path == "more.csv"
