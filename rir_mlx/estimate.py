@@ -31,7 +31,7 @@ class Cost:
     def text(self, what: str, device: Device) -> str:
         return (
             f"{what}: {self.rows:,} rows, {self.tokens:,} tokens; about {duration(self.seconds)} and "
-            f"{self.memory / 2**30:.1f} GB on {device.name}. Smaller with {self.smaller}."
+            f"{memory_size(self.memory)} on {device.name}. Smaller with {self.smaller}."
         )
 
     def warning(self, device: Device) -> str | None:
@@ -41,6 +41,10 @@ class Cost:
             f"This may need {self.memory / 2**30:.1f} GB, and the machine has {device.memory / 2**30:.1f} GB. "
             f"Make it smaller with {self.smaller}."
         )
+
+
+def memory_size(count: int) -> str:
+    return f"{count / 2**30:.1f} GB" if count >= 2**30 else f"{count / 2**20:.0f} MB"
 
 
 def duration(seconds: float) -> str:
