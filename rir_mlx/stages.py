@@ -223,7 +223,9 @@ def train_classifier(context: Context, arm: Arm) -> None:
         "arm": arm,
         "data": context.data.digest,
         "instruction": recipe.data.instruction,
-        "classifier": options.model_dump(mode="json", exclude={"arms", "steps_per_report"}),
+        "classifier": options.model_dump(
+            mode="json", exclude={"arms", "steps_per_report"} | ({"reasoning_weight"} if arm == "qa" else set())
+        ),
     }
     if arm == "qra":
         augmented = context.run.augmented.done()

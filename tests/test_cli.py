@@ -379,3 +379,10 @@ def test_code_in_a_models_folder_is_never_run(rir: Run, recipe: Path, tmp_path: 
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     rir("train-classifier", str(recipe), "--set", f"model={folder}", "--arm", "qa", stdin="y\ny\ny\n")
     assert not (tmp_path / "ran").exists()
+
+
+def test_the_weight_of_the_reasoning_leaves_the_label_only_arm_alone(rir: Run, recipe: Path) -> None:
+    rir("run", str(recipe), "-q")
+    again = rir("train-classifier", "runs/small", "--set", "classifier.reasoning_weight=0.1")
+    assert "classifier qa: done already" in again.err
+    assert "runs, because classifier.reasoning_weight was 0.5, is 0.1" in again.err
