@@ -73,12 +73,16 @@ class Context:
             self.recipe.evaluate.max_reasoning_tokens,
         )
 
-    def load(self, stage: Stage | None = None) -> Model:
-        """The base model, with a stage's adapter over it."""
-        if stage is None:
+    def test_rows(self) -> tuple[Row, ...]:
+        if not self.data.test:
+            raise UserError("There are no test rows.", mend="Name data.test, or set data.test_size.")
+        return self.data.test
+
+    def load(self, adapter: adapters.Adapter | None = None) -> Model:
+        """The base model, with an adapter over it."""
+        if adapter is None:
             dtype = "float32" if self.spec.fine_tune_type == "full" else self.recipe.dtype
             return self.backend.load(self.base.folder, dtype=dtype)
-        adapter = adapters.read_adapter(stage.adapter, self.base)
         return self.backend.load(self.base.folder, dtype=self.recipe.dtype, adapter=(adapter.spec, adapter.tensors))
 
     def training_inputs(self) -> dict[str, Any]:
@@ -183,7 +187,7 @@ def augment_rows(context: Context) -> None:
         adapter=adapter,
         max_seq_length=recipe.max_seq_length,
     )
-    model = context.load(run.rgen)
+    model = context.load(adapters.read_adapter(run.rgen.adapter, context.base))
     _say_generation_cost(context, model, job)
     rejected, results = [], {}
     for part, rows in (("train", context.data.train), ("validation", context.data.validation)):
@@ -314,20 +318,16 @@ def load_classifier(context: Context, arm: Arm) -> Classifier:
         )
     adapter = adapters.read_adapter(stage.adapter, context.base)
     task = replace(Task(**adapter.about["task"]), max_reasoning_tokens=context.recipe.evaluate.max_reasoning_tokens)
-    model = context.backend.load(
-        context.base.folder, dtype=context.recipe.dtype, adapter=(adapter.spec, adapter.tensors)
-    )
-    return Classifier(model, context.codec, task, arm)
+    return Classifier(context.load(adapter), context.codec, task, arm)
 
 
 def evaluate(context: Context) -> dict[str, Any]:
     """Measure every trained arm on the test rows, compare them, and write it all down. Returns the comparison."""
-    run, test = context.run, context.data.test
+    run = context.run
     arms: list[Arm] = [arm for arm in context.recipe.classifier.arms if run.classifier(arm).done() is not None]
     if not arms:
         raise UserError(f"{run.folder} has no trained classifier.", mend="Run `rir-mlx train-classifier` first.")
-    if not test:
-        raise UserError("There are no test rows.", mend="Name data.test, or set data.test_size.")
+    test = context.test_rows()
     for arm in arms:
         if (run.classifier(arm).done() or {})["inputs"]["data"] != context.data.digest:
             raise UserError(
@@ -408,8 +408,7 @@ def predict(context: Context, classifier: Classifier, texts: Sequence[str], *, w
 def run_all(context: Context) -> dict[str, Any]:
     """Every stage in order; what is done is skipped. Faults of the data are found before any training."""
     arms = context.recipe.classifier.arms
-    if not context.data.test:
-        raise UserError("There are no test rows.", mend="Name data.test, or set data.test_size.")
+    context.test_rows()
     if "qra" in arms:
         _ = context.triples
         train_rgen(context)

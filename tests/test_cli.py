@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from rir_cli.app import main
+from rir_cli.app import _own_name, main
 from tiny import make_tiny_llama
 
 from rir_mlx import backends
@@ -386,3 +386,11 @@ def test_the_weight_of_the_reasoning_leaves_the_label_only_arm_alone(rir: Run, r
     again = rir("train-classifier", "runs/small", "--set", "classifier.reasoning_weight=0.1")
     assert "classifier qa: done already" in again.err
     assert "runs, because classifier.reasoning_weight was 0.5, is 0.1" in again.err
+
+
+def test_the_next_command_of_the_demo_can_be_typed_as_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [".venv/bin/rir-mlx", "demo"])
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert _own_name() == ".venv/bin/rir-mlx"
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    assert _own_name() == "rir-mlx"

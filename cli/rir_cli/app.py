@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -284,7 +285,12 @@ def _show_example(context: Context) -> None:
     row = next(read_jsonl(context.run.predictions(context.recipe.classifier.arms[-1])))
     typer.echo(f"\nText:      {row['text']}\nReasoning: {row['reasoning']}")
     typer.echo(f"Label:     {row['predicted']} ({max(row['probabilities'].values()):.0%}), truth: {row['label']}")
-    typer.echo('\nNext: rir-mlx classify "i was afraid of the storm, but now it is over and i can laugh"')
+    typer.echo(f'\nNext: {_own_name()} classify "i was afraid of the storm, but now it is over and i can laugh"')
+
+
+def _own_name() -> str:
+    """How this program can be called from here: `make demo` runs it out of a virtual environment that is not active."""
+    return "rir-mlx" if shutil.which("rir-mlx") else sys.argv[0]
 
 
 def _version(wanted: bool) -> None:
