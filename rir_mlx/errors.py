@@ -50,6 +50,10 @@ class Failure(RirError):
     """The work itself failed: a loss that is not finite, an export that does not match its model."""
 
 
+class OutOfMemory(Failure):
+    """The device has no room for this much at once."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """` Did you mean 'x'?` for the closest of `known`, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)

@@ -23,6 +23,7 @@ Tensors = Mapping[str, np.ndarray]
 """Adapter tensors by name, in mlx-lm's layout: `model.layers.0.self_attn.q_proj.lora_a` is (in, rank)."""
 
 FineTuneType = Literal["lora", "dora", "full"]
+OptimizerName = Literal["adamw", "adam", "sgd", "rmsprop", "adagrad", "adafactor"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 FinishReason = Literal["stop", "length"]
 
@@ -43,13 +44,39 @@ class AdapterSpec:
 
 @dataclass(frozen=True)
 class OptimizerSpec:
-    """AdamW with bias correction (arXiv:1711.05101) and clipping of the global gradient norm."""
+    """The update, and clipping of the global gradient norm.
 
+    The optimizers whose update is the same in both frameworks. `weight_decay` is that of `adamw` (arXiv:1711.05101,
+    with bias correction), the others have none; `sgd` has momentum `beta1`; `adafactor` (arXiv:1804.04235) scales the
+    given rate by the weights' root mean square.
+    """
+
+    name: OptimizerName = "adamw"
     weight_decay: float = 0.01
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8
     max_grad_norm: float = 1.0
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a step is computed; none of it changes what is computed. `grad_checkpoint` computes a layer's activations
+    again in the backward pass instead of keeping them. `compile` fuses operations; None is the backend's choice."""
+
+    grad_checkpoint: bool = False
+    compile: bool | None = None
+
+
+PLAIN = Execution()
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """All that a training needs to go on exactly: tensors by name, in the backend's own names and layout. They may
+    share memory with the model, so they are written before the next step."""
+
+    tensors: Tensors
 
 
 @dataclass(frozen=True)
@@ -77,7 +104,8 @@ class Batch:
 
 @dataclass(frozen=True)
 class StepResult:
-    """Weighted loss before the update, and the global gradient norm before clipping."""
+    """Weighted loss before the update, and the global gradient norm before clipping, both over all ranks. Where one of
+    them is not finite, no weight was changed."""
 
     loss: float
     grad_norm: float
@@ -124,6 +152,29 @@ OnToken = Callable[[int, int], None]
 """Called with (key, token) as each token is drawn."""
 
 
+class World(Protocol):
+    """The processes that train one model together, each on rows of its own."""
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def size(self) -> int: ...
+
+    def all_sum(self, array: np.ndarray) -> np.ndarray:
+        """The sum of what every rank gives; waits for all of them. Raises Failure where one is gone."""
+        ...
+
+
+class Alone:
+    """One process."""
+
+    rank, size = 0, 1
+
+    def all_sum(self, array: np.ndarray) -> np.ndarray:
+        return array
+
+
 class Model(Protocol):
     """A loaded causal language model."""
 
@@ -134,13 +185,26 @@ class Model(Protocol):
 
     def add_adapter(self, spec: AdapterSpec, seed: int) -> None:
         """Attach a fresh adapter, or make all weights trainable for `full`. The seed decides its initial weights,
-        which are the same on every backend, and its dropout."""
+        which are the same on every backend."""
         ...
 
-    def configure_optimizer(self, spec: OptimizerSpec) -> None: ...
+    def configure_optimizer(self, spec: OptimizerSpec, execution: Execution = PLAIN) -> None:
+        """Prepare for training what `add_adapter` attached."""
+        ...
 
-    def train_step(self, batches: Sequence[Batch], learning_rate: float) -> StepResult:
-        """One optimizer step on the sum of the batches' losses, each batch run on its own."""
+    def train_step(self, batches: Sequence[Batch], learning_rate: float, *, seed: int = 0) -> StepResult:
+        """One optimizer step on the sum of the batches' losses, each batch run on its own. The seed decides dropout.
+
+        With several ranks the gradient is the sum over all of them; a rank may have no batch.
+        Raises OutOfMemory where the batches do not fit; then no weight was changed."""
+        ...
+
+    def training_state(self) -> TrainingState:
+        """The trained weights and the optimizer's memory. With a step's inputs they decide all that follows."""
+        ...
+
+    def load_training_state(self, state: TrainingState) -> None:
+        """Continue from `training_state` of an equally configured model. Raises ModelError where it does not fit."""
         ...
 
     def loss(self, batch: Batch) -> float:
@@ -172,6 +236,9 @@ class Backend(Protocol):
     """A framework. Loading takes a local folder; names of the hub are resolved before."""
 
     name: str
+
+    @property
+    def world(self) -> World: ...
 
     def device(self) -> Device: ...
 

@@ -14,11 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rir_mlx.backends.base import (
+    PLAIN,
     AdapterSpec,
+    Alone,
     Batch,
     Completion,
     Device,
     Dtype,
+    Execution,
     Floats,
     OnToken,
     OptimizerSpec,
@@ -27,6 +30,7 @@ from rir_mlx.backends.base import (
     StepResult,
     Tensors,
     Tokens,
+    TrainingState,
 )
 from rir_mlx.errors import ModelError
 
@@ -36,6 +40,7 @@ _TENSOR = "fake.m"  # a name that adapter folders know how to write in both form
 
 class FakeBackend:
     name = "fake"
+    world = Alone()
 
     def device(self) -> Device:
         return Device("no framework", 1 << 40)
@@ -66,10 +71,18 @@ class FakeModel:
     def add_adapter(self, spec: AdapterSpec, seed: int) -> None:
         self.table = self.table + np.random.default_rng(seed).normal(0, 1e-3, self.table.shape)
 
-    def configure_optimizer(self, spec: OptimizerSpec) -> None:
+    def configure_optimizer(self, spec: OptimizerSpec, execution: Execution = PLAIN) -> None:
         self.max_grad_norm = spec.max_grad_norm
 
-    def train_step(self, batches: Sequence[Batch], learning_rate: float) -> StepResult:
+    def training_state(self) -> TrainingState:
+        return TrainingState({"table": self.table})
+
+    def load_training_state(self, state: TrainingState) -> None:
+        if state.tensors.keys() != {"table"} or state.tensors["table"].shape != self.table.shape:
+            raise ModelError("The checkpoint does not fit this model.")
+        self.table = np.array(state.tensors["table"], dtype=np.float64)
+
+    def train_step(self, batches: Sequence[Batch], learning_rate: float, *, seed: int = 0) -> StepResult:
         gradient = np.zeros_like(self.table)
         total = sum(self._loss(batch, gradient) for batch in batches)
         norm = float(np.linalg.norm(gradient))

@@ -1,0 +1,70 @@
+"""The cross-entropy of the positions that learn, without ever holding all of their logits.
+
+Over a vocabulary of 128,256 words the logits of a batch are larger than all else together. Here they are made a few
+hundred positions at a time, and each part's gradient is taken at once, so that one part is alive at a time.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Literal
+
+import mlx.core as mx
+import mlx.nn as nn
+
+Gradient = Literal["none", "hidden", "all"]
+
+_ROWS = 256
+"""Positions that are projected together."""
+
+
+def head_loss(head: nn.Module, hidden: mx.array, targets: mx.array, weights: mx.array, gradient: Gradient) -> mx.array:
+    """Σ weights · CE(head(hidden), targets), in float32. `hidden` is [positions, width], the others [positions].
+    `head` is a linear layer, or an embedding, which projects by its transpose.
+
+    `gradient` says what it can be taken for. That of the hidden states alone is taken at once; where the head learns
+    too (`all`), its parts are projected again in the backward pass.
+    """
+    project = head.as_linear if hasattr(head, "as_linear") else head
+    parts = [slice(start, start + _ROWS) for start in range(0, len(hidden), _ROWS)]
+
+    def part_loss(hidden: mx.array, part: slice) -> mx.array:
+        losses = nn.losses.cross_entropy(project(hidden).astype(mx.float32), targets[part])
+        return (losses * weights[part]).sum()
+
+    if gradient == "all":
+
+        def again(parameters: Any, hidden: mx.array, part: slice) -> mx.array:
+            head.update(parameters)  # a checkpoint has no gradient for what it was not given
+            return part_loss(hidden, part)
+
+        learned = head.trainable_parameters()
+        each = [mx.checkpoint(partial(again, part=part))(learned, hidden[part]) for part in parts]
+        return mx.stack(each).sum() if each else mx.zeros(())
+    if gradient == "none":
+        total = mx.zeros(())
+        for part in parts:
+            total = total + part_loss(_after(hidden[part], total), part)
+        return total
+
+    @mx.custom_function
+    def with_gradient(hidden: mx.array) -> tuple[mx.array, mx.array]:
+        total = mx.zeros(())
+        gradients: list[mx.array] = []
+        for part in parts:
+            rows = _after(hidden[part], total, *gradients[-1:])
+            loss, of_rows = mx.value_and_grad(part_loss)(rows, part)
+            total = total + loss
+            gradients.append(of_rows)
+        return total, mx.concatenate(gradients) if gradients else mx.zeros_like(hidden)
+
+    @with_gradient.vjp
+    def backward(_: mx.array, scales: tuple[mx.array, mx.array], outputs: tuple[mx.array, mx.array]) -> mx.array:
+        return outputs[1] * scales[0].astype(outputs[1].dtype)
+
+    return with_gradient(hidden)[0]
+
+
+def _after(array: mx.array, *before: mx.array) -> mx.array:
+    """The array, computed once the others are: by then their logits are gone."""
+    return mx.depends([array], list(before))[0]

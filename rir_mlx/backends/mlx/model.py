@@ -1,0 +1,196 @@
+"""Loading, adapters, and running a model in MLX."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_flatten
+from mlx_lm.tuner.utils import linear_to_lora_layers
+from mlx_lm.utils import load_config, load_model
+from numpy.typing import NDArray
+
+from rir_mlx.backends.base import (
+    LINEAR_KEYS,
+    PLAIN,
+    AdapterSpec,
+    Alone,
+    Batch,
+    Completion,
+    Device,
+    Dtype,
+    Execution,
+    Floats,
+    OnToken,
+    OptimizerSpec,
+    Request,
+    Sampling,
+    StepResult,
+    Tensors,
+    Tokens,
+    TrainingState,
+    adapted_layers,
+    initial_lora_a,
+)
+from rir_mlx.backends.mlx.inference import generate, score
+from rir_mlx.backends.mlx.training import Training, batch_arrays, batch_loss
+from rir_mlx.backends.mlx.world import MlxWorld, join_world
+from rir_mlx.errors import Failure, ModelError
+from rir_mlx.models import rope_for_both
+
+
+class MlxBackend:
+    """The Metal GPU on Apple silicon, else the processor."""
+
+    name = "mlx"
+
+    def __init__(self) -> None:
+        self.world = join_world()
+
+    def device(self) -> Device:
+        info = mx.device_info()
+        name = str(info.get("device_name") or info.get("architecture") or platform.processor() or "processor")
+        memory = int(info.get("memory_size") or info.get("total_memory") or _physical_memory())
+        return Device(f"{name}, MLX {mx.__version__}", memory)
+
+    def load(
+        self, folder: Path, *, dtype: Dtype = "auto", adapter: tuple[AdapterSpec, Tensors] | None = None
+    ) -> MlxModel:
+        try:
+            model, config = load_model(folder, model_config=rope_for_both(load_config(folder)))
+        except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+            raise ModelError(f"{folder} cannot be loaded as a language model: {error}") from error
+        if (wanted := self._dtype(dtype)) is not None and "quantization" not in config:
+            model.set_dtype(wanted)
+        mx.eval(model.parameters())
+        loaded = MlxModel(model, self.world)
+        if adapter is not None:
+            loaded.attach(*adapter)
+        return loaded
+
+    def _dtype(self, dtype: Dtype) -> Any:
+        """None keeps the folder's own. Without Metal bfloat16 is emulated, so `auto` is float32 there."""
+        if dtype == "auto":
+            return None if mx.metal.is_available() else mx.float32
+        return getattr(mx, dtype)
+
+
+def _physical_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+class MlxModel:
+    """An mlx-lm model, with or without an adapter inside."""
+
+    def __init__(self, model: Any, world: Alone | MlxWorld) -> None:
+        self.model, self.world = model, world
+        self.parameters = sum(int(p.size) for _, p in tree_flatten(model.parameters()))
+        self.training: Training | None = None
+        model.freeze()
+        model.eval()
+
+    # adapters
+
+    def add_adapter(self, spec: AdapterSpec, seed: int) -> None:
+        self._inject(spec)
+        fresh = [
+            (name, mx.array(initial_lora_a(name, tensor.shape, seed)))
+            for name, tensor in tree_flatten(self.model.trainable_parameters())
+            if name.endswith(".lora_a")
+        ]
+        self.model.load_weights(fresh, strict=False)
+        mx.eval(self.model.parameters())
+
+    def attach(self, spec: AdapterSpec, tensors: Tensors) -> None:
+        """Put given tensors in place of fresh ones. Raises ModelError where names or shapes differ."""
+        self._inject(spec)
+        own = dict(tree_flatten(self.model.trainable_parameters()))
+        if set(tensors) != set(own):
+            odd = sorted(set(tensors) ^ set(own))[0]
+            raise ModelError(f"The adapter does not fit this model: {odd} is in one of them only.")
+        for name, tensor in tensors.items():
+            if tuple(tensor.shape) != tuple(own[name].shape):
+                raise ModelError(
+                    f"The adapter does not fit this model: {name} is {tuple(tensor.shape)}, "
+                    f"not {tuple(own[name].shape)}."
+                )
+        given = [(name, mx.array(np.asarray(tensor, dtype=np.float32))) for name, tensor in tensors.items()]
+        self.model.load_weights(given, strict=False)
+        mx.eval(self.model.parameters())
+
+    def _inject(self, spec: AdapterSpec) -> None:
+        if spec.fine_tune_type == "full":
+            self.model.set_dtype(mx.float32)
+            self.model.unfreeze()
+            return
+        layers = self.model.layers
+        count = len(adapted_layers(spec, len(layers)))
+        keys = set(spec.keys or LINEAR_KEYS)
+        linear = {
+            name for name, module in layers[-1].named_modules() if isinstance(module, (nn.Linear, nn.QuantizedLinear))
+        }
+        if missing := sorted(keys - linear):
+            raise ModelError(f"The model has no linear layer {missing[0]}.", mend="Mend lora_parameters.keys.")
+        parameters = {"rank": spec.rank, "scale": spec.scale, "dropout": spec.dropout, "keys": keys}
+        linear_to_lora_layers(self.model, count, parameters, use_dora=spec.fine_tune_type == "dora")
+        self.model.freeze()
+        self.model.unfreeze(keys=["lora_a", "lora_b", "m"], strict=False)
+        self.model.eval()
+
+    def trained_tensors(self) -> dict[str, np.ndarray]:
+        return {
+            name: np.array(tensor.astype(mx.float32))
+            for name, tensor in tree_flatten(self.model.trainable_parameters())
+        }
+
+    # training
+
+    def configure_optimizer(self, spec: OptimizerSpec, execution: Execution = PLAIN) -> None:
+        self.training = Training(self, spec, execution)
+
+    def train_step(self, batches: Sequence[Batch], learning_rate: float, *, seed: int = 0) -> StepResult:
+        return self._configured().step(batches, learning_rate, seed)
+
+    def loss(self, batch: Batch) -> float:
+        return float(batch_loss(self, *batch_arrays(batch), gradient="none").item())
+
+    def training_state(self) -> TrainingState:
+        return self._configured().state()
+
+    def load_training_state(self, state: TrainingState) -> None:
+        self._configured().load(state)
+
+    def _configured(self) -> Training:
+        if self.training is None:
+            raise Failure("Training needs configure_optimizer first.")
+        return self.training
+
+    @property
+    def head(self) -> nn.Module:
+        """What projects to the vocabulary: the embedding where the two are tied."""
+        return self.model.model.embed_tokens if self.model.args.tie_word_embeddings else self.model.lm_head
+
+    def logits_of(self, hidden: mx.array) -> mx.array:
+        """Next-token logits [..., vocabulary] of hidden states."""
+        return self.head.as_linear(hidden) if self.model.args.tie_word_embeddings else self.head(hidden)
+
+    # inference
+
+    def logits(self, tokens: Tokens) -> Floats:
+        return np.array(self.model(mx.array([tokens]))[0].astype(mx.float32))
+
+    def generate(
+        self, requests: Iterable[Request], sampling: Sampling, *, prefix: Tokens = (), on_token: OnToken | None = None
+    ) -> Iterator[Completion]:
+        return generate(self, requests, sampling, prefix, on_token)
+
+    def score(
+        self, prompts: Sequence[Tokens], options: Sequence[Tokens], *, prefix: Tokens = (), batch_size: int = 32
+    ) -> NDArray[np.float64]:
+        return score(self, prompts, options, prefix, batch_size)

@@ -1,0 +1,216 @@
+"""A training step in MLX: loss, gradient, update, and the state that makes it go on exactly.
+
+Rows that share a prefix run it once: its keys and values go through mlx-lm's own cache at batch 1 and are broadcast
+over the rows; the gradient of the broadcast sums what the rows send back.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import numpy as np
+from mlx.utils import tree_flatten, tree_map, tree_unflatten
+from mlx_lm.models.cache import ConcatenateKVCache
+
+from rir_mlx.backends.base import Batch, Execution, OptimizerSpec, StepResult, TrainingState, learned_positions
+from rir_mlx.backends.mlx.head import Gradient, head_loss
+from rir_mlx.backends.mlx.world import MlxWorld
+from rir_mlx.errors import Failure, ModelError, OutOfMemory
+
+if TYPE_CHECKING:
+    from rir_mlx.backends.mlx.model import MlxModel
+
+_OUT_OF_MEMORY = ("out of memory", "malloc", "insufficient memory", "bad_alloc", "maximum allowed buffer size")
+_WATCHDOG = ("gpu timeout", "impacting interactivity", "ioaf code 2")
+_WIDTH, _POSITIONS = 16, 64
+"""A compiled step is traced once a shape: rows are padded to a multiple of so many tokens, and what they learn to a
+multiple of so many positions, so that there are few shapes."""
+
+
+class Training:
+    """What is trained of a model, and its optimizer."""
+
+    def __init__(self, model: MlxModel, spec: OptimizerSpec, execution: Execution) -> None:
+        self.model, self.spec = model, spec
+        self.optimizer = _optimizer(spec)
+        self.optimizer.init(model.model.trainable_parameters())
+        gradient: Gradient = "all" if model.head.trainable_parameters() else "hidden"
+        self.compiled = mx.metal.is_available() if execution.compile is None else execution.compile
+        self.seeds: Iterator[int] = itertools.count()
+        if execution.grad_checkpoint:
+            dropout = any(isinstance(one, nn.Dropout) and one._p_1 < 1 for one in model.model.modules())
+            self.compiled = self.compiled and not dropout  # whose seeds it would freeze
+            for layer in model.model.layers:
+                _checkpoint_layer(layer, (lambda: next(self.seeds)) if dropout else None)
+        gradient_of = nn.value_and_grad(model.model, partial(batch_loss, model, gradient=gradient))
+        if self.compiled:
+            state = [model.model.state, mx.random.state]
+            gradient_of = mx.compile(gradient_of, inputs=state, outputs=state)
+        self._gradient_of: Callable[..., tuple[mx.array, Any]] = gradient_of
+
+    def step(self, batches: Sequence[Batch], learning_rate: float, seed: int) -> StepResult:
+        world, model = self.model.world, self.model.model
+        mx.random.seed(seed)
+        self.seeds = itertools.count(seed << 16)
+        loss, gradients, full = self._gradients(batches)
+        loss, fulls = world.all_sum(np.array([loss, full is not None])).tolist()
+        if fulls:
+            mx.clear_cache()
+            raise OutOfMemory("These rows do not fit into the memory of the GPU.") from full
+        if isinstance(world, MlxWorld):
+            gradients = world.sum_gradients(gradients)
+        gradients, norm = optim.clip_grad_norm(gradients, self.spec.max_grad_norm)
+        result = StepResult(loss=loss, grad_norm=float(norm.item()))
+        if np.isfinite(result.loss) and np.isfinite(result.grad_norm):
+            self.optimizer.learning_rate = learning_rate
+            self.optimizer.update(model, gradients)
+            mx.eval(model.trainable_parameters(), self.optimizer.state)
+        return result
+
+    def _gradients(self, batches: Sequence[Batch]) -> tuple[float, Any, RuntimeError | None]:
+        """The summed loss and its gradients; and what went wrong where memory ran out."""
+        model = self.model.model
+        total, gradients = 0.0, None
+        model.train()
+        try:
+            for batch in batches:
+                loss, added = self._gradient_of(*batch_arrays(batch, few_shapes=self.compiled))
+                gradients = added if gradients is None else tree_map(mx.add, gradients, added)
+                mx.eval(loss, gradients)
+                total += loss.item()
+        except RuntimeError as error:
+            return 0.0, None, _recognised(error)
+        finally:
+            model.eval()
+        if gradients is None:
+            gradients = tree_map(mx.zeros_like, model.trainable_parameters())
+        return total, gradients, None
+
+    def state(self) -> TrainingState:
+        trees = {"weights": self.model.model.trainable_parameters(), "optimizer": self.optimizer.state}
+        return TrainingState({name: np.array(array) for name, array in tree_flatten(trees)})
+
+    def load(self, state: TrainingState) -> None:
+        own = dict(tree_flatten(self.model.model.trainable_parameters()))
+        given: dict[str, Any] = tree_unflatten([(name, mx.array(array)) for name, array in state.tensors.items()])
+        weights = dict(tree_flatten(given["weights"]))
+        if {k: v.shape for k, v in weights.items()} != {k: v.shape for k, v in own.items()}:
+            raise ModelError("The checkpoint does not fit this model: its tensors have other names or shapes.")
+        self.model.model.update(given["weights"])
+        self.optimizer.state = given["optimizer"]
+        mx.eval(self.model.model.parameters(), self.optimizer.state)
+
+
+def batch_arrays(batch: Batch, *, few_shapes: bool = False) -> tuple[mx.array, ...]:
+    """The prefix [1, P], the tokens [rows, T], and where, what and with which weight the batch learns [positions].
+
+    `few_shapes` pads: rows to the right, the positions with weight 0."""
+    positions, targets, weights = learned_positions(batch)
+    tokens = batch.tokens
+    if few_shapes:
+        width = tokens.shape[1]
+        tokens = np.pad(tokens, ((0, 0), (0, -width % _WIDTH)))
+        positions = positions // width * tokens.shape[1] + positions % width
+        more = (0, -len(positions) % _POSITIONS)
+        positions, targets, weights = np.pad(positions, more), np.pad(targets, more), np.pad(weights, more)
+    prefix = np.array([batch.prefix], dtype=np.int32)
+    return tuple(mx.array(array) for array in (prefix, tokens, positions, targets, weights))
+
+
+def batch_loss(
+    model: MlxModel,
+    prefix: mx.array,
+    tokens: mx.array,
+    positions: mx.array,
+    targets: mx.array,
+    weights: mx.array,
+    *,
+    gradient: Gradient,
+) -> mx.array:
+    """The weighted loss of a batch: its prefix runs once, and only positions that learn are projected."""
+    rows, width = tokens.shape
+    hidden = model.model.model(tokens, cache=_broadcast_prefix(model, prefix, rows))
+    return head_loss(model.head, hidden.reshape(rows * width, -1)[positions], targets, weights, gradient)
+
+
+def _broadcast_prefix(model: MlxModel, prefix: mx.array, rows: int) -> list[ConcatenateKVCache] | None:
+    """The prefix's keys and values, run once and broadcast over the rows."""
+    if not prefix.size:
+        return None
+    caches = [ConcatenateKVCache() for _ in model.model.layers]
+    model.model.model(prefix, cache=caches)
+    for cache in caches:
+        cache.keys = mx.broadcast_to(cache.keys, (rows, *cache.keys.shape[1:]))
+        cache.values = mx.broadcast_to(cache.values, (rows, *cache.values.shape[1:]))
+    return caches
+
+
+def _recognised(error: RuntimeError) -> RuntimeError:
+    """The error, where it says that memory ran out. Raises it, or what it means, otherwise."""
+    words = str(error).lower()
+    if any(known in words for known in _WATCHDOG):
+        raise Failure(
+            "macOS stopped a computation on the GPU that took too long while the display is on.",
+            mend="Let the display sleep, lower batch_size, or set AGX_RELAX_CDM_CTXSTORE_TIMEOUT=1 in the environment. "
+            "The same command continues from the last checkpoint.",
+        ) from error
+    if any(known in words for known in _OUT_OF_MEMORY):
+        return error
+    raise error
+
+
+def _optimizer(spec: OptimizerSpec) -> Any:
+    betas, epsilon = [spec.beta1, spec.beta2], spec.epsilon
+    match spec.name:
+        case "adamw":
+            return optim.AdamW(0.0, betas, epsilon, weight_decay=spec.weight_decay, bias_correction=True)
+        case "adam":
+            return optim.Adam(0.0, betas, epsilon, bias_correction=True)
+        case "sgd":
+            return optim.SGD(0.0, momentum=spec.beta1)
+        case "rmsprop":
+            return optim.RMSprop(0.0, eps=epsilon)
+        case "adagrad":
+            return optim.Adagrad(0.0, eps=epsilon)
+        case "adafactor":
+            return optim.Adafactor(0.0, relative_step=False)
+
+
+def _checkpoint_layer(layer: Any, next_seed: Callable[[], int] | None) -> None:
+    """Let a decoder layer keep its input alone and compute the rest again in the backward pass.
+
+    mlx-lm's own knows neither caches, which would grow at each computation, nor dropout, which would be drawn anew.
+    Here the cache's arrays go in and come out, with a cache of its own inside, and both computations start from one
+    seed.
+    """
+    plain = type(layer)
+
+    class Checkpointed(plain):  # type: ignore[misc, valid-type]
+        def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
+            if not (self.training and isinstance(cache, ConcatenateKVCache | None)):
+                return plain.__call__(self, x, mask, cache)
+            seed = None if next_seed is None else next_seed()
+
+            def again(parameters: Any, x: mx.array, *seen: mx.array) -> tuple[mx.array, ...]:
+                self.update(parameters)
+                inside = ConcatenateKVCache()
+                if seen:
+                    inside.state = seen
+                if seed is not None:
+                    mx.random.seed(seed)
+                out = plain.__call__(self, x, mask, None if cache is None else inside)
+                return (out,) if cache is None else (out, inside.keys, inside.values)
+
+            seen = () if cache is None or cache.keys is None else (cache.keys, cache.values)
+            out, *now = mx.checkpoint(again)(self.trainable_parameters(), x, *seen)
+            if cache is not None:
+                cache.state = now
+            return out
+
+    layer.__class__ = Checkpointed

@@ -1,0 +1,44 @@
+"""Several processes that train one model: what they exchange through mx.distributed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx.nn.utils import average_gradients
+from mlx.utils import tree_map
+
+from rir_mlx.backends.base import Alone
+from rir_mlx.errors import Failure
+
+
+class MlxWorld:
+    """The ranks of an `mlx.launch`, over its ring, JACCL or MPI."""
+
+    def __init__(self, group: Any) -> None:
+        self.group = group
+        self.rank, self.size = int(group.rank()), int(group.size())
+
+    def all_sum(self, array: np.ndarray) -> np.ndarray:
+        # On the processor's stream, and in float32, which every transport has.
+        given = mx.array(np.asarray(array, dtype=np.float32))
+        try:
+            summed = mx.distributed.all_sum(given, group=self.group, stream=mx.cpu)
+            mx.eval(summed)
+        except RuntimeError as error:
+            raise Failure(
+                f"Another process of this training is gone ({error}).",
+                mend="Run the same command again: it continues from the last checkpoint.",
+            ) from error
+        return np.array(summed).astype(np.asarray(array).dtype)
+
+    def sum_gradients(self, gradients: Any) -> Any:
+        """Every gradient's sum over the ranks, in messages of some 32 MB."""
+        return tree_map(lambda mean: mean * self.size, average_gradients(gradients, self.group))
+
+
+def join_world() -> Alone | MlxWorld:
+    """The world that `mlx.launch` started this process in."""
+    group = mx.distributed.init()
+    return MlxWorld(group) if group.size() > 1 else Alone()

@@ -1,0 +1,67 @@
+"""The cross-entropy of the positions that learn, without ever holding all of their logits.
+
+Over a vocabulary of 128,256 words the logits of a batch are larger than all else together. Here they are made a few
+hundred positions at a time, and each part's gradient is taken at once, so that one part is alive at a time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+_ROWS = {"cpu": 256, "cuda": 1024}
+"""Positions that are projected together."""
+
+
+def head_loss(
+    head: torch.nn.Module, hidden: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor
+) -> torch.Tensor:
+    """Σ weights · CE(head(hidden), targets), in float32. `hidden` is [positions, width], the others [positions]."""
+    loss: torch.Tensor = _HeadLoss.apply(hidden, head.weight, targets, weights)
+    return loss
+
+
+class _HeadLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor
+    ) -> torch.Tensor:
+        for_hidden, for_head = ctx.needs_input_grad[:2]
+        hidden_gradient = torch.empty_like(hidden) if for_hidden else None
+        head_gradient = torch.zeros_like(head) if for_head else None
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        size = _ROWS.get(hidden.device.type, 1024)
+        for start in range(0, len(hidden), size):
+            part = slice(start, start + size)
+            logits = functional.linear(hidden[part], head).float()
+            wanted = logits.gather(1, targets[part, None])[:, 0]
+            top = logits.amax(-1)
+            chances = logits.sub_(top[:, None]).exp_()
+            mass = chances.sum(-1)
+            total += ((mass.log() + top - wanted) * weights[part]).sum()
+            if not (for_hidden or for_head):
+                continue
+            # d CE / d logits is the softmax, less 1 at the target.
+            gradient = chances.mul_((weights[part] / mass)[:, None])
+            gradient.scatter_add_(1, targets[part, None], -weights[part, None])
+            gradient = gradient.to(head.dtype)
+            if hidden_gradient is not None:
+                torch.mm(gradient, head, out=hidden_gradient[part])
+            if head_gradient is not None:
+                head_gradient.addmm_(gradient.T, hidden[part])
+            del logits, chances, gradient
+        ctx.save_for_backward(hidden_gradient, head_gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *scales: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        hidden, head = ctx.saved_tensors
+        scale = scales[0]
+        return (
+            None if hidden is None else hidden * scale.to(hidden.dtype),
+            None if head is None else head * scale.to(head.dtype),
+            None,
+            None,
+        )

@@ -1,0 +1,280 @@
+"""Loading, adapters, and running a model in PyTorch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, DynamicCache
+from transformers.utils import logging as transformers_logging
+
+from rir_mlx.backends.base import (
+    LINEAR_KEYS,
+    PLAIN,
+    AdapterSpec,
+    Alone,
+    Batch,
+    Completion,
+    Device,
+    Dtype,
+    Execution,
+    Floats,
+    OnToken,
+    OptimizerSpec,
+    Request,
+    Sampling,
+    StepResult,
+    Tensors,
+    Tokens,
+    TrainingState,
+    adapted_layers,
+    initial_lora_a,
+)
+from rir_mlx.backends.torch.inference import generate, score
+from rir_mlx.backends.torch.training import Training, batch_loss
+from rir_mlx.backends.torch.world import TorchWorld, join_world
+from rir_mlx.errors import Failure, ModelError
+
+_ONE_THREAD = 20_000_000
+"""Below so many weights one thread is as fast as several: theirs spin while they wait for each other, and beside any
+other busy process they slow down a hundredfold (measured on two cores)."""
+_SUFFIXES = {
+    "lora_A.default.weight": "lora_a",
+    "lora_B.default.weight": "lora_b",
+    "lora_magnitude_vector.default.weight": "m",
+}
+"""PEFT's parameter names inside a module, and mlx-lm's."""
+
+
+class TorchBackend:
+    """CUDA where there is one, else the processor."""
+
+    name = "torch"
+
+    def __init__(self) -> None:
+        self.target = torch.device("cpu")
+        if torch.cuda.is_available():
+            self.target = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            torch.cuda.set_device(self.target)
+        self.world = join_world(self.target)
+
+    def device(self) -> Device:
+        if self.target.type == "cuda":
+            properties = torch.cuda.get_device_properties(self.target)
+            name, memory = properties.name, properties.total_memory
+        else:
+            count = torch.get_num_threads()
+            name = f"{count} processor core{'s' * (count > 1)}"
+            memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return Device(f"{name}, PyTorch {torch.__version__}", memory)
+
+    def load(
+        self, folder: Path, *, dtype: Dtype = "auto", adapter: tuple[AdapterSpec, Tensors] | None = None
+    ) -> TorchModel:
+        transformers_logging.disable_progress_bar()
+        try:
+            model, report = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=self._dtype(dtype),
+                attn_implementation="sdpa",
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+        except (OSError, ValueError, KeyError, RuntimeError, AttributeError, SafetensorError) as error:
+            raise ModelError(f"{folder} cannot be loaded as a language model: {error}") from error
+        if missing := sorted(report["missing_keys"]):  # which transformers would fill with random numbers
+            raise ModelError(f"{folder} cannot be loaded as a language model: it lacks the weight {missing[0]}.")
+        loaded = TorchModel(model.to(self.target).eval(), self.world)
+        if self.target.type == "cpu" and loaded.parameters < _ONE_THREAD:
+            torch.set_num_threads(1)
+        if adapter is not None:
+            loaded.attach(*adapter)
+        return loaded
+
+    def _dtype(self, dtype: Dtype) -> torch.dtype:
+        if dtype != "auto":
+            named: torch.dtype = getattr(torch, dtype)
+            return named
+        if self.target.type == "cuda":
+            return torch.bfloat16
+        fast = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+        return torch.bfloat16 if fast else torch.float32
+
+
+class TorchModel:
+    """A transformers model, with or without an adapter inside."""
+
+    def __init__(self, model: Any, world: Alone | TorchWorld) -> None:
+        self.model, self.world = model, world
+        self.device = next(model.parameters()).device
+        self.parameters = sum(p.numel() for p in model.parameters())
+        self.trained: dict[str, torch.nn.Parameter] = {}
+        self.training: Training | None = None
+        model.requires_grad_(False)
+
+    # adapters
+
+    def add_adapter(self, spec: AdapterSpec, seed: int) -> None:
+        self._inject(spec)
+        with torch.no_grad():
+            for name, parameter in self.trained.items():
+                if name.endswith(".lora_a"):
+                    rank, width = parameter.shape
+                    parameter.copy_(torch.from_numpy(initial_lora_a(name, (width, rank), seed).T))
+
+    def attach(self, spec: AdapterSpec, tensors: Tensors) -> None:
+        """Put given tensors in place of fresh ones. Raises ModelError where names or shapes differ."""
+        self._inject(spec)
+        if set(tensors) != set(self.trained):
+            odd = sorted(set(tensors) ^ set(self.trained))[0]
+            raise ModelError(f"The adapter does not fit this model: {odd} is in one of them only.")
+        with torch.no_grad():
+            for name, parameter in self.trained.items():
+                given = torch.from_numpy(_transposed(name, np.asarray(tensors[name], dtype=np.float32)))
+                if given.shape != parameter.shape:
+                    raise ModelError(
+                        f"The adapter does not fit this model: {name} is {tuple(given.shape)}, "
+                        f"not {tuple(parameter.shape)}."
+                    )
+                parameter.copy_(given)
+        self.model.eval()
+
+    def _inject(self, spec: AdapterSpec) -> None:
+        if spec.fine_tune_type == "full":
+            self.model.float()
+            self.model.requires_grad_(True)
+            self.trained = dict(self.model.named_parameters())
+            return
+        layers = adapted_layers(spec, self.model.config.num_hidden_layers)
+        keys = spec.keys or LINEAR_KEYS
+        names = {name for name, module in self.model.named_modules() if isinstance(module, torch.nn.Linear)}
+        targets = [f"model.layers.{layer}.{key}" for layer in layers for key in keys]
+        if missing := [target for target in targets if target not in names]:
+            raise ModelError(f"The model has no linear layer {missing[0]}.", mend="Mend lora_parameters.keys.")
+        config = LoraConfig(
+            r=spec.rank,
+            lora_alpha=spec.scale * spec.rank,
+            lora_dropout=spec.dropout,
+            use_dora=spec.fine_tune_type == "dora",
+            target_modules=targets,
+        )
+        self.model = inject_adapter_in_model(config, self.model)
+        for module in self.model.modules():
+            if isinstance(module, LoraLayer):  # autocast sees to it
+                module.cast_input_dtype_enabled = False
+        self.trained = {}
+        for name, parameter in self.model.named_parameters():
+            for theirs, ours in _SUFFIXES.items():
+                if name.endswith(theirs):
+                    parameter.data = parameter.data.float()
+                    parameter.requires_grad_(True)
+                    self.trained[name.removesuffix(theirs) + ours] = parameter
+        self.model.eval()
+
+    def trained_tensors(self) -> dict[str, np.ndarray]:
+        return {
+            name: np.array(_transposed(name, parameter.detach().float().cpu().numpy()), order="C")
+            for name, parameter in self.trained.items()
+        }
+
+    # training
+
+    def configure_optimizer(self, spec: OptimizerSpec, execution: Execution = PLAIN) -> None:
+        self.training = Training(self, spec, execution)
+
+    def train_step(self, batches: Sequence[Batch], learning_rate: float, *, seed: int = 0) -> StepResult:
+        return self._configured().step(batches, learning_rate, seed)
+
+    @torch.no_grad()
+    def loss(self, batch: Batch) -> float:
+        return float(batch_loss(self, batch))
+
+    def training_state(self) -> TrainingState:
+        return self._configured().state()
+
+    def load_training_state(self, state: TrainingState) -> None:
+        self._configured().load(state)
+
+    def _configured(self) -> Training:
+        if self.training is None:
+            raise Failure("Training needs configure_optimizer first.")
+        return self.training
+
+    # running the model
+
+    @property
+    def head(self) -> torch.nn.Linear:
+        """The projection to the vocabulary."""
+        head: torch.nn.Linear = self.model.get_output_embeddings()
+        return head
+
+    def prefix_cache(self, prefix: Tokens, rows: int) -> DynamicCache:
+        """The prefix's keys and values, run once and expanded over the rows."""
+        cache = DynamicCache(config=self.model.config)
+        if prefix:
+            self.run(self.tensor(np.array([prefix])), cache, self.causal(0, len(prefix)))
+            for layer in cache.layers:
+                layer.keys = layer.keys.expand(rows, -1, -1, -1)
+                layer.values = layer.values.expand(rows, -1, -1, -1)
+        return cache
+
+    def run(
+        self, tokens: torch.Tensor, cache: DynamicCache, mask: torch.Tensor, positions: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Hidden states [rows, T, width] after the cache. `mask` [1 or rows, 1, T, seen] is True where to attend."""
+        if positions is None:
+            start = cache.get_seq_length()
+            positions = torch.arange(start, start + tokens.shape[1], device=self.device)[None]
+        with self.precision():
+            output = self.model.get_decoder()(
+                input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+            )
+        hidden: torch.Tensor = output.last_hidden_state
+        return hidden.to(self.head.weight.dtype)
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """A float32 adapter over a base of 16 bits computes in 16 bits, with its weights and gradients in 32."""
+        dtype = self.head.weight.dtype
+        if self.trained and dtype in (torch.bfloat16, torch.float16):
+            return torch.autocast(self.device.type, dtype)
+        return nullcontext()
+
+    def causal(self, before: int, width: int) -> torch.Tensor:
+        ones = torch.ones(width, before + width, dtype=torch.bool, device=self.device)
+        return ones.tril(diagonal=before)[None, None]
+
+    def tensor(self, array: np.ndarray) -> torch.Tensor:
+        return torch.as_tensor(array, device=self.device)
+
+    # inference
+
+    @torch.inference_mode()
+    def logits(self, tokens: Tokens) -> Floats:
+        cache = DynamicCache(config=self.model.config)
+        hidden = self.run(self.tensor(np.array([tokens])), cache, self.causal(0, len(tokens)))
+        return np.asarray(self.head(hidden)[0].float().cpu().numpy())
+
+    def generate(
+        self, requests: Iterable[Request], sampling: Sampling, *, prefix: Tokens = (), on_token: OnToken | None = None
+    ) -> Iterator[Completion]:
+        return generate(self, requests, sampling, prefix, on_token)
+
+    def score(
+        self, prompts: Sequence[Tokens], options: Sequence[Tokens], *, prefix: Tokens = (), batch_size: int = 32
+    ) -> NDArray[np.float64]:
+        return score(self, prompts, options, prefix, batch_size)
+
+
+def _transposed(name: str, array: np.ndarray) -> np.ndarray:
+    """Between mlx-lm's layout of a low-rank factor and PEFT's, which is its transpose. Other tensors are alike."""
+    return array.T if name.endswith((".lora_a", ".lora_b")) else array

@@ -1,0 +1,163 @@
+"""A training step in PyTorch: loss, gradient, update, and the state that makes it go on exactly.
+
+Rows that share a prefix run it once: its keys and values go through transformers' own cache at batch 1, are expanded
+over the rows, and autograd sums the rows' gradients where they were expanded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from rir_mlx.backends.base import (
+    Batch,
+    Execution,
+    OptimizerSpec,
+    StepResult,
+    TrainingState,
+    learned_positions,
+)
+from rir_mlx.backends.torch.head import head_loss
+from rir_mlx.backends.torch.world import TorchWorld
+from rir_mlx.errors import ModelError, OutOfMemory
+
+if TYPE_CHECKING:
+    from rir_mlx.backends.torch.model import TorchModel
+
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
+
+
+class Training:
+    """What is trained of a model, and its optimizer."""
+
+    def __init__(self, model: TorchModel, spec: OptimizerSpec, execution: Execution) -> None:
+        self.model, self.spec, self.execution = model, spec, execution
+        self.optimizer = _optimizer(list(model.trained.values()), spec)
+        if execution.grad_checkpoint:
+            for index, layer in enumerate(model.model.get_decoder().layers):
+                _checkpoint_layer(layer, index)
+        if execution.compile:
+            for layer in model.model.get_decoder().layers:
+                layer.mlp.compile(dynamic=True)
+
+    def step(self, batches: Sequence[Batch], learning_rate: float, seed: int) -> StepResult:
+        world, parameters = self.model.world, list(self.model.trained.values())
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.manual_seed(seed)
+        loss, full = self._gradients(batches)
+        loss, fulls = world.all_sum(np.array([loss, full is not None])).tolist()
+        if fulls:
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.model.device.type == "cuda":
+                torch.cuda.empty_cache()
+            raise OutOfMemory(f"These rows do not fit into the memory of {self.model.device}.") from full
+        if isinstance(world, TorchWorld):
+            world.sum_gradients(parameters)
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.spec.max_grad_norm))
+        if np.isfinite(loss) and np.isfinite(norm):
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return StepResult(loss=loss, grad_norm=norm)
+
+    def _gradients(self, batches: Sequence[Batch]) -> tuple[float, RuntimeError | None]:
+        """The summed loss, its gradients added to the parameters; and what went wrong where memory ran out."""
+        self.model.model.train()
+        total = torch.zeros((), device=self.model.device)
+        try:
+            for batch in batches:
+                loss = batch_loss(self.model, batch)
+                loss.backward()
+                total += loss.detach()
+        except RuntimeError as error:
+            if not any(words in str(error).lower() for words in _OUT_OF_MEMORY):
+                raise
+            error.__traceback__ = None  # whose frames hold the activations
+            return 0.0, error
+        finally:
+            self.model.model.eval()
+        return float(total), None
+
+    def state(self) -> TrainingState:
+        tensors: dict[str, np.ndarray] = {}
+        for name, parameter in self.model.trained.items():
+            tensors[f"weights/{name}"] = _array(parameter)
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"optimizer/{name}/{key}"] = _array(value)
+        return TrainingState(tensors)
+
+    def load(self, state: TrainingState) -> None:
+        slots: dict[str, dict[str, torch.Tensor]] = {name: {} for name in self.model.trained}
+        with torch.no_grad():
+            for key, array in state.tensors.items():
+                kind, name, *slot = key.split("/")
+                parameter = self.model.trained.get(name)
+                if parameter is None or (kind == "weights" and array.shape != tuple(parameter.shape)):
+                    raise ModelError(f"The checkpoint does not fit this model: {key}.")
+                tensor = torch.from_numpy(np.array(array))
+                if kind == "weights":
+                    parameter.copy_(tensor)
+                else:  # a step count stays on the processor
+                    slots[name][slot[0]] = tensor if slot[0] == "step" else tensor.to(parameter.device)
+        for name, values in slots.items():
+            if values:
+                self.optimizer.state[self.model.trained[name]] = values
+
+
+def batch_loss(model: TorchModel, batch: Batch) -> torch.Tensor:
+    """The weighted loss of a batch: its prefix runs once, and only positions that learn are projected."""
+    tokens = model.tensor(batch.tokens)
+    rows, width = tokens.shape
+    cache = model.prefix_cache(batch.prefix, rows)
+    hidden = model.run(tokens, cache, model.causal(len(batch.prefix), width))
+    positions, targets, weights = (model.tensor(one) for one in learned_positions(batch))
+    return head_loss(model.head, hidden.reshape(rows * width, -1)[positions], targets, weights)
+
+
+def _optimizer(parameters: list[torch.nn.Parameter], spec: OptimizerSpec) -> torch.optim.Optimizer:
+    betas, epsilon = (spec.beta1, spec.beta2), spec.epsilon
+    match spec.name:
+        case "adamw":
+            return torch.optim.AdamW(parameters, betas=betas, eps=epsilon, weight_decay=spec.weight_decay)
+        case "adam":
+            return torch.optim.Adam(parameters, betas=betas, eps=epsilon)
+        case "sgd":
+            return torch.optim.SGD(parameters, momentum=spec.beta1)
+        case "rmsprop":
+            return torch.optim.RMSprop(parameters, eps=epsilon)
+        case "adagrad":
+            return torch.optim.Adagrad(parameters, eps=epsilon)
+        case "adafactor":
+            return torch.optim.Adafactor(parameters, eps=(1e-15, 1e-3))
+
+
+def _checkpoint_layer(layer: Any, index: int) -> None:
+    """Let a decoder layer keep its input alone and compute the rest again in the backward pass.
+
+    transformers' own checkpointing throws the cache away, and so the shared prefix. Here the layer's part of the cache
+    is put back to what it was before each computation, so that the second one does what the first did.
+    """
+    forward = layer.forward
+
+    def run(hidden: torch.Tensor, *arguments: Any, past_key_values: Any = None, **named: Any) -> Any:
+        if not torch.is_grad_enabled() or past_key_values is None:
+            return forward(hidden, *arguments, past_key_values=past_key_values, **named)
+        cache = past_key_values.layers[index]
+        before = dict(vars(cache))
+
+        def again(hidden: torch.Tensor) -> Any:
+            vars(cache).update(before)
+            return forward(hidden, *arguments, past_key_values=past_key_values, **named)
+
+        return checkpoint(again, hidden, use_reentrant=False)
+
+    layer.forward = run
+
+
+def _array(tensor: Any) -> np.ndarray:
+    return np.asarray(torch.as_tensor(tensor).detach().cpu().numpy())

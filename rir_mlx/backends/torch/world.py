@@ -1,0 +1,58 @@
+"""Several processes that train one model: what they exchange through torch.distributed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from rir_mlx.backends.base import Alone
+from rir_mlx.errors import Failure
+
+_TOGETHER = 64
+"""Gradients that travel in one message."""
+
+
+class TorchWorld:
+    """The ranks of a `torchrun`: gloo between processors, NCCL between GPUs."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+
+    def all_sum(self, array: np.ndarray) -> np.ndarray:
+        tensor = torch.from_numpy(np.array(array)).to(self.device)
+        self._reduce(tensor)
+        return np.asarray(tensor.cpu().numpy())
+
+    def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
+        """Replace every gradient by its sum over the ranks. A rank without rows has none, and adds nothing."""
+        gradients = []
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
+        for start in range(0, len(gradients), _TOGETHER):
+            part = gradients[start : start + _TOGETHER]
+            flat = torch.cat([gradient.reshape(-1) for gradient in part])
+            self._reduce(flat)
+            for gradient, summed in zip(part, flat.split([one.numel() for one in part]), strict=True):
+                gradient.copy_(summed.view_as(gradient))
+
+    def _reduce(self, tensor: torch.Tensor) -> None:
+        try:
+            dist.all_reduce(tensor)
+        except RuntimeError as error:
+            raise Failure(
+                f"Another process of this training is gone ({str(error).splitlines()[0]}).",
+                mend="Run the same command again: it continues from the last checkpoint.",
+            ) from error
+
+
+def join_world(device: torch.device) -> Alone | TorchWorld:
+    """The world that `torchrun` started this process in."""
+    return TorchWorld(device) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else Alone()

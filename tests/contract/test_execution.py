@@ -1,0 +1,231 @@
+"""How a step is computed changes nothing about what it computes; and its state makes it go on exactly."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sequences import draw, random_adapter, some_examples, spec_of
+from test_training_step import SMOOTH, TYPES, assert_same_tensors, fresh, snapshot
+
+from rir_mlx.backends.base import PLAIN, Backend, Batch, Execution, Model, OptimizerSpec, TrainingState
+from rir_mlx.errors import ModelError, OutOfMemory
+from rir_mlx.tokens import Example, Examples, step_batches
+
+OPTIMIZERS = ["adamw", "adam", "sgd", "rmsprop", "adagrad", "adafactor"]
+
+
+def prepared(
+    backend: Backend, folder: Path, fine_tune_type: str = "lora", execution: Execution = PLAIN, dropout: float = 0.0
+) -> Model:
+    """A model whose every trained tensor has a gradient."""
+    spec = spec_of(fine_tune_type, dropout=dropout)
+    model = backend.load(folder, dtype="float32", adapter=(spec, random_adapter(backend, folder, spec)))
+    model.configure_optimizer(SMOOTH, execution)
+    return model
+
+
+def assert_same_step(one: Model, two: Model, batches: list[Batch], steps: int = 2) -> None:
+    for step in range(steps):
+        first, second = (model.train_step(batches, 1e-2, seed=step) for model in (one, two))
+        assert first.loss == pytest.approx(second.loss, rel=1e-6)
+        assert first.grad_norm == pytest.approx(second.grad_norm, rel=1e-5)
+    assert_same_tensors(one, two)
+
+
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("fine_tune_type", TYPES)
+def test_gradient_checkpointing_changes_nothing(
+    framework: Backend, tiny: Path, fine_tune_type: str, share: bool
+) -> None:
+    """transformers' own drops the cache, and with it the shared prefix; mlx-lm's adds to the cache once more at each
+    computation."""
+    batches = step_batches(some_examples(5), [[0, 1, 2], [3, 4]], shared_prefix=share)
+    again = prepared(framework, tiny, fine_tune_type, Execution(grad_checkpoint=True))
+    assert_same_step(again, prepared(framework, tiny, fine_tune_type), batches)
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_gradients_belong_to_the_dropout_that_the_loss_saw(framework: Backend, tiny: Path, again: bool) -> None:
+    """Computing a layer again with a new draw gives the gradient of another loss. A small step along the gradient
+    must lower the loss under the same draw by rate · norm²."""
+    batches = step_batches(some_examples(5), [range(5)])
+    spec = spec_of("lora", dropout=0.4)
+    model = framework.load(tiny, dtype="float32", adapter=(spec, random_adapter(framework, tiny, spec)))
+    model.configure_optimizer(OptimizerSpec("sgd", max_grad_norm=1e9), Execution(grad_checkpoint=again))
+    rate = 1e-3
+    before = model.train_step(batches, rate, seed=3)
+    after = model.train_step(batches, 0.0, seed=3)
+    assert (before.loss - after.loss) / (rate * before.grad_norm**2) == pytest.approx(1, abs=0.05)
+
+
+def test_gradient_checkpointing_leaves_inference_alone(framework: Backend, tiny: Path) -> None:
+    tokens = draw(np.random.default_rng(0), 20)
+    again = prepared(framework, tiny, execution=Execution(grad_checkpoint=True))
+    np.testing.assert_array_equal(again.logits(tokens), prepared(framework, tiny).logits(tokens))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling on the processor needs g++")
+@pytest.mark.parametrize("fine_tune_type", TYPES)
+def test_compiling_changes_nothing(framework: Backend, tiny: Path, fine_tune_type: str) -> None:
+    """Rows and positions are padded to few shapes there: the padding must not be learned."""
+    batches = step_batches(some_examples(5), [[0, 1, 2], [3, 4]])
+    compiled = prepared(framework, tiny, fine_tune_type, Execution(compile=True))
+    assert_same_step(compiled, prepared(framework, tiny, fine_tune_type), batches)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling on the processor needs g++")
+def test_a_compiled_step_draws_new_dropout_each_time(framework: Backend, tiny: Path) -> None:
+    """A compiled function that does not know the random state repeats its first draw for ever."""
+    batches = step_batches(some_examples(5), [range(5)])
+    model = prepared(framework, tiny, execution=Execution(compile=True), dropout=0.5)
+    losses = [model.train_step(batches, 0.0, seed=seed).loss for seed in (1, 2, 1)]
+    assert losses[0] == losses[2] != losses[1]
+
+
+@pytest.mark.parametrize("fine_tune_type", ["lora", "full"])
+def test_the_head_in_parts_is_the_head_at_once(
+    framework: Backend, tiny: Path, fine_tune_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = step_batches(some_examples(9), [range(9)])
+    assert np.count_nonzero(batches[0].weights) % 7
+    whole, parts = prepared(framework, tiny, fine_tune_type), prepared(framework, tiny, fine_tune_type)
+    expected = [whole.loss(batches[0]), *(whole.train_step(batches, 1e-2).grad_norm for _ in range(2))]
+    if framework.name == "torch":
+        monkeypatch.setattr("rir_mlx.backends.torch.head._ROWS", {"cpu": 7, "cuda": 7})
+    else:
+        monkeypatch.setattr("rir_mlx.backends.mlx.head._ROWS", 7)
+    found = [parts.loss(batches[0]), *(parts.train_step(batches, 1e-2).grad_norm for _ in range(2))]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert_same_tensors(whole, parts)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_backends_update_alike(open_named, tiny: Path, name: str) -> None:
+    """The same rows, rates and optimizer give the same weights on both."""
+    spec, ends = spec_of("lora"), []
+    batches = step_batches(some_examples(5), [range(5)])
+    for backend in (open_named("mlx"), open_named("torch")):
+        model = backend.load(tiny, dtype="float32", adapter=(spec, random_adapter(backend, tiny, spec)))
+        model.configure_optimizer(OptimizerSpec(name=name, epsilon=1e-4))
+        for rate in (1e-3, 3e-3, 2e-3):
+            model.train_step(batches, 30 * rate if name == "sgd" else rate)
+        ends.append(snapshot(model))
+    start = random_adapter(backend, tiny, spec)
+    assert ends[0]
+    for key, tensor in ends[0].items():
+        np.testing.assert_allclose(tensor, ends[1][key], rtol=0, atol=5e-5, err_msg=key)
+        assert not np.allclose(tensor, start[key], rtol=0, atol=1e-4), key
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("fine_tune_type", TYPES)
+def test_training_goes_on_exactly_from_its_state(backend: Backend, tiny: Path, fine_tune_type: str, name: str) -> None:
+    """Weights alone are not enough: the optimizer's averages, its step count and dropout decide what follows."""
+    batches = step_batches(some_examples(5), [[0, 1, 2], [3, 4]])
+
+    def new() -> Model:
+        model = backend.load(tiny, dtype="float32")
+        model.add_adapter(spec_of(fine_tune_type, dropout=0.3), seed=0)
+        model.configure_optimizer(OptimizerSpec(name=name))
+        return model
+
+    whole, first, second = new(), new(), new()
+    expected = [whole.train_step(batches, 1e-3 * step, seed=step) for step in range(1, 7)]
+    found = [first.train_step(batches, 1e-3 * step, seed=step) for step in range(1, 4)]
+    state = first.training_state()
+    second.load_training_state(TrainingState({key: np.array(value) for key, value in state.tensors.items()}))
+    found += [second.train_step(batches, 1e-3 * step, seed=step) for step in range(4, 7)]
+    assert found == expected
+    for key, tensor in whole.trained_tensors().items():
+        np.testing.assert_array_equal(tensor, second.trained_tensors()[key], err_msg=key)
+
+
+def test_a_state_of_another_model_is_refused(backend: Backend, tiny: Path) -> None:
+    model = fresh(backend, tiny)
+    model.train_step(step_batches(some_examples(2), [range(2)]), 1e-3)
+    state = model.training_state()
+    name = next(iter(state.tensors))
+    wrong = TrainingState(dict(state.tensors) | {name: np.zeros((3, 3), dtype=np.float32)})
+    with pytest.raises(ModelError, match="does not fit"):
+        fresh(backend, tiny).load_training_state(wrong)
+
+
+def test_a_step_that_is_not_finite_changes_no_weight(framework: Backend, tiny: Path) -> None:
+    good = step_batches(some_examples(3), [range(3)])[0]
+    bad = Batch(good.prefix, good.tokens, good.lengths, good.weights * np.float32(np.inf))
+    model = fresh(framework, tiny)
+    start = snapshot(model)
+    result = model.train_step([good, bad], 1e-2)
+    assert not math.isfinite(result.loss)
+    after = snapshot(model)
+    assert start
+    assert [name for name in start if not np.array_equal(start[name], after[name])] == []
+
+
+def test_a_rank_without_rows_steps_with_the_others(framework: Backend, tiny: Path) -> None:
+    result = fresh(framework, tiny).train_step([], 1e-3)
+    assert (result.loss, result.grad_norm) == (0.0, 0.0)
+
+
+def test_running_out_of_memory_changes_no_weight(
+    framework: Backend, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second batch of a step does not fit: the first one's gradient must not be left behind."""
+    batches = step_batches(some_examples(4), [[0, 1], [2, 3]])
+    module = f"rir_mlx.backends.{framework.name}.training"
+    model, untouched = fresh(framework, tiny), fresh(framework, tiny)
+    words = {
+        "torch": "[enforce fail at alloc_cpu.cpp:120] DefaultCPUAllocator: can't allocate memory",
+        "mlx": "[metal::malloc] Attempting to allocate 9 bytes which is greater than the maximum allowed buffer size",
+    }
+    calls = []
+    with monkeypatch.context() as patched:
+        from importlib import import_module
+
+        real = import_module(module).batch_loss
+
+        def failing(*arguments, **named):
+            calls.append(1)
+            if len(calls) > 1:
+                raise RuntimeError(words[framework.name])
+            return real(*arguments, **named)
+
+        patched.setattr(f"{module}.batch_loss", failing)
+        if framework.name == "mlx":
+            model.configure_optimizer(SMOOTH)
+        with pytest.raises(OutOfMemory):
+            model.train_step(batches, 1e-2)
+    assert len(calls) == 2
+    if framework.name == "mlx":
+        model.configure_optimizer(SMOOTH)
+    assert_same_step(model, untouched, batches)
+
+
+def test_peak_memory_does_not_grow_with_the_vocabulary_times_the_prompt(open_named, tiny: Path) -> None:
+    """Only the positions that learn are projected. Measured by MLX's allocator: with a vocabulary eight times as large,
+    logits of the whole prompts alone would be 15 MB more."""
+    import mlx.core as mx
+
+    backend = open_named("mlx")
+    peaks = []
+    for copies in (1, 8):
+        rows = tuple(Example(draw(np.random.default_rng(row), 170), (), (20, 21)) for row in range(8))
+        batches = step_batches(Examples((), rows), [range(8)])
+        model = backend.load(tiny, dtype="float32")
+        embedding = model.model.model.embed_tokens
+        embedding.weight = mx.concatenate([embedding.weight] * copies)
+        model.add_adapter(spec_of("lora"), seed=0)
+        model.configure_optimizer(SMOOTH)
+        for _ in range(2):
+            mx.clear_cache()
+            mx.reset_peak_memory()
+            before = mx.get_active_memory()
+            model.train_step(batches, 1e-3)
+        peaks.append(mx.get_peak_memory() - before)
+    logits = 8 * 170 * 7 * 390 * 4
+    assert logits > 14e6
+    assert peaks[1] - peaks[0] < 0.1 * logits
