@@ -23,7 +23,9 @@ class Progress(Protocol):
     def warn(self, text: str) -> None: ...
 
     @contextmanager
-    def task(self, what: str, total: float) -> Iterator[Task]: ...
+    def task(self, what: str, total: float, done: float = 0) -> Iterator[Task]:
+        """A piece of work of which `done` was done before."""
+        ...
 
 
 class Silent:
@@ -36,7 +38,7 @@ class Silent:
         return
 
     @contextmanager
-    def task(self, what: str, total: float) -> Iterator[Task]:
+    def task(self, what: str, total: float, done: float = 0) -> Iterator[Task]:
         yield self
 
     def advance(self, amount: float = 1, **fields: float) -> None:

@@ -20,6 +20,10 @@ SHIPPED = ("demo", "emotion", "emotion-tiny", "paper", "custom")
 """Recipes that come with the package and can be named without a path."""
 
 
+Reporter = Literal["tensorboard", "wandb", "trackio"]
+OptimizerName = Literal["adamw", "adam", "sgd", "rmsprop", "adagrad", "adafactor"]
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -120,8 +124,10 @@ class LoraParameters(Section):
 class TrainingSection(Section):
     """How one model is trained."""
 
+    optimizer: OptimizerName = "adamw"
+    """The rule of the update; those whose result is the same in MLX and in PyTorch."""
     learning_rate: float = Field(default=1e-4, gt=0)
-    """Peak learning rate of AdamW."""
+    """Peak learning rate."""
     lr_schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the rate falls after the warm-up: to 0 along a cosine or a line, or not at all."""
     warmup: float = Field(default=0.05, ge=0, lt=1)
@@ -132,18 +138,31 @@ class TrainingSection(Section):
     """Optimizer steps, instead of `epochs`."""
     batch_size: int = Field(default=8, ge=1)
     """Rows that go through the model together."""
+    batch_tokens: int | None = Field(default=None, ge=16)
+    """In place of `batch_size`: as many rows together as make up so many tokens when padded to the longest, without
+    the prefix that they share."""
     grad_accumulation_steps: int = Field(default=2, ge=1)
     """Batches that make one optimizer step."""
     weight_decay: float = Field(default=0.01, ge=0)
-    """AdamW's weight decay."""
+    """Weight decay of `adamw`; the others have none."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """The gradient is scaled down to this global norm."""
     shared_prefix: bool = True
     """Run the tokens that all rows of a batch start with once instead of once a row. Same loss, fewer tokens."""
+    grad_checkpoint: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, more time, same result."""
+    compile: bool | None = None
+    """Fuse operations (`mx.compile`, `torch.compile`). `null`: on Apple's GPU only."""
     steps_per_report: int = Field(default=10, ge=1)
     """Optimizer steps between two lines of metrics."""
     steps_per_eval: int = Field(default=100, ge=1)
-    """Optimizer steps between two measurements on the validation rows. The best weights are kept."""
+    """Optimizer steps between two measurements on all validation rows. The best weights are kept."""
+    patience: int | None = Field(default=None, ge=1)
+    """Stop after so many measurements in a row without a better one. `null`: train all steps."""
+    save_every: int = Field(default=100, ge=1)
+    """Optimizer steps between two checkpoints, from which a stopped training goes on exactly."""
+    report_to: tuple[Reporter, ...] = ()
+    """Also log the metrics to `tensorboard`, `wandb` or `trackio`, which must be installed."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
@@ -159,6 +178,12 @@ class ClassifierSection(TrainingSection):
     """`qa` writes the label alone; `qra` a reasoning and then the label."""
     reasoning_weight: float = Field(default=0.5, ge=0)
     """Loss of `qra`: mean cross-entropy of the label tokens + this · mean cross-entropy of the reasoning tokens."""
+
+    @model_validator(mode="after")
+    def _arms_are_matched_by_steps(self) -> Self:
+        if self.batch_tokens is not None and self.iters is None and len(self.arms) > 1:
+            raise ValueError("batch_tokens needs iters here, so that every arm is trained for the same number of steps")
+        return self
 
 
 class AugmentSection(Section):

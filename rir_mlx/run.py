@@ -32,19 +32,16 @@ class Stage:
         self.folder = folder
         self.adapter = folder / "adapter"
         self.metrics = folder / "metrics.jsonl"
+        self.checkpoints = folder / "checkpoints"
 
     def why_not_done(self, inputs: Mapping[str, Any]) -> str | None:
         """None where the stage was finished with just these inputs, else what is new about them."""
         done = self.done()
         if done is None:
-            return "it has not been run yet"
-        before, now = _flatten(done["inputs"]), _flatten(_plain(inputs))
-        changed = [key for key in before | now if before.get(key) != now.get(key)]
-        if not changed:
-            return None
-        key = changed[0]
+            return "it has not been finished yet"
+        changed = changes(done["inputs"], inputs)
         more = f", and {len(changed) - 1} more" if len(changed) > 1 else ""
-        return f"{key} was {before.get(key)}, is {now.get(key)}{more}"
+        return changed[0] + more if changed else None
 
     def done(self) -> dict[str, Any] | None:
         path = self.folder / "done.json"
@@ -211,6 +208,12 @@ def digest_of(values: Any) -> str:
 def digest_of_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def changes(before: Any, now: Any) -> list[str]:
+    """`key was this, is that` for every key that differs between two nested dictionaries."""
+    old, new = _flatten(_plain(before)), _flatten(_plain(now))
+    return [f"{key} was {old.get(key)}, is {new.get(key)}" for key in old | new if old.get(key) != new.get(key)]
 
 
 def _plain(values: Any) -> Any:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
 
 from rir_mlx import adapters, augment, metrics, training
 from rir_mlx.backends.base import AdapterSpec, Backend, Model, Request, Sampling
+from rir_mlx.checkpoints import Checkpoints
 from rir_mlx.classifier import Classifier, Prediction, Task, training_examples
 from rir_mlx.data import LabelledData, Row, TripleData, load_labelled, load_triples
 from rir_mlx.errors import UserError
@@ -19,10 +22,13 @@ from rir_mlx.models import ModelFiles, resolve_model
 from rir_mlx.progress import Progress, Silent
 from rir_mlx.prompts import Arm, rgen_prompt, rgen_row_prompt
 from rir_mlx.recipe import Recipe, SourceSpec
+from rir_mlx.reporting import check_installed
 from rir_mlx.run import RunDir, Stage, digest_of_file, read_json, read_jsonl, write_json, write_jsonl
 from rir_mlx.tokens import Codec, Examples, encode_examples
 
 _CHUNK = 256
+_NOT_THE_RESULT = {"steps_per_report", "save_every", "report_to", "grad_checkpoint", "compile", "shared_prefix"}
+"""Keys of a training that change how it runs, and not what comes out."""
 
 
 @dataclass
@@ -65,6 +71,15 @@ class Context:
         )
 
     @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes: the only one, or the first of several ranks."""
+        return self.backend.world.rank == 0
+
+    def agree(self, value: bool = True) -> bool:
+        """What the first rank says. All ranks wait here for each other."""
+        return bool(self.backend.world.all_sum(np.array([float(value and self.first)]))[0])
+
+    @property
     def task(self) -> Task:
         return Task(
             self.data.labels,
@@ -102,8 +117,8 @@ class Context:
         }
 
 
-def open_run(context: Context) -> None:
-    """Write the resolved recipe into the run's folder: local paths made absolute, the model's revision fixed."""
+def resolve_recipe(context: Context) -> None:
+    """Make the recipe mean the same from any folder and on any day: local paths absolute, the revision fixed."""
     recipe = context.recipe
     data = {part: _absolute(getattr(recipe.data, part)) for part in ("train", "validation", "test")}
     context.recipe = recipe.model_copy(
@@ -114,7 +129,21 @@ def open_run(context: Context) -> None:
             "reasoning": recipe.reasoning.model_copy(update={"source": _absolute(recipe.reasoning.source)}),
         }
     )
-    context.run.save_recipe(context.recipe)
+
+
+T = TypeVar("T")
+
+
+def _by_the_first(stage: Callable[[Context], T]) -> Callable[[Context], T | None]:
+    """A stage that runs in one process: the other ranks wait for it, and get None."""
+
+    @wraps(stage)
+    def run(context: Context) -> T | None:
+        result = stage(context) if context.first else None
+        context.agree()
+        return result
+
+    return run
 
 
 def _absolute(source: SourceSpec | None) -> SourceSpec | None:
@@ -128,9 +157,9 @@ def train_rgen(context: Context) -> None:
     stage, options = context.run.rgen, context.recipe.rgen
     inputs = context.training_inputs() | {
         "triples": context.triples.digest,
-        "rgen": options.model_dump(mode="json", exclude={"steps_per_report"}),
+        "rgen": options.model_dump(mode="json", exclude=_NOT_THE_RESULT),
     }
-    if not _due(context, stage, inputs, "R-Gen"):
+    if not _training_due(context, stage, inputs, "R-Gen"):
         return
 
     def encode(triples: Sequence[Any]) -> Examples:
@@ -150,11 +179,13 @@ def train_rgen(context: Context) -> None:
         validation=encode(context.triples.validation),
         options=options,
         seed=context.recipe.seed,
-        steps=training.steps_for(len(train.rows), options),
+        steps=training.steps_for(train, options, seed=context.recipe.seed),
+        texts=[one.question for one in context.triples.train],
     )
     _train(context, stage, inputs, job, {"what": "R-Gen"})
 
 
+@_by_the_first
 def augment_rows(context: Context) -> None:
     """R-Gen writes a reasoning for each training and validation row; those that pass the gates are kept."""
     run, recipe = context.run, context.recipe
@@ -228,7 +259,7 @@ def train_classifier(context: Context, arm: Arm) -> None:
         "data": context.data.digest,
         "instruction": recipe.data.instruction,
         "classifier": options.model_dump(
-            mode="json", exclude={"arms", "steps_per_report"} | ({"reasoning_weight"} if arm == "qa" else set())
+            mode="json", exclude=_NOT_THE_RESULT | {"arms"} | ({"reasoning_weight"} if arm == "qa" else set())
         ),
     }
     if arm == "qra":
@@ -241,7 +272,7 @@ def train_classifier(context: Context, arm: Arm) -> None:
                 mend="Run `rir-mlx augment` again.",
             )
         inputs["augmented"] = digest_of_file(context.run.augmented_rows("train"))
-    if not _due(context, stage, inputs, f"classifier {arm}"):
+    if not _training_due(context, stage, inputs, f"classifier {arm}"):
         return
 
     def encode(part: str, rows: Sequence[Row]) -> Examples:
@@ -263,7 +294,8 @@ def train_classifier(context: Context, arm: Arm) -> None:
         validation=encode("validation", context.data.validation),
         options=options,
         seed=recipe.seed,
-        steps=training.steps_for(len(context.data.train), options),
+        steps=training.steps_for(train, options, rows=len(context.data.train), seed=recipe.seed),
+        texts=[row.text for row in context.data.train] if arm == "qa" else [],
         reasoning_weight=options.reasoning_weight,
     )
     _train(context, stage, inputs, job, {"what": f"classifier {arm}", "arm": arm, "task": asdict(context.task)})
@@ -271,12 +303,35 @@ def train_classifier(context: Context, arm: Arm) -> None:
 
 def _due(context: Context, stage: Stage, inputs: dict[str, Any], what: str) -> bool:
     why = stage.why_not_done(inputs)
+    context.run.save_recipe(context.recipe)
     if why is None and not context.force:
         context.progress.say(f"{what}: done already with these inputs, skipped → {stage.folder}")
         return False
     reason = why or "--force was given"
     context.progress.say(f"{what}: runs, because {reason}.")
     return True
+
+
+def _training_due(context: Context, stage: Stage, inputs: dict[str, Any], what: str) -> bool:
+    """Whether a training is to run. The first rank decides and clears the way, the others follow."""
+    due = False
+    if context.first:
+        checkpoints = _checkpoints(context, stage, inputs)
+        if context.force:
+            checkpoints.clear()
+        elif stage.why_not_done(inputs) is not None:
+            checkpoints.check()
+        due = _due(context, stage, inputs, what)
+        if due:
+            stage.begin()
+            checkpoints.begin()
+        else:
+            checkpoints.clear()
+    return context.agree(due)
+
+
+def _checkpoints(context: Context, stage: Stage, inputs: dict[str, Any]) -> Checkpoints:
+    return Checkpoints(stage.checkpoints, inputs | {"backend": context.backend.name})
 
 
 def _train(context: Context, stage: Stage, inputs: dict[str, Any], job: training.Job, about: dict[str, Any]) -> None:
@@ -289,25 +344,31 @@ def _train(context: Context, stage: Stage, inputs: dict[str, Any], job: training
         progress.warn(
             f"{job.train.dropped:,} rows are left out: what they are to learn does not fit into max_seq_length."
         )
-    stage.begin()
+    if context.first:
+        check_installed(job.options.report_to)
     model = context.load()
-    device = context.backend.device()
-    own = context.run.rgen.folder == stage.folder
-    smaller = ["reasoning.max_samples", "rgen.epochs"] if own else ["data.max_samples", "classifier.epochs"]
-    cost = training_cost(model, job, context.spec, context.base.config, ", ".join([*smaller, "batch_size"]))
-    progress.say(cost.text(what, device))
-    if warning := cost.warning(device):
-        progress.warn(warning)
+    if context.first:
+        own = context.run.rgen.folder == stage.folder
+        smaller = ["reasoning.max_samples", "rgen.epochs"] if own else ["data.max_samples", "classifier.epochs"]
+        cost = training_cost(model, job, context.spec, context.base.config, ", ".join([*smaller, "batch_size"]))
+        progress.say(cost.text(what, context.backend.device()))
+        if warning := cost.warning(context.backend.device()):
+            progress.warn(warning)
     model.add_adapter(context.spec, context.recipe.seed)
 
     def save() -> None:
         adapter = adapters.Adapter(context.spec, model.trained_tensors(), about)
         adapters.write_adapter(stage.adapter, adapter, context.base)
 
-    outcome = training.train(model, job, metrics=stage.metrics, save=save, progress=progress, what=what)
-    stage.finish(inputs, **asdict(outcome), rows=len(job.train.rows), backend=context.backend.name)
-    speed = outcome.tokens / max(outcome.seconds, 1e-9)
-    progress.say(f"{what}: {outcome.steps:,} steps, {speed:,.0f} tokens/s → {stage.adapter}")
+    checkpoints = _checkpoints(context, stage, inputs)
+    outputs = training.Outputs(stage.metrics, save, checkpoints)
+    outcome = training.train(model, job, outputs, progress=progress, what=what, world=context.backend.world)
+    if context.first:
+        stage.finish(inputs, **asdict(outcome), rows=len(job.train.rows), backend=context.backend.name)
+        checkpoints.clear()
+        speed = outcome.tokens / max(outcome.seconds, 1e-9)
+        progress.say(f"{what}: {outcome.steps:,} steps, {speed:,.0f} tokens/s → {stage.adapter}")
+    context.agree()
 
 
 def load_classifier(context: Context, arm: Arm) -> Classifier:
@@ -321,6 +382,7 @@ def load_classifier(context: Context, arm: Arm) -> Classifier:
     return Classifier(context.load(adapter), context.codec, task, arm)
 
 
+@_by_the_first
 def evaluate(context: Context) -> dict[str, Any]:
     """Measure every trained arm on the test rows, compare them, and write it all down. Returns the comparison."""
     run = context.run
@@ -347,8 +409,8 @@ def evaluate(context: Context) -> dict[str, Any]:
     if "qa" in arms and "qra" in arms:
         labels = {arm: [row["predicted"] for row in read_jsonl(run.predictions(arm))] for arm in arms}
         paired = metrics.compare(("qa", labels["qa"]), ("qra", labels["qra"]), truth)
-        steps = {arm: values["training_steps"] for arm, values in measured.items()}
-        unmatched = f"The arms were trained for different numbers of steps ({steps}): no verdict. Train both again."
+        steps = {arm: values["planned_steps"] for arm, values in measured.items()}
+        unmatched = f"The arms were given different numbers of steps ({steps}): no verdict. Train both again."
         matched = len(set(steps.values())) == 1
         comparison |= {"paired": asdict(paired), "verdict": metrics.verdict(paired) if matched else unmatched}
     write_json(run.comparison, comparison)
@@ -386,6 +448,7 @@ def _evaluate_arm(context: Context, arm: Arm) -> dict[str, Any]:
         "trimmed_texts": sum(one.trimmed > 0 for one in predictions),
         "mean_mass": sum(one.mass for one in predictions) / len(predictions),
         "training_steps": done["results"]["steps"],
+        "planned_steps": done["results"]["planned"],
         "training_tokens": done["results"]["tokens"],
         "training_rows": done["results"]["rows"],
     }
@@ -405,7 +468,7 @@ def predict(context: Context, classifier: Classifier, texts: Sequence[str], *, w
     return predictions
 
 
-def run_all(context: Context) -> dict[str, Any]:
+def run_all(context: Context) -> dict[str, Any] | None:
     """Every stage in order; what is done is skipped. Faults of the data are found before any training."""
     arms = context.recipe.classifier.arms
     context.test_rows()

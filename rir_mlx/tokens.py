@@ -8,7 +8,7 @@ the prompt's length is exact, training and inference see the same ids, and no te
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from rir_mlx.errors import ModelError, UserError
 from rir_mlx.prompts import Piece, Prompt
 
 _BUCKET_BATCHES = 50
+_SHORTEST_PREFIX = 16
+"""Below so many shared tokens, running them apart costs more than it saves."""
 
 
 def _mark(index: int) -> str:
@@ -173,12 +175,13 @@ class Example:
 @dataclass(frozen=True)
 class Examples:
     """The encoded rows of one task. `trimmed` texts were cut; `dropped` rows have too long a completion. `head` is
-    empty where no row is left."""
+    empty where no row is left. `origins` says which of the given rows each one was."""
 
     head: Tokens
     rows: tuple[Example, ...]
     trimmed: int = 0
     dropped: int = 0
+    origins: tuple[int, ...] = ()
 
     def tokens(self) -> int:
         """Tokens of one pass when every row runs alone."""
@@ -188,10 +191,11 @@ class Examples:
 def encode_examples(codec: Codec, rows: Iterable[tuple[Prompt, Tokens, Tokens]], max_seq_length: int) -> Examples:
     """Rows of (prompt, reasoning ids, answer ids) as examples of at most `max_seq_length` tokens."""
     examples: list[Example] = []
+    origins: list[int] = []
     head: Tokens = ()
     trimmed = dropped = 0
     too_long: UserError | None = None
-    for prompt, reasoning, answer in rows:
+    for index, (prompt, reasoning, answer) in enumerate(rows):
         try:
             encoded = codec.encode(prompt, max_seq_length - len(reasoning) - len(answer))
         except UserError as error:
@@ -201,45 +205,103 @@ def encode_examples(codec: Codec, rows: Iterable[tuple[Prompt, Tokens, Tokens]],
         head = encoded.head
         trimmed += encoded.trimmed > 0
         examples.append(Example(encoded.row, reasoning, answer))
+        origins.append(index)
     if too_long is not None and not examples:
         raise too_long
-    return Examples(head, tuple(examples), trimmed, dropped)
+    return Examples(head, tuple(examples), trimmed, dropped, tuple(origins))
 
 
-def batch_order(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+@dataclass(frozen=True)
+class BatchSize:
+    """How many rows make a batch: `rows` of them, or with `tokens` as many as fit when padded to the longest."""
+
+    rows: int
+    tokens: int | None = None
+
+    def cut(self, order: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
+        """Consecutive batches of row indices that are sorted by length. A row longer than `tokens` stands alone."""
+        if self.tokens is None:
+            return [list(order[start : start + self.rows]) for start in range(0, len(order), self.rows)]
+        batches: list[list[int]] = []
+        for index in order:
+            if not batches or (len(batches[-1]) + 1) * lengths[index] > self.tokens:
+                batches.append([])
+            batches[-1].append(index)
+        return batches
+
+    def mean_rows(self, lengths: Sequence[int]) -> int:
+        return self.rows if self.tokens is None else max(1, self.tokens * len(lengths) // max(1, sum(lengths)))
+
+
+def batch_order(lengths: Sequence[int], size: BatchSize, seed: int, epoch: int) -> list[list[int]]:
     """One epoch's batches of row indices: rows of like length together, each row once, none dropped.
 
-    The order is drawn from the seed and the epoch: rows are shuffled, sorted by length within stretches of
+    The order is drawn from the seed and the epoch: rows are shuffled, sorted by length within stretches of some
     50 batches, cut into batches, and the batches shuffled.
     """
     rng = np.random.default_rng([seed, epoch])
     shuffled = rng.permutation(len(lengths)).tolist()
-    stretch = batch_size * _BUCKET_BATCHES
+    stretch = size.mean_rows(lengths) * _BUCKET_BATCHES
     batches = []
     for start in range(0, len(shuffled), stretch):
-        part = sorted(shuffled[start : start + stretch], key=lambda index: lengths[index])
-        batches += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
+        batches += size.cut(sorted(shuffled[start : start + stretch], key=lambda index: lengths[index]), lengths)
     return [batches[index] for index in rng.permutation(len(batches))]
 
 
+def whole_batches(examples: Examples, size: BatchSize) -> list[list[int]]:
+    """All rows once in batches of like length, for measuring."""
+    lengths = [len(row) for row in examples.rows]
+    return size.cut(sorted(range(len(lengths)), key=lambda index: lengths[index]), lengths)
+
+
+def share_of(groups: Sequence[Sequence[int]], rank: int, ranks: int) -> list[Sequence[int]]:
+    """What one of several ranks runs of a step's batches: whole ones where they can be dealt out evenly, else its
+    part of each. Together the ranks have each row once."""
+    if len(groups) % ranks == 0:
+        return list(groups[rank::ranks])
+    return [part for group in groups if (part := group[rank::ranks])]
+
+
+def halved(groups: Sequence[Sequence[int]], times: int) -> list[Sequence[int]]:
+    """The same rows in batches of half the size, `times` times over."""
+    for _ in range(times):
+        groups = [part for group in groups for part in _halves(group)]
+    return list(groups)
+
+
+def _halves(group: Sequence[int]) -> list[Sequence[int]]:
+    middle = (len(group) + 1) // 2
+    return [part for part in (group[:middle], group[middle:]) if part]
+
+
 def step_batches(
-    examples: Examples, groups: Sequence[Sequence[int]], *, reasoning_weight: float = 1.0, shared_prefix: bool = True
+    examples: Examples,
+    groups: Sequence[Sequence[int]],
+    *,
+    mine: Sequence[Sequence[int]] | None = None,
+    reasoning_weight: float = 1.0,
+    shared_prefix: bool = True,
 ) -> list[Batch]:
     """The batches of one optimizer step, weighted so that their summed loss is
-    mean CE(answer tokens) + `reasoning_weight` · mean CE(reasoning tokens), over all of them together."""
+    mean CE(answer tokens) + `reasoning_weight` · mean CE(reasoning tokens), over all rows of `groups` together.
+
+    `mine` are the batches to make, where they are not `groups` themselves but a rank's share, or smaller ones: the
+    weights stay those of the whole step.
+    """
     rows = [examples.rows[index] for group in groups for index in group]
     answers = sum(len(row.answer) for row in rows)
     reasonings = sum(len(row.reasoning) for row in rows)
     each = (1.0 / max(1, answers), reasoning_weight / max(1, reasonings))
     return [
         _batch(examples.head, [examples.rows[index] for index in group], each, shared_prefix)
-        for group in groups
+        for group in (groups if mine is None else mine)
         if group
     ]
 
 
 def _batch(head: Tokens, rows: Sequence[Example], each: tuple[float, float], shared_prefix: bool) -> Batch:
-    own = () if shared_prefix else head
+    shared = shared_prefix and len(rows) > 1 and len(head) >= _SHORTEST_PREFIX
+    own = () if shared else head
     tokens, lengths = pad_right([(*own, *row.prompt, *row.reasoning, *row.answer) for row in rows])
     weights = np.zeros(tokens.shape, dtype=np.float32)
     for index, row in enumerate(rows):
@@ -247,11 +309,4 @@ def _batch(head: Tokens, rows: Sequence[Example], each: tuple[float, float], sha
         middle = start + len(row.reasoning)
         weights[index, start:middle] = each[1]
         weights[index, middle : middle + len(row.answer)] = each[0]
-    return Batch(head if shared_prefix else (), tokens, lengths, weights)
-
-
-def whole_batches(examples: Examples, batch_size: int) -> Iterator[list[int]]:
-    """All rows once in batches of like length, for measuring."""
-    order = sorted(range(len(examples.rows)), key=lambda index: len(examples.rows[index]))
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
+    return Batch(head if shared else (), tokens, lengths, weights)

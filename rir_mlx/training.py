@@ -1,27 +1,41 @@
-"""The one training loop. Both frameworks run it; neither is imported here."""
+"""The one training loop. Both frameworks run it; neither is imported here.
+
+All that is drawn at a step, its rows and its dropout, follows from the seed and the step's number. So a checkpoint is
+the backend's tensors and how far the loop was, and a training that goes on from one ends with the same weights.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from rir_mlx.backends.base import Batch, Model, OptimizerSpec
-from rir_mlx.errors import Failure, UserError
-from rir_mlx.progress import Progress
+import numpy as np
+
+from rir_mlx.backends.base import Alone, Batch, Execution, Model, OptimizerSpec, StepResult, TrainingState, World
+from rir_mlx.checkpoints import Checkpoints
+from rir_mlx.errors import Failure, OutOfMemory, UserError
+from rir_mlx.interrupts import Interrupts
+from rir_mlx.progress import Progress, Task
 from rir_mlx.recipe import TrainingSection
-from rir_mlx.tokens import Examples, batch_order, step_batches, whole_batches
+from rir_mlx.reporting import Reporting, open_reporting
+from rir_mlx.run import write_jsonl
+from rir_mlx.tokens import BatchSize, Examples, batch_order, halved, share_of, step_batches, whole_batches
 
 DEFAULT_EPOCHS = 2.0
-_MEND_FINITE = "Lower learning_rate, or set dtype to float32."
+_MEND_FINITE = "Start again with --force and a lower learning_rate, or with dtype float32."
 
 
 @dataclass(frozen=True)
 class Job:
-    """What to train on. `steps` overrides what the options say, so that arms can be matched by steps."""
+    """What to train on. `steps` overrides what the options say, so that arms can be matched by steps. `texts` are what
+    the training examples' `origins` point to, to name a row."""
 
     train: Examples
     validation: Examples
@@ -29,22 +43,40 @@ class Job:
     seed: int
     steps: int
     reasoning_weight: float = 1.0
+    texts: Sequence[str] = ()
 
-    def batches(self, examples: Examples, groups: Sequence[Sequence[int]]) -> list[Batch]:
+    @property
+    def size(self) -> BatchSize:
+        return BatchSize(self.options.batch_size, self.options.batch_tokens)
+
+    def batches(
+        self, examples: Examples, groups: Sequence[Sequence[int]], mine: Sequence[Sequence[int]] | None = None
+    ) -> list[Batch]:
         return step_batches(
             examples,
             groups,
+            mine=mine,
             reasoning_weight=self.reasoning_weight,
             shared_prefix=self.options.shared_prefix,
         )
 
 
 @dataclass(frozen=True)
+class Outputs:
+    """Where a training leaves things. `save` keeps the weights of this moment as the best so far."""
+
+    metrics: Path
+    save: Callable[[], None]
+    checkpoints: Checkpoints | None = None
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """What training did. `tokens` are those processed; losses are means over the last report and the best
-    validation, the latter None without validation rows."""
+    """What training did. `planned` steps may have been cut short by `patience`. `tokens` are those processed, on all
+    ranks; losses are means over the last report and the best validation, the latter None without validation rows."""
 
     steps: int
+    planned: int
     best_step: int
     train_loss: float
     validation_loss: float | None
@@ -52,13 +84,38 @@ class Outcome:
     seconds: float
 
 
-def steps_for(rows: int, options: TrainingSection) -> int:
-    """Optimizer steps that the options mean for so many rows."""
+@dataclass
+class Position:
+    """How far a training is; what a checkpoint holds beside the tensors."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    best: float | None = None
+    best_step: int = 0
+    worse: int = 0
+    """Measurements since the best one."""
+    train_loss: float = 0.0
+    """Mean over the last report."""
+    losses: list[float] = field(default_factory=list)
+    """Of the steps since then."""
+    reported_tokens: int = 0
+    reported_seconds: float = 0.0
+    halvings: int = 0
+    """How often the batches were halved because memory ran out."""
+
+
+def steps_for(examples: Examples, options: TrainingSection, *, rows: int | None = None, seed: int = 0) -> int:
+    """Optimizer steps that the options mean for these examples, or for so many `rows`."""
     if options.iters is not None:
         return options.iters
     epochs = DEFAULT_EPOCHS if options.epochs is None else options.epochs
-    per_epoch = math.ceil(math.ceil(rows / options.batch_size) / options.grad_accumulation_steps)
-    return max(1, round(epochs * per_epoch))
+    if options.batch_tokens is None:
+        batches = math.ceil((len(examples.rows) if rows is None else rows) / options.batch_size)
+    else:
+        size = BatchSize(options.batch_size, options.batch_tokens)
+        batches = len(batch_order([len(row) for row in examples.rows], size, seed, 0))
+    return max(1, round(epochs * math.ceil(batches / options.grad_accumulation_steps)))
 
 
 def learning_rate_at(step: int, steps: int, options: TrainingSection) -> float:
@@ -76,71 +133,200 @@ def learning_rate_at(step: int, steps: int, options: TrainingSection) -> float:
             return options.learning_rate
 
 
-def train(model: Model, job: Job, *, metrics: Path, save: Callable[[], None], progress: Progress, what: str) -> Outcome:
-    """Run the job's steps; `save` is called whenever the weights are the best so far, and at the end if there are no
-    validation rows. Writes one line of JSON a report to `metrics`.
+def train(
+    model: Model, job: Job, outputs: Outputs, *, progress: Progress, what: str, world: World | None = None
+) -> Outcome:
+    """Run the job's steps, from the last checkpoint where there is one. `outputs.save` is called whenever the weights
+    are the best so far, and at the end if there are no validation rows.
 
-    Raises Failure where a loss is not finite, naming the step and its rows; what was saved before stays.
+    Raises Failure where a loss is not finite, naming the step and its rows; the weights and checkpoints written before
+    stay. On Ctrl-C the step is finished, a checkpoint written, and KeyboardInterrupt raised.
     """
     if not job.train.rows:
         raise UserError("There are no rows to train on.")
-    options = job.options
-    model.configure_optimizer(OptimizerSpec(weight_decay=options.weight_decay, max_grad_norm=options.max_grad_norm))
-    best, best_step, tokens = math.inf, 0, 0
-    recent: list[float] = []
-    begun = reported = time.perf_counter()
-    reported_tokens = 0
-    groups = _step_groups(job)
-    with metrics.open("w", encoding="utf-8") as log, progress.task(what, job.steps) as task:
-        for step in range(job.steps):
-            chosen = next(groups)
-            batches = job.batches(job.train, chosen)
-            rate = learning_rate_at(step, job.steps, options)
-            result = model.train_step(batches, rate)
-            if not (math.isfinite(result.loss) and math.isfinite(result.grad_norm)):
-                rows = ", ".join(str(index) for group in chosen for index in group)
-                raise Failure(
-                    f"The loss is not finite at step {step + 1} (training rows {rows}).",
-                    mend=_MEND_FINITE,
-                )
-            recent.append(result.loss)
-            tokens += sum(batch.processed for batch in batches)
-            last = step + 1 == job.steps
-            line: dict[str, float] = {}
-            if (step + 1) % options.steps_per_report == 0 or last:
-                now = time.perf_counter()
-                speed = (tokens - reported_tokens) / max(now - reported, 1e-9)
-                line = {"loss": sum(recent) / len(recent), "grad_norm": result.grad_norm, "learning_rate": rate}
-                line |= {"tokens": tokens, "tokens_per_second": speed}
-                reported, reported_tokens, recent = now, tokens, [] if not last else recent
-            if job.validation.rows and ((step + 1) % options.steps_per_eval == 0 or last):
-                line["validation_loss"] = mean_loss(model, job)
-                if not math.isfinite(line["validation_loss"]):
-                    raise Failure(f"The validation loss is not finite at step {step + 1}.", mend=_MEND_FINITE)
-                if line["validation_loss"] < best:
-                    best, best_step = line["validation_loss"], step + 1
-                    save()
-            if line:
-                log.write(json.dumps({"step": step + 1} | line) + "\n")
-                log.flush()
-            task.advance(1, **{key: line[key] for key in ("loss", "tokens_per_second") if key in line})
-    if not job.validation.rows:
-        best_step = job.steps
-        save()
-    return Outcome(
-        steps=job.steps,
-        best_step=best_step,
-        train_loss=sum(recent) / len(recent),
-        validation_loss=best if job.validation.rows else None,
-        tokens=tokens,
-        seconds=time.perf_counter() - begun,
-    )
+    return _Loop(model, job, outputs, progress, world or Alone()).run(what)
 
 
-def mean_loss(model: Model, job: Job) -> float:
+def mean_loss(model: Model, job: Job, world: World | None = None) -> float:
     """The loss over all validation rows, weighted as in training: each kind of token by its mean."""
-    groups = list(whole_batches(job.validation, job.options.batch_size))
-    return sum(model.loss(batch) for batch in job.batches(job.validation, groups))
+    world = world or Alone()
+    groups = whole_batches(job.validation, job.size)
+    batches = job.batches(job.validation, groups, groups[world.rank :: world.size])
+    return float(world.all_sum(np.array([sum(model.loss(batch) for batch in batches)]))[0])
+
+
+class _Loop:
+    def __init__(self, model: Model, job: Job, outputs: Outputs, progress: Progress, world: World) -> None:
+        self.model, self.job, self.outputs, self.progress, self.world = model, job, outputs, progress, world
+        self.at = Position()
+        self.writes = world.rank == 0
+
+    def run(self, what: str) -> Outcome:
+        options = self.job.options
+        spec = OptimizerSpec(options.optimizer, weight_decay=options.weight_decay, max_grad_norm=options.max_grad_norm)
+        self.model.configure_optimizer(spec, Execution(options.grad_checkpoint, options.compile))
+        self._resume()
+        folder = self.outputs.metrics.parent
+        names = options.report_to if self.writes else ()
+        reporting = open_reporting(names, folder, f"{folder.parent.name}/{folder.name}", after=self.at.step)
+        try:
+            with (
+                Interrupts(self.progress) as interrupts,
+                self.progress.task(what, self.job.steps, self.at.step) as task,
+            ):
+                self._steps(interrupts, reporting, task)
+        finally:
+            reporting.close()
+        if not self.job.validation.rows:
+            self.at.best_step = self.at.step
+            self._save()
+        return Outcome(
+            steps=self.at.step,
+            planned=self.job.steps,
+            best_step=self.at.best_step,
+            train_loss=self.at.train_loss,
+            validation_loss=self.at.best,
+            tokens=self.at.tokens,
+            seconds=self.at.seconds,
+        )
+
+    def _steps(self, interrupts: Interrupts, reporting: Reporting, task: Task) -> None:
+        groups = islice(_step_groups(self.job), self.at.step, None)
+        while self.at.step < self.job.steps and not self._out_of_patience():
+            begun = time.perf_counter()
+            result, rate = self._step(next(groups))
+            self.at.step += 1
+            self.at.seconds += time.perf_counter() - begun
+            line = self._report(result, rate) | self._validate()
+            if line and self.writes:
+                self._write(line)
+                reporting.log(self.at.step, line)
+            task.advance(1, **{key: line[key] for key in ("loss", "tokens_per_second") if key in line})
+            if self.at.step % self.job.options.save_every == 0 or interrupts.asked:
+                self._checkpoint()
+            if interrupts.asked:
+                raise KeyboardInterrupt
+
+    def _step(self, chosen: Sequence[Sequence[int]]) -> tuple[StepResult, float]:
+        """The next optimizer step, on as small batches as memory makes it."""
+        at, job, world = self.at, self.job, self.world
+        rate = learning_rate_at(at.step, job.steps, job.options)
+        seed = zlib.crc32(f"{job.seed} {at.step} {world.rank}".encode())
+        while True:
+            mine = halved(share_of(chosen, world.rank, world.size), at.halvings)
+            batches = job.batches(job.train, chosen, mine)
+            try:
+                result = self.model.train_step(batches, rate, seed=seed)
+                break
+            except OutOfMemory:
+                self._halve(max(len(group) for group in chosen))
+        if not (math.isfinite(result.loss) and math.isfinite(result.grad_norm)):
+            raise Failure(
+                f"The loss is not finite at step {at.step + 1} ({self._named(chosen)}). What was saved before is kept.",
+                mend=_MEND_FINITE,
+            )
+        at.losses.append(result.loss)
+        processed = sum(batch.processed for batch in batches)
+        at.tokens += int(world.all_sum(np.array([processed]))[0])
+        return result, rate
+
+    def _halve(self, rows: int) -> None:
+        if 2**self.at.halvings >= rows:
+            raise OutOfMemory(
+                "There is not enough memory to train on a single row.",
+                mend="Lower max_seq_length, set grad_checkpoint to true, or take a smaller model.",
+            )
+        self.at.halvings += 1
+        left = math.ceil(rows / 2**self.at.halvings)
+        self.progress.warn(
+            f"Memory ran out at step {self.at.step + 1}: from here at most {left} rows go through the model together, "
+            f"in {2**self.at.halvings} times as many batches a step. The result stays the same."
+        )
+
+    def _named(self, chosen: Sequence[Sequence[int]]) -> str:
+        rows = [index for group in chosen for index in group]
+        origins = self.job.train.origins
+        named = [origins[row] for row in rows] if origins else rows
+        texts = [f"{self.job.texts[row][:40]!r}" for row in named[:3] if row < len(self.job.texts)]
+        shown = f", the first being {', '.join(texts)}" if texts else ""
+        return "training rows " + ", ".join(str(row + 1) for row in named) + shown
+
+    def _report(self, result: StepResult, rate: float) -> dict[str, float]:
+        at = self.at
+        if at.step % self.job.options.steps_per_report and at.step != self.job.steps:
+            return {}
+        speed = (at.tokens - at.reported_tokens) / max(at.seconds - at.reported_seconds, 1e-9)
+        at.train_loss, at.losses = sum(at.losses) / len(at.losses), []
+        line = {"loss": at.train_loss, "grad_norm": result.grad_norm, "learning_rate": rate}
+        at.reported_tokens, at.reported_seconds = at.tokens, at.seconds
+        return line | {"tokens": at.tokens, "tokens_per_second": speed}
+
+    def _validate(self) -> dict[str, float]:
+        at, options = self.at, self.job.options
+        if not self.job.validation.rows or (at.step % options.steps_per_eval and at.step != self.job.steps):
+            return {}
+        loss = mean_loss(self.model, self.job, self.world)
+        if not math.isfinite(loss):
+            raise Failure(f"The validation loss is not finite at step {at.step}.", mend=_MEND_FINITE)
+        if at.best is None or loss < at.best:
+            at.best, at.best_step, at.worse = loss, at.step, 0
+            self._save()
+        else:
+            at.worse += 1
+        if self._out_of_patience():
+            self.progress.say(
+                f"Stopped after step {at.step}: {at.worse} measurements without one better than {at.best:.4f} at step "
+                f"{at.best_step}."
+            )
+        return {"validation_loss": loss}
+
+    def _out_of_patience(self) -> bool:
+        patience = self.job.options.patience
+        return patience is not None and self.at.worse >= patience
+
+    # what is written
+
+    def _save(self) -> None:
+        if self.writes:
+            self.outputs.save()
+
+    def _write(self, line: dict[str, float]) -> None:
+        with self.outputs.metrics.open("a", encoding="utf-8") as log:
+            log.write(json.dumps({"step": self.at.step} | line) + "\n")
+
+    def _checkpoint(self) -> None:
+        if self.outputs.checkpoints is not None and self.writes:
+            self.outputs.checkpoints.save(self.at.step, self.model.training_state().tensors, asdict(self.at))
+
+    def _resume(self) -> None:
+        """Go on from the last checkpoint; what was logged after it is logged again."""
+        found = self.outputs.checkpoints.latest() if self.outputs.checkpoints else None
+        step = 0 if found is None else int(found[1]["step"])
+        first = int(self.world.all_sum(np.array([step if self.world.rank == 0 else 0]))[0])
+        if step != first:
+            raise Failure(
+                f"This process finds the checkpoint of step {step}, the first one that of step {first}.",
+                mend="All machines must see the same folder of runs.",
+            )
+        if found is not None:
+            self.model.load_training_state(TrainingState(found[0]))
+            self.at = Position(**found[1])
+            self.progress.say(f"Goes on after step {step:,} of {self.job.steps:,}.")
+        if self.writes:
+            write_jsonl(self.outputs.metrics, _lines_until(self.outputs.metrics, step))
+
+
+def _lines_until(metrics: Path, step: int) -> list[dict[str, Any]]:
+    """The lines of a log up to a step, without one that was torn."""
+    kept = []
+    for line in metrics.read_text(encoding="utf-8").splitlines() if step and metrics.is_file() else []:
+        try:
+            values = json.loads(line)
+        except ValueError:
+            continue
+        if values["step"] <= step:
+            kept.append(values)
+    return kept
 
 
 def _step_groups(job: Job) -> Iterator[list[list[int]]]:
@@ -148,7 +334,7 @@ def _step_groups(job: Job) -> Iterator[list[list[int]]]:
     lengths = [len(row) for row in job.train.rows]
     size, epoch = job.options.grad_accumulation_steps, 0
     while True:
-        order = batch_order(lengths, job.options.batch_size, job.seed, epoch)
+        order = batch_order(lengths, job.size, job.seed, epoch)
         for start in range(0, len(order), size):
             yield order[start : start + size]
         epoch += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +22,22 @@ from rir_mlx.prompts import (
     rgen_prompt,
     rgen_row_prompt,
 )
-from rir_mlx.tokens import Codec, Encoded, Example, Examples, batch_order, encode_examples, step_batches, whole_batches
+from rir_mlx.tokens import (
+    BatchSize,
+    Codec,
+    Encoded,
+    Example,
+    Examples,
+    batch_order,
+    encode_examples,
+    halved,
+    share_of,
+    step_batches,
+    whole_batches,
+)
 
 DATE = "26 Jul 2024"
+HEAD = tuple(range(16))
 LABELS = {"joy": "feels good", "sadness": "", "anger": ""}
 INSTRUCTION = "Which label fits the text?"
 ARMS: list[Arm] = ["qa", "qra"]
@@ -336,7 +350,7 @@ def lengths_of(rows: int, seed: int = 0) -> list[int]:
 @pytest.mark.parametrize(("rows", "batch_size"), [(1, 8), (7, 8), (8, 8), (9, 8), (1000, 16), (403, 1)])
 def test_each_row_is_in_one_batch_of_an_epoch(rows: int, batch_size: int) -> None:
     """mlx-lm never trains the last rows where the batch size does not divide their number."""
-    order = batch_order(lengths_of(rows), batch_size, seed=3, epoch=1)
+    order = batch_order(lengths_of(rows), BatchSize(batch_size), seed=3, epoch=1)
     assert sorted(index for batch in order for index in batch) == list(range(rows))
     assert max(len(batch) for batch in order) <= batch_size
     assert len(order) == -(-rows // batch_size)
@@ -352,26 +366,28 @@ def test_rows_of_like_length_are_batched_together() -> None:
     lengths = lengths_of(2000)
     random = np.random.default_rng(0).permutation(2000).reshape(-1, 16).tolist()
     assert padding_share(lengths, random) > 0.4
-    assert padding_share(lengths, batch_order(lengths, 16, seed=0, epoch=0)) < 0.05
+    assert padding_share(lengths, batch_order(lengths, BatchSize(16), seed=0, epoch=0)) < 0.05
 
 
 def test_the_order_is_drawn_from_seed_and_epoch() -> None:
     lengths = lengths_of(300)
-    first = batch_order(lengths, 8, seed=0, epoch=0)
-    assert batch_order(lengths, 8, seed=0, epoch=0) == first
-    assert batch_order(lengths, 8, seed=0, epoch=1) != first
-    assert batch_order(lengths, 8, seed=1, epoch=0) != first
+    first = batch_order(lengths, BatchSize(8), seed=0, epoch=0)
+    assert batch_order(lengths, BatchSize(8), seed=0, epoch=0) == first
+    assert batch_order(lengths, BatchSize(8), seed=0, epoch=1) != first
+    assert batch_order(lengths, BatchSize(8), seed=1, epoch=0) != first
 
 
 def test_batches_are_not_in_order_of_length() -> None:
     lengths = lengths_of(400)
-    means = [np.mean([lengths[index] for index in batch]) for batch in batch_order(lengths, 8, seed=0, epoch=0)]
+    means = [
+        np.mean([lengths[index] for index in batch]) for batch in batch_order(lengths, BatchSize(8), seed=0, epoch=0)
+    ]
     assert abs(np.corrcoef(means, range(len(means)))[0, 1]) < 0.4
 
 
 def test_whole_batches_hold_each_row_once_by_length() -> None:
     examples = Examples((1,), tuple(Example((2,) * length, (), (3,)) for length in lengths_of(21)))
-    groups = list(whole_batches(examples, 4))
+    groups = list(whole_batches(examples, BatchSize(4)))
     flat = [index for group in groups for index in group]
     assert sorted(flat) == list(range(21))
     assert [len(examples.rows[index]) for index in flat] == sorted(len(row) for row in examples.rows)
@@ -379,9 +395,9 @@ def test_whole_batches_hold_each_row_once_by_length() -> None:
 
 @pytest.mark.parametrize("share", [True, False])
 def test_weights_stand_on_the_completion_and_sum_to_its_parts(share: bool) -> None:
-    examples = Examples((1, 2), (Example((3, 4), (5, 6, 7), (8, 9)), Example((3,), (5,), (8,))))
+    examples = Examples(HEAD, (Example((3, 4), (5, 6, 7), (8, 9)), Example((3,), (5,), (8,))))
     batch = step_batches(examples, [[0, 1]], reasoning_weight=0.5, shared_prefix=share)[0]
-    shift = 0 if share else 2
+    shift = 0 if share else len(HEAD)
     expected = np.zeros((2, 7 + shift))
     expected[0, shift + 2 : shift + 5] = 0.5 / 4
     expected[0, shift + 5 : shift + 7] = 1 / 3
@@ -389,6 +405,49 @@ def test_weights_stand_on_the_completion_and_sum_to_its_parts(share: bool) -> No
     expected[1, shift + 2] = 1 / 3
     np.testing.assert_allclose(batch.weights, expected, rtol=1e-6)
     assert batch.lengths.tolist() == [7 + shift, 3 + shift]
-    assert batch.prefix == ((1, 2) if share else ())
-    assert batch.tokens[1, : 3 + shift].tolist() == ([] if share else [1, 2]) + [3, 5, 8]
-    assert batch.processed == (2 if share else 0) + batch.tokens.size
+    assert batch.prefix == (HEAD if share else ())
+    assert batch.tokens[1, : 3 + shift].tolist() == ([] if share else list(HEAD)) + [3, 5, 8]
+    assert batch.processed == (len(HEAD) if share else 0) + batch.tokens.size
+
+
+@pytest.mark.parametrize(("rows", "head"), [(1, 40), (8, 15), (8, 0)])
+def test_a_prefix_that_saves_nothing_is_not_run_apart(rows: int, head: int) -> None:
+    """One row, or a prefix of a few tokens: a second pass through the model costs more than it spares."""
+    examples = Examples(tuple(range(head)), tuple(Example((3, 4), (), (8, 9)) for _ in range(rows)))
+    batch = step_batches(examples, [range(rows)])[0]
+    assert batch.prefix == ()
+    assert batch.tokens.shape == (rows, head + 4)
+
+
+@pytest.mark.parametrize("budget", [30, 100, 1000])
+def test_a_token_budget_bounds_the_padded_batch(budget: int) -> None:
+    lengths = np.random.default_rng(0).integers(5, 60, 500).tolist()
+    order = batch_order(lengths, BatchSize(8, budget), seed=3, epoch=1)
+    assert sorted(index for batch in order for index in batch) == list(range(500))
+    padded = [len(batch) * max(lengths[index] for index in batch) for batch in order]
+    assert all(size <= budget or len(batch) == 1 for size, batch in zip(padded, order, strict=True))
+    full = [size for size in padded if size > budget - 2 * 60]
+    assert len(full) > 0.7 * len(padded)
+    assert padding_share(lengths, order) < 0.1
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+@pytest.mark.parametrize("groups", [[[1, 2, 3, 4], [5, 6, 7, 8]], [[1, 2, 3]], [[1]], [[1, 2], [3, 4], [5]]])
+def test_the_ranks_together_have_each_row_once(groups: list[list[int]], ranks: int) -> None:
+    shares = [share_of(groups, rank, ranks) for rank in range(ranks)]
+    assert sorted(index for share in shares for group in share for index in group) == sorted(
+        index for one in groups for index in one
+    )
+    sizes = [sum(len(group) for group in share) for share in shares]
+    assert max(sizes) - min(sizes) <= len(groups) * (max(len(group) for group in groups) - min(map(len, groups)) + 1)
+
+
+@pytest.mark.parametrize("times", [0, 1, 2, 5])
+def test_halving_keeps_rows_and_weights(times: int) -> None:
+    examples = Examples(HEAD, tuple(Example((3,) * (1 + i % 3), (5,) * (i % 4), (8, 9)) for i in range(12)))
+    groups = [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9, 10, 11]]
+    parts = halved(groups, times)
+    assert [index for group in parts for index in group] == list(range(12))
+    assert max(len(group) for group in parts) == max(1, math.ceil(7 / 2**times))
+    batches = step_batches(examples, groups, mine=parts, reasoning_weight=0.5)
+    assert sum(float(batch.weights.sum()) for batch in batches) == pytest.approx(1.5)

@@ -13,13 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rir_mlx.backends.base import Batch, OptimizerSpec, StepResult
+from rir_mlx.backends.base import PLAIN, Batch, Execution, OptimizerSpec, StepResult
 from rir_mlx.backends.fake import FakeModel
 from rir_mlx.errors import Failure
 from rir_mlx.progress import Silent
 from rir_mlx.recipe import TrainingSection
 from rir_mlx.tokens import Example, Examples, step_batches
-from rir_mlx.training import Job, Outcome, learning_rate_at, mean_loss, steps_for, train
+from rir_mlx.training import Job, Outcome, Outputs, learning_rate_at, mean_loss, steps_for, train
+
+HEAD = tuple(range(16))
+"""The shortest prefix that is worth running apart."""
 
 
 class Recorder:
@@ -32,12 +35,14 @@ class Recorder:
         self.steps: list[list[Batch]] = []
         self.rates: list[float] = []
         self.measured = 0
+        self.seeds: list[int] = []
         self.optimizer: OptimizerSpec | None = None
 
-    def configure_optimizer(self, spec: OptimizerSpec) -> None:
-        self.optimizer = spec
+    def configure_optimizer(self, spec: OptimizerSpec, execution: Execution = PLAIN) -> None:
+        self.optimizer, self.execution = spec, execution
 
-    def train_step(self, batches: Sequence[Batch], learning_rate: float) -> StepResult:
+    def train_step(self, batches: Sequence[Batch], learning_rate: float, *, seed: int = 0) -> StepResult:
+        self.seeds.append(seed)
         self.steps.append(list(batches))
         self.rates.append(learning_rate)
         return StepResult(self.losses[min(len(self.steps), len(self.losses)) - 1], 0.5)
@@ -49,7 +54,7 @@ class Recorder:
 
 def rows_of(count: int) -> Examples:
     """Rows that can be told by their first token, of different lengths."""
-    return Examples((1, 2), tuple(Example((100 + i,) + (3,) * (i % 7), (4,), (5, 6)) for i in range(count)))
+    return Examples(HEAD, tuple(Example((100 + i,) + (3,) * (i % 7), (4,), (5, 6)) for i in range(count)))
 
 
 def job_of(rows: int, steps: int, validation: int = 0, **options: Any) -> Job:
@@ -63,13 +68,13 @@ def run(model: Any, job: Job, folder: Path, saved: list[int] | None = None) -> t
         if saved is not None:
             saved.append(len(model.steps))
 
-    outcome = train(model, job, metrics=path, save=save, progress=Silent(), what="test")
+    outcome = train(model, job, Outputs(path, save), progress=Silent(), what="test")
     return outcome, [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def seen(model: Recorder) -> list[list[int]]:
     """Per step, the rows that it trained."""
-    return [[int(row[0]) - 100 for batch in step for row in batch.tokens] for step in model.steps]
+    return [[int(row[row >= 100][0]) - 100 for batch in step for row in batch.tokens] for step in model.steps]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +121,7 @@ def test_the_same_seed_trains_the_same_rows_in_the_same_order(tmp_path: Path) ->
 def test_the_option_says_whether_the_prefix_is_shared(tmp_path: Path, share: bool) -> None:
     model = Recorder()
     run(model, job_of(4, 1, shared_prefix=share, batch_size=4), tmp_path)
-    assert {batch.prefix for step in model.steps for batch in step} == {(1, 2) if share else ()}
+    assert {batch.prefix for step in model.steps for batch in step} == {HEAD if share else ()}
 
 
 def test_the_optimizer_gets_the_options(tmp_path: Path) -> None:
@@ -137,7 +142,7 @@ def test_the_optimizer_gets_the_options(tmp_path: Path) -> None:
 )
 def test_steps_for(rows: int, options: dict[str, Any], steps: int) -> None:
     """Two epochs where nothing is said; the last partial batch and window count."""
-    assert steps_for(rows, TrainingSection(**options)) == steps
+    assert steps_for(rows_of(rows), TrainingSection(**options)) == steps
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
@@ -202,8 +207,8 @@ def test_a_loss_that_is_not_finite_names_step_and_rows(tmp_path: Path, loss: flo
     model, saved = Recorder(losses=[1.0, 1.0, 1.0, loss], validation=[2.0]), []
     with pytest.raises(Failure, match="not finite at step 4") as failed:
         run(model, job_of(20, 10, validation=2, batch_size=3, steps_per_eval=2, steps_per_report=1), tmp_path, saved)
-    rows = failed.value.what.partition("training rows ")[2].rstrip(").")
-    assert sorted(int(row) for row in rows.split(", ")) == sorted(seen(model)[3])
+    rows = failed.value.what.partition("training rows ")[2].partition(")")[0]
+    assert sorted(int(row) - 1 for row in rows.split(", ")) == sorted(seen(model)[3])
     assert "learning_rate" in failed.value.mend
     assert saved == [2]
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
@@ -269,7 +274,7 @@ def test_training_lowers_the_validation_loss_of_what_can_be_learned(tmp_path: Pa
     options = TrainingSection(learning_rate=1e-2, steps_per_eval=20, max_grad_norm=100)
     job = Job(examples, examples, options, 0, 150)
     before = mean_loss(model, job)
-    outcome = train(model, job, metrics=tmp_path / "m", save=lambda: saved.append(1), progress=Silent(), what="test")
+    outcome = train(model, job, Outputs(tmp_path / "m", lambda: saved.append(1)), progress=Silent(), what="test")
     assert outcome.validation_loss is not None
     assert outcome.validation_loss < 0.5 * before
     assert saved
@@ -284,7 +289,7 @@ class Watching(Silent):
         self.fields: Counter[str] = Counter()
 
     @contextmanager
-    def task(self, what: str, total: float) -> Iterator[Watching]:
+    def task(self, what: str, total: float, done: float = 0) -> Iterator[Watching]:
         self.totals.append(total)
         yield self
 
@@ -296,7 +301,7 @@ class Watching(Silent):
 def test_progress_reaches_its_total(tmp_path: Path) -> None:
     progress = Watching()
     job = job_of(8, 9, steps_per_report=4)
-    train(Recorder(), job, metrics=tmp_path / "m", save=lambda: None, progress=progress, what="x")
+    train(Recorder(), job, Outputs(tmp_path / "m", lambda: None), progress=progress, what="x")
     assert progress.totals == [9]
     assert sum(progress.amounts) == 9
     assert progress.fields == {"loss": 3, "tokens_per_second": 3}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from enum import StrEnum
@@ -166,7 +167,7 @@ def demo(
     context.progress.say("Synthetic sentences and a tiny model that ship with rir-mlx: this shows the method, offline.")
     comparison = stages.run_all(context)
     _show_comparison(context, comparison, json=json)
-    if not json:
+    if not json and context.first:
         _show_example(context)
 
 
@@ -268,9 +269,11 @@ def _as_json(text: str, prediction: Any) -> dict[str, Any]:
     }
 
 
-def _show_comparison(context: Context, comparison: dict[str, Any], *, json: bool) -> None:
+def _show_comparison(context: Context, comparison: dict[str, Any] | None, *, json: bool) -> None:
     from rir_cli.console import print_comparison, print_json
 
+    if comparison is None:
+        return
     if json:
         print_json(comparison)
     else:
@@ -291,6 +294,11 @@ def _show_example(context: Context) -> None:
 def _own_name() -> str:
     """How this program can be called from here: `make demo` runs it out of a virtual environment that is not active."""
     return "rir-mlx" if shutil.which("rir-mlx") else sys.argv[0]
+
+
+def _rank() -> int:
+    """This process among those that `torchrun` or `mlx.launch` started."""
+    return int(os.environ.get("RANK") or os.environ.get("MLX_RANK") or 0)
 
 
 def _version(wanted: bool) -> None:
@@ -319,7 +327,9 @@ def main() -> NoReturn:
 
         if debugging():
             raise
-        print_error(error)
+        rank = _rank()
+        if rank == 0 or error.exit_code == 1:  # a user's mistake is the same in every process
+            print_error(error, f"process {rank}: " if rank else "")
         sys.exit(error.exit_code)
     except SystemExit as ended:
         if ended.code == _INTERRUPTED:

@@ -36,9 +36,9 @@ class ConsoleProgress:
         self.console.print(f"[yellow]note:[/yellow] {escape(text)}", soft_wrap=True)
 
     @contextmanager
-    def task(self, what: str, total: float) -> Iterator[_Bar | _Lines]:
+    def task(self, what: str, total: float, done: float = 0) -> Iterator[_Bar | _Lines]:
         if self.quiet or not self.console.is_terminal:
-            yield _Lines(self, what, total)
+            yield _Lines(self, what, total, done)
             return
         columns = (
             TextColumn("{task.description}"),
@@ -48,13 +48,13 @@ class ConsoleProgress:
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=self.console) as progress:
-            yield _Bar(progress, what, total)
+            yield _Bar(progress, what, total, done)
 
 
 class _Bar:
-    def __init__(self, progress: Progress, what: str, total: float) -> None:
+    def __init__(self, progress: Progress, what: str, total: float, done: float) -> None:
         self.progress = progress
-        self.id = progress.add_task(what, total=total, numbers="")
+        self.id = progress.add_task(what, total=total, completed=done, numbers="")  # type: ignore[arg-type]
         self.fields: dict[str, float] = {}
 
     def advance(self, amount: float = 1, **fields: float) -> None:
@@ -63,8 +63,8 @@ class _Bar:
 
 
 class _Lines:
-    def __init__(self, progress: ConsoleProgress, what: str, total: float) -> None:
-        self.progress, self.what, self.total, self.done = progress, what, total, 0.0
+    def __init__(self, progress: ConsoleProgress, what: str, total: float, done: float) -> None:
+        self.progress, self.what, self.total, self.done, self.before = progress, what, total, done, done
         self.begun = self.said = time.monotonic()
         self.fields: dict[str, float] = {}
 
@@ -75,7 +75,7 @@ class _Lines:
         if now - self.said < _PLAIN_SECONDS and self.done < self.total:
             return
         self.said = now
-        left = (now - self.begun) / self.done * max(0.0, self.total - self.done)
+        left = (now - self.begun) / (self.done - self.before) * max(0.0, self.total - self.done)
         tail = f", {left:.0f} s left" if self.done < self.total else f", took {now - self.begun:.0f} s"
         self.progress.say(f"{self.what} {self.done:,.0f}/{self.total:,.0f} {_numbers(self.fields)}{tail}")
 
@@ -93,9 +93,9 @@ def print_json(values: Any) -> None:
     sys.stdout.flush()
 
 
-def print_error(error: RirError) -> None:
+def print_error(error: RirError, who: str = "") -> None:
     console = Console(stderr=True, highlight=False)
-    console.print(f"[red]error:[/red] {escape(error.what)}", soft_wrap=True)
+    console.print(f"[red]error:[/red] {who}{escape(error.what)}", soft_wrap=True)
     if isinstance(error, DataError):
         shown = error.faults[:20]
         for fault in shown:

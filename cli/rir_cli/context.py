@@ -20,15 +20,14 @@ def context_for(
     offline: bool,
     quiet: bool,
     force: bool = False,
-    write: bool = True,
 ) -> Context:
-    """The run that a command works on: the one named, the recipe's, or the newest. `write`: keep its recipe there."""
+    """The run that a command works on: the one named, the recipe's, or the newest."""
     _prepare(offline=offline)
     from rir_cli.console import ConsoleProgress
     from rir_mlx.backends import open_backend
     from rir_mlx.recipe import load_recipe
     from rir_mlx.run import RunDir, newest_run
-    from rir_mlx.stages import Context, open_run
+    from rir_mlx.stages import Context, resolve_recipe
 
     extra = tuple(overrides or ()) + ((f"backend={backend}",) if backend else ())
     if recipe is not None and (Path(recipe) / "recipe.yaml").is_file():
@@ -39,9 +38,10 @@ def context_for(
     else:
         loaded = load_recipe(recipe or "emotion", extra)
         folder = runs / loaded.name
-    context = Context(RunDir(folder), loaded, open_backend(loaded.backend), ConsoleProgress(quiet=quiet), force)
-    if write:
-        open_run(context)
+    opened = open_backend(loaded.backend)
+    quiet = quiet or opened.world.rank > 0  # the first process speaks for all
+    context = Context(RunDir(folder), loaded, opened, ConsoleProgress(quiet=quiet), force)
+    resolve_recipe(context)
     return context
 
 
@@ -57,7 +57,7 @@ def trained_context(run: str | None, runs: Path, backend: str | None, *, offline
             f"{where} no trained classifier." if run else f"{where} a trained classifier.",
             mend="`rir-mlx demo` makes one in two minutes; `rir-mlx run RECIPE` makes yours.",
         )
-    return context_for(str(found.folder), None, runs, backend, offline=offline, quiet=quiet, write=False)
+    return context_for(str(found.folder), None, runs, backend, offline=offline, quiet=quiet)
 
 
 def _prepare(*, offline: bool) -> None:

@@ -13,7 +13,7 @@ from rir_mlx.tokens import Example, Examples
 VOCABULARY = 300
 """Fewer than the tiny model's, so that every id below is one of its tokens."""
 
-HEAD = 11
+HEAD = 19
 
 
 def draw(rng: np.random.Generator, count: int) -> Tokens:
@@ -21,7 +21,7 @@ def draw(rng: np.random.Generator, count: int) -> Tokens:
 
 
 def some_examples(rows: int = 6, *, reasoning: bool = True, seed: int = 0) -> Examples:
-    """Rows of clearly different lengths behind one head of 11 tokens."""
+    """Rows of clearly different lengths behind one head, long enough to be shared."""
     rng = np.random.default_rng(seed)
     made = tuple(
         Example(

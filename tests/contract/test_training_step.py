@@ -132,10 +132,12 @@ def test_only_named_modules_are_trained(framework: Backend, tiny: Path) -> None:
 def test_sharing_the_prefix_changes_neither_loss_nor_gradients(
     backend: Backend, tiny: Path, fine_tune_type: str, rows: int
 ) -> None:
+    """Also for one row, where `step_batches` leaves the prefix in the row because it saves nothing."""
     examples = some_examples(rows)
-    shared, whole = (step_batches(examples, [range(rows)], shared_prefix=share) for share in (True, False))
-    assert shared[0].prefix == examples.head
+    whole = step_batches(examples, [range(rows)], shared_prefix=False)
     assert whole[0].prefix == ()
+    cut = len(examples.head)
+    shared = [Batch(examples.head, whole[0].tokens[:, cut:], whole[0].lengths - cut, whole[0].weights[:, cut:])]
     one, two = fresh(backend, tiny, fine_tune_type), fresh(backend, tiny, fine_tune_type)
     assert one.loss(shared[0]) == pytest.approx(two.loss(whole[0]), rel=1e-5)
     first, second = one.train_step(shared, 1e-2), two.train_step(whole, 1e-2)

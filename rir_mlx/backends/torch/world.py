@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from datetime import timedelta
 
 import numpy as np
 import torch
@@ -21,7 +22,8 @@ class TorchWorld:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        # Some stages run in one process, however long; one that is gone shows by its closed connection.
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=30))
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
 
     def all_sum(self, array: np.ndarray) -> np.ndarray:

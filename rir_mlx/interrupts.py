@@ -1,0 +1,35 @@
+"""Ctrl-C and the request to end, held back until what is being done can be kept."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any, Self
+
+from rir_mlx.progress import Progress
+
+
+class Interrupts:
+    """While it is open, the first SIGINT or SIGTERM sets `asked`; the second ends at once."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.asked = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        self.progress.say("Stops after this step; once more stops at once.")
