@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -49,8 +50,9 @@ class TorchWorld:
         try:
             dist.all_reduce(tensor)
         except RuntimeError as error:
+            why = re.sub(r"^\[[^]]*\] *", "", str(error)).split(". ")[0]  # gloo begins with the place in its source
             raise Failure(
-                f"Another process of this training is gone ({str(error).splitlines()[0]}).",
+                f"Another process of this training is gone ({why}).",
                 mend="Run the same command again: it continues from the last checkpoint.",
             ) from error
 

@@ -1,0 +1,140 @@
+"""Several processes train one model: torchrun with gloo and mlx.launch with its ring, over this machine's loopback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from test_resume import logged
+from tiny import make_tiny_llama
+
+STEPS = 50
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Rows in batches of five, two a step: neither batches nor the epoch's last step divide evenly."""
+    make_tiny_llama(tmp_path / "model")
+    labels = {"joy": "i feel happy today", "sadness": "i was sad", "anger": "now i am angry at the rain"}
+    rows = [f"{text} {'my friend ' * (n % 5)}{n},{label}\n" for n in range(41) for label, text in labels.items()]
+    (tmp_path / "rows.csv").write_text("text,label\n" + "".join(rows), encoding="utf-8")
+    (tmp_path / "small.yaml").write_text(
+        "model: ./model\nmax_seq_length: 320\ndtype: float32\nlora_parameters: {rank: 4}\n"
+        "data: {train: rows.csv, val_size: 16, test_size: 15}\n"
+        f"classifier: {{arms: [qa], iters: {STEPS}, batch_size: 5, grad_accumulation_steps: 3, learning_rate: 1e-3, "
+        "steps_per_eval: 25, save_every: 2, steps_per_report: 1}\n",
+        encoding="utf-8",
+    )
+    return tmp_path
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def start(folder: Path, runs: str, backend: str, ranks: int, mark: str = "") -> subprocess.Popen[str]:
+    ours = ["rir_cli", "train-classifier", "small.yaml", "--runs", runs, "--backend", backend]
+    scripts = Path(sys.executable).parent
+    launch = {
+        "torch": [str(scripts / "torchrun"), "--standalone", "--nproc-per-node", str(ranks), "-m", *ours],
+        "mlx": [
+            *(str(scripts / "mlx.launch"), "-n", str(ranks), "--starting-port", str(free_port()), "--"),
+            *(sys.executable, "-m", *ours),
+        ],
+    }
+    return subprocess.Popen(
+        launch[backend] if ranks > 1 else [sys.executable, "-m", *ours],
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "RIR_TEST_MARK": mark},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finished(process: subprocess.Popen[str]) -> str:
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, out
+    return out
+
+
+@pytest.fixture(params=["torch", "mlx"])
+def backend_name(request: pytest.FixtureRequest) -> str:
+    if find_spec({"torch": "torch", "mlx": "mlx_lm"}[request.param]) is None:
+        pytest.skip(f"{request.param} is not installed")
+    return str(request.param)
+
+
+def process_of_rank(rank: int, mark: str) -> int:
+    """The process of that rank among those that carry the mark in their environment. Waits until it is there."""
+    wanted = ({f"RANK={rank}".encode(), f"MLX_RANK={rank}".encode()}, f"RIR_TEST_MARK={mark}".encode())
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for entry in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                environment = set((entry / "environ").read_bytes().split(b"\0"))
+                if wanted[1] in environment and wanted[0] & environment:
+                    return int(entry.name)
+        time.sleep(0.01)
+    raise AssertionError(f"rank {rank} never started")
+
+
+def test_two_ranks_take_the_steps_of_one(folder: Path, backend_name: str) -> None:
+    """Disjoint rows, gradients summed by the tokens of the whole step: the same trajectory, up to rounding."""
+    finished(start(folder, "one", backend_name, 1))
+    out = finished(start(folder, "two", backend_name, 2))
+    assert out.count("classifier qa: runs") == 1  # one process speaks
+    one, two = (folder / name / "small/classifier-qa" for name in ("one", "two"))
+    assert len(logged(one)) == len(logged(two)) == STEPS
+    for key in ("loss", "grad_norm", "learning_rate"):
+        np.testing.assert_allclose([line[key] for line in logged(one)], [line[key] for line in logged(two)], rtol=1e-5)
+    losses = [[line["validation_loss"] for line in logged(stage) if "validation_loss" in line] for stage in (one, two)]
+    assert len(losses[0]) == STEPS / 25
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+    ours, theirs = (load_file(stage / "adapter/adapters.safetensors") for stage in (one, two))
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        np.testing.assert_allclose(tensor, theirs[name], rtol=0, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").is_file(), reason="finds the process to kill under /proc")
+def test_a_rank_that_dies_ends_the_job_which_then_goes_on(folder: Path, backend_name: str) -> None:
+    finished(start(folder, "whole", backend_name, 2))
+    stage = folder / "killed/small/classifier-qa"
+    process = start(folder, "killed", backend_name, 2, mark=folder.name)
+    deadline = time.monotonic() + 60
+    while not (stage / "checkpoints/step-00000008").is_dir():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    os.kill(process_of_rank(1, folder.name), signal.SIGKILL)
+    out, _ = process.communicate(timeout=60)
+    assert "Another process of this training is gone" in out
+    if backend_name == "torch":
+        assert process.returncode != 0  # mlx.launch returns 0 all the same
+    assert not (stage / "done.json").exists()
+    out = finished(start(folder, "killed", backend_name, 2))
+    assert "Goes on after step" in out
+    name = "adapter/adapters.safetensors"
+    assert (stage / name).read_bytes() == (folder / "whole/small/classifier-qa" / name).read_bytes()
+    assert logged(stage) == logged(folder / "whole/small/classifier-qa")
+    assert not list(stage.rglob("*.tmp"))
+
+
+def test_a_mistake_is_told_once(folder: Path, backend_name: str) -> None:
+    (folder / "rows.csv").write_text("text,label\n", encoding="utf-8")
+    out, _ = start(folder, "runs", backend_name, 2).communicate(timeout=60)
+    assert out.count("error:") - out.count("torch.distributed") <= 1
+    assert "rows.csv" in out
