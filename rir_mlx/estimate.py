@@ -8,25 +8,46 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from rir_mlx.backends.base import AdapterSpec, Batch, Device, Model, Request, Sampling, Tokens
+from rir_mlx.backends.base import (
+    LINEAR_KEYS,
+    AdapterSpec,
+    Batch,
+    Device,
+    Model,
+    Request,
+    Sampling,
+    Tokens,
+    adapted_layers,
+)
+from rir_mlx.tokens import whole_batches
 from rir_mlx.training import Job
 
+_USABLE = 0.9
+"""Share of the machine's memory that a training may take."""
 _BACKWARD = {"lora": 1.3, "dora": 2.0, "full": 2.0}
 """Time of a backward pass in forward passes: without weight gradients a little more than one."""
 
 
+_FRAMEWORK = 300 * 2**20
+"""Bytes that a framework takes for itself: libraries, threads, buffers of its matrix products."""
+_HEAD_ROWS = 256
+"""Positions whose logits are alive together."""
+
+
 @dataclass(frozen=True)
 class Cost:
-    """`seconds` and `memory` (bytes) are estimates; `smaller` names the keys that lower them."""
+    """`seconds` and `memory` (bytes) are estimates; `smaller` names the keys that lower the time, `fits` the edit that
+    lowers the memory to what the machine has, where it is too much."""
 
     rows: int
     tokens: int
     seconds: float
     memory: int
     smaller: str
+    fits: str = ""
 
     def text(self, what: str, device: Device) -> str:
         return (
@@ -35,11 +56,14 @@ class Cost:
         )
 
     def warning(self, device: Device) -> str | None:
-        if self.memory <= 0.9 * device.memory:
+        if self.memory <= _USABLE * device.memory:
             return None
+        mend = (
+            f"It would fit with {self.fits}" if self.fits else "A smaller model, or a shorter max_seq_length, would fit"
+        )
         return (
-            f"This may need {self.memory / 2**30:.1f} GB, and the machine has {device.memory / 2**30:.1f} GB. "
-            f"Make it smaller with {self.smaller}."
+            f"This may need {memory_size(self.memory)}, and the machine has {memory_size(device.memory)}. {mend}. "
+            "Where memory runs out, the batches are halved."
         )
 
 
@@ -53,24 +77,47 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def training_cost(model: Model, job: Job, spec: AdapterSpec, config: dict[str, Any], smaller: str) -> Cost:
-    """The cost of a training job, from one forward pass over rows of middling length."""
-    order = sorted(range(len(job.train.rows)), key=lambda index: len(job.train.rows[index]))
-    half = max(0, len(order) // 2 - job.options.batch_size // 2)
-    group = order[half : half + job.options.batch_size]
-    batch = job.batches(job.train, [group])[0]
-    model.loss(batch)
-    forward = _timed(lambda: model.loss(batch))
-    rows = job.steps * job.options.batch_size * job.options.grad_accumulation_steps
-    batches = job.steps * job.options.grad_accumulation_steps
-    longest = job.batches(job.train, [order[-job.options.batch_size :]])[0]
+@dataclass(frozen=True)
+class Trained:
+    """What is trained on which model, whose `config` is that of its folder."""
+
+    model: Model
+    spec: AdapterSpec
+    config: dict[str, Any]
+
+
+def training_cost(what: Trained, job: Job, device: Device, section: str, smaller: str) -> Cost:
+    """The cost of a training job, from one forward pass over rows of middling length. `section` is the recipe's, whose
+    keys an edit would name."""
+    batches = whole_batches(job.train, job.size)
+    batch = job.batches(job.train, [batches[len(batches) // 2]])[0]
+    what.model.loss(batch)
+    forward = _timed(lambda: what.model.loss(batch))
+    count = job.steps * job.options.grad_accumulation_steps
+    longest = job.batches(job.train, [batches[-1]])[0]
+    checkpointed = job.options.grad_checkpoint
     return Cost(
-        rows=rows,
-        tokens=batches * batch.processed,
-        seconds=batches * forward * (1 + _BACKWARD[spec.fine_tune_type]),
-        memory=_training_memory(model, longest, spec, config),
+        rows=count * len(batch.tokens),
+        tokens=count * batch.processed,
+        seconds=count * forward * (1 + _BACKWARD[what.spec.fine_tune_type] + checkpointed),
+        memory=training_memory(what, longest, checkpointed),
         smaller=smaller,
+        fits=_edit_that_fits(what, job, longest, device, section),
     )
+
+
+def _edit_that_fits(what: Trained, job: Job, batch: Batch, device: Device, section: str) -> str:
+    """The first of ever stronger edits that fits: smaller batches for the same step, then checkpointing too."""
+    steps, rows = job.options.grad_accumulation_steps, len(batch.tokens)
+    for checkpointed in (job.options.grad_checkpoint, True):
+        for parts in (2**times for times in range(rows.bit_length())):
+            smaller = replace(batch, tokens=batch.tokens[::parts], weights=batch.weights[::parts])
+            if training_memory(what, smaller, checkpointed) > _USABLE * device.memory:
+                continue
+            edits = {"batch_size": len(smaller.tokens), "grad_accumulation_steps": steps * parts}
+            edits |= {"grad_checkpoint": "true"} if checkpointed and not job.options.grad_checkpoint else {}
+            return " ".join(f"--set {section}.{key}={value}" for key, value in edits.items())
+    return ""
 
 
 def generation_cost(
@@ -98,24 +145,49 @@ def generation_cost(
     )
 
 
-def _training_memory(model: Model, batch: Batch, spec: AdapterSpec, config: dict[str, Any]) -> int:
-    """Bytes: weights; gradients and AdamW's two moments of what is trained; activations kept for the backward pass
-    (some 34 values of the hidden width a token and layer); and the logits of the learned tokens, three times."""
+def training_memory(what: Trained, batch: Batch, checkpointed: bool = False) -> int:
+    """Bytes that a step on a batch takes: weights; gradient, weight and two moments of what is trained; activations;
+    one part of the logits; and the framework's own.
+
+    A token keeps some 20 values of the hidden width and 4 of the middle one a layer, which was measured with both
+    frameworks; DoRA about twice that, and checkpointing the layer's input alone, with two layers at work.
+    """
+    model, spec, config = what.model, what.spec, what.config
     hidden, layers = int(config["hidden_size"]), int(config["num_hidden_layers"])
-    width = 4 if spec.fine_tune_type == "full" else 2
-    trained = model.parameters if spec.fine_tune_type == "full" else layers * 7 * 3 * hidden * spec.rank
-    learned = int((batch.weights > 0).sum())
-    activations = batch.processed * layers * hidden * 34 * width
-    return model.parameters * width + trained * 16 + activations + 3 * 4 * learned * int(config["vocab_size"])
+    middle = int(config["intermediate_size"])
+    width = 4 if model.weight_bytes >= 4 * model.parameters else 2
+    kind = spec.fine_tune_type
+    trained = model.parameters if kind == "full" else _adapter_size(spec, config)
+    layer = (20 * hidden + 4 * middle) * width * {"lora": 1.0, "full": 1.0, "dora": 2.0}[kind]
+    each = layers * 1.5 * hidden * width + 2 * layer if checkpointed else layers * layer
+    logits = min(_HEAD_ROWS, int((batch.weights > 0).sum())) * int(config["vocab_size"]) * 12
+    return int(model.weight_bytes + trained * 16 + batch.processed * each + logits + _FRAMEWORK)
+
+
+def _adapter_size(spec: AdapterSpec, config: dict[str, Any]) -> int:
+    """Numbers in a low-rank adapter."""
+    hidden, middle = int(config["hidden_size"]), int(config["intermediate_size"])
+    queries, keys = (_heads(config, name) * _head_width(config) for name in ("attention", "key_value"))
+    sizes = {"q_proj": hidden + queries, "k_proj": hidden + keys, "v_proj": hidden + keys, "o_proj": queries + hidden}
+    sizes |= {"gate_proj": hidden + middle, "up_proj": hidden + middle, "down_proj": middle + hidden}
+    each = sum(sizes.get(key.rpartition(".")[2], 2 * hidden) for key in spec.keys or LINEAR_KEYS)
+    return len(adapted_layers(spec, int(config["num_hidden_layers"]))) * spec.rank * each
+
+
+def _heads(config: dict[str, Any], kind: str) -> int:
+    return int(config.get(f"num_{kind}_heads") or config["num_attention_heads"])
+
+
+def _head_width(config: dict[str, Any]) -> int:
+    return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
 
 
 def _generation_memory(model: Model, batch: Sequence[Request], more: int, config: dict[str, Any]) -> int:
     """Bytes: weights; keys and values of every token of the longest row, for each row; and a row of logits each."""
-    heads = int(config.get("num_key_value_heads") or config["num_attention_heads"])
-    width = int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
     longest = max(len(request.tokens) for request in batch) + more
-    cache = len(batch) * longest * int(config["num_hidden_layers"]) * heads * width * 2 * 2
-    return model.parameters * 2 + cache + len(batch) * int(config["vocab_size"]) * 4
+    each = int(config["num_hidden_layers"]) * _heads(config, "key_value") * _head_width(config) * 2 * 2
+    cache = len(batch) * longest * each
+    return model.weight_bytes + cache + len(batch) * int(config["vocab_size"]) * 4
 
 
 def _timed(work: Any) -> float:

@@ -17,7 +17,7 @@ from rir_mlx.checkpoints import Checkpoints
 from rir_mlx.classifier import Classifier, Prediction, Task, training_examples
 from rir_mlx.data import LabelledData, Row, TripleData, load_labelled, load_triples
 from rir_mlx.errors import UserError
-from rir_mlx.estimate import generation_cost, training_cost
+from rir_mlx.estimate import Trained, generation_cost, training_cost
 from rir_mlx.models import ModelFiles, resolve_model
 from rir_mlx.progress import Progress, Silent
 from rir_mlx.prompts import Arm, rgen_prompt, rgen_row_prompt
@@ -348,11 +348,11 @@ def _train(context: Context, stage: Stage, inputs: dict[str, Any], job: training
         check_installed(job.options.report_to)
     model = context.load()
     if context.first:
-        own = context.run.rgen.folder == stage.folder
-        smaller = ["reasoning.max_samples", "rgen.epochs"] if own else ["data.max_samples", "classifier.epochs"]
-        cost = training_cost(model, job, context.spec, context.base.config, ", ".join([*smaller, "batch_size"]))
-        progress.say(cost.text(what, context.backend.device()))
-        if warning := cost.warning(context.backend.device()):
+        section, rows = ("rgen", "reasoning") if stage.folder == context.run.rgen.folder else ("classifier", "data")
+        device, smaller = context.backend.device(), f"{rows}.max_samples, {section}.epochs"
+        cost = training_cost(Trained(model, context.spec, context.base.config), job, device, section, smaller)
+        progress.say(cost.text(what, device))
+        if warning := cost.warning(device):
             progress.warn(warning)
     model.add_adapter(context.spec, context.recipe.seed)
 

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
+from rir_mlx import recipe
+from rir_mlx.backends import base
 from rir_mlx.backends.base import PLAIN, Batch, Execution, OptimizerSpec, StepResult
 from rir_mlx.backends.fake import FakeModel
-from rir_mlx.errors import Failure
+from rir_mlx.errors import Failure, OutOfMemory, UserError
 from rir_mlx.progress import Silent
 from rir_mlx.recipe import TrainingSection
+from rir_mlx.reporting import check_installed
 from rir_mlx.tokens import Example, Examples, step_batches
 from rir_mlx.training import Job, Outcome, Outputs, learning_rate_at, mean_loss, steps_for, train
 
@@ -278,6 +282,102 @@ def test_training_lowers_the_validation_loss_of_what_can_be_learned(tmp_path: Pa
     assert outcome.validation_loss is not None
     assert outcome.validation_loss < 0.5 * before
     assert saved
+
+
+class Small(Recorder):
+    """Runs out of memory with more than so many rows in a batch."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.rows = rows
+
+    def train_step(self, batches: Sequence[Batch], learning_rate: float, *, seed: int = 0) -> StepResult:
+        if max(len(batch.tokens) for batch in batches) > self.rows:
+            raise OutOfMemory("full")
+        return super().train_step(batches, learning_rate, seed=seed)
+
+
+class Hearing(Silent):
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+def test_where_memory_runs_out_the_batches_are_halved(tmp_path: Path) -> None:
+    """The same rows with the same weights, in smaller batches; said once, and kept for the steps that follow."""
+    job, progress = job_of(24, 6, batch_size=8, grad_accumulation_steps=2), Hearing()
+    whole, small = Recorder(), Small(3)
+    run(whole, job, tmp_path)
+    train(small, job, Outputs(tmp_path / "m", lambda: None), progress=progress, what="x")
+    assert [sorted(step) for step in seen(small)] == [sorted(step) for step in seen(whole)]
+    assert {len(batch.tokens) for step in small.steps for batch in step} <= {1, 2}
+    sums = [[sum(float(batch.weights.sum()) for batch in step) for step in model.steps] for model in (whole, small)]
+    np.testing.assert_allclose(sums[0], sums[1], rtol=1e-6)
+    assert len(progress.warnings) == 2
+    assert "at most 2 rows" in progress.warnings[-1]
+
+
+def test_a_single_row_that_does_not_fit_is_a_failure_with_a_mend(tmp_path: Path) -> None:
+    with pytest.raises(OutOfMemory, match="single row") as failed:
+        run(Small(0), job_of(24, 6, batch_size=8), tmp_path)
+    assert "grad_checkpoint" in failed.value.mend
+
+
+def test_a_row_that_is_not_finite_is_named_by_its_text(tmp_path: Path) -> None:
+    """Rows that were left out shift the indices: what is named is the row as it was given."""
+    job = job_of(4, 5, batch_size=1, grad_accumulation_steps=1)
+    examples = Examples(HEAD, job.train.rows, origins=(0, 2, 3, 7))
+    texts = [f"text {n}" for n in range(8)]
+    model = Recorder(losses=[math.nan])
+    with pytest.raises(Failure) as failed:
+        run(model, Job(examples, rows_of(0), job.options, 0, 5, texts=texts), tmp_path)
+    row = examples.origins[seen(model)[0][0]]
+    assert f"training rows {row + 1}, the first being 'text {row}'" in failed.value.what
+
+
+def test_dropout_has_a_seed_of_its_own_at_every_step(tmp_path: Path) -> None:
+    model = Recorder()
+    run(model, job_of(8, 20), tmp_path)
+    assert len(set(model.seeds)) == 20
+
+
+def test_the_options_say_how_a_step_is_computed(tmp_path: Path) -> None:
+    model = Recorder()
+    run(model, job_of(4, 1, optimizer="adafactor", grad_checkpoint=True, compile=False), tmp_path)
+    assert model.optimizer == OptimizerSpec("adafactor", weight_decay=0.01, max_grad_norm=1.0)
+    assert model.execution == Execution(grad_checkpoint=True, compile=False)
+
+
+def test_recipe_and_seam_know_the_same_optimizers() -> None:
+    assert get_args(recipe.OptimizerName) == get_args(base.OptimizerName)
+
+
+def test_metrics_reach_tensorboard_once_each(tmp_path: Path) -> None:
+    """Read back from its event file."""
+    pytest.importorskip("tensorboardX")
+    from tensorboardX.proto.event_pb2 import Event
+
+    run(Recorder(), job_of(8, 4, steps_per_report=2, report_to=["tensorboard"]), tmp_path)
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    points: dict[str, list[tuple[int, float]]] = {}
+    data = file.read_bytes()
+    while data:  # a record is its length (8 bytes), a checksum (4), the event, a checksum (4)
+        size = int.from_bytes(data[:8], "little")
+        event = Event.FromString(data[12 : 12 + size])
+        data = data[16 + size :]
+        for value in event.summary.value:
+            points.setdefault(value.tag, []).append((event.step, value.simple_value))
+    assert points["loss"] == [(2, 1.0), (4, 1.0)]
+    assert [step for step, _ in points["learning_rate"]] == [2, 4]
+
+
+def test_a_reporter_that_is_not_installed_is_named_with_its_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    with pytest.raises(UserError, match="trackio is not installed") as failed:
+        check_installed(["trackio"])
+    assert "rir-mlx[trackio]" in failed.value.mend
 
 
 class Watching(Silent):

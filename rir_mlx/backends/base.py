@@ -183,6 +183,11 @@ class Model(Protocol):
         """Number of weights of the base model."""
         ...
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes that they take."""
+        ...
+
     def add_adapter(self, spec: AdapterSpec, seed: int) -> None:
         """Attach a fresh adapter, or make all weights trainable for `full`. The seed decides its initial weights,
         which are the same on every backend."""

@@ -66,6 +66,7 @@ class FakeModel:
     def __init__(self, vocabulary: int) -> None:
         self.table = np.random.default_rng(0).normal(0, 0.1, (_BUCKETS, vocabulary))
         self.parameters = self.table.size
+        self.weight_bytes = self.table.nbytes
         self.max_grad_norm = 1.0
 
     def add_adapter(self, spec: AdapterSpec, seed: int) -> None:

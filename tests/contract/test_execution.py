@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from sequences import draw, random_adapter, some_examples, spec_of
 from test_training_step import SMOOTH, TYPES, assert_same_tensors, fresh, snapshot
+from tiny import make_tiny_llama
 
 from rir_mlx.backends.base import PLAIN, Backend, Batch, Execution, Model, OptimizerSpec, TrainingState
-from rir_mlx.errors import ModelError, OutOfMemory
+from rir_mlx.errors import Failure, ModelError, OutOfMemory
 from rir_mlx.tokens import Example, Examples, step_batches
 
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 OPTIMIZERS = ["adamw", "adam", "sgd", "rmsprop", "adagrad", "adafactor"]
 
 
@@ -229,3 +234,69 @@ def test_peak_memory_does_not_grow_with_the_vocabulary_times_the_prompt(open_nam
     logits = 8 * 170 * 7 * 390 * 4
     assert logits > 14e6
     assert peaks[1] - peaks[0] < 0.1 * logits
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "[METAL] Command buffer execution failed: Caused GPU Timeout Error (00000002:kIOGPUCommandBufferCallbackErrorTimeout)",
+        "[METAL] Command buffer execution failed: Impacting Interactivity (0000000e)",
+    ],
+)
+def test_the_display_watchdog_of_macos_is_explained(open_named, tiny: Path, words: str, monkeypatch) -> None:
+    """macOS kills long work on the GPU while the display is on. Nothing is set for the user: it is only said."""
+    model = fresh(open_named("mlx"), tiny)
+
+    def killed(*_: object) -> None:
+        raise RuntimeError(words)
+
+    monkeypatch.setattr(model.training, "_gradient_of", killed)
+    with pytest.raises(Failure, match="display is on") as failed:
+        model.train_step(step_batches(some_examples(2), [range(2)]), 1e-3)
+    assert "AGX_RELAX_CDM_CTXSTORE_TIMEOUT" in failed.value.mend
+    assert "AGX_RELAX_CDM_CTXSTORE_TIMEOUT" not in os.environ
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from rir_mlx.backends import open_backend
+from rir_mlx.backends.base import AdapterSpec
+from rir_mlx.progress import Silent
+from rir_mlx.recipe import TrainingSection
+from rir_mlx.tokens import Example, Examples
+from rir_mlx.training import Job, Outputs, train
+
+class Loud(Silent):
+    def warn(self, text):
+        print(text, flush=True)
+
+folder, backend, limited = Path(sys.argv[1]), open_backend("torch"), sys.argv[2] == "limited"
+model = backend.load(folder, dtype="float32")
+model.add_adapter(AdapterSpec(rank=4), seed=0)
+rows = tuple(Example((20 + i,) * 300, (), (30, 31)) for i in range(32))
+job = Job(Examples((), rows), Examples((), ()), TrainingSection(batch_size=32, grad_accumulation_steps=1), 0, 3)
+if limited:
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + 120 * 2**20, resource.RLIM_INFINITY))
+outcome = train(model, job, Outputs(folder / "metrics.jsonl", lambda: None), progress=Loud(), what="x")
+print("loss", outcome.train_loss, float(np.abs(model.trained_tensors()["model.layers.0.mlp.up_proj.lora_b"]).sum()))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space, which only Linux keeps to")
+def test_a_process_that_really_runs_out_of_memory_trains_on_in_smaller_batches(tmp_path: Path, open_named) -> None:
+    open_named("torch")
+    folder = make_tiny_llama(tmp_path / "model", hidden=128)
+    ends = []
+    for how in ("limited", "free"):
+        command = [sys.executable, "-c", LIMITED, str(folder), how]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ | ONE_THREAD)
+        assert done.returncode == 0, done.stderr[-2000:]
+        ends.append(done.stdout.splitlines())
+    assert any("Memory ran out at step 1" in line for line in ends[0][:-1])
+    assert len(ends[1]) == 1
+    np.testing.assert_allclose(
+        [float(word) for word in ends[0][-1].split()[1:]], [float(word) for word in ends[1][-1].split()[1:]], rtol=1e-4
+    )

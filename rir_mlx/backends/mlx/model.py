@@ -56,7 +56,8 @@ class MlxBackend:
     def device(self) -> Device:
         info = mx.device_info()
         name = str(info.get("device_name") or info.get("architecture") or platform.processor() or "processor")
-        memory = int(info.get("memory_size") or info.get("total_memory") or _physical_memory())
+        usable = info.get("max_recommended_working_set_size") or info.get("memory_size") or info.get("total_memory")
+        memory = int(usable or _physical_memory())
         return Device(f"{name}, MLX {mx.__version__}", memory)
 
     def load(
@@ -91,6 +92,7 @@ class MlxModel:
     def __init__(self, model: Any, world: Alone | MlxWorld) -> None:
         self.model, self.world = model, world
         self.parameters = sum(int(p.size) for _, p in tree_flatten(model.parameters()))
+        self.weight_bytes = sum(int(p.nbytes) for _, p in tree_flatten(model.parameters()))
         self.training: Training | None = None
         model.freeze()
         model.eval()

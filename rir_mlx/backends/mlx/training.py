@@ -17,6 +17,7 @@ import mlx.optimizers as optim
 import numpy as np
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 from mlx_lm.models.cache import ConcatenateKVCache
+from mlx_lm.utils import maybe_set_recommended_wired_limit
 
 from rir_mlx.backends.base import Batch, Execution, OptimizerSpec, StepResult, TrainingState, learned_positions
 from rir_mlx.backends.mlx.head import Gradient, head_loss
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 _OUT_OF_MEMORY = ("out of memory", "malloc", "insufficient memory", "bad_alloc", "maximum allowed buffer size")
 _WATCHDOG = ("gpu timeout", "impacting interactivity", "ioaf code 2")
+_CACHE = 2 * 2**30
+"""Bytes of freed buffers that are kept for the next batch, on Metal."""
 _WIDTH, _POSITIONS = 16, 64
 """A compiled step is traced once a shape: rows are padded to a multiple of so many tokens, and what they learn to a
 multiple of so many positions, so that there are few shapes."""
@@ -40,6 +43,10 @@ class Training:
         self.model, self.spec = model, spec
         self.optimizer = _optimizer(spec)
         self.optimizer.init(model.model.trainable_parameters())
+        if mx.metal.is_available():
+            maybe_set_recommended_wired_limit()
+            # Batches differ in shape, and MLX keeps a buffer of every shape that it has seen.
+            mx.set_cache_limit(_CACHE)
         gradient: Gradient = "all" if model.head.trainable_parameters() else "hidden"
         self.compiled = mx.metal.is_available() if execution.compile is None else execution.compile
         self.seeds: Iterator[int] = itertools.count()

@@ -118,6 +118,7 @@ class TorchModel:
         self.model, self.world = model, world
         self.device = next(model.parameters()).device
         self.parameters = sum(p.numel() for p in model.parameters())
+        self.weight_bytes = sum(p.nbytes for p in model.parameters())
         self.trained: dict[str, torch.nn.Parameter] = {}
         self.training: Training | None = None
         model.requires_grad_(False)
