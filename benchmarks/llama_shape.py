@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,16 +18,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
-from safetensors.numpy import save_file
 
+from benchmarks.shapes import make_shape, peak_gb
 from rir_mlx.adapters import Adapter, read_adapter, write_adapter
 from rir_mlx.backends import open_backend
 from rir_mlx.backends.base import AdapterSpec, OptimizerSpec, Request, Sampling
 from rir_mlx.classifier import Task, label_tokens, training_examples
 from rir_mlx.data import Row, load_labelled
-from rir_mlx.models import EMBEDDED, resolve_model
+from rir_mlx.models import resolve_model
 from rir_mlx.prompts import Arm
 from rir_mlx.recipe import load_recipe
 from rir_mlx.tokens import Codec, step_batches
@@ -38,34 +35,6 @@ STEPS, BATCH, ROWS, NEW_TOKENS = 10, 16, 32, 32
 REASONING = "The words tell of something that happened to the writer, and of how it left them. What counts is how they "
 REASONING += "feel at the end, after the turn of the sentence, and that is the feeling that the label names."
 SPEC = AdapterSpec(rank=16)
-
-
-def make_folder(folder: Path, layers: int, seed: int = 0) -> None:
-    """Llama-3.2-1B's config with random bfloat16 weights of the scale that training starts from."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copyfile(EMBEDDED / "tiny-llama" / name, folder / name)
-    config = json.loads((EMBEDDED / "tiny-llama" / "config.json").read_text(encoding="utf-8"))
-    hidden, middle, vocabulary, keys = 2048, 8192, 128256, 512
-    config |= {"hidden_size": hidden, "intermediate_size": middle, "num_hidden_layers": layers, "head_dim": 64}
-    config |= {"num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": vocabulary}
-    (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
-    rng = np.random.default_rng(seed)
-
-    def draw(*shape: int) -> np.ndarray:
-        return (rng.standard_normal(shape, dtype=np.float32) * 0.02).astype(ml_dtypes.bfloat16)
-
-    ones = np.ones(hidden, dtype=ml_dtypes.bfloat16)
-    weights = {"model.embed_tokens.weight": draw(vocabulary, hidden), "model.norm.weight": ones}
-    for layer in range(layers):
-        at = f"model.layers.{layer}."
-        shapes = {"q_proj": (hidden, hidden), "k_proj": (keys, hidden), "v_proj": (keys, hidden)}
-        shapes |= {"o_proj": (hidden, hidden)}
-        weights |= {f"{at}self_attn.{name}.weight": draw(*shape) for name, shape in shapes.items()}
-        shapes = {"gate_proj": (middle, hidden), "up_proj": (middle, hidden), "down_proj": (hidden, middle)}
-        weights |= {f"{at}mlp.{name}.weight": draw(*shape) for name, shape in shapes.items()}
-        weights |= {f"{at}input_layernorm.weight": ones, f"{at}post_attention_layernorm.weight": ones}
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
 
 
 class Setting:
@@ -94,7 +63,7 @@ class Setting:
 
 def train(setting: Setting) -> dict[str, Any]:
     model = setting.load(adapted=False)
-    loaded = _peak()
+    loaded = peak_gb()
     model.add_adapter(SPEC, seed=0)
     model.configure_optimizer(OptimizerSpec())
     figures: dict[str, Any] = {"peak after loading GB": loaded}
@@ -146,7 +115,7 @@ def export(setting: Setting) -> dict[str, Any]:
     start = time.perf_counter()
     write_hf_folder(folder, setting.base, (adapter.spec, adapter.tensors), about)
     written = time.perf_counter() - start
-    peak = _peak()
+    peak = peak_gb()
     size = sum(path.stat().st_size for path in folder.iterdir()) / 2**30
     trained = setting.backend.load(setting.base.folder, dtype="float32", adapter=(adapter.spec, adapter.tensors))
     examples = setting.examples("qa", 4)
@@ -171,12 +140,6 @@ PHASES: dict[str, Callable[[Setting], dict[str, Any]]] = {
 }
 
 
-def _peak() -> float:
-    """Peak resident memory of this process in GB (2³⁰ bytes)."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=16)
@@ -187,12 +150,12 @@ def main() -> None:
     if options.phase:
         start = time.perf_counter()
         figures = PHASES[options.phase](Setting(options.folder, options.backend))
-        print(json.dumps(figures | {"phase s": time.perf_counter() - start, "peak GB": _peak()}))
+        print(json.dumps(figures | {"phase s": time.perf_counter() - start, "peak GB": peak_gb()}))
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary) / "model"
         if not (folder / "model.safetensors").is_file():
-            make_folder(folder, options.layers)
+            make_shape(folder, 2048, options.layers, 128256)
         for phase in PHASES:
             command = [sys.executable, "-m", "benchmarks.llama_shape", "--phase", phase, "--folder", str(folder)]
             done = subprocess.run(

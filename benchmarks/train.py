@@ -47,16 +47,14 @@ from itertools import cycle, islice, pairwise, product
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
-from safetensors.numpy import save_file
 
-from benchmarks.llama_shape import _peak
+from benchmarks.shapes import make_shape, peak_gb
 from rir_mlx.backends import open_backend
 from rir_mlx.backends.base import LINEAR_KEYS, AdapterSpec, OptimizerSpec, pad_right
 from rir_mlx.classifier import Task, training_examples
 from rir_mlx.data import load_labelled
-from rir_mlx.models import EMBEDDED, resolve_model
+from rir_mlx.models import resolve_model
 from rir_mlx.recipe import load_recipe
 from rir_mlx.tokens import Codec, Example, Examples, step_batches
 
@@ -89,34 +87,6 @@ class Job:
     batch: int
     warmup: int
     steps: int
-
-
-def make_shape(folder: Path, hidden: int, layers: int, vocabulary: int, seed: int = 0) -> None:
-    """A Llama folder with random bfloat16 weights and the embedded tokenizer; 2048 wide it is Llama-3.2-1B's layer."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (folder / name).write_bytes((EMBEDDED / "tiny-llama" / name).read_bytes())
-    config = json.loads((EMBEDDED / "tiny-llama" / "config.json").read_text(encoding="utf-8"))
-    heads, middle = max(1, hidden // 64), 4 * hidden
-    keys = 64 * max(1, heads // 4)
-    config |= {"hidden_size": hidden, "intermediate_size": middle, "num_hidden_layers": layers, "head_dim": 64}
-    config |= {"num_attention_heads": heads, "num_key_value_heads": keys // 64, "vocab_size": vocabulary}
-    (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
-    rng = np.random.default_rng(seed)
-
-    def draw(*shape: int) -> np.ndarray:
-        return (rng.standard_normal(shape, dtype=np.float32) * 0.02).astype(ml_dtypes.bfloat16)
-
-    shapes = {"self_attn.q_proj": (64 * heads, hidden), "self_attn.k_proj": (keys, hidden)}
-    shapes |= {"self_attn.v_proj": (keys, hidden), "self_attn.o_proj": (hidden, 64 * heads)}
-    shapes |= {"mlp.gate_proj": (middle, hidden), "mlp.up_proj": (middle, hidden), "mlp.down_proj": (hidden, middle)}
-    ones = np.ones(hidden, dtype=ml_dtypes.bfloat16)
-    weights = {"model.embed_tokens.weight": draw(vocabulary, hidden), "model.norm.weight": ones}
-    for layer in range(layers):
-        at = f"model.layers.{layer}."
-        weights |= {f"{at}{name}.weight": draw(*shape) for name, shape in shapes.items()}
-        weights |= {f"{at}input_layernorm.weight": ones, f"{at}post_attention_layernorm.weight": ones}
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
 
 
 def make_rows(codec: Codec, arm: str, count: int) -> tuple[Examples, float]:
@@ -170,7 +140,7 @@ def watch_memory(place: str) -> Callable[[], float]:
 
     def peak() -> float:
         if not Path("/proc/self/status").is_file():
-            return _peak()
+            return peak_gb()
         return int(Path("/proc/self/status").read_text(encoding="utf-8").partition("VmHWM:")[2].split()[0]) / 2**20
 
     with contextlib.suppress(OSError):

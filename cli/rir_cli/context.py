@@ -25,6 +25,7 @@ def context_for(
     _prepare(offline=offline)
     from rir_cli.console import ConsoleProgress
     from rir_mlx.backends import open_backend
+    from rir_mlx.progress import Silent
     from rir_mlx.recipe import load_recipe
     from rir_mlx.run import RunDir, newest_run
     from rir_mlx.stages import Context, resolve_recipe
@@ -39,8 +40,8 @@ def context_for(
         loaded = load_recipe(recipe or "emotion", extra)
         folder = runs / loaded.name
     opened = open_backend(loaded.backend)
-    quiet = quiet or opened.world.rank > 0  # the first process speaks for all
-    context = Context(RunDir(folder), loaded, opened, ConsoleProgress(quiet=quiet), force)
+    progress = Silent() if opened.world.rank else ConsoleProgress(quiet=quiet)  # the first process speaks for all
+    context = Context(RunDir(folder), loaded, opened, progress, force)
     resolve_recipe(context)
     return context
 

@@ -1,0 +1,35 @@
+"""One plain function a stage. Each checks whether it is done, says what it costs, works, and writes its artifacts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rir_mlx.stages.augmentation import augment_rows
+from rir_mlx.stages.context import Context, resolve_recipe
+from rir_mlx.stages.evaluation import evaluate, load_classifier, predict
+from rir_mlx.stages.training import train_classifier, train_rgen
+
+__all__ = [
+    "Context",
+    "augment_rows",
+    "evaluate",
+    "load_classifier",
+    "predict",
+    "resolve_recipe",
+    "run_all",
+    "train_classifier",
+    "train_rgen",
+]
+
+
+def run_all(context: Context) -> dict[str, Any] | None:
+    """Every stage in order; what is done is skipped. Faults of the data are found before any training."""
+    arms = context.recipe.classifier.arms
+    context.test_rows()
+    if "qra" in arms:
+        _ = context.triples
+        train_rgen(context)
+        augment_rows(context)
+    for arm in arms:
+        train_classifier(context, arm)
+    return evaluate(context)

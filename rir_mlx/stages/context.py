@@ -1,0 +1,154 @@
+"""What every stage needs, and whether it is to run."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property, wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from rir_mlx import adapters
+from rir_mlx.backends.base import AdapterSpec, Backend, Model
+from rir_mlx.classifier import Task
+from rir_mlx.data import LabelledData, Row, TripleData, load_labelled, load_triples
+from rir_mlx.errors import UserError
+from rir_mlx.models import ModelFiles, resolve_model
+from rir_mlx.progress import Progress, Silent
+from rir_mlx.recipe import Recipe, SourceSpec
+from rir_mlx.run import RunDir, Stage
+from rir_mlx.tokens import Codec
+
+T = TypeVar("T")
+
+
+@dataclass
+class Context:
+    """What every stage needs. `force` runs a stage again even where nothing changed."""
+
+    run: RunDir
+    recipe: Recipe
+    backend: Backend
+    progress: Progress = field(default_factory=Silent)
+    force: bool = False
+
+    @cached_property
+    def base(self) -> ModelFiles:
+        return resolve_model(self.recipe.model, self.recipe.revision)
+
+    @cached_property
+    def codec(self) -> Codec:
+        return Codec(self.base.folder, self.recipe.date)
+
+    @cached_property
+    def data(self) -> LabelledData:
+        data = load_labelled(self.recipe.data, self.recipe.seed)
+        for note in data.notes:
+            self.progress.say(f"note: {note}")
+        return data
+
+    @cached_property
+    def triples(self) -> TripleData:
+        triples = load_triples(self.recipe.reasoning, self.recipe.seed)
+        for note in triples.notes:
+            self.progress.say(f"note: {note}")
+        return triples
+
+    @cached_property
+    def spec(self) -> AdapterSpec:
+        lora = self.recipe.lora_parameters
+        return AdapterSpec(
+            self.recipe.fine_tune_type, self.recipe.num_layers, lora.rank, lora.scale, lora.dropout, lora.keys
+        )
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes: the only one, or the first of several ranks."""
+        return self.backend.world.rank == 0
+
+    def agree(self, value: bool = True) -> bool:
+        """What the first rank says. All ranks wait here for each other."""
+        return bool(self.backend.world.all_sum(np.array([float(value and self.first)]))[0])
+
+    @property
+    def task(self) -> Task:
+        return Task(
+            self.data.labels,
+            self.recipe.data.instruction,
+            self.recipe.max_seq_length,
+            self.recipe.evaluate.max_reasoning_tokens,
+        )
+
+    def test_rows(self) -> tuple[Row, ...]:
+        if not self.data.test:
+            raise UserError("There are no test rows.", mend="Name data.test, or set data.test_size.")
+        return self.data.test
+
+    def load(self, adapter: adapters.Adapter | None = None) -> Model:
+        """The base model, with an adapter over it."""
+        if adapter is None:
+            dtype = "float32" if self.spec.fine_tune_type == "full" else self.recipe.dtype
+            return self.backend.load(self.base.folder, dtype=dtype)
+        return self.backend.load(self.base.folder, dtype=self.recipe.dtype, adapter=(adapter.spec, adapter.tensors))
+
+    def training_inputs(self) -> dict[str, Any]:
+        """What decides the weights of every trained model alike. The backend does not: both compute the same."""
+        recipe = self.recipe
+        lora = {} if recipe.fine_tune_type == "full" else recipe.lora_parameters.model_dump(mode="json")
+        return {
+            "model": self.base.fingerprint,
+            "fake": self.backend.name == "fake",
+            "dtype": recipe.dtype,
+            "seed": recipe.seed,
+            "max_seq_length": recipe.max_seq_length,
+            "date": recipe.date,
+            "fine_tune_type": recipe.fine_tune_type,
+            "num_layers": recipe.num_layers,
+            "lora_parameters": lora,
+        }
+
+
+def resolve_recipe(context: Context) -> None:
+    """Make the recipe mean the same from any folder and on any day: local paths absolute, the revision fixed."""
+    recipe = context.recipe
+    data = {part: _absolute(getattr(recipe.data, part)) for part in ("train", "validation", "test")}
+    context.recipe = recipe.model_copy(
+        update={
+            "model": str(context.base.folder.resolve()) if Path(recipe.model).is_dir() else recipe.model,
+            "revision": context.base.revision,
+            "data": recipe.data.model_copy(update=data),
+            "reasoning": recipe.reasoning.model_copy(update={"source": _absolute(recipe.reasoning.source)}),
+        }
+    )
+
+
+def _absolute(source: SourceSpec | None) -> SourceSpec | None:
+    if source is None or not (Path(source.path).exists() or glob.has_magic(source.path)):
+        return source
+    return source.model_copy(update={"path": str(Path(source.path).absolute())})
+
+
+def by_the_first(stage: Callable[[Context], T]) -> Callable[[Context], T | None]:
+    """A stage that runs in one process: the other ranks wait for it, and get None."""
+
+    @wraps(stage)
+    def run(context: Context) -> T | None:
+        result = stage(context) if context.first else None
+        context.agree()
+        return result
+
+    return run
+
+
+def is_due(context: Context, stage: Stage, inputs: dict[str, Any], what: str) -> bool:
+    why = stage.why_not_done(inputs)
+    context.run.save_recipe(context.recipe)
+    if why is None and not context.force:
+        context.progress.say(f"{what}: done already with these inputs, skipped → {stage.folder}")
+        return False
+    reason = why or "--force was given"
+    context.progress.say(f"{what}: runs, because {reason}.")
+    return True
