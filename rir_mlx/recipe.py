@@ -159,7 +159,7 @@ class TrainingSection(Section):
     """Optimizer steps between two measurements on all validation rows. The best weights are kept."""
     patience: int | None = Field(default=None, ge=1)
     """Stop after so many measurements in a row without a better one. `null`: train all steps."""
-    save_every: int = Field(default=100, ge=1)
+    save_every: int = Field(default=50, ge=1)
     """Optimizer steps between two checkpoints, from which a stopped training goes on exactly."""
     report_to: tuple[Reporter, ...] = ()
     """Also log the metrics to `tensorboard`, `wandb` or `trackio`, which must be installed."""
