@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -32,8 +34,9 @@ class Reporting:
             log(step, values)
 
     def close(self) -> None:
-        for close in self.closes:
-            close()
+        with redirect_stdout(sys.stderr):
+            for close in self.closes:
+                close()
 
 
 def check_installed(names: Sequence[Reporter]) -> None:
@@ -50,7 +53,8 @@ def check_installed(names: Sequence[Reporter]) -> None:
 
 def open_reporting(names: Sequence[Reporter], folder: Path, what: str, *, after: int) -> Reporting:
     """Open each of `names` for a training whose files lie in `folder`, `run/stage`, which goes on after a step."""
-    opened = [_OPEN[name](folder, what, after) for name in names]
+    with redirect_stdout(sys.stderr):  # stdout is for data, and some of these are talkative
+        opened = [_OPEN[name](folder, what, after) for name in names]
     return Reporting([log for log, _ in opened], [close for _, close in opened])
 
 

@@ -64,6 +64,8 @@ def trained_context(run: str | None, runs: Path, backend: str | None, *, offline
 def _prepare(*, offline: bool) -> None:
     """Before any library is imported that reads these: no telemetry, and no network where none is wanted."""
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    os.environ["WANDB_ERROR_REPORTING"] = "false"
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if offline:
