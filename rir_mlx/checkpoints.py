@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from rir_mlx.errors import UserError
+from rir_mlx.errors import Failure, UserError
 from rir_mlx.run import changes, read_json, replacing, write_json
 
 _KEPT = 2
@@ -26,13 +26,14 @@ class Checkpoints:
 
     def __init__(self, folder: Path, inputs: Mapping[str, Any]) -> None:
         self.folder, self.inputs = folder, inputs
+        self._inputs = folder / "inputs.json"
 
     def check(self) -> None:
         """Raises UserError where what lies here was made from other inputs."""
         saved = self._saved()
-        if not saved or not (self.folder / "inputs.json").is_file():
+        if not saved or not self._inputs.is_file():  # which `begin` clears away
             return
-        changed = changes(read_json(self.folder / "inputs.json"), self.inputs)
+        changed = changes(read_json(self._inputs), self.inputs)
         if changed:
             raise UserError(
                 f"A training stopped at step {_step(saved[-1])} lies in {self.folder}, and it was made from something "
@@ -41,8 +42,10 @@ class Checkpoints:
             )
 
     def begin(self) -> None:
-        """From here on checkpoints of these inputs are written."""
-        write_json(self.folder / "inputs.json", dict(self.inputs))
+        """From here on checkpoints of these inputs are written. Those of unknown inputs are cleared away."""
+        if not self._inputs.is_file():
+            self.clear()
+        write_json(self._inputs, dict(self.inputs))
 
     def save(self, step: int, tensors: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> None:
         """Write the checkpoint of a step at once, or not at all, and let go of all but the last two."""
@@ -71,7 +74,20 @@ class Checkpoints:
         return None
 
     def clear(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Away with all of them at once: one that is left behind could be taken for that of another training."""
+        aside = self.folder.with_name(f".{self.folder.name}.old.tmp")
+        shutil.rmtree(aside, ignore_errors=True)
+        if self.folder.exists():
+            try:
+                self.folder.rename(aside)
+            except OSError as error:
+                raise Failure(f"{self.folder} cannot be cleared: {error.strerror}.") from error
+        shutil.rmtree(aside, ignore_errors=True)
+
+    def step(self) -> int:
+        """The step of the newest checkpoint, 0 without one."""
+        saved = self._saved()
+        return _step(saved[-1]) if saved else 0
 
     def _saved(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from rir_mlx.backends.base import (
@@ -22,6 +22,7 @@ from rir_mlx.backends.base import (
     Tokens,
     adapted_layers,
 )
+from rir_mlx.errors import OutOfMemory
 from rir_mlx.tokens import whole_batches
 from rir_mlx.training import Job
 
@@ -79,43 +80,61 @@ def duration(seconds: float) -> str:
 
 @dataclass(frozen=True)
 class Trained:
-    """What is trained on which model, whose `config` is that of its folder."""
+    """What is trained on which model, whose `config` is that of its folder, and by how many processes."""
 
     model: Model
     spec: AdapterSpec
     config: dict[str, Any]
+    processes: int = 1
 
 
 def training_cost(what: Trained, job: Job, device: Device, section: str, smaller: str) -> Cost:
     """The cost of a training job, from one forward pass over rows of middling length. `section` is the recipe's, whose
     keys an edit would name."""
-    batches = whole_batches(job.train, job.size)
-    batch = job.batches(job.train, [batches[len(batches) // 2]])[0]
-    what.model.loss(batch)
-    forward = _timed(lambda: what.model.loss(batch))
-    count = job.steps * job.options.grad_accumulation_steps
-    longest = job.batches(job.train, [batches[-1]])[0]
+    groups = whole_batches(job.train, job.size)
+    group = groups[len(groups) // 2]
+    count = job.steps * min(job.options.grad_accumulation_steps, len(groups))
+    batch = job.batches(job.train, [group])[0]
     checkpointed = job.options.grad_checkpoint
+    longest = job.size.longest([len(row) for row in job.train.rows])
     return Cost(
-        rows=count * len(batch.tokens),
+        rows=count * len(group),
         tokens=count * batch.processed,
-        seconds=count * forward * (1 + _BACKWARD[what.spec.fine_tune_type] + checkpointed),
-        memory=training_memory(what, longest, checkpointed),
+        seconds=count
+        * _forward(what.model, job, group)
+        * (1 + _BACKWARD[what.spec.fine_tune_type] + checkpointed)
+        / what.processes,
+        memory=training_memory(what, job.batches(job.train, [longest])[0], checkpointed),
         smaller=smaller,
         fits=_edit_that_fits(what, job, longest, device, section),
     )
 
 
-def _edit_that_fits(what: Trained, job: Job, batch: Batch, device: Device, section: str) -> str:
+def _forward(model: Model, job: Job, group: Sequence[int]) -> float:
+    """Seconds of a forward pass over rows; where they do not fit, from a part of them."""
+    try:
+        batch = job.batches(job.train, [group])[0]
+        model.loss(batch)
+        return _timed(lambda: model.loss(batch))
+    except OutOfMemory:
+        if len(group) == 1:
+            raise
+        return 2 * _forward(model, job, group[: len(group) // 2])
+
+
+def _edit_that_fits(what: Trained, job: Job, longest: Sequence[int], device: Device, section: str) -> str:
     """The first of ever stronger edits that fits: smaller batches for the same step, then checkpointing too."""
-    steps, rows = job.options.grad_accumulation_steps, len(batch.tokens)
-    for checkpointed in (job.options.grad_checkpoint, True):
-        for parts in (2**times for times in range(rows.bit_length())):
-            smaller = replace(batch, tokens=batch.tokens[::parts], weights=batch.weights[::parts])
-            if training_memory(what, smaller, checkpointed) > _USABLE * device.memory:
+    options = job.options
+    for checkpointed in sorted({options.grad_checkpoint, True}):
+        for parts in (parts for parts in range(1, options.batch_size + 1) if options.batch_size % parts == 0):
+            rows = longest[-max(1, len(longest) // parts) :]
+            if training_memory(what, job.batches(job.train, [rows])[0], checkpointed) > _USABLE * device.memory:
                 continue
-            edits = {"batch_size": len(smaller.tokens), "grad_accumulation_steps": steps * parts}
-            edits |= {"grad_checkpoint": "true"} if checkpointed and not job.options.grad_checkpoint else {}
+            edits: dict[str, Any] = {"batch_size": options.batch_size // parts}
+            if options.batch_tokens is not None:
+                edits = {"batch_tokens": options.batch_tokens // parts}
+            edits["grad_accumulation_steps"] = options.grad_accumulation_steps * parts
+            edits |= {"grad_checkpoint": "true"} if checkpointed and not options.grad_checkpoint else {}
             return " ".join(f"--set {section}.{key}={value}" for key, value in edits.items())
     return ""
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from types import FrameType
 from typing import Any, Self
-
-from rir_mlx.progress import Progress
 
 
 class Interrupts:
     """While it is open, the first SIGINT or SIGTERM sets `asked`; the second ends at once."""
 
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
+    def __init__(self, *, loud: bool) -> None:
+        self.loud = loud
         self.asked = False
         self._before: dict[int, Any] = {}
 
@@ -32,4 +32,5 @@ class Interrupts:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        self.progress.say("Stops after this step; once more stops at once.")
+        if self.loud:  # written past Python's buffers, which this signal may have found in use
+            os.write(sys.stderr.fileno(), b"\nStops after this step; once more stops at once.\n")

@@ -16,6 +16,7 @@ from typing import Any
 
 from rir_mlx.errors import UserError
 from rir_mlx.recipe import Reporter
+from rir_mlx.run import write_text
 
 Log = Callable[[int, Mapping[str, float]], None]
 
@@ -62,7 +63,7 @@ def _tensorboard(folder: Path, what: str, after: int) -> tuple[Log, Callable[[],
     from tensorboardX import SummaryWriter
 
     # What was logged past the checkpoint is logged again: the old points are purged.
-    writer = SummaryWriter(str(folder / "tensorboard"), purge_step=after + 1 if after else None)
+    writer = SummaryWriter(str(folder / "tensorboard"), purge_step=after + 1)
 
     def log(step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -75,14 +76,19 @@ def _wandb(folder: Path, what: str, after: int) -> tuple[Log, Callable[[], Any]]
     import wandb
 
     mode: Any = "offline" if os.environ.get("HF_HUB_OFFLINE") == "1" else None
-    run = wandb.init(project="rir-mlx", name=what, dir=str(folder), mode=mode)
+    known = folder / "wandb-id.txt"
+    if not (after and known.is_file()):
+        write_text(known, wandb.util.generate_id())
+    run = wandb.init(
+        project="rir-mlx", name=what, id=known.read_text(encoding="utf-8"), resume="allow", dir=str(folder), mode=mode
+    )
     return (lambda step, values: run.log(dict(values), step=step)), run.finish
 
 
 def _trackio(folder: Path, what: str, after: int) -> tuple[Log, Callable[[], Any]]:
     import trackio
 
-    trackio.init(project="rir-mlx", name=what, resume="allow")
+    trackio.init(project="rir-mlx", name=what, resume="allow" if after else "never")
     return (lambda step, values: trackio.log(dict(values), step=step)), trackio.finish
 
 

@@ -229,6 +229,11 @@ class BatchSize:
             batches[-1].append(index)
         return batches
 
+    def longest(self, lengths: Sequence[int]) -> list[int]:
+        """Indices of the longest rows, as many as make a batch."""
+        count = self.rows if self.tokens is None else max(1, self.tokens // max(lengths))
+        return sorted(range(len(lengths)), key=lambda index: lengths[index])[-count:]
+
     def mean_rows(self, lengths: Sequence[int]) -> int:
         return self.rows if self.tokens is None else max(1, self.tokens * len(lengths) // max(1, sum(lengths)))
 

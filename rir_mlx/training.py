@@ -16,8 +16,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rir_mlx.backends.base import Alone, Batch, Execution, Model, OptimizerSpec, StepResult, TrainingState, World
 from rir_mlx.checkpoints import Checkpoints
 from rir_mlx.errors import Failure, OutOfMemory, UserError
@@ -147,12 +145,22 @@ def train(
     return _Loop(model, job, outputs, progress, world or Alone()).run(what)
 
 
-def mean_loss(model: Model, job: Job, world: World | None = None) -> float:
-    """The loss over all validation rows, weighted as in training: each kind of token by its mean."""
+def mean_loss(model: Model, job: Job, world: World | None = None, halvings: int = 0) -> float:
+    """The loss over all validation rows, weighted as in training: each kind of token by its mean.
+
+    Raises OutOfMemory, on all ranks alike, where the batches do not fit."""
     world = world or Alone()
     groups = whole_batches(job.validation, job.size)
-    batches = job.batches(job.validation, groups, groups[world.rank :: world.size])
-    return float(world.all_sum(np.array([sum(model.loss(batch) for batch in batches)]))[0])
+    total, full = 0.0, None
+    try:
+        for batch in job.batches(job.validation, groups, halved(groups[world.rank :: world.size], halvings)):
+            total += model.loss(batch)
+    except OutOfMemory as error:
+        full = error
+    total, fulls = world.all_sum([total, float(full is not None)])
+    if fulls:
+        raise OutOfMemory("The validation rows do not fit into memory.") from full
+    return total
 
 
 class _Loop:
@@ -160,6 +168,7 @@ class _Loop:
         self.model, self.job, self.outputs, self.progress, self.world = model, job, outputs, progress, world
         self.at = Position()
         self.writes = world.rank == 0
+        self.processed = 0
 
     def run(self, what: str) -> Outcome:
         options = self.job.options
@@ -171,7 +180,7 @@ class _Loop:
         reporting = open_reporting(names, folder, f"{folder.parent.name}/{folder.name}", after=self.at.step)
         try:
             with (
-                Interrupts(self.progress) as interrupts,
+                Interrupts(loud=self.writes) as interrupts,
                 self.progress.task(what, self.job.steps, self.at.step) as task,
             ):
                 self._steps(interrupts, reporting, task)
@@ -195,6 +204,7 @@ class _Loop:
         while self.at.step < self.job.steps and not self._out_of_patience():
             begun = time.perf_counter()
             result, rate = self._step(next(groups))
+            stop = self._count(interrupts)
             self.at.step += 1
             self.at.seconds += time.perf_counter() - begun
             line = self._report(result, rate) | self._validate()
@@ -202,9 +212,10 @@ class _Loop:
                 self._write(line)
                 reporting.log(self.at.step, line)
             task.advance(1, **{key: line[key] for key in ("loss", "tokens_per_second") if key in line})
-            if self.at.step % self.job.options.save_every == 0 or interrupts.asked:
+            # A new best is kept together with the weights that made it.
+            if self.at.step % self.job.options.save_every == 0 or self.at.best_step == self.at.step or stop:
                 self._checkpoint()
-            if interrupts.asked:
+            if stop:
                 raise KeyboardInterrupt
 
     def _step(self, chosen: Sequence[Sequence[int]]) -> tuple[StepResult, float]:
@@ -226,21 +237,26 @@ class _Loop:
                 mend=_MEND_FINITE,
             )
         at.losses.append(result.loss)
-        processed = sum(batch.processed for batch in batches)
-        at.tokens += int(world.all_sum(np.array([processed]))[0])
+        self.processed = sum(batch.processed for batch in batches)
         return result, rate
+
+    def _count(self, interrupts: Interrupts) -> bool:
+        """Count the step's tokens on all ranks; whether one of them was asked to stop, and so all do."""
+        tokens, asked = self.world.all_sum([self.processed, float(interrupts.asked)])
+        self.at.tokens += int(tokens)
+        return asked > 0
 
     def _halve(self, rows: int) -> None:
         if 2**self.at.halvings >= rows:
             raise OutOfMemory(
-                "There is not enough memory to train on a single row.",
+                "There is not enough memory for a single row.",
                 mend="Lower max_seq_length, set grad_checkpoint to true, or take a smaller model.",
             )
         self.at.halvings += 1
         left = math.ceil(rows / 2**self.at.halvings)
         self.progress.warn(
             f"Memory ran out at step {self.at.step + 1}: from here at most {left} rows go through the model together, "
-            f"in {2**self.at.halvings} times as many batches a step. The result stays the same."
+            f"in {2**self.at.halvings} times as many batches a step. The step itself stays the same."
         )
 
     def _named(self, chosen: Sequence[Sequence[int]]) -> str:
@@ -265,7 +281,7 @@ class _Loop:
         at, options = self.at, self.job.options
         if not self.job.validation.rows or (at.step % options.steps_per_eval and at.step != self.job.steps):
             return {}
-        loss = mean_loss(self.model, self.job, self.world)
+        loss = self._mean_loss()
         if not math.isfinite(loss):
             raise Failure(f"The validation loss is not finite at step {at.step}.", mend=_MEND_FINITE)
         if at.best is None or loss < at.best:
@@ -279,6 +295,13 @@ class _Loop:
                 f"{at.best_step}."
             )
         return {"validation_loss": loss}
+
+    def _mean_loss(self) -> float:
+        while True:
+            try:
+                return mean_loss(self.model, self.job, self.world, self.at.halvings)
+            except OutOfMemory:
+                self._halve(max(len(group) for group in whole_batches(self.job.validation, self.job.size)))
 
     def _out_of_patience(self) -> bool:
         patience = self.job.options.patience
@@ -302,7 +325,7 @@ class _Loop:
         """Go on from the last checkpoint; what was logged after it is logged again."""
         found = self.outputs.checkpoints.latest() if self.outputs.checkpoints else None
         step = 0 if found is None else int(found[1]["step"])
-        first = int(self.world.all_sum(np.array([step if self.world.rank == 0 else 0]))[0])
+        first = int(self.world.all_sum([step if self.world.rank == 0 else 0])[0])
         if step != first:
             raise Failure(
                 f"This process finds the checkpoint of step {step}, the first one that of step {first}.",

@@ -10,12 +10,16 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rir_cli.app import _own_name, main
 from tiny import make_tiny_llama
 
 from rir_mlx import backends
+from rir_mlx.backends.fake import FakeModel
+from rir_mlx.checkpoints import Checkpoints
+from rir_mlx.errors import Failure
 
 LABELS = ("joy", "sadness", "anger")
 WORDS = {"joy": "i feel happy today", "sadness": "i was sad", "anger": "now i am angry at the rain"}
@@ -394,3 +398,79 @@ def test_the_next_command_of_the_demo_can_be_typed_as_it_stands(monkeypatch: pyt
     assert _own_name() == ".venv/bin/rir-mlx"
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
     assert _own_name() == "rir-mlx"
+
+
+def half_trained(monkeypatch: pytest.MonkeyPatch, rir: Run, recipe: Path, *more: str) -> Result:
+    """A run that fails in its classifier after the first checkpoint."""
+    real, steps = FakeModel.train_step, []
+
+    def failing(self: FakeModel, *given: Any, **named: Any) -> Any:
+        steps.append(1)
+        if len(steps) == 3:
+            raise Failure("The power went out.")
+        return real(self, *given, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FakeModel, "train_step", failing)
+        return rir("train-classifier", str(recipe), "--arm", "qa", "--set", "classifier.save_every=1", *more)
+
+
+def test_a_refused_change_leaves_the_recipe_of_the_run(rir: Run, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stages are skipped before the classifier refuses: the changed recipe must not be the run's by then."""
+    assert rir("train-rgen", str(recipe)).code == 0
+    assert rir("augment").code == 0
+    assert half_trained(monkeypatch, rir, recipe).code == 1
+    refused = rir("run", str(recipe), "--set", "classifier.learning_rate=0.5")
+    assert refused.code == 2
+    assert "classifier.learning_rate was 0.0001, is 0.5" in refused.err
+    assert "learning_rate: 0.5" not in Path("runs/small/recipe.yaml").read_text()
+    assert "Goes on after step 2" in rir("train-classifier", "--arm", "qa").err
+
+
+def test_force_starts_a_half_trained_model_again(rir: Run, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert half_trained(monkeypatch, rir, recipe).code == 1
+    forced = rir("train-classifier", str(recipe), "--arm", "qa", "--set", "classifier.learning_rate=0.5", "--force")
+    assert forced.code == 0
+    assert "Goes on" not in forced.err
+    assert not Path("runs/small/classifier-qa/checkpoints").exists()
+
+
+def test_checkpoints_that_a_finished_training_left_are_no_obstacle(rir: Run, recipe: Path) -> None:
+    """Killed between its last two writes, it is done, and has checkpoints."""
+    assert rir("train-classifier", str(recipe), "--arm", "qa").code == 0
+    left = Path("runs/small/classifier-qa/checkpoints")
+    checkpoints = Checkpoints(left, {"classifier": {"learning_rate": 1e-4}})
+    checkpoints.begin()
+    checkpoints.save(7, {}, {"step": 7})
+    again = rir("train-classifier", str(recipe), "--arm", "qa", "--set", "classifier.learning_rate=0.5")
+    assert again.code == 0
+    assert "runs, because classifier.learning_rate was 0.0001, is 0.5" in again.err
+    assert "Goes on" not in again.err
+    assert not left.exists()
+
+
+@pytest.mark.parametrize(
+    ("environment", "launcher"), [({"WORLD_SIZE": "2"}, "torchrun"), ({"MLX_RANK": "0"}, "mlx.launch")]
+)
+def test_processes_that_could_not_join_are_refused(
+    rir: Run, recipe: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], launcher: str
+) -> None:
+    """Each would take itself for the only one, and both would write into one folder."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    refused = rir("train-classifier", str(recipe))
+    assert refused.code == 2
+    assert f"{launcher} started this process" in refused.err
+    assert not Path("runs").exists()
+
+
+def test_a_reporter_that_is_missing_is_found_before_anything_is_written(
+    rir: Run, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert rir("train-classifier", str(recipe), "--arm", "qa").code == 0
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    change = ("--set", "classifier.report_to=[trackio]", "--set", "classifier.learning_rate=0.5")
+    refused = rir("train-classifier", str(recipe), "--arm", "qa", *change)
+    assert refused.code == 2
+    assert "rir-mlx[trackio]" in refused.err
+    assert Path("runs/small/classifier-qa/done.json").is_file()

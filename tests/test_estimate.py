@@ -108,6 +108,27 @@ def test_the_edit_that_is_named_would_fit(memory: float, edit: str) -> None:
     assert training_cost(what, smaller, device, "classifier", "").warning(device) is None
 
 
+@pytest.mark.parametrize("rows", [33, 35, 37])
+@pytest.mark.parametrize("options", [{"batch_size": 12}, {"batch_tokens": 3200, "batch_size": 8}, {"batch_size": 5}])
+def test_the_longest_rows_decide_whatever_is_left_over(rows: int, options: dict[str, int]) -> None:
+    """The last batch in order of length may hold a single row; a full one of the longest is what must fit."""
+    what, job = Trained(Sized(), AdapterSpec(), LLAMA_1B), job_of(rows, grad_accumulation_steps=2, **options)
+    device = Device("a small machine", int(4.5 * 2**30))
+    cost = training_cost(what, job, device, "rgen", "")
+    size = options["batch_size"] if "batch_tokens" not in options else 3200 // 262
+    assert cost.memory == training_memory(what, batch_of(size, 262, 20, learned=62))
+    key = "batch_tokens" if "batch_tokens" in options else "batch_size"
+    edits = dict(one.split("=") for one in cost.fits.replace("--set rgen.", "").split())
+    assert int(edits[key]) * int(edits["grad_accumulation_steps"]) == pytest.approx(2 * options[key], abs=2)
+
+
+def test_what_is_done_and_who_helps_is_not_to_come() -> None:
+    what, job = Trained(Sized(), AdapterSpec(), LLAMA_1B), job_of(33, batch_size=8, grad_accumulation_steps=16)
+    device = Device("a machine", 2**40)
+    whole, rest = (training_cost(what, replace(job, steps=steps), device, "rgen", "") for steps in (6, 2))
+    assert (whole.rows, rest.rows) == (6 * 5 * 8, 2 * 5 * 8)  # an epoch has five batches, not sixteen
+
+
 def test_a_model_that_never_fits_is_said_to_be_too_large() -> None:
     device = Device("a watch", 2**30)
     what = Trained(Sized(), AdapterSpec(), LLAMA_1B)

@@ -125,6 +125,12 @@ def test_a_rank_that_dies_ends_the_job_which_then_goes_on(folder: Path, backend_
     if backend_name == "torch":
         assert process.returncode != 0  # mlx.launch returns 0 all the same
     assert not (stage / "done.json").exists()
+    recipe = (folder / "small.yaml").read_text()
+    (folder / "small.yaml").write_text(recipe.replace("learning_rate: 1e-3", "learning_rate: 0.5"))
+    out, _ = start(folder, "killed", backend_name, 2).communicate(timeout=60)
+    assert "learning_rate was 0.001, is 0.5" in out  # said by the first process, and nothing else by the other
+    assert "is gone" not in out
+    (folder / "small.yaml").write_text(recipe)
     out = finished(start(folder, "killed", backend_name, 2))
     assert "Goes on after step" in out
     name = "adapter/adapters.safetensors"

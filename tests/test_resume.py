@@ -107,26 +107,26 @@ def test_patience_stops_and_says_where_the_best_was(tmp_path: Path) -> None:
 
 def test_only_the_last_two_checkpoints_are_kept(tmp_path: Path) -> None:
     with pytest.raises(Stopped):
-        go(tmp_path, Learner(stop_at=27))
+        go(tmp_path, Learner(stop_at=27), steps_per_eval=100)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-00000020", "step-00000024"]
 
 
 def test_only_the_rest_is_trained(tmp_path: Path) -> None:
     with pytest.raises(Stopped):
-        go(tmp_path, Learner(stop_at=10))
+        go(tmp_path, Learner(stop_at=10), steps_per_eval=100)
     model = Learner()
-    go(tmp_path, model)
+    go(tmp_path, model, steps_per_eval=100)
     assert len(model.steps) == 22
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
-    expected = go(tmp_path / "whole", Learner())
+    expected = go(tmp_path / "whole", Learner(), steps_per_eval=100)
     with pytest.raises(Stopped):
-        go(tmp_path / "stopped", Learner(stop_at=10))
+        go(tmp_path / "stopped", Learner(stop_at=10), steps_per_eval=100)
     newest = tmp_path / "stopped/checkpoints/step-00000008/state.safetensors"
     newest.write_bytes(newest.read_bytes()[:-3])
     model = Learner()
-    assert without_time(go(tmp_path / "stopped", model)) == without_time(expected)
+    assert without_time(go(tmp_path / "stopped", model, steps_per_eval=100)) == without_time(expected)
     assert len(model.steps) == 26
 
 
@@ -155,10 +155,10 @@ def test_a_write_that_fails_leaves_the_checkpoints_before(tmp_path: Path, monkey
     with monkeypatch.context() as patched:
         patched.setattr(safetensors.numpy, "save_file", full)
         with pytest.raises(Failure, match="No space left"):
-            go(tmp_path, Learner())
+            go(tmp_path, Learner(), steps_per_eval=100)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-00000004", "step-00000008"]
-    expected = go(tmp_path.with_name("whole"), Learner())
-    assert without_time(go(tmp_path, Learner())) == without_time(expected)
+    expected = go(tmp_path.with_name("whole"), Learner(), steps_per_eval=100)
+    assert without_time(go(tmp_path, Learner(), steps_per_eval=100)) == without_time(expected)
 
 
 def test_other_inputs_are_refused_with_the_difference_named(tmp_path: Path) -> None:
@@ -170,6 +170,42 @@ def test_other_inputs_are_refused_with_the_difference_named(tmp_path: Path) -> N
     with pytest.raises(UserError, match=r"step 7 .*rgen.learning_rate was 0.0001, is 0.0002") as refused:
         Checkpoints(tmp_path, {"data": "abc", "rgen": {"learning_rate": 2e-4}}).check()
     assert "--force" in refused.value.mend
+
+
+def test_checkpoints_of_unknown_inputs_are_cleared_away(tmp_path: Path) -> None:
+    """A clearing that was killed half-way could leave the checkpoints of another training without their inputs."""
+    checkpoints = Checkpoints(tmp_path / "checkpoints", {"data": "abc"})
+    checkpoints.begin()
+    checkpoints.save(7, {}, {"step": 7})
+    (tmp_path / "checkpoints/inputs.json").unlink()
+    other = Checkpoints(tmp_path / "checkpoints", {"data": "xyz"})
+    other.check()
+    other.begin()
+    assert other.latest() is None
+
+
+def test_checkpoints_that_cannot_be_cleared_are_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = Checkpoints(tmp_path / "checkpoints", {"data": "abc"})
+    checkpoints.begin()
+
+    def refused(*_: object) -> None:
+        raise OSError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(Failure, match="cannot be cleared"):
+        checkpoints.clear()
+
+
+def test_a_new_best_is_kept_with_the_weights_that_made_it(tmp_path: Path) -> None:
+    """Otherwise a training that goes on from before it could end with weights of a path that it did not take."""
+
+    class Improving(Learner):
+        def loss(self, batch: Batch) -> float:
+            return 1.0 / (1 + len(self.steps))
+
+    with pytest.raises(Stopped):
+        go(tmp_path, Improving(stop_at=7), save_every=1000, steps_per_eval=3)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-00000003", "step-00000006"]
 
 
 # real processes

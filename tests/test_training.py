@@ -16,8 +16,9 @@ import pytest
 
 from rir_mlx import recipe
 from rir_mlx.backends import base
-from rir_mlx.backends.base import PLAIN, Batch, Execution, OptimizerSpec, StepResult
+from rir_mlx.backends.base import PLAIN, AdapterSpec, Batch, Execution, OptimizerSpec, StepResult, TrainingState
 from rir_mlx.backends.fake import FakeModel
+from rir_mlx.checkpoints import Checkpoints
 from rir_mlx.errors import Failure, OutOfMemory, UserError
 from rir_mlx.progress import Silent
 from rir_mlx.recipe import TrainingSection
@@ -320,7 +321,7 @@ def test_where_memory_runs_out_the_batches_are_halved(tmp_path: Path) -> None:
 
 
 def test_a_single_row_that_does_not_fit_is_a_failure_with_a_mend(tmp_path: Path) -> None:
-    with pytest.raises(OutOfMemory, match="single row") as failed:
+    with pytest.raises(OutOfMemory, match="a single row") as failed:
         run(Small(0), job_of(24, 6, batch_size=8), tmp_path)
     assert "grad_checkpoint" in failed.value.mend
 
@@ -378,6 +379,61 @@ def test_a_reporter_that_is_not_installed_is_named_with_its_install(monkeypatch:
     with pytest.raises(UserError, match="trackio is not installed") as failed:
         check_installed(["trackio"])
     assert "rir-mlx[trackio]" in failed.value.mend
+
+
+class Others:
+    """A world whose other ranks give these numbers."""
+
+    def __init__(self, rank: int, size: int, *gives: Sequence[float]) -> None:
+        self.rank, self.size, self.gives = rank, size, list(gives)
+        self.given: list[list[float]] = []
+
+    def all_sum(self, values: Sequence[float]) -> list[float]:
+        self.given.append(list(values))
+        others = self.gives.pop(0) if self.gives else [0.0] * len(values)
+        return [one + other for one, other in zip(values, others, strict=True)]
+
+
+def test_a_rank_without_validation_rows_learns_the_loss_of_the_others() -> None:
+    """Two batches for four ranks: the empty ranks gave integers, and got their sum cut off."""
+    job = job_of(8, 1, validation=6, batch_size=3)
+    world = Others(3, 4, [2.75, 0.0])
+    assert mean_loss(Recorder(), job, world) == 2.75
+    assert world.given == [[0.0, 0.0]]
+    assert all(isinstance(value, float) for value in world.given[0])
+
+
+def test_out_of_memory_on_another_rank_is_out_of_memory_here() -> None:
+    with pytest.raises(OutOfMemory):
+        mean_loss(Recorder(), job_of(8, 1, validation=6), Others(0, 2, [0.0, 1.0]))
+
+
+def test_where_memory_runs_out_in_validation_the_batches_are_halved(tmp_path: Path) -> None:
+    class Narrow(FakeModel):
+        def loss(self, batch: Batch) -> float:
+            if len(batch.tokens) > 2:
+                raise OutOfMemory("full")
+            return super().loss(batch)
+
+    job, progress, ends = job_of(12, 4, validation=9, batch_size=4, steps_per_eval=2), Hearing(), []
+    for model in (FakeModel(200), Narrow(200)):
+        model.add_adapter(AdapterSpec(), seed=0)
+        outputs = Outputs(tmp_path / "m", lambda: None)
+        ends.append(train(model, job, outputs, progress=progress, what="x").validation_loss)
+    assert ends[0] == pytest.approx(ends[1], rel=1e-9)
+    assert len(progress.warnings) == 1
+
+
+def test_all_ranks_stop_where_one_was_asked_to(tmp_path: Path) -> None:
+    """Otherwise the one that goes on waits for a rank that has gone, and loses what was not yet kept."""
+    model, checkpoints = Recorder(), Checkpoints(tmp_path / "checkpoints", {})
+    model.training_state = lambda: TrainingState({"w": np.zeros(1)})  # type: ignore[attr-defined]
+    world = Others(0, 2, [0.0], [10.0, 0.0], [10.0, 1.0])
+    outputs = Outputs(tmp_path / "m", lambda: None, checkpoints)
+    with pytest.raises(KeyboardInterrupt):
+        train(model, job_of(20, 9), outputs, progress=Silent(), what="x", world=world)
+    assert len(model.steps) == 2
+    assert checkpoints.step() == 2
 
 
 class Watching(Silent):

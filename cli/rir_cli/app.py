@@ -333,7 +333,8 @@ def main() -> NoReturn:
         sys.exit(error.exit_code)
     except SystemExit as ended:
         if ended.code == _INTERRUPTED:
-            typer.echo("\nInterrupted. What was finished is kept; the same command continues.", err=True)
+            again = "without --force" if "--force" in sys.argv else "again"
+            typer.echo(f"\nInterrupted. What was finished is kept; the same command {again} continues.", err=True)
         raise
     except Exception as error:
         from rir_cli.console import debugging

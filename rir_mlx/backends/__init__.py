@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import platform
 import sys
 from typing import Literal
@@ -21,9 +22,10 @@ def open_backend(name: BackendName = "auto") -> Backend:
     """The backend of that name; `auto` is MLX on Apple silicon and PyTorch elsewhere.
 
     Raises UserError, naming what to install, where the framework is absent."""
+    if name == "auto":
+        return open_backend("mlx" if on_apple_silicon() else "torch")
+    _check_launcher(name)
     match name:
-        case "auto":
-            return open_backend("mlx" if on_apple_silicon() else "torch")
         case "mlx":
             _require("mlx_lm", "MLX", "mlx-cpu")
             from rir_mlx.backends.mlx import MlxBackend
@@ -39,6 +41,17 @@ def open_backend(name: BackendName = "auto") -> Backend:
             from rir_mlx.backends.fake import FakeBackend
 
             return FakeBackend()
+
+
+def _check_launcher(name: BackendName) -> None:
+    """Processes that cannot join would each take themselves for the only one, and write into the same folder."""
+    several = {"torch": int(os.environ.get("WORLD_SIZE", "1")) > 1, "mlx": "MLX_RANK" in os.environ}
+    for backend, launcher in (("torch", "torchrun"), ("mlx", "mlx.launch")):
+        if several[backend] and backend != name:
+            raise UserError(
+                f"{launcher} started this process, and the backend {name} cannot join the others.",
+                mend=f"Add --backend {backend}, or start without {launcher}.",
+            )
 
 
 def _require(module: str, what: str, extra: str) -> None:

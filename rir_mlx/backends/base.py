@@ -61,8 +61,9 @@ class OptimizerSpec:
 
 @dataclass(frozen=True)
 class Execution:
-    """How a step is computed; none of it changes what is computed. `grad_checkpoint` computes a layer's activations
-    again in the backward pass instead of keeping them. `compile` fuses operations; None is the backend's choice."""
+    """How a step is computed; none of it changes what is computed, but for which dropout is drawn. `grad_checkpoint`
+    computes a layer's activations again in the backward pass instead of keeping them. `compile` fuses operations; None
+    is the backend's choice."""
 
     grad_checkpoint: bool = False
     compile: bool | None = None
@@ -161,7 +162,7 @@ class World(Protocol):
     @property
     def size(self) -> int: ...
 
-    def all_sum(self, array: np.ndarray) -> np.ndarray:
+    def all_sum(self, values: Sequence[float]) -> list[float]:
         """The sum of what every rank gives; waits for all of them. Raises Failure where one is gone."""
         ...
 
@@ -171,8 +172,8 @@ class Alone:
 
     rank, size = 0, 1
 
-    def all_sum(self, array: np.ndarray) -> np.ndarray:
-        return array
+    def all_sum(self, values: Sequence[float]) -> list[float]:
+        return list(values)
 
 
 class Model(Protocol):
@@ -213,7 +214,7 @@ class Model(Protocol):
         ...
 
     def loss(self, batch: Batch) -> float:
-        """The weighted loss of a batch, without dropout."""
+        """The weighted loss of a batch, without dropout. Raises OutOfMemory where it does not fit."""
         ...
 
     def generate(

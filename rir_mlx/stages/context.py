@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import glob
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,13 +10,11 @@ from functools import cached_property, wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
 from rir_mlx import adapters
 from rir_mlx.backends.base import AdapterSpec, Backend, Model
 from rir_mlx.classifier import Task
 from rir_mlx.data import LabelledData, Row, TripleData, load_labelled, load_triples
-from rir_mlx.errors import UserError
+from rir_mlx.errors import RirError, UserError
 from rir_mlx.models import ModelFiles, resolve_model
 from rir_mlx.progress import Progress, Silent
 from rir_mlx.recipe import Recipe, SourceSpec
@@ -69,9 +68,25 @@ class Context:
         """Whether this process is the one that writes: the only one, or the first of several ranks."""
         return self.backend.world.rank == 0
 
-    def agree(self, value: bool = True) -> bool:
-        """What the first rank says. All ranks wait here for each other."""
-        return bool(self.backend.world.all_sum(np.array([float(value and self.first)]))[0])
+    def of_first(self, work: Callable[[], T]) -> T | None:
+        """What `work` gives in the first rank; None in the others, which wait for it, and stop where it fails."""
+        all_sum = self.backend.world.all_sum
+        if not self.first:
+            if all_sum([0.0])[0]:
+                raise UserError("The first process has said why it stopped.")
+            return None
+        try:
+            result = work()
+        except RirError:
+            all_sum([1.0])
+            raise
+        all_sum([0.0])
+        return result
+
+    def says_first(self, question: Callable[[], bool]) -> bool:
+        """The first rank's answer, in all of them."""
+        answer = bool(self.of_first(question))
+        return self.backend.world.all_sum([float(answer)])[0] > 0
 
     @property
     def task(self) -> Task:
@@ -89,6 +104,7 @@ class Context:
 
     def load(self, adapter: adapters.Adapter | None = None) -> Model:
         """The base model, with an adapter over it."""
+        gc.collect()  # the model before, which its optimizer points back to
         if adapter is None:
             dtype = "float32" if self.spec.fine_tune_type == "full" else self.recipe.dtype
             return self.backend.load(self.base.folder, dtype=dtype)
@@ -136,19 +152,18 @@ def by_the_first(stage: Callable[[Context], T]) -> Callable[[Context], T | None]
 
     @wraps(stage)
     def run(context: Context) -> T | None:
-        result = stage(context) if context.first else None
-        context.agree()
-        return result
+        return context.of_first(lambda: stage(context))
 
     return run
 
 
 def is_due(context: Context, stage: Stage, inputs: dict[str, Any], what: str) -> bool:
+    """Whether a stage is to run, and why; then the run's recipe is the one that it runs with."""
     why = stage.why_not_done(inputs)
-    context.run.save_recipe(context.recipe)
     if why is None and not context.force:
         context.progress.say(f"{what}: done already with these inputs, skipped → {stage.folder}")
         return False
     reason = why or "--force was given"
     context.progress.say(f"{what}: runs, because {reason}.")
+    context.run.save_recipe(context.recipe)
     return True

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from rir_mlx import __version__, adapters, training
+from rir_mlx.backends.base import Model
 from rir_mlx.checkpoints import Checkpoints
 from rir_mlx.classifier import training_examples
 from rir_mlx.data import Row
@@ -107,17 +108,29 @@ def train_classifier(context: Context, arm: Arm) -> None:
 
 
 def _training_due(context: Context, stage: Stage, inputs: dict[str, Any], what: str) -> bool:
-    """Whether a training is to run. The first rank decides, the others follow."""
-    due = False
-    if context.first:
-        if not context.force and stage.why_not_done(inputs) is not None:
-            _checkpoints(context, stage, inputs).check()
-        due = is_due(context, stage, inputs, what)
-    return context.agree(due)
+    """Whether a training is to run. The first rank decides, the others follow.
+
+    Raises UserError where one of other inputs was stopped half-way."""
+
+    def decide() -> bool:
+        checkpoints = _checkpoints(context, stage, inputs)
+        if stage.done() is not None:  # a finished training leaves checkpoints only where it was killed just then
+            checkpoints.clear()
+        elif not context.force:
+            checkpoints.check()
+        return is_due(context, stage, inputs, what)
+
+    return context.says_first(decide)
 
 
 def _checkpoints(context: Context, stage: Stage, inputs: dict[str, Any]) -> Checkpoints:
-    return Checkpoints(stage.checkpoints, inputs | {"backend": context.backend.name, "rir_mlx": __version__})
+    """What a training may go on from: one that another backend or version began would not end with the same bytes."""
+    more: dict[str, Any] = {"backend": context.backend.name, "rir_mlx": __version__}
+    if context.spec.dropout:  # whose draws depend on how a step is computed
+        section = context.recipe.rgen if stage.folder == context.run.rgen.folder else context.recipe.classifier
+        more |= {key: getattr(section, key) for key in ("shared_prefix", "grad_checkpoint", "compile")}
+        more["processes"] = context.backend.world.size
+    return Checkpoints(stage.checkpoints, inputs | more)
 
 
 def _train(context: Context, stage: Stage, inputs: dict[str, Any], job: training.Job, about: dict[str, Any]) -> None:
@@ -131,21 +144,17 @@ def _train(context: Context, stage: Stage, inputs: dict[str, Any], job: training
             f"{job.train.dropped:,} rows are left out: what they are to learn does not fit into max_seq_length."
         )
     checkpoints = _checkpoints(context, stage, inputs)
-    if context.first:
+
+    def begin() -> None:
         check_installed(job.options.report_to)
         stage.begin()
         if context.force:
             checkpoints.clear()
         checkpoints.begin()
-    context.agree()
+
+    context.of_first(begin)
     model = context.load()
-    if context.first:
-        section, rows = ("rgen", "reasoning") if stage.folder == context.run.rgen.folder else ("classifier", "data")
-        device, smaller = context.backend.device(), f"{rows}.max_samples, {section}.epochs"
-        cost = training_cost(Trained(model, context.spec, context.base.config), job, device, section, smaller)
-        progress.say(cost.text(what, device))
-        if warning := cost.warning(device):
-            progress.warn(warning)
+    context.of_first(lambda: _say_cost(context, model, job, checkpoints.step(), stage))
     model.add_adapter(context.spec, context.recipe.seed)
 
     def save() -> None:
@@ -154,9 +163,22 @@ def _train(context: Context, stage: Stage, inputs: dict[str, Any], job: training
 
     outputs = training.Outputs(stage.metrics, save, checkpoints)
     outcome = training.train(model, job, outputs, progress=progress, what=what, world=context.backend.world)
-    if context.first:
+
+    def finish() -> None:
         stage.finish(inputs, **asdict(outcome), rows=len(job.train.rows), backend=context.backend.name)
         checkpoints.clear()
-        speed = outcome.tokens / max(outcome.seconds, 1e-9)
-        progress.say(f"{what}: {outcome.steps:,} steps, {speed:,.0f} tokens/s → {stage.adapter}")
-    context.agree()
+
+    context.of_first(finish)
+    speed = outcome.tokens / max(outcome.seconds, 1e-9)
+    progress.say(f"{what}: {outcome.steps:,} steps, {speed:,.0f} tokens/s → {stage.adapter}")
+
+
+def _say_cost(context: Context, model: Model, job: training.Job, done: int, stage: Stage) -> None:
+    section, rows = ("rgen", "reasoning") if stage.folder == context.run.rgen.folder else ("classifier", "data")
+    smaller = f"{section}.iters" if job.options.iters else f"{rows}.max_samples, {section}.epochs"
+    device = context.backend.device()
+    what = Trained(model, context.spec, context.base.config, context.backend.world.size)
+    cost = training_cost(what, replace(job, steps=job.steps - done), device, section, smaller)
+    context.progress.say(cost.text(stage.folder.name, device))
+    if warning := cost.warning(device):
+        context.progress.warn(warning)

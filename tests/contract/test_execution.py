@@ -176,6 +176,63 @@ def test_a_rank_without_rows_steps_with_the_others(framework: Backend, tiny: Pat
     assert (result.loss, result.grad_norm) == (0.0, 0.0)
 
 
+def test_a_head_with_a_bias_is_learned_with_it(open_named) -> None:
+    """Some models have one, and a projection by the weight alone leaves it out in silence."""
+    open_named("torch")
+    import torch
+
+    from rir_mlx.backends.torch.head import head_loss
+
+    torch.manual_seed(0)
+    head = torch.nn.Linear(8, 30)
+    hidden, weights = torch.randn(20, 8, requires_grad=True), torch.rand(20)
+    targets, inputs = torch.randint(0, 30, (20,)), (hidden, head.weight, head.bias)
+    plain = (torch.nn.functional.cross_entropy(head(hidden), targets, reduction="none") * weights).sum()
+    ours = head_loss(head, hidden, targets, weights)
+    torch.testing.assert_close(ours, plain)
+    for found, expected in zip(torch.autograd.grad(ours, inputs), torch.autograd.grad(plain, inputs), strict=True):
+        torch.testing.assert_close(found, expected)
+    with torch.no_grad():
+        assert not head_loss(head, hidden, targets, weights).requires_grad
+
+
+def test_quantised_weights_are_not_trained_in_full(open_named, tiny: Path) -> None:
+    import mlx.nn as nn
+
+    model = open_named("mlx").load(tiny, dtype="float32")
+    nn.quantize(model.model, group_size=32)
+    with pytest.raises(ModelError, match="Quantised"):
+        model.add_adapter(spec_of("full"), seed=0)
+    model.add_adapter(spec_of("lora"), seed=0)
+    model.configure_optimizer(OptimizerSpec())
+    batches = step_batches(some_examples(4), [range(4)])
+    before = model.loss(batches[0])
+    for _ in range(12):
+        model.train_step(batches, 1e-2)
+    assert model.loss(batches[0]) < 0.9 * before
+
+
+def test_memory_that_runs_out_while_a_checkpointed_step_is_computed_leaves_the_weights(
+    open_named, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLX computes when asked to: by then a checkpointed layer's weights belong to the graph that fails."""
+    import rir_mlx.backends.mlx.training as module
+
+    batches = step_batches(some_examples(4), [range(4)])
+    models = [prepared(open_named("mlx"), tiny, execution=Execution(grad_checkpoint=True)) for _ in range(2)]
+    before = snapshot(models[0])
+
+    def full(*_: object) -> None:
+        raise RuntimeError("[metal::malloc] Unable to allocate 9 bytes: out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module.mx, "eval", full)
+        with pytest.raises(OutOfMemory):
+            models[0].train_step(batches, 1e-2)
+    assert all(np.array_equal(before[name], tensor) for name, tensor in snapshot(models[0]).items())
+    assert_same_step(models[0], models[1], batches)
+
+
 def test_running_out_of_memory_changes_no_weight(
     framework: Backend, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,9 +39,9 @@ from rir_mlx.backends.base import (
     initial_lora_a,
 )
 from rir_mlx.backends.mlx.inference import generate, score
-from rir_mlx.backends.mlx.training import Training, batch_arrays, batch_loss
+from rir_mlx.backends.mlx.training import Training, batch_arrays, batch_loss, recognised
 from rir_mlx.backends.mlx.world import MlxWorld, join_world
-from rir_mlx.errors import Failure, ModelError
+from rir_mlx.errors import Failure, ModelError, OutOfMemory
 from rir_mlx.models import rope_for_both
 
 
@@ -128,6 +128,11 @@ class MlxModel:
 
     def _inject(self, spec: AdapterSpec) -> None:
         if spec.fine_tune_type == "full":
+            if any(isinstance(one, (nn.QuantizedLinear, nn.QuantizedEmbedding)) for one in self.model.modules()):
+                raise ModelError(
+                    "Quantised weights cannot be trained in full.",
+                    mend="Set fine_tune_type to lora or dora.",
+                )
             self.model.set_dtype(mx.float32)
             self.model.unfreeze()
             return
@@ -160,7 +165,10 @@ class MlxModel:
         return self._configured().step(batches, learning_rate, seed)
 
     def loss(self, batch: Batch) -> float:
-        return float(batch_loss(self, *batch_arrays(batch), gradient="none").item())
+        try:
+            return float(batch_loss(self, *batch_arrays(batch), gradient="none").item())
+        except RuntimeError as error:
+            raise OutOfMemory("These rows do not fit into memory.") from recognised(error)
 
     def training_state(self) -> TrainingState:
         return self._configured().state()

@@ -66,10 +66,10 @@ class Training:
         mx.random.seed(seed)
         self.seeds = itertools.count(seed << 16)
         loss, gradients, full = self._gradients(batches)
-        loss, fulls = world.all_sum(np.array([loss, full is not None])).tolist()
+        loss, fulls = world.all_sum([loss, float(full is not None)])
         if fulls:
             mx.clear_cache()
-            raise OutOfMemory("These rows do not fit into the memory of the GPU.") from full
+            raise OutOfMemory("These rows do not fit into memory.") from full
         if isinstance(world, MlxWorld):
             gradients = world.sum_gradients(gradients)
         gradients, norm = optim.clip_grad_norm(gradients, self.spec.max_grad_norm)
@@ -84,6 +84,7 @@ class Training:
         """The summed loss and its gradients; and what went wrong where memory ran out."""
         model = self.model.model
         total, gradients = 0.0, None
+        weights = model.trainable_parameters()
         model.train()
         try:
             for batch in batches:
@@ -92,7 +93,10 @@ class Training:
                 mx.eval(loss, gradients)
                 total += loss.item()
         except RuntimeError as error:
-            return 0.0, None, _recognised(error)
+            full = recognised(error)
+            full.__traceback__ = None  # whose frames hold the activations
+            model.update(weights)  # which a checkpointed layer left as part of the graph that failed
+            return 0.0, None, full
         finally:
             model.eval()
         if gradients is None:
@@ -158,7 +162,7 @@ def _broadcast_prefix(model: MlxModel, prefix: mx.array, rows: int) -> list[Conc
     return caches
 
 
-def _recognised(error: RuntimeError) -> RuntimeError:
+def recognised(error: RuntimeError) -> RuntimeError:
     """The error, where it says that memory ran out. Raises it, or what it means, otherwise."""
     words = str(error).lower()
     if any(known in words for known in _WATCHDOG):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 from mlx.nn.utils import average_gradients
 from mlx.utils import tree_map
 
@@ -20,22 +20,26 @@ class MlxWorld:
         self.group = group
         self.rank, self.size = int(group.rank()), int(group.size())
 
-    def all_sum(self, array: np.ndarray) -> np.ndarray:
-        # On the processor's stream, and in float32, which every transport has.
-        given = mx.array(np.asarray(array, dtype=np.float32))
+    def all_sum(self, values: Sequence[float]) -> list[float]:
+        # In float32, which every transport has.
+        given = mx.array(values, dtype=mx.float32)
+        summed = self._exchanged(mx.distributed.all_sum(given, group=self.group, stream=mx.cpu))
+        return [float(value) for value in summed.tolist()]
+
+    def sum_gradients(self, gradients: Any) -> Any:
+        """Every gradient's sum over the ranks, in messages of some 32 MB."""
+        means = self._exchanged(average_gradients(gradients, self.group))
+        return tree_map(lambda mean: mean * self.size, means)
+
+    def _exchanged(self, arrays: Any) -> Any:
         try:
-            summed = mx.distributed.all_sum(given, group=self.group, stream=mx.cpu)
-            mx.eval(summed)
+            mx.eval(arrays)
         except RuntimeError as error:
             raise Failure(
                 f"Another process of this training is gone ({error}).",
                 mend="Run the same command again: it continues from the last checkpoint.",
             ) from error
-        return np.array(summed).astype(np.asarray(array).dtype)
-
-    def sum_gradients(self, gradients: Any) -> Any:
-        """Every gradient's sum over the ranks, in messages of some 32 MB."""
-        return tree_map(lambda mean: mean * self.size, average_gradients(gradients, self.group))
+        return arrays
 
 
 def join_world() -> Alone | MlxWorld:

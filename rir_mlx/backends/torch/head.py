@@ -16,32 +16,41 @@ _ROWS = {"cpu": 256, "cuda": 1024}
 
 
 def head_loss(
-    head: torch.nn.Module, hidden: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor
+    head: torch.nn.Linear, hidden: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor
 ) -> torch.Tensor:
     """Σ weights · CE(head(hidden), targets), in float32. `hidden` is [positions, width], the others [positions]."""
-    loss: torch.Tensor = _HeadLoss.apply(hidden, head.weight, targets, weights)
+    weight, bias = head.weight, head.bias
+    if not torch.is_grad_enabled():  # which the function below is not told
+        weight, bias = weight.detach(), None if bias is None else bias.detach()
+    loss: torch.Tensor = _HeadLoss.apply(hidden, weight, bias, targets, weights)
     return loss
 
 
 class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor
+        ctx: Any,
+        hidden: torch.Tensor,
+        head: torch.Tensor,
+        bias: torch.Tensor | None,
+        targets: torch.Tensor,
+        weights: torch.Tensor,
     ) -> torch.Tensor:
-        for_hidden, for_head = ctx.needs_input_grad[:2]
+        for_hidden, for_head, for_bias = ctx.needs_input_grad[:3]
         hidden_gradient = torch.empty_like(hidden) if for_hidden else None
         head_gradient = torch.zeros_like(head) if for_head else None
+        bias_gradient = torch.zeros_like(bias) if for_bias and bias is not None else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         size = _ROWS.get(hidden.device.type, 1024)
         for start in range(0, len(hidden), size):
             part = slice(start, start + size)
-            logits = functional.linear(hidden[part], head).float()
+            logits = functional.linear(hidden[part], head, bias).float()
             wanted = logits.gather(1, targets[part, None])[:, 0]
             top = logits.amax(-1)
             chances = logits.sub_(top[:, None]).exp_()
             mass = chances.sum(-1)
             total += ((mass.log() + top - wanted) * weights[part]).sum()
-            if not (for_hidden or for_head):
+            if not any(ctx.needs_input_grad):
                 continue
             # d CE / d logits is the softmax, less 1 at the target.
             gradient = chances.mul_((weights[part] / mass)[:, None])
@@ -51,17 +60,13 @@ class _HeadLoss(torch.autograd.Function):
                 torch.mm(gradient, head, out=hidden_gradient[part])
             if head_gradient is not None:
                 head_gradient.addmm_(gradient.T, hidden[part])
+            if bias_gradient is not None:
+                bias_gradient += gradient.sum(0)
             del logits, chances, gradient
-        ctx.save_for_backward(hidden_gradient, head_gradient)
+        ctx.save_for_backward(hidden_gradient, head_gradient, bias_gradient)
         return total
 
     @staticmethod
     def backward(ctx: Any, *scales: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        hidden, head = ctx.saved_tensors
-        scale = scales[0]
-        return (
-            None if hidden is None else hidden * scale.to(hidden.dtype),
-            None if head is None else head * scale.to(head.dtype),
-            None,
-            None,
-        )
+        scaled = [None if one is None else one * scales[0].to(one.dtype) for one in ctx.saved_tensors]
+        return *scaled, None, None

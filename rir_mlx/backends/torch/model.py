@@ -40,9 +40,9 @@ from rir_mlx.backends.base import (
     initial_lora_a,
 )
 from rir_mlx.backends.torch.inference import generate, score
-from rir_mlx.backends.torch.training import Training, batch_loss
+from rir_mlx.backends.torch.training import Training, batch_loss, out_of_memory
 from rir_mlx.backends.torch.world import TorchWorld, join_world
-from rir_mlx.errors import Failure, ModelError
+from rir_mlx.errors import Failure, ModelError, OutOfMemory
 
 _ONE_THREAD = 20_000_000
 """Below so many weights one thread is as fast as several: theirs spin while they wait for each other, and beside any
@@ -198,7 +198,13 @@ class TorchModel:
 
     @torch.no_grad()
     def loss(self, batch: Batch) -> float:
-        return float(batch_loss(self, batch))
+        try:
+            return float(batch_loss(self, batch))
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            error.__traceback__ = None
+            raise OutOfMemory(f"These rows do not fit into the memory of {self.device}.") from error
 
     def training_state(self) -> TrainingState:
         return self._configured().state()

@@ -49,7 +49,7 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         torch.manual_seed(seed)
         loss, full = self._gradients(batches)
-        loss, fulls = world.all_sum(np.array([loss, full is not None])).tolist()
+        loss, fulls = world.all_sum([loss, float(full is not None)])
         if fulls:
             self.optimizer.zero_grad(set_to_none=True)
             if self.model.device.type == "cuda":
@@ -75,7 +75,7 @@ class Training:
                 loss.backward()
                 total += loss.detach()
         except RuntimeError as error:
-            if not any(words in str(error).lower() for words in _OUT_OF_MEMORY):
+            if not out_of_memory(error):
                 raise
             error.__traceback__ = None  # whose frames hold the activations
             return 0.0, error
@@ -93,20 +93,28 @@ class Training:
 
     def load(self, state: TrainingState) -> None:
         slots: dict[str, dict[str, torch.Tensor]] = {name: {} for name in self.model.trained}
+        missing = set(self.model.trained)
         with torch.no_grad():
             for key, array in state.tensors.items():
                 kind, name, *slot = key.split("/")
                 parameter = self.model.trained.get(name)
                 if parameter is None or (kind == "weights" and array.shape != tuple(parameter.shape)):
                     raise ModelError(f"The checkpoint does not fit this model: {key}.")
+                missing.discard(name if kind == "weights" else "")
                 tensor = torch.from_numpy(np.array(array))
                 if kind == "weights":
                     parameter.copy_(tensor)
                 else:  # a step count stays on the processor
                     slots[name][slot[0]] = tensor if slot[0] == "step" else tensor.to(parameter.device)
+        if missing:
+            raise ModelError(f"The checkpoint does not fit this model: it lacks {min(missing)}.")
         for name, values in slots.items():
             if values:
                 self.optimizer.state[self.model.trained[name]] = values
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    return any(words in str(error).lower() for words in _OUT_OF_MEMORY)
 
 
 def batch_loss(model: TorchModel, batch: Batch) -> torch.Tensor:

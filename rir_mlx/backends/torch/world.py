@@ -7,7 +7,6 @@ import re
 from collections.abc import Sequence
 from datetime import timedelta
 
-import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -27,10 +26,10 @@ class TorchWorld:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=30))
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
 
-    def all_sum(self, array: np.ndarray) -> np.ndarray:
-        tensor = torch.from_numpy(np.array(array)).to(self.device)
+    def all_sum(self, values: Sequence[float]) -> list[float]:
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
         self._reduce(tensor)
-        return np.asarray(tensor.cpu().numpy())
+        return [float(value) for value in tensor.tolist()]
 
     def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
         """Replace every gradient by its sum over the ranks. A rank without rows has none, and adds nothing."""
@@ -49,6 +48,8 @@ class TorchWorld:
     def _reduce(self, tensor: torch.Tensor) -> None:
         try:
             dist.all_reduce(tensor)
+            if tensor.is_cuda:  # where the call returns before the others have answered
+                torch.cuda.synchronize(tensor.device)
         except RuntimeError as error:
             why = re.sub(r"^\[[^]]*\] *", "", str(error)).split(". ")[0]  # gloo begins with the place in its source
             raise Failure(
