@@ -141,6 +141,7 @@ def replacing(path: Path) -> Iterator[Path]:
             yield temporary / path.name
             _sync(temporary / path.name)
             _take_place(temporary / path.name, path, aside=temporary / "old")
+            _sync_names(path.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
@@ -169,6 +170,15 @@ def _sync(path: Path) -> None:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+
+
+def _sync_names(folder: Path) -> None:
+    """A rename outlives a power cut once the folder that holds the name is on disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -316,6 +317,8 @@ class _Loop:
     def _write(self, line: dict[str, float]) -> None:
         with self.outputs.metrics.open("a", encoding="utf-8") as log:
             log.write(json.dumps({"step": self.at.step} | line) + "\n")
+            log.flush()
+            os.fsync(log.fileno())  # a checkpoint is never ahead of its log
 
     def _checkpoint(self) -> None:
         if self.outputs.checkpoints is not None and self.writes:
