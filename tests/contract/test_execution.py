@@ -357,3 +357,55 @@ def test_a_process_that_really_runs_out_of_memory_trains_on_in_smaller_batches(t
     np.testing.assert_allclose(
         [float(word) for word in ends[0][-1].split()[1:]], [float(word) for word in ends[1][-1].split()[1:]], rtol=1e-4
     )
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("shared_heads", [1, 2, 4])
+def test_attention_by_products_is_the_library_s(open_named, shared_heads: int, masked: bool) -> None:
+    """Grouped query heads, a prefix before the rows, and padding that a mask hides: output and every gradient."""
+    open_named("torch")
+    import torch
+
+    from rir_mlx.backends.torch.attention import _attention, sdpa_attention_forward
+
+    torch.manual_seed(0)
+    rows, tokens, seen = 3, 5, 9
+    query = torch.randn(rows, 4, tokens, 8, requires_grad=True)
+    key, value = (torch.randn(rows, shared_heads, seen, 8, requires_grad=True) for _ in range(2))
+    mask = torch.ones(rows if masked else 1, 1, tokens, seen, dtype=torch.bool).tril(seen - tokens)
+    if masked:
+        mask[1, :, :, :2] = False
+    module = torch.nn.Module()
+    module.num_key_value_groups, module.is_causal = 4 // shared_heads, True
+    ours, theirs = (
+        attention(module, query, key, value, mask, scaling=0.3)[0] for attention in (_attention, sdpa_attention_forward)
+    )
+    torch.testing.assert_close(ours, theirs)
+    wanted = torch.randn_like(ours)
+    for found, expected in zip(
+        *(torch.autograd.grad(out, (query, key, value), wanted) for out in (ours, theirs)), strict=True
+    ):
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_lora_as_one_operation_is_peft_s(open_named, bias: bool) -> None:
+    open_named("torch")
+    import torch
+    from peft import LoraConfig, inject_adapter_in_model
+
+    from rir_mlx.backends.torch.lora import fuse_forward
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 5, bias=bias))
+    inject_adapter_in_model(LoraConfig(r=3, lora_alpha=7, target_modules=["0"]), model)
+    layer, x = model[0], torch.randn(2, 4, 6, requires_grad=True)
+    torch.nn.init.normal_(layer.lora_B["default"].weight)
+    inputs = (x, layer.lora_A["default"].weight, layer.lora_B["default"].weight)
+    theirs = layer(x)
+    fuse_forward(layer)
+    ours = layer(x)
+    torch.testing.assert_close(ours, theirs)
+    wanted = torch.randn_like(ours)
+    for found, expected in zip(*(torch.autograd.grad(out, inputs, wanted) for out in (ours, theirs)), strict=True):
+        torch.testing.assert_close(found, expected)

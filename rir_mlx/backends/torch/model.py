@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
+from peft.tuners.lora import Linear as LoraLinear
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.utils import logging as transformers_logging
@@ -39,7 +39,9 @@ from rir_mlx.backends.base import (
     adapted_layers,
     initial_lora_a,
 )
+from rir_mlx.backends.torch.attention import register as products_attention
 from rir_mlx.backends.torch.inference import generate, score
+from rir_mlx.backends.torch.lora import fuse_forward
 from rir_mlx.backends.torch.training import Training, batch_loss, out_of_memory
 from rir_mlx.backends.torch.world import TorchWorld, join_world
 from rir_mlx.errors import Failure, ModelError, OutOfMemory
@@ -85,7 +87,7 @@ class TorchBackend:
             model, report = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=self._dtype(dtype),
-                attn_implementation="sdpa",
+                attn_implementation=products_attention() if self.target.type == "cpu" else "sdpa",
                 local_files_only=True,
                 trust_remote_code=False,
                 output_loading_info=True,
@@ -171,8 +173,9 @@ class TorchModel:
         )
         self.model = inject_adapter_in_model(config, self.model)
         for module in self.model.modules():
-            if isinstance(module, LoraLayer):  # autocast sees to it
-                module.cast_input_dtype_enabled = False
+            if isinstance(module, LoraLinear):
+                module.cast_input_dtype_enabled = False  # autocast sees to it
+                fuse_forward(module)
         self.trained = {}
         for name, parameter in self.model.named_parameters():
             for theirs, ours in _SUFFIXES.items():
