@@ -46,6 +46,7 @@ def open_model(folder: Path, way: str, dtype: Any) -> Any:
         for module in model.model.modules():
             if isinstance(module, LoraLayer):
                 module.cast_input_dtype_enabled = True
+                vars(module).pop("forward", None)  # back to PEFT's own
     if way == "bfloat16":
         for parameter in model.trained.values():
             parameter.data = parameter.data.bfloat16()
