@@ -221,7 +221,7 @@ class Recipe(Section):
     """`auto`: MLX on Apple silicon, PyTorch elsewhere."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number format of the frozen weights; what is trained is always float32. `auto`: bfloat16 where the machine is
-    fast in it, else float32."""
+    fast in it, else float32. float16 is for inference: small gradients are lost in it."""
     seed: int = Field(default=0, ge=0)
     """Decides splits, initial weights, the order of rows, and draws."""
     max_seq_length: int = Field(default=512, ge=16)
