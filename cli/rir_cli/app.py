@@ -333,8 +333,8 @@ def main() -> NoReturn:
         sys.exit(error.exit_code)
     except SystemExit as ended:
         if ended.code == _INTERRUPTED:
-            again = "without --force" if "--force" in sys.argv else "again"
-            typer.echo(f"\nInterrupted. What was finished is kept; the same command {again} continues.", err=True)
+            command = "the same command" + (" without --force" if "--force" in sys.argv else "")
+            typer.echo(f"\nInterrupted. What was finished is kept; {command} continues.", err=True)
         raise
     except Exception as error:
         from rir_cli.console import debugging
