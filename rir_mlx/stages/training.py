@@ -154,7 +154,8 @@ def _train(context: Context, stage: Stage, inputs: dict[str, Any], job: training
 
     context.of_first(begin)
     model = context.load()
-    context.of_first(lambda: _say_cost(context, model, job, checkpoints.step(), stage))
+    rest = replace(job, steps=job.steps - checkpoints.step())
+    context.of_first(lambda: _say_cost(context, model, rest, stage, what))
     model.add_adapter(context.spec, context.recipe.seed)
 
     def save() -> None:
@@ -173,12 +174,12 @@ def _train(context: Context, stage: Stage, inputs: dict[str, Any], job: training
     progress.say(f"{what}: {outcome.steps:,} steps, {speed:,.0f} tokens/s → {stage.adapter}")
 
 
-def _say_cost(context: Context, model: Model, job: training.Job, done: int, stage: Stage) -> None:
+def _say_cost(context: Context, model: Model, job: training.Job, stage: Stage, name: str) -> None:
     section, rows = ("rgen", "reasoning") if stage.folder == context.run.rgen.folder else ("classifier", "data")
     smaller = f"{section}.iters" if job.options.iters else f"{rows}.max_samples, {section}.epochs"
     device = context.backend.device()
     what = Trained(model, context.spec, context.base.config, context.backend.world.size)
-    cost = training_cost(what, replace(job, steps=job.steps - done), device, section, smaller)
-    context.progress.say(cost.text(stage.folder.name, device))
+    cost = training_cost(what, job, device, section, smaller)
+    context.progress.say(cost.text(name, device))
     if warning := cost.warning(device):
         context.progress.warn(warning)
