@@ -293,7 +293,9 @@ def _show_example(context: Context) -> None:
 
 def _own_name() -> str:
     """How this program can be called from here: `make demo` runs it out of a virtual environment that is not active."""
-    return "rir-mlx" if shutil.which("rir-mlx") else sys.argv[0]
+    if shutil.which("rir-mlx"):
+        return "rir-mlx"
+    return "python -m rir_cli" if sys.argv[0].endswith("__main__.py") else sys.argv[0]
 
 
 def _rank() -> int:
