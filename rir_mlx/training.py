@@ -218,6 +218,9 @@ class _Loop:
                 self._checkpoint()
             if stop:
                 raise KeyboardInterrupt
+        if self.world.all_sum([float(interrupts.asked)])[0]:  # after the last step was counted
+            self._checkpoint()
+            raise KeyboardInterrupt
 
     def _step(self, chosen: Sequence[Sequence[int]]) -> tuple[StepResult, float]:
         """The next optimizer step, on as small batches as memory makes it."""

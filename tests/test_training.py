@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -434,6 +436,34 @@ def test_all_ranks_stop_where_one_was_asked_to(tmp_path: Path) -> None:
         train(model, job_of(20, 9), outputs, progress=Silent(), what="x", world=world)
     assert len(model.steps) == 2
     assert checkpoints.step() == 2
+
+
+def test_an_interrupt_after_the_last_step_is_heard_too(tmp_path: Path) -> None:
+    """While the last validation was measured, it was taken note of and forgotten: the next stage went on."""
+
+    class Pressed(Recorder):
+        weights = 0.0
+
+        def training_state(self) -> TrainingState:
+            return TrainingState({"steps": np.array([len(self.steps)])})
+
+        def load_training_state(self, state: TrainingState) -> None:
+            pass
+
+        def loss(self, batch: Batch) -> float:
+            if len(self.steps) == 6:
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().loss(batch)
+
+    checkpoints = Checkpoints(tmp_path / "checkpoints", {})
+    outputs = Outputs(tmp_path / "m", lambda: None, checkpoints)
+    job = job_of(8, 6, validation=2, steps_per_eval=3)
+    with pytest.raises(KeyboardInterrupt):
+        train(Pressed(), job, outputs, progress=Silent(), what="x")
+    assert checkpoints.step() == 6
+    model = Pressed()
+    assert train(model, job, outputs, progress=Silent(), what="x").steps == 6
+    assert model.steps == []
 
 
 class Watching(Silent):
