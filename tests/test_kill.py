@@ -39,6 +39,10 @@ def start(folder: Path, runs: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
+def hear_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def artifacts(run: Path) -> dict[str, bytes]:
     """What a run ends with, without the journal, times and speeds."""
     names = [*run.glob("*/adapter/*.safetensors"), *run.glob("augmented/*.jsonl"), *run.glob("evaluation/**/*.jsonl")]
@@ -70,7 +74,8 @@ def test_a_run_killed_again_and_again_ends_with_the_same_rows_and_weights(folder
 
 def test_an_interrupt_says_how_to_go_on(folder: Path) -> None:
     command = [sys.executable, "-m", "rir_cli", "run", "small.yaml", "--runs", "stopped"]
-    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
+    # A shell's background job, which these tests may be, ignores SIGINT, and so would what it starts.
+    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts)
     assert process.stderr is not None
     assert "R-Gen: runs" in process.stderr.readline() + process.stderr.readline() + process.stderr.readline()
     process.send_signal(signal.SIGINT)
