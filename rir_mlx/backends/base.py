@@ -10,6 +10,7 @@ import math
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -114,22 +115,33 @@ class StepResult:
 
 @dataclass(frozen=True)
 class Sampling:
-    """`temperature` 0 is greedy. `stop` are token sequences that end a row and are not part of its result."""
+    """How tokens are drawn, in this order: logits of tokens that the row has written are divided (above 0) or multiplied
+    (below) by `repetition_penalty` (arXiv:1909.05858, the prompt left out); divided by `temperature`, 0 being greedy;
+    of the likeliest tokens those are kept that make up the mass `top_p` (arXiv:1904.09751), and of these the ones at
+    least `min_p` as likely as the likeliest (arXiv:2407.01082). `stop` are token sequences that end a row and are not
+    part of its result."""
 
     max_tokens: int = 128
     temperature: float = 0.0
     top_p: float = 1.0
     stop: tuple[Tokens, ...] = ()
     batch_size: int = 32
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
 
 
 @dataclass(frozen=True)
 class Request:
-    """One row to continue. `seed` alone decides its random draws, whatever rows are beside it."""
+    """One row to continue. `seed` alone decides its random draws, whatever rows are beside it. `max_tokens` is a limit
+    of its own below the sampling's."""
 
     key: int
     tokens: Tokens
     seed: int = 0
+    max_tokens: int | None = None
+
+    def limit(self, sampling: Sampling) -> int:
+        return sampling.max_tokens if self.max_tokens is None else min(self.max_tokens, sampling.max_tokens)
 
 
 @dataclass(frozen=True)
@@ -220,7 +232,8 @@ class Model(Protocol):
     def generate(
         self, requests: Iterable[Request], sampling: Sampling, *, prefix: Tokens = (), on_token: OnToken | None = None
     ) -> Iterator[Completion]:
-        """Continue each of the requests after `prefix`, which they share. Completions come as rows finish."""
+        """Continue each of the requests after `prefix`, which they share, with at most `sampling.batch_size` rows at a
+        time. Requests are taken a few ahead of need; completions come as rows finish."""
         ...
 
     def score(
@@ -231,6 +244,11 @@ class Model(Protocol):
 
     def logits(self, tokens: Tokens) -> Floats:
         """[tokens, vocabulary] next-token logits of one sequence, in float32."""
+        ...
+
+    def fuse(self) -> None:
+        """Merge the adapter into the weights: added in float32, rounded once. The model can then no longer be trained.
+        Quantised weights keep their adapter beside them, which loses nothing."""
         ...
 
     def trained_tensors(self) -> dict[str, np.ndarray]:
@@ -310,6 +328,29 @@ def learned_positions(batch: Batch) -> tuple[NDArray[np.int64], NDArray[np.int64
         batch.tokens[rows, columns].astype(np.int64),
         batch.weights[rows, columns],
     )
+
+
+_AHEAD = 32
+"""Batches of requests that are looked at together, so that rows of like length meet."""
+
+
+def by_length(requests: Iterable[Request], sampling: Sampling) -> Iterator[Request]:
+    """The requests, sorted by length within stretches of some batches, taken no earlier than needed."""
+    source = iter(requests)
+    while stretch := list(islice(source, _AHEAD * sampling.batch_size)):
+        yield from sorted(stretch, key=lambda request: len(request.tokens))
+
+
+def uniforms(seeds: NDArray[np.uint64], steps: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """[rows] numbers in [0, 1), each decided by a row's seed and the place of the token that it draws: SplitMix64
+    (Steele, Lea and Flood 2014), so that both backends draw the same."""
+    with np.errstate(over="ignore"):
+        mixed = (seeds ^ np.uint64(0x9E3779B97F4A7C15)) * np.uint64(0xD1342543DE82EF95)
+        mixed += (steps + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        mixed ^= mixed >> np.uint64(31)
+    return (mixed >> np.uint64(11)).astype(np.float64) / 2.0**53
 
 
 def stop_length(written: Sequence[int], stops: Sequence[Tokens]) -> int:

@@ -122,12 +122,11 @@ class FakeModel:
         self, requests: Iterable[Request], sampling: Sampling, *, prefix: Tokens = (), on_token: OnToken | None = None
     ) -> Iterator[Completion]:
         for request in requests:
-            wanted = 4 + (sum(request.tokens) + request.seed) % 8
-            words = request.tokens[: min(wanted, sampling.max_tokens)]
-            for token in words:
-                if on_token is not None:
-                    on_token(request.key, token)
-            yield Completion(request.key, words, "stop" if wanted < sampling.max_tokens else "length")
+            wanted, limit = 4 + (sum(request.tokens) + request.seed) % 8, request.limit(sampling)
+            words = request.tokens[: min(wanted, limit)]
+            for token in words if on_token is not None else ():
+                on_token(request.key, token)
+            yield Completion(request.key, words, "stop" if wanted < limit else "length")
 
     def score(
         self, prompts: Sequence[Tokens], options: Sequence[Tokens], *, prefix: Tokens = (), batch_size: int = 32
@@ -140,6 +139,9 @@ class FakeModel:
                 start = len(prefix) + len(prompt)
                 scores[row, column] = sum(chances[start + i - 1, token] for i, token in enumerate(option))
         return scores
+
+    def fuse(self) -> None:
+        return
 
     def trained_tensors(self) -> dict[str, np.ndarray]:
         return {_TENSOR: self.table.astype(np.float32)}

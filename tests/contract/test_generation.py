@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pytest
 from sequences import HEAD, draw, log_softmax, naive_greedy, random_adapter, spec_of, until_stop
 
-from rir_mlx.backends.base import Backend, Completion, Model, Request, Sampling, Tokens
+from rir_mlx.backends.base import Backend, Completion, FineTuneType, Model, Request, Sampling, Tokens, uniforms
 
 LENGTHS = (1, 40, 3, 17, 2, 90)
 """Very different ones, so that most rows of a batch are mostly padding."""
@@ -152,6 +154,110 @@ def test_a_sampled_row_depends_on_its_own_seed_alone(framework: Backend, tiny: P
     assert {key: tokens for one in requests for key, tokens in sample([one], 4).items()} == together
     neighbours = [Request(index, rows[5 - index], seed=7 * index) for index in range(5)]
     assert sample([*neighbours, Request(9, rows[1], seed=101)], 6)[9] == together[1]
+
+
+def test_a_row_has_a_limit_of_its_own(framework: Backend, tiny: Path) -> None:
+    model, rows = lively(framework, tiny), rows_of()
+    limits = [1, 9, 4, 30, 2, 12]
+    requests = [Request(index, row, max_tokens=limits[index]) for index, row in enumerate(rows)]
+    done = {one.key: one.tokens for one in model.generate(requests, Sampling(max_tokens=COUNT, batch_size=2))}
+    assert done == {i: naive_greedy(model, row, min(limits[i], COUNT)) for i, row in enumerate(rows)}
+
+
+def test_rows_enter_as_others_leave(framework: Backend, tiny: Path) -> None:
+    """In groups, the ninth of these rows would wait for the one long row, and come last."""
+    model = lively(framework, tiny)
+    rows = rows_of((5,) * 24)
+    requests = [Request(index, row, max_tokens=40 if index == 0 else 2) for index, row in enumerate(rows)]
+    order = [one.key for one in model.generate(requests, Sampling(max_tokens=40, batch_size=8))]
+    assert order[-1] == 0
+    assert sorted(order) == list(range(24))
+
+
+def test_requests_are_taken_as_they_are_needed(framework: Backend, tiny: Path) -> None:
+    """A million requests at once would be all in memory."""
+    model, taken = lively(framework, tiny), []
+
+    def endless() -> Iterator[Request]:
+        for index in count():
+            taken.append(index)
+            yield Request(index, (9, 10, 11 + index % 7))
+
+    going = model.generate(endless(), Sampling(max_tokens=2, batch_size=2))
+    assert len([next(going) for _ in range(100)]) == 100
+    assert len(taken) <= 200
+
+
+def _naive_draws(model: Model, row: Tokens, seed: int, sampling: Sampling, length: int) -> Tokens:
+    """One row by the definitions, without a cache or a batch, in float64."""
+    written: list[int] = []
+    for step in range(length):
+        logits = model.logits((*row, *written))[-1].astype(np.float64)
+        for token in set(written):
+            penalty = sampling.repetition_penalty
+            logits[token] = logits[token] / penalty if logits[token] > 0 else logits[token] * penalty
+        chances = np.exp(log_softmax(logits / sampling.temperature))
+        order = np.argsort(-chances)
+        before = np.cumsum(chances[order]) - chances[order]
+        chances[order[before >= sampling.top_p]] = 0
+        chances[chances < sampling.min_p * chances.max()] = 0
+        draw = uniforms(np.array([seed], dtype=np.uint64), np.array([step], dtype=np.uint64))[0]
+        mass = np.cumsum(chances)
+        written.append(int(np.searchsorted(mass, draw * mass[-1], side="right")))
+    return tuple(written)
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(COUNT, temperature=0.8, batch_size=4),
+        Sampling(COUNT, temperature=1.2, top_p=0.7, batch_size=4),
+        Sampling(COUNT, temperature=1.0, min_p=0.2, batch_size=4),
+        Sampling(COUNT, temperature=0.8, repetition_penalty=1.5, batch_size=4),
+        Sampling(COUNT, temperature=0.9, top_p=0.9, min_p=0.05, repetition_penalty=1.2, batch_size=4),
+    ],
+    ids=["temperature", "top-p", "min-p", "penalty", "all of them"],
+)
+def test_draws_are_those_of_the_definitions(framework: Backend, tiny: Path, sampling: Sampling) -> None:
+    """On either backend, so both write the same from the same seed."""
+    model, rows = lively(framework, tiny), rows_of((6, 3, 11))
+    requests = [Request(index, row, seed=2**40 + index) for index, row in enumerate(rows)]
+    done = {one.key: one.tokens for one in model.generate(requests, sampling)}
+    assert done == {i: _naive_draws(model, row, 2**40 + i, sampling, COUNT) for i, row in enumerate(rows)}
+
+
+def test_a_penalty_makes_greedy_text_repeat_itself_less(framework: Backend, tiny: Path) -> None:
+    model, row = framework.load(tiny, dtype="float32"), rows_of()[1]
+
+    def distinct(penalty: float) -> int:
+        sampling = Sampling(max_tokens=30, repetition_penalty=penalty)
+        return len(set(next(iter(model.generate([Request(0, row)], sampling))).tokens))
+
+    assert distinct(1.0) < distinct(1.3) <= distinct(5.0) == 30
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_a_fused_model_is_the_adapted_one(framework: Backend, tiny: Path, kind: FineTuneType) -> None:
+    spec = spec_of(kind, scale=8.0)
+    model = framework.load(tiny, dtype="float32", adapter=(spec, random_adapter(framework, tiny, spec)))
+    row = rows_of()[1]
+    before, plain = model.logits(row), framework.load(tiny, dtype="float32").logits(row)
+    model.fuse()
+    np.testing.assert_allclose(model.logits(row), before, atol=2e-4)
+    assert np.abs(before - plain).max() > 0.1
+
+
+def test_fusing_in_bfloat16_rounds_once(framework: Backend, tiny: Path) -> None:
+    """Added in bfloat16, a small update is rounded away: its own rounding comes on top of the sum's."""
+    spec = spec_of("lora", scale=1.0)
+    adapter = (spec, random_adapter(framework, tiny, spec))
+    exact, row = framework.load(tiny, dtype="float32", adapter=adapter), rows_of()[1]
+    fused = framework.load(tiny, dtype="bfloat16", adapter=adapter)
+    fused.fuse()
+    plain = framework.load(tiny, dtype="bfloat16")
+    error = np.abs(fused.logits(row) - exact.logits(row)).mean()
+    update = np.abs(exact.logits(row) - plain.logits(row)).mean()
+    assert error < 0.3 * update
 
 
 def test_seeds_give_different_texts(framework: Backend, tiny: Path) -> None:

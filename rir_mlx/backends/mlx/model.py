@@ -11,7 +11,9 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx.utils import tree_flatten
+from mlx.utils import tree_flatten, tree_unflatten
+from mlx_lm.tuner.dora import DoRALinear
+from mlx_lm.tuner.lora import LoRALinear
 from mlx_lm.tuner.utils import linear_to_lora_layers
 from mlx_lm.utils import load_config, load_model
 from numpy.typing import NDArray
@@ -38,7 +40,8 @@ from rir_mlx.backends.base import (
     adapted_layers,
     initial_lora_a,
 )
-from rir_mlx.backends.mlx.inference import generate, score
+from rir_mlx.backends.mlx.generation import generate
+from rir_mlx.backends.mlx.scoring import score
 from rir_mlx.backends.mlx.training import Training, batch_arrays, batch_loss, recognised
 from rir_mlx.backends.mlx.world import MlxWorld, join_world
 from rir_mlx.errors import Failure, ModelError, OutOfMemory
@@ -150,6 +153,22 @@ class MlxModel:
         self.model.unfreeze(keys=["lora_a", "lora_b", "m"], strict=False)
         self.model.eval()
 
+    def fuse(self) -> None:
+        merged = []
+        for name, module in self.model.named_modules():
+            if not isinstance(module, (LoRALinear, DoRALinear)) or isinstance(module.linear, nn.QuantizedLinear):
+                continue
+            dtype = module.linear.weight.dtype
+            module.linear.weight = module.linear.weight.astype(mx.float32)
+            fused = module.fuse()
+            fused.weight = fused.weight.astype(dtype)
+            mx.eval(fused.parameters())
+            module.linear.weight = fused.weight  # one layer at a time: all in float32 would be twice the model
+            merged.append((name, fused))
+        self.model.update_modules(tree_unflatten(merged))
+        self.model.freeze()
+        self.training = None
+
     def trained_tensors(self) -> dict[str, np.ndarray]:
         return {
             name: np.array(tensor.astype(mx.float32))
@@ -198,7 +217,10 @@ class MlxModel:
     def generate(
         self, requests: Iterable[Request], sampling: Sampling, *, prefix: Tokens = (), on_token: OnToken | None = None
     ) -> Iterator[Completion]:
-        return generate(self, requests, sampling, prefix, on_token)
+        try:
+            yield from generate(self, requests, sampling, prefix, on_token)
+        except RuntimeError as error:
+            raise OutOfMemory(f"{sampling.batch_size} rows at a time do not fit into memory.") from recognised(error)
 
     def score(
         self, prompts: Sequence[Tokens], options: Sequence[Tokens], *, prefix: Tokens = (), batch_size: int = 32

@@ -28,6 +28,21 @@ def fuse_forward(module: Linear) -> None:
     module.forward = forward
 
 
+@torch.no_grad()
+def merge(model: torch.nn.Module) -> None:
+    """Put every adapted layer's merged weights in its place: summed in float32, rounded once."""
+    for name, module in list(model.named_modules()):
+        if not isinstance(module, Linear):
+            continue
+        base = module.base_layer
+        dtype = base.weight.dtype
+        base.weight.data = base.weight.data.float()
+        module.merge()
+        base.weight.data = base.weight.data.to(dtype)
+        parent, _, own = name.rpartition(".")
+        setattr(model.get_submodule(parent), own, base)
+
+
 class _LoraLinear(torch.autograd.Function):
     """x [..., in], weight [out, in], a [rank, in], b [out, rank]. A float32 adapter over a base of 16 bits is
     multiplied in 16 bits; its gradient comes back in float32."""

@@ -40,8 +40,9 @@ from rir_mlx.backends.base import (
     initial_lora_a,
 )
 from rir_mlx.backends.torch.attention import register as products_attention
-from rir_mlx.backends.torch.inference import generate, score
-from rir_mlx.backends.torch.lora import fuse_forward
+from rir_mlx.backends.torch.generation import generate
+from rir_mlx.backends.torch.lora import fuse_forward, merge
+from rir_mlx.backends.torch.scoring import score
 from rir_mlx.backends.torch.training import Training, batch_loss, out_of_memory
 from rir_mlx.backends.torch.world import TorchWorld, join_world
 from rir_mlx.errors import Failure, ModelError, OutOfMemory
@@ -185,6 +186,10 @@ class TorchModel:
                     self.trained[name.removesuffix(theirs) + ours] = parameter
         self.model.eval()
 
+    def fuse(self) -> None:
+        merge(self.model)
+        self.trained, self.training = {}, None
+
     def trained_tensors(self) -> dict[str, np.ndarray]:
         return {
             name: np.array(_transposed(name, parameter.detach().float().cpu().numpy()), order="C")
@@ -277,7 +282,12 @@ class TorchModel:
     def generate(
         self, requests: Iterable[Request], sampling: Sampling, *, prefix: Tokens = (), on_token: OnToken | None = None
     ) -> Iterator[Completion]:
-        return generate(self, requests, sampling, prefix, on_token)
+        try:
+            yield from generate(self, requests, sampling, prefix, on_token)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            raise OutOfMemory(f"{sampling.batch_size} rows at a time do not fit into {self.device}.") from error
 
     def score(
         self, prompts: Sequence[Tokens], options: Sequence[Tokens], *, prefix: Tokens = (), batch_size: int = 32

@@ -1,8 +1,8 @@
-"""Writing and scoring with a PyTorch model."""
+"""Scoring with a PyTorch model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,57 +10,10 @@ import torch
 from numpy.typing import NDArray
 from transformers import DynamicCache
 
-from rir_mlx.backends.base import (
-    Completion,
-    OnToken,
-    Request,
-    Sampling,
-    Tokens,
-    pad_right,
-    scoring_rows,
-    stop_length,
-    unstopped,
-)
+from rir_mlx.backends.base import Tokens, pad_right, scoring_rows
 
 if TYPE_CHECKING:
     from rir_mlx.backends.torch.model import TorchModel
-
-
-def generate(
-    model: TorchModel, requests: Iterable[Request], sampling: Sampling, prefix: Tokens, on_token: OnToken | None
-) -> Iterator[Completion]:
-    """`Model.generate`: rows of like length together."""
-    ordered = sorted(requests, key=lambda request: len(request.tokens))
-    for start in range(0, len(ordered), sampling.batch_size):
-        group = ordered[start : start + sampling.batch_size]
-        yield from _generate_group(model, group, sampling, prefix, on_token)
-
-
-@torch.inference_mode()
-def _generate_group(
-    model: TorchModel, group: Sequence[Request], sampling: Sampling, prefix: Tokens, on_token: OnToken | None
-) -> Iterator[Completion]:
-    """Rows of like length, left-padded; a finished row leaves the batch at once."""
-    state = _Rows.prefill(model, [request.tokens for request in group], prefix)
-    alive = list(range(len(group)))
-    written: list[list[int]] = [[] for _ in group]
-    draws = [torch.Generator(model.device).manual_seed(request.seed) for request in group]
-    while alive:
-        logits = model.head(state.last).float()
-        drawn = [_draw(row, sampling, draws[index]) for row, index in zip(logits, alive, strict=True)]
-        going = []
-        for slot, (index, token) in enumerate(zip(alive, torch.stack(drawn).tolist(), strict=True)):
-            written[index].append(token)
-            if on_token is not None:
-                on_token(group[index].key, token)
-            if stop_length(written[index], sampling.stop) or len(written[index]) >= sampling.max_tokens:
-                yield Completion(group[index].key, *unstopped(written[index], sampling.stop))
-            else:
-                going.append(slot)
-        alive = [alive[slot] for slot in going]
-        if alive:
-            state.keep(going)
-            state.append(model, model.tensor(np.array([[written[index][-1]] for index in alive])))
 
 
 @torch.inference_mode()
@@ -128,24 +81,6 @@ class _Rows:
         self.last = hidden[:, -1]
         return hidden
 
-    def keep(self, slots: list[int]) -> None:
-        if len(slots) < len(self.seen):
-            index = torch.tensor(slots, device=self.seen.device)
-            self.cache.batch_select_indices(index)
-            self.seen, self.last = self.seen[index], self.last[index]
-
     def repeat(self, times: int) -> None:
         self.cache.batch_repeat_interleave(times)
         self.seen = self.seen.repeat_interleave(times, dim=0)
-
-
-def _draw(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> torch.Tensor:
-    """One token from a row's logits [vocabulary], by the row's own generator."""
-    if sampling.temperature == 0:
-        return logits.argmax()
-    probabilities = torch.softmax(logits / sampling.temperature, dim=-1)
-    if sampling.top_p < 1:
-        ordered, order = probabilities.sort(descending=True)
-        beyond = ordered.cumsum(0) - ordered >= sampling.top_p
-        probabilities = torch.zeros_like(probabilities).scatter(0, order, ordered.masked_fill(beyond, 0.0))
-    return torch.multinomial(probabilities, 1, generator=generator)[0]

@@ -1,59 +1,22 @@
-"""Writing and scoring with an MLX model."""
+"""Scoring with an MLX model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
 import numpy as np
-from mlx_lm.generate import BatchGenerator
 from mlx_lm.models.cache import BatchKVCache, KVCache
-from mlx_lm.sample_utils import apply_top_p
 from numpy.typing import NDArray
 
-from rir_mlx.backends.base import Completion, OnToken, Request, Sampling, Tokens, pad_right, scoring_rows, unstopped
+from rir_mlx.backends.base import Tokens, pad_right, scoring_rows
 
 if TYPE_CHECKING:
     from rir_mlx.backends.mlx.model import MlxModel
 
 
-def generate(
-    model: MlxModel, requests: Iterable[Request], sampling: Sampling, prefix: Tokens, on_token: OnToken | None
-) -> Iterator[Completion]:
-    """`Model.generate` with continuous batching: a row enters as another leaves."""
-    ordered = sorted(requests, key=lambda request: len(request.tokens))
-    shared = _prefix_cache(model, prefix)
-    generator = BatchGenerator(
-        model.model,
-        stop_tokens=[list(stop) for stop in sampling.stop],
-        completion_batch_size=sampling.batch_size,
-        prefill_batch_size=min(8, sampling.batch_size),
-    )
-    try:
-        keys = generator.insert(
-            [list(request.tokens) for request in ordered],
-            max_tokens=[sampling.max_tokens] * len(ordered),
-            caches=[shared] * len(ordered) if prefix else None,
-            samplers=[_sampler(sampling, request.seed) for request in ordered],
-        )
-        by_uid = dict(zip(keys, ordered, strict=True))
-        written: dict[int, list[int]] = {uid: [] for uid in keys}
-        while written:
-            for response in generator.next_generated():
-                row = written[response.uid]
-                row.append(int(response.token))
-                request = by_uid[response.uid]
-                if on_token is not None:
-                    on_token(request.key, row[-1])
-                if response.finish_reason is not None:
-                    del written[response.uid]
-                    yield Completion(request.key, *unstopped(row, sampling.stop))
-    finally:
-        generator.close()
-
-
-def _prefix_cache(model: MlxModel, prefix: Tokens) -> list[KVCache]:
+def prefix_cache(model: MlxModel, prefix: Tokens) -> list[KVCache]:
     caches = [KVCache() for _ in model.model.layers]
     if prefix:
         model.model.model(mx.array([prefix]), cache=caches)
@@ -68,7 +31,7 @@ def score(
     scores = np.zeros((len(prompts), len(options)))
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     batch_size = scoring_rows(batch_size, len(options))
-    shared = _prefix_cache(model, prefix)
+    shared = prefix_cache(model, prefix)
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         scores[chosen] = _score_group(model, [prompts[index] for index in chosen], options, shared)
@@ -119,22 +82,3 @@ def _repeat(cache: BatchKVCache, times: int) -> BatchKVCache:
         index,
     )
     return repeated
-
-
-def _sampler(sampling: Sampling, seed: int) -> Callable[[mx.array], mx.array] | None:
-    """Draws from log-probabilities [1, vocabulary] with a key of the row's own, so that its text does not depend on
-    the rows beside it. None, the generator's default, is greedy."""
-    if sampling.temperature == 0:
-        return None
-    key = mx.random.key(seed)
-
-    def draw(chances: mx.array) -> mx.array:
-        nonlocal key
-        key, now = mx.random.split(key)
-        scaled = chances / sampling.temperature
-        scaled = _log_softmax(scaled)
-        if sampling.top_p < 1:
-            scaled = apply_top_p(scaled, sampling.top_p)
-        return mx.random.categorical(scaled, key=now)
-
-    return draw

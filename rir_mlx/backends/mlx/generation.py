@@ -1,0 +1,101 @@
+"""Writing with an MLX model, many rows at a time: mlx-lm's `BatchGenerator` lets a row enter as another leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import mlx.core as mx
+import numpy as np
+from mlx_lm.generate import BatchGenerator
+from mlx_lm.sample_utils import apply_min_p, apply_top_p
+
+from rir_mlx.backends.base import Completion, OnToken, Request, Sampling, Tokens, by_length, uniforms, unstopped
+from rir_mlx.backends.mlx.scoring import prefix_cache
+
+if TYPE_CHECKING:
+    from rir_mlx.backends.mlx.model import MlxModel
+
+Processor = Callable[[mx.array, mx.array], mx.array]
+
+
+def generate(
+    model: MlxModel, requests: Iterable[Request], sampling: Sampling, prefix: Tokens, on_token: OnToken | None
+) -> Iterator[Completion]:
+    """`Model.generate` with continuous batching."""
+    source = by_length(requests, sampling)
+    shared = prefix_cache(model, prefix)
+    together = max(1, sampling.batch_size // 4)  # rows that enter together; one alone takes as long as a step
+    generator = BatchGenerator(
+        model.model,
+        stop_tokens=[list(stop) for stop in sampling.stop],
+        completion_batch_size=sampling.batch_size,
+        prefill_batch_size=together,
+    )
+    waiting: dict[int, tuple[Request, list[int]]] = {}
+    try:
+        while True:
+            free = sampling.batch_size - len(waiting)
+            if free >= (together if waiting else 1):
+                for request in islice(source, free):
+                    [uid] = generator.insert(
+                        [list(request.tokens)],
+                        max_tokens=[request.limit(sampling)],
+                        caches=[shared] if prefix else None,
+                        samplers=[_sampler(sampling, request.seed)],
+                        logits_processors=[_processors(sampling, len(request.tokens))],
+                    )
+                    waiting[uid] = (request, [])
+            if not waiting:
+                return
+            for response in generator.next_generated():
+                request, written = waiting[response.uid]
+                written.append(int(response.token))
+                if on_token is not None:
+                    on_token(request.key, written[-1])
+                if response.finish_reason is not None:
+                    del waiting[response.uid]
+                    yield Completion(request.key, *unstopped(written, sampling.stop))
+    finally:
+        generator.close()
+
+
+def _sampler(sampling: Sampling, seed: int) -> Callable[[mx.array], mx.array] | None:
+    """Draws from log-probabilities [1, vocabulary] with numbers of the row's own, so that its text does not depend on
+    the rows beside it. None, the generator's default, is greedy."""
+    if sampling.temperature == 0:
+        return None
+    seeds, step = np.array([seed], dtype=np.uint64), np.zeros(1, dtype=np.uint64)
+
+    def draw(chances: mx.array) -> mx.array:
+        scaled = chances / sampling.temperature
+        scaled = scaled - mx.logsumexp(scaled, axis=-1, keepdims=True)
+        if sampling.top_p < 1:
+            scaled = apply_top_p(scaled, sampling.top_p)
+        if sampling.min_p > 0:
+            scaled = apply_min_p(scaled, sampling.min_p)
+        mass = mx.cumsum(mx.exp(scaled), axis=-1)
+        # Just below 1, so that rounding cannot reach beyond the last token that has a share.
+        target = mx.array(np.minimum(uniforms(seeds, step), 1 - 1e-6), dtype=mx.float32) * mass[:, -1]
+        np.add(step, np.uint64(1), out=step)
+        return (mass <= target[:, None]).sum(axis=-1).astype(mx.uint32)
+
+    return draw
+
+
+def _processors(sampling: Sampling, prompt: int) -> list[Processor]:
+    """The repetition penalty, over what stands after the row's own `prompt` tokens."""
+    if sampling.repetition_penalty == 1:
+        return []
+
+    def penalise(tokens: mx.array, logits: mx.array) -> mx.array:
+        written = tokens[prompt:]
+        if written.size == 0:
+            return logits
+        values = logits[:, written]
+        penalty = sampling.repetition_penalty
+        logits[:, written] = mx.where(values > 0, values / penalty, values * penalty)
+        return logits
+
+    return [penalise]

@@ -1,0 +1,219 @@
+"""Writing with a PyTorch model, many rows at a time: a row enters as another leaves.
+
+Each row being written has a slot of the keys and values, from column 0 on, and its own length, so that rows of any age
+go through the model together and nothing is ever moved to make room for padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from transformers import Cache, DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from rir_mlx.backends.base import (
+    Completion,
+    OnToken,
+    Request,
+    Sampling,
+    Tokens,
+    by_length,
+    pad_right,
+    stop_length,
+    uniforms,
+    unstopped,
+)
+
+if TYPE_CHECKING:
+    from rir_mlx.backends.torch.model import TorchModel
+
+_COLUMNS = 64
+"""Columns are added in such steps."""
+_LIKELIEST = 256
+"""So many tokens hold nearly every nucleus; sorting the vocabulary for the others costs as much as a model's step."""
+
+
+@dataclass
+class _Row:
+    request: Request
+    limit: int
+    written: list[int] = field(default_factory=list)
+
+
+@torch.inference_mode()
+def generate(
+    model: TorchModel, requests: Iterable[Request], sampling: Sampling, prefix: Tokens, on_token: OnToken | None
+) -> Iterator[Completion]:
+    """`Model.generate` with continuous batching."""
+    source = by_length(requests, sampling)
+    slots = _Slots(model, prefix, sampling.batch_size)
+    rows: list[_Row] = []
+    together = max(1, sampling.batch_size // 4)  # rows that enter together; one alone takes as long as a step
+    exhausted = False
+    while True:
+        fresh: list[_Row] = []
+        if not exhausted and sampling.batch_size - len(rows) >= (together if rows else 1):
+            wanted = sampling.batch_size - len(rows)
+            fresh = [_Row(one, one.limit(sampling)) for one in islice(source, wanted)]
+            exhausted = len(fresh) < wanted
+        if not rows and not fresh:
+            return
+        hidden = [slots.step([row.written[-1] for row in rows])] if rows else []
+        hidden += [slots.enter([row.request.tokens for row in fresh])] if fresh else []
+        rows += fresh
+        drawn = draw(model.head(torch.cat(hidden)).float(), rows, sampling)
+        done = []
+        for slot, (row, token) in enumerate(zip(rows, drawn, strict=True)):
+            row.written.append(token)
+            if on_token is not None:
+                on_token(row.request.key, token)
+            if stop_length(row.written, sampling.stop) or len(row.written) >= row.limit:
+                done.append(slot)
+                yield Completion(row.request.key, *unstopped(row.written, sampling.stop))
+        for slot in reversed(done):
+            slots.leave(slot)
+            rows[slot] = rows[-1]
+            rows.pop()
+
+
+class _Slots:
+    """The rows being written: row i of `step` is in slot i, and the first `count` slots are taken."""
+
+    def __init__(self, model: TorchModel, prefix: Tokens, size: int) -> None:
+        self.model, self.size = model, size
+        self.prefix = model.prefix_cache(prefix, 1)
+        self.start = len(prefix)
+        self.count = self.room = 0
+        self.lengths = np.zeros(size, dtype=np.int64)
+        self.rows = self.places = torch.empty(0)
+        self.layers = [_SlotLayer(self) for _ in range(model.model.config.num_hidden_layers)]
+        self.cache: Any = Cache(layers=self.layers)
+
+    def enter(self, rows: Sequence[Tokens]) -> torch.Tensor:
+        """Run new rows' own tokens after the prefix; returns their last tokens' hidden states [rows, width]."""
+        model = self.model
+        tokens, lengths = pad_right(rows)
+        cache = DynamicCache(config=model.model.config)
+        for index, layer in enumerate(self.prefix.layers if self.start else ()):
+            expanded = (part.expand(len(rows), -1, -1, -1) for part in (layer.keys, layer.values))
+            cache.update(*expanded, index)
+        hidden = model.run(model.tensor(tokens.astype(np.int64)), cache, model.causal(self.start, tokens.shape[1]))
+        width = self.start + tokens.shape[1]
+        self._make_room(width + 1)
+        taken = slice(self.count, self.count + len(rows))
+        for slot_layer, layer in zip(self.layers, cache.layers, strict=True):
+            slot_layer.hold(self.size, self.room, layer.keys, layer.values)
+            slot_layer.keys[taken, :, :width] = layer.keys
+            slot_layer.values[taken, :, :width] = layer.values
+        self.lengths[taken] = self.start + lengths
+        self.count += len(rows)
+        return hidden[torch.arange(len(rows)), model.tensor(lengths.astype(np.int64)) - 1]
+
+    def step(self, tokens: Sequence[int]) -> torch.Tensor:
+        """Run one more token of each row; returns their hidden states [rows, width]."""
+        lengths = self.lengths[: self.count]
+        self._make_room(int(lengths.max()) + 1)
+        self.places = self.model.tensor(lengths.copy())
+        self.rows = torch.arange(self.count, device=self.places.device)
+        mask = torch.arange(self.width, device=self.places.device) <= self.places[:, None]
+        given = self.model.tensor(np.array(tokens)[:, None])
+        hidden = self.model.run(given, self.cache, mask[:, None, None], self.places[:, None])
+        self.lengths[: self.count] += 1
+        return hidden[:, -1]
+
+    def leave(self, slot: int) -> None:
+        """Free a slot: the last row moves into it."""
+        last = self.count - 1
+        if slot < last:
+            length = int(self.lengths[last])
+            for layer in self.layers:
+                for part in (layer.keys, layer.values):
+                    part[slot, :, :length] = part[last, :, :length]
+            self.lengths[slot] = self.lengths[last]
+        self.count = last
+
+    @property
+    def width(self) -> int:
+        """Columns of the longest row, the token that is being run included."""
+        return int(self.lengths[: self.count].max()) + 1
+
+    def _make_room(self, width: int) -> None:
+        if width > self.room:
+            self.room = -(-width // _COLUMNS) * _COLUMNS
+            for layer in self.layers:
+                layer.widen(self.room)
+
+
+class _SlotLayer(DynamicLayer):
+    """One layer's keys and values [slots, heads, room, width], which transformers' models write through `update`."""
+
+    def __init__(self, slots: _Slots) -> None:
+        super().__init__()
+        self.slots = slots
+
+    def hold(self, slots: int, room: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Make the buffers, once it is known what they hold."""
+        if self.is_initialized:
+            return
+        self.lazy_initialization(keys, values)
+        # Zeros, for what has no token yet is masked by a weight of 0, and 0 times NaN is NaN.
+        self.keys = keys.new_zeros(slots, keys.shape[1], room, keys.shape[3])
+        self.values = values.new_zeros(slots, values.shape[1], room, values.shape[3])
+
+    def widen(self, room: int) -> None:
+        if self.is_initialized:
+            more = room - self.keys.shape[2]
+            self.keys, self.values = (torch.nn.functional.pad(p, (0, 0, 0, more)) for p in (self.keys, self.values))
+
+    def update(self, keys: torch.Tensor, values: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        slots = self.slots
+        self.keys[slots.rows, :, slots.places] = keys[:, :, 0]
+        self.values[slots.rows, :, slots.places] = values[:, :, 0]
+        return self.keys[: slots.count, :, : slots.width], self.values[: slots.count, :, : slots.width]
+
+
+def draw(logits: torch.Tensor, rows: Sequence[_Row], sampling: Sampling) -> list[int]:
+    """The next token of each row from logits [rows, vocabulary], as `Sampling` says."""
+    if sampling.repetition_penalty != 1:
+        logits = _penalised(logits, [row.written for row in rows], sampling.repetition_penalty)
+    if sampling.temperature == 0:
+        chosen: list[int] = logits.argmax(-1).tolist()
+        return chosen
+    chances = torch.softmax(logits / sampling.temperature, -1)
+    if sampling.top_p < 1:
+        chances = _nucleus(chances, sampling.top_p)
+    if sampling.min_p > 0:
+        chances = chances.where(chances >= sampling.min_p * chances.amax(-1, keepdim=True), 0.0)
+    seeds = np.array([row.request.seed for row in rows], dtype=np.uint64)
+    steps = np.array([len(row.written) for row in rows], dtype=np.uint64)
+    mass = chances.double().cumsum(-1)
+    target = torch.as_tensor(uniforms(seeds, steps), device=logits.device)[:, None] * mass[:, -1:]
+    chosen = torch.searchsorted(mass, target, right=True)[:, 0].tolist()
+    return chosen
+
+
+def _penalised(logits: torch.Tensor, written: Sequence[Sequence[int]], penalty: float) -> torch.Tensor:
+    if not any(written):
+        return logits
+    longest = max(len(tokens) for tokens in written)
+    # A row is filled up with its own first token, so that no place is written with two values.
+    index = np.array([[*tokens, *([tokens[0] if tokens else 0] * (longest - len(tokens)))] for tokens in written])
+    real = np.array([[bool(tokens)] for tokens in written])
+    places, any_written = (torch.as_tensor(array, device=logits.device) for array in (index, real))
+    values = logits.gather(1, places)
+    penalised = torch.where(values > 0, values / penalty, values * penalty)
+    return logits.scatter(1, places, torch.where(any_written, penalised, values))
+
+
+def _nucleus(chances: torch.Tensor, top_p: float) -> torch.Tensor:
+    """The likeliest tokens that make up the mass `top_p`; all others become 0."""
+    top = chances.topk(min(_LIKELIEST, chances.shape[-1]), -1).values
+    if bool((top.sum(-1) < top_p).any()):
+        top = chances.sort(-1, descending=True).values
+    inside = (top.cumsum(-1) - top < top_p).sum(-1, keepdim=True)
+    return chances.where(chances >= top.gather(1, inside - 1), 0.0)
