@@ -104,13 +104,27 @@ class Classifier:
         reasonings: list[str | None] = [self.codec.decode(tokens).strip() for tokens in written]
         return self._score(head, prompts, reasonings, encoded, batch_size)
 
+    def predict_given(
+        self, texts: Sequence[str], reasonings: Sequence[str], *, batch_size: int = 32
+    ) -> list[Prediction]:
+        """Labels for texts with the given reasonings in place of one's own (`qra`)."""
+        prompts: list[Tokens] = []
+        encoded: list[Encoded] = []
+        for text, reasoning in zip(texts, reasonings, strict=True):
+            tokens = reasoning_tokens(self.codec, reasoning)
+            room = self.task.max_seq_length - max(map(len, self.options)) - len(tokens)
+            prompt = classifier_prompt(text, self.task.labels, self.task.instruction, self.arm)
+            encoded.append(self.codec.encode(prompt, room))
+            prompts.append(encoded[-1].row + tokens)
+        return self._score(encoded[0].head, prompts, list(reasonings), encoded, batch_size) if texts else []
+
     def _reason(self, head: Tokens, rows: Sequence[Tokens], batch_size: int, on_text: OnText | None) -> list[Tokens]:
         """The reasonings' tokens, without the delimiter: up to it, to a terminator, or to the limit."""
         stops = (self.delimiter, *((token,) for token in self.codec.stops))
         sampling = Sampling(max_tokens=self.task.max_reasoning_tokens, stop=stops, batch_size=batch_size)
         watcher = _Watcher(self.codec, self.delimiter, on_text) if on_text is not None else None
         written: dict[int, Tokens] = {}
-        requests = [Request(index, row) for index, row in enumerate(rows)]
+        requests = sorted((Request(index, row) for index, row in enumerate(rows)), key=lambda one: len(one.tokens))
         for completion in self.model.generate(requests, sampling, prefix=head, on_token=watcher):
             written[completion.key] = completion.tokens
         if watcher is not None:

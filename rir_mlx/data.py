@@ -27,10 +27,11 @@ Part = Literal["train", "validation", "test"]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A text and its label."""
+    """A text and its label. `reasoning` is one that the user gave with them."""
 
     text: str
     label: str
+    reasoning: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ def load_labelled(
     if "train" in rows:
         rows["train"] = _sample_train(rows["train"], section.max_samples, seed, notes)
     used = {part: tuple(rows[part]) if part in parts and part in rows else () for part in sources}
-    notes += _overlaps(used["train"], used["test"])
+    notes += _overlaps(used)
     digest = _digest([["label", *pair] for pair in labels.items()], used)
     return LabelledData(labels, used["train"], used["validation"], used["test"], digest, tuple(notes))
 
@@ -164,6 +165,11 @@ def _text(value: Any, what: str) -> str:
     return value
 
 
+def _optional(value: Any) -> str | None:
+    """A reasoning, or None where the cell is empty: R-Gen then writes one."""
+    return None if value is None or not str(value).strip() else _text(value, "reasoning")
+
+
 def _name(value: Any, classes: tuple[str, ...] | None, what: str) -> str:
     """A label or answer as text: class ids by their names, other whole numbers by their digits."""
     if isinstance(value, bool):
@@ -187,9 +193,12 @@ def _name(value: Any, classes: tuple[str, ...] | None, what: str) -> str:
 
 def _row_reader(table: Table, known: Mapping[str, str]) -> Callable[[Sequence[Any]], Row]:
     classes, hints = table.class_names[1], dict[str, str]()
+    interned = dict[str, str]()
 
     def read(cells: Sequence[Any]) -> Row:
-        row = Row(_text(cells[0], "text"), _name(cells[1], classes, "label"))
+        label = _name(cells[1], classes, "label")
+        label = interned.setdefault(label, label)
+        row = Row(_text(cells[0], "text"), label, _optional(cells[2]) if len(cells) > 2 else None)
         if known and row.label not in known:
             if row.label not in hints:
                 hints[row.label] = did_you_mean(row.label, known)
@@ -249,7 +258,9 @@ def _read_rows(
     for part, source in sources.items():
         if source is None:
             continue
-        tables = read_tables(source, columns, f"data.{part}")
+        own = [Column("reasoning", "data.reasoning_column", section.reasoning_column)]
+        more = own if section.reasoning_column is not None and part != "test" else []
+        tables = read_tables(source, columns + more, f"data.{part}")
         try:
             rows[part] = _collect([(table, _row_reader(table, labels)) for table in tables], notes)
         except DataError as error:
@@ -366,14 +377,17 @@ def _sample_train(rows: list[Row], most: int | None, seed: int, notes: list[str]
     return _cap(rows, most, f"{seed}/train", at_least=1)
 
 
-def _overlaps(train: Sequence[Row], test: Sequence[Row]) -> Iterator[str]:
-    labels_of: dict[str, set[str]] = defaultdict(set)
-    for row in train:
-        labels_of[row.text].add(row.label)
-    if shared := len(labels_of.keys() & {row.text for row in test}):
-        yield f"texts that stand in both train and test: {shared:,}"
-    if torn := sum(len(labels) > 1 for labels in labels_of.values()):
-        yield f"texts that stand in train with more than one label: {torn:,}"
+def _overlaps(parts: Mapping[str, Sequence[Row]]) -> Iterator[str]:
+    label_of: dict[str, str] = {}
+    torn = set()
+    for row in parts["train"]:
+        if label_of.setdefault(row.text, row.label) != row.label:
+            torn.add(row.text)
+    for part in ("validation", "test"):
+        if shared := len({row.text for row in parts[part] if row.text in label_of}):
+            yield f"texts that stand in both train and {part}: {shared:,}"
+    if torn:
+        yield f"texts that stand in train with more than one label: {len(torn):,}"
 
 
 def _digest(head: Iterable[Sequence[str]], parts: Mapping[str, Sequence[Row] | Sequence[Triple]]) -> str:
@@ -383,6 +397,7 @@ def _digest(head: Iterable[Sequence[str]], parts: Mapping[str, Sequence[Row] | S
         digest.update(json.dumps(line).encode() + b"\n")
     for part, rows in parts.items():
         for row in rows:
-            values = [row.text, row.label] if isinstance(row, Row) else [row.question, row.answer, row.reasoning]
+            values = [row.question, row.answer] if isinstance(row, Triple) else [row.text, row.label]
+            values += [row.reasoning] if row.reasoning is not None else []
             digest.update(json.dumps([part, *values]).encode() + b"\n")
     return digest.hexdigest()

@@ -11,10 +11,11 @@ from typing import Any, Self
 
 
 class Interrupts:
-    """While it is open, the first SIGINT or SIGTERM sets `asked`; the second ends at once."""
+    """While it is open, the first SIGINT or SIGTERM sets `asked`, and says what is finished first; the second ends at
+    once."""
 
-    def __init__(self, *, loud: bool) -> None:
-        self.loud = loud
+    def __init__(self, *, loud: bool, first: str = "Stops after this step") -> None:
+        self.loud, self.first = loud, first
         self.asked = False
         self._before: dict[int, Any] = {}
 
@@ -35,4 +36,4 @@ class Interrupts:
             raise KeyboardInterrupt
         self.asked = True
         if self.loud:  # written past Python's buffers, which this signal may have found in use
-            os.write(sys.stderr.fileno(), b"\nStops after this step; once more stops at once.\n")
+            os.write(sys.stderr.fileno(), f"\n{self.first}; once more stops at once.\n".encode())

@@ -39,6 +39,11 @@ class Prompt:
     tail: tuple[Piece, ...] = ()
     answer_start: str = ""
 
+    @property
+    def message(self) -> str:
+        """The whole user message as text, for a server that applies its own chat template."""
+        return "".join(piece.text for piece in (*self.head, Piece(self.text), *self.tail))
+
 
 def rgen_prompt(question: str, answer: str) -> Prompt:
     """R-Gen's prompt: a question and its answer, asking for the reasoning between them (stage 1, (Q, A) → R)."""

@@ -21,6 +21,7 @@ SHIPPED = ("demo", "emotion", "emotion-tiny", "paper", "custom")
 
 
 Reporter = Literal["tensorboard", "wandb", "trackio"]
+Gate = Literal["repeating", "copying", "restating", "another label"]
 OptimizerName = Literal["adamw", "adam", "sgd", "rmsprop", "adagrad", "adafactor"]
 
 
@@ -71,6 +72,9 @@ class DataSection(Section):
     """Column of the text; the usual names (text, sentence, content, …) are found alone."""
     label_column: str | None = None
     """Column of the label; the usual names (label, category, class, …) are found alone."""
+    reasoning_column: str | None = None
+    """Column with a reasoning of your own for each training (and validation) row. It passes the same gates as R-Gen's;
+    R-Gen writes only where the cell is empty."""
     labels: Annotated[dict[str, str], BeforeValidator(_labels_from_list)] = {}
     """The labels, with a description each (may be empty). None at all: every label of the training rows."""
     instruction: str = "Which emotion does the writer of the text express?"
@@ -187,16 +191,49 @@ class ClassifierSection(TrainingSection):
 
 
 class AugmentSection(Section):
-    """R-Gen writes a reasoning for every labelled row."""
+    """A reasoning for every labelled row, written by R-Gen or by a model on a server."""
 
+    engine: Literal["local", "openai", "ray"] = "local"
+    """Who writes: `local`, R-Gen in this process; `ray`, R-Gen on the workers of a Ray cluster; `openai`, the model of
+    an OpenAI-compatible server."""
+    n: int = Field(default=1, ge=1, le=64)
+    """Reasonings a row. Of several, the one is kept that makes the label the likeliest once all label words are blanked
+    out. More than one needs a temperature."""
+    retries: int = Field(default=2, ge=0)
+    """A row whose reasonings are all rejected is written again up to so many times, with new seeds and at a temperature
+    of at least 0.7."""
+    gates: tuple[Gate, ...] = get_args(Gate)
+    """Rules that a reasoning must pass: not `repeating` itself, not `copying` the text, not only `restating` the label,
+    not concluding `another label`. One that is empty, cut off, or holds control tokens or the label's delimiter is
+    always rejected."""
     max_tokens: int = Field(default=128, ge=1)
     """Longest reasoning, in tokens. Longer ones are cut off and rejected."""
     temperature: float = Field(default=0.0, ge=0)
     """0 always takes the likeliest token."""
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Draw from the likeliest tokens that make up this mass."""
+    min_p: float = Field(default=0.0, ge=0, lt=1)
+    """Draw from tokens that are at least this share as likely as the likeliest."""
+    repetition_penalty: float = Field(default=1.0, ge=1)
+    """Above 1, tokens that the reasoning holds already become less likely."""
     batch_size: int = Field(default=32, ge=1)
     """Rows that are written together."""
+    base_url: str | None = None
+    """Address of the server for `openai`, as http://127.0.0.1:8080/v1. Its key is read from OPENAI_API_KEY."""
+    server_model: str | None = None
+    """Model to ask the server for; its first where nothing is said."""
+    concurrency: int = Field(default=16, ge=1)
+    """Requests that a server answers at a time."""
+    workers: int = Field(default=2, ge=1)
+    """Workers of `ray`; each loads the model."""
+
+    @model_validator(mode="after")
+    def _several_differ(self) -> Self:
+        if self.n > 1 and self.temperature == 0:
+            raise ValueError("n above 1 needs a temperature above 0: the likeliest text is one")
+        if self.engine == "openai" and not self.base_url:
+            raise ValueError("engine openai needs base_url, as http://127.0.0.1:8080/v1")
+        return self
 
 
 class EvaluateSection(Section):

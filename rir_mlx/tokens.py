@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -53,41 +54,62 @@ class Codec:
         self.terminator = self._find_terminator()
         self.stops = tuple(sorted({self.terminator, *_eos_ids(folder), *_as_ids(self.tokenizer.eos_token_id)}))
         self._rendered: dict[tuple[tuple[str | None, ...], str], list[Tokens]] = {}
+        self._around = lru_cache(maxsize=4096)(self._encode_around)
+        self._control = frozenset({*self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder})
 
     def given(self, text: str) -> Tokens:
         """Ids of text that a user gave: `<|eot_id|>` in it is spelt out, never a control token."""
-        return tuple(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+        return tuple(self._given_many([text])[0])
+
+    def _given_many(self, texts: list[str]) -> list[list[int]]:
+        plain = {"add_special_tokens": False, "split_special_tokens": True, "return_attention_mask": False}
+        ids: list[list[int]] = self.tokenizer(texts, **plain)["input_ids"] if texts else []
+        return ids
 
     def constant(self, text: str) -> Tokens:
         """Ids of text that we or the template wrote, control tokens included."""
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else ()
 
     def decode(self, tokens: Sequence[int]) -> str:
-        text: str = self.tokenizer.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        text: str = self.tokenizer.backend_tokenizer.decode(list(tokens), skip_special_tokens=False)
         return text
 
     def has_control(self, tokens: Iterable[int]) -> bool:
-        return not set(tokens).isdisjoint(self.tokenizer.all_special_ids) or any(
-            self.tokenizer.added_tokens_decoder.get(token) is not None for token in tokens
-        )
+        return not self._control.isdisjoint(tokens)
 
     def encode(self, prompt: Prompt, max_tokens: int) -> Encoded:
         """The prompt in at most `max_tokens` ids; the end of its text is cut where it is longer.
 
         Raises UserError where the rest of the prompt alone is longer than that."""
-        pieces = (*prompt.head, Piece(prompt.text, given=True), *prompt.tail)
-        constants = self._constants(tuple(None if p.given else p.text for p in pieces), prompt.answer_start)
+        return self.encode_many([prompt], max_tokens)[0]
+
+    def encode_many(self, prompts: Sequence[Prompt], max_tokens: int) -> list[Encoded]:
+        """`encode` for each of the prompts, several times as fast."""
+        encoded = []
+        for prompt, ids in zip(prompts, self._given_many([prompt.text for prompt in prompts]), strict=True):
+            before, after = self._around(prompt.head, prompt.tail, prompt.answer_start)
+            room = max_tokens - len(before) - len(after)
+            if room < 1:
+                raise UserError(
+                    f"The prompt without its text takes {len(before) + len(after)} tokens; {max_tokens} are left for "
+                    "it.",
+                    mend="Raise max_seq_length, or shorten the instruction and the label descriptions.",
+                )
+            encoded.append(Encoded(before, (*ids[:room], *after), max(0, len(ids) - room)))
+        return encoded
+
+    def _encode_around(
+        self, head: tuple[Piece, ...], tail: tuple[Piece, ...], answer_start: str
+    ) -> tuple[Tokens, Tokens]:
+        """Ids of what stands before a prompt's text, and after it."""
+        pieces = (*head, Piece("", given=True), *tail)
+        constants = self._constants(tuple(None if p.given else p.text for p in pieces), answer_start)
         slots = [self.given(piece.text) for piece in pieces if piece.given]
-        slot = sum(piece.given for piece in prompt.head)
-        before = _interleave(constants[: slot + 1], slots[:slot])
-        after = _interleave(constants[slot + 1 :], slots[slot + 1 :])
-        room = max_tokens - len(before) - len(after)
-        if room < 1:
-            raise UserError(
-                f"The prompt without its text takes {len(before) + len(after)} tokens; {max_tokens} are left for it.",
-                mend="Raise max_seq_length, or shorten the instruction and the label descriptions.",
-            )
-        return Encoded(before, slots[slot][:room] + after, max(0, len(slots[slot]) - room))
+        slot = sum(piece.given for piece in head)
+        return (
+            _interleave(constants[: slot + 1], slots[:slot]),
+            _interleave(constants[slot + 1 :], slots[slot + 1 :]),
+        )
 
     def _constants(self, texts: tuple[str | None, ...], answer_start: str) -> list[Tokens]:
         """Ids of what stands around the given pieces (None in `texts`) of a message, in the rendered template."""

@@ -1,8 +1,9 @@
-"""Augmentation: nothing is written twice, nothing is lost, and what is unfit to learn from is set aside."""
+"""Augmentation: nothing is written twice or lost, what is rejected is written again, and the best is chosen."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,283 +11,437 @@ from typing import Any
 
 import pytest
 
-from rir_mlx import augment
-from rir_mlx.augment import Job, gate, read_journal, statistics, write_reasonings
-from rir_mlx.backends.base import Completion, OnToken, Request, Sampling, Tokens
+from rir_mlx.augment import Augmentation, Job, Outcome, flag
+from rir_mlx.backends.base import Sampling
+from rir_mlx.backends.fake import FakeBackend
+from rir_mlx.classifier import Classifier, Task
 from rir_mlx.data import Row
-from rir_mlx.errors import Failure
+from rir_mlx.engines.base import Order, Question, Written
+from rir_mlx.engines.local import LocalEngine
+from rir_mlx.journal import Journal, read_results
 from rir_mlx.progress import Silent
+from rir_mlx.quality import GATES, Judge
+from rir_mlx.tally import Tally
 from rir_mlx.tokens import Codec
 
 LABELS = ["joy", "sadness"]
+QUESTION = Question(LABELS, "Which label fits?")
+IDENTITY = {"model": "m", "revision": "1", "adapter": "a"}
 
 
 class Writer:
-    """Writes `because …` for each row, and remembers what it was asked. Raises after `dies_after` rows."""
+    """Writes what `says` makes of an order, and remembers what it was asked. Raises after `dies_after` orders."""
 
-    def __init__(self, codec: Codec, dies_after: int | None = None) -> None:
-        self.codec, self.dies_after = codec, dies_after
-        self.asked: list[Request] = []
-        self.prefixes: list[Tokens] = []
+    def __init__(self, says: Callable[[Order], str] | None = None, dies_after: int | None = None) -> None:
+        self.says = says or (lambda order: f"It has to do with {order.text[::-1]}, plainly.")
+        self.dies_after = dies_after
+        self.asked: list[Order] = []
+        self.sampled: list[Sampling] = []
 
-    def generate(
-        self, requests: Iterable[Request], sampling: Sampling, *, prefix: Tokens = (), on_token: OnToken | None = None
-    ) -> Iterator[Completion]:
-        self.prefixes.append(prefix)
-        # The last first: completions come as rows finish, in no promised order.
-        for count, request in enumerate(reversed(list(requests))):
-            if count == self.dies_after:
+    def identity(self) -> dict[str, str]:
+        return IDENTITY
+
+    def write(self, orders: Iterable[Order], sampling: Sampling) -> Iterator[Written]:
+        self.sampled.append(sampling)
+        for order in orders:
+            if len(self.asked) == self.dies_after:
                 raise KeyboardInterrupt
-            self.asked.append(request)
-            text = self.codec.decode(request.tokens).partition("\n")[0]
-            yield Completion(request.key, self.codec.given(f"because {text}"), "stop")
+            self.asked.append(order)
+            text = self.says(order)
+            yield Written(order.key, text, len(text.split()), "stop")
+
+    def close(self) -> None:
+        return
 
 
 def rows_of(*texts: str, label: str = "joy") -> list[Row]:
     return [Row(text, label) for text in texts]
 
 
-def job_of(**changes: Any) -> Job:
-    sampling = Sampling(max_tokens=32)
-    return replace(Job(LABELS, "Which label fits?", sampling, 0, "adapter-1", 512), **changes)
-
-
-def write(model: Any, codec: Codec, rows: list[Row], journal: Path, job: Job | None = None) -> list[dict[str, Any]]:
-    return write_reasonings(model, codec, rows, job or job_of(), journal=journal, progress=Silent(), what="augment")
-
-
 ROWS = [*rows_of("one", "two \U0001f642", "three"), *rows_of("four", "five", label="sadness")]
+JOB = Job("prompt", Sampling(max_tokens=32), seed=0)
 
 
-def test_results_are_in_the_order_of_the_rows(codec: Codec, tmp_path: Path) -> None:
-    results = write(Writer(codec), codec, ROWS, tmp_path / "journal")
-    assert [(one["text"], one["label"], one["reasoning"]) for one in results] == [
-        (row.text, row.label, f"because {row.text}") for row in ROWS
-    ]
-    assert all(set(one) == {"text", "label", "reasoning", "tokens", "rejected"} for one in results)
-    assert [one["rejected"] for one in results] == [None] * len(ROWS)
-    assert [one["tokens"] for one in results] == [len(codec.given(f"because {row.text}")) for row in ROWS]
+def run(
+    codec: Codec,
+    rows: list[Row],
+    journal: Path,
+    engine: Writer,
+    job: Job = JOB,
+    identity: dict[str, str] | None = None,
+    gates: Any = GATES,
+    stopped: Callable[[], bool] = lambda: False,
+) -> list[Outcome]:
+    judge = Judge(codec, LABELS, QUESTION.instruction, gates)
+    with Journal(journal, flag(judge)) as opened:
+        augmentation = Augmentation(rows, job, identity or IDENTITY, judge, opened)
+        augmentation.write(engine, Silent(), stopped)
+        return list(augmentation.outcomes())
+
+
+def kept(outcomes: list[Outcome]) -> list[str | None]:
+    return [one.kept["reasoning"] if one.kept else None for one in outcomes]
+
+
+def test_outcomes_are_in_the_order_of_the_rows(codec: Codec, tmp_path: Path) -> None:
+    outcomes = run(codec, ROWS, tmp_path / "journal", Writer())
+    assert [one.row for one in outcomes] == ROWS
+    assert kept(outcomes) == [f"It has to do with {row.text[::-1]}, plainly." for row in ROWS]
 
 
 def test_a_finished_job_asks_for_nothing_again(codec: Codec, tmp_path: Path) -> None:
-    first = write(Writer(codec), codec, ROWS, tmp_path / "journal")
+    first = run(codec, ROWS, tmp_path / "journal", Writer())
     before = (tmp_path / "journal").read_bytes()
-    again = Writer(codec)
-    assert write(again, codec, ROWS, tmp_path / "journal") == first
+    again = Writer()
+    assert run(codec, ROWS, tmp_path / "journal", again) == first
     assert again.asked == []
     assert (tmp_path / "journal").read_bytes() == before
 
 
 @pytest.mark.parametrize("dies_after", [0, 1, 4])
 def test_a_job_killed_in_the_middle_writes_every_row_once(codec: Codec, tmp_path: Path, dies_after: int) -> None:
-    journal = tmp_path / "journal"
-    dying = Writer(codec, dies_after)
+    dying, after = Writer(dies_after=dies_after), Writer()
     with pytest.raises(KeyboardInterrupt):
-        write(dying, codec, ROWS, journal)
-    assert len(journal.read_bytes().splitlines()) == dies_after
-    after = Writer(codec)
-    results = write(after, codec, ROWS, journal)
+        run(codec, ROWS, tmp_path / "journal", dying)
+    outcomes = run(codec, ROWS, tmp_path / "journal", after)
     assert len(after.asked) == len(ROWS) - dies_after
     assert {one.key for one in after.asked}.isdisjoint(one.key for one in dying.asked)
-    assert results == write(Writer(codec), codec, ROWS, tmp_path / "other journal")
-    keys = [json.loads(line)["key"] for line in journal.read_text(encoding="utf-8").splitlines()]
+    assert outcomes == run(codec, ROWS, tmp_path / "other journal", Writer())
+    keys = [result["key"] for result in read_results(tmp_path / "journal")]
     assert len(keys) == len(set(keys)) == len(ROWS)
 
 
-@pytest.mark.parametrize("torn", [1, 5, 20, 60])
-def test_a_torn_last_line_is_cut_off_and_written_anew(codec: Codec, tmp_path: Path, torn: int) -> None:
-    """Appended after a torn line, the next result would have been lost with it."""
-    journal = tmp_path / "journal"
-    expected = write(Writer(codec), codec, ROWS, journal)
-    whole = journal.read_bytes()
-    assert len(whole.splitlines()[-1]) > torn
-    journal.write_bytes(whole[:-torn])
-    after = Writer(codec)
-    assert write(after, codec, ROWS, journal) == expected
-    assert len(after.asked) == 1
-    lines = journal.read_text(encoding="utf-8").splitlines()
-    assert len({json.loads(line)["key"] for line in lines}) == len(lines) == len(ROWS)
-
-
-def test_a_line_torn_inside_a_character_is_cut_off(codec: Codec, tmp_path: Path) -> None:
-    journal = tmp_path / "journal"
-    write(Writer(codec), codec, rows_of("one", "smile \U0001f642"), journal)
-    whole = journal.read_bytes()
-    place = whole.index("\U0001f642".encode())
-    lines = whole.splitlines(keepends=True)
-    torn = next(line for line in lines if "\U0001f642".encode() in line)
-    other = b"".join(line for line in lines if line != torn)
-    journal.write_bytes(other + torn[: torn.index("\U0001f642".encode()) + 2])
-    assert place > 0
-    results = write(Writer(codec), codec, rows_of("one", "smile \U0001f642"), journal)
-    assert results[1]["reasoning"] == "because smile \U0001f642"
-    assert len(list(read_journal(journal))) == 2
-
-
-def test_a_journal_that_is_not_there_holds_nothing(tmp_path: Path) -> None:
-    assert list(read_journal(tmp_path / "nothing")) == []
-    assert not (tmp_path / "nothing").exists()
+def test_a_stop_finishes_what_was_taken_and_takes_nothing_more(codec: Codec, tmp_path: Path) -> None:
+    first = Writer()
+    run(codec, ROWS, tmp_path / "journal", first, stopped=lambda: len(first.asked) >= 2)
+    assert len(first.asked) == len(list(read_results(tmp_path / "journal"))) == 2
+    after = Writer()
+    run(codec, ROWS, tmp_path / "journal", after)
+    assert len(after.asked) == len(ROWS) - 2
 
 
 def test_rows_that_are_alike_are_written_once(codec: Codec, tmp_path: Path) -> None:
-    model = Writer(codec)
+    engine = Writer()
     rows = [*rows_of("same", "other", "same"), Row("same", "sadness")]
-    results = write(model, codec, rows, tmp_path / "journal")
-    assert len(model.asked) == 3
-    assert len((tmp_path / "journal").read_text().splitlines()) == 3
-    assert results[0] == results[2]
-    assert [one["label"] for one in results] == ["joy", "joy", "joy", "sadness"]
+    outcomes = run(codec, rows, tmp_path / "journal", engine)
+    assert len(engine.asked) == 3
+    assert outcomes[0].kept == outcomes[2].kept
+    assert [one.kept["label"] for one in outcomes if one.kept] == ["joy", "joy", "joy", "sadness"]
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"seed": 1},
-        {"adapter": "adapter-2"},
-        {"instruction": "What now?"},
-        {"labels": ["joy", "anger"]},
-        {"sampling": Sampling(max_tokens=31)},
-        {"sampling": Sampling(max_tokens=32, temperature=0.5)},
-        {"sampling": Sampling(max_tokens=32, top_p=0.9)},
-    ],
-    ids=str,
-)
+CHANGES: list[tuple[dict[str, Any], dict[str, str]]] = [
+    ({"seed": 1}, {}),
+    ({"prompt": "another"}, {}),
+    ({"sampling": Sampling(max_tokens=31)}, {}),
+    ({"sampling": Sampling(max_tokens=32, temperature=0.5)}, {}),
+    ({"sampling": Sampling(max_tokens=32, top_p=0.9)}, {}),
+    ({"sampling": Sampling(max_tokens=32, min_p=0.1)}, {}),
+    ({"sampling": Sampling(max_tokens=32, repetition_penalty=1.1)}, {}),
+    ({}, {"adapter": "b"}),
+    ({}, {"revision": "2"}),
+    ({}, {"model": "n"}),
+]
+
+
+@pytest.mark.parametrize(("job", "identity"), CHANGES, ids=str)
 def test_whatever_decides_a_reasoning_makes_it_written_anew(
-    codec: Codec, tmp_path: Path, change: dict[str, Any]
+    codec: Codec, tmp_path: Path, job: dict[str, Any], identity: dict[str, str]
 ) -> None:
-    write(Writer(codec), codec, ROWS, tmp_path / "journal")
-    again = Writer(codec)
-    write(again, codec, ROWS, tmp_path / "journal", job_of(**change))
+    run(codec, ROWS, tmp_path / "journal", Writer())
+    again = Writer()
+    run(codec, ROWS, tmp_path / "journal", again, replace(JOB, **job), IDENTITY | identity)
     assert len(again.asked) == len(ROWS)
 
 
-def test_the_batch_size_does_not(codec: Codec, tmp_path: Path) -> None:
-    write(Writer(codec), codec, ROWS, tmp_path / "journal")
-    again = Writer(codec)
-    write(again, codec, ROWS, tmp_path / "journal", job_of(sampling=Sampling(max_tokens=32, batch_size=1)))
+@pytest.mark.parametrize(
+    ("job", "identity"), [({"sampling": Sampling(max_tokens=32, batch_size=1)}, {}), ({}, {"server": "elsewhere"})]
+)
+def test_what_decides_nothing_does_not(
+    codec: Codec, tmp_path: Path, job: dict[str, Any], identity: dict[str, str]
+) -> None:
+    run(codec, ROWS, tmp_path / "journal", Writer())
+    again = Writer()
+    run(codec, ROWS, tmp_path / "journal", again, replace(JOB, **job), IDENTITY | identity)
     assert again.asked == []
 
 
 def test_a_rows_seed_is_its_own_and_stays_when_the_others_change(codec: Codec, tmp_path: Path) -> None:
-    all_rows, one_row = Writer(codec), Writer(codec)
-    write(all_rows, codec, ROWS, tmp_path / "journal")
-    write(one_row, codec, ROWS[2:3], tmp_path / "other journal")
-    seeds = {request.key: request.seed for request in all_rows.asked}
+    all_rows, one_row = Writer(), Writer()
+    run(codec, ROWS, tmp_path / "journal", all_rows)
+    run(codec, ROWS[2:3], tmp_path / "other journal", one_row)
+    seeds = {order.text: order.seed for order in all_rows.asked}
     assert len(set(seeds.values())) == len(ROWS)
-    assert one_row.asked[0].seed == seeds[2]
+    assert one_row.asked[0].seed == seeds["three"]
+    assert all(0 <= seed < 2**63 for seed in seeds.values())
 
 
-def test_a_long_text_leaves_room_for_its_reasoning(codec: Codec, tmp_path: Path) -> None:
-    model = Writer(codec)
-    job = job_of(max_seq_length=220, sampling=Sampling(max_tokens=50))
-    write(model, codec, rows_of("happy because my friend came home " * 40), tmp_path / "journal", job)
-    assert len(model.prefixes[0]) + len(model.asked[0].tokens) == 170
+def test_rows_come_shortest_first(codec: Codec, tmp_path: Path) -> None:
+    """Side by side, texts of like length need the least padding."""
+    engine = Writer()
+    run(codec, rows_of("b" * 30, "c", "d" * 12, "e" * 7), tmp_path / "journal", engine)
+    assert [len(order.text) for order in engine.asked] == [1, 7, 12, 30]
 
 
 def test_no_rows_are_no_work(codec: Codec, tmp_path: Path) -> None:
-    assert write(Writer(codec), codec, [], tmp_path / "journal") == []
+    engine = Writer()
+    assert run(codec, [], tmp_path / "journal", engine) == []
+    assert engine.sampled == []
 
 
-def test_a_full_disk_says_that_what_was_written_is_kept(
-    codec: Codec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Full:
-        name = str(tmp_path / "journal")
-
-        def write(self, text: str) -> None:
-            raise OSError(28, "No space left on device")
-
-        def close(self) -> None:
-            return
-
-    appending = augment._appending(tmp_path / "journal")
-    appending.file.close()
-    monkeypatch.setattr(appending, "file", Full())
-    with appending as append, pytest.raises(Failure, match=r"No space left on device.*is kept") as failed:
-        append({"key": "x"})
-    assert "same command again" in failed.value.mend
+# rejected and written again
 
 
-# gates
+def stubborn(times: int) -> Callable[[Order], str]:
+    """Empty texts for `two`, so many times."""
+    left = Counter(two=times)
+
+    def says(order: Order) -> str:
+        if order.text.startswith("two") and left["two"]:
+            left["two"] -= 1
+            return " "
+        return f"It has to do with {order.text[::-1]}, plainly ({order.seed % 7})."
+
+    return says
 
 
-Made = Callable[[Codec], tuple[Tokens, str]]
-
-CASES: list[tuple[str | None, str, Made]] = [
-    (None, "a plain reasoning", lambda c: (c.given("The writer smiles, so joy."), "stop")),
-    (None, "line breaks and emoji", lambda c: (c.given("First.\n\nThen \U0001f642.\n"), "stop")),
-    (None, "the word label without its colon", lambda c: (c.given("So the\nLabel fits, and the label: joy"), "stop")),
-    (None, "a control token that is spelt out", lambda c: (c.given("They write <|eot_id|> here."), "stop")),
-    ("cut off", "it ran into the limit", lambda c: (c.given("The writer smiles, so joy."), "length")),
-    ("empty", "no tokens at all", lambda c: ((), "stop")),
-    ("empty", "white space", lambda c: (c.given(" \n\t "), "stop")),
-    ("control", "an end of turn inside", lambda c: ((*c.given("a"), c.terminator, *c.given("b")), "stop")),
-    ("control", "a header inside", lambda c: ((*c.constant("<|start_header_id|>"), *c.given("user")), "stop")),
-    ("delimiter", "the delimiter inside", lambda c: (c.given("Smiles.\nLabel: joy"), "stop")),
-    ("delimiter", "the delimiter at the start", lambda c: (c.given("Label: joy, as they smile"), "stop")),
-    ("delimiter", "the delimiter at the end", lambda c: (c.given("Smiles.\nLabel:"), "stop")),
-]
+def test_a_rejected_row_is_written_again_with_a_new_seed_and_warmer(codec: Codec, tmp_path: Path) -> None:
+    engine = Writer(stubborn(2))
+    outcomes = run(codec, ROWS, tmp_path / "journal", engine, replace(JOB, retries=3))
+    assert len(engine.asked) == len(ROWS) + 2
+    again = [order for order in engine.asked if order.text.startswith("two")]
+    assert len({order.seed for order in again}) == len({order.key for order in again}) == 3
+    assert [sampling.temperature for sampling in engine.sampled] == [0.0, 0.7, 0.7]
+    assert all(one.kept for one in outcomes)
+    assert [(one.rejected, one.attempt) for one in outcomes[1].rejected] == [("empty", 0), ("empty", 1)]
+    assert outcomes[1].kept
+    assert outcomes[1].kept["provenance"]["attempt"] == 2
+    assert outcomes[1].kept["provenance"]["sampling"]["temperature"] == 0.7
 
 
-@pytest.mark.parametrize(("reason", "what", "made"), CASES, ids=[what for _, what, _ in CASES])
-def test_gates(codec: Codec, reason: str | None, what: str, made: Made) -> None:
-    tokens, finish_reason = made(codec)
-    assert gate(codec, tokens, finish_reason) == reason
+def test_it_is_given_up_at_the_limit(codec: Codec, tmp_path: Path) -> None:
+    engine = Writer(stubborn(100))
+    outcomes = run(codec, ROWS, tmp_path / "journal", engine, replace(JOB, retries=2))
+    assert len(engine.asked) == len(ROWS) + 2
+    assert outcomes[1].kept is None
+    assert [one.attempt for one in outcomes[1].rejected] == [0, 1, 2]
 
 
-def test_what_passes_the_gates_is_learned_up_to_one_delimiter(codec: Codec) -> None:
-    """A classifier stops at the first delimiter: a second one in what it learned would put its label elsewhere."""
-    from rir_mlx.classifier import reasoning_tokens
-
-    delimiter = codec.constant("\nLabel:")
-    passed = [codec.decode(made(codec)[0]) for reason, _, made in CASES if reason is None]
-    assert len(passed) == 4
-    for text in passed:
-        tokens = reasoning_tokens(codec, text)
-        places = [at for at in range(len(tokens)) if tokens[at : at + len(delimiter)] == delimiter]
-        assert places == [len(tokens) - len(delimiter)]
+def test_killed_while_rejected_rows_are_written_again_it_continues(codec: Codec, tmp_path: Path) -> None:
+    job = replace(JOB, retries=3)
+    whole = run(codec, ROWS, tmp_path / "whole", Writer(stubborn(2)), job)
+    says = stubborn(2)
+    for dies_after in (2, 3, 1):
+        with pytest.raises(KeyboardInterrupt):
+            run(codec, ROWS, tmp_path / "journal", Writer(says, dies_after), job)
+    assert run(codec, ROWS, tmp_path / "journal", Writer(says), job) == whole
+    assert len(list(read_results(tmp_path / "journal"))) == len(ROWS) + 2
 
 
-def test_what_is_rejected_is_kept_in_the_journal_with_its_reason(codec: Codec, tmp_path: Path) -> None:
-    class Empty(Writer):
-        def generate(self, requests: Iterable[Request], *_: Any, **__: Any) -> Iterator[Completion]:
-            for request in requests:
-                yield Completion(request.key, (), "stop")
+def test_other_gates_judge_what_is_there_and_write_only_what_they_reject(codec: Codec, tmp_path: Path) -> None:
+    def says(order: Order) -> str:
+        return "The label is joy." if order.text == "one" else f"It has to do with {order.text[::-1]}, plainly."
 
-    results = write(Empty(codec), codec, ROWS[:2], tmp_path / "journal")
-    assert [one["rejected"] for one in results] == ["empty", "empty"]
-    again = Writer(codec)
-    assert write(again, codec, ROWS[:2], tmp_path / "journal") == results
-    assert again.asked == []
-
-
-def test_statistics_count_what_was_kept_and_why_not() -> None:
-    def result(label: str, rejected: str | None, tokens: int) -> dict[str, Any]:
-        return {"text": "x", "label": label, "reasoning": "y", "rejected": rejected, "tokens": tokens}
-
-    results = [
-        result("joy", None, 10),
-        result("joy", "empty", 1),
-        result("joy", None, 20),
-        result("joy", "cut off", 64),
-        result("anger", "empty", 0),
-    ]
-    assert statistics(results) == {
-        "rows": 5,
-        "kept": 2,
-        "rejected": {"empty": 2, "cut off": 1},
-        "kept_by_label": {"anger": 0.0, "joy": 0.5},
-        "tokens": 95,
-        "mean_tokens_kept": 15.0,
-    }
+    run(codec, ROWS, tmp_path / "journal", Writer(says), gates=())
+    engine = Writer()
+    outcomes = run(codec, ROWS, tmp_path / "journal", engine, replace(JOB, retries=1))
+    assert [order.text for order in engine.asked] == ["one"]
+    assert [one.rejected for one in outcomes[0].rejected] == ["restating"]
+    none = Writer()
+    assert kept(run(codec, ROWS, tmp_path / "journal", none, gates=()))[0] == "The label is joy."
+    assert none.asked == []
 
 
-def test_statistics_of_nothing() -> None:
-    assert statistics(iter([])) == {
-        "rows": 0,
-        "kept": 0,
-        "rejected": {},
-        "kept_by_label": {},
-        "tokens": 0,
-        "mean_tokens_kept": 0.0,
-    }
+# a reasoning of one's own
+
+
+def test_own_reasonings_are_judged_and_never_written(codec: Codec, tmp_path: Path) -> None:
+    engine = Writer()
+    rows = [Row("one", "joy", "Their friend came home."), Row("two", "joy", "joy joy joy joy"), Row("three", "joy")]
+    outcomes = run(codec, rows, tmp_path / "journal", engine, replace(JOB, retries=1))
+    assert [order.text for order in engine.asked] == ["three"]
+    assert outcomes[0].kept
+    assert outcomes[0].kept["reasoning"] == "Their friend came home."
+    assert outcomes[0].kept["provenance"]["engine"] == "given"
+    assert outcomes[1].kept is None
+    assert [one.rejected for one in outcomes[1].rejected] == ["repeating"]
+
+
+# provenance
+
+
+def test_every_row_says_where_its_reasoning_comes_from(codec: Codec, tmp_path: Path) -> None:
+    from rir_mlx import __version__
+
+    engine = Writer()
+    outcomes = run(codec, ROWS, tmp_path / "journal", engine, identity=IDENTITY | {"server": "http://here"})
+    seeds = {order.text: order.seed for order in engine.asked}
+    for one in outcomes:
+        assert one.kept
+        assert one.kept["provenance"] == {
+            **IDENTITY,
+            "server": "http://here",
+            "prompt": "prompt",
+            "seed": seeds[one.row.text],
+            "k": 0,
+            "attempt": 0,
+            "sampling": {
+                "max_tokens": 32,
+                "temperature": 0.0,
+                "top_p": 1.0,
+                "min_p": 0.0,
+                "repetition_penalty": 1.0,
+            },
+            "version": __version__,
+        }
+
+
+# several a row
+
+
+def choosing(codec: Codec, tmp_path: Path, name: str = "journal", n: int = 4) -> tuple[list[Outcome], Path]:
+    from rir_mlx.models import resolve_model
+
+    journal = tmp_path / name
+    model = FakeBackend().load(resolve_model("builtin:tiny-llama").folder)
+    job = Job("prompt", Sampling(max_tokens=16, temperature=1.0), 0, n=n)
+    judge = Judge(codec, LABELS, QUESTION.instruction)
+    task = Task(dict.fromkeys(LABELS, ""), QUESTION.instruction, 400, 64)
+    with Journal(journal, flag(judge)) as opened:
+        augmentation = Augmentation(ROWS, job, IDENTITY, judge, opened)
+        says = Writer(lambda order: " " if order.seed % 5 == 0 else f"Number {order.seed % 1000}, {order.label}.")
+        augmentation.write(says, Silent())
+        scorer = Classifier(model, codec, task, "qra")
+        augmentation.choose(scorer, Silent(), batch_size=4, stopped=lambda: False)
+        assert augmentation.choices_due() == 0
+        return list(augmentation.outcomes()), journal
+
+
+def test_of_several_the_one_is_kept_under_which_the_label_is_likeliest(codec: Codec, tmp_path: Path) -> None:
+    from rir_mlx.models import resolve_model
+
+    outcomes, journal = choosing(codec, tmp_path)
+    written = [one for one in read_results(journal) if "reasoning" in one]
+    assert len(written) == 4 * len(ROWS)
+    model = FakeBackend().load(resolve_model("builtin:tiny-llama").folder)
+    scorer = Classifier(model, codec, Task(dict.fromkeys(LABELS, ""), QUESTION.instruction, 400, 64), "qra")
+    for one in outcomes:
+        assert one.kept
+        choice = one.kept["choice"]
+        masked = one.kept["reasoning"].replace(one.row.label, "___")
+        [prediction] = scorer.predict_given([one.row.text], [masked])
+        assert choice["chance"] == pytest.approx(prediction.probabilities[one.row.label], abs=1e-9)
+        assert choice["of"] + len(one.rejected) == 4
+        assert choice["margin"] >= 0
+    assert len({one.kept["provenance"]["k"] for one in outcomes if one.kept}) > 1
+
+
+def test_a_choice_is_made_once(codec: Codec, tmp_path: Path) -> None:
+    first, journal = choosing(codec, tmp_path)
+    before = journal.read_bytes()
+    assert choosing(codec, tmp_path)[0] == first
+    assert journal.read_bytes() == before
+
+
+def test_a_tie_is_recorded_and_the_first_is_kept(codec: Codec, tmp_path: Path) -> None:
+    judge = Judge(codec, LABELS, QUESTION.instruction)
+    with Journal(tmp_path / "journal", flag(judge)) as opened:
+        job = Job("prompt", Sampling(max_tokens=16, temperature=1.0), 0, n=3)
+        augmentation = Augmentation(ROWS[:1], job, IDENTITY, judge, opened)
+        augmentation.write(Writer(lambda order: "Their friend came home."), Silent())
+
+        class Even:
+            def predict_given(self, texts: list[str], reasonings: list[str], *, batch_size: int) -> list[Any]:
+                from rir_mlx.classifier import Prediction
+
+                return [Prediction("joy", {"joy": 0.75, "sadness": 0.25}, 1.0) for _ in texts]
+
+        augmentation.choose(Even(), Silent(), batch_size=4, stopped=lambda: False)  # type: ignore[arg-type]
+        [outcome] = augmentation.outcomes()
+    assert outcome.kept
+    assert outcome.kept["choice"] == {"of": 3, "chance": 0.75, "margin": 0.0, "tied": True}
+    assert outcome.kept["provenance"]["k"] == 0
+
+
+# the local engine
+
+
+def test_a_long_text_leaves_room_for_its_reasoning(codec: Codec) -> None:
+    from rir_mlx.models import resolve_model
+
+    seen: list[int] = []
+    model = FakeBackend().load(resolve_model("builtin:tiny-llama").folder)
+    generate = model.generate
+
+    def watched(requests: Any, sampling: Any, *, prefix: Any = (), on_token: Any = None) -> Any:
+        for request in requests:
+            seen.append(len(prefix) + len(request.tokens))
+            yield from generate([request], sampling, prefix=prefix)
+
+    model.generate = watched  # type: ignore[method-assign]
+    engine = LocalEngine(model, codec, QUESTION, 220, {})
+    orders = [Order("a", "happy because my friend came home " * 40, "joy", 1), Order("b", "short", "joy", 2)]
+    assert [one.key for one in engine.write(orders, Sampling(max_tokens=50))] == ["a", "b"]
+    assert seen[0] == 170
+    assert seen[1] < 170
+
+
+def test_the_local_engine_takes_no_more_than_a_batch_ahead(codec: Codec) -> None:
+    """Whoever stops giving orders waits for all that were taken."""
+    from rir_mlx.models import resolve_model
+
+    taken: list[int] = []
+
+    def orders() -> Iterator[Order]:
+        for number in range(10_000):
+            taken.append(number)
+            yield Order(f"{number:x}", f"text {number}", "joy", number)
+
+    model = FakeBackend().load(resolve_model("builtin:tiny-llama").folder)
+    going = LocalEngine(model, codec, QUESTION, 400, {}).write(orders(), Sampling(max_tokens=16, batch_size=8))
+    assert len([next(going) for _ in range(100)]) == 100
+    assert len(taken) <= 100 + 2 * 8
+
+
+# counting
+
+
+def test_a_tally_counts_rows_reasons_and_labels() -> None:
+    def outcome(
+        label: str, *rejected: str, attempt: int | None = 0, tokens: int = 10, margin: float | None = None
+    ) -> Any:
+        from rir_mlx.augment import Candidate
+
+        record: dict[str, Any] = {"tokens": tokens, "provenance": {"attempt": attempt}}
+        record |= {} if margin is None else {"choice": {"margin": margin, "tied": margin == 0}}
+        lost = [Candidate("0", 0, at, "x", 3, why) for at, why in enumerate(rejected)]
+        return Outcome(Row("t", label), None if attempt is None else record, lost)
+
+    tally = Tally()
+    for one in (
+        outcome("joy", tokens=10),
+        outcome("joy", "empty", attempt=1, tokens=20, margin=0.5),
+        outcome("joy", "cut off", "empty", attempt=None),
+        outcome("anger", "empty", attempt=None),
+        outcome("joy", tokens=30, margin=0.0),
+    ):
+        tally.add(one)
+    values = tally.values()
+    assert values["rows"] == 5
+    assert values["kept"] == 3
+    assert values["rejected"] == {"empty": 3, "cut off": 1}
+    assert values["rows_by_label"] == {"anger": 1, "joy": 4}
+    assert values["kept_by_label"] == {"anger": 0.0, "joy": 0.75}
+    assert values["kept_by_attempt"] == {"0": 2, "1": 1}
+    assert values["tokens"] == 60 + 4 * 3
+    assert values["lengths"] == {"mean": 20, "p5": 11, "p50": 20, "p95": 29, "max": 30}
+    assert values["chosen"] == {"rows": 2, "tied": 1, "mean_margin": 0.25, "median_margin": 0.25}
+    [warning] = tally.warnings()
+    assert "'anger' 0 have" in warning
+    json.dumps(values)
+
+
+def test_a_tally_of_nothing() -> None:
+    values = Tally().values()
+    assert values["rows"] == values["kept"] == values["tokens"] == 0
+    assert values["lengths"] == {}
+    assert Tally().warnings() == []

@@ -39,6 +39,12 @@ class ArmChoice(StrEnum):
     qra = "qra"
 
 
+class EngineChoice(StrEnum):
+    local = "local"
+    openai = "openai"
+    ray = "ray"
+
+
 class ExportFormat(StrEnum):
     hf = "hf"
 
@@ -60,6 +66,7 @@ ForceOption = Annotated[bool, typer.Option("--force", help="Run again even where
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 RUNS = Path("runs")
 _INTERRUPTED = 130
+_PROMPTS = 3
 
 
 @app.command("train-rgen")
@@ -81,17 +88,44 @@ def train_rgen(
 @app.command()
 def augment(
     recipe: RecipeArgument = None,
+    engine: Annotated[
+        EngineChoice | None,
+        typer.Option(help="local: in this process; ray: a Ray cluster; openai: a server.", show_default=False),
+    ] = None,
+    base_url: Annotated[
+        str | None, typer.Option(help="Address of an OpenAI-compatible server, as http://127.0.0.1:8080/v1.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many rows, to try it out.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the exact prompts of the first rows (3, or --limit) and stop.")
+    ] = False,
     set_: SetOption = None,
     runs: RunsOption = RUNS,
     backend: BackendOption = None,
     offline: OfflineOption = False,
     quiet: QuietOption = False,
     force: ForceOption = False,
+    json: JsonOption = False,
 ) -> None:
-    """Let R-Gen write a reasoning for every labelled row."""
+    """Let R-Gen write a reasoning for every labelled row, and keep those that pass the gates."""
+    from rir_cli.console import print_augmentation, print_json, print_prompts
     from rir_mlx import stages
 
-    stages.augment_rows(context_for(recipe, set_, runs, backend, offline=offline, quiet=quiet, force=force))
+    chosen = engine or ("openai" if base_url else None)
+    extra = [f"augment.base_url={base_url}"] if base_url else []
+    extra += [f"augment.engine={chosen}"] if chosen else []
+    overrides = [*(set_ or []), *extra]
+    context = context_for(recipe, overrides, runs, backend, offline=offline, quiet=quiet, force=force)
+    if dry_run:
+        prompts = stages.exact_prompts(context, limit or _PROMPTS)
+        print_json(list(prompts)) if json else print_prompts(prompts)
+        return
+    from rir_mlx.run import read_json
+
+    stages.augment_rows(context, limit)
+    if context.first and context.run.stats().is_file():
+        stats = read_json(context.run.stats())
+        print_json(stats) if json else print_augmentation(stats)
 
 
 @app.command("train-classifier")

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -125,6 +125,56 @@ def print_comparison(comparison: Mapping[str, Any]) -> None:
     console.print(table)
     if "verdict" in comparison:
         console.print(escape(comparison["verdict"]), soft_wrap=True)
+
+
+def print_prompts(prompts: Iterable[Mapping[str, Any]]) -> None:
+    """Each prompt as the model gets it, after a line that says whose it is."""
+    for prompt in prompts:
+        trimmed = f", {prompt['trimmed']:,} tokens of the text cut off" if prompt["trimmed"] else ""
+        sys.stdout.write(f"--- {prompt['label']}, {prompt['tokens']:,} tokens{trimmed}\n{prompt['prompt']}\n")
+    sys.stdout.flush()
+
+
+def print_augmentation(stats: Mapping[str, Any]) -> None:
+    """What was kept of each label, why others were not, and what the reasonings give away."""
+    console, train = Console(highlight=False), stats["train"]
+    console.print(f"{train['kept']:,} of {train['rows']:,} training rows have a reasoning.")
+    table = Table()
+    table.add_column("label")
+    for column in ("rows", "kept"):
+        table.add_column(column, justify="right")
+    for label, rows in train["rows_by_label"].items():
+        table.add_row(escape(label), f"{rows:,}", f"{train['kept_by_label'][label]:.1%}")
+    console.print(table)
+    for line in _augmentation_lines(train, stats["leakage"]):
+        console.print(escape(line), soft_wrap=True)
+
+
+def _augmentation_lines(train: Mapping[str, Any], leak: Mapping[str, Any]) -> Iterator[str]:
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in train["rejected"].items())
+    yield f"Rejected reasonings: {reasons or 'none'}."
+    if later := {number: count for number, count in train["kept_by_attempt"].items() if number != "0"}:
+        again = ", ".join(f"{count:,} at attempt {int(number) + 1}" for number, count in later.items())
+        yield f"Kept after being written again: {again}."
+    if length := train["lengths"]:
+        yield f"Tokens a reasoning: {length['p50']:.0f} (5 to 95 %: {length['p5']:.0f} to {length['p95']:.0f})."
+    if chosen := train.get("chosen"):
+        yield (
+            f"Chosen among several in {chosen['rows']:,} rows: mean margin {chosen['mean_margin']:.3f}, "
+            f"{chosen['tied']:,} ties."
+        )
+    if leak["label_from_reasoning"] and leak["without_label_words"]:
+        yield (
+            f"From the reasoning alone the label can be read off in {_percent(leak['label_from_reasoning'])} "
+            f"({_percent(leak['without_label_words'])} with label words blanked out; the most frequent label is "
+            f"{leak['majority']:.1%}; {leak['sampled']:,} rows, cross-validated)."
+        )
+    first = f", first at {leak['first_named_at'][1]:.0%} of its length (median)" if leak["first_named_at"] else ""
+    yield f"{leak['names_its_label']:.1%} name their label{first}."
+
+
+def _percent(values: Mapping[str, float]) -> str:
+    return f"{values['value']:.1%} ± {(values['high'] - values['low']) / 2:.1%}"
 
 
 _MEANING = {"qa": "label only", "qra": "reasoning, then label"}

@@ -10,7 +10,6 @@ import math
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -115,11 +114,11 @@ class StepResult:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn, in this order: logits of tokens that the row has written are divided (above 0) or multiplied
-    (below) by `repetition_penalty` (arXiv:1909.05858, the prompt left out); divided by `temperature`, 0 being greedy;
-    of the likeliest tokens those are kept that make up the mass `top_p` (arXiv:1904.09751), and of these the ones at
-    least `min_p` as likely as the likeliest (arXiv:2407.01082). `stop` are token sequences that end a row and are not
-    part of its result."""
+    """How tokens are drawn, in this order: logits of tokens that the row has written are divided (above 0) or
+    multiplied (below) by `repetition_penalty` (arXiv:1909.05858, the prompt left out); all are divided by
+    `temperature`, 0 being greedy; of the likeliest tokens those are kept that make up the mass `top_p`
+    (arXiv:1904.09751), and of these the ones at least `min_p` as likely as the likeliest (arXiv:2407.01082). `stop`
+    are token sequences that end a row and are not part of its result."""
 
     max_tokens: int = 128
     temperature: float = 0.0
@@ -233,7 +232,8 @@ class Model(Protocol):
         self, requests: Iterable[Request], sampling: Sampling, *, prefix: Tokens = (), on_token: OnToken | None = None
     ) -> Iterator[Completion]:
         """Continue each of the requests after `prefix`, which they share, with at most `sampling.batch_size` rows at a
-        time. Requests are taken a few ahead of need; completions come as rows finish."""
+        time. Requests are taken in their order, as rows finish, and completions come as rows do. Rows of like length
+        that stand together need the least padding."""
         ...
 
     def score(
@@ -328,17 +328,6 @@ def learned_positions(batch: Batch) -> tuple[NDArray[np.int64], NDArray[np.int64
         batch.tokens[rows, columns].astype(np.int64),
         batch.weights[rows, columns],
     )
-
-
-_AHEAD = 32
-"""Batches of requests that are looked at together, so that rows of like length meet."""
-
-
-def by_length(requests: Iterable[Request], sampling: Sampling) -> Iterator[Request]:
-    """The requests, sorted by length within stretches of some batches, taken no earlier than needed."""
-    source = iter(requests)
-    while stretch := list(islice(source, _AHEAD * sampling.batch_size)):
-        yield from sorted(stretch, key=lambda request: len(request.tokens))
 
 
 def uniforms(seeds: NDArray[np.uint64], steps: NDArray[np.uint64]) -> NDArray[np.float64]:

@@ -1,7 +1,7 @@
 """A deterministic backend without a framework, for tests and dry runs.
 
 It learns for real, though little: next-token logits are a row of a table, picked by the sum of the tokens so far.
-What it generates is an echo of the prompt, cut to a length that the prompt decides, followed by a stop sequence.
+What it generates is the start of the prompt backwards, of a length that the prompt decides, and a stop sequence.
 """
 
 from __future__ import annotations
@@ -123,9 +123,10 @@ class FakeModel:
     ) -> Iterator[Completion]:
         for request in requests:
             wanted, limit = 4 + (sum(request.tokens) + request.seed) % 8, request.limit(sampling)
-            words = request.tokens[: min(wanted, limit)]
-            for token in words if on_token is not None else ():
-                on_token(request.key, token)
+            words = request.tokens[: min(wanted, limit)][::-1]
+            if on_token is not None:
+                for token in words:
+                    on_token(request.key, token)
             yield Completion(request.key, words, "stop" if wanted < limit else "length")
 
     def score(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rir_mlx.stages.augmentation import augment_rows
+from rir_mlx.stages.augmentation import augment_rows, exact_prompts
 from rir_mlx.stages.context import Context, resolve_recipe
 from rir_mlx.stages.evaluation import evaluate, load_classifier, predict
 from rir_mlx.stages.training import train_classifier, train_rgen
@@ -13,6 +13,7 @@ __all__ = [
     "Context",
     "augment_rows",
     "evaluate",
+    "exact_prompts",
     "load_classifier",
     "predict",
     "resolve_recipe",
@@ -27,8 +28,9 @@ def run_all(context: Context) -> dict[str, Any] | None:
     arms = context.recipe.classifier.arms
     context.test_rows()
     if "qra" in arms:
-        _ = context.triples
-        train_rgen(context)
+        if context.needs_rgen():
+            _ = context.triples
+            train_rgen(context)
         augment_rows(context)
     for arm in arms:
         train_classifier(context, arm)

@@ -1,81 +1,261 @@
-"""Between the stages: R-Gen writes a reasoning for every labelled row."""
+"""Between the stages: every labelled row gets a reasoning."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
 
-from rir_mlx import adapters, augment
+from rir_mlx import adapters
+from rir_mlx.augment import Augmentation, Job, flag
 from rir_mlx.backends.base import Model, Request, Sampling
+from rir_mlx.classifier import Classifier
+from rir_mlx.data import Row
+from rir_mlx.engines.base import Engine, Order, Question
+from rir_mlx.engines.local import LocalEngine
 from rir_mlx.errors import UserError
 from rir_mlx.estimate import generation_cost
-from rir_mlx.prompts import rgen_row_prompt
-from rir_mlx.run import digest_of_file, write_json, write_jsonl
+from rir_mlx.interrupts import Interrupts
+from rir_mlx.journal import Journal
+from rir_mlx.leakage import Reasoned, Sample, leakage
+from rir_mlx.quality import Judge
+from rir_mlx.run import digest_of, digest_of_file, replacing, write_json
 from rir_mlx.stages.context import Context, by_the_first, is_due
+from rir_mlx.tally import Tally
 
 _SAMPLE = 256
 """Rows that the cost of all of them is estimated from."""
+_HOW_FAST = {"batch_size", "concurrency", "workers", "base_url", "engine"}
+"""Keys that change how reasonings are written, and not what comes out. What `engine` changes is the model."""
+_TEST = re.compile(r"test(-\d+-of-\d+)?")
 
 
 @by_the_first
-def augment_rows(context: Context) -> None:
-    """R-Gen writes a reasoning for each training and validation row; those that pass the gates are kept."""
-    run, recipe = context.run, context.recipe
-    if run.rgen.done() is None:
-        raise UserError("R-Gen has not been trained in this run.", mend="Run `rir-mlx train-rgen` first.")
-    adapter = digest_of_file(run.rgen.adapter / adapters.MLX_WEIGHTS)
-    options = recipe.augment
-    inputs = {
-        "rgen": adapter,
-        "data": context.data.digest,
-        "instruction": recipe.data.instruction,
-        "seed": recipe.seed,
-        "max_seq_length": recipe.max_seq_length,
-        "augment": options.model_dump(mode="json", exclude={"batch_size"}),
-    }
-    if not is_due(context, run.augmented, inputs, "augmentation"):
-        return
-    run.augmented.begin()
-    job = augment.Job(
-        labels=list(context.data.labels),
-        instruction=recipe.data.instruction,
-        sampling=Sampling(
+def augment_rows(context: Context, limit: int | None = None) -> dict[str, Any] | None:
+    """A reasoning for each training and validation row; those that pass the gates are kept. Returns the statistics,
+    or None where the stage was done already. With a `limit` only so many rows are looked at, and the stage is not done
+    by that unless these are all."""
+    return _Stage(context, limit).run()
+
+
+def exact_prompts(context: Context, count: int) -> Iterator[dict[str, Any]]:
+    """What would be sent to the model for the first rows: the text of the prompt with its control tokens, or for a
+    server the message, and its length in tokens."""
+    stage = _Stage(context, count)
+    for row in stage.rows:
+        prompt = stage.question.prompt(Order("", row.text, row.label, 0))
+        encoded = context.codec.encode(prompt, stage.room)
+        text = context.codec.decode(encoded.head + encoded.row)
+        if context.recipe.augment.engine == "openai":
+            text = prompt.message
+        length = len(encoded.head) + len(encoded.row)
+        yield {"text": row.text, "label": row.label, "prompt": text, "tokens": length, "trimmed": encoded.trimmed}
+
+
+class _Stage:
+    """The stage's settings, and its steps in their order."""
+
+    def __init__(self, context: Context, limit: int | None) -> None:
+        recipe, data = context.recipe, context.data
+        self.context, self.options, self.limit = context, recipe.augment, limit
+        _refuse_test_rows(context)
+        self.train = len(data.train)
+        self.rows: list[Row] = [*data.train, *data.validation][:limit]
+        self.question = Question(list(data.labels), recipe.data.instruction)
+        self.room = recipe.max_seq_length - self.options.max_tokens
+        self.remote = self.options.engine == "openai"
+        self.writes = any(row.reasoning is None for row in self.rows)
+        self._model: Model | None = None
+
+    def run(self) -> dict[str, Any] | None:
+        context, run = self.context, self.context.run
+        if self.writes and not self.remote and run.rgen.done() is None:
+            raise UserError(
+                "R-Gen has not been trained in this run.",
+                mend="Run `rir-mlx train-rgen` first. (Or let a server's model write: --engine openai --base-url URL.)",
+            )
+        inputs = self._inputs()
+        if not is_due(context, run.augmented, inputs, "augmentation"):
+            return None
+        run.augmented.begin()
+        judge = Judge(context.codec, self.question.labels, self.question.instruction, self.options.gates)
+        engine = self._remote_engine() if self.remote and self.writes else None
+        identity = engine.identity() if engine else self._identity()
+        with (
+            Interrupts(loud=True, first="Finishes the rows that are being written") as interrupts,
+            Journal(run.journal(), flag(judge)) as journal,
+        ):
+            job = Augmentation(self.rows, self._job(), identity, judge, journal)
+            self._say_what_is_there(job, journal)
+            if any(job.due(attempt) for attempt in range(self.options.retries + 1)):
+                engine = engine or self._engine(identity, job)
+                try:
+                    job.write(engine, context.progress, lambda: interrupts.asked)
+                finally:
+                    engine.close()
+            if job.choices_due() and not interrupts.asked:
+                size = self.options.batch_size
+                job.choose(self._scorer(), context.progress, batch_size=size, stopped=lambda: interrupts.asked)
+            if interrupts.asked:
+                raise KeyboardInterrupt
+            stats = self._write_down(job, judge)
+        if len(self.rows) < self.train + len(context.data.validation):
+            context.progress.say(f"These are the first {len(self.rows):,} rows; without --limit it continues.")
+        else:
+            run.augmented.finish(inputs, **stats["train"])
+        return stats
+
+    def _inputs(self) -> dict[str, Any]:
+        recipe, run = self.context.recipe, self.context.run
+        local = self.writes and not self.remote
+        return {
+            "rgen": digest_of_file(run.rgen.adapter / adapters.MLX_WEIGHTS) if local else None,
+            "engine": "openai" if self.remote else "rgen",
+            "data": self.context.data.digest,
+            "instruction": recipe.data.instruction,
+            "seed": recipe.seed,
+            "max_seq_length": recipe.max_seq_length,
+            "augment": self.options.model_dump(mode="json", exclude=_HOW_FAST),
+        }
+
+    def _identity(self) -> dict[str, str]:
+        """R-Gen, wherever it runs."""
+        base = self.context.base
+        named = {"model": base.name, "revision": base.revision or base.fingerprint[:16]}
+        adapter = self.context.run.rgen.adapter / adapters.MLX_WEIGHTS
+        return named | {"adapter": digest_of_file(adapter)} if adapter.is_file() else named
+
+    def _job(self) -> Job:
+        recipe, options = self.context.recipe, self.options
+        around = self.question.prompt(Order("", "", "", 0)).message
+        sampling = Sampling(
             max_tokens=options.max_tokens,
             temperature=options.temperature,
             top_p=options.top_p,
-            stop=tuple((token,) for token in context.codec.stops),
             batch_size=options.batch_size,
-        ),
-        seed=recipe.seed,
-        adapter=adapter,
-        max_seq_length=recipe.max_seq_length,
-    )
-    model = context.load(adapters.read_adapter(run.rgen.adapter, context.base))
-    _say_generation_cost(context, model, job)
-    rejected, results = [], {}
-    for part, rows in (("train", context.data.train), ("validation", context.data.validation)):
-        results[part] = augment.write_reasonings(
-            model, context.codec, rows, job, journal=run.journal(), progress=context.progress, what=f"augment {part}"
+            min_p=options.min_p,
+            repetition_penalty=options.repetition_penalty,
         )
-        kept = [row for row in results[part] if row["rejected"] is None]
-        write_jsonl(run.augmented_rows(part), [{k: row[k] for k in ("text", "label", "reasoning")} for row in kept])
-        rejected += [row | {"part": part} for row in results[part] if row["rejected"] is not None]
-    write_jsonl(run.rejected_rows(), rejected)
-    stats = {part: augment.statistics(rows) for part, rows in results.items()}
-    write_json(run.stats(), stats)
-    run.augmented.finish(inputs, **stats["train"])
-    context.progress.say(
-        f"Kept {stats['train']['kept']:,} of {stats['train']['rows']:,} reasonings → {run.augmented.folder}"
-    )
+        prompt = digest_of([around, recipe.date, recipe.max_seq_length])
+        return Job(prompt, sampling, recipe.seed, options.n, options.retries)
+
+    def _say_what_is_there(self, job: Augmentation, journal: Journal) -> None:
+        progress = self.context.progress
+        if journal.unreadable:
+            progress.warn(f"{journal.unreadable:,} lines of {journal.path} cannot be read; they are written anew.")
+        due, rows = job.due(0), sum(row.reasoning is None for row in self.rows)
+        if done := rows * self.options.n - due:
+            progress.say(f"{done:,} of {rows * self.options.n:,} reasonings are written already.")
+        if given := len(self.rows) - rows:
+            progress.say(f"{given:,} rows have a reasoning of their own ({self.context.recipe.data.reasoning_column}).")
+
+    # engines
+
+    def _model_with_adapter(self) -> Model:
+        """R-Gen, fused; the base model where there is no R-Gen."""
+        if self._model is None:
+            rgen = self.context.run.rgen
+            adapter = adapters.read_adapter(rgen.adapter, self.context.base) if rgen.done() else None
+            self._model = self.context.load(adapter)
+            self._model.fuse()
+        return self._model
+
+    def _engine(self, identity: dict[str, str], job: Augmentation) -> Engine:
+        context, length = self.context, self.context.recipe.max_seq_length
+        if self.options.engine == "ray":
+            from rir_mlx.engines.ray import RayEngine, Setup
+
+            rgen = adapters.read_adapter(context.run.rgen.adapter, context.base)
+            setup = Setup(
+                backend=context.recipe.backend,
+                model=context.recipe.model,
+                revision=context.recipe.revision,
+                fingerprint=context.base.fingerprint,
+                dtype=context.recipe.dtype,
+                date=context.recipe.date,
+                adapter=(rgen.spec, rgen.tensors),
+                question=self.question,
+                max_seq_length=length,
+            )
+            return RayEngine(setup, self.options.workers, identity)
+        model = self._model_with_adapter()
+        self._say_cost(model, job)
+        return LocalEngine(model, context.codec, self.question, length, identity)
+
+    def _remote_engine(self) -> Engine:
+        from rir_mlx.engines.openai import OpenAIEngine, Server
+
+        options = self.options
+        server = Server(options.base_url or "", options.server_model, options.concurrency)
+        engine = OpenAIEngine(server, self.context.codec, self.question, self.context.recipe.max_seq_length)
+        if engine.remote:
+            self.context.progress.warn(f"texts and labels are sent to {engine.identity()['server']}.")
+        return engine
+
+    def _scorer(self) -> Classifier:
+        task = replace(self.context.task, max_reasoning_tokens=self.options.max_tokens)
+        return Classifier(self._model_with_adapter(), self.context.codec, task, "qra")
+
+    def _say_cost(self, model: Model, job: Augmentation) -> None:
+        context, sampling = self.context, job.job.sampling
+        due = job.due(0)
+        if not due:
+            return
+        orders = [Order("", row.text, row.label, 0) for row in self.rows[:_SAMPLE]]
+        encoded = context.codec.encode_many([self.question.prompt(order) for order in orders], self.room)
+        requests = [Request(index, one.row) for index, one in enumerate(encoded)]
+        cost = generation_cost(model, requests, encoded[0].head, sampling, context.base.config)
+        times = due / len(requests)
+        whole = replace(cost, rows=due, tokens=round(cost.tokens * times), seconds=cost.seconds * times)
+        context.progress.say("At most, " + whole.text("augmentation", context.backend.device()))
+
+    # results
+
+    def _write_down(self, job: Augmentation, judge: Judge) -> dict[str, Any]:
+        """The kept rows of each part, the rejected ones, and the statistics, in one pass over the rows."""
+        run, progress = self.context.run, self.context.progress
+        parts = ("train", "validation")
+        tallies = {part: Tally() for part in parts}
+        sample = Sample(seed=self.context.recipe.seed)
+        paths = [*(run.augmented_rows(part) for part in parts), run.rejected_rows()]
+        with ExitStack() as stack:
+            *kept, rejected = (
+                stack.enter_context(stack.enter_context(replacing(path)).open("w", encoding="utf-8")) for path in paths
+            )
+            for index, outcome in enumerate(job.outcomes()):
+                which = int(index >= self.train)
+                part = parts[which]
+                tallies[part].add(outcome)
+                if outcome.kept is not None:
+                    kept[which].write(json.dumps(outcome.kept, ensure_ascii=False) + "\n")
+                    if part == "train":
+                        sample.add(Reasoned(outcome.kept["label"], outcome.kept["reasoning"]))
+                for one in outcome.rejected:
+                    line = asdict(outcome.row) | asdict(one) | {"part": part, "lost": outcome.kept is None}
+                    rejected.write(json.dumps(line, ensure_ascii=False) + "\n")
+        stats: dict[str, Any] = {part: tally.values() for part, tally in tallies.items()}
+        stats["leakage"] = leakage(sample, judge.labels)
+        write_json(run.stats(), stats)
+        for warning in tallies["train"].warnings():
+            progress.warn(warning)
+        train = stats["train"]
+        progress.say(f"Kept {train['kept']:,} of {train['rows']:,} reasonings → {run.augmented.folder}")
+        return stats
 
 
-def _say_generation_cost(context: Context, model: Model, job: augment.Job) -> None:
-    rows, codec = context.data.train, context.codec
-    limit = job.max_seq_length - job.sampling.max_tokens
-    encoded = [
-        codec.encode(rgen_row_prompt(row.text, row.label, job.labels, job.instruction), limit) for row in rows[:_SAMPLE]
-    ]
-    requests = [Request(index, one.row) for index, one in enumerate(encoded)]
-    cost = generation_cost(model, requests, encoded[0].head, job.sampling, context.base.config)
-    times = len(rows) / len(requests)
-    whole = replace(cost, rows=len(rows), tokens=round(cost.tokens * times), seconds=cost.seconds * times)
-    context.progress.say("At most, " + whole.text("augmentation", context.backend.device()))
+def _refuse_test_rows(context: Context) -> None:
+    """Reasonings for test rows are written with their labels in sight."""
+    for part in ("train", "validation"):
+        source = getattr(context.recipe.data, part)
+        if source is None:
+            continue
+        if _TEST.fullmatch(source.split or "") or _TEST.fullmatch(Path(source.path).stem):
+            raise UserError(
+                f"data.{part} is a test part ({source.split or source.path}). Its reasonings would be written with the "
+                "labels in sight, and a classifier trained on them could no longer be measured on it.",
+                mend=f"Name another file or split in data.{part}; rename it if it is no test part.",
+            )

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from rir_mlx import adapters
 from rir_mlx.backends.base import AdapterSpec, Backend, Model
@@ -22,6 +22,7 @@ from rir_mlx.run import RunDir, Stage
 from rir_mlx.tokens import Codec
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 @dataclass
@@ -97,6 +98,11 @@ class Context:
             self.recipe.evaluate.max_reasoning_tokens,
         )
 
+    def needs_rgen(self) -> bool:
+        """Whether some row gets its reasoning from R-Gen: not from the user, and not from a server's model."""
+        rows = (*self.data.train, *self.data.validation)
+        return self.recipe.augment.engine != "openai" and any(row.reasoning is None for row in rows)
+
     def test_rows(self) -> tuple[Row, ...]:
         if not self.data.test:
             raise UserError("There are no test rows.", mend="Name data.test, or set data.test_size.")
@@ -147,12 +153,12 @@ def _absolute(source: SourceSpec | None) -> SourceSpec | None:
     return source.model_copy(update={"path": str(Path(source.path).absolute())})
 
 
-def by_the_first(stage: Callable[[Context], T]) -> Callable[[Context], T | None]:
+def by_the_first(stage: Callable[Concatenate[Context, P], T]) -> Callable[Concatenate[Context, P], T | None]:
     """A stage that runs in one process: the other ranks wait for it, and get None."""
 
     @wraps(stage)
-    def run(context: Context) -> T | None:
-        return context.of_first(lambda: stage(context))
+    def run(context: Context, /, *args: P.args, **kwargs: P.kwargs) -> T | None:
+        return context.of_first(lambda: stage(context, *args, **kwargs))
 
     return run
 

@@ -11,7 +11,7 @@ import numpy as np
 from mlx_lm.generate import BatchGenerator
 from mlx_lm.sample_utils import apply_min_p, apply_top_p
 
-from rir_mlx.backends.base import Completion, OnToken, Request, Sampling, Tokens, by_length, uniforms, unstopped
+from rir_mlx.backends.base import Completion, OnToken, Request, Sampling, Tokens, uniforms, unstopped
 from rir_mlx.backends.mlx.scoring import prefix_cache
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def generate(
     model: MlxModel, requests: Iterable[Request], sampling: Sampling, prefix: Tokens, on_token: OnToken | None
 ) -> Iterator[Completion]:
     """`Model.generate` with continuous batching."""
-    source = by_length(requests, sampling)
+    source = iter(requests)
     shared = prefix_cache(model, prefix)
     together = max(1, sampling.batch_size // 4)  # rows that enter together; one alone takes as long as a step
     generator = BatchGenerator(

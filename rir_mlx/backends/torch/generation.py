@@ -22,7 +22,6 @@ from rir_mlx.backends.base import (
     Request,
     Sampling,
     Tokens,
-    by_length,
     pad_right,
     stop_length,
     uniforms,
@@ -50,7 +49,7 @@ def generate(
     model: TorchModel, requests: Iterable[Request], sampling: Sampling, prefix: Tokens, on_token: OnToken | None
 ) -> Iterator[Completion]:
     """`Model.generate` with continuous batching."""
-    source = by_length(requests, sampling)
+    source = iter(requests)
     slots = _Slots(model, prefix, sampling.batch_size)
     rows: list[_Row] = []
     together = max(1, sampling.batch_size // 4)  # rows that enter together; one alone takes as long as a step
@@ -182,8 +181,7 @@ def draw(logits: torch.Tensor, rows: Sequence[_Row], sampling: Sampling) -> list
     if sampling.repetition_penalty != 1:
         logits = _penalised(logits, [row.written for row in rows], sampling.repetition_penalty)
     if sampling.temperature == 0:
-        chosen: list[int] = logits.argmax(-1).tolist()
-        return chosen
+        return list(logits.argmax(-1).tolist())
     chances = torch.softmax(logits / sampling.temperature, -1)
     if sampling.top_p < 1:
         chances = _nucleus(chances, sampling.top_p)
@@ -193,8 +191,7 @@ def draw(logits: torch.Tensor, rows: Sequence[_Row], sampling: Sampling) -> list
     steps = np.array([len(row.written) for row in rows], dtype=np.uint64)
     mass = chances.double().cumsum(-1)
     target = torch.as_tensor(uniforms(seeds, steps), device=logits.device)[:, None] * mass[:, -1:]
-    chosen = torch.searchsorted(mass, target, right=True)[:, 0].tolist()
-    return chosen
+    return list(torch.searchsorted(mass, target, right=True)[:, 0].tolist())
 
 
 def _penalised(logits: torch.Tensor, written: Sequence[Sequence[int]], penalty: float) -> torch.Tensor:

@@ -1,0 +1,1 @@
+"""Who writes the reasonings: this process, a server, or a cluster."""

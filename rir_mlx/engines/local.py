@@ -1,0 +1,53 @@
+"""The model in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import chain, islice
+
+from rir_mlx.backends.base import Model, Request, Sampling, Tokens
+from rir_mlx.engines.base import Order, Question, Written
+from rir_mlx.tokens import Codec
+
+
+class LocalEngine:
+    """R-Gen on a backend. `identity` names it: the model, its revision and its adapter."""
+
+    def __init__(
+        self, model: Model, codec: Codec, question: Question, max_seq_length: int, identity: dict[str, str]
+    ) -> None:
+        self.model, self.codec, self.question = model, codec, question
+        self.max_seq_length, self._identity = max_seq_length, identity
+
+    def identity(self) -> dict[str, str]:
+        return self._identity
+
+    def write(self, orders: Iterable[Order], sampling: Sampling) -> Iterator[Written]:
+        orders = iter(orders)
+        first = list(islice(orders, 1))
+        if not first:
+            return
+        sampling = replace(sampling, stop=tuple((token,) for token in self.codec.stops))
+        [(head, _)] = self._encode(first, sampling)
+        waiting: dict[int, str] = {}
+        for one in self.model.generate(self._requests(chain(first, orders), sampling, waiting), sampling, prefix=head):
+            text = self.codec.decode(one.tokens)
+            control = self.codec.has_control(one.tokens)
+            yield Written(waiting.pop(one.key), text, len(one.tokens), one.finish_reason, control)
+
+    def _requests(self, orders: Iterator[Order], sampling: Sampling, waiting: dict[int, str]) -> Iterator[Request]:
+        number = 0
+        while chunk := list(islice(orders, sampling.batch_size)):  # more would be written after a stop
+            for order, (_, row) in zip(chunk, self._encode(chunk, sampling), strict=True):
+                waiting[number] = order.key
+                yield Request(number, row, order.seed)
+                number += 1
+
+    def _encode(self, orders: list[Order], sampling: Sampling) -> list[tuple[Tokens, Tokens]]:
+        prompts = [self.question.prompt(order) for order in orders]
+        encoded = self.codec.encode_many(prompts, self.max_seq_length - sampling.max_tokens)
+        return [(one.head, one.row) for one in encoded]
+
+    def close(self) -> None:
+        return

@@ -1,0 +1,221 @@
+"""What a reasoning must not be: the gates that it passes before a classifier learns from it, each a rule in words.
+
+The rules count words and know no model. A word is a run of letters and digits, or a single Chinese or Japanese
+character; case is ignored. Lists of English words make two rules sharper and do nothing in other languages.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from itertools import groupby
+from typing import Literal, get_args
+
+from rir_mlx.classifier import reasoning_tokens
+from rir_mlx.prompts import DELIMITER
+from rir_mlx.recipe import Gate
+from rir_mlx.run import digest_of
+from rir_mlx.tokens import Codec
+
+Reason = Literal["cut off", "control", "empty", "delimiter", "repeating", "copying", "restating", "another label"]
+"""Why a reasoning is rejected, in the order in which the rules are tried. The first four always hold: such a text
+cannot be learned. The others are `Gate`s.
+
+cut off        it reached the limit before it ended
+control        a control token stands inside it
+empty          it holds no word
+delimiter      it holds the text that separates a reasoning from its label
+repeating      a word stands four times in a row, or over a quarter of its runs of four words are repeats
+               (seq-rep-4 of arXiv:1908.04319)
+copying        but for runs of three or more words of the text, it has under three words, or under a tenth, of its own
+restating      nothing is left of it without the label, the words of the instruction, and words that say nothing alone
+another label  the last of its sentences that names a label names others only
+"""
+GATES: tuple[Gate, ...] = get_args(Gate)
+
+_RULES = 1
+"""Counts changes of the rules: results that were judged by earlier ones are judged anew."""
+_WORD = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]|[^\W_\u3040-\u30ff\u4e00-\u9fff]+")
+_SENTENCE = re.compile(r"(?<=[.!?。！？])\s+|\n+|(?<=[。！？])")
+_RUN = 3
+MASK = "___"
+_ENDINGS = ("s", "es", "d", "ed", "ing", "ful", "fully", "ly")
+_SAY_NOTHING = frozenset(
+    [
+        "label",
+        "labels",
+        "answer",
+        "answers",
+        "text",
+        "texts",
+        "tweet",
+        "sentence",
+        "message",
+        "writer",
+        "author",
+        "speaker",
+        "reason",
+        "reasons",
+        "reasoning",
+        "because",
+        "therefore",
+        "thus",
+        "hence",
+        "correct",
+        "right",
+        "choice",
+        "choices",
+        "option",
+        "options",
+        "question",
+        "class",
+        "category",
+        "clearly",
+        "simply",
+        "just",
+        "expresses",
+        "express",
+        "expressed",
+        "expressing",
+        "feels",
+        "feel",
+        "feeling",
+        "shows",
+        "show",
+        "means",
+        "mean",
+        "says",
+        "said",
+        "indicates",
+        "indicate",
+    ]
+)
+
+
+def words_of(text: str) -> list[str]:
+    return _WORD.findall(text.lower())
+
+
+class LabelWords:
+    """Where a text names a label: the label itself, its words joined by spaces, hyphens or underscores, and words made
+    of it by a common English ending (joy, joyful; sadness, sad)."""
+
+    def __init__(self, labels: Iterable[str]) -> None:
+        self.by_form: dict[str, str] = {}
+        for label in labels:
+            plain = _plain(label)
+            stems = [plain, plain.removesuffix("ness")] if len(plain) > 6 else [plain]
+            for form in [*stems, *(stem + ending for stem in stems for ending in _ENDINGS)]:
+                self.by_form.setdefault(form, label)
+        for label in self.by_form.values():  # what is a label is not another one's form
+            self.by_form[_plain(label)] = label
+        forms = sorted(self.by_form, key=len, reverse=True)
+        pattern = "|".join(re.escape(form).replace(r"\ ", r"[\s_-]+") for form in forms)
+        self.pattern = re.compile(rf"(?<!\w)(?:{pattern})(?!\w)")
+        self.words = frozenset(word for form in self.by_form for word in words_of(form))
+
+    def named(self, text: str) -> list[tuple[str, int, bool]]:
+        """Each label that the text names, in the text's order: the label, the place of its first character, and
+        whether it is the label itself and not a word made of it."""
+        found = ((_plain(one.group()), one.start()) for one in self.pattern.finditer(text.lower()))
+        return [(self.by_form[form], place, form == _plain(self.by_form[form])) for form, place in found]
+
+    def masked(self, text: str) -> str:
+        """The text with the words of every label blanked out."""
+        lowered = text.lower()
+        if len(lowered) != len(text):  # a few capitals are two letters in lower case
+            return self.pattern.sub(MASK, lowered)
+        parts, end = [], 0
+        for found in self.pattern.finditer(lowered):
+            parts += [text[end : found.start()], MASK]
+            end = found.end()
+        return "".join([*parts, text[end:]])
+
+
+def _plain(label: str) -> str:
+    return re.sub(r"[\s_-]+", " ", label.lower())
+
+
+class Judge:
+    """Says why a reasoning is not fit to learn from. `gates` are the rules that hold beside those that always do."""
+
+    def __init__(self, codec: Codec, labels: Sequence[str], instruction: str, gates: Sequence[Gate] = GATES) -> None:
+        self.codec, self.gates = codec, frozenset(gates)
+        self.labels = LabelWords(labels)
+        self.asked = frozenset(words_of(instruction))
+        self.digest = digest_of([_RULES, sorted(self.gates)])[:8]
+
+    def __call__(
+        self, text: str, label: str, reasoning: str, finish_reason: str = "stop", control: bool = False
+    ) -> Reason | None:
+        """Why the `reasoning` of a labelled text is rejected, or None."""
+        if finish_reason == "length":
+            return "cut off"
+        if control:
+            return "control"
+        words = words_of(reasoning)
+        if not words:
+            return "empty"
+        if self._holds_delimiter(reasoning):
+            return "delimiter"
+        if "repeating" in self.gates and _repeats(words):
+            return "repeating"
+        if "copying" in self.gates and _copies(words, words_of(text)):
+            return "copying"
+        if "restating" in self.gates and self._hollow.issuperset(words):
+            return "restating"
+        if "another label" in self.gates and self._concludes_another(label, reasoning, words):
+            return "another label"
+        return None
+
+    def _holds_delimiter(self, reasoning: str) -> bool:
+        """Also where the tokenizer makes one of look-alike characters."""
+        plain = unicodedata.normalize("NFKC", reasoning)
+        if DELIMITER.strip() in plain:
+            return True
+        if DELIMITER.strip(" \n:").lower() not in plain.lower():
+            return False
+        return self.codec.decode(reasoning_tokens(self.codec, reasoning)).count(DELIMITER) != 1
+
+    @cached_property
+    def _hollow(self) -> frozenset[str]:
+        from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+        return frozenset({*_SAY_NOTHING, *ENGLISH_STOP_WORDS, *self.asked, *self.labels.words})
+
+    def _concludes_another(self, label: str, reasoning: str, words: Sequence[str]) -> bool:
+        if self.labels.words.isdisjoint(words):
+            return False
+        named = self.labels.named(reasoning)
+        others = [place for one, place, itself in named if itself and one != label]
+        if not others:
+            return False
+        ends = [found.end() for found in _SENTENCE.finditer(reasoning)]
+        sentence = bisect_right(ends, named[-1][1])
+        start = ends[sentence - 1] if sentence else 0
+        return others[-1] >= start and all(one != label for one, place, _ in named if place >= start)
+
+
+def _repeats(words: Sequence[str]) -> bool:
+    if len(set(words)) == len(words):
+        return False
+    if any(sum(1 for _ in run) >= 4 for _, run in groupby(words)):
+        return True
+    runs = list(zip(words, words[1:], words[2:], words[3:], strict=False))
+    return len(runs) >= 4 and 1 - len(set(runs)) / len(runs) > 0.25
+
+
+def _copies(words: Sequence[str], text: Sequence[str]) -> bool:
+    run = min(_RUN, len(words))
+    known = {tuple(text[start : start + run]) for start in range(len(text) - run + 1)}
+    covered = 0
+    until = 0
+    for start in range(len(words) - run + 1):
+        if tuple(words[start : start + run]) in known:
+            covered += start + run - max(start, until)
+            until = start + run
+    own = len(words) - covered
+    return covered > 0 and (own < 3 or own < len(words) / 10)
