@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import json
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from commands import LABELS, WORDS, Result, Run, write_csv
 from tiny import make_tiny_llama
 
 from rir_mlx.backends import open_backend
@@ -83,3 +87,41 @@ def codec(tiny: Path) -> Codec:
 @pytest.fixture(scope="session")
 def plain_codec(plain: Path) -> Codec:
     return Codec(plain, DATE)
+
+
+@pytest.fixture
+def rir(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Run `rir-mlx` in an empty folder, in this process."""
+    from rir_cli.app import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RIR_DEBUG", raising=False)
+
+    def run(*arguments: str, stdin: str | None = None) -> Result:
+        monkeypatch.setattr(sys, "argv", ["rir-mlx", *arguments])
+        if stdin is not None:
+            monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return Result(int(ended.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, tiny: Path) -> Path:
+    """A recipe on the fake backend with rows and triples of its own."""
+    rows = [(f"{WORDS[label]} {number}", label) for number in range(20) for label in LABELS]
+    write_csv(tmp_path / "rows.csv", rows)
+    triples = [{"question": f"how is {t}?", "answer": label, "reasoning": f"because {t}"} for t, label in rows]
+    (tmp_path / "triples.jsonl").write_text("".join(json.dumps(one) + "\n" for one in triples), encoding="utf-8")
+    path = tmp_path / "small.yaml"
+    path.write_text(
+        f"model: {tiny}\nbackend: fake\nmax_seq_length: 320\ndata: {{train: rows.csv, val_size: 6, test_size: 9}}\n"
+        "reasoning: {source: triples.jsonl, val_size: 5}\nrgen: {epochs: 1}\nclassifier: {epochs: 1}\n"
+        "augment: {max_tokens: 24}\nevaluate: {max_reasoning_tokens: 24}\n",
+        encoding="utf-8",
+    )
+    return path

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rir_cli.app import _own_name, main
+from commands import LABELS, Result, Run, write_csv
+from rir_cli.app import _own_name
 from tiny import make_tiny_llama
 
 from rir_mlx import backends
@@ -21,8 +19,6 @@ from rir_mlx.backends.fake import FakeModel
 from rir_mlx.checkpoints import Checkpoints
 from rir_mlx.errors import Failure
 
-LABELS = ("joy", "sadness", "anger")
-WORDS = {"joy": "i feel happy today", "sadness": "i was sad", "anger": "now i am angry at the rain"}
 SMALL = [
     "rgen.epochs=1",
     "classifier.epochs=1",
@@ -31,61 +27,6 @@ SMALL = [
     "max_seq_length=320",
     "data.max_samples=null",
 ]
-
-
-@dataclass
-class Result:
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def rir(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Run `rir-mlx` in an empty folder, in this process."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("RIR_DEBUG", raising=False)
-
-    def run(*arguments: str, stdin: str | None = None) -> Result:
-        monkeypatch.setattr(sys, "argv", ["rir-mlx", *arguments])
-        if stdin is not None:
-            monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return Result(int(ended.value.code or 0), captured.out, captured.err)
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_llama(tmp_path_factory.mktemp("model") / "tiny")
-
-
-@pytest.fixture
-def recipe(tmp_path: Path, model: Path) -> Path:
-    """A recipe on the fake backend with rows and triples of its own."""
-    rows = [(f"{WORDS[label]} {number}", label) for number in range(20) for label in LABELS]
-    write_csv(tmp_path / "rows.csv", rows)
-    triples = [{"question": f"how is {t}?", "answer": label, "reasoning": f"because {t}"} for t, label in rows]
-    (tmp_path / "triples.jsonl").write_text("".join(json.dumps(one) + "\n" for one in triples), encoding="utf-8")
-    path = tmp_path / "small.yaml"
-    path.write_text(
-        f"model: {model}\nbackend: fake\nmax_seq_length: 320\ndata: {{train: rows.csv, val_size: 6, test_size: 9}}\n"
-        "reasoning: {source: triples.jsonl, val_size: 5}\nrgen: {epochs: 1}\nclassifier: {epochs: 1}\n"
-        "augment: {max_tokens: 24}\nevaluate: {max_reasoning_tokens: 24}\n",
-        encoding="utf-8",
-    )
-    return path
-
-
-def write_csv(path: Path, rows: list[tuple[str, str]], header: str = "text,label") -> None:
-    path.write_text(header + "\n" + "".join(f"{text},{label}\n" for text, label in rows), encoding="utf-8")
 
 
 def test_help_and_version_import_no_framework() -> None:
@@ -366,13 +307,13 @@ def test_an_export_is_verified_before_it_takes_its_place(rir: Run, recipe: Path)
     assert rir("export", "--arm", "qa", "-q").code == 0
 
 
-def test_an_export_never_replaces_a_folder_of_somebody_else(rir: Run, recipe: Path, model: Path) -> None:
+def test_an_export_never_replaces_a_folder_of_somebody_else(rir: Run, recipe: Path, tiny: Path) -> None:
     pytest.importorskip("torch")
     rir("train-classifier", str(recipe), "--arm", "qa", "--backend", "torch", "-q")
-    before = sorted(path.name for path in model.iterdir())
-    result = rir("export", "--arm", "qa", "--output", str(model))
+    before = sorted(path.name for path in tiny.iterdir())
+    result = rir("export", "--arm", "qa", "--output", str(tiny))
     assert (result.code, "did not write" in result.err) == (2, True), result.err
-    assert sorted(path.name for path in model.iterdir()) == before
+    assert sorted(path.name for path in tiny.iterdir()) == before
 
 
 def test_code_in_a_models_folder_is_never_run(rir: Run, recipe: Path, tmp_path: Path) -> None:

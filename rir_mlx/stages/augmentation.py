@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -191,6 +192,8 @@ class _Stage:
 
         options = self.options
         server = Server(options.base_url or "", options.server_model, options.concurrency)
+        if server.remote and os.environ.get("HF_HUB_OFFLINE") == "1":
+            raise UserError(f"{server.shown} is not on this machine, and --offline contacts no server.")
         engine = OpenAIEngine(server, self.context.codec, self.question, self.context.recipe.max_seq_length)
         if engine.remote:
             self.context.progress.warn(f"texts and labels are sent to {engine.identity()['server']}.")

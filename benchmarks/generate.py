@@ -1,0 +1,329 @@
+"""Writing reasonings: this toolkit beside transformers and mlx-lm, with the same weights, prompts and lengths.
+
+    python -m benchmarks.generate [--backend torch] [--layers 4] [--data train.csv] [--repeats 3]
+
+The prompts are R-Gen's for rows of the `emotion` kind, the same token ids for all; how many tokens a row writes is
+drawn evenly from 10 to 120 with a fixed seed, greedily, and nothing ends a row earlier. All get plain weights: an
+adapter is merged before it writes. Each writes in a process of its own, in turn, the whole round repeated, after a
+warm-up that is not counted.
+
+  ours            `Model.generate` with the shared prefix, the rows in the order of the file
+  transformers    `model.generate` on left-padded batches in that order. A `StoppingCriteria` ends each row at its own
+                  length, and the batch with its longest; a row's surplus is not counted
+  …-sorted        either with the rows sorted by the length of their prompts
+  generate_batch  transformers' continuous batching, through the manager that `generate_batch` wraps, for that takes
+                  a length for each row. On a processor it gets pages so small that it shares the prefix too, and few
+                  tokens a step, which is quickest there; on CUDA its defaults
+  batch_generate  `mlx_lm.batch_generate` with a length for each row; its prefill as it comes
+
+What enters the embedding is counted: prompt tokens a row, padding included, and steps (one more token of one row) for
+each token that counts. mlx-lm runs a prompt's last token as its first step. Memory is the peak above the loaded
+weights; on a processor that of resident pages, with what the allocator keeps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib import import_module
+from itertools import cycle, product
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from benchmarks.shapes import make_shape
+from benchmarks.train import INSTRUCTION, LABELS, SHAPES, watch_memory
+from rir_mlx.backends import open_backend
+from rir_mlx.backends.base import Request, Sampling, Tokens
+from rir_mlx.data import load_labelled
+from rir_mlx.models import resolve_model
+from rir_mlx.prompts import rgen_row_prompt
+from rir_mlx.recipe import load_recipe
+from rir_mlx.tokens import Codec
+
+LENGTHS = range(10, 121)
+Row = tuple[int, Tokens]
+"""A request's key, and what its row was continued with."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One peer, once."""
+
+    peer: str
+    backend: str
+    folder: str
+    dtype: str
+    batch: int
+    rows: int
+    data: str | None
+
+
+def count_tokens(backend: str) -> dict[str, int]:
+    """Counts what enters the model from now on: `steps` where it is one token a row, else `prompt`."""
+    module = import_module("mlx.nn" if backend == "mlx" else "torch.nn.functional")
+    owner, name = (module.Embedding, "__call__") if backend == "mlx" else (module, "embedding")
+    embed, counts = getattr(owner, name), {"prompt": 0, "steps": 0}
+
+    def counted(*given: Any, **named: Any) -> Any:
+        ids = given[int(backend == "mlx")]
+        counts["steps" if ids.shape[-1] == 1 else "prompt"] += int(np.prod(ids.shape))
+        return embed(*given, **named)
+
+    setattr(owner, name, counted)
+    return counts
+
+
+def make_requests(codec: Codec, job: Job) -> tuple[Tokens, list[Request]]:
+    """The prefix of all rows, and the rows in the order of the file, else two embedded texts joined."""
+    if job.data:
+        with Path(job.data).open(encoding="utf-8", newline="") as file:
+            rows = [(row["text"], row["label"]) for row in csv.DictReader(file)]
+    else:
+        texts = [row.text for row in load_labelled(load_recipe("demo").data, seed=0).train]
+        rows = [(f"{a}. {b}", label) for a, b, label in zip(texts, reversed(texts), cycle(LABELS), strict=False)]
+    if len(rows) < job.rows:
+        raise SystemExit(f"{job.data or 'The embedded data'} has {len(rows)} rows, and --rows asks for {job.rows}.")
+    prompts = [rgen_row_prompt(text, label, list(LABELS), INSTRUCTION) for text, label in rows[: job.rows]]
+    lengths = np.random.default_rng(0).integers(LENGTHS.start, LENGTHS.stop, job.rows).tolist()
+    encoded = [codec.encode(prompt, 512 - LENGTHS[-1]) for prompt in prompts]
+    pairs = enumerate(zip(encoded, lengths, strict=True))
+    return encoded[0].head, [Request(key, one.row, max_tokens=length) for key, (one, length) in pairs]
+
+
+def load(job: Job) -> tuple[Any, str]:
+    """The peer's model, run once so that all weights are resident, and where it runs."""
+    backend: Any = open_backend(job.backend)  # finds a fast BLAS on Linux, for mlx-lm too
+    folder, place = Path(job.folder), "mlx" if job.backend == "mlx" else backend.target.type
+    if job.peer in OURS:
+        model = backend.load(folder, dtype=job.dtype)
+        model.logits((1, 2))
+    elif place == "mlx":
+        import mlx.core as mx
+        from mlx_lm.utils import load_model
+
+        model, _ = load_model(folder)
+        model.set_dtype(getattr(mx, job.dtype))
+        mx.eval(model.parameters(), model(mx.array([[1, 2]])))
+    else:
+        import torch
+        from transformers import AutoModelForCausalLM, GenerationConfig
+
+        dtype = getattr(torch, job.dtype)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa").to(place)
+        model.generation_config = GenerationConfig(do_sample=False, pad_token_id=0)  # without an end-of-text token
+        with torch.inference_mode():
+            model(torch.tensor([[1, 2]], device=place))
+    return model, place
+
+
+def write_ours(job: Job, model: Any, prefix: Tokens, requests: Sequence[Request]) -> Iterator[Row]:
+    sampling = Sampling(max_tokens=LENGTHS[-1], batch_size=job.batch)
+    yield from ((one.key, one.tokens) for one in model.generate(requests, sampling, prefix=prefix))
+
+
+def write_transformers(job: Job, model: Any, prefix: Tokens, requests: Sequence[Request]) -> Iterator[Row]:
+    import torch
+    from transformers import StoppingCriteriaList
+
+    for start in range(0, len(requests), job.batch):
+        group = requests[start : start + job.batch]
+        width = len(prefix) + max(len(request.tokens) for request in group)
+        ids, mask = torch.zeros((2, len(group), width), dtype=torch.int64)
+        for row, request in enumerate(group):
+            prompt = torch.tensor([*prefix, *request.tokens])
+            ids[row, -len(prompt) :], mask[row, -len(prompt) :] = prompt, 1
+        limits = torch.tensor([request.max_tokens for request in group], device=model.device)
+        ended = StoppingCriteriaList([lambda seen, *_, ends=width + limits, **__: seen.shape[1] >= ends])
+        given, length = {"attention_mask": mask.to(model.device), "stopping_criteria": ended}, int(limits.max())
+        output = model.generate(ids.to(model.device), max_new_tokens=length, **given)
+        for request, tokens in zip(group, output[:, width:].tolist(), strict=True):
+            yield request.key, tuple(tokens[: request.max_tokens])
+
+
+def write_continuous(job: Job, model: Any, prefix: Tokens, requests: Sequence[Request]) -> Iterator[Row]:
+    """transformers' continuous batching. It never raises: a request that failed says so in its result."""
+    from transformers import ContinuousBatchingConfig
+
+    page, tokens = (256, None) if model.device.type == "cuda" else (32, 512)
+    longest = len(prefix) + max(len(request.tokens) for request in requests) + LENGTHS[-1]
+    # A quarter more than a full batch needs: below 15 % of free pages no rows enter.
+    sizes = {"page_size": page, "num_blocks": 5 * job.batch * -(-longest // page) // 4 + 1, "max_batch_tokens": tokens}
+    config = ContinuousBatchingConfig(**sizes, max_requests_per_batch=job.batch)
+    model.generation_config.eos_token_id = -1
+    batching = model.continuous_batching_context_manager
+    # The manager that the warm-up made is used again; what it remembers of prompts is cleared.
+    with batching(continuous_batching_config=config, persistent_manager=True) as manager:
+        for request in requests:
+            prompt = [*prefix, *request.tokens]
+            manager.add_request(prompt, request_id=str(request.key), max_new_tokens=request.max_tokens)
+        for count, result in enumerate(manager, 1):
+            if result.error is not None:
+                raise RuntimeError(f"request {result.request_id} failed: {result.error}")
+            yield int(result.request_id), tuple(result.generated_tokens)
+            if count == len(requests):
+                return
+        raise RuntimeError(f"its thread ended: {manager.background_thread_status.fatal_error}")
+
+
+def write_mlx_lm(job: Job, model: Any, prefix: Tokens, requests: Sequence[Request]) -> Iterator[Row]:
+    from mlx_lm import batch_generate
+
+    endless = SimpleNamespace(eos_token_ids=[], decode=lambda tokens: "")  # all that it wants of a tokenizer
+    prompts, limits = [[*prefix, *one.tokens] for one in requests], [one.max_tokens for one in requests]
+    settings = {"completion_batch_size": job.batch, "return_token_ids": True}
+    response = batch_generate(model, endless, prompts, max_tokens=limits, **settings)
+    yield from ((one.key, tuple(map(int, ids))) for one, ids in zip(requests, response.token_ids, strict=True))
+
+
+OURS = dict.fromkeys(("ours", "ours-sorted"), write_ours)
+THEIRS = dict.fromkeys(("transformers", "transformers-sorted"), write_transformers)
+PEERS = {"torch": OURS | THEIRS | {"generate_batch": write_continuous}, "mlx": OURS | {"batch_generate": write_mlx_lm}}
+
+
+def work(job: Job) -> dict[str, Any]:
+    prefix, requests = make_requests(Codec(Path(job.folder), "26 Jul 2024"), job)
+    limits, own = [one.max_tokens for one in requests], [len(one.tokens) for one in requests]
+    model, place = load(job)
+    counts, peak, write = count_tokens(job.backend), watch_memory(place), PEERS[job.backend][job.peer]
+    by_length = sorted(requests, key=lambda request: len(request.tokens))
+    list(write(job, model, prefix, [replace(request, max_tokens=4) for request in by_length[-4:]]))
+    counts.update(prompt=0, steps=0)
+    written: dict[int, Tokens] = {}
+    start, seconds = time.perf_counter(), 0.0
+    for key, text in write(job, model, prefix, by_length if job.peer.endswith("-sorted") else requests):
+        written[key] = text
+        seconds = time.perf_counter() - start  # of the last row; how a peer tidies up after it is not counted
+    texts = [written[key] for key in range(job.rows)]
+    if odd := [key for key, text in enumerate(texts) if len(text) != limits[key]]:
+        raise RuntimeError(f"row {odd[0]} has {len(texts[odd[0]])} tokens, not {limits[odd[0]]}")
+    if job.peer == "generate_batch":  # packs prompts and steps together; each token but a row's first takes a step
+        steps = sum(limits) - job.rows
+        counts.update(prompt=sum(counts.values()) - steps, steps=steps)
+    lengths = f"{len(prefix)} tokens of prefix, {statistics.mean(own):.1f} of a row's own, "
+    lengths += f"{statistics.mean(limits):.1f} written"
+    figures = {"seconds": seconds, "rows/s": job.rows / seconds, "tokens/s": sum(limits) / seconds, "peak GB": peak()}
+    figures |= {"prompt tokens a row": counts["prompt"] / job.rows, "steps a token": counts["steps"] / sum(limits)}
+    return figures | {"texts": texts, "lengths": lengths, "device": open_backend(job.backend).device().name}
+
+
+def run_job(job: Job, device: str) -> dict[str, Any]:
+    """The figures of a process of its own; `error` alone where a peer cannot do it."""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment |= {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
+    command = [sys.executable, "-m", "benchmarks.generate", "--job", json.dumps(asdict(job))]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    shown = figures.get("error") or f"{figures['tokens/s']:.1f} tokens/s"
+    print(f"{job.peer}: {shown}", file=sys.stderr)
+    return figures
+
+
+def report(results: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
+    """The table, then each peer's agreement with ours. `results` holds each peer's figures, one a round."""
+    heads = ["peer", "seconds", "rows/s", "tokens/s", "`ours` is faster by", "prompt tokens a row", "steps a token"]
+    yield f"| {' | '.join([*heads, 'memory'])} |\n|{'---|' * 8}"
+    mine, notes = results.get("ours", []), [""]
+    for peer, rounds in results.items():
+        if errors := [one["error"] for one in rounds if "error" in one]:
+            yield f"| {peer} |{' – |' * 7}"
+            notes.append(f"{peer} failed in {len(errors)} of {len(rounds)} rounds: {errors[0]}")
+            continue
+        seconds = [one["seconds"] for one in rounds]
+        ratios = [theirs / one["seconds"] for theirs, one in zip(seconds, mine, strict=False)]
+        median = {name: statistics.median(one[name] for one in rounds) for name in ("rows/s", "tokens/s", "peak GB")}
+        cells = [peer, f"{statistics.median(seconds):.3g} ({min(seconds):.3g}–{max(seconds):.3g})"]
+        cells += [f"{median['rows/s']:.3g}", f"{median['tokens/s']:.4g}"]
+        cells += [f"{statistics.median(ratios):.2f} ×" if ratios else "–", f"{rounds[0]['prompt tokens a row']:.1f}"]
+        cells += [f"{rounds[0]['steps a token']:.2f}", f"{median['peak GB']:.2f} GB"]
+        yield f"| {' | '.join(cells)} |"
+        if peer != "ours" and mine:
+            same = [a == b for a, b in zip(mine[0]["texts"], rounds[0]["texts"], strict=True)]
+            notes.append(f"{peer}: texts agree: {sum(same)} of {len(same)} ({statistics.mean(same):.0%})")
+    if mine:
+        varied = statistics.mean(len(set(text)) for text in mine[0]["texts"])
+        notes.append(f"A text has {varied:.1f} different tokens on average; the fewer, the less agreement shows.")
+    yield from notes
+
+
+def report_machine(options: argparse.Namespace, figures: dict[str, Any]) -> str:
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").is_file():
+        cpu = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("model name\t: ")[2].partition("\n")[0] or cpu
+    package = "transformers" if options.backend == "torch" else "mlx-lm"
+    parts = [cpu, figures["device"], f"{package} {importlib.metadata.version(package)}", options.dtype]
+    random = f"random weights {options.hidden} wide, {options.layers} layers, vocabulary {options.vocab}"
+    parts += [options.model or random, f"{options.rows} rows, {options.batch} at a time", figures["lengths"]]
+    return f"\nMeasured on: {'; '.join(parts)}; median (range) of {options.repeats} rounds."
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backend", choices=sorted(PEERS), default="torch")
+    parser.add_argument("--model", help="a folder or name, instead of random weights of the following shape")
+    for name, what in {"hidden": "width, a multiple of 64", "layers": "layers", "vocab": "4096 or more"}.items():
+        parser.add_argument(f"--{name}", type=int, help=what)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="default: bfloat16 on torch, float32 on mlx")
+    parser.add_argument("--data", type=Path, help="a CSV file with the columns text and label (embedded texts)")
+    for name, default, what in (("rows", 128, "rows"), ("batch", 32, "rows at a time"), ("repeats", 3, "rounds")):
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"{what} ({default})")
+    parser.add_argument("--device", choices=["auto", "cpu"], default="auto", help="cpu hides a CUDA device")
+    parser.add_argument("--peers", help="some of the above, with commas between; default: all of the backend")
+    parser.add_argument("--json", type=Path, help="also write every figure here")
+    parser.add_argument("--job", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    for name, default in zip(("hidden", "layers", "vocab"), SHAPES[options.backend], strict=True):
+        setattr(options, name, getattr(options, name) or default)
+    options.dtype = options.dtype or ("bfloat16" if options.backend == "torch" else "float32")
+    options.peers = options.peers.split(",") if options.peers else list(PEERS[options.backend])
+    if odd := set(options.peers) - set(PEERS[options.backend]):
+        parser.error(f"--peers: {min(odd)} is none of {', '.join(PEERS[options.backend])}")
+    return options
+
+
+def main() -> None:
+    options = parse()
+    if options.job:
+        job = Job(**json.loads(options.job))
+        with contextlib.redirect_stdout(sys.stderr):
+            try:
+                figures = work(job)
+            except Exception as error:
+                if job.peer in OURS:
+                    raise
+                figures = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(figures))
+        return
+    results: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = resolve_model(options.model).folder if options.model else Path(temporary) / "model"
+        if not options.model:
+            make_shape(folder, options.hidden, options.layers, options.vocab)
+        rest = (options.backend, str(folder), options.dtype, options.batch, options.rows)
+        data = str(options.data.resolve()) if options.data else None
+        for _, peer in product(range(options.repeats), options.peers):
+            results[peer].append(run_job(Job(peer, *rest, data), options.device))
+    print("\n".join(report(results)))
+    if complete := [one for rounds in results.values() for one in rounds if "error" not in one]:
+        print(report_machine(options, complete[0]))
+    if options.json:
+        options.json.write_text(json.dumps({"options": vars(options), "results": results}, default=str))
+
+
+if __name__ == "__main__":
+    main()

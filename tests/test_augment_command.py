@@ -1,0 +1,217 @@
+"""`rir-mlx augment` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import LABELS, WORDS, Run, write_csv
+
+from rir_mlx.errors import Failure
+from rir_mlx.journal import Journal
+
+
+def rows_in(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture
+def trained(rir: Run, recipe: Path) -> Run:
+    assert rir("train-rgen", str(recipe), "-q").code == 0
+    return rir
+
+
+def test_a_dry_run_prints_the_exact_prompts_and_writes_nothing(rir: Run, recipe: Path, tmp_path: Path) -> None:
+    result = rir("augment", str(recipe), "--dry-run", "--limit", "2")
+    assert result.code == 0, result.err
+    assert result.out.count("<|begin_of_text|>") == result.out.count("assistant<|end_header_id|>\n\n") == 2
+    assert "Answer: " in result.out
+    assert not (tmp_path / "runs").exists()
+    values = json.loads(rir("augment", str(recipe), "--dry-run", "--json").out)
+    assert len(values) == 3
+    assert all(one["text"] in one["prompt"] and one["trimmed"] == 0 for one in values)
+    server = ["--base-url", "http://127.0.0.1:1/v1"]
+    [message] = json.loads(rir("augment", str(recipe), *server, "--dry-run", "--limit", "1", "--json").out)
+    assert message["prompt"].startswith("Explain")
+    assert "<|" not in message["prompt"]
+
+
+def test_a_limit_tries_it_out_and_the_rest_continues(trained: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "small" / "augmented"
+    result = trained("augment", "--limit", "10", "--json")
+    assert result.code == 0, result.err
+    assert json.loads(result.out)["train"]["rows"] == 10
+    assert "without --limit it continues" in result.err
+    assert not (folder / "done.json").exists()
+    first = {one["key"] for one in rows_in(folder / "journal.jsonl")}
+    assert len(first) >= 10
+    stopped = trained("train-classifier", "--arm", "qra")
+    assert (stopped.code, "rir-mlx augment" in stopped.err) == (2, True)
+    whole = trained("augment")
+    assert whole.code == 0
+    assert "are written already" in whole.err
+    assert "45 training rows have a reasoning" in whole.out
+    assert "From the reasoning alone" in whole.out
+    keys = [one["key"] for one in rows_in(folder / "journal.jsonl")]
+    assert len(keys) == len(set(keys))
+    assert first < set(keys)
+    assert (folder / "done.json").exists()
+
+
+def test_statistics_rows_and_rejected_rows_are_written_down(trained: Run, tmp_path: Path) -> None:
+    assert trained("augment", "-s", "augment.gates=[restating]", "-s", "augment.max_tokens=6", "-q").code == 0
+    folder = tmp_path / "runs" / "small" / "augmented"
+    stats = json.loads((folder / "stats.json").read_text())
+    kept, rejected = rows_in(folder / "train.jsonl"), rows_in(folder / "rejected.jsonl")
+    assert stats["train"]["rows"] == 45
+    assert stats["validation"]["rows"] == 6
+    assert len(kept) == stats["train"]["kept"] > 0
+    reasons = stats["train"]["rejected"]
+    assert reasons["cut off"] > 0
+    assert len([one for one in rejected if one["part"] == "train"]) == sum(reasons.values())
+    assert {one["lost"] for one in rejected} == {True, False}
+    assert stats["leakage"]["rows"] == len(kept)
+    assert set(kept[0]["provenance"]) >= {"model", "revision", "adapter", "prompt", "seed", "sampling", "version"}
+
+
+@pytest.mark.parametrize("name", ["test.csv", "test-00000-of-00001.csv"])
+def test_a_test_part_is_refused(trained: Run, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes((tmp_path / "rows.csv").read_bytes())
+    result = trained("augment", "-s", f"data.train={name}", "-s", "data.val_size=6", "-s", "data.test_size=9")
+    assert result.code == 2
+    assert "is a test part" in result.err
+    result = trained("augment", "-s", "data.validation.path=rows.csv", "-s", "data.validation.split=test")
+    assert result.code == 2
+
+
+def test_a_validation_text_that_stands_in_train_is_said(rir: Run, recipe: Path, tmp_path: Path) -> None:
+    write_csv(tmp_path / "validation.csv", [("i was sad 1", "sadness"), ("nobody else says this", "joy")])
+    result = rir("augment", str(recipe), "--dry-run", "-s", "data.validation=validation.csv", "-s", "data.val_size=2")
+    assert result.code == 0
+    assert "texts that stand in both train and validation: 1" in result.err
+
+
+def test_own_reasonings_need_no_rgen(rir: Run, recipe: Path, tmp_path: Path) -> None:
+    rows = [f"{WORDS[one]} {n},{one},The {n}th of them tells of a day" for n in range(20) for one in LABELS]
+    (tmp_path / "own.csv").write_text("text,label,why\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    own = ["-s", "data.train=own.csv", "-s", "data.val_size=6", "-s", "data.test_size=9"]
+    result = rir("augment", str(recipe), *own, "-s", "data.reasoning_column=why")
+    assert result.code == 0, result.err
+    folder = tmp_path / "runs" / "small"
+    kept = rows_in(folder / "augmented" / "train.jsonl")
+    assert len(kept) == 45
+    assert {one["provenance"]["engine"] for one in kept} == {"given"}
+    assert all("tells of a day" in one["reasoning"] for one in kept)
+    assert rir("run", str(recipe), *own, "-s", "data.reasoning_column=why", "-q").code == 0
+    assert not (folder / "rgen").exists()
+
+
+def test_a_changed_own_reasoning_is_noticed(rir: Run, recipe: Path, tmp_path: Path) -> None:
+    options = ["-s", "data.train=own.csv", "-s", "data.val_size=6", "-s", "data.test_size=9"]
+    for word in ("day", "night"):
+        rows = [f"{WORDS[one]} {n},{one},The {n}th of them tells of a {word}" for n in range(20) for one in LABELS]
+        (tmp_path / "own.csv").write_text("text,label,why\n" + "\n".join(rows) + "\n", encoding="utf-8")
+        assert rir("augment", str(recipe), *options, "-s", "data.reasoning_column=why").code == 0
+    kept = rows_in(tmp_path / "runs" / "small" / "augmented" / "train.jsonl")
+    assert all("night" in one["reasoning"] for one in kept)
+
+
+def test_several_a_row_are_chosen_from(trained: Run, tmp_path: Path) -> None:
+    result = trained("augment", "-s", "augment.n=3", "-s", "augment.temperature=1")
+    assert result.code == 0, result.err
+    assert "Chosen among several" in result.out
+    kept = rows_in(tmp_path / "runs" / "small" / "augmented" / "train.jsonl")
+    assert any(one["choice"]["of"] == 3 for one in kept if "choice" in one)
+    refused = trained("augment", "-s", "augment.temperature=0")
+    assert (refused.code, "needs a temperature" in refused.err) == (2, True)
+
+
+def test_a_full_disk_stops_with_one_line(trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(journal: Journal) -> None:
+        raise Failure(f"{journal.path} could not be written: No space left on device.", mend="Make room.")
+
+    monkeypatch.setattr(Journal, "flush", full)
+    result = trained("augment")
+    assert result.code == 1
+    assert "No space left on device" in result.err
+
+
+def test_a_second_process_is_refused(trained: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "small" / "augmented"
+    with Journal(folder / "journal.jsonl"):
+        result = trained("augment")
+    assert (result.code, "Another process" in result.err) == (2, True)
+
+
+# real processes
+
+
+def start(folder: Path, runs: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "rir_cli", "augment", "small.yaml", "--runs", runs]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def wait_for_lines(path: Path, count: int, process: subprocess.Popen[str]) -> bool:
+    """Whether the journal got so many lines before the process ended."""
+    end = time.monotonic() + 120
+    while time.monotonic() < end and process.poll() is None:
+        if path.is_file() and path.read_bytes().count(b"\n") >= count:
+            return True
+        time.sleep(0.01)
+    return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["torch", "mlx"])
+def test_killed_and_interrupted_a_real_model_writes_the_same_rows(
+    rir: Run, recipe: Path, tmp_path: Path, backend: str
+) -> None:
+    pytest.importorskip({"torch": "torch", "mlx": "mlx_lm"}[backend])
+    text = recipe.read_text(encoding="utf-8").replace("backend: fake", f"backend: {backend}\ndtype: float32")
+    text = text.replace("{max_tokens: 24}", "{max_tokens: 40, batch_size: 8, temperature: 0.8, n: 2, retries: 1}")
+    recipe.write_text(text, encoding="utf-8")
+    for runs in ("whole", "killed"):
+        assert (
+            rir("train-rgen", "small.yaml", "--runs", runs, "-q", "-s", "rgen.iters=1", "-s", "rgen.epochs=null").code
+            == 0
+        )
+    process = start(tmp_path, "whole")
+    process.communicate(timeout=300)
+    assert process.returncode == 0
+    journal = tmp_path / "killed" / "small" / "augmented" / "journal.jsonl"
+    rng, before = random.Random(3), 0
+    for number in (signal.SIGKILL, signal.SIGINT, signal.SIGKILL):
+        process = start(tmp_path, "killed")
+        if wait_for_lines(journal, before + rng.randint(4, 20), process):
+            process.send_signal(number)
+        _, err = process.communicate(timeout=300)
+        if number == signal.SIGINT:
+            assert process.returncode == 130
+            assert "Finishes the rows" in err
+            assert "the same command continues" in err
+        before = journal.read_bytes().count(b"\n")
+    process = start(tmp_path, "killed")
+    process.communicate(timeout=300)
+    assert process.returncode == 0
+    whole, killed = (tmp_path / runs / "small" / "augmented" for runs in ("whole", "killed"))
+    for name in ("train.jsonl", "validation.jsonl", "rejected.jsonl", "stats.json"):
+        assert (whole / name).read_bytes() == (killed / name).read_bytes(), name
+    keys = [one["key"] for one in rows_in(journal)]
+    assert len(keys) == len(set(keys)) == len(rows_in(whole / "journal.jsonl"))
