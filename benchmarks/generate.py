@@ -7,10 +7,10 @@ drawn evenly from 10 to 120 with a fixed seed, greedily, and nothing ends a row 
 adapter is merged before it writes. Each writes in a process of its own, in turn, the whole round repeated, after a
 warm-up that is not counted.
 
-  ours            `Model.generate` with the shared prefix, the rows in the order of the file
+  ours            `Model.generate` with the shared prefix, the rows sorted by length, as `rir-mlx augment` sorts them
   transformers    `model.generate` on left-padded batches in that order. A `StoppingCriteria` ends each row at its own
                   length, and the batch with its longest; a row's surplus is not counted
-  …-sorted        either with the rows sorted by the length of their prompts
+  …-sorted        the same with the rows sorted by the length of their prompts
   generate_batch  transformers' continuous batching, through the manager that `generate_batch` wraps, for that takes
                   a length for each row. On a processor it gets pages so small that it shares the prefix too, and few
                   tokens a step, which is quickest there; on CUDA its defaults
@@ -191,7 +191,8 @@ def write_mlx_lm(job: Job, model: Any, prefix: Tokens, requests: Sequence[Reques
     yield from ((one.key, tuple(map(int, ids))) for one, ids in zip(requests, response.token_ids, strict=True))
 
 
-OURS = dict.fromkeys(("ours", "ours-sorted"), write_ours)
+OURS = {"ours": write_ours}
+SORTED = {"ours", "transformers-sorted"}
 THEIRS = dict.fromkeys(("transformers", "transformers-sorted"), write_transformers)
 PEERS = {"torch": OURS | THEIRS | {"generate_batch": write_continuous}, "mlx": OURS | {"batch_generate": write_mlx_lm}}
 
@@ -206,7 +207,7 @@ def work(job: Job) -> dict[str, Any]:
     counts.update(prompt=0, steps=0)
     written: dict[int, Tokens] = {}
     start, seconds = time.perf_counter(), 0.0
-    for key, text in write(job, model, prefix, by_length if job.peer.endswith("-sorted") else requests):
+    for key, text in write(job, model, prefix, by_length if job.peer in SORTED else requests):
         written[key] = text
         seconds = time.perf_counter() - start  # of the last row; how a peer tidies up after it is not counted
     texts = [written[key] for key in range(job.rows)]

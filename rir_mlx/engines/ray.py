@@ -7,19 +7,20 @@ that a worker that dies repeats whole shards and nobody sees half of one. Ray is
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-import pickle
 import signal
 import threading
 import traceback
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from rir_mlx import errors
 from rir_mlx.backends import BackendName, open_backend
 from rir_mlx.backends.base import AdapterSpec, Dtype, Sampling, Tensors
 from rir_mlx.engines.base import Order, Question, Written
@@ -109,7 +110,7 @@ class RayEngine:
 
         def feed(shard: list[Order] | None) -> None:
             outstanding.update(order.key for order in shard or ())
-            queue.put(None if shard is None else pickle.dumps(shard))
+            queue.put(None if shard is None else json.dumps([astuple(order) for order in shard]))
 
         results = self._results(queue, sampling)
         try:
@@ -158,10 +159,7 @@ class RayEngine:
             )
         for batch in written.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             for packed in batch[_COLUMN].to_pylist():
-                result: list[Written] | RirError = pickle.loads(packed)
-                if isinstance(result, RirError):
-                    raise result
-                yield result
+                yield _unpacked(packed)
 
     def close(self) -> None:
         self._open.close()
@@ -189,10 +187,24 @@ def share_of_a_worker(nodes: Sequence[Mapping[str, float]], workers: int) -> dic
 _COLUMN = "shard"
 
 
-def _table(shards: list[bytes]) -> pyarrow.Table:
+def _table(shards: list[str]) -> pyarrow.Table:
     import pyarrow
 
-    return pyarrow.table({_COLUMN: pyarrow.array(shards, pyarrow.large_binary())})
+    return pyarrow.table({_COLUMN: pyarrow.array(shards, pyarrow.large_string())})
+
+
+def _packed(result: list[Written] | RirError) -> str:
+    if isinstance(result, RirError):
+        return json.dumps({"error": type(result).__name__, "what": result.what, "mend": result.mend})
+    return json.dumps([astuple(written) for written in result])
+
+
+def _unpacked(packed: str) -> list[Written]:
+    """What a worker wrote. Raises the RirError that it met."""
+    result = json.loads(packed)
+    if isinstance(result, dict):
+        raise getattr(errors, result["error"], Failure)(result["what"], mend=result["mend"])
+    return [Written(*written) for written in result]
 
 
 def _take(_: object, queue: Any) -> Iterator[pyarrow.Table]:
@@ -215,7 +227,8 @@ class _Writer:
             self.engine = error
 
     def __call__(self, shards: pyarrow.Table) -> pyarrow.Table:
-        return _table([pickle.dumps(self._write(pickle.loads(one))) for one in shards[_COLUMN].to_pylist()])
+        shard = [[Order(*order) for order in json.loads(one)] for one in shards[_COLUMN].to_pylist()]
+        return _table([_packed(self._write(orders)) for orders in shard])
 
     def _write(self, orders: list[Order]) -> list[Written] | RirError:
         if isinstance(self.engine, RirError):
@@ -225,9 +238,8 @@ class _Writer:
         except RirError as error:
             return error
         except Exception as error:  # Ray would tell the driver that a block failed, and not why
-            failure = Failure(f"A worker of the Ray cluster failed: {type(error).__name__}: {error}")
-            failure.add_note(traceback.format_exc())
-            return failure
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            return Failure(f"A worker failed at {where.name}: {type(error).__name__}: {error}")
 
 
 def _shards(orders: Iterator[Order], workers: int, rows: int) -> Iterator[list[Order]]:
