@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -128,8 +128,15 @@ class Augmentation:
 
     def due(self, attempt: int) -> int:
         """How many reasonings an attempt has still to write; rows that are alike count once."""
-        keys = np.fromiter((int(key, 16) for key, _ in self._due(attempt)), dtype=np.uint64)
-        return len(np.unique(keys))
+        return _distinct(key for key, _ in self._due(attempt))
+
+    def is_due(self) -> bool:
+        return any(True for attempt in range(self.job.retries + 1) for _ in self._due(attempt))
+
+    def total(self) -> int:
+        """How many reasonings the first attempt writes in all."""
+        written = (row for row in self.rows if row.reasoning is None)
+        return _distinct(self._key(row, k, 0) for row in written for k in range(self.job.n))
 
     def _due(self, attempt: int) -> Iterator[tuple[str, Row]]:
         for row in self.rows:
@@ -258,6 +265,10 @@ class Augmentation:
         }
         provenance |= {"attempt": best.attempt, "sampling": self._sampled(best.attempt), "version": __version__}
         return record | ({"choice": choice} if choice else {}) | {"provenance": provenance}
+
+
+def _distinct(keys: Iterable[str]) -> int:
+    return len(np.unique(np.fromiter((int(key, 16) for key in keys), dtype=np.uint64)))
 
 
 def _choice_key(kept: Sequence[Candidate]) -> str:

@@ -92,7 +92,7 @@ def _readable(rows: Sequence[Reasoned], reasonings: Sequence[str]) -> dict[str, 
     folds = min(_FOLDS, min(Counter(labels).values()))
     model = make_pipeline(
         TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, max_features=_FEATURES, token_pattern=r"(?u)\b\w+\b"),
-        LogisticRegression(C=10.0, max_iter=300),
+        LogisticRegression(C=10.0, max_iter=300, tol=1e-2),
     )
     split = StratifiedKFold(folds, shuffle=True, random_state=0)
     try:

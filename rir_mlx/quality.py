@@ -44,55 +44,17 @@ _RUN = 3
 MASK = "___"
 _ENDINGS = ("s", "es", "d", "ed", "ing", "ful", "fully", "ly")
 _SAY_NOTHING = frozenset(
-    [
-        "label",
-        "labels",
-        "answer",
-        "answers",
-        "text",
-        "texts",
-        "tweet",
-        "sentence",
-        "message",
-        "writer",
-        "author",
-        "speaker",
-        "reason",
-        "reasons",
-        "reasoning",
-        "because",
-        "therefore",
-        "thus",
-        "hence",
-        "correct",
-        "right",
-        "choice",
-        "choices",
-        "option",
-        "options",
-        "question",
-        "class",
-        "category",
-        "clearly",
-        "simply",
-        "just",
-        "expresses",
-        "express",
-        "expressed",
-        "expressing",
-        "feels",
-        "feel",
-        "feeling",
-        "shows",
-        "show",
-        "means",
-        "mean",
-        "says",
-        "said",
-        "indicates",
-        "indicate",
-    ]
+    """a about all also am an and any are as at be because been being both but by can could did do does doing done each
+    either else etc even ever every for from had has have having he hence her here hers him himself his how i if in into
+    is it its itself just me may might mine more most much must my myself neither no nor not now of off on once one only
+    or other our ours out over own quite rather really same shall she should so some such than that the their theirs
+    them then there therefore these they this those thus to too under up upon us very was we were what when where which
+    while who whom whose why will with would yes yet you your yours
+    label labels answer answers text texts tweet sentence message writer author speaker reason reasons reasoning correct
+    right choice choices option options question class category clearly simply expresses express expressed expressing
+    feels feel feeling shows show means mean says said indicates indicate s t""".split()
 )
+"""English words that tell nothing by themselves, and those of which a mere restatement is made."""
 
 
 def words_of(text: str) -> list[str]:
@@ -101,12 +63,15 @@ def words_of(text: str) -> list[str]:
 
 class LabelWords:
     """Where a text names a label: the label itself, its words joined by spaces, hyphens or underscores, and words made
-    of it by a common English ending (joy, joyful; sadness, sad)."""
+    of it by a common English ending (joy, joyful; sadness, sad). A label that is a bare number is never named: numbers
+    stand in any text."""
 
     def __init__(self, labels: Iterable[str]) -> None:
         self.by_form: dict[str, str] = {}
         for label in labels:
             plain = _plain(label)
+            if not any(letter.isalpha() for letter in plain):
+                continue
             stems = [plain, plain.removesuffix("ness")] if len(plain) > 6 else [plain]
             for form in [*stems, *(stem + ending for stem in stems for ending in _ENDINGS)]:
                 self.by_form.setdefault(form, label)
@@ -114,7 +79,7 @@ class LabelWords:
             self.by_form[_plain(label)] = label
         forms = sorted(self.by_form, key=len, reverse=True)
         pattern = "|".join(re.escape(form).replace(r"\ ", r"[\s_-]+") for form in forms)
-        self.pattern = re.compile(rf"(?<!\w)(?:{pattern})(?!\w)")
+        self.pattern = re.compile(rf"(?<!\w)(?:{pattern or '(?!)'})(?!\w)")
         self.words = frozenset(word for form in self.by_form for word in words_of(form))
 
     def named(self, text: str) -> list[tuple[str, int, bool]]:
@@ -182,9 +147,7 @@ class Judge:
 
     @cached_property
     def _hollow(self) -> frozenset[str]:
-        from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
-
-        return frozenset({*_SAY_NOTHING, *ENGLISH_STOP_WORDS, *self.asked, *self.labels.words})
+        return frozenset({*_SAY_NOTHING, *self.asked, *self.labels.words})
 
     def _concludes_another(self, label: str, reasoning: str, words: Sequence[str]) -> bool:
         if self.labels.words.isdisjoint(words):

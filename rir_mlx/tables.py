@@ -13,6 +13,7 @@ import io
 import json
 import re
 import sys
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,9 @@ FAULTS_SHOWN = 20
 EMBEDDED = Path(__file__).parent / "embedded"
 
 _OTHER_FILES = (".txt", ".json", ".xls", ".xlsx", ".ods", ".gz", ".zip", ".arrow", ".feather", ".md", ".yaml", ".yml")
+_LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")
+_SHORT, _KNOWN = 40, 10_000
+"""Cells shorter than this are held once, as long as there are not too many different ones."""
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 
 
@@ -187,9 +191,15 @@ def _long_fields(characters: int) -> Iterator[None]:
         csv.field_size_limit(before)
 
 
+def _lines(text: str) -> Iterator[str]:
+    """The lines with their ends, as a file without translation gives them; `io.StringIO` takes four bytes for each
+    character, and `splitlines` all lines at once."""
+    return (found.group() for found in _LINE.finditer(text))
+
+
 def _csv_records(text: str, delimiter: str) -> Iterator[tuple[int, int, list[str] | Fault]]:
     """Each record with its first and last line. A record that is not CSV comes as a fault. Empty lines are skipped."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(_lines(text), delimiter=delimiter, strict=True)
     while True:
         first = reader.line_num + 1
         try:
@@ -209,17 +219,18 @@ def _read_csv(path: Path, columns: Sequence[Column], shown: str) -> Table:
     text, bad_lines = decode(path, shown)
     delimiter = "\t"
     if path.suffix.lower() == ".csv":  # spreadsheets of many countries write semicolons
-        head = text.lstrip().splitlines()[0]
+        head = next(line for line in _lines(text) if line.strip())
         delimiter = next((mark for mark in ",;\t" if mark in head), ",")
-    rows: list[int] = []
-    records: list[list[str]] = []
+    rows = array("L")
     faults: list[Fault] = []
+    known: dict[str, str] = {}  # labels come again and again
     with _long_fields(len(text)):
         everything = _csv_records(text, delimiter)
         head_first, head_last, header = next(everything)
         if isinstance(header, Fault):
             raise DataError(f"{shown}, line {head_first}: {header.what}.", mend="The first line must name the columns.")
         wanted = [header.index(name) for name in find_columns(header, columns, shown)]
+        cells: tuple[list[str], ...] = tuple([] for _ in wanted)
         faults += [Fault(line, what) for line, what in bad_lines.items() if head_first <= line <= head_last]
         for first, last, record in everything:
             bad = next((line for line in bad_lines if first <= line <= last), None) if bad_lines else None
@@ -231,10 +242,11 @@ def _read_csv(path: Path, columns: Sequence[Column], shown: str) -> Table:
                 faults.append(Fault(first, f"{_count(len(record), 'field')} where the header has {len(header)}"))
             else:
                 rows.append(first)
-                records.append(record)
+                for column, place in zip(cells, wanted, strict=True):
+                    cell = record[place]
+                    column.append(known.setdefault(cell, cell) if len(cell) < _SHORT and len(known) < _KNOWN else cell)
     if not rows and not faults:
         raise DataError(f"{shown} has a header but no rows.", mend="It needs a row for each text.")
-    cells = tuple([record[place] for record in records] for place in wanted)
     return Table(shown, rows, cells, (None,) * len(wanted), tuple(faults))
 
 
@@ -252,7 +264,7 @@ def _read_jsonl(path: Path, columns: Sequence[Column], shown: str) -> Table:
     rows: list[int] = []
     records: list[dict[str, Any]] = []
     faults: list[Fault] = []
-    for number, line in enumerate(io.StringIO(text, newline=""), 1):
+    for number, line in enumerate(_lines(text), 1):
         if not line.strip():
             continue
         if number in bad_lines:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -445,3 +445,43 @@ def test_a_tally_of_nothing() -> None:
     assert values["rows"] == values["kept"] == values["tokens"] == 0
     assert values["lengths"] == {}
     assert Tally().warnings() == []
+
+
+# memory
+
+
+def peak_of(codec: Codec, folder: Path, count: int) -> int:
+    """Bytes that Python allocates at most while `count` rows, made as they are asked for, are augmented."""
+    import tracemalloc
+
+    class Rows(Sequence[Row]):
+        def __len__(self) -> int:
+            return count
+
+        def __getitem__(self, index: Any) -> Any:
+            return Row(f"they came home in the {index}th hour and were glad of it", LABELS[index % 2])
+
+        def __iter__(self) -> Iterator[Row]:
+            return (self[index] for index in range(count))
+
+    from rir_mlx.models import resolve_model
+
+    judge = Judge(codec, LABELS, QUESTION.instruction)
+    engine = LocalEngine(FakeBackend().load(resolve_model("builtin:tiny-llama").folder), codec, QUESTION, 400, IDENTITY)
+    tracemalloc.start()
+    with Journal(folder / f"journal-{count}", flag(judge)) as journal:
+        augmentation = Augmentation(Rows(), JOB, IDENTITY, judge, journal)
+        augmentation.write(engine, Silent())
+        assert len(journal) == count
+        tally = Tally()
+        for outcome in augmentation.outcomes():
+            tally.add(outcome)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def test_memory_grows_by_the_index_of_the_journal_alone(codec: Codec, tmp_path: Path) -> None:
+    """Rows, orders and results that are held would be a thousand bytes each."""
+    few, many = peak_of(codec, tmp_path, 4000), peak_of(codec, tmp_path, 12_000)
+    assert (many - few) / 8000 < 250

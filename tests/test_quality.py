@@ -133,6 +133,14 @@ def test_a_label_is_not_taken_for_another_ones_form() -> None:
     assert [label for label, _, _ in words.named("need needed needs")] == ["need", "needed", "need"]
 
 
+def test_labels_that_are_numbers_are_never_named(codec: Codec) -> None:
+    """Two days are not the class 2."""
+    words = LabelWords(["0", "1", "2"])
+    assert words.named("2 days and 1 night") == []
+    assert words.masked("2 days") == "2 days"
+    assert Judge(codec, ["0", "1", "2"], "Which?")("a text", "0", "They had waited 2 days in the rain.") is None
+
+
 def test_labels_in_other_scripts_are_found() -> None:
     words = LabelWords(["радость", "ΧΑΡΆ", "İyi"])
     assert [label for label, _, _ in words.named("Это РАДОСТЬ, χαρά.")] == ["радость", "ΧΑΡΆ"]

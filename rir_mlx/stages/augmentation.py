@@ -91,9 +91,9 @@ class _Stage:
             Journal(run.journal(), flag(judge)) as journal,
         ):
             job = Augmentation(self.rows, self._job(), identity, judge, journal)
-            self._say_what_is_there(job, journal)
-            if any(job.due(attempt) for attempt in range(self.options.retries + 1)):
-                engine = engine or self._engine(identity, job)
+            due = self._say_what_is_there(job, journal)
+            if job.is_due():
+                engine = engine or self._engine(identity, job, due)
                 try:
                     job.write(engine, context.progress, lambda: interrupts.asked)
                 finally:
@@ -144,15 +144,17 @@ class _Stage:
         prompt = digest_of([around, recipe.date, recipe.max_seq_length])
         return Job(prompt, sampling, recipe.seed, options.n, options.retries)
 
-    def _say_what_is_there(self, job: Augmentation, journal: Journal) -> None:
+    def _say_what_is_there(self, job: Augmentation, journal: Journal) -> int:
+        """How much the first attempt has still to write."""
         progress = self.context.progress
         if journal.unreadable:
             progress.warn(f"{journal.unreadable:,} lines of {journal.path} cannot be read; they are written anew.")
-        due, rows = job.due(0), sum(row.reasoning is None for row in self.rows)
-        if done := rows * self.options.n - due:
-            progress.say(f"{done:,} of {rows * self.options.n:,} reasonings are written already.")
-        if given := len(self.rows) - rows:
+        due = job.due(0)
+        if len(journal) and (done := (total := job.total()) - due):
+            progress.say(f"{done:,} of {total:,} reasonings are written already.")
+        if given := sum(row.reasoning is not None for row in self.rows):
             progress.say(f"{given:,} rows have a reasoning of their own ({self.context.recipe.data.reasoning_column}).")
+        return due
 
     # engines
 
@@ -165,7 +167,7 @@ class _Stage:
             self._model.fuse()
         return self._model
 
-    def _engine(self, identity: dict[str, str], job: Augmentation) -> Engine:
+    def _engine(self, identity: dict[str, str], job: Augmentation, due: int) -> Engine:
         context, length = self.context, self.context.recipe.max_seq_length
         if self.options.engine == "ray":
             from rir_mlx.engines.ray import RayEngine, Setup
@@ -184,7 +186,7 @@ class _Stage:
             )
             return RayEngine(setup, self.options.workers, identity)
         model = self._model_with_adapter()
-        self._say_cost(model, job)
+        self._say_cost(model, job.job.sampling, due)
         return LocalEngine(model, context.codec, self.question, length, identity)
 
     def _remote_engine(self) -> Engine:
@@ -203,9 +205,8 @@ class _Stage:
         task = replace(self.context.task, max_reasoning_tokens=self.options.max_tokens)
         return Classifier(self._model_with_adapter(), self.context.codec, task, "qra")
 
-    def _say_cost(self, model: Model, job: Augmentation) -> None:
-        context, sampling = self.context, job.job.sampling
-        due = job.due(0)
+    def _say_cost(self, model: Model, sampling: Sampling, due: int) -> None:
+        context = self.context
         if not due:
             return
         orders = [Order("", row.text, row.label, 0) for row in self.rows[:_SAMPLE]]
