@@ -2,9 +2,10 @@
 
     python -m benchmarks.million [--rows 1000000]
 
-The whole command runs in a process of its own on a CSV file of synthetic rows: once to the end; then once more on a
-copy of the journal cut in half, as after a kill; then on a finished journal. Rows a second and peak memory are those of
-the process, Python and the libraries included.
+First the job alone, on rows that are made as they are asked for. Then the whole command on a CSV file of synthetic
+rows, all of which it holds: once to the end; then on its journal cut in half, as a kill leaves it; then on a finished
+journal. Each runs in a process of its own, whose time and peak memory are shown, Python and the libraries included; the
+job's own are those after it has loaded its tokenizer.
 """
 
 from __future__ import annotations
@@ -12,15 +13,28 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rir_mlx.models import EMBEDDED
+from rir_mlx.augment import Augmentation, Job, flag
+from rir_mlx.backends.base import Sampling
+from rir_mlx.backends.fake import FakeBackend
+from rir_mlx.data import Row
+from rir_mlx.engines.base import Question
+from rir_mlx.engines.local import LocalEngine
+from rir_mlx.journal import Journal
+from rir_mlx.models import resolve_model
+from rir_mlx.progress import Silent
+from rir_mlx.quality import Judge
+from rir_mlx.tally import Tally
+from rir_mlx.tokens import Codec
 
 LABELS = ("sadness", "joy", "love", "anger", "fear", "surprise")
 TEXT = """i feel like my friend came home today and the dog was so happy about rain sun letter exam train bus school
@@ -35,8 +49,48 @@ reasoning: {{source: {folder}/triples.jsonl, val_size: 5}}
 rgen: {{iters: 1}}
 augment: {{max_tokens: 64, retries: 1}}
 """
-_MEASURED = "import resource, sys; from rir_cli.app import app; app(standalone_mode=False); "
-_MEASURED += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
+_MEASURED = "import sys; from rir_cli.app import app; from benchmarks.million import peak_mb; "
+_MEASURED += "app(standalone_mode=False); print(peak_mb(), file=sys.stderr)"
+
+
+class Rows(Sequence[Row]):
+    """Rows that are made as they are asked for."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.words = count, TEXT.split()
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: Any) -> Any:
+        start = index % len(self.words)
+        text = " ".join([*self.words[start:], *self.words[:start]][:18])
+        return Row(f"{text} {index}", LABELS[index % len(LABELS)])
+
+    def __iter__(self) -> Iterator[Row]:
+        return (self[index] for index in range(self.count))
+
+
+def work(journal: Path, count: int) -> dict[str, float]:
+    """The job alone: seconds, and memory before it and at its peak."""
+    folder = resolve_model("builtin:tiny-llama").folder
+    codec, question = Codec(folder, "26 Jul 2024"), Question(LABELS, "Which emotion does the writer express?")
+    judge = Judge(codec, LABELS, question.instruction)
+    engine = LocalEngine(FakeBackend().load(folder), codec, question, 256, {"model": "fake"})
+    before, start = peak_mb(), time.perf_counter()
+    with Journal(journal, flag(judge)) as opened:
+        job = Augmentation(Rows(count), Job("", Sampling(64, batch_size=64), 0, retries=1), {}, judge, opened)
+        job.write(engine, Silent())
+        tally = Tally()
+        for outcome in job.outcomes():
+            tally.add(outcome)
+    assert len(tally.lengths) > 0.9 * count
+    return {"seconds": time.perf_counter() - start, "before MB": before, "peak MB": peak_mb()}
+
+
+def peak_mb() -> float:
+    """Peak resident memory of this process in MB (10⁶ bytes)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
 def write_inputs(folder: Path, rows: int) -> None:
@@ -57,9 +111,7 @@ def run(folder: Path, command: str) -> dict[str, float]:
     done = subprocess.run(arguments, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr)
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = int(done.stderr.split()[-1]) * unit / 1e6
-    return {"seconds": time.perf_counter() - start, "peak MB": peak}
+    return {"seconds": time.perf_counter() - start, "peak MB": float(done.stderr.split()[-1])}
 
 
 def cut_in_half(journal: Path) -> None:
@@ -71,16 +123,25 @@ def cut_in_half(journal: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.work:
+        print(json.dumps(work(options.work, options.rows)))
+        return
     folder = Path(tempfile.mkdtemp(prefix="million-"))
     results: dict[str, dict[str, Any]] = {}
     try:
+        alone = [sys.executable, "-m", "benchmarks.million", "--rows", str(options.rows), "--work", str(folder / "j")]
+        for name in ("the job alone, from nothing", "the job alone, from half a journal"):
+            done = subprocess.run(alone, stdout=subprocess.PIPE, text=True, check=True)
+            results[name] = json.loads(done.stdout)
+            cut_in_half(folder / "j")
         write_inputs(folder, options.rows)
         run(folder, "train-rgen")
         augmented = folder / "runs" / "million" / "augmented"
-        results["from nothing"] = run(folder, "augment")
+        results["the command, from nothing"] = run(folder, "augment")
         whole = (augmented / "train.jsonl").read_bytes()
-        for name, cut in (("from half a journal", True), ("from a whole journal", False)):
+        for name, cut in (("the command, from half a journal", True), ("the command, from a whole journal", False)):
             (augmented / "done.json").unlink()
             if cut:
                 cut_in_half(augmented / "journal.jsonl")
@@ -93,8 +154,9 @@ def main() -> None:
     print(f"| {options.rows:,} rows, {kept:,} kept | seconds | rows/s | peak memory |\n|---|---|---|---|")
     for name, one in results.items():
         rate = options.rows / one["seconds"]
-        print(f"| {name} | {one['seconds']:.0f} | {rate:,.0f} | {one['peak MB']:.0f} MB |")
-    print(f"\nMeasured on: {sys.platform}, Python {sys.version.split()[0]}; embedded tokenizer {EMBEDDED.name}.")
+        before = f" ({one['before MB']:.0f} MB before it)" if "before MB" in one else ""
+        print(f"| {name} | {one['seconds']:.0f} | {rate:,.0f} | {one['peak MB']:.0f} MB{before} |")
+    print(f"\nMeasured on: {sys.platform}, Python {sys.version.split()[0]}; the embedded tokenizer.")
 
 
 if __name__ == "__main__":

@@ -43,8 +43,8 @@ _SENTENCE = re.compile(r"(?<=[.!?。！？])\s+|\n+|(?<=[。！？])")
 _RUN = 3
 MASK = "___"
 _ENDINGS = ("s", "es", "d", "ed", "ing", "ful", "fully", "ly")
-_SAY_NOTHING = frozenset(
-    """a about all also am an and any are as at be because been being both but by can could did do does doing done each
+_SAY_NOTHING = """
+    a about all also am an and any are as at be because been being both but by can could did do does doing done each
     either else etc even ever every for from had has have having he hence her here hers him himself his how i if in into
     is it its itself just me may might mine more most much must my myself neither no nor not now of off on once one only
     or other our ours out over own quite rather really same shall she should so some such than that the their theirs
@@ -52,8 +52,8 @@ _SAY_NOTHING = frozenset(
     while who whom whose why will with would yes yet you your yours
     label labels answer answers text texts tweet sentence message writer author speaker reason reasons reasoning correct
     right choice choices option options question class category clearly simply expresses express expressed expressing
-    feels feel feeling shows show means mean says said indicates indicate s t""".split()
-)
+    feels feel feeling shows show means mean says said indicates indicate s t
+"""
 """English words that tell nothing by themselves, and those of which a mere restatement is made."""
 
 
@@ -147,7 +147,7 @@ class Judge:
 
     @cached_property
     def _hollow(self) -> frozenset[str]:
-        return frozenset({*_SAY_NOTHING, *self.asked, *self.labels.words})
+        return frozenset({*words_of(_SAY_NOTHING), *self.asked, *self.labels.words})
 
     def _concludes_another(self, label: str, reasoning: str, words: Sequence[str]) -> bool:
         if self.labels.words.isdisjoint(words):
