@@ -39,13 +39,15 @@ _KEPT, _REJECTED, _JUDGED_OTHERWISE = range(3)
 @dataclass(frozen=True)
 class Job:
     """All that decides what is written beside the row and the engine: `prompt` is a digest of what stands around the
-    text. `n` reasonings are written for a row; where all are rejected, again up to `retries` times."""
+    text. `n` reasonings are written for a row; where all are rejected, again up to `retries` times. `scorer` names the
+    model that chooses among several."""
 
     prompt: str
     sampling: Sampling
     seed: int
     n: int = 1
     retries: int = 0
+    scorer: str = ""
 
     def attempt(self, number: int) -> Sampling:
         """Another attempt at the likeliest text would be the same text, so attempts after the first are drawn."""
@@ -55,7 +57,8 @@ class Job:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A reasoning that was written for a row: the `k`-th of an attempt. `rejected` says why it is not used."""
+    """A reasoning that was written for a row: the `k`-th of an attempt. `rejected` says why it is not used, `trimmed`
+    how many tokens of the text its writer did not see."""
 
     key: str
     k: int
@@ -63,6 +66,8 @@ class Candidate:
     reasoning: str
     tokens: int
     rejected: str | None
+    trimmed: int = 0
+    version: str = __version__
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,7 @@ class Outcome:
     row: Row
     kept: dict[str, Any] | None
     rejected: list[Candidate]
+    trimmed: bool = False
 
 
 def flag(judge: Judge) -> Callable[[dict[str, Any]], int]:
@@ -92,10 +98,9 @@ class Augmentation:
         self, rows: Sequence[Row], job: Job, engine: Mapping[str, str], judge: Judge, journal: Journal
     ) -> None:
         self.rows, self.job, self.judge, self.journal = rows, job, judge, journal
-        self.engine = dict(engine)
-        decides = {name: value for name, value in self.engine.items() if name != "server"}
+        self.engine = {name: value for name, value in engine.items() if name != "server"}  # which may move
         self._bases = [
-            hashlib.sha256(json.dumps([decides, job.prompt, job.seed, self._sampled(attempt)]).encode())
+            hashlib.sha256(json.dumps([self.engine, job.prompt, job.seed, self._sampled(attempt)]).encode())
             for attempt in range(job.retries + 1)
         ]
 
@@ -140,7 +145,7 @@ class Augmentation:
 
     def _due(self, attempt: int) -> Iterator[tuple[str, Row]]:
         for row in self.rows:
-            if row.reasoning is not None or (attempt and not self._all_rejected(row, attempt - 1)):
+            if row.reasoning is not None or not all(self._all_rejected(row, before) for before in range(attempt)):
                 continue
             for k in range(self.job.n):
                 if (key := self._key(row, k, attempt)) not in self.journal:
@@ -158,6 +163,8 @@ class Augmentation:
 
     def _rejected(self, row: Row, result: Mapping[str, Any]) -> str | None:
         """Why a result in the journal is rejected, by the rules of today."""
+        if result["rejected"] == "refused":
+            return "refused"
         if result["gates"] == self.judge.digest:
             stored: str | None = result["rejected"]
             return stored
@@ -177,7 +184,7 @@ class Augmentation:
     def _judged(self, row: Row, written: Written) -> bool:
         """Put what was written into the journal; whether it is kept."""
         how = (written.finish_reason, written.control)
-        rejected = self.judge(row.text, row.label, written.text, *how)
+        rejected = "refused" if written.refused else self.judge(row.text, row.label, written.text, *how)
         result: dict[str, Any] = {
             "key": written.key,
             "rejected": rejected,
@@ -185,7 +192,9 @@ class Augmentation:
             "reasoning": written.text,
         }
         result |= {"tokens": written.tokens, "finish_reason": written.finish_reason}
-        self.journal.append(result | ({"control": True} if written.control else {}))
+        result["version"] = __version__
+        rare = {"control": written.control, "trimmed": written.trimmed, "refused": written.refused}
+        self.journal.append(result | {name: value for name, value in rare.items() if value})
         return rejected is None
 
     # choosing
@@ -212,8 +221,11 @@ class Augmentation:
             return
         for row in self.rows:
             kept, _ = self._candidates(row)
-            if len(kept) > 1 and (key := _choice_key(kept)) not in self.journal:
+            if len(kept) > 1 and (key := self._choice_key(kept)) not in self.journal:
                 yield key, row, kept
+
+    def _choice_key(self, kept: Sequence[Candidate]) -> str:
+        return digest_of([self.job.scorer, *(one.key for one in kept)])
 
     # results
 
@@ -226,7 +238,8 @@ class Augmentation:
                 key = self._key(row, k, attempt)
                 if (result := self.journal.get(key)) is not None:
                     why = self._rejected(row, result)
-                    one = Candidate(key, k, attempt, result["reasoning"], result["tokens"], why)
+                    rest = (result.get("trimmed", 0), result.get("version", __version__))
+                    one = Candidate(key, k, attempt, result["reasoning"], result["tokens"], why, *rest)
                     (rejected if why else kept).append(one)
             if kept:
                 return kept, rejected
@@ -239,7 +252,8 @@ class Augmentation:
                 yield self._own(row)
                 continue
             kept, rejected = self._candidates(row)
-            yield Outcome(row, self._record(row, kept) if kept else None, rejected)
+            trimmed = any(one.trimmed for one in (*kept, *rejected))
+            yield Outcome(row, self._record(row, kept) if kept else None, rejected, trimmed)
 
     def _own(self, row: Row) -> Outcome:
         reasoning = row.reasoning or ""
@@ -253,7 +267,7 @@ class Augmentation:
     def _record(self, row: Row, kept: list[Candidate]) -> dict[str, Any]:
         best, choice = kept[0], {}
         if len(kept) > 1:
-            chances = (self.journal.get(_choice_key(kept)) or {})["chances"]
+            chances = (self.journal.get(self._choice_key(kept)) or {})["chances"]
             order = sorted(range(len(kept)), key=lambda index: (-chances[index], index))
             best, margin = kept[order[0]], chances[order[0]] - chances[order[1]]
             choice = {"of": len(kept), "chance": chances[order[0]], "margin": margin, "tied": margin == 0}
@@ -263,16 +277,12 @@ class Augmentation:
             "seed": int(best.key, 16) >> 1,
             "k": best.k,
         }
-        provenance |= {"attempt": best.attempt, "sampling": self._sampled(best.attempt), "version": __version__}
+        provenance |= {"attempt": best.attempt, "sampling": self._sampled(best.attempt), "version": best.version}
         return record | ({"choice": choice} if choice else {}) | {"provenance": provenance}
 
 
 def _distinct(keys: Iterable[str]) -> int:
     return len(np.unique(np.fromiter((int(key, 16) for key in keys), dtype=np.uint64)))
-
-
-def _choice_key(kept: Sequence[Candidate]) -> str:
-    return digest_of([one.key for one in kept])
 
 
 class _Shown:

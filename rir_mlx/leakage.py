@@ -50,9 +50,10 @@ class Sample:
 def leakage(sample: Sample, words: LabelWords) -> dict[str, Any]:
     """What the reasonings of a sample give away:
 
-    majority              share of the most frequent label
+    majority              share of the most frequent label among the sampled rows
     label_from_reasoning  accuracy of TF-IDF (words and pairs) with logistic regression on the reasoning alone,
-                          cross-validated over five folds, with a 95 % bootstrap interval; None where no label has two
+                          cross-validated over five folds, fewer where a label has fewer rows, with a 95 % bootstrap
+                          interval; None where fewer than two labels have two rows
     without_label_words   the same with the words of every label blanked out
     names_its_label       share of reasonings that name their own label
     first_named_at        where they first do, as a share of the reasoning's length: quartiles; None where none does

@@ -1,18 +1,20 @@
 """What a reasoning must not be: the gates that it passes before a classifier learns from it, each a rule in words.
 
-The rules count words and know no model. A word is a run of letters and digits, or a single Chinese or Japanese
-character; case is ignored. Lists of English words make two rules sharper and do nothing in other languages.
+The rules count words and know no model. A word is a run of letters, digits and their marks, or a single character of a
+script that writes no spaces; case is ignored. Lists of English words make two rules sharper and do nothing in other
+languages.
 """
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import groupby
 from typing import Literal, get_args
+
+import regex
 
 from rir_mlx.classifier import reasoning_tokens
 from rir_mlx.prompts import DELIMITER
@@ -32,14 +34,21 @@ repeating      a word stands four times in a row, or over a quarter of its runs 
                (seq-rep-4 of arXiv:1908.04319)
 copying        but for runs of three or more words of the text, it has under three words, or under a tenth, of its own
 restating      nothing is left of it without the label, the words of the instruction, and words that say nothing alone
-another label  the last of its sentences that names a label names others only
+another label  the last of its sentences that names a label names others only; names that the sentence negates before,
+               that stand in the text, or that are words which say nothing alone (no, for, other) do not count
 """
 GATES: tuple[Gate, ...] = get_args(Gate)
 
-_RULES = 1
+_RULES = 2
 """Counts changes of the rules: results that were judged by earlier ones are judged anew."""
-_WORD = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]|[^\W_\u3040-\u30ff\u4e00-\u9fff]+")
-_SENTENCE = re.compile(r"(?<=[.!?。！？])\s+|\n+|(?<=[。！？])")
+_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+_WORD = regex.compile(
+    rf"[{_UNSPACED}]\p{{M}}*|[\p{{L}}\p{{N}}--[{_UNSPACED}]][\p{{L}}\p{{N}}\p{{M}}--[{_UNSPACED}]]*", regex.V1
+)
+_JOINED = regex.compile(rf"[{_UNSPACED}\p{{Hangul}}]")
+"""In these scripts a word may follow a label, or stand before it, without a space."""
+_SENTENCE = regex.compile(r"(?<=[.!?。！？])\s+|\n+|(?<=[。！？])")
+_NOT = regex.compile(r"\b(?:no|not|nor|neither|never|without|nothing|none|nobody|hardly|instead|rather)\b|n['’]t\b")
 _RUN = 3
 MASK = "___"
 _ENDINGS = ("s", "es", "d", "ed", "ing", "ful", "fully", "ly")
@@ -58,7 +67,11 @@ _SAY_NOTHING = """
 
 
 def words_of(text: str) -> list[str]:
-    return _WORD.findall(text.lower())
+    return list(_WORD.findall(_normal(text)))
+
+
+def _normal(text: str) -> str:
+    return text.lower() if text.isascii() else unicodedata.normalize("NFC", text).lower()
 
 
 class LabelWords:
@@ -78,21 +91,21 @@ class LabelWords:
         for label in self.by_form.values():  # what is a label is not another one's form
             self.by_form[_plain(label)] = label
         forms = sorted(self.by_form, key=len, reverse=True)
-        pattern = "|".join(re.escape(form).replace(r"\ ", r"[\s_-]+") for form in forms)
-        self.pattern = re.compile(rf"(?<!\w)(?:{pattern or '(?!)'})(?!\w)")
+        self.pattern = regex.compile("|".join(map(_bounded, forms)) or r"(?!)")
         self.words = frozenset(word for form in self.by_form for word in words_of(form))
 
     def named(self, text: str) -> list[tuple[str, int, bool]]:
         """Each label that the text names, in the text's order: the label, the place of its first character, and
         whether it is the label itself and not a word made of it."""
-        found = ((_plain(one.group()), one.start()) for one in self.pattern.finditer(text.lower()))
+        found = ((_plain(one.group()), one.start()) for one in self.pattern.finditer(_normal(text)))
         return [(self.by_form[form], place, form == _plain(self.by_form[form])) for form, place in found]
 
     def masked(self, text: str) -> str:
         """The text with the words of every label blanked out."""
+        text = text if text.isascii() else unicodedata.normalize("NFC", text)
         lowered = text.lower()
         if len(lowered) != len(text):  # a few capitals are two letters in lower case
-            return self.pattern.sub(MASK, lowered)
+            text = lowered
         parts, end = [], 0
         for found in self.pattern.finditer(lowered):
             parts += [text[end : found.start()], MASK]
@@ -100,8 +113,16 @@ class LabelWords:
         return "".join([*parts, text[end:]])
 
 
+def _bounded(form: str) -> str:
+    """A pattern of a label's form that no word goes on at its ends, where its script has spaces."""
+    before = "" if _JOINED.match(form[0]) else r"(?<!\w)"
+    after = "" if _JOINED.match(form[-1]) else r"(?!\w)"
+    body: str = regex.escape(form, literal_spaces=True)
+    return before + body.replace(" ", r"[\s_-]+") + after
+
+
 def _plain(label: str) -> str:
-    return re.sub(r"[\s_-]+", " ", label.lower())
+    return str(regex.sub(r"[\s_-]+", " ", _normal(label)))
 
 
 class Judge:
@@ -132,7 +153,7 @@ class Judge:
             return "copying"
         if "restating" in self.gates and self._hollow.issuperset(words):
             return "restating"
-        if "another label" in self.gates and self._concludes_another(label, reasoning, words):
+        if "another label" in self.gates and self._concludes_another(text, label, reasoning, words):
             return "another label"
         return None
 
@@ -149,17 +170,26 @@ class Judge:
     def _hollow(self) -> frozenset[str]:
         return frozenset({*words_of(_SAY_NOTHING), *self.asked, *self.labels.words})
 
-    def _concludes_another(self, label: str, reasoning: str, words: Sequence[str]) -> bool:
+    def _concludes_another(self, text: str, label: str, reasoning: str, words: Sequence[str]) -> bool:
         if self.labels.words.isdisjoint(words):
             return False
-        named = self.labels.named(reasoning)
-        others = [place for one, place, itself in named if itself and one != label]
-        if not others:
+        quoted = {one for one, _, _ in self.labels.named(text)}
+        named = [
+            (one, place)
+            for one, place, itself in self.labels.named(reasoning)
+            if one == label or (itself and one not in quoted and not self._says_nothing(one))
+        ]
+        if not named:
             return False
+        reasoning = _normal(reasoning)
         ends = [found.end() for found in _SENTENCE.finditer(reasoning)]
         sentence = bisect_right(ends, named[-1][1])
         start = ends[sentence - 1] if sentence else 0
-        return others[-1] >= start and all(one != label for one, place, _ in named if place >= start)
+        last = [(one, place) for one, place in named if place >= start]
+        return all(one != label and not _NOT.search(reasoning, start, place) for one, place in last)
+
+    def _says_nothing(self, label: str) -> bool:
+        return set(words_of(label)) <= set(words_of(_SAY_NOTHING))
 
 
 def _repeats(words: Sequence[str]) -> bool:

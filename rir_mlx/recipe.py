@@ -221,9 +221,11 @@ class AugmentSection(Section):
     base_url: str | None = None
     """Address of the server for `openai`, as http://127.0.0.1:8080/v1. Its key is read from OPENAI_API_KEY."""
     server_model: str | None = None
-    """Model to ask the server for; its first where nothing is said."""
+    """Model to ask the server for; may be left out where the server has one alone."""
     concurrency: int = Field(default=16, ge=1)
     """Requests that a server answers at a time."""
+    timeout: float = Field(default=120, gt=0)
+    """Seconds that a request to the server may take, those included in which it waits for others."""
     workers: int = Field(default=2, ge=1)
     """Workers of `ray`; each loads the model."""
 

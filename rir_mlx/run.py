@@ -85,6 +85,9 @@ class RunDir:
     def journal(self) -> Path:
         return self.augmented.folder / "journal.jsonl"
 
+    def old_journal(self) -> Path:
+        return self.augmented.folder / "journal.old.jsonl"
+
     def stats(self) -> Path:
         return self.augmented.folder / "stats.json"
 

@@ -21,12 +21,13 @@ class Tally:
         self.rows, self.kept = Counter[str](), Counter[str]()
         self.rejected, self.attempts = Counter[str](), Counter[int]()
         self.lengths, self.margins = array("i"), array("d")
-        self.tokens = self.given = self.tied = 0
+        self.tokens = self.given = self.tied = self.trimmed = 0
 
     def add(self, outcome: Outcome) -> None:
         label = outcome.row.label
         self.rows[label] += 1
         self.given += outcome.row.reasoning is not None
+        self.trimmed += outcome.trimmed
         for one in outcome.rejected:
             self.rejected[one.rejected or ""] += 1
             self.tokens += one.tokens
@@ -48,6 +49,7 @@ class Tally:
             "rows": rows,
             "kept": kept,
             "given": self.given,
+            "trimmed": self.trimmed,
             "rejected": dict(self.rejected.most_common()),
             "rows_by_label": dict(sorted(self.rows.items())),
             "kept_by_label": {label: self.kept[label] / count for label, count in sorted(self.rows.items())},
@@ -62,9 +64,18 @@ class Tally:
         return values
 
     def warnings(self) -> list[str]:
-        """Labels that the gates thin out, so that a rare one is not lost in silence."""
+        """Texts that were cut, orders that a server refused, and labels that the gates thin out, so that a rare one is
+        not lost in silence."""
         overall = self.kept.total() / max(1, self.rows.total())
-        return [
+        found = []
+        if self.trimmed:
+            found.append(
+                f"{self.trimmed:,} texts were cut at their end to leave room for the reasoning: raise max_seq_length, "
+                "or lower augment.max_tokens."
+            )
+        if refused := self.rejected["refused"]:
+            found.append(f"the server refused {refused:,} requests; journal.jsonl holds what it said.")
+        return found + [
             f"of the {count:,} rows with the label {label!r} {self.kept[label]:,} have a reasoning that was kept "
             f"({self.kept[label] / count:.0%}, {overall:.0%} overall)."
             for label, count in sorted(self.rows.items())

@@ -251,6 +251,44 @@ def test_other_gates_judge_what_is_there_and_write_only_what_they_reject(codec: 
     assert none.asked == []
 
 
+def test_an_attempt_is_due_only_where_all_before_were_rejected(codec: Codec, tmp_path: Path) -> None:
+    """Under other gates the first attempt may be kept though the second was rejected: a third is not needed."""
+    says = iter(["The label is joy.", " ", "Never asked for."])
+    rows = ROWS[:1]
+    first = Writer(lambda order: next(says))
+    run(codec, rows, tmp_path / "journal", first, replace(JOB, retries=1))
+    assert len(first.asked) == 2
+    after = Writer()
+    outcomes = run(codec, rows, tmp_path / "journal", after, replace(JOB, retries=3), gates=())
+    assert after.asked == []
+    assert kept(outcomes) == ["The label is joy."]
+
+
+def test_what_an_engine_refuses_is_rejected_and_the_rest_goes_on(codec: Codec, tmp_path: Path) -> None:
+    class Picky(Writer):
+        def write(self, orders: Iterable[Order], sampling: Sampling) -> Iterator[Written]:
+            for written in super().write(orders, sampling):
+                bad = self.asked[-1].text == "one"
+                yield Written(written.key, "", 0, "stop", refused="not that one") if bad else written
+
+    outcomes = run(codec, ROWS, tmp_path / "journal", Picky(), replace(JOB, retries=1))
+    assert [one.rejected for one in outcomes[0].rejected] == ["refused", "refused"]
+    assert all(outcome.kept for outcome in outcomes[1:])
+    again = Picky()
+    assert run(codec, ROWS, tmp_path / "journal", again, replace(JOB, retries=1), gates=()) is not None
+    assert again.asked == []
+    tally = Tally()
+    for outcome in outcomes:
+        tally.add(outcome)
+    assert "refused 2 requests" in tally.warnings()[0]
+
+
+def test_half_a_character_does_not_stop_the_journal(codec: Codec, tmp_path: Path) -> None:
+    with Journal(tmp_path / "journal") as journal:
+        journal.append({"key": "0" * 16, "reasoning": "half of one: \ud83d"})
+    assert len(list(read_results(tmp_path / "journal"))) == 1
+
+
 # a reasoning of one's own
 
 
@@ -279,7 +317,6 @@ def test_every_row_says_where_its_reasoning_comes_from(codec: Codec, tmp_path: P
         assert one.kept
         assert one.kept["provenance"] == {
             **IDENTITY,
-            "server": "http://here",
             "prompt": "prompt",
             "seed": seeds[one.row.text],
             "k": 0,

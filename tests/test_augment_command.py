@@ -82,14 +82,77 @@ def test_statistics_rows_and_rejected_rows_are_written_down(trained: Run, tmp_pa
     assert set(kept[0]["provenance"]) >= {"model", "revision", "adapter", "prompt", "seed", "sampling", "version"}
 
 
-@pytest.mark.parametrize("name", ["test.csv", "test-00000-of-00001.csv"])
+@pytest.mark.parametrize("name", ["test.csv", "test-00000-of-00001.csv", "Test_Set.csv", "emotion-test.csv"])
 def test_a_test_part_is_refused(trained: Run, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes((tmp_path / "rows.csv").read_bytes())
     result = trained("augment", "-s", f"data.train={name}", "-s", "data.val_size=6", "-s", "data.test_size=9")
     assert result.code == 2
     assert "is a test part" in result.err
-    result = trained("augment", "-s", "data.validation.path=rows.csv", "-s", "data.validation.split=test")
-    assert result.code == 2
+    for split in ("test", "test[:100]", "train+test"):
+        result = trained("augment", "-s", "data.validation.path=rows.csv", "-s", f"data.validation.split={split}")
+        assert (result.code, "is a test part" in result.err) == (2, True)
+
+
+def test_a_file_that_is_no_test_part_is_not_refused(trained: Run, tmp_path: Path) -> None:
+    (tmp_path / "latest_contest.csv").write_bytes((tmp_path / "rows.csv").read_bytes())
+    result = trained(
+        "augment", "-s", "data.train=latest_contest.csv", "-s", "data.val_size=6", "-s", "data.test_size=9"
+    )
+    assert result.code == 0, result.err
+
+
+def test_texts_that_are_cut_are_counted_and_said(trained: Run, tmp_path: Path) -> None:
+    """Cut in silence, the reasonings of a data set were once written without the clause that decides its labels."""
+    rows = [
+        (f"{WORDS[label]} {number} " + "and so on " * 40 * (number == 3), label)
+        for number in range(20)
+        for label in LABELS
+    ]
+    write_csv(tmp_path / "rows.csv", rows)
+    result = trained("augment", "-s", "max_seq_length=260")
+    assert result.code == 0, result.err
+    stats = json.loads((tmp_path / "runs" / "small" / "augmented" / "stats.json").read_text())
+    cut = stats["train"]["trimmed"]
+    assert 0 < cut <= 3
+    assert f"{cut} texts were cut at their end" in result.err
+
+
+def test_force_writes_anew_and_puts_the_old_journal_aside(trained: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "small" / "augmented"
+    assert trained("augment", "-q").code == 0
+    before = (folder / "journal.jsonl").read_bytes()
+    assert "skipped" in trained("augment").err
+    assert "written already" not in trained("augment", "--force").err
+    assert (folder / "journal.old.jsonl").read_bytes() == before
+
+
+def test_a_prompt_without_room_for_the_choice_is_said_before_anything_is_written(
+    trained: Run, recipe: Path, tmp_path: Path
+) -> None:
+    words = "described at very great length indeed, so that nothing else fits " * 8
+    labels = ", ".join(f"{label}: {words if label == 'joy' else ''!r}" for label in LABELS)
+    recipe.write_text(recipe.read_text().replace("data: {", f"data: {{labels: {{{labels}}}, "), encoding="utf-8")
+    result = trained("augment", str(recipe), "-s", "augment.n=2", "-s", "augment.temperature=1")
+    assert result.code == 2, result.err
+    assert "The prompt without its text" in result.err
+    assert not (tmp_path / "runs" / "small" / "augmented" / "journal.jsonl").exists()
+
+
+def test_a_mistaken_server_leaves_the_run_as_it_was(trained: Run, tmp_path: Path) -> None:
+    """It once took the finished stage and the recipe along, and a password into recipe.yaml."""
+    run = tmp_path / "runs" / "small"
+    assert trained("augment", "-q").code == 0
+    kept = {path: path.read_bytes() for path in (run / "recipe.yaml", run / "augmented" / "done.json")}
+    for url, words in (
+        ("http://127.0.0.1:9/v1", "No server answers"),
+        ("http://bob:hunter2@127.0.0.1:9/v1", "holds a user"),
+        ("http://127.0.0.1:9/v1?api-key=hunter2", "holds a user"),
+    ):
+        result = trained("augment", "--base-url", url)
+        assert (result.code, words in result.err) == (2, True), result.err
+        assert "hunter2" not in result.err
+    assert {path: path.read_bytes() for path in kept} == kept
+    assert not any(b"hunter2" in path.read_bytes() for path in run.rglob("*") if path.is_file())
 
 
 def test_a_validation_text_that_stands_in_train_is_said(rir: Run, recipe: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rir_mlx.prompts import DELIMITER
-from rir_mlx.quality import GATES, Judge, LabelWords
+from rir_mlx.quality import GATES, Judge, LabelWords, words_of
 from rir_mlx.tokens import Codec
 
 LABELS = ["sadness", "joy", "love", "anger", "fear", "surprise"]
@@ -63,6 +63,45 @@ def test_a_reasoning_passes(judge: Judge, reasoning: str) -> None:
 @pytest.mark.parametrize(("reason", "reasoning"), REJECTED)
 def test_a_reasoning_is_rejected(judge: Judge, reason: str, reasoning: str) -> None:
     assert judge(TEXT, "joy", reasoning) == reason
+
+
+@pytest.mark.parametrize(
+    ("labels", "label", "text", "reasoning"),
+    [
+        (
+            ["positive", "negative", "neutral"],
+            "neutral",
+            "a pen",
+            "Naming a pen is neither positive nor negative.",
+        ),
+        (["ham", "spam"], "ham", "see you at 5", "A friend sets a time, and nothing here looks like spam."),
+        (["toxic", "non-toxic"], "non-toxic", "well done", "They praise somebody, so the comment is not toxic."),
+        (["entailment", "contradiction"], "entailment", "a / b", "B follows from a; there's no contradiction in them."),
+        (["yes", "no"], "yes", "is it so?", "There is no hint of an exception anywhere."),
+        (["for", "against"], "against", "taxes up", "It blames taxes for hurting small shops."),
+        (["tech", "sports", "other"], "tech", "a phone", "On the other hand the price of the phone is high."),
+        (LABELS, "joy", "i love my new job", "The words i love my new job show delight at work."),
+        (LABELS, "joy", "x", "It isn't anger that one hears in these words."),
+    ],
+)
+def test_another_label_that_is_denied_quoted_or_a_common_word_is_no_conclusion(
+    codec: Codec, labels: list[str], label: str, text: str, reasoning: str
+) -> None:
+    assert Judge(codec, labels, "Which one is it?")(text, label, reasoning) is None
+
+
+def test_words_of_other_scripts_are_whole() -> None:
+    assert words_of("खुशी की बात") == ["खुशी", "की", "बात"]
+    assert words_of("cafe\u0301 au lait") == ["café", "au", "lait"]
+    assert words_of("评论，好") == ["评", "论", "好"]
+    assert words_of("긍정적이다 이것은") == ["긍정적이다", "이것은"]
+
+
+def test_labels_are_found_where_no_space_stands_around_them() -> None:
+    words = LabelWords(["积极", "消极"])
+    assert [label for label, _, _ in words.named("这条评论是积极的。")] == ["积极"]
+    assert words.masked("这条评论是积极的。") == "这条评论是___的。"
+    assert [label for label, _, _ in LabelWords(["긍정", "부정"]).named("긍정적이다")] == ["긍정"]
 
 
 def test_how_it_ended_and_control_tokens_count(judge: Judge) -> None:

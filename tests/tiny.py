@@ -40,13 +40,21 @@ CORPUS = (
 
 
 def make_tiny_llama(
-    folder: Path, *, seed: int = 0, hidden: int = 32, layers: int = 2, tied: bool = True, chat: bool = True
+    folder: Path,
+    *,
+    seed: int = 0,
+    hidden: int = 32,
+    layers: int = 2,
+    tied: bool = True,
+    chat: bool = True,
+    vocabulary: int = 0,
 ) -> Path:
-    """Write config, weights (float32), tokenizer and chat template, and return the folder."""
+    """Write config, weights (float32), tokenizer and chat template, and return the folder. A `vocabulary` may be larger
+    than the tokenizer's."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = _train_tokenizer()
     tokenizer.save(str(folder / "tokenizer.json"))
-    vocabulary = tokenizer.get_vocab_size()
+    vocabulary = max(vocabulary, tokenizer.get_vocab_size())
     ids = {name: tokenizer.token_to_id(name) for name in SPECIAL}
     _write(folder / "tokenizer_config.json", _tokenizer_config(chat))
     eos = [ids["<|end_of_text|>"], ids["<|eom_id|>"], ids["<|eot_id|>"]] if chat else ids["<|end_of_text|>"]

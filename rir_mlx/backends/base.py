@@ -28,6 +28,10 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 FinishReason = Literal["stop", "length"]
 
 
+FEWER_ROWS = "Lower augment.batch_size or evaluate.batch_size; the same command continues."
+"""The mend where rows that are written together do not fit into memory."""
+
+
 @dataclass(frozen=True)
 class AdapterSpec:
     """What is trained. `num_layers` counts from the last layer, 0 or -1 mean all. `keys` are module names inside a

@@ -26,13 +26,16 @@ class Order:
 @dataclass(frozen=True, slots=True)
 class Written:
     """What was written for the order `key`: its text and its length in tokens. `finish_reason` is `length` where it
-    ran into the limit; `control`: a control token stands inside."""
+    ran into the limit; `control`: a control token stands inside; `trimmed`: so many tokens of the order's text were cut
+    off to fit; `refused`: why the engine writes nothing for it."""
 
     key: str
     text: str
     tokens: int
     finish_reason: FinishReason
     control: bool = False
+    trimmed: int = 0
+    refused: str = ""
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain, islice
 
-from rir_mlx.backends.base import Model, Request, Sampling, Tokens
+from rir_mlx.backends.base import Model, Request, Sampling
 from rir_mlx.engines.base import Order, Question, Written
-from rir_mlx.tokens import Codec
+from rir_mlx.tokens import Codec, Encoded
 
 
 class LocalEngine:
@@ -29,25 +29,27 @@ class LocalEngine:
         if not first:
             return
         sampling = replace(sampling, stop=tuple((token,) for token in self.codec.stops))
-        [(head, _)] = self._encode(first, sampling)
-        waiting: dict[int, str] = {}
+        head = self._encode(first, sampling)[0].head
+        waiting: dict[int, tuple[str, int]] = {}
         for one in self.model.generate(self._requests(chain(first, orders), sampling, waiting), sampling, prefix=head):
             text = self.codec.decode(one.tokens)
             control = self.codec.has_control(one.tokens)
-            yield Written(waiting.pop(one.key), text, len(one.tokens), one.finish_reason, control)
+            key, trimmed = waiting.pop(one.key)
+            yield Written(key, text, len(one.tokens), one.finish_reason, control, trimmed)
 
-    def _requests(self, orders: Iterator[Order], sampling: Sampling, waiting: dict[int, str]) -> Iterator[Request]:
+    def _requests(
+        self, orders: Iterator[Order], sampling: Sampling, waiting: dict[int, tuple[str, int]]
+    ) -> Iterator[Request]:
         number = 0
         while chunk := list(islice(orders, sampling.batch_size)):  # more would be written after a stop
-            for order, (_, row) in zip(chunk, self._encode(chunk, sampling), strict=True):
-                waiting[number] = order.key
-                yield Request(number, row, order.seed)
+            for order, encoded in zip(chunk, self._encode(chunk, sampling), strict=True):
+                waiting[number] = order.key, encoded.trimmed
+                yield Request(number, encoded.row, order.seed)
                 number += 1
 
-    def _encode(self, orders: list[Order], sampling: Sampling) -> list[tuple[Tokens, Tokens]]:
+    def _encode(self, orders: list[Order], sampling: Sampling) -> list[Encoded]:
         prompts = [self.question.prompt(order) for order in orders]
-        encoded = self.codec.encode_many(prompts, self.max_seq_length - sampling.max_tokens)
-        return [(one.head, one.row) for one in encoded]
+        return self.codec.encode_many(prompts, self.max_seq_length - sampling.max_tokens)
 
     def close(self) -> None:
         return

@@ -11,6 +11,7 @@ import asyncio
 import ipaddress
 import os
 import random
+import re
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -31,6 +32,8 @@ T = TypeVar("T")
 
 _PASSING_STATUS = frozenset({408, 409, 425, 429})
 """Refusals below 500 that another try may mend."""
+_ORDERS_FAULT = frozenset({400, 413, 422})
+"""A context that is too long, a content filter: another order may do better."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 _QUICK_PAUSE = 0.2
 """Seconds before the second and last try to reach a server that was never reached."""
@@ -43,6 +46,10 @@ _SEED_BITS = 31
 """What every server takes: some keep a seed in 32 bits, signed or not, and JSON readers may round above 2^53."""
 _DEFAULT = Sampling()
 _AGAIN = "Run the same command again; it continues."
+_ALL_REFUSED = 16
+"""After so many refusals and no answer, it is not the orders that the server does not like."""
+_THOUGHT = re.compile(r"\A\s*<think>.*?</think>\s*", re.DOTALL)
+"""What some models think aloud before they answer."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +75,10 @@ class Server:
             raise UserError(
                 f"{found} is no http or https address.", mend="Write base_url like http://127.0.0.1:8080/v1."
             )
-        if self.url.userinfo:
+        if self.url.userinfo or self.url.query:
             raise UserError(
-                f"base_url holds a user or a password for {self.url.host}.",
-                mend=f"Take them out, and set the environment variable {self.key_variable} to the server's key.",
+                f"base_url holds a user, a password or a query for {self.url.host}.",
+                mend=f"Take it out, and set the environment variable {self.key_variable} to the server's key.",
             )
 
     @property
@@ -112,6 +119,10 @@ class _Passing(Exception):
         self.wait, self.unreached = wait, unreached
 
 
+class _RefusedOrder(Exception):
+    """The server answers others, and refuses what this one says: too long, or against its rules."""
+
+
 class _NotFound(Exception):
     """The server knows no such path or model."""
 
@@ -122,7 +133,7 @@ class OpenAIEngine:
     def __init__(self, server: Server, codec: Codec | None, question: Question, max_seq_length: int) -> None:
         self.server, self.codec, self.question, self.max_seq_length = server, codec, question, max_seq_length
         self._key = _read_key(server.key_variable)
-        self._reached = False
+        self._reached = self._answered = False
         self._random = random.Random()  # pauses differ from run to run, and draw from nobody else's generator
         self.model = server.model or self._only_model()
 
@@ -139,36 +150,50 @@ class OpenAIEngine:
 
         Raises UserError where the server, the key or the model is not there, Failure where it does not answer."""
         orders = iter(orders)
-        running: dict[Future[_Answer], str] = {}
+        running: dict[Future[_Answer], tuple[str, int]] = {}
         done: SimpleQueue[Future[_Answer]] = SimpleQueue()
         failed: RirError | None = None
+        refused: list[Written] = []
         ending = asyncio.Event()
         with self._client() as (client, loop):
             while True:
                 for order in islice(orders, 0 if failed else self.server.concurrency - len(running)):
-                    body = self._body(order, sampling)
+                    fitted, trimmed = fitted_order(order, self.question, self.codec, self._room(sampling))
+                    body = self._body(fitted, sampling)
                     future = asyncio.run_coroutine_threadsafe(self._ask(client, body, ending), loop)
-                    running[future] = order.key
+                    running[future] = order.key, trimmed
                     future.add_done_callback(done.put)
                 if not running:
                     break
                 future = done.get()
-                key = running.pop(future)
+                key, trimmed = running.pop(future)
                 try:
                     answer = future.result()
+                except _RefusedOrder as refusal:
+                    refused.append(Written(key, "", 0, "stop", trimmed=trimmed, refused=str(refusal)))
+                    if not self._answered and len(refused) >= _ALL_REFUSED:
+                        failed = failed or Failure(f"{self.server.shown} refuses every request: {refusal}")
+                        loop.call_soon_threadsafe(ending.set)
                 except RirError as error:
                     failed = failed or error
                     loop.call_soon_threadsafe(ending.set)
                 else:
-                    yield self._written(key, answer)
+                    self._answered = True
+                    yield replace(self._written(key, answer), trimmed=trimmed)
+                if self._answered:
+                    yield from refused
+                    refused.clear()
         if failed:
             raise failed
+        yield from refused
 
     def close(self) -> None:
         return
 
+    def _room(self, sampling: Sampling) -> int:
+        return self.max_seq_length - sampling.max_tokens
+
     def _body(self, order: Order, sampling: Sampling) -> dict[str, Any]:
-        order = self._fitted(order, self.max_seq_length - sampling.max_tokens)
         # OpenAI refuses the names that it does not know. mlx_lm.server answers what has a seed one by one.
         extras = {name: getattr(sampling, name) for name in ("min_p", "repetition_penalty")}
         return {
@@ -181,18 +206,6 @@ class OpenAIEngine:
             **({"seed": order.seed % (1 << _SEED_BITS)} if sampling.temperature > 0 else {}),
             **{name: value for name, value in extras.items() if value != getattr(_DEFAULT, name)},
         }
-
-    def _fitted(self, order: Order, limit: int) -> Order:
-        """The order with the end of its text cut where the prompt takes more than `limit` tokens."""
-        if self.codec is None:
-            return order
-        while over := self.codec.encode(self.question.prompt(order), limit).trimmed:
-            spans = self.codec.tokenizer(
-                order.text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
-            )["offset_mapping"]
-            # A character may take several tokens: the cut is where the first lost token's character starts.
-            order = replace(order, text=order.text[: spans[-over][0]])
-        return order
 
     def _written(self, key: str, answer: _Answer) -> Written:
         if self.codec is None:
@@ -226,7 +239,7 @@ class OpenAIEngine:
             listing = self._insist(lambda: self._models(client), asyncio.Event())
             try:
                 models = asyncio.run_coroutine_threadsafe(listing, loop).result()
-            except _NotFound:
+            except (_NotFound, _RefusedOrder):
                 models = []
         if len(models) == 1:
             return models[0]
@@ -241,7 +254,7 @@ class OpenAIEngine:
         except _NotFound as error:
             what = f"{self.server.shown} has no model {self.model!r}: {error}"
         models: list[str] = []
-        with suppress(_Passing, _NotFound, RirError):
+        with suppress(_Passing, _NotFound, _RefusedOrder, RirError):
             models = await self._models(client)
         mend = f"It lists {', '.join(models)}.{did_you_mean(self.model, models)}" if models else "It lists no models."
         if not self.server.url.path.endswith("/v1"):
@@ -286,7 +299,7 @@ class OpenAIEngine:
             raise _Passing(f"an answer without a message: {self._clean(data)}") from None
         if not isinstance(text, str | None):
             raise _Passing(f"a message whose content is no text: {self._clean(text)}")
-        return _Answer(text or "", reason, tokens if isinstance(tokens, int) else None)
+        return _Answer(_THOUGHT.sub("", _whole(text or "")), reason, tokens if isinstance(tokens, int) else None)
 
     async def _models(self, client: httpx2.AsyncClient) -> list[str]:
         """The ids that the server lists, without the adapters on a model that it lists too (vLLM's `parent`)."""
@@ -309,7 +322,8 @@ class OpenAIEngine:
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             raise _Passing(self._clean(error) or "no connection", unreached=True) from None
         except (httpx2.TimeoutException, TimeoutError):
-            raise _Passing(f"no answer within {self.server.timeout:g} s") from None
+            slow = "lower augment.concurrency or raise augment.timeout for a slow server"
+            raise _Passing(f"no answer within {self.server.timeout:g} s ({slow})") from None
         except httpx2.RequestError as error:
             raise _Passing(f"{type(error).__name__}: {self._clean(error)}") from None
         self._reached = True
@@ -334,6 +348,8 @@ class OpenAIEngine:
             return UserError(f"{self.server.shown} {sent}, {what}", mend=mend)
         if status == 404 or code == "model_not_found":
             return _NotFound(what)
+        if status in _ORDERS_FAULT:
+            return _RefusedOrder(what)
         return Failure(f"{self.server.shown} refused a request, {what}")
 
     def _clean(self, what: object) -> str:
@@ -343,6 +359,20 @@ class OpenAIEngine:
         return text if len(text) <= _EXCERPT else text[: _EXCERPT - 1] + "…"
 
 
+def fitted_order(order: Order, question: Question, codec: Codec | None, room: int) -> tuple[Order, int]:
+    """The order with the end of its text cut where the prompt takes more than `room` tokens, and how many it lost.
+    Without a codec nothing is cut."""
+    lost = 0
+    while codec is not None and (over := codec.encode(question.prompt(order), room).trimmed):
+        spans = codec.tokenizer(
+            order.text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+        )["offset_mapping"]
+        # A character may take several tokens: the cut is where the first lost token's character starts.
+        order = replace(order, text=order.text[: spans[-over][0]])
+        lost += over
+    return order, lost
+
+
 def _read_key(variable: str) -> str:
     key = os.environ.get(variable, "").strip()
     if not (key.isascii() and key.isprintable() and " " not in key):
@@ -350,6 +380,11 @@ def _read_key(variable: str) -> str:
             f"The environment variable {variable} holds characters that no key has.", mend="Copy the key once more."
         )
     return key
+
+
+def _whole(text: str) -> str:
+    """Without half characters (lone surrogates), which JSON can hold and no tokenizer takes."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _message(response: httpx2.Response) -> tuple[str, object]:

@@ -11,10 +11,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.constants import HF_HUB_OFFLINE
+
 from rir_mlx import adapters
 from rir_mlx.augment import Augmentation, Job, flag
 from rir_mlx.backends.base import Model, Request, Sampling
-from rir_mlx.classifier import Classifier
+from rir_mlx.classifier import Classifier, label_tokens, reasoning_tokens
 from rir_mlx.data import Row
 from rir_mlx.engines.base import Engine, Order, Question
 from rir_mlx.engines.local import LocalEngine
@@ -23,16 +25,18 @@ from rir_mlx.estimate import generation_cost
 from rir_mlx.interrupts import Interrupts
 from rir_mlx.journal import Journal
 from rir_mlx.leakage import Reasoned, Sample, leakage
+from rir_mlx.prompts import classifier_prompt
 from rir_mlx.quality import Judge
-from rir_mlx.run import digest_of, digest_of_file, replacing, write_json
+from rir_mlx.run import digest_of, digest_of_file, make_folder, replacing, write_json
 from rir_mlx.stages.context import Context, by_the_first, is_due
+from rir_mlx.tables import SUFFIXES
 from rir_mlx.tally import Tally
 
 _SAMPLE = 256
 """Rows that the cost of all of them is estimated from."""
-_HOW_FAST = {"batch_size", "concurrency", "workers", "base_url", "engine"}
+_HOW_FAST = {"batch_size", "concurrency", "timeout", "workers", "base_url", "server_model", "engine"}
 """Keys that change how reasonings are written, and not what comes out. What `engine` changes is the model."""
-_TEST = re.compile(r"test(-\d+-of-\d+)?")
+_TEST = re.compile(r"(?<![a-z])test(?![a-z])", re.IGNORECASE)
 
 
 @by_the_first
@@ -48,11 +52,16 @@ def exact_prompts(context: Context, count: int) -> Iterator[dict[str, Any]]:
     server the message, and its length in tokens."""
     stage = _Stage(context, count)
     for row in stage.rows:
-        prompt = stage.question.prompt(Order("", row.text, row.label, 0))
-        encoded = context.codec.encode(prompt, stage.room)
+        if row.reasoning is not None:
+            continue
+        order = Order("", row.text, row.label, 0)
+        encoded = context.codec.encode(stage.question.prompt(order), stage.room)
         text = context.codec.decode(encoded.head + encoded.row)
-        if context.recipe.augment.engine == "openai":
-            text = prompt.message
+        if stage.remote:
+            from rir_mlx.engines.openai import fitted_order
+
+            fitted, _ = fitted_order(order, stage.question, context.codec, stage.room)
+            text = stage.question.prompt(fitted).message
         length = len(encoded.head) + len(encoded.row)
         yield {"text": row.text, "label": row.label, "prompt": text, "tokens": length, "trimmed": encoded.trimmed}
 
@@ -79,13 +88,16 @@ class _Stage:
                 "R-Gen has not been trained in this run.",
                 mend="Run `rir-mlx train-rgen` first. (Or let a server's model write: --engine openai --base-url URL.)",
             )
-        inputs = self._inputs()
-        if not is_due(context, run.augmented, inputs, "augmentation"):
-            return None
-        run.augmented.begin()
-        judge = Judge(context.codec, self.question.labels, self.question.instruction, self.options.gates)
+        self._check_room()
         engine = self._remote_engine() if self.remote and self.writes else None
         identity = engine.identity() if engine else self._identity()
+        inputs = self._inputs(identity)
+        if not is_due(context, run.augmented, inputs, "augmentation", begins=False):
+            return None
+        judge = Judge(context.codec, self.question.labels, self.question.instruction, self.options.gates)
+        make_folder(run.augmented.folder)
+        if context.force and run.journal().is_file():
+            os.replace(run.journal(), run.old_journal())
         with (
             Interrupts(loud=True, first="Finishes the rows that are being written") as interrupts,
             Journal(run.journal(), flag(judge)) as journal,
@@ -93,7 +105,10 @@ class _Stage:
             job = Augmentation(self.rows, self._job(), identity, judge, journal)
             due = self._say_what_is_there(job, journal)
             if job.is_due():
-                engine = engine or self._engine(identity, job, due)
+                engine = engine or self._engine(identity, due)
+            context.run.save_recipe(context.recipe)  # from here on it can only be stopped, and go on
+            run.augmented.begin()
+            if job.is_due() and engine:
                 try:
                     job.write(engine, context.progress, lambda: interrupts.asked)
                 finally:
@@ -110,14 +125,23 @@ class _Stage:
             run.augmented.finish(inputs, **stats["train"])
         return stats
 
-    def _inputs(self) -> dict[str, Any]:
-        recipe, run = self.context.recipe, self.context.run
-        local = self.writes and not self.remote
+    def _check_room(self) -> None:
+        """Whoever chooses reads the classifier's prompt. Raises UserError where a text would have no room in it: better
+        now than after hours of writing."""
+        if self.options.n > 1:
+            task, codec = self.context.task, self.context.codec
+            longest = max(len(label_tokens(codec, label)) for label in task.labels)
+            prompt = classifier_prompt("", task.labels, task.instruction, "qra")
+            codec.encode(prompt, self.room - longest - len(reasoning_tokens(codec, "")))
+
+    def _inputs(self, identity: dict[str, str]) -> dict[str, Any]:
+        recipe = self.context.recipe
+        writer = {name: value for name, value in identity.items() if name != "server"} if self.writes else None
         return {
-            "rgen": digest_of_file(run.rgen.adapter / adapters.MLX_WEIGHTS) if local else None,
-            "engine": "openai" if self.remote else "rgen",
+            "writer": writer,
             "data": self.context.data.digest,
             "instruction": recipe.data.instruction,
+            "date": recipe.date,
             "seed": recipe.seed,
             "max_seq_length": recipe.max_seq_length,
             "augment": self.options.model_dump(mode="json", exclude=_HOW_FAST),
@@ -142,7 +166,7 @@ class _Stage:
             repetition_penalty=options.repetition_penalty,
         )
         prompt = digest_of([around, recipe.date, recipe.max_seq_length])
-        return Job(prompt, sampling, recipe.seed, options.n, options.retries)
+        return Job(prompt, sampling, recipe.seed, options.n, options.retries, digest_of(self._identity()))
 
     def _say_what_is_there(self, job: Augmentation, journal: Journal) -> int:
         """How much the first attempt has still to write."""
@@ -167,7 +191,7 @@ class _Stage:
             self._model.fuse()
         return self._model
 
-    def _engine(self, identity: dict[str, str], job: Augmentation, due: int) -> Engine:
+    def _engine(self, identity: dict[str, str], due: int) -> Engine:
         context, length = self.context, self.context.recipe.max_seq_length
         if self.options.engine == "ray":
             from rir_mlx.engines.ray import RayEngine, Setup
@@ -186,19 +210,20 @@ class _Stage:
             )
             return RayEngine(setup, self.options.workers, identity)
         model = self._model_with_adapter()
-        self._say_cost(model, job.job.sampling, due)
+        self._say_cost(model, self._job().sampling, due)
         return LocalEngine(model, context.codec, self.question, length, identity)
 
     def _remote_engine(self) -> Engine:
         from rir_mlx.engines.openai import OpenAIEngine, Server
 
         options = self.options
-        server = Server(options.base_url or "", options.server_model, options.concurrency)
-        if server.remote and os.environ.get("HF_HUB_OFFLINE") == "1":
+        server = Server(options.base_url or "", options.server_model, options.concurrency, options.timeout)
+        if server.remote and HF_HUB_OFFLINE:
             raise UserError(f"{server.shown} is not on this machine, and --offline contacts no server.")
         engine = OpenAIEngine(server, self.context.codec, self.question, self.context.recipe.max_seq_length)
         if engine.remote:
-            self.context.progress.warn(f"texts and labels are sent to {engine.identity()['server']}.")
+            plain = "" if server.url.scheme == "https" else ", and so is the key where there is one, unencrypted"
+            self.context.progress.warn(f"texts and labels are sent to {server.shown}{plain}.")
         return engine
 
     def _scorer(self) -> Classifier:
@@ -257,7 +282,8 @@ def _refuse_test_rows(context: Context) -> None:
         source = getattr(context.recipe.data, part)
         if source is None:
             continue
-        if _TEST.fullmatch(source.split or "") or _TEST.fullmatch(Path(source.path).stem):
+        file = Path(source.path).stem if Path(source.path).suffix in SUFFIXES else ""
+        if _TEST.search(source.split or "") or _TEST.search(file):
             raise UserError(
                 f"data.{part} is a test part ({source.split or source.path}). Its reasonings would be written with the "
                 "labels in sight, and a classifier trained on them could no longer be measured on it.",

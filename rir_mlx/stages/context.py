@@ -163,13 +163,15 @@ def by_the_first(stage: Callable[Concatenate[Context, P], T]) -> Callable[Concat
     return run
 
 
-def is_due(context: Context, stage: Stage, inputs: dict[str, Any], what: str) -> bool:
-    """Whether a stage is to run, and why; then the run's recipe is the one that it runs with."""
+def is_due(context: Context, stage: Stage, inputs: dict[str, Any], what: str, *, begins: bool = True) -> bool:
+    """Whether a stage is to run, and why; then the run's recipe is the one that it runs with, unless the stage
+    `begins` later."""
     why = stage.why_not_done(inputs)
     if why is None and not context.force:
         context.progress.say(f"{what}: done already with these inputs, skipped → {stage.folder}")
         return False
     reason = why or "--force was given"
     context.progress.say(f"{what}: runs, because {reason}.")
-    context.run.save_recipe(context.recipe)
+    if begins:
+        context.run.save_recipe(context.recipe)
     return True

@@ -296,6 +296,24 @@ def test_draws_follow_the_models_probabilities(
         assert counts[token] / draws == pytest.approx(kept[token], abs=bound)
 
 
+def test_draws_in_bfloat16_reach_what_is_rare(framework: Backend, tmp_path: Path) -> None:
+    """Summed up in 16 bits, a vocabulary's many rare words lost nine tenths of their share."""
+    from tiny import make_tiny_llama
+
+    folder = make_tiny_llama(tmp_path / "wide", vocabulary=32_000)
+    model, row = framework.load(folder, dtype="bfloat16"), rows_of()[1]
+    chances = np.exp(log_softmax(model.logits(row)[-1] / 2.0))
+    rare = np.sort(chances)[:-100].sum()
+    assert rare > 0.5
+    done = list(
+        model.generate([Request(n, row, seed=n) for n in range(400)], Sampling(1, temperature=2.0, batch_size=200))
+    )
+    threshold = np.sort(chances)[-100]
+    share = np.mean([chances[one.tokens[0]] < threshold for one in done])
+    # Five standard deviations, and what bfloat16 does to the logits themselves.
+    assert share == pytest.approx(rare, abs=5 * np.sqrt(rare * (1 - rare) / 400) + 0.02)
+
+
 def test_a_nucleus_of_one_token_is_greedy(framework: Backend, tiny: Path) -> None:
     model, row = lively(framework, tiny), rows_of()[1]
     done = next(iter(model.generate([Request(0, row, seed=3)], Sampling(COUNT, temperature=1.0, top_p=1e-6))))

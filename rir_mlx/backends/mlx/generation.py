@@ -90,7 +90,8 @@ def _sampler(sampling: Sampling, seed: int) -> Callable[[mx.array], mx.array] | 
     seeds, step = np.array([seed], dtype=np.uint64), np.zeros(1, dtype=np.uint64)
 
     def draw(chances: mx.array) -> mx.array:
-        scaled = chances / sampling.temperature
+        # In 16 bits a sum over the vocabulary loses all that is small beside it.
+        scaled = chances.astype(mx.float32) / sampling.temperature
         scaled = scaled - mx.logsumexp(scaled, axis=-1, keepdims=True)
         if sampling.top_p < 1:
             scaled = apply_top_p(scaled, sampling.top_p)

@@ -19,6 +19,7 @@ from mlx_lm.utils import load_config, load_model
 from numpy.typing import NDArray
 
 from rir_mlx.backends.base import (
+    FEWER_ROWS,
     LINEAR_KEYS,
     PLAIN,
     AdapterSpec,
@@ -220,7 +221,9 @@ class MlxModel:
         try:
             yield from generate(self, requests, sampling, prefix, on_token)
         except RuntimeError as error:
-            raise OutOfMemory(f"{sampling.batch_size} rows at a time do not fit into memory.") from recognised(error)
+            raise OutOfMemory(
+                f"{sampling.batch_size} rows at a time do not fit into memory.", mend=FEWER_ROWS
+            ) from recognised(error)
 
     def score(
         self, prompts: Sequence[Tokens], options: Sequence[Tokens], *, prefix: Tokens = (), batch_size: int = 32

@@ -27,6 +27,7 @@ from rir_mlx.backends.base import (
     uniforms,
     unstopped,
 )
+from rir_mlx.errors import Failure
 
 if TYPE_CHECKING:
     from rir_mlx.backends.torch.model import TorchModel
@@ -179,8 +180,11 @@ class _SlotLayer(DynamicLayer):
 def draw(logits: torch.Tensor, rows: Sequence[_Row], sampling: Sampling) -> list[int]:
     """The next token of each row from logits [rows, vocabulary], as `Sampling` says."""
     if sampling.temperature == 0 and sampling.repetition_penalty == 1:
-        return list(logits.max(-1).indices.tolist())  # several times as fast as argmax
+        likeliest = logits.max(-1)  # several times as fast as argmax
+        _check(likeliest.values)
+        return list(likeliest.indices.tolist())
     logits = logits.float()
+    _check(logits.amax(-1))
     if sampling.repetition_penalty != 1:
         logits = _penalised(logits, [row.written for row in rows], sampling.repetition_penalty)
     if sampling.temperature == 0:
@@ -195,6 +199,11 @@ def draw(logits: torch.Tensor, rows: Sequence[_Row], sampling: Sampling) -> list
     mass = chances.double().cumsum(-1)
     target = torch.as_tensor(uniforms(seeds, steps), device=logits.device)[:, None] * mass[:, -1:]
     return list(torch.searchsorted(mass, target, right=True)[:, 0].tolist())
+
+
+def _check(highest: torch.Tensor) -> None:
+    if not bool(highest.isfinite().all()):
+        raise Failure("The model's logits are not finite.", mend="Set dtype to float32 or bfloat16.")
 
 
 def _penalised(logits: torch.Tensor, written: Sequence[Sequence[int]], penalty: float) -> torch.Tensor:

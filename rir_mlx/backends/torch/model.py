@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.utils import logging as transformers_logging
 
 from rir_mlx.backends.base import (
+    FEWER_ROWS,
     LINEAR_KEYS,
     PLAIN,
     AdapterSpec,
@@ -287,7 +288,9 @@ class TorchModel:
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
-            raise OutOfMemory(f"{sampling.batch_size} rows at a time do not fit into {self.device}.") from error
+            raise OutOfMemory(
+                f"{sampling.batch_size} rows at a time do not fit into {self.device}.", mend=FEWER_ROWS
+            ) from error
 
     def score(
         self, prompts: Sequence[Tokens], options: Sequence[Tokens], *, prefix: Tokens = (), batch_size: int = 32
