@@ -214,6 +214,49 @@ def test_a_second_process_is_refused(trained: Run, tmp_path: Path) -> None:
     assert (result.code, "Another process" in result.err) == (2, True)
 
 
+def test_a_servers_model_writes_and_another_servers_model_writes_anew(rir: Run, recipe: Path, tmp_path: Path) -> None:
+    """Known by their address alone, two servers with a model each were once taken for one."""
+    from test_openai_engine import Fake, echo
+
+    folder = tmp_path / "runs" / "small" / "augmented"
+    for name in ("one", "two"):
+        fake = Fake(echo)
+        fake.models = 200, {}, {"data": [{"id": name}]}
+        with fake.running() as url:
+            result = rir("augment", str(recipe), "--base-url", url, "--json", "-s", "augment.gates=[]")
+        assert result.code == 0, result.err
+        assert json.loads(result.out)["train"]["kept"] == 45
+        provenance = rows_in(folder / "train.jsonl")[0]["provenance"]
+        assert (provenance["engine"], provenance["model"]) == ("openai", name)
+    assert rir("run", str(recipe), "--set", "augment.engine=local", "-q").code == 0
+
+
+def test_what_a_server_refuses_is_set_aside_and_said(rir: Run, recipe: Path, tmp_path: Path) -> None:
+    from test_openai_engine import Fake, Reply, echo, text_of
+
+    def reply(body: dict[str, Any]) -> Reply:
+        return (400, {}, {"error": {"message": "filtered"}}) if "angry" in text_of(body) else echo(body)
+
+    fake = Fake(reply)
+    fake.models = 200, {}, {"data": [{"id": "one"}]}
+    more = ["-s", "augment.gates=[]", "-s", "augment.retries=0", "-s", "augment.concurrency=4"]
+    with fake.running() as url:
+        result = rir("augment", str(recipe), "--base-url", url, *more)
+    assert result.code == 0, result.err
+    assert "the server refused" in result.err
+    assert "with the label 'anger' 0 have a reasoning" in result.err
+    stats = json.loads((tmp_path / "runs" / "small" / "augmented" / "stats.json").read_text())
+    assert stats["train"]["rejected"] == {"refused": stats["train"]["rows_by_label"]["anger"]}
+
+
+def test_offline_contacts_no_server_elsewhere(rir: Run, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rir_mlx.stages import augmentation
+
+    monkeypatch.setattr(augmentation, "HF_HUB_OFFLINE", True)
+    result = rir("augment", str(recipe), "--base-url", "http://192.0.2.1/v1", "-s", "augment.server_model=one")
+    assert (result.code, "contacts no server" in result.err) == (2, True)
+
+
 # real processes
 
 
