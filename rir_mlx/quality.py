@@ -7,6 +7,7 @@ languages.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
@@ -45,6 +46,7 @@ _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}
 _WORD = regex.compile(
     rf"[{_UNSPACED}]\p{{M}}*|[\p{{L}}\p{{N}}--[{_UNSPACED}]][\p{{L}}\p{{N}}\p{{M}}--[{_UNSPACED}]]*", regex.V1
 )
+_ASCII_WORD = re.compile(r"[a-z0-9]+")
 _JOINED = regex.compile(rf"[{_UNSPACED}\p{{Hangul}}]")
 """In these scripts a word may follow a label, or stand before it, without a space."""
 _SENTENCE = regex.compile(r"(?<=[.!?。！？])\s+|\n+|(?<=[。！？])")
@@ -67,6 +69,8 @@ _SAY_NOTHING = """
 
 
 def words_of(text: str) -> list[str]:
+    if text.isascii():
+        return _ASCII_WORD.findall(text.lower())
     return list(_WORD.findall(_normal(text)))
 
 
