@@ -46,6 +46,10 @@ class ModelError(UserError):
     """A model or adapter folder that is missing, gated, damaged, or made for another base."""
 
 
+class NoServer(UserError):
+    """Nobody answers at the address that was given."""
+
+
 class Failure(RirError):
     """The work itself failed: a loss that is not finite, an export that does not match its model."""
 

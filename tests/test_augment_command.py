@@ -228,6 +228,9 @@ def test_a_servers_model_writes_and_another_servers_model_writes_anew(rir: Run, 
         assert json.loads(result.out)["train"]["kept"] == 45
         provenance = rows_in(folder / "train.jsonl")[0]["provenance"]
         assert (provenance["engine"], provenance["model"]) == ("openai", name)
+    again = rir("augment", str(recipe), "--base-url", url, "-s", "augment.gates=[]")
+    assert (again.code, "skipped" in again.err) == (0, True), "what is done needs no server"
+    assert rir("augment", str(recipe), "--base-url", url, "-s", "augment.gates=[copying]").code == 2
     assert rir("run", str(recipe), "--set", "augment.engine=local", "-q").code == 0
 
 

@@ -25,7 +25,7 @@ import httpx2
 
 from rir_mlx.backends.base import FinishReason, Sampling
 from rir_mlx.engines.base import Order, Question, Written
-from rir_mlx.errors import Failure, RirError, UserError, did_you_mean
+from rir_mlx.errors import Failure, NoServer, RirError, UserError, did_you_mean
 from rir_mlx.tokens import Codec
 
 T = TypeVar("T")
@@ -282,8 +282,8 @@ class OpenAIEngine:
             with suppress(TimeoutError):
                 await asyncio.wait_for(ending.wait(), pause)
 
-    def _no_server(self, passing: _Passing) -> UserError:
-        return UserError(
+    def _no_server(self, passing: _Passing) -> NoServer:
+        return NoServer(
             f"No server answers at {self.server.shown}: {passing}",
             mend=f"Start one, for instance `mlx_lm.server --model {self.server.model or 'FOLDER'}`, or mend base_url.",
         )

@@ -20,14 +20,14 @@ from rir_mlx.classifier import Classifier, label_tokens, reasoning_tokens
 from rir_mlx.data import Row
 from rir_mlx.engines.base import Engine, Order, Question
 from rir_mlx.engines.local import LocalEngine
-from rir_mlx.errors import UserError
+from rir_mlx.errors import NoServer, UserError
 from rir_mlx.estimate import generation_cost
 from rir_mlx.interrupts import Interrupts
 from rir_mlx.journal import Journal
 from rir_mlx.leakage import Reasoned, Sample, leakage
 from rir_mlx.prompts import classifier_prompt
 from rir_mlx.quality import Judge
-from rir_mlx.run import digest_of, digest_of_file, make_folder, replacing, write_json
+from rir_mlx.run import changes, digest_of, digest_of_file, make_folder, replacing, write_json
 from rir_mlx.stages.context import Context, by_the_first, is_due
 from rir_mlx.tables import SUFFIXES
 from rir_mlx.tally import Tally
@@ -89,9 +89,14 @@ class _Stage:
                 mend="Run `rir-mlx train-rgen` first. (Or let a server's model write: --engine openai --base-url URL.)",
             )
         self._check_room()
-        engine = self._remote_engine() if self.remote and self.writes else None
+        engine: Engine | None = None
+        try:
+            engine = self._remote_engine() if self.remote and self.writes else None
+        except NoServer:
+            if not self._was_done_alike():
+                raise
         identity = engine.identity() if engine else self._identity()
-        inputs = self._inputs(identity)
+        inputs = self._inputs(identity) if engine or not self.remote else (run.augmented.done() or {})["inputs"]
         if not is_due(context, run.augmented, inputs, "augmentation", begins=False):
             return None
         judge = Judge(context.codec, self.question.labels, self.question.instruction, self.options.gates)
@@ -125,6 +130,13 @@ class _Stage:
             run.augmented.finish(inputs, **stats["train"])
         return stats
 
+    def _was_done_alike(self) -> bool:
+        """Whether all but the server, which is not there to say what model it has, is as when the stage was done."""
+        done = self.context.run.augmented.done()
+        return bool(
+            done and not self.context.force and not changes(done["inputs"], self._inputs(done["inputs"]["writer"]))
+        )
+
     def _check_room(self) -> None:
         """Whoever chooses reads the classifier's prompt. Raises UserError where a text would have no room in it: better
         now than after hours of writing."""
@@ -136,7 +148,7 @@ class _Stage:
 
     def _inputs(self, identity: dict[str, str]) -> dict[str, Any]:
         recipe = self.context.recipe
-        writer = {name: value for name, value in identity.items() if name != "server"} if self.writes else None
+        writer = {name: value for name, value in identity.items() if name != "server"} if self.writes else {}
         return {
             "writer": writer,
             "data": self.context.data.digest,
