@@ -128,8 +128,7 @@ class Journal:
         entry = self._index.get(int(key, 16))
         if entry is None:
             return None
-        if self._waiting:
-            self.flush()
+        self.flush()  # the timer may be in the middle of it
         self._reader.seek(entry >> _FLAG_BITS)
         result: dict[str, Any] = json.loads(self._reader.readline())
         return result

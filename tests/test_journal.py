@@ -107,6 +107,24 @@ def test_a_line_waits_for_others_and_not_for_long(tmp_path: Path) -> None:
         assert path.read_bytes().count(b"\n") == 200
 
 
+def test_a_result_is_read_whole_while_others_are_handed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read while the timer was in the middle of a write, a line once ended early."""
+    monkeypatch.setattr(journal_module, "_SECONDS", 0.005)
+    with Journal(tmp_path / "journal") as journal:
+        real = journal._file
+
+        class Slow:
+            def write(self, data: bytes) -> int:
+                time.sleep(0.1)
+                return real.write(data)
+
+        monkeypatch.setattr(journal, "_file", Slow())
+        journal.append(result(1))
+        time.sleep(0.05)
+        assert journal.get(f"{1:016x}") == result(1)
+        monkeypatch.setattr(journal, "_file", real)
+
+
 def test_an_index_finds_what_was_put_however_much_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal_module, "_RECENT", 100)
     rng = random.Random(0)

@@ -90,13 +90,16 @@ class _Stage:
             )
         self._check_room()
         engine: Engine | None = None
-        try:
-            engine = self._remote_engine() if self.remote and self.writes else None
-        except NoServer:
-            if not self._was_done_alike():
-                raise
-        identity = engine.identity() if engine else self._identity()
-        inputs = self._inputs(identity) if engine or not self.remote else (run.augmented.done() or {})["inputs"]
+        identity = self._identity()
+        if self.remote and self.writes:
+            try:
+                engine = self._remote_engine()
+                identity = engine.identity()
+            except NoServer:
+                if (writer := self._writer_when_done()) is None:
+                    raise
+                identity = writer
+        inputs = self._inputs(identity)
         if not is_due(context, run.augmented, inputs, "augmentation", begins=False):
             return None
         judge = Judge(context.codec, self.question.labels, self.question.instruction, self.options.gates)
@@ -130,12 +133,14 @@ class _Stage:
             run.augmented.finish(inputs, **stats["train"])
         return stats
 
-    def _was_done_alike(self) -> bool:
-        """Whether all but the server, which is not there to say what model it has, is as when the stage was done."""
+    def _writer_when_done(self) -> dict[str, str] | None:
+        """The server's model by which the stage was done, where all else is as it was then: what is done needs no
+        server that is there to say what model it has."""
         done = self.context.run.augmented.done()
-        return bool(
-            done and not self.context.force and not changes(done["inputs"], self._inputs(done["inputs"]["writer"]))
-        )
+        writer: dict[str, str] = done["inputs"]["writer"] if done else {}
+        if done is None or self.context.force or writer.get("engine") != "openai":
+            return None
+        return None if changes(done["inputs"], self._inputs(writer)) else writer
 
     def _check_room(self) -> None:
         """Whoever chooses reads the classifier's prompt. Raises UserError where a text would have no room in it: better
