@@ -78,6 +78,9 @@ def _normal(text: str) -> str:
     return text.lower() if text.isascii() else unicodedata.normalize("NFC", text).lower()
 
 
+_HOLLOW = frozenset(words_of(_SAY_NOTHING))
+
+
 class LabelWords:
     """Where a text names a label: the label itself, its words joined by spaces, hyphens or underscores, and words made
     of it by a common English ending (joy, joyful; sadness, sad). A label that is a bare number is never named: numbers
@@ -172,7 +175,7 @@ class Judge:
 
     @cached_property
     def _hollow(self) -> frozenset[str]:
-        return frozenset({*words_of(_SAY_NOTHING), *self.asked, *self.labels.words})
+        return frozenset({*_HOLLOW, *self.asked, *self.labels.words})
 
     def _concludes_another(self, text: str, label: str, reasoning: str, words: Sequence[str]) -> bool:
         if self.labels.words.isdisjoint(words):
@@ -193,7 +196,7 @@ class Judge:
         return all(one != label and not _NOT.search(reasoning, start, place) for one, place in last)
 
     def _says_nothing(self, label: str) -> bool:
-        return set(words_of(label)) <= set(words_of(_SAY_NOTHING))
+        return _HOLLOW.issuperset(words_of(label))
 
 
 def _repeats(words: Sequence[str]) -> bool:

@@ -112,11 +112,12 @@ class _Stage:
         ):
             job = Augmentation(self.rows, self._job(), identity, judge, journal)
             due = self._say_what_is_there(job, journal)
-            if job.is_due():
+            writes = job.is_due()
+            if writes:
                 engine = engine or self._engine(identity, due)
             context.run.save_recipe(context.recipe)  # from here on it can only be stopped, and go on
             run.augmented.begin()
-            if job.is_due() and engine:
+            if writes and engine:
                 try:
                     job.write(engine, context.progress, lambda: interrupts.asked)
                 finally:
