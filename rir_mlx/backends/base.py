@@ -355,9 +355,3 @@ def unstopped(written: Sequence[int], stops: Sequence[Tokens]) -> tuple[Tokens, 
     """A finished row without its stop sequence, and why it finished."""
     cut = stop_length(written, stops)
     return tuple(written[: len(written) - cut]), "stop" if cut else "length"
-
-
-def scoring_rows(batch_size: int, options: int) -> int:
-    """Rows to score together: every option of a row is projected to the whole vocabulary, so many options make the
-    batch smaller."""
-    return max(1, min(batch_size, 256 // options))

@@ -1,19 +1,32 @@
-"""Scoring with an MLX model."""
+"""Scoring with an MLX model: a row's prompt runs once, then the options continue it side by side.
+
+mlx-lm's attention takes a row's positions from its cache, one after the other, so a tree of options cannot be one
+sequence here. Its paths are rows of a batch instead. What they continue is joined to them a layer at a time, and never
+held for all layers.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
 import numpy as np
-from mlx_lm.models.cache import BatchKVCache, KVCache
+from mlx_lm.models.cache import KVCache
 from numpy.typing import NDArray
 
-from rir_mlx.backends.base import Tokens, pad_right, scoring_rows
+from rir_mlx.backends.base import Tokens, pad_right
+from rir_mlx.backends.options import OptionTree, parts, scoring_groups, trees
 
 if TYPE_CHECKING:
     from rir_mlx.backends.mlx.model import MlxModel
+
+_TOKENS = 8192
+"""Tokens of prompts that run together, padding included."""
+_SEEN = 65_536
+"""Tokens that options which run together see: 128 MB of keys and values of a layer of Llama-3.2-1B."""
+
+Pair = tuple[mx.array, mx.array]
 
 
 def prefix_cache(model: MlxModel, prefix: Tokens) -> list[KVCache]:
@@ -27,58 +40,130 @@ def prefix_cache(model: MlxModel, prefix: Tokens) -> list[KVCache]:
 def score(
     model: MlxModel, prompts: Sequence[Tokens], options: Sequence[Tokens], prefix: Tokens, batch_size: int
 ) -> NDArray[np.float64]:
-    """`Model.score`: each prompt runs once; every option then continues the prompt's cache."""
+    """`Model.score`: each prompt runs once; each option that none other goes on from then continues it."""
     scores = np.zeros((len(prompts), len(options)))
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    batch_size = scoring_rows(batch_size, len(options))
-    shared = prefix_cache(model, prefix)
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        scores[chosen] = _score_group(model, [prompts[index] for index in chosen], options, shared)
+    grown = list(trees(options))
+    shared = [cache.keys_and_values() if prefix else None for cache in prefix_cache(model, prefix)]
+    for chosen in scoring_groups([len(prompt) for prompt in prompts], 0, batch_size, _TOKENS):
+        rows = _Rows(model, [prompts[index] for index in chosen], shared)
+        for columns, tree in grown:
+            scores[np.ix_(chosen, columns)] = tree.totals(_score_edges(rows, tree))
     return scores
 
 
-def _score_group(
-    model: MlxModel, prompts: Sequence[Tokens], options: Sequence[Tokens], shared: list[KVCache]
+def _score_edges(rows: _Rows, tree: OptionTree) -> NDArray[np.float64]:
+    """[rows, edges] log p of the tree's edges after each prompt."""
+    chances = np.zeros((rows.count, len(tree.sources)))
+    for nodes, hidden in _run(rows, tree):
+        edges = np.nonzero(np.isin(tree.sources, nodes))[0]
+        sources = np.searchsorted(nodes, tree.sources[edges])
+        chances[:, edges] = _log_chances(rows.model, hidden, sources, tree.targets[edges])
+    return chances
+
+
+def _run(rows: _Rows, tree: OptionTree) -> Iterator[tuple[NDArray[np.int64], mx.array]]:
+    """Every node of the tree once: some of them, ascending, and their hidden states [rows, nodes, width]."""
+    yield np.zeros(1, dtype=np.int64), rows.last[:, None]
+    paths, start = tree.paths(), 0
+    done: set[int] = set()
+    while start < len(paths):
+        # Paths are sorted by length, and the more of them run together, the longer is the last one.
+        count = 1
+        while start + count < len(paths) and rows.seen(count + 1, len(paths[start + count])) <= _SEEN:
+            count += 1
+        group = paths[start : start + count]
+        start += count
+        tokens, _ = pad_right([tuple(tree.tokens[node - 1] for node in path) for path in group])
+        hidden = rows.branch(tokens)
+        fresh = {node: at for at, path in enumerate(group) for node in path if node not in done}
+        nodes = np.array(sorted(fresh), dtype=np.int64)
+        done.update(fresh)
+        at, places = np.array([fresh[node] for node in nodes.tolist()]), tree.depths[nodes - 1]
+        yield nodes, hidden[:, mx.array(at), mx.array(places)]
+
+
+class _Rows:
+    """Prompts that ran together: right-padded, behind the prefix that they share."""
+
+    def __init__(self, model: MlxModel, prompts: Sequence[Tokens], shared: Sequence[Pair | None]) -> None:
+        tokens, lengths = pad_right(prompts)
+        self.model, self.count = model, len(prompts)
+        self.before = [() if pair is None else (_side_by_side(pair),) for pair in shared]
+        start = 0 if shared[0] is None else shared[0][0].shape[2]
+        self.width = start + tokens.shape[1]
+        offset, real = mx.full((self.count,), start, dtype=mx.int32), mx.ones((self.count, start), dtype=mx.bool_)
+        caches = [_Continued(before, (self.count, 1), offset, real) for before in self.before]
+        hidden = model.model.model(mx.array(tokens), cache=caches)
+        self.last = hidden[mx.arange(self.count), mx.array(lengths - 1)]  # [rows, width]
+        self.before = [(*before, _side_by_side(cache.own)) for before, cache in zip(self.before, caches, strict=True)]
+        self.lengths = start + mx.array(lengths)
+        self.real = mx.arange(self.width) < self.lengths[:, None]
+        mx.eval(self.last, [cache.own for cache in caches])
+
+    def seen(self, paths: int, longest: int) -> int:
+        """Tokens that the attention of so many paths reads."""
+        return self.count * paths * (self.width + longest)
+
+    def branch(self, tokens: NDArray[np.int32]) -> mx.array:
+        """Run paths [paths, T] after each row; returns their hidden states [rows, paths, T, width]."""
+        paths = len(tokens)
+        offset, real = (mx.repeat(one, paths, axis=0) for one in (self.lengths, self.real))
+        caches = [_Continued(before, (self.count, paths), offset, real) for before in self.before]
+        hidden = self.model.model.model(mx.array(np.tile(tokens, (self.count, 1))), cache=caches)
+        return hidden.reshape(self.count, paths, *hidden.shape[1:])
+
+
+class _Continued:
+    """One layer's cache, as mlx-lm's layers use it, for rows [rows * paths] that continue what has run.
+
+    `before` are keys and values [1 or rows, 1, heads, tokens, width] that stand before those of the call; `offset`
+    [rows * paths] is the position of each one's first token; `real` [rows * paths, tokens] is False at padding.
+    """
+
+    def __init__(self, before: Sequence[Pair], shape: tuple[int, int], offset: mx.array, real: mx.array) -> None:
+        self.before, self.shape, self.offset, self.real = before, shape, offset, real
+        self.own: Pair = (mx.zeros(0), mx.zeros(0))
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> Pair:
+        self.own = (keys, values)
+        return self._join(0, keys), self._join(1, values)
+
+    def _join(self, index: int, own: mx.array) -> mx.array:
+        given = [mx.broadcast_to(pair[index], (*self.shape, *pair[index].shape[2:])) for pair in self.before]
+        joined = mx.concatenate([*given, own.reshape(*self.shape, *own.shape[1:])], axis=3)
+        return joined.flatten(0, 1)
+
+    def make_mask(self, tokens: int, return_array: bool = False, window_size: int | None = None) -> mx.array:
+        """[rows * paths, 1, tokens, before + tokens] True where to attend. Padding stands between what has run and the
+        call's own tokens, so their columns are not their positions."""
+        own = self.offset[:, None] + mx.arange(tokens)
+        before = mx.broadcast_to(mx.arange(self.real.shape[1]), self.real.shape)
+        columns = mx.concatenate([before, own], axis=1)
+        real = mx.concatenate([self.real, mx.ones(own.shape, dtype=mx.bool_)], axis=1)
+        mask = (columns[:, None] <= own[:, :, None]) & real[:, None]
+        if window_size is not None:
+            mask = mask & (own[:, :, None] < columns[:, None] + window_size)
+        return mask[:, None]
+
+
+def _side_by_side(pair: Pair) -> Pair:
+    """Keys and values [rows, heads, tokens, width] with an axis for paths."""
+    return pair[0][:, None], pair[1][:, None]
+
+
+def _log_chances(
+    model: MlxModel, hidden: mx.array, sources: NDArray[np.int64], targets: NDArray[np.int32]
 ) -> NDArray[np.float64]:
-    rows, count = len(prompts), len(options)
-    tokens, lengths = pad_right(prompts)
-    caches = [BatchKVCache.merge([cache] * rows) for cache in shared]
-    padding = (tokens.shape[1] - lengths).tolist()
-    for cache in caches:
-        cache.prepare(lengths=lengths.tolist(), right_padding=padding)
-    hidden = model.model.model(mx.array(tokens), cache=caches)
-    for cache in caches:
-        cache.finalize()
-    last = hidden[mx.arange(rows), mx.array(lengths - 1)]
-    choice, sizes = pad_right(options)
-    first = _log_softmax(model.logits_of(last))[:, mx.array(choice[:, 0])]
-    total = np.array(first.astype(mx.float32)).astype(np.float64)
-    if choice.shape[1] > 1:
-        repeated = [_repeat(cache, count) for cache in caches]
-        following = np.tile(choice, (rows, 1))
-        hidden = model.model.model(mx.array(following[:, :-1]), cache=repeated)
-        chances = _log_softmax(model.logits_of(hidden))
-        gathered = mx.take_along_axis(chances, mx.array(following[:, 1:, None]), axis=-1)[..., 0]
-        real = np.arange(1, choice.shape[1])[None] < np.tile(sizes, rows)[:, None]
-        total += (np.array(gathered).astype(np.float64) * real).sum(-1).reshape(rows, count)
-    return total
-
-
-def _log_softmax(logits: mx.array) -> mx.array:
-    logits = logits.astype(mx.float32)
-    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-
-
-def _repeat(cache: BatchKVCache, times: int) -> BatchKVCache:
-    """The cache with every row `times` times in a row."""
-    keys, values, offset, left_padding, index = cache.state
-    repeated = BatchKVCache([0])
-    repeated.state = (
-        mx.repeat(keys[..., :index, :], times, axis=0),
-        mx.repeat(values[..., :index, :], times, axis=0),
-        mx.repeat(offset, times),
-        mx.repeat(left_padding, times),
-        index,
-    )
-    return repeated
+    """[rows, edges] log p of `targets` at the nodes `sources` of hidden states [rows, nodes, width]."""
+    rows, nodes = hidden.shape[:2]
+    hidden = hidden.flatten(0, 1)
+    mx.eval(hidden)
+    places = (np.arange(rows)[:, None] * nodes + sources).ravel()
+    words = np.tile(targets, rows)
+    found = []
+    for positions, edges in parts(places, rows * nodes, model.model.args.vocab_size):
+        logits = model.logits_of(hidden[positions]).astype(mx.float32)
+        at = mx.array(places[edges] - positions.start)
+        chances = logits[at, mx.array(words[edges])] - mx.logsumexp(logits, axis=-1)[at]
+        found.append(np.array(chances).astype(np.float64))
+    return np.concatenate(found).reshape(rows, -1)

@@ -1,86 +1,107 @@
-"""Scoring with a PyTorch model."""
+"""Scoring with a PyTorch model: a row's prompt and the tree of all options run as one sequence.
+
+A node of the tree sees the prompt, its ancestors and itself, at the position that it has in its option. So nothing of
+a row is repeated for an option, and a group of rows takes one pass.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import DynamicCache
+from transformers import Cache
+from transformers.cache_utils import DynamicLayer
 
-from rir_mlx.backends.base import Tokens, pad_right, scoring_rows
+from rir_mlx.backends.base import Tokens, pad_right
+from rir_mlx.backends.options import OptionTree, parts, scoring_groups, trees
 
 if TYPE_CHECKING:
     from rir_mlx.backends.torch.model import TorchModel
+
+_TOKENS = 8192
+"""Tokens that run together, padding included."""
 
 
 @torch.inference_mode()
 def score(
     model: TorchModel, prompts: Sequence[Tokens], options: Sequence[Tokens], prefix: Tokens, batch_size: int
 ) -> NDArray[np.float64]:
-    """`Model.score`: each prompt runs once; every option then continues the prompt's cache."""
+    """`Model.score`: each prompt runs once, and behind it each start that options have in common."""
     scores = np.zeros((len(prompts), len(options)))
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    batch_size = scoring_rows(batch_size, len(options))
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        scores[chosen] = _score_group(model, [prompts[index] for index in chosen], options, prefix)
+    cache: Any = Cache(layers=[_Prefix(layer) for layer in model.prefix_cache(prefix, 1).layers])
+    lengths = [len(prompt) for prompt in prompts]
+    for columns, tree in trees(options):
+        for chosen in scoring_groups(lengths, tree.nodes, batch_size, _TOKENS):
+            chances = _score_edges(model, [prompts[index] for index in chosen], tree, cache)
+            scores[np.ix_(chosen, columns)] = tree.totals(chances)
     return scores
 
 
-def _score_group(
-    model: TorchModel, prompts: Sequence[Tokens], options: Sequence[Tokens], prefix: Tokens
+def _score_edges(model: TorchModel, prompts: Sequence[Tokens], tree: OptionTree, cache: Any) -> NDArray[np.float64]:
+    """[rows, edges] log p of the tree's edges after each prompt."""
+    padded, lengths = pad_right(prompts)
+    rows, width = padded.shape
+    before = cache.get_seq_length()
+    tokens = np.concatenate([padded, np.tile(tree.tokens, (rows, 1))], axis=1)
+    own = np.tile(np.arange(width), (rows, 1))
+    positions = before + np.concatenate([own, lengths[:, None] + tree.depths], axis=1)
+    mask = _mask(model, tree, before, width) & model.tensor(_real(lengths, before, width, tree.nodes))[:, None, None]
+    hidden = model.run(model.tensor(tokens), cache, mask, model.tensor(positions))
+    ends = np.concatenate([lengths[:, None] - 1, np.tile(width + np.arange(tree.nodes), (rows, 1))], axis=1)
+    places = (np.arange(rows)[:, None] * (width + tree.nodes) + ends).ravel()
+    wanted = hidden.flatten(0, 1)[model.tensor(places)]
+    sources = (np.arange(rows)[:, None] * (1 + tree.nodes) + tree.sources).ravel()
+    return _log_chances(model, wanted, sources, np.tile(tree.targets, rows)).reshape(rows, -1)
+
+
+def _mask(model: TorchModel, tree: OptionTree, before: int, width: int) -> torch.Tensor:
+    """[1, 1, width + nodes, before + width + nodes]: causal in the prompt; a node sees the prompt and its ancestors."""
+    mask = np.ones((width + tree.nodes, before + width + tree.nodes), dtype=bool)
+    mask[:width] = np.tri(width, before + width + tree.nodes, before, dtype=bool)
+    mask[width:, before + width :] = tree.ancestors
+    return model.tensor(mask)[None, None]
+
+
+def _real(lengths: NDArray[np.int32], before: int, width: int, nodes: int) -> NDArray[np.bool_]:
+    """[rows, before + width + nodes] False at the padding, which is between a prompt and the tree. A padding token,
+    whose result nobody reads, still sees the prompt: a row of the mask that is all False would give NaN."""
+    columns = np.arange(before + width + nodes)
+    real: NDArray[np.bool_] = (columns < before + lengths[:, None]) | (columns >= before + width)
+    return real
+
+
+def _log_chances(
+    model: TorchModel, hidden: torch.Tensor, sources: NDArray[np.int64], targets: NDArray[np.int32]
 ) -> NDArray[np.float64]:
-    padded, lengths = pad_right(options)
-    tokens = model.tensor(padded.astype(np.int64))
-    state = _Rows.prefill(model, prompts, prefix)
+    """[edges] log p of `targets` at the positions `sources` of hidden states [positions, width]."""
     head = model.head
-    first = torch.log_softmax(head(state.last).float(), dim=-1)[:, tokens[:, 0]]
-    if padded.shape[1] == 1:
-        return np.asarray(first.double().cpu().numpy())
-    state.repeat(len(options))
-    hidden = state.append(model, tokens[:, :-1].repeat(len(prompts), 1))
-    rest = torch.log_softmax(head(hidden).float(), dim=-1)
-    targets = tokens[:, 1:].repeat(len(prompts), 1)
-    gathered = rest.gather(-1, targets[..., None])[..., 0]
-    real = model.tensor(np.arange(1, padded.shape[1])[None] < lengths[:, None]).repeat(len(prompts), 1)
-    following = (gathered * real).sum(-1).view(len(prompts), len(options))
-    return np.asarray((first.double() + following.double()).cpu().numpy())
+    found = []
+    for positions, edges in parts(sources, len(hidden), head.weight.shape[0]):
+        logits = head(hidden[positions]).float()
+        at = model.tensor(sources[edges] - positions.start)
+        wanted = logits[at, model.tensor(targets[edges].astype(np.int64))]
+        top = logits.amax(-1)
+        mass = logits.sub_(top[:, None]).exp_().sum(-1)
+        found.append(wanted - (top + mass.log())[at])
+        del logits
+    return np.asarray(torch.cat(found).double().cpu().numpy())
 
 
-class _Rows:
-    """The caches of rows that were prefilled together: prefix, left padding, then each row's own tokens."""
+class _Prefix(DynamicLayer):
+    """One layer's keys and values of a prefix, put before those of rows. The rows' own are not kept: they run once."""
 
-    def __init__(self, cache: DynamicCache, seen: torch.Tensor, last: torch.Tensor) -> None:
-        self.cache = cache
-        self.seen = seen  # [rows, cached] True where the cache holds a real token
-        self.last = last  # [rows, width] hidden state of the last token
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        if layer.is_initialized:
+            self.lazy_initialization(layer.keys, layer.values)
+            self.keys, self.values = layer.keys, layer.values
 
-    @classmethod
-    def prefill(cls, model: TorchModel, rows: Sequence[Tokens], prefix: Tokens) -> _Rows:
-        longest = max(len(row) for row in rows)
-        padded = np.array([[0] * (longest - len(row)) + list(row) for row in rows])
-        real = np.array([[False] * (longest - len(row)) + [True] * len(row) for row in rows])
-        seen = np.ones((len(rows), len(prefix)), dtype=bool)
-        state = cls(model.prefix_cache(prefix, len(rows)), model.tensor(seen), torch.empty(0))
-        state.append(model, model.tensor(padded), model.tensor(real))
-        return state
-
-    def append(self, model: TorchModel, tokens: torch.Tensor, real: torch.Tensor | None = None) -> torch.Tensor:
-        """Run [rows, T] more tokens; returns their hidden states [rows, T, width]."""
-        width, before = tokens.shape[1], self.seen.shape[1]
-        real = torch.ones_like(tokens, dtype=torch.bool) if real is None else real
-        self.seen = torch.cat([self.seen, real], dim=1)
-        positions = (self.seen.cumsum(1) - 1).clamp(min=0)[:, before:]
-        mask = model.causal(before, width) & self.seen[:, None, None, :]
-        # A padding token attends to itself: a row of the mask that is all False would give NaN.
-        own = torch.eye(width, before + width, dtype=torch.bool, device=tokens.device).roll(before, dims=1)
-        hidden = model.run(tokens, self.cache, mask | own[None, None], positions)
-        self.last = hidden[:, -1]
-        return hidden
-
-    def repeat(self, times: int) -> None:
-        self.cache.batch_repeat_interleave(times)
-        self.seen = self.seen.repeat_interleave(times, dim=0)
+    def update(self, keys: torch.Tensor, values: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.is_initialized:
+            return keys, values
+        before = (part.expand(len(keys), -1, -1, -1) for part in (self.keys, self.values))
+        joined = [torch.cat(pair, dim=2) for pair in zip(before, (keys, values), strict=True)]
+        return joined[0], joined[1]

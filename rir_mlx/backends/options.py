@@ -1,0 +1,122 @@
+"""Options to be scored as a tree of their tokens, and which rows are scored together.
+
+What several options start with stands in the tree once, so it is run once, and its next-token probabilities are made
+once. Knows no framework: both backends run the same tree, each in its own way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rir_mlx.backends.base import Ints, Tokens
+
+LOGIT_BYTES = 1 << 27
+"""Float32 logits that are alive at a time while options are scored: 261 positions of Llama 3's 128,256 words."""
+
+
+@dataclass(frozen=True)
+class OptionTree:
+    """A tree whose root is the end of a prompt and whose other nodes are starts of options that go on.
+
+    Node 0 is the root; node i + 1 stands for `tokens[i]` after its parent. An edge is a token that some option has
+    after a node: log p of the edges is all that the options' scores are made of. An option's last token is an edge
+    alone, unless another option goes on after it.
+
+    tokens     [nodes] the token of each node but the root; a parent comes before its children
+    depths     [nodes] how many tokens of the option are before it
+    ancestors  [nodes, nodes] True where the second is the first or one of its ancestors
+    sources    [edges] the node that predicts, the root being 0; ascending
+    targets    [edges] the token that it predicts
+    edges      [options, longest] each option's edges; the number of edges where it has no more tokens
+    """
+
+    tokens: Ints
+    depths: Ints
+    ancestors: NDArray[np.bool_]
+    sources: Ints
+    targets: Ints
+    edges: Ints
+
+    @classmethod
+    def of(cls, options: Sequence[Tokens]) -> OptionTree:
+        """The tree of options, none of them empty. Options may be equal, or start with another."""
+        # Sorted, so that what a start begins with is before it; the first is the empty one.
+        _, *starts = sorted({option[:end] for option in options for end in range(len(option))})
+        nodes: dict[Tokens, int] = {(): 0} | {start: index for index, start in enumerate(starts, 1)}
+        ancestors = np.zeros((len(starts), len(starts)), dtype=bool)
+        for index, start in enumerate(starts):
+            ancestors[index] = ancestors[nodes[start[:-1]] - 1] if len(start) > 1 else False
+            ancestors[index, index] = True
+        steps = sorted({(nodes[option[:end]], option[end]) for option in options for end in range(len(option))})
+        numbers = {step: index for index, step in enumerate(steps)}
+        edges = np.full((len(options), max(map(len, options))), len(steps), dtype=np.int32)
+        for row, option in zip(edges, options, strict=True):
+            row[: len(option)] = [numbers[nodes[option[:end]], token] for end, token in enumerate(option)]
+        return cls(
+            tokens=np.array([start[-1] for start in starts], dtype=np.int32),
+            depths=np.array([len(start) - 1 for start in starts], dtype=np.int32),
+            ancestors=ancestors,
+            sources=np.array([source for source, _ in steps], dtype=np.int32),
+            targets=np.array([target for _, target in steps], dtype=np.int32),
+            edges=edges,
+        )
+
+    @property
+    def nodes(self) -> int:
+        """Tokens that are run after a prompt."""
+        return len(self.tokens)
+
+    def totals(self, chances: NDArray[np.float64]) -> NDArray[np.float64]:
+        """[rows, options] scores from log p of the edges [rows, edges]."""
+        padded = np.concatenate([chances, np.zeros((len(chances), 1))], axis=1)
+        total: NDArray[np.float64] = padded[:, self.edges].sum(-1)
+        return total
+
+    def paths(self) -> list[list[int]]:
+        """The nodes from the root, without it, to each node that has no child: together they have every node. Sorted
+        by length."""
+        inner = {int(node) for row in self.ancestors for node in np.nonzero(row)[0][:-1]}
+        leaves = (row for node, row in enumerate(self.ancestors) if node not in inner)
+        return sorted(((np.nonzero(row)[0] + 1).tolist() for row in leaves), key=len)
+
+
+def trees(options: Sequence[Tokens], most: int = 2048) -> Iterator[tuple[list[int], OptionTree]]:
+    """The options as trees of at most `most` nodes, or of one option: which options, and their tree. A tree's mask
+    grows with the square of its nodes, so thousands of options are several trees."""
+    order = sorted(range(len(options)), key=lambda index: options[index])
+    group: list[int] = []
+    nodes: set[Tokens] = set()
+    for index in order:
+        more = {options[index][:end] for end in range(1, len(options[index]))}
+        if group and len(nodes | more) > most:
+            yield group, OptionTree.of([options[one] for one in group])
+            group, nodes = [], set()
+        group.append(index)
+        nodes |= more
+    if group:
+        yield group, OptionTree.of([options[one] for one in group])
+
+
+def scoring_groups(lengths: Sequence[int], nodes: int, batch_size: int, most: int) -> list[list[int]]:
+    """Rows that are scored together: of like length, at most `batch_size` of them, and at most `most` tokens, padding
+    and `nodes` tokens of options in each row included. A row longer than that stands alone."""
+    groups: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
+        size = len(groups[-1]) + 1 if groups else 0
+        if not groups or size > batch_size or size * (lengths[index] + nodes) > most:
+            groups.append([])
+        groups[-1].append(index)
+    return groups
+
+
+def parts(sources: NDArray[np.int64], positions: int, vocabulary: int) -> Iterator[tuple[slice, slice]]:
+    """Cuts of `positions` hidden states whose logits fit into `LOGIT_BYTES`, each with the edges that they predict.
+    `sources` [edges] are the positions that predict, ascending."""
+    size = max(1, LOGIT_BYTES // (4 * vocabulary))
+    for start in range(0, positions, size):
+        low, high = np.searchsorted(sources, [start, start + size])
+        yield slice(start, start + size), slice(int(low), int(high))
