@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from rir_mlx.baselines import regression, word_features
 from rir_mlx.metrics import accuracy
 from rir_mlx.quality import LabelWords
 
 _FOLDS = 5
-_FEATURES = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +85,11 @@ def _readable(rows: Sequence[Reasoned], reasonings: Sequence[str]) -> dict[str, 
     labels = [row.label for row in rows]
     if len(set(labels)) < 2:
         return None
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
     from sklearn.pipeline import make_pipeline
 
     folds = min(_FOLDS, min(Counter(labels).values()))
-    model = make_pipeline(
-        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, max_features=_FEATURES, token_pattern=r"(?u)\b\w+\b"),
-        LogisticRegression(C=10.0, max_iter=300, tol=1e-2),
-    )
+    model = make_pipeline(word_features(), regression(10.0))
     split = StratifiedKFold(folds, shuffle=True, random_state=0)
     try:
         predicted = cross_val_predict(model, reasonings, labels, cv=split)

@@ -35,8 +35,9 @@ class ModelFiles:
         return read_config(self.folder)
 
 
-def resolve_model(name: str, revision: str | None = None) -> ModelFiles:
-    """The local folder of a hub id, a folder, or `builtin:NAME`; fetched from the hub where it is not cached.
+def resolve_model(name: str, revision: str | None = None, *, key: str = "model") -> ModelFiles:
+    """The local folder of a hub id, a folder, or `builtin:NAME`; fetched from the hub where it is not cached. `key` is
+    the recipe's key that names it, for the errors.
 
     Raises ModelError, saying how to get access, what to name instead, or what the folder lacks."""
     if name.startswith(BUILTIN):
@@ -50,7 +51,7 @@ def resolve_model(name: str, revision: str | None = None) -> ModelFiles:
     elif name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise ModelError(f"There is no model folder {name}.", mend="Give a folder, or a hub id as owner/name.")
     else:
-        folder = _fetch(name, revision)
+        folder = _fetch(name, revision, key)
         commit = folder.name if folder.parent.name == "snapshots" else revision
     read_config(folder)
     weights = sorted(folder.glob("*.safetensors"))
@@ -92,28 +93,29 @@ def rope_for_both(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _fetch(name: str, revision: str | None) -> Path:
+def _fetch(name: str, revision: str | None, key: str) -> Path:
     from huggingface_hub import errors, snapshot_download
 
+    known = [OPEN_MIRROR] if key == "model" else []
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=_WANTED))
     except errors.GatedRepoError as error:
         raise ModelError(
             f"{name} is gated.",
-            mend=f"Accept its licence at https://huggingface.co/{name} and run `hf auth login`, or use the open "
-            f"mirror: --set model={OPEN_MIRROR}",
+            mend=f"Accept its licence at https://huggingface.co/{name} and run `hf auth login`, or "
+            + (f"use the open mirror: --set model={OPEN_MIRROR}" if key == "model" else f"name another: --set {key}=…"),
         ) from error
     except errors.RevisionNotFoundError as error:
         raise ModelError(f"{name} has no revision {revision!r}.", mend="Mend the recipe's `revision`.") from error
     except errors.RepositoryNotFoundError as error:
         raise ModelError(
-            f"The hub has no model {name!r} that you may see.{did_you_mean(name, [OPEN_MIRROR])}",
-            mend="Mend the recipe's `model`, or run `hf auth login` if it is private.",
+            f"The hub has no model {name!r} that you may see.{did_you_mean(name, known)}",
+            mend=f"Mend the recipe's `{key}`, or run `hf auth login` if it is private.",
         ) from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         raise ModelError(
             f"{name} is not on this machine, and the hub cannot be reached.",
-            mend=f"Run `hf download {name}` once with a network, or name a local folder with --set model=FOLDER.",
+            mend=f"Run `hf download {name}` once with a network, or name a local folder with --set {key}=FOLDER.",
         ) from error
     except (errors.HfHubHTTPError, OSError, ValueError) as error:
         raise ModelError(f"{name} could not be fetched from the hub: {error}") from error

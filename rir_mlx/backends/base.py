@@ -157,6 +157,26 @@ class Completion:
 
 
 @dataclass(frozen=True)
+class EncoderOptions:
+    """How an encoder is fine-tuned as a baseline; `max_length` is in tokens, marks included."""
+
+    learning_rate: float = 5e-5
+    epochs: int = 3
+    batch_size: int = 32
+    max_length: int = 256
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class EncoderRows:
+    """Token ids with the index of their label, and how many labels there are."""
+
+    train: Sequence[tuple[Tokens, int]]
+    validation: Sequence[tuple[Tokens, int]]
+    labels: int
+
+
+@dataclass(frozen=True)
 class Device:
     """Where the model runs; `memory` is in bytes."""
 

@@ -59,15 +59,27 @@ _SUFFIXES = {
 """PEFT's parameter names inside a module, and mlx-lm's."""
 
 
+def default_device() -> torch.device:
+    """CUDA where there is one, else the processor."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the device multiplies it faster than float32."""
+    fast = device.type == "cuda" or getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+    return torch.bfloat16 if fast else torch.float32
+
+
 class TorchBackend:
     """CUDA where there is one, else the processor."""
 
     name = "torch"
 
     def __init__(self) -> None:
-        self.target = torch.device("cpu")
-        if torch.cuda.is_available():
-            self.target = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        self.target = default_device()
+        if self.target.type == "cuda":
             torch.cuda.set_device(self.target)
         self.world = join_world(self.target)
 
@@ -109,10 +121,7 @@ class TorchBackend:
         if dtype != "auto":
             named: torch.dtype = getattr(torch, dtype)
             return named
-        if self.target.type == "cuda":
-            return torch.bfloat16
-        fast = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
-        return torch.bfloat16 if fast else torch.float32
+        return fast_dtype(self.target)
 
 
 class TorchModel:

@@ -1,0 +1,86 @@
+"""Reasonings put out of place, to see whether what they say matters.
+
+A classifier that learns as much from the reasonings of other rows, or from their words in any order, did not learn
+from what they say (arXiv:2406.14511). One whose label stays the same when its own reasoning is exchanged or spoilt
+does not rest on it (arXiv:2307.13702). Knows strings alone; the same seed gives the same result everywhere.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+
+def shuffle_among(reasonings: Sequence[str], seed: int) -> list[str]:
+    """The same reasonings in another order, in which no row keeps its own, nor another of the same words.
+
+    Where one reasoning fills more than half of the rows, as few rows as possible keep it. A single row keeps its own.
+    """
+    rng = random.Random(seed)
+    places: dict[str, list[int]] = {}
+    for place, reasoning in enumerate(reasonings):
+        places.setdefault(reasoning, []).append(place)
+    groups = list(places.values())
+    rng.shuffle(groups)
+    for group in groups:
+        rng.shuffle(group)
+    # Equal ones stand together, so a step as long as the largest group leads out of every group.
+    order = [place for group in groups for place in group]
+    step = max(map(len, groups), default=0)
+    result = list(reasonings)
+    for index, place in enumerate(order):
+        result[place] = reasonings[order[(index + step) % len(order)]]
+    return result
+
+
+def shuffle_words(reasoning: str, seed: int) -> str:
+    """The words of one reasoning in another order, one space between them. Two rows with the same seed are shuffled
+    independently. Where all words are the same there is no other order."""
+    words = reasoning.split()
+    rng = _of_row(reasoning, seed)
+    shuffled = list(words)
+    while shuffled == words and len(set(words)) > 1:
+        rng.shuffle(shuffled)
+    return " ".join(shuffled)
+
+
+def swap_among(reasonings: Sequence[str], labels: Sequence[str], seed: int) -> list[str]:
+    """For every row the reasoning of a row drawn from those with another label, each as likely; its own where all
+    rows have one label. `labels` are usually the predicted ones: a label that rests on its reasoning then follows
+    the exchange. A reasoning may be drawn for several rows."""
+    rng = random.Random(seed)
+    order = sorted(range(len(labels)), key=lambda row: labels[row])
+    first = {labels[row]: index for index, row in reversed(list(enumerate(order)))}
+    last = {labels[row]: index + 1 for index, row in enumerate(order)}
+    result = []
+    for own, label in zip(reasonings, labels, strict=True):
+        size = last[label] - first[label]
+        if size == len(order):
+            result.append(own)
+            continue
+        index = rng.randrange(len(order) - size)
+        result.append(reasonings[order[index if index < first[label] else index + size]])
+    return result
+
+
+def vocabulary(reasonings: Sequence[str]) -> list[str]:
+    """Every word of the reasonings, as often as it stands there."""
+    return [word for reasoning in reasonings for word in reasoning.split()]
+
+
+def corrupt(reasoning: str, seed: int, vocabulary: Sequence[str]) -> str:
+    """A reasoning with half of its words, rounded up, replaced by other words drawn from the vocabulary; the rest
+    stay in their places, one space between them. A word stays too where the vocabulary holds no other."""
+    words = reasoning.split()
+    rng = _of_row(reasoning, seed)
+    for place in rng.sample(range(len(words)), (len(words) + 1) // 2):
+        drawn = rng.choice(vocabulary) if vocabulary else words[place]
+        if drawn == words[place]:
+            others = [word for word in vocabulary if word != drawn]
+            drawn = rng.choice(others) if others else drawn
+        words[place] = drawn
+    return " ".join(words)
+
+
+def _of_row(reasoning: str, seed: int) -> random.Random:
+    return random.Random(f"{seed} {reasoning}")
