@@ -1,0 +1,142 @@
+(function () {
+  "use strict";
+  const all = (selector, root) => Array.from((root || document).querySelectorAll(selector));
+
+  // One panel of the arms, controls and baselines at a time; a link to another one opens it.
+  const chips = all("#entry-chips .chip");
+  const panels = all(".panel");
+  function open(id) {
+    panels.forEach((panel) => panel.classList.toggle("on", panel.id === id));
+    chips.forEach((chip) => chip.setAttribute("aria-current", chip.hash === "#" + id));
+  }
+  function followed() {
+    const panel = panels.find((one) => "#" + one.id === location.hash);
+    if (panel) {
+      open(panel.id);
+      panel.scrollIntoView();
+    }
+    return Boolean(panel);
+  }
+  chips.forEach((chip) => chip.addEventListener("click", (event) => {
+    event.preventDefault();
+    open(chip.hash.slice(1));
+  }));
+  // A link to the place where the page already is changes no address.
+  all(".entries a").forEach((link) => link.addEventListener("click", () => setTimeout(followed)));
+  window.addEventListener("hashchange", followed);
+  if (panels.length && !followed()) {
+    const first = chips.find((chip) => chip.dataset.name === chip.parentNode.dataset.first) || chips[0];
+    open(first.hash.slice(1));
+  }
+
+  // Tables are sorted by a click on a heading; each group of rows in itself, what has no value last.
+  function valueOf(row, column) {
+    const cell = row.cells[column];
+    const text = (cell.dataset.v || cell.textContent).trim().replace("−", "-").replace(/,/g, "");
+    if (text === "" || text === "–") return null;
+    // The hidden value is a bare number; what is read off the page may bear its unit.
+    return /^[-+]?[\d.]/.test(text) ? parseFloat(text) : text.toLowerCase();
+  }
+  function compare(a, b) {
+    return typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b));
+  }
+  function sort(table, heading) {
+    const column = heading.cellIndex;
+    const known = heading.getAttribute("aria-sort");
+    const numbers = typeof valueOf(all("tbody tr:not(.kind)", table)[0], column) === "number";
+    const down = known ? known === "ascending" : numbers;
+    all("thead th", table).forEach((other) => other.removeAttribute("aria-sort"));
+    heading.setAttribute("aria-sort", down ? "descending" : "ascending");
+    all("tbody", table).forEach((body) => {
+      const rows = all("tr:not(.kind)", body).map((row) => [valueOf(row, column), row]);
+      rows.sort(([a], [b]) => {
+        if (a === null || b === null) return (a === null) - (b === null);
+        return down ? compare(b, a) : compare(a, b);
+      });
+      rows.forEach(([, row]) => body.appendChild(row));
+    });
+  }
+  all("table.sortable").forEach((table) => all("thead th:not(.nosort)", table).forEach((heading) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...heading.childNodes);
+    heading.append(button);
+    button.addEventListener("click", () => sort(table, heading));
+  }));
+
+  // A cell of the confusion matrix in words.
+  all(".confusion").forEach((table) => {
+    const output = table.closest("figure").querySelector("output");
+    const names = all("thead th", table).map((heading) => heading.textContent);
+    function read(event) {
+      const cell = event.target.closest("tbody td");
+      if (!cell) return;
+      const counts = all("td", cell.parentNode).map((one) => Number(one.textContent));
+      const total = counts.reduce((sum, one) => sum + one, 0) || 1;
+      const count = Number(cell.textContent);
+      const truth = cell.parentNode.cells[0].textContent;
+      output.textContent = `true ${truth}, said ${names[cell.cellIndex - 1]}: ${count} of ${total} rows ` +
+        `(${(100 * count / total).toFixed(1)} %)`;
+    }
+    table.addEventListener("click", read);
+    table.addEventListener("mouseover", read);
+  });
+
+  // Examples: by outcome, by words, a few at a time.
+  const FEW = 5, MANY = 25;
+  const search = document.getElementById("search");
+  const buttons = all("#outcomes .chip");
+  const groups = all(".group").map((element) => ({
+    element,
+    outcome: element.dataset.outcome,
+    rows: all(".example", element).map((row) => ({ row, text: row.textContent.toLowerCase() })),
+    more: element.querySelector(".more"),
+    most: FEW,
+  }));
+  let outcome = "";
+  function show() {
+    const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    groups.forEach((group) => {
+      let found = 0;
+      group.rows.forEach(({ row, text }) => {
+        const fits = words.every((word) => text.includes(word));
+        found += fits;
+        row.classList.toggle("off", !fits || found > group.most);
+      });
+      group.element.classList.toggle("off", outcome !== "" && outcome !== group.outcome);
+      const shown = Math.min(found, group.most);
+      group.more.querySelector("span").textContent =
+        found ? `${shown} of ${found} shown` : words.length ? "none of these holds the words" : "none";
+      group.more.querySelector("button").hidden = shown === found;
+    });
+  }
+  function restart() {
+    groups.forEach((group) => { group.most = outcome ? MANY : FEW; });
+    show();
+  }
+  if (search) {
+    let waiting;
+    search.addEventListener("input", () => {
+      clearTimeout(waiting);
+      waiting = setTimeout(restart, 100);
+    });
+    buttons.forEach((button) => button.addEventListener("click", () => {
+      outcome = button.dataset.outcome;
+      buttons.forEach((other) => other.setAttribute("aria-pressed", other === button));
+      restart();
+    }));
+    groups.forEach((group) => group.more.querySelector("button").addEventListener("click", () => {
+      group.most += MANY;
+      show();
+    }));
+    restart();
+  }
+
+  // What is folded is unfolded on paper.
+  let folded = [];
+  window.addEventListener("beforeprint", () => {
+    folded = all("details:not([open])");
+    folded.forEach((one) => { one.open = true; });
+  });
+  window.addEventListener("afterprint", () => folded.forEach((one) => { one.open = false; }));
+})();
