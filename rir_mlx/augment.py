@@ -205,13 +205,15 @@ class Augmentation:
     def choose(self, scorer: Classifier, progress: Progress, *, batch_size: int, stopped: Callable[[], bool]) -> None:
         """For rows of which several reasonings were kept: how likely each makes the label, with the words of all
         labels blanked out. `scorer` reads a text and a reasoning."""
+        places = {name: place for place, name in enumerate(scorer.task.names)}
         with progress.task("choose", self.choices_due()) as task:
             choices = self._choices()
             while not stopped() and (stretch := list(islice(choices, _SCORED))):
                 rows = [(row, one) for _, row, candidates in stretch for one in candidates]
                 reasonings = [self.judge.labels.masked(one.reasoning) for _, one in rows]
-                scored = scorer.predict_given([row.text for row, _ in rows], reasonings, batch_size=batch_size)
-                chances = iter([one.probabilities[row.label] for (row, _), one in zip(rows, scored, strict=True)])
+                read = scorer.given([row.text for row, _ in rows], reasonings, batch_size)
+                chance = np.exp(read.log_probabilities).tolist()
+                chances = iter([one[places[row.label]] for (row, _), one in zip(rows, chance, strict=True)])
                 for key, _, candidates in stretch:
                     self.journal.append({"key": key, "chances": [next(chances) for _ in candidates]})
                 task.advance(len(stretch))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from rir_mlx.metrics import Floats, Indices, bootstrap_means, right
 
-Reading = Literal["direct", "reasoned", "sampled"]
+Way = Literal["direct", "reasoned", "sampled"]
 
 NEVER = 0.0
 ALWAYS = 2.0
@@ -35,15 +35,18 @@ class Calibration:
                   reasoning, `sampled` averaged over several chains
     rows          validation rows that it was fitted on
     reason_below  `auto` reasons only where the direct confidence lies below this; None where it was not fitted
+    answer_from   confidence from which answers were right as often as was wanted; None where none is, or nothing was
+                  wanted
     """
 
-    temperature: Mapping[Reading, float] = field(default_factory=lambda: dict.fromkeys(get_args(Reading), 1.0))
+    temperature: Mapping[Way, float] = field(default_factory=lambda: dict.fromkeys(get_args(Way), 1.0))
     rows: int = 0
     reason_below: float | None = None
+    answer_from: float | None = None
 
-    def probabilities(self, scores: Floats, reading: Reading) -> Floats:
+    def probabilities(self, scores: Floats, way: Way) -> Floats:
         """[n, labels] log-probabilities, read in this way → [n, labels] calibrated probabilities."""
-        return apply_temperature(scores, self.temperature[reading])
+        return apply_temperature(scores, self.temperature[way])
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; `from_dict` reads it back."""
@@ -53,21 +56,23 @@ class Calibration:
     def from_dict(cls, found: Mapping[str, Any]) -> Calibration:
         """Raises ValueError that names the key and what was expected. A way of reading that is left out has
         temperature 1."""
-        if unknown := set(found) - {"temperature", "rows", "reason_below"}:
-            raise ValueError(f"unknown keys {sorted(unknown)}; expected temperature, rows, reason_below")
+        known = [one.name for one in fields(cls)]
+        if unknown := set(found) - set(known):
+            raise ValueError(f"unknown keys {sorted(unknown)}; expected {', '.join(known)}")
         temperature = found.get("temperature", {})
-        if not isinstance(temperature, Mapping) or not set(temperature) <= set(get_args(Reading)):
-            raise ValueError(f"temperature is {temperature!r}; expected a number for each of {get_args(Reading)}")
+        if not isinstance(temperature, Mapping) or not set(temperature) <= set(get_args(Way)):
+            raise ValueError(f"temperature is {temperature!r}; expected a number for each of {get_args(Way)}")
         for reading, value in temperature.items():
             if not _number(value) or value <= 0:
                 raise ValueError(f"temperature.{reading} is {value!r}; expected a number above 0")
-        rows, below = found.get("rows", 0), found.get("reason_below")
+        rows = found.get("rows", 0)
         if not isinstance(rows, int) or isinstance(rows, bool) or rows < 0:
             raise ValueError(f"rows is {rows!r}; expected a whole number, 0 or more")
-        if below is not None and (not _number(below) or below < 0):
-            raise ValueError(f"reason_below is {below!r}; expected null or a number, 0 or more")
-        fitted: dict[Reading, float] = {one: float(temperature.get(one, 1.0)) for one in get_args(Reading)}
-        return cls(fitted, rows, None if below is None else float(below))
+        for name in ("reason_below", "answer_from"):
+            if (value := found.get(name)) is not None and (not _number(value) or value < 0):
+                raise ValueError(f"{name} is {value!r}; expected null or a number, 0 or more")
+        fitted: dict[Way, float] = {one: float(temperature.get(one, 1.0)) for one in get_args(Way)}
+        return cls(fitted, rows, found.get("reason_below"), found.get("answer_from"))
 
 
 def _number(value: object) -> bool:

@@ -1,18 +1,24 @@
-"""The classifier's task: what each arm learns, and how a text gets a reasoning and exact label probabilities."""
+"""The classifier's task: what each arm learns, and how a text gets exact label probabilities and a reasoning."""
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.special import logsumexp
 
 from rir_mlx.backends.base import Model, Request, Sampling, Tokens
+from rir_mlx.calibration import Calibration, Way
 from rir_mlx.errors import UserError
-from rir_mlx.prompts import DELIMITER, Arm, classifier_prompt, label_text
+from rir_mlx.prompts import DELIMITER, REASONING, Arm, Asked, asked_for, classifier_prompt, label_text, reasons_first
 from rir_mlx.tokens import Codec, Encoded, Examples, encode_examples
 
 OnText = Callable[[str], None]
+Reason = Literal["never", "always", "auto"]
 
 
 @dataclass(frozen=True)
@@ -30,15 +36,89 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Decoding:
+    """How texts are classified.
+
+    reason       whether a reasoning is written. Where the label waits for it, `never` reads the label off the text
+                 alone, and `auto` writes one only where that leaves doubt, by a threshold that validation chose. Where
+                 the label comes first, `always` writes the reasoning as an explanation after it.
+    samples      how many reasonings are drawn, over which the label's probabilities are averaged; 1 is the likeliest
+    temperature  of the drawn ones
+    """
+
+    reason: Reason = "always"
+    samples: int = 1
+    temperature: float = 0.7
+    batch_size: int = 32
+
+
+@dataclass(frozen=True)
 class Prediction:
     """A label for a text. `probabilities` sum to 1 over the labels; `mass` is the share of all the model's
-    probability that the labels hold, low for a text that fits none. `reasoning` is None in `qa`."""
+    probability that the labels hold, low for a text that fits none. `tokens` were written for the `reasoning`, which is
+    None where there is none."""
 
     label: str
     probabilities: dict[str, float]
     mass: float
     reasoning: str | None = None
     trimmed: int = field(default=0, compare=False)
+    tokens: int = field(default=0, compare=False)
+
+    @property
+    def probability(self) -> float:
+        return self.probabilities[self.label]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a model makes of n texts, read in one way.
+
+    scores      [n, labels] log p of each label among all that the model could write
+    reasonings  what was written before the label; None where nothing was
+    tokens      how many tokens were written
+    trimmed     how many tokens of the text the model did not see
+    """
+
+    scores: NDArray[np.float64]
+    reasonings: Sequence[str | None]
+    tokens: Sequence[int]
+    trimmed: Sequence[int]
+
+    @property
+    def mass(self) -> NDArray[np.float64]:
+        return np.asarray(np.exp(logsumexp(self.scores, axis=1)))
+
+    @property
+    def log_probabilities(self) -> NDArray[np.float64]:
+        """[n, labels], renormalised over the labels."""
+        return np.asarray(self.scores - logsumexp(self.scores, axis=1, keepdims=True))
+
+    @staticmethod
+    def averaged(chains: Sequence[Reading]) -> Reading:
+        """One reading of several: probabilities and masses are averaged (arXiv:2203.11171), the first chain's reasoning
+        whose label wins is kept."""
+        each = np.stack([chain.log_probabilities for chain in chains])
+        mean = logsumexp(each, axis=0) - np.log(len(chains))
+        mass = np.mean([chain.mass for chain in chains], axis=0)
+        winners, votes = mean.argmax(1), each.argmax(2)
+        agreeing = [int(np.argmax(votes[:, row] == winner)) for row, winner in enumerate(winners)]
+        return Reading(
+            mean + np.log(mass)[:, None],
+            [chains[which].reasonings[row] for row, which in enumerate(agreeing)],
+            np.sum([chain.tokens for chain in chains], axis=0).tolist(),
+            chains[0].trimmed,
+        )
+
+    def where(self, chosen: NDArray[np.bool_], other: Reading) -> Reading:
+        """This reading, but for the chosen rows the next one of `other`, which has been read for those alone."""
+        scores, places = self.scores.copy(), np.flatnonzero(chosen).tolist()
+        scores[chosen] = other.scores
+        reasonings, tokens, trimmed = list(self.reasonings), list(self.tokens), list(self.trimmed)
+        for index, place in enumerate(places):
+            reasonings[place], tokens[place] = other.reasonings[index], other.tokens[index]
+            trimmed[place] = other.trimmed[index]
+        return Reading(scores, reasonings, tokens, trimmed)
 
 
 def label_tokens(codec: Codec, label: str) -> Tokens:
@@ -47,114 +127,248 @@ def label_tokens(codec: Codec, label: str) -> Tokens:
 
 
 def reasoning_tokens(codec: Codec, reasoning: str) -> Tokens:
-    """A reasoning as it is learned: the text, then the delimiter."""
+    """A reasoning as it is learned before a label: the text, then the delimiter."""
     return codec.given(reasoning) + codec.constant(DELIMITER)
 
 
+def first_label_tokens(codec: Codec, label: str) -> Tokens:
+    """A label that a reasoning follows. What ends it is the first token of what stands between the two."""
+    return (*codec.given(label_text(label)), codec.constant(REASONING)[0])
+
+
+def following_tokens(codec: Codec, reasoning: str) -> Tokens:
+    """A reasoning as it is learned after a label, from the second token of what stands between the two."""
+    return (*codec.constant(REASONING)[1:], *codec.given(f" {reasoning}"), codec.terminator)
+
+
 def training_examples(codec: Codec, task: Task, rows: Iterable[tuple[str, str, str | None]], arm: Arm) -> Examples:
-    """Rows of (text, label, reasoning) as the arm learns them. `qa` ignores the reasoning."""
-    return encode_examples(
-        codec,
-        (
-            (
-                classifier_prompt(text, task.labels, task.instruction, arm),
-                reasoning_tokens(codec, reasoning or "") if arm == "qra" else (),
-                label_tokens(codec, label),
+    """Rows of (text, label, reasoning) as the arm learns them. `qa` ignores the reasoning; an arm that reasons first
+    leaves rows without one out, the others learn their label alone."""
+
+    def encode(asked: Asked, pairs: Iterable[tuple[str, Tokens, Tokens]]) -> Examples:
+        parts = (
+            (classifier_prompt(text, task.labels, task.instruction, asked), reasoning, answer)
+            for text, reasoning, answer in pairs
+        )
+        return encode_examples(codec, parts, task.max_seq_length, answer_first=asked == "label, reasoning")
+
+    asked = asked_for(arm)
+    match asked:
+        case "reasoning, label":
+            own = (row for row in rows if row[2] is not None)
+            return encode(asked, ((t, reasoning_tokens(codec, r or ""), label_tokens(codec, a)) for t, a, r in own))
+        case "label, reasoning":
+            return encode(
+                asked,
+                ((t, following_tokens(codec, r) if r else (), first_label_tokens(codec, a)) for t, a, r in rows),
             )
-            for text, label, reasoning in rows
-        ),
-        task.max_seq_length,
-    )
+        case _:
+            rows = list(rows)
+            labels = encode("label", ((text, (), label_tokens(codec, label)) for text, label, _ in rows))
+            if arm != "multitask":
+                return labels
+            reasons = ((*codec.given(r), codec.terminator) if r else () for _, _, r in rows)
+            second = encode("reasoning", ((row[0], tokens, ()) for row, tokens in zip(rows, reasons, strict=True)))
+            return _paired(labels, second)
+
+
+def _paired(first: Examples, second: Examples) -> Examples:
+    """Two tasks on the same rows. Where a row does not fit into one of them it is left out of both."""
+    places = {origin: place for place, origin in enumerate(second.origins)}
+    both = [(place, places[origin]) for place, origin in enumerate(first.origins) if origin in places]
+    left = first.at([place for place, _ in both])
+    dropped = len(first.rows) + first.dropped - len(both)
+    return replace(left, dropped=dropped, second=second.at([place for _, place in both]))
 
 
 class Classifier:
     """A model trained for one arm of a task."""
 
-    def __init__(self, model: Model, codec: Codec, task: Task, arm: Arm) -> None:
+    def __init__(
+        self, model: Model, codec: Codec, task: Task, arm: Arm, calibration: Calibration | None = None
+    ) -> None:
         self.model = model
         self.codec = codec
         self.task = task
         self.arm: Arm = arm
-        self.options = [label_tokens(codec, label) for label in task.labels]
+        self.calibration = calibration or Calibration()
+        learned = first_label_tokens if arm == "qar" else label_tokens
+        self.options = [learned(codec, label) for label in task.labels]
+        self.longest = max(len(option) for option in self.options)
         self.delimiter = codec.constant(DELIMITER)
-        longest = max(len(option) for option in self.options)
-        reasoning = task.max_reasoning_tokens + len(self.delimiter) if arm == "qra" else 0
-        self.room = task.max_seq_length - longest - reasoning
-        if self.room < 1:
+        between = self.delimiter if reasons_first(arm) else codec.constant(REASONING)
+        reasoning = task.max_reasoning_tokens + len(between)
+        self.room_beside_reasoning = task.max_seq_length - self.longest - reasoning
+        self.room = self.room_beside_reasoning if reasons_first(arm) else task.max_seq_length - self.longest
+        if (self.room if arm == "qa" else self.room_beside_reasoning) < 1:
             raise UserError(
                 f"max_seq_length {task.max_seq_length} leaves no room for a text beside "
                 f"{task.max_reasoning_tokens} tokens of reasoning.",
                 mend="Raise max_seq_length, or lower evaluate.max_reasoning_tokens.",
             )
 
-    def predict(self, texts: Sequence[str], *, batch_size: int = 32, on_text: OnText | None = None) -> list[Prediction]:
+    @property
+    def reasons_first(self) -> bool:
+        return reasons_first(self.arm)
+
+    def predict(
+        self, texts: Sequence[str], how: Decoding | None = None, *, on_text: OnText | None = None
+    ) -> list[Prediction]:
         """Labels for texts, in their order. `on_text` gets the reasoning piece by piece as it is written, and makes
-        sense for one text at a time."""
+        sense for one text at a time.
+
+        Raises UserError for `auto` where no threshold was chosen on validation rows."""
+        how = how or Decoding()
         if not texts:
             return []
-        encoded = [
-            self.codec.encode(classifier_prompt(text, self.task.labels, self.task.instruction, self.arm), self.room)
-            for text in texts
+        if not self.reasons_first:
+            found = self.predictions(self.direct(texts, how.batch_size), "direct")
+            return self._explained(texts, found, how, on_text) if how.reason == "always" else found
+        way: Way = "sampled" if how.samples > 1 else "reasoned"
+        if how.reason == "always":
+            return self.predictions(self._reason(texts, how, on_text), way)
+        direct = self.direct(texts, how.batch_size)
+        found = self.predictions(direct, "direct")
+        if how.reason == "never":
+            return found
+        if self.calibration.reason_below is None:
+            raise UserError(
+                "`auto` needs the confidence below which a reasoning is worth writing, and it has not been measured.",
+                mend="Run `rir-mlx evaluate`, or choose always or never.",
+            )
+        doubtful = [index for index, one in enumerate(found) if one.probability < self.calibration.reason_below]
+        reasoned = self._reason([texts[index] for index in doubtful], how, on_text) if doubtful else None
+        for index, one in zip(doubtful, self.predictions(reasoned, way) if reasoned else [], strict=True):
+            found[index] = one
+        return found
+
+    # ways of reading a text
+
+    def direct(self, texts: Sequence[str], batch_size: int = 32) -> Reading:
+        """Labels from the text alone. Where the arm reasons first, after an empty reasoning."""
+        encoded = self._encode(texts, asked_for(self.arm), self.room)
+        after = self.delimiter if self.reasons_first else ()
+        return self._read(encoded, [after] * len(texts), [None] * len(texts), batch_size)
+
+    def reasoned(self, texts: Sequence[str], batch_size: int = 32, on_text: OnText | None = None) -> Reading:
+        """Labels after the likeliest reasoning."""
+        return self._chains(texts, Decoding(batch_size=batch_size), on_text)[0]
+
+    def sampled(self, texts: Sequence[str], how: Decoding) -> list[Reading]:
+        """Labels after drawn reasonings: a reading for each of `how.samples`. Draws are decided by the text."""
+        return self._chains(texts, how)
+
+    def given(self, texts: Sequence[str], reasonings: Sequence[str], batch_size: int = 32) -> Reading:
+        """Labels after the given reasonings in place of one's own."""
+        written = [self.codec.given(reasoning) for reasoning in reasonings]
+        after = [tokens + self.delimiter for tokens in written]
+        rooms = [self.task.max_seq_length - self.longest - len(tokens) for tokens in after]
+        encoded = [self._encode([text], asked_for(self.arm), room)[0] for text, room in zip(texts, rooms, strict=True)]
+        return self._read(encoded, after, list(reasonings), batch_size)
+
+    def predictions(self, reading: Reading, way: Way) -> list[Prediction]:
+        """Calibrated predictions of a reading that was made in that way."""
+        scores = reading.log_probabilities
+        probabilities = self.calibration.probabilities(scores, way)
+        names = self.task.names
+        return [
+            Prediction(names[best], dict(zip(names, row, strict=True)), mass, *rest)
+            for best, row, mass, *rest in zip(
+                scores.argmax(axis=1).tolist(),
+                probabilities.tolist(),
+                reading.mass.tolist(),
+                reading.reasonings,
+                reading.trimmed,
+                reading.tokens,
+                strict=True,
+            )
         ]
-        head, rows = encoded[0].head, [one.row for one in encoded]
-        if self.arm == "qa":
-            return self._score(head, rows, [None] * len(rows), encoded, batch_size)
-        written = self._reason(head, rows, batch_size, on_text)
-        prompts = [row + tokens + self.delimiter for row, tokens in zip(rows, written, strict=True)]
-        reasonings: list[str | None] = [self.codec.decode(tokens).strip() for tokens in written]
-        return self._score(head, prompts, reasonings, encoded, batch_size)
 
-    def predict_given(
-        self, texts: Sequence[str], reasonings: Sequence[str], *, batch_size: int = 32
+    def explanations(
+        self, texts: Sequence[str], labels: Sequence[str], batch_size: int = 32, on_text: OnText | None = None
+    ) -> list[tuple[str, int]]:
+        """A reasoning for each text whose label is known, and its length in tokens: `qar` writes it after the label,
+        `multitask` by its prompt for one."""
+        if self.arm == "multitask":
+            encoded = self._encode(texts, "reasoning", self.room_beside_reasoning)
+            prompts = [one.row for one in encoded]
+        else:
+            between = self.codec.constant(REASONING)
+            encoded = self._encode(texts, asked_for(self.arm), self.room_beside_reasoning)
+            prompts = [
+                one.row + self.codec.given(label_text(label)) + between
+                for one, label in zip(encoded, labels, strict=True)
+            ]
+        sampling = self._sampling(Decoding(batch_size=batch_size))
+        written = self._write(encoded[0].head, [Request(i, row) for i, row in enumerate(prompts)], sampling, on_text)
+        return [(self.codec.decode(tokens).strip(), len(tokens)) for tokens in written]
+
+    # how they are made
+
+    def _reason(self, texts: Sequence[str], how: Decoding, on_text: OnText | None) -> Reading:
+        return Reading.averaged(self._chains(texts, how)) if how.samples > 1 else self._chains(texts, how, on_text)[0]
+
+    def _explained(
+        self, texts: Sequence[str], found: list[Prediction], how: Decoding, on_text: OnText | None
     ) -> list[Prediction]:
-        """Labels for texts with the given reasonings in place of one's own (`qra`)."""
-        prompts: list[Tokens] = []
-        encoded: list[Encoded] = []
-        for text, reasoning in zip(texts, reasonings, strict=True):
-            tokens = reasoning_tokens(self.codec, reasoning)
-            room = self.task.max_seq_length - max(map(len, self.options)) - len(tokens)
-            prompt = classifier_prompt(text, self.task.labels, self.task.instruction, self.arm)
-            encoded.append(self.codec.encode(prompt, room))
-            prompts.append(encoded[-1].row + tokens)
-        return self._score(encoded[0].head, prompts, list(reasonings), encoded, batch_size) if texts else []
+        if self.arm == "qa":
+            return found
+        reasons = self.explanations(texts, [one.label for one in found], how.batch_size, on_text)
+        pairs = zip(found, reasons, strict=True)
+        return [replace(one, reasoning=reasoning, tokens=tokens) for one, (reasoning, tokens) in pairs]
 
-    def _reason(self, head: Tokens, rows: Sequence[Tokens], batch_size: int, on_text: OnText | None) -> list[Tokens]:
-        """The reasonings' tokens, without the delimiter: up to it, to a terminator, or to the limit."""
-        stops = (self.delimiter, *((token,) for token in self.codec.stops))
-        sampling = Sampling(max_tokens=self.task.max_reasoning_tokens, stop=stops, batch_size=batch_size)
-        watcher = _Watcher(self.codec, self.delimiter, on_text) if on_text is not None else None
+    def _encode(self, texts: Sequence[str], asked: Asked, room: int) -> list[Encoded]:
+        labels, instruction = self.task.labels, self.task.instruction
+        return self.codec.encode_many([classifier_prompt(text, labels, instruction, asked) for text in texts], room)
+
+    def _chains(self, texts: Sequence[str], how: Decoding, on_text: OnText | None = None) -> list[Reading]:
+        """A reading after each of a text's reasonings: the likeliest, or so many that are drawn."""
+        encoded, count = self._encode(texts, asked_for(self.arm), self.room), how.samples
+        requests = [
+            Request(index * count + chain, one.row, seed=zlib.crc32(f"{chain}\0{text}".encode()))
+            for index, (one, text) in enumerate(zip(encoded, texts, strict=True))
+            for chain in range(count)
+        ]
+        written = self._write(encoded[0].head, requests, self._sampling(how), on_text)
+        return [self._after(encoded, written[chain::count], how.batch_size) for chain in range(count)]
+
+    def _after(self, encoded: Sequence[Encoded], written: Sequence[Tokens], batch_size: int) -> Reading:
+        reasonings: list[str | None] = [self.codec.decode(tokens).strip() for tokens in written]
+        reading = self._read(encoded, [tokens + self.delimiter for tokens in written], reasonings, batch_size)
+        return replace(reading, tokens=[len(tokens) for tokens in written])
+
+    def _sampling(self, how: Decoding) -> Sampling:
+        ends = ((token,) for token in self.codec.stops)
+        return Sampling(
+            max_tokens=self.task.max_reasoning_tokens,
+            temperature=how.temperature if how.samples > 1 else 0.0,
+            stop=(self.delimiter, *ends) if self.reasons_first else tuple(ends),
+            batch_size=how.batch_size,
+        )
+
+    def _write(
+        self, head: Tokens, requests: Sequence[Request], sampling: Sampling, on_text: OnText | None
+    ) -> list[Tokens]:
+        """What is written for each request, by its key, without the stop sequence: up to it, or to the limit."""
+        watcher = _Watcher(self.codec, sampling.stop[0], on_text) if on_text is not None else None
         written: dict[int, Tokens] = {}
-        requests = sorted((Request(index, row) for index, row in enumerate(rows)), key=lambda one: len(one.tokens))
-        for completion in self.model.generate(requests, sampling, prefix=head, on_token=watcher):
+        ordered = sorted(requests, key=lambda one: len(one.tokens))
+        for completion in self.model.generate(ordered, sampling, prefix=head, on_token=watcher):
             written[completion.key] = completion.tokens
         if watcher is not None:
             watcher.finish(written[0])
-        return [written[index] for index in range(len(rows))]
+        return [written[key] for key in range(len(requests))]
 
-    def _score(
+    def _read(
         self,
-        head: Tokens,
-        prompts: Sequence[Tokens],
-        reasonings: Sequence[str | None],
         encoded: Sequence[Encoded],
+        after: Sequence[Tokens],
+        reasonings: Sequence[str | None],
         batch_size: int,
-    ) -> list[Prediction]:
-        scores = self.model.score(prompts, self.options, prefix=head, batch_size=batch_size)
-        highest = scores.max(axis=1, keepdims=True)
-        shares = np.exp(scores - highest)
-        probabilities = shares / shares.sum(axis=1, keepdims=True)
-        masses = np.exp(scores).sum(axis=1)
-        names = self.task.names
-        return [
-            Prediction(
-                label=names[int(row.argmax())],
-                probabilities=dict(zip(names, row.tolist(), strict=True)),
-                mass=float(mass),
-                reasoning=reasoning,
-                trimmed=one.trimmed,
-            )
-            for row, mass, reasoning, one in zip(probabilities, masses, reasonings, encoded, strict=True)
-        ]
+    ) -> Reading:
+        prompts = [one.row + tokens for one, tokens in zip(encoded, after, strict=True)]
+        scores = self.model.score(prompts, self.options, prefix=encoded[0].head, batch_size=batch_size)
+        return Reading(scores, reasonings, [0] * len(prompts), [one.trimmed for one in encoded])
 
 
 class _Watcher:

@@ -94,17 +94,17 @@ def training_cost(what: Trained, job: Job, device: Device, section: str, smaller
     groups = whole_batches(job.train, job.size)
     group = groups[len(groups) // 2]
     count = job.steps * min(job.options.grad_accumulation_steps, len(groups))
-    batch = job.batches(job.train, [group])[0]
+    processed = sum(batch.processed for batch in job.batches(job.train, [group]))
     checkpointed = job.options.grad_checkpoint
     longest = job.size.longest([len(row) for row in job.train.rows])
     return Cost(
         rows=count * len(group),
-        tokens=count * batch.processed,
+        tokens=count * processed,
         seconds=count
         * _forward(what.model, job, group)
         * (1 + _BACKWARD[what.spec.fine_tune_type] + checkpointed)
         / what.processes,
-        memory=training_memory(what, job.batches(job.train, [longest])[0], checkpointed),
+        memory=_step_memory(what, job, longest, checkpointed),
         smaller=smaller,
         fits=_edit_that_fits(what, job, longest, device, section),
     )
@@ -113,9 +113,9 @@ def training_cost(what: Trained, job: Job, device: Device, section: str, smaller
 def _forward(model: Model, job: Job, group: Sequence[int]) -> float:
     """Seconds of a forward pass over rows; where they do not fit, from a part of them."""
     try:
-        batch = job.batches(job.train, [group])[0]
-        model.loss(batch)
-        return _timed(lambda: model.loss(batch))
+        batches = job.batches(job.train, [group])
+        model.loss(batches[0])
+        return _timed(lambda: [model.loss(batch) for batch in batches])
     except OutOfMemory:
         if len(group) == 1:
             raise
@@ -128,7 +128,7 @@ def _edit_that_fits(what: Trained, job: Job, longest: Sequence[int], device: Dev
     for checkpointed in sorted({options.grad_checkpoint, True}):
         for parts in (parts for parts in range(1, options.batch_size + 1) if options.batch_size % parts == 0):
             rows = longest[-max(1, len(longest) // parts) :]
-            if training_memory(what, job.batches(job.train, [rows])[0], checkpointed) > _USABLE * device.memory:
+            if _step_memory(what, job, rows, checkpointed) > _USABLE * device.memory:
                 continue
             edits: dict[str, Any] = {"batch_size": options.batch_size // parts}
             if options.batch_tokens is not None:
@@ -162,6 +162,10 @@ def generation_cost(
         memory=_generation_memory(model, batch, len(prefix) + sampling.max_tokens, config),
         smaller="data.max_samples, augment.max_tokens",
     )
+
+
+def _step_memory(what: Trained, job: Job, rows: Sequence[int], checkpointed: bool) -> int:
+    return max(training_memory(what, batch, checkpointed) for batch in job.batches(job.train, [rows]))
 
 
 def training_memory(what: Trained, batch: Batch, checkpointed: bool = False) -> int:

@@ -11,11 +11,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Arm = Literal["qa", "qra"]
-"""How a classifier is trained: `qa` writes the label, `qra` a reasoning and then the label (arXiv:2507.00214)."""
+Arm = Literal["qa", "qra", "qar", "multitask", "qra-scrambled", "qra-words"]
+"""How a classifier is trained: `qa` writes the label, `qra` a reasoning and then the label (arXiv:2507.00214), `qar`
+the label and then a reasoning (arXiv:2406.14511), `multitask` the label or a reasoning, by two prompts
+(arXiv:2305.02301). Controls: `qra` on reasonings of other rows (`qra-scrambled`), and on its own with their words
+shuffled (`qra-words`)."""
+CONTROLS: tuple[Arm, ...] = ("qra-scrambled", "qra-words")
+Asked = Literal["label", "reasoning, label", "label, reasoning", "reasoning"]
+"""What a prompt asks for, in this order."""
 
 DELIMITER = "\nLabel:"
-"""Stands between a reasoning and its label. In `qa` it ends the prompt, so both arms predict the same label tokens."""
+"""Stands between a reasoning and its label. Where the label comes first it ends the prompt, so that all arms predict
+the same label tokens."""
+REASONING = "\nReasoning:"
+"""Stands between a label and its reasoning."""
+
+_HOW: dict[Asked, str] = {
+    "label": "Answer with the label.",
+    "reasoning, label": "Give your reasoning, then the label.",
+    "label, reasoning": "Give the label, then your reasoning.",
+    "reasoning": "Give your reasoning.",
+}
 
 
 @dataclass(frozen=True)
@@ -64,17 +80,28 @@ def rgen_row_prompt(text: str, label: str, labels: Sequence[str], instruction: s
     return Prompt(head=(*base.head, Piece(question_of(labels, instruction), given=True)), text=text, tail=base.tail)
 
 
-def classifier_prompt(text: str, labels: Mapping[str, str], instruction: str, arm: Arm) -> Prompt:
+def reasons_first(arm: Arm) -> bool:
+    """Whether an arm's label waits for a reasoning."""
+    return arm == "qra" or arm in CONTROLS
+
+
+def asked_for(arm: Arm) -> Asked:
+    """What an arm's prompt for a label asks for."""
+    if reasons_first(arm):
+        return "reasoning, label"
+    return "label, reasoning" if arm == "qar" else "label"
+
+
+def classifier_prompt(text: str, labels: Mapping[str, str], instruction: str, asked: Asked) -> Prompt:
     """The classifier's prompt: instruction and labels, then the text alone. `labels` maps names to descriptions."""
     listed = ", ".join(f"{name} ({what})" if what else name for name, what in labels.items())
-    how = "Answer with the label." if arm == "qa" else "Give your reasoning, then the label."
     head = (
         Piece(instruction, given=True),
-        Piece(f" {how}\nLabels: "),
+        Piece(f" {_HOW[asked]}\nLabels: "),
         Piece(listed, given=True),
         Piece("\n\nText: "),
     )
-    return Prompt(head=head, text=text, answer_start=DELIMITER.lstrip("\n") if arm == "qa" else "")
+    return Prompt(head=head, text=text, answer_start=DELIMITER.lstrip("\n") if asked.startswith("label") else "")
 
 
 def label_text(label: str) -> str:

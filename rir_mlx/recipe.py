@@ -22,6 +22,7 @@ SHIPPED = ("demo", "emotion", "emotion-tiny", "paper", "custom")
 
 Reporter = Literal["tensorboard", "wandb", "trackio"]
 Gate = Literal["repeating", "copying", "restating", "another label"]
+Baseline = Literal["majority", "tf-idf", "untuned"]
 OptimizerName = Literal["adamw", "adam", "sgd", "rmsprop", "adagrad", "adafactor"]
 
 
@@ -178,15 +179,28 @@ class TrainingSection(Section):
 class ClassifierSection(TrainingSection):
     """Stage 2: the classifier. Every arm is trained for the same number of optimizer steps."""
 
-    arms: tuple[Arm, ...] = get_args(Arm)
-    """`qa` writes the label alone; `qra` a reasoning and then the label."""
+    arms: tuple[Arm, ...] = Field(default=("qa", "qra", "qar"), min_length=1)
+    """`qa` writes the label alone; `qra` a reasoning and then the label; `qar` the label and then a reasoning;
+    `multitask` the label or a reasoning, asked for by two prompts. Controls: `qra-scrambled` learns other rows'
+    reasonings, `qra-words` its own with their words shuffled."""
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
+    """Every arm is trained once for each: they decide initial weights and the order of rows, not the splits. The first
+    one's classifiers are those that classify and are exported."""
     reasoning_weight: float = Field(default=0.5, ge=0)
-    """Loss of `qra`: mean cross-entropy of the label tokens + this · mean cross-entropy of the reasoning tokens."""
+    """Loss of arms with a reasoning: mean cross-entropy of the label tokens + this · mean cross-entropy of the
+    reasoning tokens."""
+    multitask_alpha: float = Field(default=0.5, gt=0, le=1)
+    """Loss of `multitask`: this · mean cross-entropy of the label tokens + the rest · that of the reasoning tokens."""
+    class_weight: Literal["balanced"] | None = None
+    """`balanced` weighs a row's label by how rare it is: rows / (labels · rows of the label). `null`: all alike."""
 
     @model_validator(mode="after")
     def _arms_are_matched_by_steps(self) -> Self:
         if self.batch_tokens is not None and self.iters is None and len(self.arms) > 1:
             raise ValueError("batch_tokens needs iters here, so that every arm is trained for the same number of steps")
+        for name, values in (("arms", self.arms), ("seeds", self.seeds)):
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} names one twice: {', '.join(map(str, values))}")
         return self
 
 
@@ -243,6 +257,18 @@ class EvaluateSection(Section):
 
     max_reasoning_tokens: int = Field(default=128, ge=1)
     """After so many tokens of reasoning the label is asked for."""
+    samples: int = Field(default=1, ge=1, le=64)
+    """Above 1, arms that reason first are measured with so many drawn reasonings a row too, over which the labels'
+    probabilities are averaged (arXiv:2203.11171)."""
+    sample_temperature: float = Field(default=0.7, gt=0)
+    """Temperature of the drawn reasonings."""
+    wanted_accuracy: float | None = Field(default=None, gt=0, le=1)
+    """A threshold is chosen on the validation rows, above which the answers are right this often."""
+    baselines: tuple[Baseline, ...] = get_args(Baseline)
+    """What the arms are measured against: the `majority` label, `tf-idf` with logistic regression, and the `untuned`
+    base model."""
+    encoder: str | None = None
+    """Also fine-tune this encoder with a classification head (PyTorch): a Hugging Face id or a folder."""
     batch_size: int = Field(default=32, ge=1)
     """Rows that are run together."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -23,6 +24,7 @@ from rir_mlx.errors import Failure, UserError
 from rir_mlx.recipe import Recipe, dump_recipe, load_recipe
 
 RUNS = Path("runs")
+_SEED = re.compile(r"-seed\d+$")
 
 
 class Stage:
@@ -33,6 +35,8 @@ class Stage:
         self.adapter = folder / "adapter"
         self.metrics = folder / "metrics.jsonl"
         self.checkpoints = folder / "checkpoints"
+        self.calibration = folder / "calibration.json"
+        self.readings = folder / "readings.jsonl"
 
     def why_not_done(self, inputs: Mapping[str, Any]) -> str | None:
         """None where the stage was finished with just these inputs, else what is new about them."""
@@ -66,8 +70,10 @@ class RunDir:
         self.rgen = Stage(folder / "rgen")
         self.augmented = Stage(folder / "augmented")
         self.comparison = folder / "evaluation" / "comparison.json"
+        self.report = folder / "report.html"
 
     def classifier(self, arm: str) -> Stage:
+        """An arm's stage; of a seed after the first, `<arm>-seed<number>`."""
         return Stage(self.folder / f"classifier-{arm}")
 
     def evaluation(self, arm: str) -> Stage:
@@ -95,8 +101,9 @@ class RunDir:
         return self.folder / "export" / f"{arm}-{kind}"
 
     def trained_arms(self) -> list[str]:
-        folders = sorted(self.folder.glob("classifier-*/done.json"))
-        return [path.parent.name.removeprefix("classifier-") for path in folders]
+        """Arms whose first seed is trained."""
+        found = (path.parent.name.removeprefix("classifier-") for path in self.folder.glob("classifier-*/done.json"))
+        return sorted(name for name in found if not _SEED.search(name))
 
     def save_recipe(self, recipe: Recipe) -> None:
         make_folder(self.folder)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -184,33 +184,49 @@ def _eos_ids(folder: Path) -> set[int]:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A row to learn: the prompt after the shared head, then what is learned. A terminator ends `answer`."""
+    """A row to learn: the prompt after the shared head, then what is learned, the reasoning first or the answer. What
+    ends `answer` belongs to it. `weight` is that of its answer beside other rows'."""
 
     prompt: Tokens
     reasoning: Tokens
     answer: Tokens
+    answer_first: bool = False
+    weight: float = 1.0
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.reasoning) + len(self.answer)
+
+    @property
+    def learned(self) -> Tokens:
+        return self.answer + self.reasoning if self.answer_first else self.reasoning + self.answer
 
 
 @dataclass(frozen=True)
 class Examples:
     """The encoded rows of one task. `trimmed` texts were cut; `dropped` rows have too long a completion. `head` is
-    empty where no row is left. `origins` says which of the given rows each one was."""
+    empty where no row is left. `origins` says which of the given rows each one was. `second` is another task on the
+    same rows, of which a step takes both."""
 
     head: Tokens
     rows: tuple[Example, ...]
     trimmed: int = 0
     dropped: int = 0
     origins: tuple[int, ...] = ()
+    second: Examples | None = None
 
     def tokens(self) -> int:
         """Tokens of one pass when every row runs alone."""
         return sum(len(row) for row in self.rows) + len(self.head) * len(self.rows)
 
+    def at(self, places: Sequence[int]) -> Examples:
+        """The rows at these places, in their order."""
+        rows, origins = tuple(self.rows[place] for place in places), tuple(self.origins[place] for place in places)
+        return replace(self, rows=rows, origins=origins)
 
-def encode_examples(codec: Codec, rows: Iterable[tuple[Prompt, Tokens, Tokens]], max_seq_length: int) -> Examples:
+
+def encode_examples(
+    codec: Codec, rows: Iterable[tuple[Prompt, Tokens, Tokens]], max_seq_length: int, *, answer_first: bool = False
+) -> Examples:
     """Rows of (prompt, reasoning ids, answer ids) as examples of at most `max_seq_length` tokens."""
     examples: list[Example] = []
     origins: list[int] = []
@@ -226,7 +242,7 @@ def encode_examples(codec: Codec, rows: Iterable[tuple[Prompt, Tokens, Tokens]],
             continue
         head = encoded.head
         trimmed += encoded.trimmed > 0
-        examples.append(Example(encoded.row, reasoning, answer))
+        examples.append(Example(encoded.row, reasoning, answer, answer_first))
         origins.append(index)
     if too_long is not None and not examples:
         raise too_long
@@ -306,34 +322,39 @@ def step_batches(
     groups: Sequence[Sequence[int]],
     *,
     mine: Sequence[Sequence[int]] | None = None,
+    answer_weight: float = 1.0,
     reasoning_weight: float = 1.0,
     shared_prefix: bool = True,
 ) -> list[Batch]:
     """The batches of one optimizer step, weighted so that their summed loss is
-    mean CE(answer tokens) + `reasoning_weight` · mean CE(reasoning tokens), over all rows of `groups` together.
+    `answer_weight` · mean CE(answer tokens) + `reasoning_weight` · mean CE(reasoning tokens), over all rows of `groups`
+    together; the first mean is weighted by the rows' own weights.
 
     `mine` are the batches to make, where they are not `groups` themselves but a rank's share, or smaller ones: the
-    weights stay those of the whole step.
+    weights stay those of the whole step. A second task's batches of the same rows follow.
     """
-    rows = [examples.rows[index] for group in groups for index in group]
-    answers = sum(len(row.answer) for row in rows)
-    reasonings = sum(len(row.reasoning) for row in rows)
-    each = (1.0 / max(1, answers), reasoning_weight / max(1, reasonings))
+    tasks = [task for task in (examples, examples.second) if task is not None]
+    rows = [task.rows[index] for task in tasks for group in groups for index in group]
+    answers = sum(row.weight * len(row.answer) for row in rows) or 1.0
+    reasonings = sum(len(row.reasoning) for row in rows) or 1
+    each = (answer_weight / answers, reasoning_weight / reasonings)
     return [
-        _batch(examples.head, [examples.rows[index] for index in group], each, shared_prefix)
+        _batch(task.head, chosen, each, shared_prefix)
+        for task in tasks
         for group in (groups if mine is None else mine)
-        if group
+        if (chosen := [task.rows[index] for index in group if task.rows[index].learned])
     ]
 
 
 def _batch(head: Tokens, rows: Sequence[Example], each: tuple[float, float], shared_prefix: bool) -> Batch:
     shared = shared_prefix and len(rows) > 1 and len(head) >= _SHORTEST_PREFIX
     own = () if shared else head
-    tokens, lengths = pad_right([(*own, *row.prompt, *row.reasoning, *row.answer) for row in rows])
+    tokens, lengths = pad_right([(*own, *row.prompt, *row.learned) for row in rows])
     weights = np.zeros(tokens.shape, dtype=np.float32)
     for index, row in enumerate(rows):
-        start = len(own) + len(row.prompt)
-        middle = start + len(row.reasoning)
-        weights[index, start:middle] = each[1]
-        weights[index, middle : middle + len(row.answer)] = each[0]
+        place = len(own) + len(row.prompt)
+        parts = [(len(row.reasoning), each[1]), (len(row.answer), each[0] * row.weight)]
+        for length, weight in reversed(parts) if row.answer_first else parts:
+            weights[index, place : place + length] = weight
+            place += length
     return Batch(head if shared else (), tokens, lengths, weights)

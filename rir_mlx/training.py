@@ -34,15 +34,19 @@ _MEND_FINITE = "Start again with --force and a lower learning_rate, or with dtyp
 @dataclass(frozen=True)
 class Job:
     """What to train on. `steps` overrides what the options say, so that arms can be matched by steps. `texts` are what
-    the training examples' `origins` point to, to name a row."""
+    the training examples' `origins` point to, to name a row. `accuracy` measures the model as it will be used, where
+    the loss says too little about that: then the best weights are those of the highest accuracy, and of equals those
+    of the lowest loss."""
 
     train: Examples
     validation: Examples
     options: TrainingSection
     seed: int
     steps: int
+    answer_weight: float = 1.0
     reasoning_weight: float = 1.0
     texts: Sequence[str] = ()
+    accuracy: Callable[[Model], float] | None = None
 
     @property
     def size(self) -> BatchSize:
@@ -55,6 +59,7 @@ class Job:
             examples,
             groups,
             mine=mine,
+            answer_weight=self.answer_weight,
             reasoning_weight=self.reasoning_weight,
             shared_prefix=self.options.shared_prefix,
         )
@@ -79,6 +84,7 @@ class Outcome:
     best_step: int
     train_loss: float
     validation_loss: float | None
+    validation_accuracy: float | None
     tokens: int
     seconds: float
 
@@ -91,6 +97,7 @@ class Position:
     tokens: int = 0
     seconds: float = 0.0
     best: float | None = None
+    best_accuracy: float | None = None
     best_step: int = 0
     worse: int = 0
     """Measurements since the best one."""
@@ -196,6 +203,7 @@ class _Loop:
             best_step=self.at.best_step,
             train_loss=self.at.train_loss,
             validation_loss=self.at.best,
+            validation_accuracy=self.at.best_accuracy,
             tokens=self.at.tokens,
             seconds=self.at.seconds,
         )
@@ -288,17 +296,25 @@ class _Loop:
         loss = self._mean_loss()
         if not math.isfinite(loss):
             raise Failure(f"The validation loss is not finite at step {at.step}.", mend=_MEND_FINITE)
-        if at.best is None or loss < at.best:
-            at.best, at.best_step, at.worse = loss, at.step, 0
+        accuracy = self._accuracy()
+        if at.best is None or (-(accuracy or 0.0), loss) < (-(at.best_accuracy or 0.0), at.best):
+            at.best, at.best_accuracy, at.best_step, at.worse = loss, accuracy, at.step, 0
             self._save()
         else:
             at.worse += 1
         if self._out_of_patience():
+            best = f"a loss of {at.best:.4f}" if at.best_accuracy is None else f"{at.best_accuracy:.1%} right"
             self.progress.say(
-                f"Stopped after step {at.step}: {at.worse} measurements without one better than {at.best:.4f} at step "
+                f"Stopped after step {at.step}: {at.worse} measurements without one better than {best} at step "
                 f"{at.best_step}."
             )
-        return {"validation_loss": loss}
+        return {"validation_loss": loss} | ({} if accuracy is None else {"validation_accuracy": accuracy})
+
+    def _accuracy(self) -> float | None:
+        """Measured by the first rank, and known to all."""
+        if self.job.accuracy is None:
+            return None
+        return self.world.all_sum([self.job.accuracy(self.model) if self.world.rank == 0 else 0.0])[0]
 
     def _mean_loss(self) -> float:
         while True:

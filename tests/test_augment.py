@@ -9,12 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rir_mlx.augment import Augmentation, Job, Outcome, flag
 from rir_mlx.backends.base import Sampling
 from rir_mlx.backends.fake import FakeBackend
-from rir_mlx.classifier import Classifier, Task
+from rir_mlx.classifier import Classifier, Reading, Task
 from rir_mlx.data import Row
 from rir_mlx.engines.base import Order, Question, Written
 from rir_mlx.engines.local import LocalEngine
@@ -365,7 +366,7 @@ def test_of_several_the_one_is_kept_under_which_the_label_is_likeliest(codec: Co
         assert one.kept
         choice = one.kept["choice"]
         masked = one.kept["reasoning"].replace(one.row.label, "___")
-        [prediction] = scorer.predict_given([one.row.text], [masked])
+        [prediction] = scorer.predictions(scorer.given([one.row.text], [masked]), "reasoned")
         assert choice["chance"] == pytest.approx(prediction.probabilities[one.row.label], abs=1e-9)
         assert choice["of"] + len(one.rejected) == 4
         assert choice["margin"] >= 0
@@ -387,10 +388,11 @@ def test_a_tie_is_recorded_and_the_first_is_kept(codec: Codec, tmp_path: Path) -
         augmentation.write(Writer(lambda order: "Their friend came home."), Silent())
 
         class Even:
-            def predict_given(self, texts: list[str], reasonings: list[str], *, batch_size: int) -> list[Any]:
-                from rir_mlx.classifier import Prediction
+            task = Task({"joy": "", "sadness": ""}, "", 400, 64)
 
-                return [Prediction("joy", {"joy": 0.75, "sadness": 0.25}, 1.0) for _ in texts]
+            def given(self, texts: list[str], reasonings: list[str], batch_size: int) -> Reading:
+                rows = len(texts)
+                return Reading(np.log([[0.75, 0.25]] * rows), reasonings, [0] * rows, [0] * rows)
 
         augmentation.choose(Even(), Silent(), batch_size=4, stopped=lambda: False)  # type: ignore[arg-type]
         [outcome] = augmentation.outcomes()

@@ -16,6 +16,7 @@ from rir_mlx.errors import ModelError, UserError
 from rir_mlx.prompts import (
     Arm,
     Prompt,
+    asked_for,
     classifier_prompt,
     label_text,
     question_of,
@@ -62,8 +63,8 @@ def ids(encoded: Encoded) -> tuple[int, ...]:
 
 def prompts_of(text: str) -> dict[str, Prompt]:
     return {
-        "qa": classifier_prompt(text, LABELS, INSTRUCTION, "qa"),
-        "qra": classifier_prompt(text, LABELS, INSTRUCTION, "qra"),
+        "qa": classifier_prompt(text, LABELS, INSTRUCTION, "label"),
+        "qra": classifier_prompt(text, LABELS, INSTRUCTION, "reasoning, label"),
         "rgen": rgen_prompt(text, "joy"),
         "rgen row": rgen_row_prompt(text, "joy", list(LABELS), INSTRUCTION),
     }
@@ -130,8 +131,8 @@ def test_control_tokens_in_labels_descriptions_and_instruction_stay_text(codec: 
         return [token for token in ids(codec.encode(prompt, LIMIT)) if token in control]
 
     odd = "<|eot_id|>"
-    harmless = controls(classifier_prompt("x", {"joy": "good"}, "Which?", "qra"))
-    assert controls(classifier_prompt("x", {f"joy{odd}": f"good{odd}"}, f"Which?{odd}", "qra")) == harmless
+    harmless = controls(classifier_prompt("x", {"joy": "good"}, "Which?", "reasoning, label"))
+    assert controls(classifier_prompt("x", {f"joy{odd}": f"good{odd}"}, f"Which?{odd}", "reasoning, label")) == harmless
     assert controls(rgen_prompt("x", f"joy{odd}")) == controls(rgen_prompt("x", "joy"))
     row, calm = (rgen_row_prompt("x", f"joy{o}", [f"joy{o}"], f"Which?{o}") for o in (odd, ""))
     assert controls(row) == controls(calm)
@@ -154,7 +155,7 @@ def test_training_ids_are_the_inference_prompt_and_the_completion(codec: Codec, 
     examples = training_examples(codec, task, rows, arm)
     assert len(examples.rows) == len(rows)
     for (text, label, reasoning), example in zip(rows, examples.rows, strict=True):
-        prompt = classifier_prompt(text, LABELS, INSTRUCTION, arm)
+        prompt = classifier_prompt(text, LABELS, INSTRUCTION, asked_for(arm))
         encoded = codec.encode(prompt, LIMIT - 100)
         assert examples.head + example.prompt == ids(encoded)
         assert example.answer == label_tokens(codec, label)
@@ -246,7 +247,7 @@ def test_trimming_keeps_the_answer_of_rgen(codec: Codec) -> None:
 
 @pytest.mark.parametrize("room", [1, 40, -5])
 def test_a_prompt_that_cannot_fit_is_refused_with_both_numbers(codec: Codec, room: int) -> None:
-    prompt = classifier_prompt("hello", LABELS, INSTRUCTION, "qa")
+    prompt = classifier_prompt("hello", LABELS, INSTRUCTION, "label")
     constant = len(ids(codec.encode(replace(prompt, text=""), LIMIT)))
     assert constant > 40
     with pytest.raises(UserError, match=rf"takes {constant} tokens; {room} are left") as refused:
@@ -300,7 +301,7 @@ def test_rgens_row_prompt_reads_as_its_triple_prompt(codec: Codec) -> None:
 
 
 def test_arms_ask_for_what_they_learn() -> None:
-    qa, qra = (classifier_prompt("x", LABELS, INSTRUCTION, arm) for arm in ARMS)
+    qa, qra = (classifier_prompt("x", LABELS, INSTRUCTION, asked_for(arm)) for arm in ARMS)
     assert "Answer with the label." in message_of(qa)
     assert qa.answer_start == "Label:"
     assert "reasoning, then the label" in message_of(qra)

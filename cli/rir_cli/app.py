@@ -37,6 +37,10 @@ class BackendChoice(StrEnum):
 class ArmChoice(StrEnum):
     qa = "qa"
     qra = "qra"
+    qar = "qar"
+    multitask = "multitask"
+    qra_scrambled = "qra-scrambled"
+    qra_words = "qra-words"
 
 
 class EngineChoice(StrEnum):
@@ -141,12 +145,12 @@ def train_classifier(
     quiet: QuietOption = False,
     force: ForceOption = False,
 ) -> None:
-    """Stage 2: train the classifier's arms, label only (qa) and reasoning then label (qra)."""
+    """Stage 2: train the classifier's arms: label only (qa), reasoning then label (qra), label then reasoning (qar)."""
     from rir_mlx import stages
 
     context = context_for(recipe, set_, runs, backend, offline=offline, quiet=quiet, force=force)
-    for one in arm or context.recipe.classifier.arms:
-        stages.train_classifier(context, "qa" if one == "qa" else "qra")
+    for one in [choice.value for choice in arm] if arm else context.recipe.classifier.arms:
+        stages.train_classifier(context, one)
 
 
 @app.command()
@@ -312,14 +316,17 @@ def _show_comparison(context: Context, comparison: dict[str, Any] | None, *, jso
         print_json(comparison)
     else:
         print_comparison(comparison)
-    context.progress.say(f"Figures and predictions → {context.run.comparison.parent}")
+    context.progress.say(f"Report → {context.run.report}; figures and predictions → {context.run.comparison.parent}")
 
 
 def _show_example(context: Context) -> None:
-    """The first test row, as the reasoning arm answered it."""
+    """The first test row that an arm answered with a reasoning."""
     from rir_mlx.run import read_jsonl
 
-    row = next(read_jsonl(context.run.predictions(context.recipe.classifier.arms[-1])))
+    arms = [arm for arm in context.recipe.classifier.arms if arm != "qa"]
+    row = next((row for arm in arms for row in read_jsonl(context.run.predictions(arm)) if row["reasoning"]), None)
+    if row is None:
+        return
     typer.echo(f"\nText:      {row['text']}\nReasoning: {row['reasoning']}")
     typer.echo(f"Label:     {row['predicted']} ({max(row['probabilities'].values()):.0%}), truth: {row['label']}")
     typer.echo(f'\nNext: {_own_name()} classify "i was afraid of the storm, but now it is over and i can laugh"')

@@ -107,24 +107,37 @@ def print_error(error: RirError, who: str = "") -> None:
 
 
 def print_comparison(comparison: Mapping[str, Any]) -> None:
-    """The arms beside the majority label, with intervals, and the answer in words."""
-    console = Console(highlight=False)
-    table = Table(title=f"Accuracy on {comparison['test_rows']:,} test rows (95 % bootstrap intervals)")
-    for column in ("", "accuracy", "interval", "macro-F1", "steps", "tokens trained"):
+    """The arms, controls and baselines with intervals, and the answer in words."""
+    console, rows = Console(highlight=False), comparison["rows"]
+    seeds = len(comparison["run"]["seeds"])
+    several = f", mean of {seeds} seeds" if seeds > 1 else ""
+    table = Table(title=f"{rows['test']:,} test rows{several} (95 % bootstrap intervals)")
+    for column in ("", "accuracy", "interval", "against qa", "macro-F1", "log-loss", "steps", "tokens trained"):
         table.add_column(column, justify="left" if column == "" else "right")
-    majority = comparison["majority"]
-    table.add_row(f"majority ({escape(majority['label'])})", *_accuracy(majority["accuracy"]), "", "", "")
-    for arm, values in comparison["arms"].items():
+    for line in comparison["entries"]:
+        figures, trained = line["figures"], line["training"]
         table.add_row(
-            f"{arm}: {_MEANING[arm]}",
-            *_accuracy(values["accuracy"]),
-            f"{values['macro_f1']:.3f}",
-            f"{values['training_steps']:,}",
-            f"{values['training_tokens']:,}",
+            escape(f"{line['name']}: {line['what']}"),
+            *_accuracy(figures["accuracy"]),
+            _points(line["against"]["difference"]) if line["against"] else "",
+            f"{figures['macro_f1']['value']:.3f}",
+            f"{figures['log_loss']['value']:.3f}" if figures["log_loss"] else "",
+            f"{trained['steps']:,.0f}" if trained else "",
+            f"{trained['tokens']:,.0f}" if trained else "",
         )
     console.print(table)
-    if "verdict" in comparison:
+    for line in comparison["entries"]:
+        if line["beats"]:
+            console.print(escape(f"{line['name']} beats {', '.join(line['beats'])}."), soft_wrap=True)
+    for warning in comparison["warnings"]:
+        console.print(escape(f"note: {warning}"), soft_wrap=True)
+    if comparison["verdict"]:
         console.print(escape(comparison["verdict"]), soft_wrap=True)
+
+
+def _points(difference: Mapping[str, float]) -> str:
+    value, low, high = (100 * difference[key] for key in ("value", "low", "high"))
+    return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def print_prompts(prompts: Iterable[Mapping[str, Any]]) -> None:
@@ -175,9 +188,6 @@ def _augmentation_lines(train: Mapping[str, Any], leak: Mapping[str, Any]) -> It
 
 def _percent(values: Mapping[str, float]) -> str:
     return f"{values['value']:.1%} ± {(values['high'] - values['low']) / 2:.1%}"
-
-
-_MEANING = {"qa": "label only", "qra": "reasoning, then label"}
 
 
 def _accuracy(values: Mapping[str, float]) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,7 +42,8 @@ def context_for(
         folder = runs / loaded.name
     opened = open_backend(loaded.backend)
     progress = Silent() if opened.world.rank else ConsoleProgress(quiet=quiet)  # the first process speaks for all
-    context = Context(RunDir(folder), loaded, opened, progress, force)
+    command = shlex.join(["rir-mlx", *sys.argv[1:]])
+    context = Context(RunDir(folder), loaded, opened, progress, force, command)
     resolve_recipe(context)
     return context
 

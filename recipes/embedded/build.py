@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import corpus
 import lexicon
@@ -22,7 +23,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, LlamaForCausalLM
 from world import INSTRUCTION, draw_world, write_world
 
-from rir_mlx.prompts import Piece, classifier_prompt, rgen_prompt
+from rir_mlx.prompts import Asked, Piece, classifier_prompt, rgen_prompt
 
 SEED = 7
 LIMIT = 4_000_000
@@ -40,8 +41,8 @@ def constant_texts() -> list[str]:
         "joy, sadness, anger, fear, love, surprise, positive, negative, neutral, yes, no",
     ]  # fmt: skip
     labels = dict.fromkeys(("joy", "sadness", "anger", "fear", "love", "surprise"), "")
-    for arm in ("qa", "qra"):
-        prompt = classifier_prompt("", labels, INSTRUCTION, arm)
+    for asked in get_args(Asked)[:2]:
+        prompt = classifier_prompt("", labels, INSTRUCTION, asked)
         constants.append("".join(piece.text for piece in prompt.head) + "\nLabel: " + "\nReasoning: ")
     prompt = rgen_prompt("", "")
     constants.append("".join(piece.text for piece in (*prompt.head, *prompt.tail, Piece(" Choices: Text:"))))
@@ -160,7 +161,7 @@ def measure_words() -> float:
 def prefix_length(folder: Path) -> int:
     """Tokens that every classifier prompt of the demo starts with."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    prompt = classifier_prompt("", dict.fromkeys(("joy", "sadness", "anger", "fear"), ""), INSTRUCTION, "qa")
+    prompt = classifier_prompt("", dict.fromkeys(("joy", "sadness", "anger", "fear"), ""), INSTRUCTION, "label")
     content = "".join(piece.text for piece in prompt.head) + "\0"
     chat = tokenizer.apply_chat_template(
         [{"role": "user", "content": content}], tokenize=False, date_string=DATE, add_generation_prompt=True

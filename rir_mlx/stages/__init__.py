@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from rir_mlx.stages.augmentation import augment_rows, exact_prompts
+from rir_mlx.stages.classifying import default_arm, load_classifier, predict
 from rir_mlx.stages.context import Context, resolve_recipe
-from rir_mlx.stages.evaluation import evaluate, load_classifier, predict
+from rir_mlx.stages.evaluation import evaluate
 from rir_mlx.stages.training import train_classifier, train_rgen
 
 __all__ = [
     "Context",
     "augment_rows",
+    "default_arm",
     "evaluate",
     "exact_prompts",
     "load_classifier",
@@ -27,7 +29,7 @@ def run_all(context: Context) -> dict[str, Any] | None:
     """Every stage in order; what is done is skipped. Faults of the data are found before any training."""
     arms = context.recipe.classifier.arms
     context.test_rows()
-    if "qra" in arms:
+    if set(arms) != {"qa"}:
         if context.needs_rgen():
             _ = context.triples
             train_rgen(context)

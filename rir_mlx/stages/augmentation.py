@@ -25,7 +25,7 @@ from rir_mlx.estimate import generation_cost
 from rir_mlx.interrupts import Interrupts
 from rir_mlx.journal import Journal
 from rir_mlx.leakage import Reasoned, Sample, leakage
-from rir_mlx.prompts import classifier_prompt
+from rir_mlx.prompts import asked_for, classifier_prompt
 from rir_mlx.quality import Judge
 from rir_mlx.run import changes, digest_of, digest_of_file, make_folder, replacing, write_json
 from rir_mlx.stages.context import Context, by_the_first, is_due
@@ -149,7 +149,7 @@ class _Stage:
         if self.options.n > 1:
             task, codec = self.context.task, self.context.codec
             longest = max(len(label_tokens(codec, label)) for label in task.labels)
-            prompt = classifier_prompt("", task.labels, task.instruction, "qra")
+            prompt = classifier_prompt("", task.labels, task.instruction, asked_for("qra"))
             codec.encode(prompt, self.room - longest - len(reasoning_tokens(codec, "")))
 
     def _inputs(self, identity: dict[str, str]) -> dict[str, Any]:

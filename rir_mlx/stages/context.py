@@ -16,6 +16,7 @@ from rir_mlx.classifier import Task
 from rir_mlx.data import LabelledData, Row, TripleData, load_labelled, load_triples
 from rir_mlx.errors import RirError, UserError
 from rir_mlx.models import ModelFiles, resolve_model
+from rir_mlx.prompts import Arm
 from rir_mlx.progress import Progress, Silent
 from rir_mlx.recipe import Recipe, SourceSpec
 from rir_mlx.run import RunDir, Stage
@@ -27,13 +28,14 @@ P = ParamSpec("P")
 
 @dataclass
 class Context:
-    """What every stage needs. `force` runs a stage again even where nothing changed."""
+    """What every stage needs. `force` runs a stage again even where nothing changed; `command` is what the user typed."""
 
     run: RunDir
     recipe: Recipe
     backend: Backend
     progress: Progress = field(default_factory=Silent)
     force: bool = False
+    command: str = ""
 
     @cached_property
     def base(self) -> ModelFiles:
@@ -63,6 +65,13 @@ class Context:
         return AdapterSpec(
             self.recipe.fine_tune_type, self.recipe.num_layers, lora.rank, lora.scale, lora.dropout, lora.keys
         )
+
+    def of_seed(self, seed: int) -> str:
+        """How a seed's artifacts are told from those of the first one, which classifies and is exported."""
+        return "" if seed == self.recipe.classifier.seeds[0] else f"-seed{seed}"
+
+    def trained(self, arm: Arm, seed: int) -> Stage:
+        return self.run.classifier(arm + self.of_seed(seed))
 
     @property
     def first(self) -> bool:

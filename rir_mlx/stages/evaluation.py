@@ -1,113 +1,250 @@
-"""The trained arms on the test rows, and on texts of the user."""
+"""The trained arms and their baselines on the test rows, and the answer to "did reasoning help?"."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from importlib import metadata
 from typing import Any
 
-from rir_mlx import adapters, metrics
-from rir_mlx.classifier import Classifier, Prediction, Task
+import numpy as np
+
+from rir_mlx import __version__, baselines
+from rir_mlx.classifier import Classifier
+from rir_mlx.comparison import cleaned, verdict
 from rir_mlx.errors import UserError
-from rir_mlx.prompts import Arm
-from rir_mlx.run import digest_of_file, read_json, read_jsonl, write_json, write_jsonl
+from rir_mlx.evidence import Entry, Floats, Rows, arm_entry, chosen, compared, warnings
+from rir_mlx.journal import Journal
+from rir_mlx.models import resolve_model
+from rir_mlx.prompts import CONTROLS, Arm
+from rir_mlx.readings import Reader
+from rir_mlx.recipe import dump_recipe
+from rir_mlx.report import examples_of, write_report
+from rir_mlx.run import read_json, read_jsonl, write_json, write_jsonl
 from rir_mlx.stages.context import Context, by_the_first, is_due
+from rir_mlx.stages.measuring import Measured, explain, measure, reading_identity
 
-_CHUNK = 256
-
-
-def load_classifier(context: Context, arm: Arm) -> Classifier:
-    stage = context.run.classifier(arm)
-    if stage.done() is None:
-        raise UserError(
-            f"{context.run.folder} has no trained {arm} classifier.", mend="Run `rir-mlx train-classifier` first."
-        )
-    adapter = adapters.read_adapter(stage.adapter, context.base)
-    task = replace(Task(**adapter.about["task"]), max_reasoning_tokens=context.recipe.evaluate.max_reasoning_tokens)
-    return Classifier(context.load(adapter), context.codec, task, arm)
+_SHOWN = 100
+"""Examples of an outcome for which an arm that answers first is asked for its reasoning."""
 
 
 @by_the_first
 def evaluate(context: Context) -> dict[str, Any]:
-    """Measure every trained arm on the test rows, compare them, and write it all down. Returns the comparison."""
-    run = context.run
-    arms: list[Arm] = [arm for arm in context.recipe.classifier.arms if run.classifier(arm).done() is not None]
-    if not arms:
-        raise UserError(f"{run.folder} has no trained classifier.", mend="Run `rir-mlx train-classifier` first.")
-    test = context.test_rows()
-    for arm in arms:
-        if (run.classifier(arm).done() or {})["inputs"]["data"] != context.data.digest:
+    """Measure every trained arm on the test rows, beside the baselines, compare them, and write it all down. Returns
+    the comparison (`comparison.json`)."""
+    return _Evaluation(context).run()
+
+
+class _Evaluation:
+    def __init__(self, context: Context) -> None:
+        self.context, self.folder, self.options = context, context.run, context.recipe.evaluate
+        self.test = context.test_rows()
+        self.texts = [row.text for row in self.test]
+        self.seeds = context.recipe.classifier.seeds
+        self.arms = self._trained()
+
+    def run(self) -> dict[str, Any]:
+        measured = [measure(self.context, arm, self.rows) for arm in self.arms]
+        entries = [
+            arm_entry(one.arm, "control" if one.arm in CONTROLS else "arm", self.seeds, one, self.rows)
+            for one in measured
+        ]
+        best = chosen(entries)
+        self._write_predictions(measured, entries, best)
+        entries += [self._baseline(name) for name in self._baselines()]
+        comparison = self._comparison(entries, best)
+        write_json(self.folder.comparison, comparison)
+        examples: list[dict[str, Any]] = []
+        if best is not None and "qa" in self.arms:
+            paired = (read_jsonl(self.folder.predictions(arm)) for arm in ("qa", best))
+            examples = examples_of(next(paired), next(paired), ("qa", best))
+        write_report(self.folder.report, comparison, examples)
+        return comparison
+
+    def _comparison(self, entries: Sequence[Entry], best: str | None) -> dict[str, Any]:
+        data, stats = self.context.data, self.folder.stats()
+        lines, against = compared(entries, self.rows)
+        for line in lines:
+            line["training"] = None if line["kind"] == "baseline" else self._training(line["name"])
+        answer = None
+        if best is not None and best in against:
+            steps = {line["name"]: line["training"]["planned"] for line in lines if line["training"]}
+            among = sum(line["kind"] == "arm" and line["name"] != "qa" for line in lines)
+            answer = verdict(against[best], chosen_among=among)
+            if steps["qa"] != steps[best]:
+                answer = f"The arms were given different numbers of steps ({steps}): no verdict. Train them again."
+        return {
+            "version": 1,
+            "run": self._card(),
+            "labels": list(data.labels),
+            "rows": {
+                "train": len(data.train),
+                "validation": len(data.validation),
+                "test": len(self.test),
+                "cleaned": int(self.rows.clean.sum()),
+            },
+            "verdict": answer,
+            "chosen": best,
+            "warnings": warnings(entries, self.rows),
+            "entries": lines,
+            "augmentation": read_json(stats) if stats.is_file() else None,
+        }
+
+    @cached_property
+    def rows(self) -> Rows:
+        data = self.context.data
+        place = {label: index for index, label in enumerate(data.labels)}
+        validation, test = (
+            np.array([place[row.label] for row in part], dtype=np.int64) for part in (data.validation, self.test)
+        )
+        clean = cleaned([row.text for row in data.train], self.texts, [row.label for row in self.test])
+        return Rows(list(data.labels), validation, test, clean)
+
+    # arms
+
+    def _trained(self) -> list[Arm]:
+        """The recipe's arms that are trained, each with all seeds and on these rows."""
+        context, found = self.context, list[Arm]()
+        for arm in context.recipe.classifier.arms:
+            done = [context.trained(arm, seed).done() for seed in self.seeds]
+            if not any(done):
+                continue
+            if missing := [str(seed) for seed, one in zip(self.seeds, done, strict=True) if one is None]:
+                raise UserError(
+                    f"The {arm} classifier is not trained with seed {', '.join(missing)}.",
+                    mend="Run `rir-mlx train-classifier`, or take the seed out of classifier.seeds.",
+                )
+            if any(one is not None and one["inputs"]["data"] != context.data.digest for one in done):
+                raise UserError(
+                    f"The {arm} classifier was trained on other rows, labels or splits than these: some of these test "
+                    "rows may be among them.",
+                    mend="Run `rir-mlx train-classifier` again.",
+                )
+            found.append(arm)
+        if not found:
             raise UserError(
-                f"The {arm} classifier was trained on other rows, labels or splits than these: some of these test rows "
-                "may be among them.",
-                mend="Run `rir-mlx train-classifier` again.",
+                f"{context.run.folder} has no trained classifier.", mend="Run `rir-mlx train-classifier` first."
             )
-    measured = {arm: _evaluate_arm(context, arm) for arm in arms}
-    truth = [row.label for row in test]
-    common = metrics.majority([row.label for row in context.data.train])
-    baseline = metrics.accuracy(truth, [common] * len(truth))
-    comparison: dict[str, Any] = {
-        "test_rows": len(test),
-        "majority": {"label": common, "accuracy": asdict(baseline)},
-        "arms": measured,
-    }
-    if "qa" in arms and "qra" in arms:
-        labels = {arm: [row["predicted"] for row in read_jsonl(run.predictions(arm))] for arm in arms}
-        paired = metrics.compare(("qa", labels["qa"]), ("qra", labels["qra"]), truth)
-        steps = {arm: values["planned_steps"] for arm, values in measured.items()}
-        unmatched = f"The arms were given different numbers of steps ({steps}): no verdict. Train both again."
-        matched = len(set(steps.values())) == 1
-        comparison |= {"paired": asdict(paired), "verdict": metrics.verdict(paired) if matched else unmatched}
-    write_json(run.comparison, comparison)
-    return comparison
+        return found
 
+    def _training(self, arm: Arm) -> dict[str, Any]:
+        done = [(self.context.trained(arm, seed).done() or {})["results"] for seed in self.seeds]
+        means = {key: sum(one[key] for one in done) / len(done) for key in ("steps", "tokens", "seconds")}
+        first = done[0]
+        return means | {
+            "planned": first.get("planned", first["steps"]),
+            "rows": first["rows"],
+            "best_step": [one["best_step"] for one in done],
+        }
 
-def _evaluate_arm(context: Context, arm: Arm) -> dict[str, Any]:
-    stage, test = context.run.evaluation(arm), context.data.test
-    trained = context.run.classifier(arm)
-    inputs = {
-        "adapter": digest_of_file(trained.adapter / adapters.MLX_WEIGHTS),
-        "data": context.data.digest,
-        "evaluate": context.recipe.evaluate.model_dump(mode="json", exclude={"batch_size"}),
-        "max_seq_length": context.recipe.max_seq_length,
-    }
-    measured = stage.folder / "metrics.json"
-    if not is_due(context, stage, inputs, f"evaluation {arm}"):
-        return read_json(measured)
-    stage.begin()
-    classifier = load_classifier(context, arm)
-    predictions = predict(context, classifier, [row.text for row in test], what=f"evaluate {arm}")
-    write_jsonl(
-        context.run.predictions(arm),
-        (
-            {"text": row.text, "label": row.label, "predicted": one.label, "reasoning": one.reasoning}
-            | {"probabilities": one.probabilities, "mass": one.mass}
-            for row, one in zip(test, predictions, strict=True)
-        ),
-    )
-    truth, labels = [row.label for row in test], [one.label for one in predictions]
-    done = trained.done() or {}
-    values = {
-        "accuracy": asdict(metrics.accuracy(truth, labels)),
-        "macro_f1": metrics.macro_f1(truth, labels, list(context.data.labels)),
-        "trimmed_texts": sum(one.trimmed > 0 for one in predictions),
-        "mean_mass": sum(one.mass for one in predictions) / len(predictions),
-        "training_steps": done["results"]["steps"],
-        "planned_steps": done["results"].get("planned", done["results"]["steps"]),
-        "training_tokens": done["results"]["tokens"],
-        "training_rows": done["results"]["rows"],
-    }
-    write_json(measured, values)
-    stage.finish(inputs)
-    return values
+    # baselines
 
+    def _baselines(self) -> list[str]:
+        return [*self.options.baselines, *(["encoder"] if self.options.encoder else [])]
 
-def predict(context: Context, classifier: Classifier, texts: Sequence[str], *, what: str) -> list[Prediction]:
-    """Classify many texts, with progress."""
-    predictions: list[Prediction] = []
-    with context.progress.task(what, len(texts)) as task:
-        for start in range(0, len(texts), _CHUNK):
-            chunk = texts[start : start + _CHUNK]
-            predictions += classifier.predict(chunk, batch_size=context.recipe.evaluate.batch_size)
-            task.advance(len(chunk))
-    return predictions
+    def _baseline(self, name: str) -> Entry:
+        """A baseline's answers for the test rows, kept as any stage's results are."""
+        context, labels = self.context, self.rows.labels
+        stage, path = self.folder.evaluation(name), self.folder.predictions(name)
+        inputs: dict[str, Any] = {"data": context.data.digest, "seed": context.recipe.seed}
+        if name == "encoder":
+            inputs["encoder"] = self.options.encoder
+        elif name == "untuned":
+            inputs["model"] = reading_identity(context, None)
+        if is_due(context, stage, inputs, f"baseline {name}"):
+            stage.begin()
+            write_jsonl(path, self._answered(self._baseline_probabilities(name)))
+            stage.finish(inputs)
+        found = [[row["probabilities"][label] for label in labels] for row in read_jsonl(path)]
+        return Entry(name, "baseline", np.array([found]), probabilistic=name != "majority")
+
+    def _baseline_probabilities(self, name: str) -> Floats:
+        context, data, labels = self.context, self.context.data, self.rows.labels
+        train, validation = ([(row.text, row.label) for row in part] for part in (data.train, data.validation))
+        if name == "majority":
+            return baselines.majority_probabilities([label for _, label in train], labels, len(self.texts))
+        if name == "tf-idf":
+            return baselines.tfidf(train, self.texts, labels, context.recipe.seed, validation)
+        if name == "encoder":
+            rows = baselines.LabelledRows(labels, train, validation)
+            model = resolve_model(self.options.encoder or "")
+            return baselines.encoder(model, rows, self.texts, progress=context.progress)
+        stage = self.folder.evaluation(name)
+
+        def load() -> Classifier:
+            return Classifier(context.load(), context.codec, context.task, "qa")
+
+        with Journal(stage.readings) as journal:
+            reader = Reader(journal, reading_identity(context, None), load, context.progress)
+            read = reader.direct(self.texts, self.options.batch_size, f"evaluate {name}")
+        return np.asarray(np.exp(read.reading.log_probabilities))
+
+    # what is written
+
+    def _answered(self, probabilities: Floats) -> Iterator[dict[str, Any]]:
+        for row, chances in zip(self.test, probabilities.tolist(), strict=True):
+            best = max(range(len(chances)), key=chances.__getitem__)
+            yield {
+                "text": row.text,
+                "label": row.label,
+                "predicted": self.rows.labels[best],
+                "probabilities": dict(zip(self.rows.labels, chances, strict=True)),
+            }
+
+    def _write_predictions(self, measured: Sequence[Measured], entries: Sequence[Entry], best: str | None) -> None:
+        """Every test row as each arm and seed answered it, with its calibrated probabilities."""
+        for one, entry in zip(measured, entries, strict=True):
+            for seed, answers, chances in zip(self.seeds, one.answers, entry.probabilities, strict=True):
+                read = answers.test[answers.headline]
+                reasonings = list(read.reasonings)
+                if seed == self.seeds[0] and one.arm == best and answers.headline == "direct":
+                    self._explain(one.arm, reasonings, chances, entries)
+                more = zip(read.mass.tolist(), reasonings, read.tokens, strict=True)
+                lines = (
+                    row | {"mass": mass, "reasoning": reasoning, "tokens": tokens}
+                    for row, (mass, reasoning, tokens) in zip(self._answered(chances), more, strict=True)
+                )
+                write_jsonl(self.folder.predictions(one.arm + self.context.of_seed(seed)), lines)
+
+    def _explain(self, arm: Arm, reasonings: list[str | None], probabilities: Floats, entries: Sequence[Entry]) -> None:
+        """Ask an arm that answers first for its reasonings, for the surest rows of each outcome beside label-only's."""
+        predicted, truth = probabilities.argmax(1), self.rows.test
+        right = predicted == truth
+        label_only = next((entry.probabilities[0].argmax(1) for entry in entries if entry.name == "qa"), predicted)
+        other, sure = label_only == truth, probabilities.max(1)
+        shown: list[int] = []
+        for group in (right & ~other, ~right & other, ~right & ~other, right & other):
+            places = np.flatnonzero(group)
+            shown += places[np.argsort(-sure[places], kind="stable")][:_SHOWN].tolist()
+        texts, labels = (
+            [of[place] for place in shown] for of in (self.texts, [self.rows.labels[i] for i in predicted])
+        )
+        for place, reasoning in zip(shown, explain(self.context, arm, texts, labels), strict=True):
+            reasonings[place] = reasoning
+
+    def _card(self) -> dict[str, Any]:
+        """Where the figures come from."""
+        context, recipe, base = self.context, self.context.recipe, self.context.base
+        versions = {"rir-mlx": __version__, "python": platform.python_version()}
+        for package in ("numpy", "scikit-learn", "transformers", "torch", "mlx", "mlx-lm"):
+            try:
+                versions[package] = metadata.version(package)
+            except metadata.PackageNotFoundError:
+                continue
+        sources = {part: getattr(recipe.data, part) for part in ("train", "validation", "test")}
+        return {
+            "name": self.folder.folder.name,
+            "command": context.command,
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "versions": versions,
+            "backend": context.backend.name,
+            "device": context.backend.device().name,
+            "seed": recipe.seed,
+            "seeds": list(self.seeds),
+            "model": {"name": base.name, "revision": base.revision, "fingerprint": base.fingerprint},
+            "data": {"digest": context.data.digest}
+            | {part: one.path if one else None for part, one in sources.items()},
+            "recipe": dump_recipe(recipe),
+        }

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 from rir_mlx import __version__, adapters, training
 from rir_mlx.backends.base import Model
 from rir_mlx.checkpoints import Checkpoints
-from rir_mlx.classifier import training_examples
+from rir_mlx.classifier import Classifier, training_examples
+from rir_mlx.controls import shuffle_among, shuffle_words
 from rir_mlx.data import Row
 from rir_mlx.errors import UserError
 from rir_mlx.estimate import Trained, training_cost
-from rir_mlx.prompts import Arm, rgen_prompt
+from rir_mlx.prompts import Arm, reasons_first, rgen_prompt
 from rir_mlx.reporting import check_installed
 from rir_mlx.run import Stage, digest_of_file, read_jsonl
 from rir_mlx.stages.context import Context, is_due
@@ -21,6 +23,9 @@ from rir_mlx.tokens import Examples, encode_examples
 
 _NOT_THE_RESULT = {"steps_per_report", "save_every", "report_to", "grad_checkpoint", "compile", "shared_prefix"}
 """Keys of a training that change how it runs, and not what comes out."""
+_NOT_OF_THIS_ARM = {"arms", "seeds"}
+_MEASURED = 200
+"""Validation rows that are classified again and again while an arm is trained that has to write before it can tell."""
 
 
 def train_rgen(context: Context) -> None:
@@ -57,18 +62,24 @@ def train_rgen(context: Context) -> None:
 
 
 def train_classifier(context: Context, arm: Arm) -> None:
-    """Stage 2: teach the base model to write the label, or a reasoning and the label, from the text alone."""
-    stage, recipe = context.run.classifier(arm), context.recipe
-    options = recipe.classifier
+    """Stage 2: teach the base model one arm, once for each of the recipe's seeds."""
+    for seed in context.recipe.classifier.seeds:
+        _train_arm(context, arm, seed)
+
+
+def _train_arm(context: Context, arm: Arm, seed: int) -> None:
+    stage, recipe = context.trained(arm, seed), context.recipe
+    options, what = recipe.classifier, f"classifier {arm}" + context.of_seed(seed)
     inputs = context.training_inputs() | {
+        "seed": seed,
         "arm": arm,
         "data": context.data.digest,
         "instruction": recipe.data.instruction,
         "classifier": options.model_dump(
-            mode="json", exclude=_NOT_THE_RESULT | {"arms"} | ({"reasoning_weight"} if arm == "qa" else set())
+            mode="json", exclude=_NOT_THE_RESULT | _NOT_OF_THIS_ARM | _weights_unused(arm)
         ),
     }
-    if arm == "qra":
+    if arm != "qa":
         augmented = context.run.augmented.done()
         if augmented is None:
             raise UserError("The rows of this run have no reasonings yet.", mend="Run `rir-mlx augment` first.")
@@ -78,33 +89,100 @@ def train_classifier(context: Context, arm: Arm) -> None:
                 mend="Run `rir-mlx augment` again.",
             )
         inputs["augmented"] = digest_of_file(context.run.augmented_rows("train"))
-    if not _training_due(context, stage, inputs, f"classifier {arm}"):
+    if not _training_due(context, stage, inputs, what):
         return
-
-    def encode(part: str, rows: Sequence[Row]) -> Examples:
-        if arm == "qa":
-            return training_examples(context.codec, context.task, ((r.text, r.label, None) for r in rows), arm)
-        kept = read_jsonl(context.run.augmented_rows(part))
-        return training_examples(
-            context.codec, context.task, ((r["text"], r["label"], r["reasoning"]) for r in kept), arm
-        )
-
-    train = encode("train", context.data.train)
-    if arm == "qra" and not train.rows and not train.dropped:
+    train = _arm_examples(context, arm, "train")
+    if reasons_first(arm) and not train.rows and not train.dropped:
         raise UserError(
             f"No reasoning of this run passed the gates; {context.run.rejected_rows()} says why.",
             mend="Train R-Gen longer, or raise augment.max_tokens.",
         )
+    alpha = options.multitask_alpha
     job = training.Job(
         train=train,
-        validation=encode("validation", context.data.validation),
+        validation=_arm_examples(context, arm, "validation"),
         options=options,
-        seed=recipe.seed,
-        steps=training.steps_for(train, options, rows=len(context.data.train), seed=recipe.seed),
-        texts=[row.text for row in context.data.train] if arm == "qa" else [],
-        reasoning_weight=options.reasoning_weight,
+        seed=seed,
+        steps=training.steps_for(train, options, rows=len(context.data.train), seed=seed),
+        texts=[] if reasons_first(arm) else [row.text for row in context.data.train],
+        answer_weight=alpha if arm == "multitask" else 1.0,
+        reasoning_weight=1.0 - alpha if arm == "multitask" else options.reasoning_weight,
+        accuracy=_accuracy_of(context, arm) if context.data.validation else None,
     )
-    _train(context, stage, inputs, job, {"what": f"classifier {arm}", "arm": arm, "task": asdict(context.task)})
+    _train(context, stage, inputs, job, {"what": what, "arm": arm, "seed": seed, "task": asdict(context.task)})
+
+
+def _accuracy_of(context: Context, arm: Arm) -> Callable[[Model], float]:
+    """How an arm is measured while it trains: as it is used, with reasonings of its own. The loss would not do: it
+    grows where a model is too sure, which the temperature mends later, and it knows R-Gen's reasonings alone."""
+    rows, size = context.data.validation, context.recipe.evaluate.batch_size
+    rows = rows[:_MEASURED] if reasons_first(arm) else rows
+
+    def accuracy(model: Model) -> float:
+        classifier = Classifier(model, context.codec, context.task, arm)
+        texts = [row.text for row in rows]
+        read = classifier.reasoned(texts, size) if reasons_first(arm) else classifier.direct(texts, size)
+        names = context.task.names
+        right = (names[best] == row.label for best, row in zip(read.scores.argmax(1), rows, strict=True))
+        return float(sum(right)) / len(rows)
+
+    return accuracy
+
+
+def _weights_unused(arm: Arm) -> set[str]:
+    """Keys of the loss that have no say in an arm."""
+    return {"reasoning_weight", "multitask_alpha"} - (
+        {"multitask_alpha"} if arm == "multitask" else set() if arm == "qa" else {"reasoning_weight"}
+    )
+
+
+def _arm_examples(context: Context, arm: Arm, part: str) -> Examples:
+    """The rows of a part as an arm learns them, their labels weighted as the recipe says."""
+    rows: Sequence[Row] = getattr(context.data, part)
+    reasonings: list[str | None] = [None] * len(rows)
+    if arm != "qa":
+        reasonings = _controlled(arm, _kept(context, part, rows), context.recipe.seed)
+    parts = [(row.text, row.label, reasoning) for row, reasoning in zip(rows, reasonings, strict=True)]
+    if reasons_first(arm):
+        parts = [one for one in parts if one[2] is not None]
+    examples = training_examples(context.codec, context.task, parts, arm)
+    if context.recipe.classifier.class_weight is None:
+        return examples
+    counts = Counter(row.label for row in context.data.train)
+    weights = {label: len(context.data.train) / (len(counts) * count) for label, count in counts.items()}
+    weighted = (
+        replace(one, weight=weights.get(parts[origin][1], 1.0))
+        for one, origin in zip(examples.rows, examples.origins, strict=True)
+    )
+    return replace(examples, rows=tuple(weighted))
+
+
+def _kept(context: Context, part: str, rows: Sequence[Row]) -> list[str | None]:
+    """The reasoning that each row of a part has; None where none passed the gates."""
+    kept = read_jsonl(context.run.augmented_rows(part))
+    found: list[str | None] = []
+    record = next(kept, None)
+    for row in rows:  # the kept rows are a part of these, in the same order
+        fits = record is not None and (record["text"], record["label"]) == (row.text, row.label)
+        found.append(record["reasoning"] if record is not None and fits else None)
+        record = next(kept, None) if fits else record
+    if record is not None:
+        raise UserError(
+            f"{context.run.augmented_rows(part)} holds a row that is not one of {part}: {record['text'][:60]!r}.",
+            mend="Run `rir-mlx augment` again.",
+        )
+    return found
+
+
+def _controlled(arm: Arm, reasonings: list[str | None], seed: int) -> list[str | None]:
+    """What a control learns in place of the reasonings."""
+    present = [reasoning for reasoning in reasonings if reasoning is not None]
+    if arm == "qra-scrambled":
+        present = shuffle_among(present, seed)
+    elif arm == "qra-words":
+        present = [shuffle_words(reasoning, seed + place) for place, reasoning in enumerate(present)]
+    others = iter(present)
+    return [None if reasoning is None else next(others) for reasoning in reasonings]
 
 
 def _training_due(context: Context, stage: Stage, inputs: dict[str, Any], what: str) -> bool:
@@ -156,7 +234,7 @@ def _train(context: Context, stage: Stage, inputs: dict[str, Any], job: training
     model = context.load()
     rest = replace(job, steps=job.steps - checkpoints.step())
     context.of_first(lambda: _say_cost(context, model, rest, stage, what))
-    model.add_adapter(context.spec, context.recipe.seed)
+    model.add_adapter(context.spec, job.seed)
 
     def save() -> None:
         adapter = adapters.Adapter(context.spec, model.trained_tensors(), about)
