@@ -13,9 +13,9 @@ import random
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Generic, Literal, NamedTuple, TypeVar, get_args
 
 from rir_mlx.columns import Column
 from rir_mlx.errors import DataError, did_you_mean
@@ -27,11 +27,14 @@ Part = Literal["train", "validation", "test"]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A text and its label. `reasoning` is one that the user gave with them."""
+    """A text and its label. `reasoning` is one that the user gave with them; `file` and `number` say where it stands,
+    counted as the user finds it."""
 
     text: str
     label: str
     reasoning: str | None = None
+    file: str = field(default="", compare=False, repr=False)
+    number: int = field(default=0, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,8 @@ class TripleData:
 
 
 Item = TypeVar("Item")
+Reader = Callable[[int, Sequence[Any]], Item]
+"""Makes a row of its number and cells. Raises ValueError where it cannot be used."""
 
 
 def load_labelled(
@@ -89,16 +94,14 @@ def load_labelled(
     labels, rows = _read_rows(section, {part: sources[part] for part in sources if part in needed}, notes)
     everything = len(rows.get("train", ()))
     if "train" in rows:
-        notes += _check_labels(section, labels, rows["train"])
+        notes += check_labels(section, labels, rows["train"])
     for part, size in (("test", section.test_size), ("validation", section.val_size)):
         if part in rows:
             if 1 <= size < len(rows[part]):
                 notes.append(f"{part}: {int(size):,} of {len(rows[part]):,} rows drawn")
                 rows[part] = _cap(rows[part], int(size), f"{seed}/{part}")
         elif sources[part] is None and "train" in rows:
-            key = f"data.{'val' if part == 'validation' else part}_size"
-            count = _carved_size(size, everything, len(rows["train"]), key, f", or give rows of its own in data.{part}")
-            rows[part], rows["train"] = _carve(rows["train"], count, f"{seed}/{part}")
+            rows[part], rows["train"] = carve(rows["train"], part, size, everything, seed)
             if size > 0:
                 notes.append(f"{part} carved out of train: {len(rows[part]):,} rows")
     if "train" in rows:
@@ -124,7 +127,7 @@ def load_triples(section: ReasoningSection, seed: int) -> TripleData:
     triples = _collect([(table, _triple_reader(table)) for table in tables], notes)
     if not triples:
         raise DataError(f"reasoning.source: {section.source.path} has no complete triples.")
-    count = _carved_size(section.val_size, len(triples), len(triples), "reasoning.val_size", "")
+    count = carved_size(section.val_size, len(triples), len(triples), "reasoning.val_size", "")
     order = _shuffled(range(len(triples)), f"{seed}/triples")
     held, kept = order[:count], order[count:]
     if section.max_samples is not None and len(kept) > section.max_samples:
@@ -141,7 +144,7 @@ def read_texts(path: Path, text_column: str | None) -> list[str]:
         raise missing_file(path)
     lines = path.suffix.lower() == ".txt"
     table = read_lines(path) if lines else read_file(path, [Column("text", "the text column", text_column)])
-    return _collect([(table, lambda cells: _text(cells[0], "text"))], [])
+    return _collect([(table, lambda _, cells: _text(cells[0], "text"))], [])
 
 
 class _UnknownLabelError(ValueError):
@@ -191,94 +194,116 @@ def _name(value: Any, classes: tuple[str, ...] | None, what: str) -> str:
     return _text(value, what)
 
 
-def _row_reader(table: Table, known: Mapping[str, str]) -> Callable[[Sequence[Any]], Row]:
+def row_reader(table: Table, known: Mapping[str, str]) -> Reader[Row]:
+    """Rows from the cells of text, label and perhaps reasoning; of the labels `known`, where there are any."""
     classes, hints = table.class_names[1], dict[str, str]()
     interned = dict[str, str]()
 
-    def read(cells: Sequence[Any]) -> Row:
+    def read(number: int, cells: Sequence[Any]) -> Row:
         label = _name(cells[1], classes, "label")
         label = interned.setdefault(label, label)
-        row = Row(_text(cells[0], "text"), label, _optional(cells[2]) if len(cells) > 2 else None)
-        if known and row.label not in known:
-            if row.label not in hints:
-                hints[row.label] = did_you_mean(row.label, known)
-            raise _UnknownLabelError(
-                f"the label {row.label!r} is not one of the {len(known)} labels.{hints[row.label]}"
-            )
-        return row
+        text, reasoning = _text(cells[0], "text"), _optional(cells[2]) if len(cells) > 2 else None
+        if known and label not in known:
+            if label not in hints:
+                hints[label] = did_you_mean(label, known)
+            raise _UnknownLabelError(f"the label {label!r} is not one of the {len(known)} labels.{hints[label]}")
+        return Row(text, label, reasoning, table.name, number)
 
     return read
 
 
-def _triple_reader(table: Table) -> Callable[[Sequence[Any]], Triple]:
+def _triple_reader(table: Table) -> Reader[Triple]:
     classes = table.class_names[1]
 
-    def read(cells: Sequence[Any]) -> Triple:
+    def read(_: int, cells: Sequence[Any]) -> Triple:
         return Triple(_text(cells[0], "question"), _name(cells[1], classes, "answer"), _text(cells[2], "reasoning"))
 
     return read
 
 
-def _collect(tables: Iterable[tuple[Table, Callable[[Sequence[Any]], Item]]], notes: list[str]) -> list[Item]:
-    """The rows of all tables, in order. Raises DataError with all faults; passes over those nobody here can mend."""
-    rows: list[Item] = []
-    faulty: list[tuple[str, int, Sequence[Fault]]] = []
+class Sifted(NamedTuple, Generic[Item]):
+    """A table's rows that can be used, and the faults of the others. `unknown`: among them are labels not asked for."""
+
+    rows: list[Item]
+    faults: list[Fault]
+    unknown: bool
+
+
+def sift(table: Table, read: Reader[Item], notes: list[str]) -> Sifted[Item]:
+    """Read the rows of a table, in order. Those that are at fault and that nobody here can mend are noted alone."""
+    rows, faults, passed_over = list[Item](), list(table.faults), Counter[str]()
+    unknown = False
+    for number, *cells in zip(table.rows, *table.cells, strict=True):
+        try:
+            rows.append(read(number, cells))
+        except ValueError as error:
+            meant = isinstance(error, _UnknownLabelError)
+            unknown |= meant
+            if table.editable or meant:
+                faults.append(Fault(number, str(error)))
+            else:
+                passed_over[str(error)] += 1
+    if passed_over:
+        why = ", ".join(f"{what} ({times:,})" for what, times in passed_over.most_common(3))
+        notes.append(f"{table.name}: {passed_over.total():,} of {table.total:,} rows left out: {why}")
+    return Sifted(rows, faults, unknown)
+
+
+def _collect(tables: Iterable[tuple[Table, Reader[Item]]], notes: list[str]) -> list[Item]:
+    """The rows of all tables, in order. Raises DataError with all faults."""
+    sifted = [(table, sift(table, read, notes)) for table, read in tables]
     mend = "Mend these rows or take them out."
-    for table, read in tables:
-        faults, passed_over = list(table.faults), Counter[str]()
-        for number, *cells in zip(table.rows, *table.cells, strict=True):
-            try:
-                rows.append(read(cells))
-            except ValueError as error:
-                if table.editable or isinstance(error, _UnknownLabelError):
-                    faults.append(Fault(number, str(error)))
-                    if isinstance(error, _UnknownLabelError):
-                        mend = "Mend these rows or take them out. Labels that are meant go into data.labels."
-                else:
-                    passed_over[str(error)] += 1
-        faulty.append((table.name, table.total, faults))
-        if passed_over:
-            why = ", ".join(f"{what} ({times:,})" for what, times in passed_over.most_common(3))
-            notes.append(f"{table.name}: {passed_over.total():,} of {table.total:,} rows left out: {why}")
-    refuse(faulty, mend)
-    return rows
+    if any(one.unknown for _, one in sifted):
+        mend += " Labels that are meant go into data.labels."
+    refuse([(table.name, table.total, one.faults) for table, one in sifted], mend)
+    return [row for _, one in sifted for row in one.rows]
+
+
+def columns_of(section: DataSection, part: str) -> list[Column]:
+    """The columns that a part of the labelled data has."""
+    columns = [
+        Column("text", "data.text_column", section.text_column),
+        Column("label", "data.label_column", section.label_column),
+    ]
+    if section.reasoning_column is None or part == "test":
+        return columns
+    return [*columns, Column("reasoning", "data.reasoning_column", section.reasoning_column)]
+
+
+def labels_in(tables: Sequence[Table], rows: Sequence[Row]) -> dict[str, str]:
+    """The labels of the rows, without descriptions: in the order of the tables' class ids, else sorted."""
+    present = {row.label for row in rows}
+    ordered = dict.fromkeys(name for table in tables for name in table.class_names[1] or () if name in present)
+    return dict.fromkeys([*ordered, *sorted(present - set(ordered))], "")
 
 
 def _read_rows(
     section: DataSection, sources: Mapping[str, SourceSpec | None], notes: list[str]
 ) -> tuple[dict[str, str], dict[str, list[Row]]]:
     """The labels, and the rows of each part that has a source. Training rows come first: they may give the labels."""
-    columns = [
-        Column("text", "data.text_column", section.text_column),
-        Column("label", "data.label_column", section.label_column),
-    ]
     labels = dict(section.labels)
     rows: dict[str, list[Row]] = {}
     broken: list[DataError] = []
     for part, source in sources.items():
         if source is None:
             continue
-        own = [Column("reasoning", "data.reasoning_column", section.reasoning_column)]
-        more = own if section.reasoning_column is not None and part != "test" else []
-        tables = read_tables(source, columns + more, f"data.{part}")
+        tables = read_tables(source, columns_of(section, part), f"data.{part}")
         try:
-            rows[part] = _collect([(table, _row_reader(table, labels)) for table in tables], notes)
+            rows[part] = _collect([(table, row_reader(table, labels)) for table in tables], notes)
         except DataError as error:
             broken.append(error)
             continue
         if not rows[part]:
             raise DataError(f"data.{part}: {source.path} has no row with a text and a label.")
         if not labels and part == "train":
-            present = {row.label for row in rows[part]}
-            ordered = dict.fromkeys(name for table in tables for name in table.class_names[1] or () if name in present)
-            labels = dict.fromkeys([*ordered, *sorted(present - set(ordered))], "")
+            labels = labels_in(tables, rows[part])
     if broken:
         faults = [fault for error in broken for fault in error.faults]
         raise DataError("\n".join(error.what for error in broken), faults=faults, mend=broken[-1].mend)
     return labels, rows
 
 
-def _check_labels(section: DataSection, labels: Mapping[str, str], rows: Sequence[Row]) -> Iterator[str]:
+def check_labels(section: DataSection, labels: Mapping[str, str], rows: Sequence[Row]) -> Iterator[str]:
     """Notes on the labels of all training rows. Raises DataError where no classifier can learn from them."""
     counts = Counter(row.label for row in rows)
     if len(counts) < 2:
@@ -347,13 +372,16 @@ def _cap(rows: Sequence[Row], total: int, seed: str, *, at_least: int = 0) -> li
     return [rows[place] for place in sorted(drawn)]
 
 
-def _carve(rows: Sequence[Row], total: int, seed: str) -> tuple[list[Row], list[Row]]:
-    """A stratified part of the rows, and the rest, which keeps a row of every label."""
-    drawn = _draw(rows, total, seed, spare=1)
+def carve(rows: Sequence[Row], part: str, size: float, everything: int, seed: int) -> tuple[list[Row], list[Row]]:
+    """A stratified part of the training rows, and the rest, which keeps a row of every label. `size` is a share of
+    `everything` below 1, else a count. Raises DataError where it is more than half of the rows."""
+    key = f"data.{'val' if part == 'validation' else part}_size"
+    total = carved_size(size, everything, len(rows), key, f", or give rows of its own in data.{part}")
+    drawn = _draw(rows, total, f"{seed}/{part}", spare=1)
     return [rows[place] for place in sorted(drawn)], [row for place, row in enumerate(rows) if place not in drawn]
 
 
-def _carved_size(size: float, rows: int, left: int, key: str, otherwise: str) -> int:
+def carved_size(size: float, rows: int, left: int, key: str, otherwise: str) -> int:
     """How many rows to carve: a share of all `rows` below 1, else a count. `left` are still to be carved from."""
     count = round(size * rows) if size < 1 else int(size)
     if 2 * count > left:

@@ -62,6 +62,29 @@ def resolve_model(name: str, revision: str | None = None, *, key: str = "model")
     return ModelFiles(name, folder, commit, _fingerprint(weights))
 
 
+def local_tokenizer(name: str, revision: str | None = None) -> Path:
+    """The folder with a model's tokenizer, where it is on this machine: nothing is fetched, and no weights are needed.
+
+    Raises ModelError where it is not here."""
+    if name.startswith(BUILTIN):
+        folder: Path | None = EMBEDDED / name.removeprefix(BUILTIN)
+    elif Path(name).expanduser().is_dir():
+        folder = Path(name).expanduser()
+    else:
+        from huggingface_hub import errors, snapshot_download
+
+        try:
+            folder = Path(snapshot_download(name, revision=revision, allow_patterns=_WANTED, local_files_only=True))
+        except (errors.LocalEntryNotFoundError, errors.HFValidationError):
+            folder = None
+    if folder is None or not (folder / "tokenizer.json").is_file():
+        raise ModelError(
+            f"the tokenizer of {name} is not on this machine",
+            mend=f"Run `hf download {name}` once with a network, or name a local folder with --set model=FOLDER.",
+        )
+    return folder
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

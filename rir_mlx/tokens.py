@@ -66,6 +66,14 @@ class Codec:
         ids: list[list[int]] = self.tokenizer(texts, **plain)["input_ids"] if texts else []
         return ids
 
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        """How many ids each of the texts that a user gave takes."""
+        return [len(ids) for ids in self._given_many(list(texts))]
+
+    def control_words(self) -> list[str]:
+        """How the control tokens are spelt."""
+        return sorted(token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special)
+
     def constant(self, text: str) -> Tokens:
         """Ids of text that we or the template wrote, control tokens included."""
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else ()

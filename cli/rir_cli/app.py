@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from rir_cli.checking import check
 from rir_cli.context import context_for, read_input, trained_context
 from rir_mlx import __version__
 
@@ -71,6 +72,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JS
 RUNS = Path("runs")
 _INTERRUPTED = 130
 _PROMPTS = 3
+
+app.command()(check)
 
 
 @app.command("train-rgen")

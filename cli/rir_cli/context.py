@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import json
 import os
 import shlex
 import sys
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rir_mlx.recipe import Recipe
     from rir_mlx.stages import Context
 
 
@@ -27,25 +30,60 @@ def context_for(
     from rir_cli.console import ConsoleProgress
     from rir_mlx.backends import open_backend
     from rir_mlx.progress import Silent
-    from rir_mlx.recipe import load_recipe
-    from rir_mlx.run import RunDir, newest_run
+    from rir_mlx.run import RunDir
     from rir_mlx.stages import Context, resolve_recipe
 
     extra = tuple(overrides or ()) + ((f"backend={backend}",) if backend else ())
-    if recipe is not None and (Path(recipe) / "recipe.yaml").is_file():
-        folder = Path(recipe)
-        loaded = RunDir(folder).recipe(extra)
-    elif recipe is None and (newest := newest_run(runs)) is not None:
-        folder, loaded = newest.folder, newest.recipe(extra)
-    else:
-        loaded = load_recipe(recipe or "emotion", extra)
-        folder = runs / loaded.name
+    folder, loaded = _find_run(recipe, extra, runs)
     opened = open_backend(loaded.backend)
     progress = Silent() if opened.world.rank else ConsoleProgress(quiet=quiet)  # the first process speaks for all
     command = shlex.join(["rir-mlx", *sys.argv[1:]])
     context = Context(RunDir(folder), loaded, opened, progress, force, command)
     resolve_recipe(context)
     return context
+
+
+def _find_run(recipe: str | None, extra: tuple[str, ...], runs: Path) -> tuple[Path, Recipe]:
+    from rir_mlx.recipe import load_recipe
+    from rir_mlx.run import RunDir, newest_run
+
+    if recipe is not None and (Path(recipe) / "recipe.yaml").is_file():
+        return Path(recipe), RunDir(Path(recipe)).recipe(extra)
+    if recipe is None and (newest := newest_run(runs)) is not None:
+        return newest.folder, newest.recipe(extra)
+    loaded = load_recipe(recipe or "emotion", extra)
+    return runs / loaded.name, loaded
+
+
+def data_context(data: str | None, overrides: list[str] | None, runs: Path, *, offline: bool, quiet: bool) -> Context:
+    """What an audit works on: the rows of a file or data set under the default recipe, or of a recipe or run.
+
+    Resolves no model and opens no framework: neither has to be there to read rows."""
+    _prepare(offline=offline)
+    from rir_cli.console import ConsoleProgress
+    from rir_mlx.backends import open_backend
+    from rir_mlx.recipe import load_recipe
+    from rir_mlx.run import RunDir
+    from rir_mlx.stages import Context
+
+    extra = tuple(overrides or ())
+    if data is not None and _holds_rows(data):
+        loaded = load_recipe(None, (f"data.train={json.dumps(data)}", *extra))  # quoted: a pattern may start with *
+        folder = runs / loaded.name
+    else:
+        folder, loaded = _find_run(data, extra, runs)
+    return Context(RunDir(folder), loaded, open_backend("fake"), ConsoleProgress(quiet=quiet))
+
+
+def _holds_rows(data: str) -> bool:
+    """Whether a name is one of rows, and not that of a recipe or a run."""
+    from rir_mlx.tables import SUFFIXES
+
+    path = Path(data)
+    if (path / "recipe.yaml").is_file() or path.suffix in (".yaml", ".yml"):
+        return False
+    there = path.exists() and (path.is_dir() or bool(path.suffix))
+    return there or data.startswith("builtin:") or path.suffix in SUFFIXES or glob.has_magic(data) or "/" in data
 
 
 def trained_context(run: str | None, runs: Path, backend: str | None, *, offline: bool, quiet: bool) -> Context:

@@ -6,6 +6,7 @@ from typing import Any
 
 from rir_mlx.stages.augmentation import augment_rows, exact_prompts
 from rir_mlx.stages.classifying import default_arm, load_classifier, predict
+from rir_mlx.stages.checking import check, warn
 from rir_mlx.stages.context import Context, resolve_recipe
 from rir_mlx.stages.evaluation import evaluate
 from rir_mlx.stages.training import train_classifier, train_rgen
@@ -13,6 +14,7 @@ from rir_mlx.stages.training import train_classifier, train_rgen
 __all__ = [
     "Context",
     "augment_rows",
+    "check",
     "default_arm",
     "evaluate",
     "exact_prompts",
@@ -22,6 +24,7 @@ __all__ = [
     "run_all",
     "train_classifier",
     "train_rgen",
+    "warn",
 ]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from rir_mlx import adapters
+from rir_mlx.audit import Audit
 from rir_mlx.backends.base import AdapterSpec, Backend, Model
 from rir_mlx.classifier import Task
 from rir_mlx.data import LabelledData, Row, TripleData, load_labelled, load_triples
@@ -51,6 +52,13 @@ class Context:
         for note in data.notes:
             self.progress.say(f"note: {note}")
         return data
+
+    @cached_property
+    def audit(self) -> Audit:
+        """What there is to know about the rows as used."""
+        from rir_mlx.stages.checking import audit_used  # which needs a context
+
+        return audit_used(self)
 
     @cached_property
     def triples(self) -> TripleData:

@@ -1,0 +1,150 @@
+"""`rir-mlx check`: an audit of labelled rows before anything is trained on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rir_cli.context import data_context
+
+if TYPE_CHECKING:
+    from rir_mlx.audit import Audit, Example, Finding, Severity
+    from rir_mlx.stages import Context
+
+_SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+_COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
+_LABELS = 30
+_TOLD = 3
+"""Examples of a finding that are printed; `--json` has some more."""
+
+
+def check(
+    data: Annotated[
+        str | None,
+        typer.Argument(
+            help="A data file, a pattern of files, a Hugging Face data set (owner/name), builtin:NAME, a recipe, or a "
+            "run's folder; the newest run, else the default recipe, where none is named.",
+        ),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with code 2 where there is an error or a warning.")
+    ] = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a recipe key, as data.text_column=body."),
+    ] = None,
+    runs: Annotated[Path, typer.Option("--runs", help="Folder that holds the runs.")] = Path("runs"),
+    offline: Annotated[bool, typer.Option("--offline", help="Use what is on this machine; contact no server.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Look over labelled rows before training: leaks, contradictions, duplicates, rare labels, texts too long."""
+    from rir_cli.console import print_json
+    from rir_mlx import stages
+    from rir_mlx.errors import UserError
+
+    context = data_context(data, set_, runs, offline=offline, quiet=quiet)
+    audit = stages.check(context)
+    if json:
+        print_json(_as_json(context, audit))
+    else:
+        print_audit(context.recipe.data.train.path, audit)
+    if strict and (found := audit.of("error", "warning")):
+        names = ", ".join(finding.name for finding in found)
+        raise UserError(f"--strict: {_count(len(found), 'finding')} that should be mended: {names}.")
+
+
+def _as_json(context: Context, audit: Audit) -> dict[str, Any]:
+    section = context.recipe.data.model_dump(mode="json", include={"train", "validation", "test"})
+    counts = {severity: len(audit.of(severity)) for severity in _SEVERITIES}
+    return {"version": 1, "data": section, "counts": counts} | asdict(audit)
+
+
+def print_audit(name: str, audit: Audit) -> None:
+    """The rows and labels, the findings with the worst first, and how many there are."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console(highlight=False)
+    split = ", ".join(f"{count:,} {part}" for part, count in audit.rows.items())
+    console.print(f"{escape(name)}: {sum(audit.rows.values()):,} rows ({split})", soft_wrap=True)
+    for note in audit.notes:
+        console.print(f"[dim]{escape(note)}[/dim]", soft_wrap=True)
+    _print_labels(console, audit)
+    for line in _measures(audit):
+        console.print(escape(line), soft_wrap=True)
+    for finding in audit.findings:
+        console.print()
+        for line in _finding_lines(finding):
+            console.print(line, soft_wrap=True)
+    console.print(f"\n{_verdict(audit)}", soft_wrap=True)
+
+
+def _print_labels(console: Any, audit: Audit) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table()
+    table.add_column("label")
+    for part in audit.rows:
+        table.add_column(part, justify="right")
+    table.add_column("of train", justify="right")
+    largest = sorted(audit.labels.items(), key=lambda pair: -sum(pair[1].values()))
+    for label, counts in largest[:_LABELS]:
+        share = counts["train"] / max(1, audit.rows["train"])
+        table.add_row(escape(label), *(f"{count:,}" for count in counts.values()), f"{share:.1%}")
+    if len(largest) > _LABELS:
+        table.add_row(f"and {len(largest) - _LABELS:,} more")
+    if largest:
+        console.print(table)
+
+
+def _measures(audit: Audit) -> Iterator[str]:
+    if (balance := audit.balance) is not None:
+        yield (
+            f"Balance: {balance.largest} has {balance.ratio:.1f} times the rows of {balance.smallest}; entropy "
+            f"{balance.entropy:.0%} of even labels; always saying {balance.largest} is right in {balance.majority:.1%}."
+        )
+    if (lengths := audit.lengths) is not None:
+        room = ", ".join(f"{arm} has room for {tokens:,}" for arm, tokens in lengths.room.items())
+        yield (
+            f"Tokens a text: {lengths.p50:.0f} (5 to 95 %: {lengths.p5:.0f} to {lengths.p95:.0f}; 99 %: "
+            f"{lengths.p99:.0f}; longest {lengths.max:,}); {room}."
+        )
+    if audit.unmeasured:
+        yield f"Token lengths were not counted: {audit.unmeasured}"
+
+
+def _finding_lines(finding: Finding) -> Iterator[str]:
+    from rich.markup import escape
+
+    colour = _COLOURS[finding.severity]
+    yield f"[{colour}]{finding.severity}[/{colour}] {escape(finding.what)}"
+    for example in finding.examples[:_TOLD]:
+        yield f"    {escape(_example_line(example))}"
+    if finding.mend:
+        yield f"  {escape(finding.mend)}"
+
+
+def _example_line(example: Example) -> str:
+    places = "; ".join(
+        f"{Path(place.file).name}:{place.row}" + (f" ({place.part}, {place.label})" if place.label else "")
+        for place in example.places
+    )
+    return f"{' '.join(example.text.split())!r}  {places}" if example.places[0].label else f"{places}: {example.text}"
+
+
+def _verdict(audit: Audit) -> str:
+    if not audit.findings:
+        return "Nothing was found that speaks against training on these rows."
+    counted = [_count(len(found), severity) for severity in _SEVERITIES if (found := audit.of(severity))]
+    refused = " Training would refuse these data as they are." if audit.of("error") else ""
+    return f"{', '.join(counted)}.{refused}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")

@@ -1,0 +1,155 @@
+"""`rir-mlx check`: what it takes for data, what it prints, and how it ends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import Run, write_csv
+
+ROWS = [(f"text number {n}", ("joy", "fear")[n % 2]) for n in range(60)]
+TORN = [("the same text", "joy"), ("The same  text", "fear")]
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub's library has read the variable before, in this process."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.csv"
+    write_csv(path, [*ROWS, *TORN])
+    return path
+
+
+def names(audit: dict[str, Any]) -> list[str]:
+    return [finding["name"] for finding in audit["findings"]]
+
+
+def test_warnings_are_reported_and_fail_with_strict_alone(rir: Run, table: Path) -> None:
+    plain, strict = rir("check", str(table)), rir("check", str(table), "--strict")
+    assert (plain.code, strict.code) == (0, 2)
+    assert plain.out == strict.out
+    assert "warning texts" in plain.out
+    assert "mine.csv:62 (" in plain.out
+    assert strict.err.splitlines()[-1].startswith("error: --strict: ")
+    assert "contradictions" in strict.err.splitlines()[-1]
+
+
+def test_clean_rows_pass_strict(rir: Run, table: Path) -> None:
+    write_csv(table, ROWS)
+    result = rir("check", str(table), "--strict")
+    assert result.code == 0
+    assert "Nothing was found" in result.out
+
+
+def test_notes_alone_pass_strict(rir: Run, table: Path) -> None:
+    write_csv(table, [*ROWS, ("a <|eot_id|>", "joy")])
+    result = rir("check", str(table), "--strict")
+    assert result.code == 0
+    assert result.out.splitlines()[-1] == "1 note."
+
+
+def test_all_faults_of_a_file_are_in_the_report_and_not_an_error_that_stops_it(rir: Run, table: Path) -> None:
+    write_csv(table, [*ROWS, ("", "joy"), ("a,b", "c"), *TORN])
+    result = rir("check", str(table))
+    assert result.code == 0
+    assert "error rows that cannot be used: 2" in result.out
+    assert "mine.csv:62: the text is empty" in result.out
+    assert "mine.csv:63: 3 fields where the header has 2" in result.out
+    assert "more than one label" in result.out
+    assert result.out.splitlines()[-1].endswith("Training would refuse these data as they are.")
+    assert rir("check", str(table), "--strict").code == 2
+
+
+def test_json_is_one_object_with_the_whole_audit(rir: Run, table: Path) -> None:
+    result = rir("check", str(table), "--json", "--set", "data.val_size=0", "--set", "data.test_size=0")
+    audit = json.loads(result.out)
+    assert audit["rows"] == {"train": 62, "validation": 0, "test": 0}
+    assert audit["data"]["train"]["path"] == str(table)
+    assert names(audit) == ["contradictions in train", "duplicates in train"]
+    assert audit["findings"][0]["examples"][0]["places"] == [
+        {"part": "train", "file": str(table), "row": 62, "label": "joy"},
+        {"part": "train", "file": str(table), "row": 63, "label": "fear"},
+    ]
+    assert audit["counts"] == {"error": 0, "warning": 1, "note": 1}
+    assert audit["balance"]["ratio"] == 1.0
+
+
+def test_lengths_are_counted_with_a_model_that_is_here_and_said_to_be_missing_otherwise(
+    rir: Run, table: Path, tiny: Path
+) -> None:
+    counted = json.loads(rir("check", str(table), "--json", "--set", f"model={tiny}").out)
+    assert 0 < counted["lengths"]["p50"] <= counted["lengths"]["max"]
+    assert counted["lengths"]["room"]["qra"] < counted["lengths"]["room"]["qa"]
+    missing = rir("check", str(table), "--set", "model=nobody/no-such-model", "--offline")
+    assert missing.code == 0
+    assert "Token lengths were not counted: the tokenizer of nobody/no-such-model is not on this machine" in missing.out
+
+
+def test_a_short_max_seq_length_trims_texts(rir: Run, table: Path, tiny: Path) -> None:
+    write_csv(table, [(f"{text} {'word ' * 40}", label) for text, label in ROWS])
+    cut = ("--set", f"model={tiny}", "--set", "max_seq_length=300", "--set", "evaluate.max_reasoning_tokens=24")
+    audit = json.loads(rir("check", str(table), "--json", *cut).out)
+    assert audit["lengths"]["trimmed"]["qra"] >= audit["lengths"]["trimmed"]["qa"]
+    assert "trimmed texts in qra" in names(audit)
+
+
+def test_rows_that_max_samples_leaves_out_are_checked(rir: Run, table: Path) -> None:
+    audit = json.loads(rir("check", str(table), "--json", "--set", "data.max_samples=4").out)
+    assert sum(audit["rows"].values()) == 62
+
+
+def test_a_pattern_a_column_and_parts_of_their_own(rir: Run, tmp_path: Path) -> None:
+    write_csv(tmp_path / "a.csv", ROWS[:30], "body of it,kind")
+    write_csv(tmp_path / "b.csv", ROWS[30:], "body of it,kind")
+    columns = ("--set", "data.text_column=body of it", "--set", "data.label_column=kind")
+    audit = json.loads(rir("check", "*.csv", "--json", *columns, "--set", "data.val_size=0").out)
+    assert sum(audit["rows"].values()) == 60
+    both = ("--set", "data.test=b.csv", "--set", "data.val_size=0")
+    audit = json.loads(rir("check", "a.csv", "--json", *columns, *both).out)
+    assert audit["rows"] == {"train": 30, "validation": 0, "test": 30}
+
+
+def test_a_recipe_a_shipped_recipe_and_embedded_data_can_be_checked(rir: Run, recipe: Path) -> None:
+    audit = json.loads(rir("check", str(recipe), "--json").out)
+    assert audit["rows"] == {"train": 45, "validation": 6, "test": 9}
+    assert audit["lengths"] is not None
+    assert json.loads(rir("check", "demo", "--json").out)["rows"]["test"] == 600
+    assert sum(json.loads(rir("check", "builtin:feelings-test.csv", "--json").out)["rows"].values()) == 600
+
+
+def test_the_newest_run_is_checked_where_nothing_is_named(rir: Run, recipe: Path) -> None:
+    assert rir("train-classifier", str(recipe), "--arm", "qa").code == 0
+    for named in ([], ["runs/small"]):
+        audit = json.loads(rir("check", *named, "--json").out)
+        assert audit["rows"] == {"train": 45, "validation": 6, "test": 9}
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ("mime.csv", "Did you mean 'mine.csv'?"),
+        ("emotoin", "Did you mean 'emotion'?"),
+        ("nowhere.yaml", "There is no recipe file nowhere.yaml"),
+        ("nobody/no-such-rows", "the Hugging Face hub cannot be reached"),
+    ],
+)
+def test_data_that_are_not_there_are_exit_code_2_with_a_hint(rir: Run, table: Path, data: str, words: str) -> None:
+    result = rir("check", data, "--offline")
+    assert result.code == 2
+    assert words in result.err
+    assert result.out == ""
+
+
+def test_quiet_prints_the_report_alone(rir: Run, table: Path, tiny: Path) -> None:
+    result = rir("check", str(table), "--quiet", "--set", f"model={tiny}")
+    assert result.err == ""
+    assert "Tokens a text:" in result.out
