@@ -107,7 +107,6 @@ def load_labelled(
     if "train" in rows:
         rows["train"] = _sample_train(rows["train"], section.max_samples, seed, notes)
     used = {part: tuple(rows[part]) if part in parts and part in rows else () for part in sources}
-    notes += _overlaps(used)
     digest = _digest([["label", *pair] for pair in labels.items()], used)
     return LabelledData(labels, used["train"], used["validation"], used["test"], digest, tuple(notes))
 
@@ -403,19 +402,6 @@ def _sample_train(rows: list[Row], most: int | None, seed: int, notes: list[str]
         )
     notes.append(f"train: {most:,} of {len(rows):,} rows drawn (data.max_samples)")
     return _cap(rows, most, f"{seed}/train", at_least=1)
-
-
-def _overlaps(parts: Mapping[str, Sequence[Row]]) -> Iterator[str]:
-    label_of: dict[str, str] = {}
-    torn = set()
-    for row in parts["train"]:
-        if label_of.setdefault(row.text, row.label) != row.label:
-            torn.add(row.text)
-    for part in ("validation", "test"):
-        if shared := len({row.text for row in parts[part] if row.text in label_of}):
-            yield f"texts that stand in both train and {part}: {shared:,}"
-    if torn:
-        yield f"texts that stand in train with more than one label: {len(torn):,}"
 
 
 def _digest(head: Iterable[Sequence[str]], parts: Mapping[str, Sequence[Row] | Sequence[Triple]]) -> str:

@@ -149,6 +149,16 @@ def test_data_that_are_not_there_are_exit_code_2_with_a_hint(rir: Run, table: Pa
     assert result.out == ""
 
 
+def test_a_training_warns_of_what_the_check_finds(rir: Run, recipe: Path) -> None:
+    write_csv(Path("test.csv"), [("i feel happy today 3", "sadness"), ("something else", "joy")])
+    result = rir(
+        "train-classifier", str(recipe), "--arm", "qa", "--set", "data.test=test.csv", "--set", "data.val_size=0"
+    )
+    assert result.code == 0
+    assert "note: test rows whose text stands in train: 1 of 2" in result.err
+    assert "`rir-mlx check` shows where" in result.err
+
+
 def test_quiet_prints_the_report_alone(rir: Run, table: Path, tiny: Path) -> None:
     result = rir("check", str(table), "--quiet", "--set", f"model={tiny}")
     assert result.err == ""

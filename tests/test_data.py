@@ -406,16 +406,6 @@ def test_a_draw_of_many_labels_has_exactly_the_asked_size(tmp_path: Path) -> Non
     assert len({row.label for row in data.train}) == 77
 
 
-def test_texts_in_train_and_test_and_texts_with_two_labels_are_counted(tmp_path: Path) -> None:
-    train = write_csv(tmp_path / "train.csv", [*some_rows(6), ("torn", "joy"), ("torn", "fear")])
-    test = write_csv(
-        tmp_path / "test.csv", [("text number 0", "joy"), ("torn", "joy"), ("torn", "joy"), ("new", "joy")]
-    )
-    notes = load(train, test=str(test)).notes
-    assert "texts that stand in both train and test: 2" in notes
-    assert "texts that stand in train with more than one label: 1" in notes
-
-
 @pytest.fixture
 def data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder laid out like a data set on the hub, with class ids, a withheld label and an empty text."""

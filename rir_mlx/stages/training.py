@@ -18,6 +18,7 @@ from rir_mlx.estimate import Trained, training_cost
 from rir_mlx.prompts import Arm, reasons_first, rgen_prompt
 from rir_mlx.reporting import check_installed
 from rir_mlx.run import Stage, digest_of_file, read_jsonl
+from rir_mlx.stages.checking import warn
 from rir_mlx.stages.context import Context, is_due
 from rir_mlx.tokens import Examples, encode_examples
 
@@ -91,6 +92,7 @@ def _train_arm(context: Context, arm: Arm, seed: int) -> None:
         inputs["augmented"] = digest_of_file(context.run.augmented_rows("train"))
     if not _training_due(context, stage, inputs, what):
         return
+    warn(context)
     train = _arm_examples(context, arm, "train")
     if reasons_first(arm) and not train.rows and not train.dropped:
         raise UserError(
