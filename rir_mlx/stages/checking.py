@@ -10,7 +10,7 @@ from rir_mlx.classifier import label_tokens
 from rir_mlx.errors import RirError
 from rir_mlx.inventory import take_inventory
 from rir_mlx.models import local_tokenizer
-from rir_mlx.prompts import DELIMITER, Arm, classifier_prompt
+from rir_mlx.prompts import DELIMITER, Arm, asked_for, classifier_prompt
 from rir_mlx.stages.context import Context
 from rir_mlx.tokens import Codec
 
@@ -77,7 +77,7 @@ def _ruler(context: Context, codec: Codec, labels: Mapping[str, str]) -> Ruler:
     room: dict[str, int] = {}
     for arm in _ARMS:
         empty = codec.encode(
-            classifier_prompt("", labels, recipe.data.instruction, arm), recipe.max_seq_length + _BATCH
+            classifier_prompt("", labels, recipe.data.instruction, asked_for(arm)), recipe.max_seq_length + _BATCH
         )
         reasoning = recipe.evaluate.max_reasoning_tokens + len(codec.constant(DELIMITER)) if arm == "qra" else 0
         room[arm] = recipe.max_seq_length - longest - reasoning - len(empty.head) - len(empty.row)
