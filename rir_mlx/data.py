@@ -143,14 +143,15 @@ def read_texts(path: Path, text_column: str | None) -> list[str]:
         raise missing_file(path)
     lines = path.suffix.lower() == ".txt"
     table = read_lines(path) if lines else read_file(path, [Column("text", "the text column", text_column)])
-    return _collect([(table, lambda _, cells: _text(cells[0], "text"))], [])
+    return _collect([(table, lambda _, cells: checked_text(cells[0], "text"))], [])
 
 
 class _UnknownLabelError(ValueError):
     """A fault of the recipe or the row, never one to pass over."""
 
 
-def _text(value: Any, what: str) -> str:
+def checked_text(value: Any, what: str) -> str:
+    """The value, where it is a text that a model can be given. Raises ValueError, saying why not."""
     if value is None:
         raise ValueError(f"no {what}")
     if not isinstance(value, str):
@@ -169,7 +170,7 @@ def _text(value: Any, what: str) -> str:
 
 def _optional(value: Any) -> str | None:
     """A reasoning, or None where the cell is empty: R-Gen then writes one."""
-    return None if value is None or not str(value).strip() else _text(value, "reasoning")
+    return None if value is None or not str(value).strip() else checked_text(value, "reasoning")
 
 
 def _name(value: Any, classes: tuple[str, ...] | None, what: str) -> str:
@@ -190,7 +191,7 @@ def _name(value: Any, classes: tuple[str, ...] | None, what: str) -> str:
             return classes[value]
         else:
             raise ValueError(f"class id {value} has no name among {len(classes)}")
-    return _text(value, what)
+    return checked_text(value, what)
 
 
 def row_reader(table: Table, known: Mapping[str, str]) -> Reader[Row]:
@@ -201,7 +202,7 @@ def row_reader(table: Table, known: Mapping[str, str]) -> Reader[Row]:
     def read(number: int, cells: Sequence[Any]) -> Row:
         label = _name(cells[1], classes, "label")
         label = interned.setdefault(label, label)
-        text, reasoning = _text(cells[0], "text"), _optional(cells[2]) if len(cells) > 2 else None
+        text, reasoning = checked_text(cells[0], "text"), _optional(cells[2]) if len(cells) > 2 else None
         if known and label not in known:
             if label not in hints:
                 hints[label] = did_you_mean(label, known)
@@ -215,7 +216,9 @@ def _triple_reader(table: Table) -> Reader[Triple]:
     classes = table.class_names[1]
 
     def read(_: int, cells: Sequence[Any]) -> Triple:
-        return Triple(_text(cells[0], "question"), _name(cells[1], classes, "answer"), _text(cells[2], "reasoning"))
+        return Triple(
+            checked_text(cells[0], "question"), _name(cells[1], classes, "answer"), checked_text(cells[2], "reasoning")
+        )
 
     return read
 

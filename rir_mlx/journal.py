@@ -13,6 +13,7 @@ import threading
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
+from io import FileIO
 from pathlib import Path
 from typing import Any, Self
 
@@ -58,6 +59,17 @@ class _Index:
         self.keys, self.values = array("Q", keys.tobytes()), array("Q", values[first].tobytes())
 
 
+def lock(file: FileIO, path: Path) -> None:
+    """Hold a file as its only writer until it is closed. Raises UserError, and closes it, where another does."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            return  # a file system without locks
+        file.close()
+        raise UserError(f"Another process is writing {path}.", mend="Wait for it, or stop it with Ctrl-C.") from error
+
+
 class Journal:
     """Results by their `key` of 16 hexadecimal digits, the first in a line. `flag` sums a result up in a number below
     4, which `flag_of` gives without reading the file.
@@ -73,7 +85,7 @@ class Journal:
         self._unreadable = 0
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 (closed by `close`)
-        self._lock()
+        lock(self._file, path)
         self._end = self._read_all()
         self._reader = path.open("rb")
         self._writing = threading.Lock()
@@ -81,17 +93,6 @@ class Journal:
         self._closed = threading.Event()
         self._timer = threading.Thread(target=self._flush_now_and_then, name="rir-mlx-journal", daemon=True)
         self._timer.start()
-
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                return  # a file system without locks
-            self._file.close()
-            raise UserError(
-                f"Another process is writing {self.path}.", mend="Wait for it, or stop it with Ctrl-C."
-            ) from error
 
     def _read_all(self) -> int:
         place = 0

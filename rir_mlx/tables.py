@@ -155,13 +155,7 @@ def decode(path: Path, shown: str) -> tuple[str, dict[int, str]]:
         raw = path.read_bytes()
     except OSError as error:
         raise DataError(f"{shown} cannot be read: {error.strerror}.") from error
-    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError(
-            f"{shown} is UTF-16 text, not UTF-8.",
-            mend=f"Save it as UTF-8, for example: iconv -f UTF-16 -t UTF-8 {path.name} > new{path.suffix}",
-        )
-    if raw[:4096].count(0) > len(raw[:4096]) // 8:
-        raise DataError(f"{shown} is not a text file: it is full of NUL bytes.", mend="Save it as UTF-8 text.")
+    refuse_other_text(raw[:4096], path, shown)
     body = raw.removeprefix(b"\xef\xbb\xbf")
     if not body.strip():
         raise DataError(f"{shown} is empty.", mend="It needs a row for each text.")
@@ -169,6 +163,17 @@ def decode(path: Path, shown: str) -> tuple[str, dict[int, str]]:
         return body.decode("utf-8"), {}
     except UnicodeDecodeError:
         return body.decode("utf-8", "surrogateescape"), dict(_lines_not_utf8(body, len(raw) - len(body)))
+
+
+def refuse_other_text(start: bytes, path: Path, shown: str) -> None:
+    """Raise DataError where the first bytes of a file say that it is not UTF-8 text."""
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise DataError(
+            f"{shown} is UTF-16 text, not UTF-8.",
+            mend=f"Save it as UTF-8, for example: iconv -f UTF-16 -t UTF-8 {path.name} > new{path.suffix}",
+        )
+    if start.count(0) > len(start) // 8:
+        raise DataError(f"{shown} is not a text file: it is full of NUL bytes.", mend="Save it as UTF-8 text.")
 
 
 def _lines_not_utf8(body: bytes, offset: int) -> Iterator[tuple[int, str]]:
@@ -182,7 +187,7 @@ def _lines_not_utf8(body: bytes, offset: int) -> Iterator[tuple[int, str]]:
 
 
 @contextmanager
-def _long_fields(characters: int) -> Iterator[None]:
+def long_fields(characters: int) -> Iterator[None]:
     """Let the csv module read fields of any length, for as long as it takes: its limit is the process's."""
     before = csv.field_size_limit(max(characters, 131_072))
     try:
@@ -197,9 +202,16 @@ def _lines(text: str) -> Iterator[str]:
     return (found.group() for found in _LINE.finditer(text))
 
 
-def _csv_records(text: str, delimiter: str) -> Iterator[tuple[int, int, list[str] | Fault]]:
+def delimiter_of(header: str, path: Path) -> str:
+    """The mark between cells, by the file's name and its first line."""
+    if path.suffix.lower() != ".csv":
+        return "\t"
+    return next((mark for mark in ",;\t" if mark in header), ",")  # spreadsheets of many countries write semicolons
+
+
+def csv_records(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, int, list[str] | Fault]]:
     """Each record with its first and last line. A record that is not CSV comes as a fault. Empty lines are skipped."""
-    reader = csv.reader(_lines(text), delimiter=delimiter, strict=True)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
         first = reader.line_num + 1
         try:
@@ -217,15 +229,12 @@ def _csv_records(text: str, delimiter: str) -> Iterator[tuple[int, int, list[str
 
 def _read_csv(path: Path, columns: Sequence[Column], shown: str) -> Table:
     text, bad_lines = decode(path, shown)
-    delimiter = "\t"
-    if path.suffix.lower() == ".csv":  # spreadsheets of many countries write semicolons
-        head = next(line for line in _lines(text) if line.strip())
-        delimiter = next((mark for mark in ",;\t" if mark in head), ",")
+    delimiter = delimiter_of(next(line for line in _lines(text) if line.strip()), path)
     rows = array("L")
     faults: list[Fault] = []
     known: dict[str, str] = {}  # labels come again and again
-    with _long_fields(len(text)):
-        everything = _csv_records(text, delimiter)
+    with long_fields(len(text)):
+        everything = csv_records(_lines(text), delimiter)
         head_first, head_last, header = next(everything)
         if isinstance(header, Fault):
             raise DataError(f"{shown}, line {head_first}: {header.what}.", mend="The first line must name the columns.")
@@ -239,7 +248,7 @@ def _read_csv(path: Path, columns: Sequence[Column], shown: str) -> Table:
             elif bad is not None:
                 faults.append(Fault(first, bad_lines[bad]))
             elif len(record) != len(header):
-                faults.append(Fault(first, f"{_count(len(record), 'field')} where the header has {len(header)}"))
+                faults.append(Fault(first, wrong_length(record, header)))
             else:
                 rows.append(first)
                 for column, place in zip(cells, wanted, strict=True):
@@ -250,17 +259,14 @@ def _read_csv(path: Path, columns: Sequence[Column], shown: str) -> Table:
     return Table(shown, rows, cells, (None,) * len(wanted), tuple(faults))
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+def wrong_length(record: Sequence[str], header: Sequence[str]) -> str:
+    return f"{len(record):,} field{'' if len(record) == 1 else 's'} where the header has {len(header)}"
 
 
 def _read_jsonl(path: Path, columns: Sequence[Column], shown: str) -> Table:
     text, bad_lines = decode(path, shown)
     if text.lstrip().startswith("["):
-        raise DataError(
-            f"{shown} is one JSON array, not one JSON object a line.",
-            mend=f"Turn it into lines, for example: jq -c '.[]' {path.name} > new.jsonl",
-        )
+        raise not_lines_of_json(path, shown)
     rows: list[int] = []
     records: list[dict[str, Any]] = []
     faults: list[Fault] = []
@@ -270,24 +276,35 @@ def _read_jsonl(path: Path, columns: Sequence[Column], shown: str) -> Table:
         if number in bad_lines:
             faults.append(Fault(number, bad_lines[number]))
             continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            faults.append(Fault(number, f"broken JSON at column {error.colno}: {error.msg}"))
-            continue
-        except (ValueError, RecursionError) as error:  # a number with too many digits, nesting without end
-            faults.append(Fault(number, f"JSON that cannot be read: {error}"))
-            continue
-        if isinstance(record, dict):
+        record = json_record(number, line)
+        if isinstance(record, Fault):
+            faults.append(record)
+        else:
             rows.append(number)
             records.append(record)
-        else:
-            faults.append(Fault(number, f"not a JSON object but {json.dumps(record)[:40]}"))
     if not rows:
         refuse([(shown, len(faults), faults)])
     found = find_columns(list(dict.fromkeys(name for record in records for name in record)), columns, shown)
     cells = tuple([record.get(name) for record in records] for name in found)
     return Table(shown, rows, cells, (None,) * len(found), tuple(faults))
+
+
+def not_lines_of_json(path: Path, shown: str) -> DataError:
+    return DataError(
+        f"{shown} is one JSON array, not one JSON object a line.",
+        mend=f"Turn it into lines, for example: jq -c '.[]' {path.name} > new.jsonl",
+    )
+
+
+def json_record(number: int, line: str) -> dict[str, Any] | Fault:
+    """The JSON object of a line, or what is wrong with it."""
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        return Fault(number, f"broken JSON at column {error.colno}: {error.msg}")
+    except (ValueError, RecursionError) as error:  # a number with too many digits, nesting without end
+        return Fault(number, f"JSON that cannot be read: {error}")
+    return record if isinstance(record, dict) else Fault(number, f"not a JSON object but {json.dumps(record)[:40]}")
 
 
 def _read_parquet(path: Path, columns: Sequence[Column], shown: str) -> Table:
