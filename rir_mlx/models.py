@@ -35,9 +35,9 @@ class ModelFiles:
         return read_config(self.folder)
 
 
-def resolve_model(name: str, revision: str | None = None, *, key: str = "model") -> ModelFiles:
-    """The local folder of a hub id, a folder, or `builtin:NAME`; fetched from the hub where it is not cached. `key` is
-    the recipe's key that names it, for the errors.
+def resolve_model(name: str, revision: str | None = None, *, key: str = "model", offline: bool = False) -> ModelFiles:
+    """The local folder of a hub id, a folder, or `builtin:NAME`; fetched from the hub where it is not cached, unless
+    `offline`. `key` is the recipe's key that names it, for the errors.
 
     Raises ModelError, saying how to get access, what to name instead, or what the folder lacks."""
     if name.startswith(BUILTIN):
@@ -51,7 +51,7 @@ def resolve_model(name: str, revision: str | None = None, *, key: str = "model")
     elif name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise ModelError(f"There is no model folder {name}.", mend="Give a folder, or a hub id as owner/name.")
     else:
-        folder = _fetch(name, revision, key)
+        folder = _fetch(name, revision, key, offline=offline)
         commit = folder.name if folder.parent.name == "snapshots" else revision
     read_config(folder)
     weights = sorted(folder.glob("*.safetensors"))
@@ -116,12 +116,12 @@ def rope_for_both(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _fetch(name: str, revision: str | None, key: str) -> Path:
+def _fetch(name: str, revision: str | None, key: str, *, offline: bool) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     known = [OPEN_MIRROR] if key == "model" else []
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_WANTED))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=_WANTED, local_files_only=offline))
     except errors.GatedRepoError as error:
         raise ModelError(
             f"{name} is gated.",

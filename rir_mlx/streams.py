@@ -199,9 +199,9 @@ class CsvStream:
         return self.delimiter.join([raw, *(self._cell(value) for value in values.values())]) + self.newline
 
     def _cell(self, value: Any) -> str:
-        if value is None:
-            return ""
-        cell = json.dumps(value) if isinstance(value, (bool, int, float)) else str(value)
+        if value is None or isinstance(value, float):
+            return "" if value is None else repr(value)
+        cell = str(value).lower() if isinstance(value, bool) else str(value)
         if self.delimiter in cell or '"' in cell or "\n" in cell or "\r" in cell:
             return '"' + cell.replace('"', '""') + '"'
         return cell

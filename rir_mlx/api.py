@@ -1,0 +1,171 @@
+"""A trained classifier as an object with scikit-learn's methods.
+
+    from rir_mlx import RirClassifier
+
+    classifier = RirClassifier.load("runs/demo")
+    texts = ["i am afraid of the storm", "the sun is out and i can laugh"]
+    classifier.predict(texts)           # array(['fear', 'joy'], dtype='<U7')
+    classifier.predict_proba(texts)     # [2, len(classifier.classes_)], each row sums to 1
+    classifier.explain(texts)[0].reasoning
+    classifier.score(texts, ["fear", "joy"])
+
+Neither scikit-learn nor pandas is imported here; scikit-learn's metrics and scorers take the object as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rir_mlx.backends import BackendName, open_backend
+from rir_mlx.classifier import Classifier, Prediction
+from rir_mlx.data import checked_text
+from rir_mlx.decoding import Decoding, Reason, ask
+from rir_mlx.errors import UserError
+from rir_mlx.models import resolve_model
+from rir_mlx.prompts import Arm
+from rir_mlx.run import RunDir
+from rir_mlx.stages import Context, default_arm, load_classifier, resolve_recipe
+
+_CHUNK = 1024
+
+
+class RirClassifier:
+    """A classifier that was trained by rir-mlx.
+
+    `reason` says whether a reasoning is written before the label ("never", "always", "auto"), `samples` how many
+    reasonings' probabilities are averaged, `batch_size` how many texts are worked on at once. With a `threshold`,
+    `predict` gives "" in place of a label whose probability is below it; the probabilities do not change.
+
+    All methods take texts as a list, a NumPy array [n] or a pandas Series, and answer in its order. They raise
+    TypeError for a single string or another kind of table, and ValueError for a text that is empty or cannot be
+    encoded, before any text is classified.
+    """
+
+    _estimator_type = "classifier"
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        *,
+        reason: Reason = "always",
+        samples: int = 1,
+        batch_size: int = 32,
+        threshold: float | None = None,
+    ) -> None:
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise ValueError(f"threshold is a probability, from 0 to 1, not {threshold}")
+        if samples < 1 or batch_size < 1:
+            raise ValueError("samples and batch_size are 1 or more")
+        self.classifier = classifier
+        self.reason: Reason = reason
+        self.samples, self.batch_size, self.threshold = samples, batch_size, threshold
+
+    @classmethod
+    def load(
+        cls,
+        run: str | Path,
+        *,
+        arm: Arm | None = None,
+        backend: BackendName | None = "auto",
+        offline: bool = True,
+        **parameters: Any,
+    ) -> Self:
+        """The classifier of a run's folder. `arm` is, where none is named, the one that `rir-mlx classify` uses;
+        `backend` None is the one that the run was trained on. The base model comes from this machine; with `offline`
+        False it is fetched where it is missing. `parameters` are those of the class.
+
+        Raises UserError where the folder holds no trained classifier, ModelError where the base model is missing.
+        """
+        folder = RunDir(Path(run))
+        if not folder.recipe_file.is_file():
+            raise UserError(f"{run} is no run's folder: it holds no recipe.yaml.", mend="For example: runs/demo")
+        recipe = folder.recipe()
+        base = resolve_model(recipe.model, recipe.revision, offline=offline)
+        recipe = recipe.model_copy(update={"model": str(base.folder)})
+        context = Context(folder, recipe, open_backend(backend or recipe.backend))
+        resolve_recipe(context)
+        return cls(load_classifier(context, arm or default_arm(context)), **parameters)
+
+    @property
+    def classes_(self) -> NDArray[np.str_]:
+        """The labels [k], sorted: scikit-learn takes the columns of probabilities to be in that order. The order of
+        the training data is in `classifier.task.names`."""
+        return np.array(sorted(self.classifier.task.names), dtype=np.str_)
+
+    def predict(self, texts: Iterable[str]) -> NDArray[np.str_]:
+        """The labels [n] of n texts; "" where the threshold is not reached."""
+        labels = [self._label(prediction) for prediction in self.explain(texts)]
+        return np.array(labels, dtype=f"<U{max(map(len, self.classifier.task.names))}")
+
+    def predict_proba(self, texts: Iterable[str]) -> NDArray[np.float64]:
+        """Probabilities [n, k] of n texts, columns as in `classes_`; each row sums to 1."""
+        names = self.classes_.tolist()
+        rows = [[one.probabilities[name] for name in names] for one in self.explain(texts)]
+        return np.array(rows, dtype=np.float64).reshape(len(rows), len(names))
+
+    def explain(self, texts: Iterable[str]) -> list[Prediction]:
+        """All there is to know about each text: label, probabilities by label, reasoning, and what was cut off. The
+        label is the most probable one, whatever the threshold."""
+        checked = _texts(texts)
+        how = Decoding(reason=self.reason, samples=self.samples, batch_size=self.batch_size)
+        predictions: list[Prediction] = []
+        for start in range(0, len(checked), _CHUNK):
+            predictions += ask(self.classifier, checked[start : start + _CHUNK], how)
+        return predictions
+
+    def score(self, texts: Iterable[str], labels: Iterable[str]) -> float:
+        """The share of texts that get their label. A label that was withheld is a wrong one."""
+        truth = np.array([str(label) for label in labels], dtype=np.str_)
+        predicted = self.predict(texts)
+        if len(truth) != len(predicted):
+            raise ValueError(f"{len(predicted):,} texts, but {len(truth):,} labels")
+        if not len(truth):
+            raise ValueError("there are no texts to score")
+        return float(np.mean(predicted == truth))
+
+    def _label(self, prediction: Prediction) -> str:
+        withheld = self.threshold is not None and prediction.probabilities[prediction.label] < self.threshold
+        return "" if withheld else prediction.label
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+    def __sklearn_tags__(self) -> Any:
+        """What scikit-learn asks of an estimator: this one is a classifier, and is trained."""
+        from sklearn.utils import ClassifierTags, InputTags, Tags, TargetTags
+
+        return Tags(
+            estimator_type="classifier",
+            target_tags=TargetTags(required=True),
+            classifier_tags=ClassifierTags(),
+            input_tags=InputTags(one_d_array=True, two_d_array=False, string=True),
+            requires_fit=False,
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"RirClassifier(arm={self.classifier.arm!r}, classes={self.classes_.tolist()}, reason={self.reason!r}, "
+            f"samples={self.samples}, batch_size={self.batch_size}, threshold={self.threshold})"
+        )
+
+
+def _texts(given: Any) -> list[str]:
+    if isinstance(given, (str, bytes)):
+        raise TypeError("texts are a list, an array or a Series of strings; for a single text: [text]")
+    if getattr(given, "ndim", 1) != 1 or isinstance(given, dict):
+        raise TypeError(f"texts are one column, not a {type(given).__name__} of several: for example frame['text']")
+    items = given.tolist() if hasattr(given, "tolist") else list(given)
+    texts: list[str] = []
+    for place, item in enumerate(items):
+        if not isinstance(item, str):
+            raise TypeError(f"texts[{place}] is not a string but {repr(item)[:60]}")
+        try:
+            texts.append(str(checked_text(item, "text")))
+        except ValueError as error:
+            raise ValueError(f"texts[{place}]: {error}") from None
+    return texts
