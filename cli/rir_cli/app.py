@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from rir_cli.checking import check
-from rir_cli.context import context_for, read_input, trained_context
+from rir_cli.classifying import classify
+from rir_cli.context import context_for, trained_context
+from rir_cli.options import RUNS, ArmChoice, BackendOption, JsonOption, OfflineOption, QuietOption, RunsOption
 from rir_mlx import __version__
 
 if TYPE_CHECKING:
-    from rir_mlx.classifier import Classifier
     from rir_mlx.stages import Context
 
 app = typer.Typer(
@@ -26,22 +27,6 @@ app = typer.Typer(
     help="Train text classifiers that write their reasoning before their label, and measure whether that helped.",
     epilog="Start with `rir-mlx demo`: the whole pipeline, offline, in about two minutes.",
 )
-
-
-class BackendChoice(StrEnum):
-    auto = "auto"
-    mlx = "mlx"
-    torch = "torch"
-    fake = "fake"
-
-
-class ArmChoice(StrEnum):
-    qa = "qa"
-    qra = "qra"
-    qar = "qar"
-    multitask = "multitask"
-    qra_scrambled = "qra-scrambled"
-    qra_words = "qra-words"
 
 
 class EngineChoice(StrEnum):
@@ -61,15 +46,7 @@ RecipeArgument = Annotated[
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a recipe key, as rgen.epochs=1.")
 ]
-RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that holds the runs.")]
-BackendOption = Annotated[
-    BackendChoice | None, typer.Option(help="auto: MLX on Apple silicon, PyTorch elsewhere.", show_default=False)
-]
-OfflineOption = Annotated[bool, typer.Option("--offline", help="Use what is on this machine; contact no server.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Run again even where nothing changed.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-RUNS = Path("runs")
 _INTERRUPTED = 130
 _PROMPTS = 3
 
@@ -212,41 +189,7 @@ def demo(
         _show_example(context)
 
 
-@app.command()
-def classify(
-    text: Annotated[
-        str | None, typer.Argument(help="The text; `-` or none reads standard input, a text a line.")
-    ] = None,
-    file: Annotated[Path | None, typer.Option(help="Texts: .txt (one a line), .csv, .tsv, .jsonl or .parquet.")] = None,
-    text_column: Annotated[str | None, typer.Option(help="The column of the text in a table.")] = None,
-    run: Annotated[str | None, typer.Option(help="A run's folder; the newest with a classifier otherwise.")] = None,
-    arm: Annotated[ArmChoice | None, typer.Option(help="qra where it is trained, else qa.")] = None,
-    runs: RunsOption = RUNS,
-    backend: BackendOption = None,
-    offline: OfflineOption = False,
-    quiet: QuietOption = False,
-    json: JsonOption = False,
-) -> None:
-    """Label texts: the reasoning as it is written, then the exact probability of every label."""
-    from rir_mlx import stages
-
-    texts = read_input(text, file, text_column)
-    context = trained_context(run, runs, backend, offline=offline, quiet=quiet)
-    trained = context.run.trained_arms()
-    chosen = arm.value if arm else ("qra" if "qra" in trained else "qa")
-    context.progress.say(f"Using the {chosen} classifier of {context.run.folder}.")
-    classifier = stages.load_classifier(context, "qa" if chosen == "qa" else "qra")
-    if text not in (None, "-"):
-        _classify_one(classifier, texts[0], context, json=json)
-        return
-    from rir_cli.console import print_json
-
-    for line, prediction in zip(texts, stages.predict(context, classifier, texts, what="classify"), strict=True):
-        if json:
-            print_json(_as_json(line, prediction))
-        else:
-            shown = " ".join(line.split())
-            typer.echo(f"{prediction.label}\t{prediction.probabilities[prediction.label]:.3f}\t{shown}")
+app.command()(classify)
 
 
 @app.command()
@@ -279,35 +222,6 @@ def show_recipe(recipe: RecipeArgument = None, set_: SetOption = None) -> None:
     from rir_mlx.recipe import dump_recipe, load_recipe
 
     typer.echo(dump_recipe(load_recipe(recipe, set_ or ())), nl=False)
-
-
-def _classify_one(classifier: Classifier, text: str, context: Context, *, json: bool) -> None:
-    from rir_cli.console import print_json, print_probabilities
-
-    def write(piece: str) -> None:
-        sys.stdout.write(piece)
-        sys.stdout.flush()
-
-    prediction = classifier.predict([text], on_text=None if json else write)[0]
-    if prediction.trimmed:
-        context.progress.warn(f"The text is too long for this model: its last {prediction.trimmed:,} tokens were cut.")
-    if json:
-        print_json(_as_json(text, prediction))
-        return
-    if prediction.reasoning is not None:
-        sys.stdout.write("\n\n")
-    print_probabilities(prediction.probabilities)
-
-
-def _as_json(text: str, prediction: Any) -> dict[str, Any]:
-    return {
-        "text": text,
-        "label": prediction.label,
-        "probabilities": prediction.probabilities,
-        "mass": prediction.mass,
-        "reasoning": prediction.reasoning,
-        "trimmed": prediction.trimmed,
-    }
 
 
 def _show_comparison(context: Context, comparison: dict[str, Any] | None, *, json: bool) -> None:

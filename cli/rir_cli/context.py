@@ -1,4 +1,4 @@
-"""From a command's options to the run that it works on, and to the texts that it reads."""
+"""From a command's options to the run that it works on."""
 
 from __future__ import annotations
 
@@ -110,19 +110,3 @@ def _prepare(*, offline: bool) -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
-
-
-def read_input(text: str | None, file: Path | None, column: str | None) -> list[str]:
-    from rir_mlx.data import read_texts
-    from rir_mlx.errors import UserError
-
-    if text is not None and file is not None:
-        raise UserError("Give a text or --file, not both.")
-    if file is not None:
-        return read_texts(file, column)
-    if text is None and sys.stdin.isatty():
-        raise UserError("There is no text to classify.", mend='For example: rir-mlx classify "I feel great"')
-    texts = [line for line in sys.stdin.read().splitlines() if line.strip()] if text in (None, "-") else [text or ""]
-    if not texts or not texts[0].strip():
-        raise UserError("The text is empty.", mend='For example: rir-mlx classify "I feel great"')
-    return texts
