@@ -22,9 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rir_mlx.backends import BackendName, open_backend
-from rir_mlx.classifier import Classifier, Prediction
+from rir_mlx.classifier import Classifier, Decoding, Prediction, Reason
 from rir_mlx.data import checked_text
-from rir_mlx.decoding import Decoding, Reason, ask
 from rir_mlx.errors import UserError
 from rir_mlx.models import resolve_model
 from rir_mlx.prompts import Arm
@@ -99,23 +98,28 @@ class RirClassifier:
 
     def predict(self, texts: Iterable[str]) -> NDArray[np.str_]:
         """The labels [n] of n texts; "" where the threshold is not reached."""
-        labels = [self._label(prediction) for prediction in self.explain(texts)]
+        labels = [self._label(prediction) for prediction in self._answers(texts)]
         return np.array(labels, dtype=f"<U{max(map(len, self.classifier.task.names))}")
 
     def predict_proba(self, texts: Iterable[str]) -> NDArray[np.float64]:
         """Probabilities [n, k] of n texts, columns as in `classes_`; each row sums to 1."""
         names = self.classes_.tolist()
-        rows = [[one.probabilities[name] for name in names] for one in self.explain(texts)]
+        rows = [[one.probabilities[name] for name in names] for one in self._answers(texts)]
         return np.array(rows, dtype=np.float64).reshape(len(rows), len(names))
 
     def explain(self, texts: Iterable[str]) -> list[Prediction]:
         """All there is to know about each text: label, probabilities by label, reasoning, and what was cut off. The
         label is the most probable one, whatever the threshold."""
+        return self._answers(texts, explained=True)
+
+    def _answers(self, texts: Iterable[str], *, explained: bool = False) -> list[Prediction]:
+        """Where the label comes first, a reasoning is written for whoever asked for it alone."""
         checked = _texts(texts)
-        how = Decoding(reason=self.reason, samples=self.samples, batch_size=self.batch_size)
+        reason = self.reason if explained or self.classifier.reasons_first else "never"
+        how = Decoding(reason, self.samples, batch_size=self.batch_size)
         predictions: list[Prediction] = []
         for start in range(0, len(checked), _CHUNK):
-            predictions += ask(self.classifier, checked[start : start + _CHUNK], how)
+            predictions += self.classifier.predict(checked[start : start + _CHUNK], how)
         return predictions
 
     def score(self, texts: Iterable[str], labels: Iterable[str]) -> float:

@@ -27,8 +27,7 @@ from rir_cli.options import (
 
 if TYPE_CHECKING:
     from rir_mlx.bulk import BulkResult
-    from rir_mlx.classifier import Classifier, Prediction
-    from rir_mlx.decoding import Decoding
+    from rir_mlx.classifier import Classifier, Decoding, Prediction
     from rir_mlx.progress import Progress
     from rir_mlx.stages import Context
 
@@ -53,7 +52,9 @@ def classify(
     ] = None,
     text_column: Annotated[str | None, typer.Option(help="The column of the text in a table.")] = None,
     run: Annotated[str | None, typer.Option(help="A run's folder; the newest with a classifier otherwise.")] = None,
-    arm: Annotated[ArmChoice | None, typer.Option(help="qra where it is trained, else qa.")] = None,
+    arm: Annotated[
+        ArmChoice | None, typer.Option(help="The one that validation found best, where none is named.")
+    ] = None,
     reason: Annotated[
         ReasonChoice, typer.Option(help="Whether to write reasonings; auto: where the text alone leaves doubt.")
     ] = ReasonChoice.always,
@@ -80,14 +81,17 @@ def classify(
     single, texts = _input(text, file, output, text_column)
     context = trained_context(run, runs, backend, offline=offline, quiet=quiet)
     from rir_mlx import stages
-    from rir_mlx.decoding import Decoding
+    from rir_mlx.classifier import Decoding
 
     chosen = arm.value if arm else stages.default_arm(context)
     context.progress.say(f"Using the {chosen} classifier of {context.run.folder}.")
+    classifier, options = stages.load_classifier(context, chosen), context.recipe.evaluate
+    if threshold is None and (threshold := classifier.calibration.answer_from) is not None:
+        context.progress.say(f"No label where its probability is below {threshold:.3f} (evaluate.wanted_accuracy).")
     asked = _Asked(
         context,
-        stages.load_classifier(context, chosen),
-        Decoding(reason=reason.value, samples=samples, batch_size=context.recipe.evaluate.batch_size),
+        classifier,
+        Decoding(reason.value, samples, options.sample_temperature, options.batch_size),
         _Form(json or jsonl, top_k, threshold),
     )
     if file is not None and output is not None:
@@ -149,9 +153,7 @@ class _Asked:
     form: _Form
 
     def answers(self, texts: Sequence[str]) -> list[Prediction]:
-        from rir_mlx.decoding import ask
-
-        return ask(self.classifier, texts, self.how)
+        return self.classifier.predict(texts, self.how)
 
 
 def _input(
@@ -180,14 +182,13 @@ def _input(
 
 def _one(asked: _Asked, text: str) -> None:
     from rir_cli.console import print_json, print_probabilities
-    from rir_mlx.decoding import ask
 
     def write(piece: str) -> None:
         sys.stdout.write(piece)
         sys.stdout.flush()
 
     form, progress = asked.form, asked.context.progress
-    prediction = ask(asked.classifier, [text], asked.how, on_text=None if form.json else write)[0]
+    prediction = asked.classifier.predict([text], asked.how, on_text=None if form.json else write)[0]
     if prediction.trimmed:
         progress.warn(f"The text is too long for this model: its last {prediction.trimmed:,} tokens were cut.")
     if form.json:

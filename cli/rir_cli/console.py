@@ -112,16 +112,15 @@ def print_comparison(comparison: Mapping[str, Any]) -> None:
     seeds = len(comparison["run"]["seeds"])
     several = f", mean of {seeds} seeds" if seeds > 1 else ""
     table = Table(title=f"{rows['test']:,} test rows{several} (95 % bootstrap intervals)")
-    for column in ("", "accuracy", "interval", "against qa", "macro-F1", "log-loss", "steps", "tokens trained"):
-        table.add_column(column, justify="left" if column == "" else "right")
+    for column in ("", "accuracy", "against qa", "macro-F1", "steps", "tokens"):
+        table.add_column(column, justify="left" if column == "" else "right", no_wrap=True)
     for line in comparison["entries"]:
         figures, trained = line["figures"], line["training"]
         table.add_row(
-            escape(f"{line['name']}: {line['what']}"),
-            *_accuracy(figures["accuracy"]),
+            escape(line["name"]),
+            _accuracy(figures["accuracy"]),
             _points(line["against"]["difference"]) if line["against"] else "",
             f"{figures['macro_f1']['value']:.3f}",
-            f"{figures['log_loss']['value']:.3f}" if figures["log_loss"] else "",
             f"{trained['steps']:,.0f}" if trained else "",
             f"{trained['tokens']:,.0f}" if trained else "",
         )
@@ -190,8 +189,8 @@ def _percent(values: Mapping[str, float]) -> str:
     return f"{values['value']:.1%} ± {(values['high'] - values['low']) / 2:.1%}"
 
 
-def _accuracy(values: Mapping[str, float]) -> tuple[str, str]:
-    return f"{100 * values['value']:.1f} %", f"{100 * values['low']:.1f} – {100 * values['high']:.1f}"
+def _accuracy(values: Mapping[str, float]) -> str:
+    return f"{100 * values['value']:.1f} % ({100 * values['low']:.1f} – {100 * values['high']:.1f})"
 
 
 def print_probabilities(probabilities: Mapping[str, float]) -> None:

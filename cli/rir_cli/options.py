@@ -21,6 +21,10 @@ class BackendChoice(StrEnum):
 class ArmChoice(StrEnum):
     qa = "qa"
     qra = "qra"
+    qar = "qar"
+    multitask = "multitask"
+    qra_scrambled = "qra-scrambled"
+    qra_words = "qra-words"
 
 
 RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that holds the runs.")]

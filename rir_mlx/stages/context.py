@@ -17,8 +17,8 @@ from rir_mlx.classifier import Task
 from rir_mlx.data import LabelledData, Row, TripleData, load_labelled, load_triples
 from rir_mlx.errors import RirError, UserError
 from rir_mlx.models import ModelFiles, resolve_model
-from rir_mlx.prompts import Arm
 from rir_mlx.progress import Progress, Silent
+from rir_mlx.prompts import Arm
 from rir_mlx.recipe import Recipe, SourceSpec
 from rir_mlx.run import RunDir, Stage
 from rir_mlx.tokens import Codec
@@ -29,7 +29,7 @@ P = ParamSpec("P")
 
 @dataclass
 class Context:
-    """What every stage needs. `force` runs a stage again even where nothing changed; `command` is what the user typed."""
+    """What every stage needs. `force` runs a stage again even where nothing changed; `command` is what was typed."""
 
     run: RunDir
     recipe: Recipe

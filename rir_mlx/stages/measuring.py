@@ -17,8 +17,8 @@ from rir_mlx.journal import Journal
 from rir_mlx.prompts import Arm, reasons_first
 from rir_mlx.readings import Reader, Timed
 from rir_mlx.run import digest_of, digest_of_file, write_json
-from rir_mlx.stages.classifying import load_classifier
 from rir_mlx.stages.context import Context, is_due
+from rir_mlx.stages.prediction import load_classifier
 
 _PROBED = 500
 """Test rows on which it is tried whether the label follows the reasoning."""

@@ -1,20 +1,42 @@
-"""Which classifier of a run answers, and what decides its answers."""
+"""Which classifier of a run answers, what decides its answers, and the answers."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 from rir_mlx import __version__, adapters
-from rir_mlx.decoding import Decoding
+from rir_mlx.calibration import Calibration
+from rir_mlx.classifier import Classifier, Decoding, Prediction, Task
 from rir_mlx.errors import UserError
-from rir_mlx.prompts import Arm
-from rir_mlx.run import digest_of, digest_of_file
+from rir_mlx.prompts import CONTROLS, Arm
+from rir_mlx.run import digest_of, digest_of_file, read_json
 from rir_mlx.stages.context import Context
+
+_CHUNK = 256
+
+
+def load_classifier(context: Context, arm: Arm, seed: int | None = None) -> Classifier:
+    """A trained arm, of the recipe's first seed where none is named, calibrated where it has been measured."""
+    stage = context.trained(arm, context.recipe.classifier.seeds[0] if seed is None else seed)
+    if stage.done() is None:
+        raise UserError(
+            f"{context.run.folder} has no trained {arm} classifier.", mend="Run `rir-mlx train-classifier` first."
+        )
+    adapter = adapters.read_adapter(stage.adapter, context.base)
+    task = replace(Task(**adapter.about["task"]), max_reasoning_tokens=context.recipe.evaluate.max_reasoning_tokens)
+    calibration = None
+    if stage.calibration.is_file():
+        stored = read_json(stage.calibration)
+        if stored["adapter"] == digest_of_file(stage.adapter / adapters.MLX_WEIGHTS):
+            calibration = Calibration.from_dict(stored["calibration"])
+    return Classifier(context.load(adapter), context.codec, task, arm, calibration)
 
 
 def default_arm(context: Context) -> Arm:
-    """The arm that answers where none is named: `qra` where it is trained, else `qa`.
+    """The arm that answers where none is named: the reasoning arm that was best on the validation rows; before they
+    were measured, the first that reasons.
 
     Raises UserError where the run has no trained classifier."""
     trained = context.run.trained_arms()
@@ -23,7 +45,11 @@ def default_arm(context: Context) -> Arm:
             f"{context.run.folder} holds no trained classifier.",
             mend="`rir-mlx demo` makes one in two minutes; `rir-mlx run RECIPE` makes yours.",
         )
-    return "qra" if "qra" in trained else "qa"
+    if context.run.comparison.is_file() and (best := read_json(context.run.comparison).get("chosen")) in trained:
+        found: Arm = best
+        return found
+    order: tuple[Arm, ...] = ("qra", "qar", "multitask", "qa", *CONTROLS)
+    return next(arm for arm in order if arm in trained)
 
 
 def classifier_identity(context: Context, arm: Arm, how: Decoding) -> str:
@@ -43,3 +69,15 @@ def classifier_identity(context: Context, arm: Arm, how: Decoding) -> str:
         "rir_mlx": __version__,
     }
     return digest_of(values)
+
+
+def predict(
+    context: Context, classifier: Classifier, texts: Sequence[str], how: Decoding | None = None, *, what: str
+) -> Iterator[Prediction]:
+    """Classify many texts, with progress."""
+    how = how or Decoding(batch_size=context.recipe.evaluate.batch_size)
+    with context.progress.task(what, len(texts)) as task:
+        for start in range(0, len(texts), _CHUNK):
+            chunk = texts[start : start + _CHUNK]
+            yield from classifier.predict(chunk, how)
+            task.advance(len(chunk))
