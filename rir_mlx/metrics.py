@@ -250,7 +250,7 @@ def _scores(sums: Floats, seeds: int, labels: int) -> dict[str, Floats]:
     return {
         "accuracy": correct / rows,
         "balanced_accuracy": _share(hits, of_label).sum(-1) / occurring,
-        "macro_f1": np.where(of_label > 0, _share(2 * hits, of_label + predicted), 0.0).sum(-1) / occurring,
+        "macro_f1": _share(2 * hits, of_label + predicted).sum(-1) / occurring,
         "mcc": _share(correct * rows - (predicted * of_label).sum(-1), np.sqrt(spread)),
         "log_loss": log_loss / rows,
         "brier": brier / rows,
