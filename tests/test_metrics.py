@@ -195,14 +195,16 @@ def test_the_calibration_error_by_hand() -> None:
     assert (high["low"], high["high"], high["accuracy"], high["count"]) == (pytest.approx(14 / 15), 1.0, 1.0, 1)
 
 
-def test_the_interval_of_the_calibration_error_holds_the_estimate() -> None:
-    """Of labels drawn from the probabilities themselves: plain resamples of such rows lie above it nearly all, for
-    noise is distance too."""
+def test_the_interval_of_the_calibration_error_lies_around_the_estimate() -> None:
+    """Labels are drawn from the probabilities themselves, so that the error is noise, and resamples have more of it:
+    their plain interval would lie off by a third of its width."""
     rng = np.random.default_rng(0)
     top = rng.uniform(0.5, 1.0, 1000)
     truth = (rng.random(1000) > top).astype(int)
     interval = value(figures(truth, np.stack([top, 1 - top], axis=-1)[None]), "ece")
     assert 0 <= interval.low < interval.value < interval.high
+    width = interval.high - interval.low
+    assert (interval.low + interval.high) / 2 == pytest.approx(interval.value, abs=0.15 * width)
 
 
 def test_a_bin_of_confidence_holds_its_upper_edge() -> None:
