@@ -45,8 +45,6 @@ class RirClassifier:
     encoded, before any text is classified.
     """
 
-    _estimator_type = "classifier"
-
     def __init__(
         self,
         classifier: Classifier,
@@ -135,9 +133,6 @@ class RirClassifier:
     def _label(self, prediction: Prediction) -> str:
         withheld = self.threshold is not None and prediction.probabilities[prediction.label] < self.threshold
         return "" if withheld else prediction.label
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return True
 
     def __sklearn_tags__(self) -> Any:
         """What scikit-learn asks of an estimator: this one is a classifier, and is trained."""
