@@ -118,6 +118,14 @@ def test_a_pattern_a_column_and_parts_of_their_own(rir: Run, tmp_path: Path) -> 
     assert audit["rows"] == {"train": 30, "validation": 0, "test": 30}
 
 
+def test_a_file_of_any_name_and_a_folder_called_like_a_recipe(rir: Run, tmp_path: Path) -> None:
+    name = "ny: [mappe] 😀.csv"
+    write_csv(tmp_path / name, ROWS)
+    assert json.loads(rir("check", name, "--json").out)["data"]["train"]["path"] == name
+    (tmp_path / "demo").mkdir()
+    assert json.loads(rir("check", "demo", "--json").out)["rows"]["test"] == 600
+
+
 def test_a_recipe_a_shipped_recipe_and_embedded_data_can_be_checked(rir: Run, recipe: Path) -> None:
     audit = json.loads(rir("check", str(recipe), "--json").out)
     assert audit["rows"] == {"train": 45, "validation": 6, "test": 9}

@@ -68,7 +68,9 @@ def data_context(data: str | None, overrides: list[str] | None, runs: Path, *, o
 
     extra = tuple(overrides or ())
     if data is not None and _holds_rows(data):
-        loaded = load_recipe(None, (f"data.train={json.dumps(data)}", *extra))  # quoted: a pattern may start with *
+        loaded = load_recipe(
+            None, (f"data.train={json.dumps(data, ensure_ascii=False)}", *extra)
+        )  # quoted: a pattern may start with *
         folder = runs / loaded.name
     else:
         folder, loaded = _find_run(data, extra, runs)
@@ -77,10 +79,11 @@ def data_context(data: str | None, overrides: list[str] | None, runs: Path, *, o
 
 def _holds_rows(data: str) -> bool:
     """Whether a name is one of rows, and not that of a recipe or a run."""
+    from rir_mlx.recipe import SHIPPED
     from rir_mlx.tables import SUFFIXES
 
     path = Path(data)
-    if (path / "recipe.yaml").is_file() or path.suffix in (".yaml", ".yml"):
+    if data in SHIPPED or (path / "recipe.yaml").is_file() or path.suffix in (".yaml", ".yml"):
         return False
     there = path.exists() and (path.is_dir() or bool(path.suffix))
     return there or data.startswith("builtin:") or path.suffix in SUFFIXES or glob.has_magic(data) or "/" in data
