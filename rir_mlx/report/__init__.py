@@ -8,8 +8,9 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
@@ -19,6 +20,9 @@ from rir_mlx.report import formats, view
 from rir_mlx.report.charts import key
 from rir_mlx.report.examples import LONGEST, MOST, examples_of, groups
 from rir_mlx.run import write_text
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 __all__ = ["VERSION", "examples_of", "render", "write_report"]
 
@@ -45,6 +49,33 @@ def render(comparison: Mapping[str, Any], examples: Sequence[Mapping[str, Any]] 
             f"The comparison has version {found}; this report is made from version {VERSION}.",
             mend="Run `rir-mlx evaluate` again.",
         )
+    style, early, script = (_source(name) for name in ("report.css", "early.js", "report.js"))
+    policy = (
+        f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(early)} {_hash(script)}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            **view.page(comparison),
+            groups=groups(examples),
+            names=[examples[0][which]["name"] for which in ("first", "second")] if examples else (),
+            clipped=any(len(text or "") > LONGEST for one in examples for text in (one["text"], one.get("reasoning"))),
+            most=MOST,
+            longest=LONGEST,
+            key=key,
+            version=__version__,
+            policy=policy,
+            style=style,
+            early=early,
+            script=script,
+        )
+    )
+
+
+@cache
+def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -55,25 +86,7 @@ def render(comparison: Mapping[str, Any], examples: Sequence[Mapping[str, Any]] 
         lstrip_blocks=True,
     )
     environment.filters.update(formats.FILTERS)
-    style, early, script = (_source(name) for name in ("report.css", "early.js", "report.js"))
-    policy = (
-        f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(early)} {_hash(script)}; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    return environment.get_template("report.html.j2").render(
-        **view.page(comparison),
-        groups=groups(examples),
-        names=[examples[0][which]["name"] for which in ("first", "second")] if examples else (),
-        clipped=any(len(text or "") > LONGEST for one in examples for text in (one["text"], one.get("reasoning"))),
-        most=MOST,
-        longest=LONGEST,
-        key=key,
-        version=__version__,
-        policy=policy,
-        style=style,
-        early=early,
-        script=script,
-    )
+    return environment
 
 
 def _source(name: str) -> Markup:

@@ -57,7 +57,7 @@ def axis(label: str, values: Sequence[float], *, share: bool = False, count: int
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     least = 0.02 if share else max(1e-9, 0.1 * abs(high)) or 1.0
     if high - low < least:
-        low, high = low - least / 2, high + least / 2
+        low, high = (low + high - least) / 2, (low + high + least) / 2
     raw = (high - low) / count
     size = 10.0 ** math.floor(math.log10(raw))
     step = next(size * times for times in (1, 2, 2.5, 5, 10) if size * times >= raw * 0.999)

@@ -91,6 +91,7 @@ def soft(text: Any) -> Markup:
 
 
 FILTERS = {
+    "finite": finite,
     "percent": percent,
     "hundredths": hundredths,
     "points": points,

@@ -131,8 +131,9 @@ def _confusion(axes: Any, name: str, counts: Sequence[Sequence[int]], labels: Se
     small = len(labels) > CROWDED
     for row, column in zip(*np.nonzero(matrix), strict=True):
         colour = "white" if shares[row, column] > 0.55 else "black"
-        text = f"{matrix[row, column]:.0f}"
-        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=4.5 if small else 8)
+        text = axes.text(column, row, f"{matrix[row, column]:.0f}", ha="center", va="center", color=colour)
+        text.set_fontsize(4.5 if small else 8)
+        text.set_in_layout(False)  # thousands of them need not be measured to place the axes
     _named(axes, f"Confusion of {name}; shading: share of the row", "predicted label", "true label")
     axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=5.5 if small else 8, parse_math=False)
     axes.set_yticks(range(len(labels)), labels, fontsize=5.5 if small else 8, parse_math=False)

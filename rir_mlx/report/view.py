@@ -61,6 +61,7 @@ def page(comparison: Mapping[str, Any]) -> dict[str, Any]:
         "baselines": baselines,
         "first_arm": next((entry["against"]["first"] for entry in entries if entry["against"]), None),
         "accuracy_charts": accuracy_charts(drawn) if drawn else (),
+        "has": _columns(entries),
         "off_scale": any(one.value < scale.low for one in drawn),
         "augmentation": comparison.get("augmentation"),
         "crowded": len(labels) > CROWDED,
@@ -69,6 +70,18 @@ def page(comparison: Mapping[str, Any]) -> dict[str, Any]:
 
 def _present(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
+
+
+def _columns(entries: Sequence[Mapping[str, Any]]) -> dict[str, bool]:
+    """Which columns of the tables have anything in them."""
+    return {
+        "seeds": any(len(entry["by_seed"].get("accuracy") or ()) > 1 for entry in entries),
+        "cleaned": any(entry["cleaned"] for entry in entries),
+        "against": any(entry["against"] for entry in entries),
+        "baselines": any(entry["kind"] == "baseline" for entry in entries),
+        "figures": any(value for entry in entries for key, value in entry["figures"].items() if key != "accuracy"),
+        "cost": any(entry["training"] or entry["cost"] for entry in entries),
+    }
 
 
 def estimate(entry: Mapping[str, Any]) -> Estimate | None:

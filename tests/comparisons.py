@@ -1,0 +1,143 @@
+"""A comparison and examples as an evaluation writes them, for tests of what is made from them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+EMOTIONS = ("sadness", "joy", "love", "anger", "fear", "surprise")
+EVIL = ("<script>alert(1)</script>", "</script>", "\" onload='x'", "a&b", "{{ 7 * 7 }}", "$\\frac{")
+
+
+def measured(value: float, width: float = 0.01) -> dict[str, float]:
+    return {"value": value, "low": value - width, "high": value + width}
+
+
+def figures_of(accuracy: float, *, probabilities: bool = True) -> dict[str, Any]:
+    values: dict[str, Any] = {name: measured(accuracy) for name in ("accuracy", "balanced_accuracy", "macro_f1", "mcc")}
+    return values | {name: measured(0.1) if probabilities else None for name in ("log_loss", "brier", "ece")}
+
+
+def an_entry(name: str, kind: str, accuracy: float, labels: tuple[str, ...], **more: Any) -> dict[str, Any]:
+    """An arm with everything in it; baselines and their gaps are made from it."""
+    size = len(labels)
+    counts = [[40 if row == column else (row * 7 + column * 3) % 5 for column in range(size)] for row in range(size)]
+    bins = [
+        {"low": at / 5, "high": at / 5 + 0.2, "confidence": at / 5 + 0.1, "accuracy": at / 5, "count": 9 * at}
+        for at in range(5)
+    ]
+    values: dict[str, Any] = {
+        "name": name,
+        "kind": kind,
+        "what": f"what {name} is",
+        "seeds": [0, 1, 2],
+        "figures": figures_of(accuracy),
+        "by_seed": {"accuracy": [accuracy - 0.004, accuracy, accuracy + 0.004]},
+        "cleaned": figures_of(accuracy + 0.01),
+        "against": {
+            "first": "qa",
+            "second": name,
+            "rows": 2000,
+            "difference": measured(-0.0153),
+            "by_seed": [{"difference": 0.01, "gained": 61, "lost": 41, "p_value": 0.0479}] * 3,
+        },
+        "beats": ["majority"],
+        "validation_accuracy": 0.9345,
+        "training": {"steps": 1875, "tokens": 4812332, "rows": 16000, "seconds": 5412.0},
+        "cost": {"tokens_written": 41.27, "seconds": 0.0831},
+        "calibration": {
+            "rows": 1000,
+            "temperature": [1.31, 1.28, 1.4],
+            "before": {"log_loss": 0.311, "brier": 0.141, "ece": 0.051},
+            "after": {"log_loss": 0.281, "brier": 0.134, "ece": 0.018},
+        },
+        "per_class": [{"label": one, "precision": 0.9, "recall": 0.8, "f1": 0.847, "support": 300} for one in labels],
+        "confusion": counts,
+        "reliability": {"before": bins, "after": bins},
+        "risk_coverage": [{"coverage": at / 200, "accuracy": 1 - at / 2000, "threshold": 0.5} for at in range(1, 201)],
+        "curve": [
+            {"reason": "never", "samples": 1, "share_reasoned": 0.0, "accuracy": measured(0.9), "tokens_written": 2.1},
+            {
+                "reason": "always",
+                "samples": 5,
+                "share_reasoned": 1.0,
+                "accuracy": measured(0.93),
+                "tokens_written": 88,
+            },
+        ],
+        "faithfulness": {
+            "rows": 500,
+            "swapped": {"flips": 0.412, "accuracy": 0.561},
+            "corrupted": {"flips": 0.087, "accuracy": 0.882},
+        },
+        "mass": {"mean": 0.998, "p5": 0.991, "p50": 0.999},
+    }
+    return values | more
+
+
+def a_comparison(labels: tuple[str, ...] = EMOTIONS) -> dict[str, Any]:
+    none = ("cleaned", "against", "training", "calibration", "curve", "faithfulness", "mass", "validation_accuracy")
+    gaps: dict[str, Any] = {**dict.fromkeys(none), "seeds": [0], "by_seed": {}, "beats": []}
+    bare = dict.fromkeys(("reliability", "risk_coverage", "cost"))
+    part = {
+        "rows": 16000,
+        "kept": 14880,
+        "given": 0,
+        "trimmed": 3,
+        "rejected": {"copying": 641, "cut off": 208},
+        "rows_by_label": dict.fromkeys(labels, 2666),
+        "kept_by_label": dict.fromkeys(labels, 0.9311),
+        "kept_by_attempt": {"0": 14000, "1": 880},
+        "tokens": 704000,
+        "lengths": {"mean": 42.0, "p5": 21.0, "p50": 40.0, "p95": 71.0, "max": 96},
+    }
+    leakage = {
+        "rows": 14880,
+        "sampled": 3000,
+        "majority": 0.335,
+        "label_from_reasoning": measured(0.912),
+        "without_label_words": None,
+        "names_its_label": 0.873,
+        "first_named_at": [0.2, 0.4, 0.8],
+    }
+    return {
+        "version": 1,
+        "run": {
+            "name": "emotion",
+            "command": "rir-mlx evaluate emotion",
+            "finished": "2026-05-11T14:03:22+0200",
+            "versions": {"rir-mlx": "0.2.0", "python": "3.11.9"},
+            "backend": "mlx",
+            "device": "Apple M3",
+            "seed": 0,
+            "seeds": [0, 1, 2],
+            "model": {"name": "org/model", "revision": "8d3f0c5a", "fingerprint": "5c1e0a2b"},
+            "data": {"digest": "a1b2c3d4", "train": "9f86d081", "validation": "60303ae2", "test": "fd61a03a"},
+            "recipe": "name: emotion\nclassifier:\n  arms: [qa, qar]\n",
+        },
+        "labels": list(labels),
+        "rows": {"train": 16000, "validation": 2000, "test": 2000, "cleaned": 1934},
+        "verdict": "Reasoning raised accuracy by 1.5 points.",
+        "chosen": "qar",
+        "warnings": ["66 test rows are near copies."],
+        "entries": [
+            an_entry("qa", "arm", 0.91, labels, against=None, curve=None, faithfulness=None),
+            an_entry("qar", "arm", 0.925, labels),
+            an_entry("qra-scrambled", "control", 0.86, labels),
+            an_entry(
+                "majority", "baseline", 0.35, labels, **gaps, **bare, figures=figures_of(0.35, probabilities=False)
+            ),
+            an_entry("tf-idf", "baseline", 0.88, labels, **gaps),
+        ],
+        "augmentation": {"train": part, "validation": part, "leakage": leakage},
+    }
+
+
+def an_example(outcome: str = "won", probability: float = 0.9, **more: Any) -> dict[str, Any]:
+    return {
+        "text": "i feel great",
+        "label": "joy",
+        "reasoning": "Feeling great is joy.",
+        "outcome": outcome,
+        "first": {"name": "qa", "label": "sadness", "probability": 0.5},
+        "second": {"name": "qar", "label": "joy", "probability": probability},
+    } | more
