@@ -6,7 +6,6 @@ import hashlib
 import re
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
 from comparisons import EVIL, a_comparison, an_entry, an_example, measured
