@@ -43,7 +43,8 @@
   function sort(table, heading) {
     const column = heading.cellIndex;
     const known = heading.getAttribute("aria-sort");
-    const numbers = typeof valueOf(all("tbody tr:not(.kind)", table)[0], column) === "number";
+    const values = all("tbody tr:not(.kind)", table).map((row) => valueOf(row, column));
+    const numbers = values.some((value) => typeof value === "number");
     const down = known ? known === "ascending" : numbers;
     all("thead th", table).forEach((other) => other.removeAttribute("aria-sort"));
     heading.setAttribute("aria-sort", down ? "descending" : "ascending");
@@ -57,11 +58,19 @@
     });
   }
   all("table.sortable").forEach((table) => all("thead th:not(.nosort)", table).forEach((heading) => {
-    const button = document.createElement("button");
-    button.type = "button";
+    // No <button>: where a long table goes on on the next page of paper, its headings are drawn again, and those
+    // would be missing.
+    const button = document.createElement("span");
+    button.setAttribute("role", "button");
+    button.tabIndex = 0;
     button.append(...heading.childNodes);
     heading.append(button);
     button.addEventListener("click", () => sort(table, heading));
+    button.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" && event.key !== " ") return;
+      event.preventDefault();
+      sort(table, heading);
+    });
   }));
 
   // A cell of the confusion matrix in words.
