@@ -54,7 +54,7 @@ def regression(strength: float) -> Any:
     from sklearn.linear_model import LogisticRegression
     from sklearn.multiclass import OneVsRestClassifier
 
-    return OneVsRestClassifier(LogisticRegression(C=strength, solver="liblinear", tol=1e-3))
+    return OneVsRestClassifier(LogisticRegression(C=strength, solver="liblinear", tol=1e-2))
 
 
 def tfidf(
@@ -178,7 +178,7 @@ class _Tokenizer:
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises plain Exception
-            raise ModelError(f"{path} cannot be read: {error}") from error
+            raise ModelError(f"{path} cannot be read: {error}", mend="Fetch or copy the model again.") from error
         # RoBERTa counts its positions from two
         places = int(model.config.get("max_position_embeddings", max_length + 2)) - 2
         self._tokenizer.enable_truncation(min(max_length, places) if places > 0 else max_length)

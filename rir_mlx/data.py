@@ -114,8 +114,11 @@ def load_labelled(
 def load_triples(section: ReasoningSection, seed: int) -> TripleData:
     """Read, check and split the reasoning triples. Raises DataError with all faults of all files.
 
-    Incomplete triples are faults in a file, which the user can mend, and are left out of a published data set.
+    Incomplete triples are faults in a file, which the user can mend, and are left out of a published data set. Without
+    a source there are none.
     """
+    if section.source is None:
+        return TripleData((), (), _digest([], {}), ())
     columns = [
         Column("question", "reasoning.question_column", section.question_column),
         Column("answer", "reasoning.answer_column", section.answer_column),

@@ -74,8 +74,8 @@ class DataSection(Section):
     label_column: str | None = None
     """Column of the label; the usual names (label, category, class, …) are found alone."""
     reasoning_column: str | None = None
-    """Column with a reasoning of your own for each training (and validation) row. It passes the same gates as R-Gen's;
-    R-Gen writes only where the cell is empty."""
+    """Column with reasonings of your own for training (and validation) rows. They pass the same gates as R-Gen's, and
+    R-Gen learns from them; it writes only where the cell is empty."""
     labels: Annotated[dict[str, str], BeforeValidator(_labels_from_list)] = {}
     """The labels, with a description each (may be empty). None at all: every label of the training rows."""
     instruction: str = "Which emotion does the writer of the text express?"
@@ -99,8 +99,9 @@ class DataSection(Section):
 class ReasoningSection(Section):
     """The triples (question, answer, reasoning) that R-Gen learns from."""
 
-    source: Source = SourceSpec(path="syvai/reasoning-gen", split="train")
-    """Rows with a question, its answer, and the reasoning between them."""
+    source: Source | None = SourceSpec(path="syvai/reasoning-gen", split="train")
+    """Rows with a question, its answer, and the reasoning between them. R-Gen also learns from the training rows that
+    have a reasoning of their own (data.reasoning_column); `null`: from those alone."""
     question_column: str | None = None
     """Column of the question; the usual names (question, prompt, instruction, …) are found alone."""
     answer_column: str | None = None

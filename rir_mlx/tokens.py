@@ -257,6 +257,28 @@ def encode_examples(
     return Examples(head, tuple(examples), trimmed, dropped, tuple(origins))
 
 
+def joined(first: Examples, second: Examples) -> Examples:
+    """The examples of two tasks as one: what their heads do not share becomes part of the rows. `origins` of the second
+    follow those of the first."""
+    if not first.rows or not second.rows:
+        return first if first.rows else second
+    pairs = zip(first.head, second.head, strict=False)
+    shared = next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(first.head), len(second.head)))
+    rows = [
+        replace(row, prompt=examples.head[shared:] + row.prompt)
+        for examples in (first, second)
+        for row in examples.rows
+    ]
+    given = len(first.rows) + first.dropped
+    return Examples(
+        first.head[:shared],
+        tuple(rows),
+        first.trimmed + second.trimmed,
+        first.dropped + second.dropped,
+        (*first.origins, *(given + origin for origin in second.origins)),
+    )
+
+
 @dataclass(frozen=True)
 class BatchSize:
     """How many rows make a batch: `rows` of them, or with `tokens` as many as fit when padded to the longest."""

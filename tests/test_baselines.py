@@ -160,7 +160,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_encoder(tmp_path_factory.mktemp("models") / "bert")
 
 
-OPTIONS = EncoderOptions(learning_rate=3e-3, epochs=4, batch_size=16)
+OPTIONS = EncoderOptions(learning_rate=3e-3, epochs=8, batch_size=16)
 KNOWN = LabelledRows(LABELS, rows_of(300), rows_of(60, 2))
 
 
@@ -183,8 +183,7 @@ def test_an_encoder_learns_a_rule_and_does_the_same_each_time(bert: Path) -> Non
 
 @needs_torch
 def test_the_epoch_with_the_best_validation_accuracy_is_kept(bert: Path) -> None:
-    """Here validation rows have the labels exchanged, so each epoch that learns makes it worse: the first is the best,
-    and is what it would be alone but for the decay of the learning rate."""
+    """Here the labels of the validation rows are exchanged: the better an epoch has learned, the worse it looks."""
     turned = {"joy": "fear", "fear": "anger", "anger": "joy"}
     rows, test = rows_of(300), rows_of(90, 1)
     model = resolve_model(str(bert))

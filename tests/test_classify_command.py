@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 from commands import LABELS, Run, write_csv
+from rir_mlx.decoding import Decoding
 
 from rir_mlx import stages
 from rir_mlx.classifier import Prediction
-from rir_mlx.decoding import Decoding
 
 
 class Fake:

@@ -38,6 +38,18 @@ def test_a_cue_gives_the_label_away_without_its_words() -> None:
     assert values["first_named_at"] is None
 
 
+def test_a_signal_that_is_spread_over_many_words_is_read_off() -> None:
+    """A solver that stops by the size of its first gradients finds little more than the majority here."""
+    rng = random.Random(0)
+    sample = Sample()
+    for number in range(900):
+        cues = [f"{LABELS[number % 3][:2]}cue{rng.randrange(60)}" for _ in range(2)]
+        words = [*rng.choices([f"word{place}" for place in range(300)], k=14), *cues]
+        rng.shuffle(words)
+        sample.add(Reasoned(LABELS[number % 3], " ".join(words)))
+    assert leakage(sample, WORDS)["label_from_reasoning"]["value"] > 0.9
+
+
 def test_nothing_is_read_off_what_says_nothing() -> None:
     values = leakage(sample_of("{words}"), WORDS)
     assert values["label_from_reasoning"]["low"] < 1 / 3 < values["label_from_reasoning"]["high"]

@@ -169,7 +169,7 @@ class _Evaluation:
             return baselines.tfidf(train, self.texts, labels, context.recipe.seed, validation)
         if name == "encoder":
             rows = baselines.LabelledRows(labels, train, validation)
-            model = resolve_model(self.options.encoder or "")
+            model = resolve_model(self.options.encoder or "", key="evaluate.encoder")
             return baselines.encoder(model, rows, self.texts, progress=context.progress)
         stage = self.folder.evaluation(name)
 

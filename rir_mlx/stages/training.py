@@ -15,12 +15,12 @@ from rir_mlx.controls import shuffle_among, shuffle_words
 from rir_mlx.data import Row
 from rir_mlx.errors import UserError
 from rir_mlx.estimate import Trained, training_cost
-from rir_mlx.prompts import Arm, reasons_first, rgen_prompt
+from rir_mlx.prompts import Arm, reasons_first, rgen_prompt, rgen_row_prompt
 from rir_mlx.reporting import check_installed
-from rir_mlx.run import Stage, digest_of_file, read_jsonl
+from rir_mlx.run import Stage, digest_of, digest_of_file, read_jsonl
 from rir_mlx.stages.checking import warn
 from rir_mlx.stages.context import Context, is_due
-from rir_mlx.tokens import Examples, encode_examples
+from rir_mlx.tokens import Examples, encode_examples, joined
 
 _NOT_THE_RESULT = {"steps_per_report", "save_every", "report_to", "grad_checkpoint", "compile", "shared_prefix"}
 """Keys of a training that change how it runs, and not what comes out."""
@@ -30,36 +30,55 @@ _MEASURED = 200
 
 
 def train_rgen(context: Context) -> None:
-    """Stage 1: teach the base model to write a reasoning from a question and its answer."""
-    stage, options = context.run.rgen, context.recipe.rgen
+    """Stage 1: teach the base model to write a reasoning from a question and its answer: from triples, and from the rows
+    that have a reasoning of their own."""
+    stage, options, seed = context.run.rgen, context.recipe.rgen, context.recipe.seed
+    own = [[row.text, row.label, row.reasoning] for row in _own(context.data.train)]
     inputs = context.training_inputs() | {
         "triples": context.triples.digest,
         "rgen": options.model_dump(mode="json", exclude=_NOT_THE_RESULT),
     }
+    inputs |= {"own": digest_of([own, context.data.labels, context.recipe.data.instruction])} if own else {}
     if not _training_due(context, stage, inputs, "R-Gen"):
         return
-
-    def encode(triples: Sequence[Any]) -> Examples:
-        codec = context.codec
-        return encode_examples(
-            codec,
-            (
-                (rgen_prompt(one.question, one.answer), (), (*codec.given(one.reasoning), codec.terminator))
-                for one in triples
-            ),
-            context.recipe.max_seq_length,
+    if not own and not context.triples.train:
+        raise UserError(
+            "R-Gen has nothing to learn from: there is no reasoning.source, and no row has a reasoning of its own.",
+            mend="Name triples in reasoning.source, or the column of your own reasonings in data.reasoning_column.",
         )
-
-    train = encode(context.triples.train)
+    train = _rgen_examples(context, "train")
     job = training.Job(
         train=train,
-        validation=encode(context.triples.validation),
+        validation=_rgen_examples(context, "validation"),
         options=options,
-        seed=context.recipe.seed,
-        steps=training.steps_for(train, options, seed=context.recipe.seed),
-        texts=[one.question for one in context.triples.train],
+        seed=seed,
+        steps=training.steps_for(train, options, seed=seed),
+        texts=[one.question for one in context.triples.train] + [text or "" for text, *_ in own],
     )
     _train(context, stage, inputs, job, {"what": "R-Gen"})
+
+
+def _own(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row.reasoning is not None]
+
+
+def _rgen_examples(context: Context, part: str) -> Examples:
+    """What R-Gen learns from: the triples' part, and the rows' own reasonings behind the prompt that it will get."""
+    codec, data, recipe = context.codec, context.data, context.recipe
+    triples = ((rgen_prompt(one.question, one.answer), one.reasoning) for one in getattr(context.triples, part))
+    rows = (
+        (rgen_row_prompt(row.text, row.label, list(data.labels), recipe.data.instruction), row.reasoning or "")
+        for row in _own(getattr(data, part))
+    )
+    both = (
+        encode_examples(
+            codec,
+            ((prompt, (), (*codec.given(reasoning), codec.terminator)) for prompt, reasoning in pairs),
+            recipe.max_seq_length,
+        )
+        for pairs in (triples, rows)
+    )
+    return joined(*both)
 
 
 def train_classifier(context: Context, arm: Arm) -> None:

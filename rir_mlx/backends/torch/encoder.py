@@ -97,7 +97,7 @@ def _fine_tune(model: Any, rows: EncoderRows, options: EncoderOptions, progress:
                 truth = torch.tensor([rows.train[row][1] for row in batch], device=model.device)
                 logits = _logits(model, [rows.train[row][0] for row in batch])
                 loss = torch.nn.functional.cross_entropy(logits, truth)
-                if not np.isfinite(value := float(loss)):
+                if not np.isfinite(value := loss.item()):
                     raise Failure("The encoder's training diverged: its loss is no number.", mend=_ANOTHER)
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
