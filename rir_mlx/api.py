@@ -38,7 +38,8 @@ class RirClassifier:
 
     `reason` says whether a reasoning is written before the label ("never", "always", "auto"), `samples` how many
     reasonings' probabilities are averaged, `batch_size` how many texts are worked on at once. With a `threshold`,
-    `predict` gives "" in place of a label whose probability is below it; the probabilities do not change.
+    `predict` gives "" in place of a label whose probability is below it; the probabilities do not change. None is the
+    one that was chosen for a wanted accuracy (`evaluate.wanted_accuracy`), where one was.
 
     All methods take texts as a list, a NumPy array [n] or a pandas Series, and answer in its order. They raise
     TypeError for a single string or another kind of table, and ValueError for a text that is empty or cannot be
@@ -60,7 +61,8 @@ class RirClassifier:
             raise ValueError("samples and batch_size are 1 or more")
         self.classifier = classifier
         self.reason: Reason = reason
-        self.samples, self.batch_size, self.threshold = samples, batch_size, threshold
+        self.samples, self.batch_size = samples, batch_size
+        self.threshold = classifier.calibration.answer_from if threshold is None else threshold
 
     @classmethod
     def load(

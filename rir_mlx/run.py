@@ -71,6 +71,7 @@ class RunDir:
         self.augmented = Stage(folder / "augmented")
         self.comparison = folder / "evaluation" / "comparison.json"
         self.report = folder / "report.html"
+        self.plots = folder / "plots"
 
     def classifier(self, arm: str) -> Stage:
         """An arm's stage; of a seed after the first, `<arm>-seed<number>`."""
@@ -81,6 +82,10 @@ class RunDir:
 
     def predictions(self, arm: str) -> Path:
         return self.evaluation(arm).folder / "predictions.jsonl"
+
+    def figures(self, name: str) -> Path:
+        """An arm's or a baseline's line of the comparison."""
+        return self.evaluation(name).folder / "metrics.json"
 
     def augmented_rows(self, part: str) -> Path:
         return self.augmented.folder / f"{part}.jsonl"

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import LABELS, Run
-from rir_mlx.decoding import Decoding
 
 from rir_mlx import RirClassifier
-from rir_mlx.classifier import Prediction
+from rir_mlx.calibration import Calibration
+from rir_mlx.classifier import Decoding, Prediction
 from rir_mlx.errors import UserError
 
 TEXTS = ["i feel happy today", "i was sad", "now i am angry at the rain", "a day"]
@@ -26,6 +26,8 @@ class Fake:
     """Answers by the text's length, and keeps what it was asked."""
 
     arm = "qra"
+    reasons_first = True
+    calibration = Calibration()
     task = SimpleNamespace(names=list(UNSORTED))
 
     def __init__(self) -> None:

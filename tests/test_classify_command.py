@@ -14,16 +14,17 @@ from typing import Any
 
 import pytest
 from commands import LABELS, Run, write_csv
-from rir_mlx.decoding import Decoding
 
 from rir_mlx import stages
-from rir_mlx.classifier import Prediction
+from rir_mlx.calibration import Calibration
+from rir_mlx.classifier import Decoding, Prediction
 
 
 class Fake:
     """A classifier that is half sure of `joy`, and keeps what it was asked."""
 
     arm = "qra"
+    calibration = Calibration()
     task = SimpleNamespace(names=list(LABELS))
 
     def __init__(self) -> None:

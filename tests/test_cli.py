@@ -61,12 +61,15 @@ def test_a_run_makes_every_artifact_and_a_second_run_skips_every_stage(rir: Run,
         "evaluation/qa/predictions.jsonl",
         "evaluation/qra/metrics.json",
         "evaluation/comparison.json",
+        "report.html",
     ):
         assert (run / name).is_file(), name
     before = {path: path.stat().st_mtime_ns for path in run.glob("*/adapter/*")}
     second = rir("run", str(recipe))
     assert second.code == 0
-    assert second.err.count("done already with these inputs, skipped") == 6
+    assert (
+        second.err.count("done already with these inputs, skipped") == 2 + 3 + 3 + 3
+    )  # stages, arms, measured, baselines
     assert {path: path.stat().st_mtime_ns for path in run.glob("*/adapter/*")} == before
 
 
@@ -85,8 +88,9 @@ def test_each_stage_works_alone_on_the_newest_run(rir: Run, recipe: Path) -> Non
         result = rir(*command, "--quiet")
         assert result.code == 0, result.err
     values = json.loads(result.out)
-    assert set(values["arms"]) == {"qa", "qra"}
-    assert values["test_rows"] == 9
+    names = [line["name"] for line in values["entries"]]
+    assert names == ["qa", "qra", "qar", "majority", "tf-idf", "untuned"]
+    assert values["rows"]["test"] == 9
     assert result.err == ""
 
 

@@ -40,7 +40,10 @@ def test_scientific_notation_without_a_point_is_a_number() -> None:
         ("data.trian=x.csv", "'data.trian'. Did you mean 'train'?"),
         ("data.train.confg=x", "'data.train.confg'. Did you mean 'config'?"),
         ("classifier.arm=[qa]", "'classifier.arm'. Did you mean 'arms'?"),
-        ("classifier.arms=[qq]", "classifier.arms.0: input should be 'qa' or 'qra', not 'qq'"),
+        (
+            "classifier.arms=[qq]",
+            "classifier.arms.0: input should be 'qa', 'qra', 'qar', 'multitask', 'qra-scrambled' or 'qra-words'",
+        ),
         ("rgen.learning_rate=fast", "rgen.learning_rate: input should be a valid number"),
         ("seed=-1", "seed: input should be greater than or equal to 0, not -1"),
         ("rgen={epochs: 1, iters: 3}", "rgen: give epochs or iters, not both"),

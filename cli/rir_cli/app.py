@@ -143,12 +143,19 @@ def evaluate(
     quiet: QuietOption = False,
     force: ForceOption = False,
     json: JsonOption = False,
+    png: Annotated[bool, typer.Option("--png", help="The report's charts as PNG files too (matplotlib).")] = False,
 ) -> None:
     """Measure the trained arms on the test rows, and say whether reasoning helped."""
     from rir_mlx import stages
+    from rir_mlx.report.plots import check_installed, write_plots
 
+    if png:
+        check_installed()
     context = context_for(recipe, set_, runs, backend, offline=offline, quiet=quiet, force=force)
-    _show_comparison(context, stages.evaluate(context), json=json)
+    comparison = stages.evaluate(context)
+    _show_comparison(context, comparison, json=json)
+    if png and comparison is not None:
+        context.progress.say(f"Charts → {write_plots(context.run.plots, comparison)[0].parent}")
 
 
 @app.command()

@@ -55,6 +55,8 @@ class _Evaluation:
         self._write_predictions(measured, entries, best)
         entries += [self._baseline(name) for name in self._baselines()]
         comparison = self._comparison(entries, best)
+        for line in comparison["entries"]:
+            write_json(self.folder.figures(line["name"]), line)
         write_json(self.folder.comparison, comparison)
         examples: list[dict[str, Any]] = []
         if best is not None and "qa" in self.arms:

@@ -30,8 +30,8 @@ _MEASURED = 200
 
 
 def train_rgen(context: Context) -> None:
-    """Stage 1: teach the base model to write a reasoning from a question and its answer: from triples, and from the rows
-    that have a reasoning of their own."""
+    """Stage 1: teach the base model to write a reasoning from a question and its answer: from triples, and from the
+    rows that have a reasoning of their own."""
     stage, options, seed = context.run.rgen, context.recipe.rgen, context.recipe.seed
     own = [[row.text, row.label, row.reasoning] for row in _own(context.data.train)]
     inputs = context.training_inputs() | {
