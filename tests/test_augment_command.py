@@ -155,13 +155,6 @@ def test_a_mistaken_server_leaves_the_run_as_it_was(trained: Run, tmp_path: Path
     assert not any(b"hunter2" in path.read_bytes() for path in run.rglob("*") if path.is_file())
 
 
-def test_a_validation_text_that_stands_in_train_is_said(rir: Run, recipe: Path, tmp_path: Path) -> None:
-    write_csv(tmp_path / "validation.csv", [("i was sad 1", "sadness"), ("nobody else says this", "joy")])
-    result = rir("augment", str(recipe), "--dry-run", "-s", "data.validation=validation.csv", "-s", "data.val_size=2")
-    assert result.code == 0
-    assert "texts that stand in both train and validation: 1" in result.err
-
-
 def test_own_reasonings_need_no_rgen(rir: Run, recipe: Path, tmp_path: Path) -> None:
     rows = [f"{WORDS[one]} {n},{one},The {n}th of them tells of a day" for n in range(20) for one in LABELS]
     (tmp_path / "own.csv").write_text("text,label,why\n" + "\n".join(rows) + "\n", encoding="utf-8")
