@@ -13,7 +13,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import groupby
-from typing import Literal, get_args
+from typing import Literal
 
 import regex
 
@@ -23,7 +23,7 @@ from rir_mlx.recipe import Gate
 from rir_mlx.run import digest_of
 from rir_mlx.tokens import Codec
 
-Reason = Literal["cut off", "control", "empty", "delimiter", "repeating", "copying", "restating", "another label"]
+Reason = Literal["cut off", "control", "empty", "delimiter", Gate]
 """Why a reasoning is rejected, in the order in which the rules are tried. The first four always hold: such a text
 cannot be learned. The others are `Gate`s.
 
@@ -37,8 +37,11 @@ copying        but for runs of three or more words of the text, it has under thr
 restating      nothing is left of it without the label, the words of the instruction, and words that say nothing alone
 another label  the last of its sentences that names a label names others only; names that the sentence negates before,
                that stand in the text, or that are words which say nothing alone (no, for, other) do not count
+ungrounded     none of its words stands in the text, but for words of the labels and the instruction, and words that
+               say nothing alone; only where it is asked for, since a good reasoning may use words of its own alone
 """
-GATES: tuple[Gate, ...] = get_args(Gate)
+GATES: tuple[Gate, ...] = ("repeating", "copying", "restating", "another label")
+"""Those that are asked for where nothing else is said."""
 
 _RULES = 2
 """Counts changes of the rules: results that were judged by earlier ones are judged anew."""
@@ -162,6 +165,8 @@ class Judge:
             return "restating"
         if "another label" in self.gates and self._concludes_another(text, label, reasoning, words):
             return "another label"
+        if "ungrounded" in self.gates and self._hollow.issuperset(set(words) & set(words_of(text))):
+            return "ungrounded"
         return None
 
     def _holds_delimiter(self, reasoning: str) -> bool:

@@ -21,7 +21,7 @@ SHIPPED = ("demo", "emotion", "emotion-tiny", "paper", "custom")
 
 
 Reporter = Literal["tensorboard", "wandb", "trackio"]
-Gate = Literal["repeating", "copying", "restating", "another label"]
+Gate = Literal["repeating", "copying", "restating", "another label", "ungrounded"]
 Baseline = Literal["majority", "tf-idf", "untuned"]
 OptimizerName = Literal["adamw", "adam", "sgd", "rmsprop", "adagrad", "adafactor"]
 
@@ -217,10 +217,10 @@ class AugmentSection(Section):
     retries: int = Field(default=2, ge=0)
     """A row whose reasonings are all rejected is written again up to so many times, with new seeds and at a temperature
     of at least 0.7."""
-    gates: tuple[Gate, ...] = get_args(Gate)
+    gates: tuple[Gate, ...] = ("repeating", "copying", "restating", "another label")
     """Rules that a reasoning must pass: not `repeating` itself, not `copying` the text, not only `restating` the label,
-    not concluding `another label`. One that is empty, cut off, or holds control tokens or the label's delimiter is
-    always rejected."""
+    not concluding `another label`; and, where reasonings are to point at the text, not `ungrounded` in its words. One
+    that is empty, cut off, or holds control tokens or the label's delimiter is always rejected."""
     max_tokens: int = Field(default=128, ge=1)
     """Longest reasoning, in tokens. Longer ones are cut off and rejected."""
     temperature: float = Field(default=0.0, ge=0)

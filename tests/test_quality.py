@@ -117,6 +117,15 @@ def test_a_gate_that_is_left_out_rejects_nothing(codec: Codec, gate: str) -> Non
     assert gate not in {judge(TEXT, "joy", reasoning) for reasoning in mine}
 
 
+def test_a_reasoning_may_be_asked_to_point_at_the_text(codec: Codec) -> None:
+    judge = Judge(codec, LABELS, INSTRUCTION, [*GATES, "ungrounded"])
+    text = "i passed my exam today"
+    assert judge(text, "joy", "The word exam shows it.") is None
+    assert judge(text, "joy", "The word funeral shows it.") == "ungrounded"
+    assert judge(text, "joy", "They say that it was joy, and i hear it in my heart.") == "ungrounded"
+    assert Judge(codec, LABELS, INSTRUCTION)(text, "joy", "The word funeral shows it.") is None
+
+
 def test_without_gates_what_cannot_be_learned_is_still_rejected(codec: Codec) -> None:
     judge = Judge(codec, LABELS, INSTRUCTION, [])
     always = {"empty", "delimiter"}

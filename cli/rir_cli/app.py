@@ -202,7 +202,9 @@ app.command()(classify)
 @app.command()
 def export(
     run: Annotated[str | None, typer.Argument(help="A run's folder; the newest with a classifier otherwise.")] = None,
-    arm: Annotated[ArmChoice, typer.Option(help="The classifier to export.")] = ArmChoice.qra,
+    arm: Annotated[
+        ArmChoice | None, typer.Option(help="The one that classifies, where none is named.", show_default=False)
+    ] = None,
     to: Annotated[ExportFormat, typer.Option(help="hf: a folder that transformers loads.")] = ExportFormat.hf,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to; inside the run otherwise.")] = None,
     runs: RunsOption = RUNS,
@@ -214,9 +216,10 @@ def export(
     """Fuse a classifier into its base model as a Hugging Face folder, and prove that it is the same model."""
     from rir_cli.console import print_json
     from rir_cli.exporting import export_classifier
+    from rir_mlx.stages import default_arm
 
     context = trained_context(run, runs, backend, offline=offline, quiet=quiet)
-    folder, verification = export_classifier(context, "qa" if arm.value == "qa" else "qra", output)
+    folder, verification = export_classifier(context, arm.value if arm else default_arm(context), output)
     if json:
         print_json({"folder": str(folder)} | verification)
     else:

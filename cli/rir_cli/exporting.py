@@ -65,7 +65,7 @@ def export_classifier(context: Context, arm: Arm, output: Path | None) -> tuple[
     trained_model = context.backend.load(context.base.folder, dtype="float32", adapter=adapter)
     rows = [(row.text, row.label, "") for row in context.data.test[:_ROWS] or context.data.train[:_ROWS]]
     examples = training_examples(context.codec, task, rows, arm)
-    sequences = [examples.head + row.prompt + row.reasoning + row.answer for row in examples.rows]
+    sequences = [examples.head + row.prompt + row.learned for row in examples.rows]
     # Rotary scaling shows over long distances only.
     sequences.append(tuple(token for sequence in sequences for token in sequence)[:_LONG])
     try:
