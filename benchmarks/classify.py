@@ -289,13 +289,14 @@ def report(results: dict[tuple[str, str], list[dict[str, Any]]]) -> Iterator[str
         yield f"| {' | '.join(cells)} |"
 
 
-def train_briefly(folder: Path, data: str | None, steps: int = 150) -> None:
-    """The embedded model after some steps on rows that are not classified: enough to write a label and end."""
+def train_briefly(backend: str, folder: Path, data: str | None, steps: int) -> None:
+    """The embedded model after some steps on rows that are not compared: 150 make it write a label and end, more make
+    it tell labels apart."""
     shutil.copytree(EMBEDDED / "tiny-llama", folder)
     codec, task = Codec(folder, DATE), Task(LABELS, INSTRUCTION, 512, LENGTHS[-1])
     rows = [(text, label, None) for text, label in read_rows(data)[CHECKED:]]
     examples = training_examples(codec, task, rows, "qa")
-    model = open_backend("torch").load(folder, dtype="float32")
+    model: Any = open_backend(backend).load(folder, dtype="float32")  # type: ignore[arg-type]
     model.add_adapter(AdapterSpec("full"), seed=0)
     model.configure_optimizer(OptimizerSpec())
     rng = np.random.default_rng(0)
@@ -309,7 +310,7 @@ def train_briefly(folder: Path, data: str | None, steps: int = 150) -> None:
 
 def check(options: argparse.Namespace, folder: Path, data: str | None) -> Iterator[str]:
     """What the peers answer in float32, beside ours. Raises AssertionError where probabilities differ."""
-    train_briefly(folder, data)
+    train_briefly(options.backend, folder, data, options.check_steps)
     for task in TASKS:
         job = Job("ours", task, options.backend, str(folder), "float32", options.batch, CHECKED, CHECKED, data)
         mine, passes = (run_job(replace(job, peer=peer), options.device) for peer in ("ours", "label-passes"))
@@ -324,7 +325,8 @@ def check(options: argparse.Namespace, folder: Path, data: str | None) -> Iterat
             likeliest = np.argmax(mine["probabilities"], axis=1).tolist()
             agree = sum(one == other for one, other in zip(written, likeliest, strict=True))
             yield f"generate-batch wrote ours's likeliest label in {agree} rows, another in"
-            yield f"{CHECKED - agree - written.count(None)}, and none in {written.count(None)}."
+            yield f"{CHECKED - agree - written.count(None)}, and none in {written.count(None)};"
+            yield f"ours has {len(set(likeliest))} different labels."
 
 
 def parse() -> argparse.Namespace:
@@ -346,6 +348,7 @@ def parse() -> argparse.Namespace:
         parser.add_argument(
             f"--{name}", default=",".join(known), help="some of them, with commas between (%(default)s)"
         )
+    parser.add_argument("--check-steps", type=int, default=600, help="of the training before the end (%(default)s)")
     parser.add_argument("--json", type=Path, help="also write every figure here")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     options = parser.parse_args()
