@@ -13,7 +13,7 @@ from scipy.special import logsumexp
 
 from rir_mlx.backends.base import Model, Request, Sampling, Tokens
 from rir_mlx.calibration import Calibration, Way
-from rir_mlx.errors import UserError
+from rir_mlx.errors import Failure, UserError
 from rir_mlx.prompts import DELIMITER, REASONING, Arm, Asked, asked_for, classifier_prompt, label_text, reasons_first
 from rir_mlx.tokens import Codec, Encoded, Examples, encode_examples
 
@@ -254,15 +254,17 @@ class Classifier:
         """Labels after the likeliest reasoning."""
         return self._chains(texts, Decoding(batch_size=batch_size), on_text)[0]
 
-    def sampled(self, texts: Sequence[str], how: Decoding) -> list[Reading]:
-        """Labels after drawn reasonings: a reading for each of `how.samples`. Draws are decided by the text."""
-        return self._chains(texts, how)
+    def sampled(self, texts: Sequence[str], how: Decoding, *, after: int = 0) -> list[Reading]:
+        """Labels after drawn reasonings: a reading for each of `how.samples`, but for the first `after` of them. Draws
+        are decided by the text and their number."""
+        return self._chains(texts, how, after=after)
 
     def given(self, texts: Sequence[str], reasonings: Sequence[str], batch_size: int = 32) -> Reading:
         """Labels after the given reasonings in place of one's own."""
         written = [self.codec.given(reasoning) for reasoning in reasonings]
         after = [tokens + self.delimiter for tokens in written]
-        rooms = [self.task.max_seq_length - self.longest - len(tokens) for tokens in after]
+        rest = self.task.max_seq_length - self.longest
+        rooms = [min(self.room, rest - len(tokens)) for tokens in after]  # as much of a text as beside one's own
         encoded = [self._encode([text], asked_for(self.arm), room)[0] for text, room in zip(texts, rooms, strict=True)]
         return self._read(encoded, after, list(reasonings), batch_size)
 
@@ -306,7 +308,12 @@ class Classifier:
     # how they are made
 
     def _reason(self, texts: Sequence[str], how: Decoding, on_text: OnText | None) -> Reading:
-        return Reading.averaged(self._chains(texts, how)) if how.samples > 1 else self._chains(texts, how, on_text)[0]
+        if how.samples == 1:
+            return self._chains(texts, how, on_text)[0]
+        reading = Reading.averaged(self._chains(texts, how))
+        if on_text is not None:  # which of the reasonings is kept is not known before all are written
+            on_text(reading.reasonings[0] or "")
+        return reading
 
     def _explained(
         self, texts: Sequence[str], found: list[Prediction], how: Decoding, on_text: OnText | None
@@ -321,11 +328,13 @@ class Classifier:
         labels, instruction = self.task.labels, self.task.instruction
         return self.codec.encode_many([classifier_prompt(text, labels, instruction, asked) for text in texts], room)
 
-    def _chains(self, texts: Sequence[str], how: Decoding, on_text: OnText | None = None) -> list[Reading]:
+    def _chains(
+        self, texts: Sequence[str], how: Decoding, on_text: OnText | None = None, *, after: int = 0
+    ) -> list[Reading]:
         """A reading after each of a text's reasonings: the likeliest, or so many that are drawn."""
-        encoded, count = self._encode(texts, asked_for(self.arm), self.room), how.samples
+        encoded, count = self._encode(texts, asked_for(self.arm), self.room), how.samples - after
         requests = [
-            Request(index * count + chain, one.row, seed=zlib.crc32(f"{chain}\0{text}".encode()))
+            Request(index * count + chain, one.row, seed=zlib.crc32(f"{after + chain}\0{text}".encode()))
             for index, (one, text) in enumerate(zip(encoded, texts, strict=True))
             for chain in range(count)
         ]
@@ -368,6 +377,8 @@ class Classifier:
     ) -> Reading:
         prompts = [one.row + tokens for one, tokens in zip(encoded, after, strict=True)]
         scores = self.model.score(prompts, self.options, prefix=encoded[0].head, batch_size=batch_size)
+        if np.isnan(scores).any():
+            raise Failure("The model's probabilities are not numbers.", mend="Set dtype to float32 or bfloat16.")
         return Reading(scores, reasonings, [0] * len(prompts), [one.trimmed for one in encoded])
 
 
@@ -385,13 +396,14 @@ class _Watcher:
             (n for n in range(1, len(self.delimiter) + 1) if tuple(self.tokens[-n:]) == self.delimiter[:n]), default=0
         )
         held = max(held, int(token in self.codec.stops))
-        ready = self.tokens[: len(self.tokens) - held]
-        self._show(self.codec.decode(ready))
+        text = self.codec.decode(self.tokens[: len(self.tokens) - held]).strip()
+        if not text.endswith("\ufffd"):  # half a character
+            self._show(text)
 
     def finish(self, tokens: Tokens) -> None:
-        self._show(self.codec.decode(tokens))
+        self._show(self.codec.decode(tokens).strip())
 
     def _show(self, text: str) -> None:
-        if text.startswith(self.shown) and not text.endswith("\ufffd"):
+        if text.startswith(self.shown) and text != self.shown:
             self.on_text(text[len(self.shown) :])
             self.shown = text
