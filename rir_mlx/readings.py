@@ -62,10 +62,14 @@ class Reader:
         """Labels after drawn reasonings, one reading for each of them."""
 
         def make(chunk: list[int]) -> list[Reading]:
-            return self.classifier.sampled([texts[index] for index in chunk], how)
+            return self.classifier.sampled([texts[index] for index in chunk], how, after=known)
 
         ways = [[f"sampled at {how.temperature}, number {chain}"] * len(texts) for chain in range(how.samples)]
-        return self._read(what, texts, ways, make)
+        kept = [all(self._key(text, way[0]) in self.journal for text in texts) for way in ways]
+        known = kept.index(False) if False in kept else len(kept)  # of a time when fewer were wanted
+        return [self._read(what, texts, [way], make)[0] for way in ways[:known]] + (
+            self._read(what, texts, ways[known:], make) if known < len(ways) else []
+        )
 
     def given(self, texts: Sequence[str], reasonings: Sequence[str], batch_size: int, what: str) -> Timed:
         """Labels after the given reasonings."""
@@ -100,7 +104,7 @@ class Reader:
         given places in all of these ways."""
         keys = [[self._key(text, way) for text, way in zip(texts, each, strict=True)] for each in ways]
         due = [index for index in range(len(texts)) if any(each[index] not in self.journal for each in keys)]
-        due = list({keys[0][index]: index for index in reversed(due)}.values())[::-1]  # texts that are alike once
+        due = sorted({keys[0][index]: index for index in reversed(due)}.values())  # texts that are alike once
         if due:
             _ = self.classifier
             with self.progress.task(what, len(due)) as task:
@@ -126,8 +130,13 @@ class Reader:
         self.journal.append(line | counts | {"seconds": round(seconds, 6)})
 
     def _stored(self, keys: Sequence[str]) -> Timed:
-        found = [self.journal.get(key) or {} for key in keys]
-        scores, reasonings, tokens, trimmed, seconds = (
-            [one[name] for one in found] for name in ("scores", "reasoning", "tokens", "trimmed", "seconds")
-        )
-        return Timed(Reading(np.array(scores, dtype=np.float64), reasonings, tokens, trimmed), float(np.mean(seconds)))
+        if not keys:  # of no rows, so nobody asks of how many labels
+            return Timed(Reading(np.zeros((0, 1)), [], [], []), 0.0)
+        scores = np.zeros((len(keys), len((self.journal.get(keys[0]) or {})["scores"])))
+        rest = []
+        for place, key in enumerate(keys):  # one at a time: lists of numbers take four times the room of an array
+            found = self.journal.get(key) or {}
+            scores[place] = found["scores"]
+            rest.append([found[name] for name in ("reasoning", "tokens", "trimmed", "seconds")])
+        reasonings, tokens, trimmed, seconds = (list(column) for column in zip(*rest, strict=True))
+        return Timed(Reading(scores, reasonings, tokens, trimmed), float(np.mean(seconds)))

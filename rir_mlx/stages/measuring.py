@@ -58,7 +58,8 @@ def reading_identity(context: Context, adapter: str | None) -> str:
     """What decides how a text is read: not how many are, nor what is made of it."""
     recipe = context.recipe
     prompt = [recipe.data.instruction, context.data.labels, recipe.date, recipe.evaluate.max_reasoning_tokens]
-    return digest_of([adapter, context.base.fingerprint, recipe.dtype, recipe.max_seq_length, prompt])
+    model = [adapter, context.base.fingerprint, recipe.dtype, context.backend.name == "fake"]
+    return digest_of([*model, recipe.max_seq_length, prompt])
 
 
 class _Measuring:
@@ -70,6 +71,7 @@ class _Measuring:
         self.stage = context.run.evaluation(self.name)
         self.options = context.recipe.evaluate
         self.adapter = digest_of_file(context.trained(arm, seed).adapter / adapters.MLX_WEIGHTS)
+        self.identity = reading_identity(context, self.adapter)
 
     def answers(self, rows: Rows) -> Answers:
         context, stage = self.context, self.stage
@@ -78,11 +80,12 @@ class _Measuring:
             "data": context.data.digest,
             "evaluate": self.options.model_dump(mode="json", exclude=_NOT_WHAT),
             "max_seq_length": context.recipe.max_seq_length,
+            "readings": self.identity,
         }
         before = stage.done()
         due = is_due(context, stage, inputs, f"evaluation {self.name}")
-        if context.force or (before is not None and due):  # what was read is of something else
-            stage.readings.unlink(missing_ok=True)
+        if context.force or (before is not None and before["inputs"].get("readings") != self.identity):
+            stage.readings.unlink(missing_ok=True)  # of something else
         if due:
             stage.begin()
         with Journal(stage.readings) as journal:
@@ -100,7 +103,7 @@ class _Measuring:
         def load() -> Classifier:
             return load_classifier(self.context, self.arm, self.seed)
 
-        return Reader(journal, reading_identity(self.context, self.adapter), load, self.context.progress)
+        return Reader(journal, self.identity, load, self.context.progress)
 
     def _read(self, reader: Reader, rows: Rows) -> Answers:
         options, data = self.options, self.context.data
