@@ -146,7 +146,7 @@ def _curve(pairs: Sequence[tuple[Answers, Calibration]], rows: Rows) -> list[dic
     the one that validation chose, always, and the mean of ever more drawn reasonings."""
 
     def point(reason: str, right: Sequence[NDArray[np.bool_]], tokens: Floats, share: float, samples: int = 1) -> Any:
-        accuracy = asdict(metrics.bootstrap_mean(np.mean(right, axis=0).astype(np.float64)))
+        accuracy = asdict(metrics.bootstrap_means(np.stack(right).astype(np.float64)[None])[0])
         return {"reason": reason, "samples": samples, "share_reasoned": share, "accuracy": accuracy} | {
             "tokens_written": float(np.mean(tokens))
         }
@@ -229,6 +229,8 @@ def chosen(entries: Sequence[Entry]) -> str | None:
 
 def warnings(entries: Sequence[Entry], rows: Rows) -> list[str]:
     found = []
+    if not len(rows.validation) and (first := chosen(entries)):
+        found.append(f"Without validation rows no arm could be chosen: {first} is the first of the recipe's.")
     if len(rows.validation) < _FEWEST:
         found.append(
             f"{len(rows.validation)} validation rows are too few to calibrate: probabilities are the model's own."
