@@ -19,6 +19,8 @@ from rir_mlx.errors import DataError, RirError
 
 _PLAIN_SECONDS = 10.0
 _BAR = 30
+_WIDE = 104
+"""Columns that the widest comparison takes; on a narrower terminal it is shown without what it cost."""
 
 
 class ConsoleProgress:
@@ -109,14 +111,17 @@ def print_error(error: RirError, who: str = "") -> None:
 def print_comparison(comparison: Mapping[str, Any]) -> None:
     """The arms, controls and baselines with intervals, and the answer in words."""
     console, rows = Console(highlight=False), comparison["rows"]
+    if not console.is_terminal:
+        console.width = max(console.width, _WIDE)
     seeds = len(comparison["run"]["seeds"])
     several = f", mean of {seeds} seeds" if seeds > 1 else ""
     table = Table(title=f"{rows['test']:,} test rows{several} (95 % bootstrap intervals)")
-    for column in ("", "accuracy", "against qa", "macro-F1", "steps", "tokens"):
+    columns = ("", "accuracy", "against qa", "macro-F1", "steps", "tokens")[: 6 if console.width >= _WIDE else 4]
+    for column in columns:
         table.add_column(column, justify="left" if column == "" else "right", no_wrap=True)
     for line in comparison["entries"]:
         figures, trained = line["figures"], line["training"]
-        table.add_row(
+        cells = (
             escape(line["name"]),
             _accuracy(figures["accuracy"]),
             _points(line["against"]["difference"]) if line["against"] else "",
@@ -124,6 +129,7 @@ def print_comparison(comparison: Mapping[str, Any]) -> None:
             f"{trained['steps']:,.0f}" if trained else "",
             f"{trained['tokens']:,.0f}" if trained else "",
         )
+        table.add_row(*cells[: len(columns)])
     console.print(table)
     for line in comparison["entries"]:
         if line["beats"]:
