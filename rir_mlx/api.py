@@ -62,6 +62,7 @@ class RirClassifier:
         self.classifier = classifier
         self.reason: Reason = reason
         self.samples, self.batch_size = samples, batch_size
+        self.temperature = Decoding.temperature
         self.threshold = classifier.calibration.answer_from if threshold is None else threshold
 
     @classmethod
@@ -88,7 +89,9 @@ class RirClassifier:
         recipe = recipe.model_copy(update={"model": str(base.folder)})
         context = Context(folder, recipe, open_backend(backend or recipe.backend))
         resolve_recipe(context)
-        return cls(load_classifier(context, arm or default_arm(context)), **parameters)
+        found = cls(load_classifier(context, arm or default_arm(context)), **parameters)
+        found.temperature = recipe.evaluate.sample_temperature  # which the calibration is of
+        return found
 
     @property
     def classes_(self) -> NDArray[np.str_]:
@@ -116,7 +119,7 @@ class RirClassifier:
         """Where the label comes first, a reasoning is written for whoever asked for it alone."""
         checked = _texts(texts)
         reason = self.reason if explained or self.classifier.reasons_first else "never"
-        how = Decoding(reason, self.samples, batch_size=self.batch_size)
+        how = Decoding(reason, self.samples, self.temperature, self.batch_size)
         predictions: list[Prediction] = []
         for start in range(0, len(checked), _CHUNK):
             predictions += self.classifier.predict(checked[start : start + _CHUNK], how)
