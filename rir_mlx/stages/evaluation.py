@@ -71,10 +71,12 @@ class _Evaluation:
         for line in lines:
             line["training"] = None if line["kind"] == "baseline" else self._training(line["name"])
         answer = None
-        if best is not None and best in against:
+        if best is not None and "qa" not in self.arms:
+            answer = f"Label-only (qa) is not trained, so nothing says whether reasoning ({best}) helped or hurt."
+        elif best is not None:
             steps = {line["name"]: line["training"]["planned"] for line in lines if line["training"]}
             among = sum(line["kind"] == "arm" and line["name"] != "qa" for line in lines)
-            answer = verdict(against[best], chosen_among=among)
+            answer = verdict(against[best], chosen_among=among if data.validation else 1)
             if steps["qa"] != steps[best]:
                 answer = f"The arms were given different numbers of steps ({steps}): no verdict. Train them again."
         return {
@@ -113,7 +115,11 @@ class _Evaluation:
             done = [context.trained(arm, seed).done() for seed in self.seeds]
             if not any(done):
                 continue
-            if missing := [str(seed) for seed, one in zip(self.seeds, done, strict=True) if one is None]:
+            if missing := [
+                str(seed)
+                for seed, one in zip(self.seeds, done, strict=True)
+                if one is None or one["inputs"]["seed"] != seed  # the first seed's folder bears no number
+            ]:
                 raise UserError(
                     f"The {arm} classifier is not trained with seed {', '.join(missing)}.",
                     mend="Run `rir-mlx train-classifier`, or take the seed out of classifier.seeds.",
@@ -157,6 +163,8 @@ class _Evaluation:
             inputs["model"] = reading_identity(context, None)
         if is_due(context, stage, inputs, f"baseline {name}"):
             stage.begin()
+            if context.force:
+                stage.readings.unlink(missing_ok=True)
             write_jsonl(path, self._answered(self._baseline_probabilities(name)))
             stage.finish(inputs)
         found = [[row["probabilities"][label] for label in labels] for row in read_jsonl(path)]
