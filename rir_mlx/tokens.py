@@ -229,7 +229,7 @@ class Examples:
     def at(self, places: Sequence[int]) -> Examples:
         """The rows at these places, in their order."""
         rows, origins = tuple(self.rows[place] for place in places), tuple(self.origins[place] for place in places)
-        return replace(self, rows=rows, origins=origins)
+        return replace(self, rows=rows, origins=origins, second=self.second and self.second.at(places))
 
 
 def encode_examples(

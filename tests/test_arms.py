@@ -1,0 +1,130 @@
+"""What each arm of the classifier learns, from the tokens of a row to the weights that are kept."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+
+from rir_mlx import training
+from rir_mlx.backends import open_backend
+from rir_mlx.backends.base import Tokens
+from rir_mlx.backends.fake import FakeModel
+from rir_mlx.classifier import Classifier, Task, training_examples
+from rir_mlx.errors import UserError
+from rir_mlx.progress import Silent
+from rir_mlx.prompts import CONTROLS, Arm, asked_for, classifier_prompt, reasons_first, rgen_row_prompt
+from rir_mlx.recipe import load_recipe
+from rir_mlx.run import RunDir
+from rir_mlx.stages import augment_rows, train_classifier, train_rgen
+from rir_mlx.stages.context import Context
+from rir_mlx.tokens import Codec, Example, Examples
+from rir_mlx.training import Job, Outcome
+
+LABELS = {"joy": "feels good", "sadness": "", "anger": ""}
+TASK = Task(LABELS, "Which label fits the text?", 320, 16)
+ARMS: tuple[Arm, ...] = get_args(Arm)
+ROW = ("i feel happy today", "joy", "because my friend came home")
+LONG = "because " * 300
+"""A reasoning that fits beside no text."""
+
+
+def learned(codec: Codec, arm: Arm, *rows: tuple[str, str, str | None], task: Task = TASK) -> Examples:
+    return training_examples(codec, task, rows, arm)
+
+
+def classifier_of(codec: Codec, arm: Arm) -> Classifier:
+    return Classifier(FakeModel(400), codec, TASK, arm)
+
+
+# the tokens
+
+
+def test_each_arm_learns_just_the_tokens_of_its_completion(codec: Codec) -> None:
+    between = codec.constant("\nReasoning:")
+    delimiter, end = codec.constant("\nLabel:"), codec.terminator
+    label, own, after = codec.given(" joy"), codec.given(ROW[2]), codec.given(f" {ROW[2]}")
+    first = (*own, *delimiter, *label, end)
+    expected: dict[Arm, Tokens] = {"qa": (*label, end), "qar": (*label, *between, *after, end), "qra": first}
+    expected |= dict.fromkeys(CONTROLS, first)
+    for arm, tokens in expected.items():
+        (example,) = learned(codec, arm, ROW).rows
+        assert example.learned == tokens, arm
+    both = learned(codec, "multitask", ROW)
+    assert both.second is not None
+    assert [one.rows[0].learned for one in (both, both.second)] == [(*label, end), (*own, end)]
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_a_row_is_learned_behind_the_prompt_that_it_is_asked_by(codec: Codec, arm: Arm) -> None:
+    examples = learned(codec, arm, ROW)
+    whole = codec.decode(examples.head + examples.rows[0].prompt)
+    prompt = classifier_prompt(ROW[0], LABELS, TASK.instruction, asked_for(arm))
+    assert prompt.message in whole
+    assert whole.endswith("Label:") == (not reasons_first(arm))
+    if examples.second is not None:
+        whole = codec.decode(examples.second.head + examples.second.rows[0].prompt)
+        assert classifier_prompt(ROW[0], LABELS, TASK.instruction, "reasoning").message in whole
+        assert not whole.endswith("Label:")
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_what_scoring_scores_is_what_training_learned_there(codec: Codec, arm: Arm) -> None:
+    """Else the label's probability would be that of tokens which the model was never taught."""
+    reader = classifier_of(codec, arm)
+    (example,) = learned(codec, arm, ROW).rows
+    start = len(example.reasoning) if reasons_first(arm) else 0
+    option = reader.options[reader.task.names.index("joy")]
+    assert example.learned[start : start + len(option)] == option == example.answer
+    if reasons_first(arm):
+        assert example.reasoning[-len(reader.delimiter) :] == reader.delimiter
+
+
+def test_an_arm_without_a_reasoning_for_a_row_still_learns_its_label(codec: Codec) -> None:
+    rows = [ROW, ("i was sad", "sadness", None), ("now i am angry", "anger", "")]
+    alone = codec.given(" sadness")
+    for arm in ("qa", "multitask"):
+        examples = learned(codec, arm, *rows)
+        assert [len(one.reasoning) for one in examples.rows] == [0, 0, 0]
+        assert examples.rows[1].learned == (*alone, codec.terminator)
+    both = learned(codec, "multitask", *rows)
+    assert both.second is not None
+    assert [bool(one.learned) for one in both.second.rows] == [True, False, False]
+    first = learned(codec, "qar", *rows)
+    assert first.rows[1].learned == (*alone, codec.constant("\nReasoning:")[0])
+    assert [bool(one.reasoning) for one in first.rows] == [True, False, False]
+
+
+@pytest.mark.parametrize("arm", ["qra", *CONTROLS])
+def test_an_arm_that_reasons_first_leaves_out_rows_without_a_reasoning(codec: Codec, arm: Arm) -> None:
+    examples = learned(codec, arm, ("i was sad", "sadness", None), ROW)
+    assert len(examples.rows) == 1
+    assert examples.rows[0].learned == learned(codec, arm, ROW).rows[0].learned
+
+
+def test_a_row_that_fits_one_of_two_tasks_is_left_out_of_both_and_counted(codec: Codec) -> None:
+    other = ("i was sad", "sadness", "now it rained")
+    both = learned(codec, "multitask", ROW, (ROW[0], "joy", LONG), other)
+    assert both.second is not None
+    assert (len(both.rows), len(both.second.rows), both.dropped) == (2, 2, 1)
+    assert both.origins == both.second.origins == (0, 2)
+    assert both.second.rows[1].reasoning == (*codec.given(other[2]), codec.terminator)
+    assert both.rows[1].answer == (*codec.given(" sadness"), codec.terminator)
+    assert len(learned(codec, "qa", ROW, (ROW[0], "joy", LONG), other).rows) == 3
+
+
+def test_rows_are_taken_of_both_tasks_alike(codec: Codec) -> None:
+    """The second task stayed whole, and its rows stood beside those of other texts."""
+    rows = [(f"text {number}", "joy", f"reason {number}") for number in range(4)]
+    both = learned(codec, "multitask", *rows)
+    some = both.at([3, 1])
+    assert some.second is not None
+    assert some.origins == some.second.origins == (3, 1)
+    assert some.second.rows == learned(codec, "multitask", rows[3], rows[1]).second.rows  # type: ignore[union-attr]
