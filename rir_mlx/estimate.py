@@ -96,7 +96,7 @@ def training_cost(what: Trained, job: Job, device: Device, section: str, smaller
     count = job.steps * min(job.options.grad_accumulation_steps, len(groups))
     processed = sum(batch.processed for batch in job.batches(job.train, [group]))
     checkpointed = job.options.grad_checkpoint
-    longest = job.size.longest([len(row) for row in job.train.rows])
+    longest = job.size.longest(job.train.lengths())
     return Cost(
         rows=count * len(group),
         tokens=count * processed,

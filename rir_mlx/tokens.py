@@ -226,6 +226,11 @@ class Examples:
         """Tokens of one pass when every row runs alone."""
         return sum(len(row) for row in self.rows) + len(self.head) * len(self.rows)
 
+    def lengths(self) -> list[int]:
+        """Of each row, without the head; of a row of two tasks the longer one."""
+        own = [len(row) for row in self.rows]
+        return own if self.second is None else list(map(max, own, self.second.lengths()))
+
     def at(self, places: Sequence[int]) -> Examples:
         """The rows at these places, in their order."""
         rows, origins = tuple(self.rows[place] for place in places), tuple(self.origins[place] for place in places)
@@ -323,7 +328,7 @@ def batch_order(lengths: Sequence[int], size: BatchSize, seed: int, epoch: int) 
 
 def whole_batches(examples: Examples, size: BatchSize) -> list[list[int]]:
     """All rows once in batches of like length, for measuring."""
-    lengths = [len(row) for row in examples.rows]
+    lengths = examples.lengths()
     return size.cut(sorted(range(len(lengths)), key=lambda index: lengths[index]), lengths)
 
 

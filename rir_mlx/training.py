@@ -120,7 +120,7 @@ def steps_for(examples: Examples, options: TrainingSection, *, rows: int | None 
         batches = math.ceil((len(examples.rows) if rows is None else rows) / options.batch_size)
     else:
         size = BatchSize(options.batch_size, options.batch_tokens)
-        batches = len(batch_order([len(row) for row in examples.rows], size, seed, 0))
+        batches = len(batch_order(examples.lengths(), size, seed, 0))
     return max(1, round(epochs * math.ceil(batches / options.grad_accumulation_steps)))
 
 
@@ -376,7 +376,7 @@ def _lines_until(metrics: Path, step: int) -> list[dict[str, Any]]:
 
 def _step_groups(job: Job) -> Iterator[list[list[int]]]:
     """Batches of row indices, one list an optimizer step, epoch after epoch without end."""
-    lengths = [len(row) for row in job.train.rows]
+    lengths = job.train.lengths()
     size, epoch = job.options.grad_accumulation_steps, 0
     while True:
         order = batch_order(lengths, job.size, job.seed, epoch)

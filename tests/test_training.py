@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -491,3 +492,84 @@ def test_progress_reaches_its_total(tmp_path: Path) -> None:
     assert progress.totals == [9]
     assert sum(progress.amounts) == 9
     assert progress.fields == {"loss": 3, "tokens_per_second": 3}
+
+
+class Accurate(Recorder):
+    """Its accuracy after each number of steps is given."""
+
+    def __init__(self, accuracies: dict[int, float], validation: Sequence[float] = (1.0,)) -> None:
+        super().__init__(validation=validation)
+        self.accuracies = accuracies
+
+
+def accurate(model: Any) -> float:
+    return float(model.accuracies[len(model.steps)])
+
+
+def test_the_best_weights_are_those_that_are_right_most_often(tmp_path: Path) -> None:
+    """Though the loss says otherwise: it grows where a model is too sure, long before the model is wrong."""
+    model = Accurate({2: 0.5, 4: 0.8, 6: 0.7, 8: 0.9, 10: 0.6}, validation=[1.0, 2.0, 0.5, 3.0, 0.1])
+    saved: list[int] = []
+    job = replace(job_of(8, 10, validation=4, steps_per_eval=2), accuracy=accurate)
+    outcome, lines = run(model, job, tmp_path, saved)
+    assert saved == [2, 4, 8]
+    assert (outcome.best_step, outcome.validation_accuracy, outcome.validation_loss) == (8, 0.9, 3.0)
+    measured = {line["step"]: line["validation_accuracy"] for line in lines if "validation_accuracy" in line}
+    assert measured == model.accuracies
+
+
+def test_of_equally_right_weights_the_lower_loss_decides(tmp_path: Path) -> None:
+    model = Accurate(dict.fromkeys((2, 4, 6, 8), 0.0), validation=[3.0, 2.0, 2.5, 2.0])
+    saved: list[int] = []
+    job = replace(job_of(8, 8, validation=4, steps_per_eval=2), accuracy=accurate)
+    outcome, _ = run(model, job, tmp_path, saved)
+    assert saved == [2, 4]
+    assert (outcome.best_step, outcome.validation_accuracy, outcome.validation_loss) == (4, 0.0, 2.0)
+
+
+def test_patience_counts_from_the_most_accurate(tmp_path: Path) -> None:
+    falling = [1.0 / n for n in range(1, 20)]
+    model = Accurate({2: 0.6, 4: 0.8, 6: 0.7, 8: 0.7, 10: 0.9}, validation=falling)
+    job = replace(job_of(8, 30, validation=4, steps_per_eval=2, patience=2), accuracy=accurate)
+    heard: list[str] = []
+    progress = Hearing()
+    progress.say = heard.append  # type: ignore[method-assign]
+    outcome = train(model, job, Outputs(tmp_path / "m", lambda: None), progress=progress, what="x")
+    assert (outcome.steps, outcome.best_step) == (8, 4)
+    assert heard == ["Stopped after step 8: 2 measurements without one better than 80.0% right at step 4."]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_first_rank_measures_the_accuracy_and_all_choose_by_it(tmp_path: Path, rank: int) -> None:
+    class Pair(Others):
+        """The other rank measures 0.75 where it is the first."""
+
+        def all_sum(self, values: Sequence[float]) -> list[float]:
+            asked.append(list(values))
+            return [one + (0.75 if len(asked) == 4 and rank == 1 else 0.0) for one in values]
+
+    asked: list[list[float]] = []
+    model, measured = Recorder(), []
+
+    def accuracy(_: Any) -> float:
+        measured.append(rank)
+        return 0.75
+
+    job = replace(job_of(8, 1, validation=4), accuracy=accuracy)
+    world = Pair(rank, 2)
+    outcome = train(model, job, Outputs(tmp_path / "m", lambda: None), progress=Silent(), what="x", world=world)
+    assert outcome.validation_accuracy == 0.75
+    assert measured == [0] * (rank == 0)
+
+
+def test_a_token_budget_holds_for_both_of_two_tasks(tmp_path: Path) -> None:
+    """Batches were cut by the first task's lengths, and the longer rows of the second ran together all the same."""
+    first = Examples((), tuple(Example((100 + i, 2), (), (3,)) for i in range(12)))
+    second = Examples((), tuple(Example((100 + i, 2), (5,) * 17, ()) for i in range(12)))
+    options = TrainingSection(batch_tokens=40, epochs=1, grad_accumulation_steps=1)
+    both = replace(first, second=second)
+    assert steps_for(both, options) == 6
+    model = Recorder()
+    run(model, Job(both, rows_of(0), options, seed=0, steps=6), tmp_path)
+    assert max(batch.tokens.size for step in model.steps for batch in step) == 38
+    assert sorted(row for step in seen(model) for row in step) == sorted([*range(12)] * 2)
