@@ -99,7 +99,7 @@ def load_labelled(
         if part in rows:
             if 1 <= size < len(rows[part]):
                 notes.append(f"{part}: {int(size):,} of {len(rows[part]):,} rows drawn")
-                rows[part] = _cap(rows[part], int(size), f"{seed}/{part}")
+                rows[part] = draw_rows(rows[part], int(size), f"{seed}/{part}")
         elif sources[part] is None and "train" in rows:
             rows[part], rows["train"] = carve(rows["train"], part, size, everything, seed)
             if size > 0:
@@ -372,7 +372,8 @@ def _draw(rows: Sequence[Row], total: int, seed: str, *, at_least: int = 0, spar
     return {place for name, n in shares.items() for place in _shuffled(places[name], f"{seed}/{name}")[:n]}
 
 
-def _cap(rows: Sequence[Row], total: int, seed: str, *, at_least: int = 0) -> list[Row]:
+def draw_rows(rows: Sequence[Row], total: int, seed: str, *, at_least: int = 0) -> list[Row]:
+    """So many of the rows in their order, every label in proportion, or `at_least` so many of each."""
     drawn = _draw(rows, total, seed, at_least=at_least)
     return [rows[place] for place in sorted(drawn)]
 
@@ -407,7 +408,7 @@ def _sample_train(rows: list[Row], most: int | None, seed: int, notes: list[str]
             mend=f"Set data.max_samples to {labels:,} or more.",
         )
     notes.append(f"train: {most:,} of {len(rows):,} rows drawn (data.max_samples)")
-    return _cap(rows, most, f"{seed}/train", at_least=1)
+    return draw_rows(rows, most, f"{seed}/train", at_least=1)
 
 
 def _digest(head: Iterable[Sequence[str]], parts: Mapping[str, Sequence[Row] | Sequence[Triple]]) -> str:

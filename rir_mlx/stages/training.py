@@ -12,7 +12,7 @@ from rir_mlx.backends.base import Model
 from rir_mlx.checkpoints import Checkpoints
 from rir_mlx.classifier import Classifier, training_examples
 from rir_mlx.controls import shuffle_among, shuffle_words
-from rir_mlx.data import Row
+from rir_mlx.data import Row, draw_rows
 from rir_mlx.errors import UserError
 from rir_mlx.estimate import Trained, training_cost
 from rir_mlx.prompts import Arm, reasons_first, rgen_prompt, rgen_row_prompt
@@ -137,7 +137,8 @@ def _accuracy_of(context: Context, arm: Arm) -> Callable[[Model], float]:
     """How an arm is measured while it trains: as it is used, with reasonings of its own. The loss would not do: it
     grows where a model is too sure, which the temperature mends later, and it knows R-Gen's reasonings alone."""
     rows, size = context.data.validation, context.recipe.evaluate.batch_size
-    rows = rows[:_MEASURED] if reasons_first(arm) else rows
+    if reasons_first(arm) and len(rows) > _MEASURED:
+        rows = tuple(draw_rows(rows, _MEASURED, "measured"))
 
     def accuracy(model: Model) -> float:
         classifier = Classifier(model, context.codec, context.task, arm)
