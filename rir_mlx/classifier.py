@@ -141,6 +141,30 @@ def following_tokens(codec: Codec, reasoning: str) -> Tokens:
     return (*codec.constant(REASONING)[1:], *codec.given(f" {reasoning}"), codec.terminator)
 
 
+def check_room(codec: Codec, task: Task, arm: Arm) -> None:
+    """Whether a text has room beside all that the arm reads and writes: to be asked before a training.
+
+    Raises UserError where it has none."""
+    asked: set[Asked] = {asked_for(arm), "reasoning"} if arm == "multitask" else {asked_for(arm)}
+    between = codec.constant(DELIMITER if reasons_first(arm) else REASONING)
+    reasoning = 0 if arm == "qa" else task.max_reasoning_tokens + len(between)
+    room = task.max_seq_length - reasoning - max(len(label_tokens(codec, label)) for label in task.labels)
+    try:
+        codec.encode_many([classifier_prompt("", task.labels, task.instruction, one) for one in asked], room)
+    except UserError as error:
+        if arm == "qa":
+            raise
+        raise _no_room(task) from error
+
+
+def _no_room(task: Task) -> UserError:
+    return UserError(
+        f"max_seq_length {task.max_seq_length} leaves no room for a text beside "
+        f"{task.max_reasoning_tokens} tokens of reasoning.",
+        mend="Raise max_seq_length, or lower evaluate.max_reasoning_tokens.",
+    )
+
+
 def training_examples(codec: Codec, task: Task, rows: Iterable[tuple[str, str, str | None]], arm: Arm) -> Examples:
     """Rows of (text, label, reasoning) as the arm learns them. `qa` ignores the reasoning; an arm that reasons first
     leaves rows without one out, the others learn their label alone."""
@@ -201,11 +225,7 @@ class Classifier:
         self.room_beside_reasoning = task.max_seq_length - self.longest - reasoning
         self.room = self.room_beside_reasoning if reasons_first(arm) else task.max_seq_length - self.longest
         if (self.room if arm == "qa" else self.room_beside_reasoning) < 1:
-            raise UserError(
-                f"max_seq_length {task.max_seq_length} leaves no room for a text beside "
-                f"{task.max_reasoning_tokens} tokens of reasoning.",
-                mend="Raise max_seq_length, or lower evaluate.max_reasoning_tokens.",
-            )
+            raise _no_room(task)
 
     @property
     def reasons_first(self) -> bool:

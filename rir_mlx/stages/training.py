@@ -10,7 +10,7 @@ from typing import Any
 from rir_mlx import __version__, adapters, training
 from rir_mlx.backends.base import Model
 from rir_mlx.checkpoints import Checkpoints
-from rir_mlx.classifier import Classifier, training_examples
+from rir_mlx.classifier import Classifier, check_room, training_examples
 from rir_mlx.controls import shuffle_among, shuffle_words
 from rir_mlx.data import Row, draw_rows
 from rir_mlx.errors import UserError
@@ -112,6 +112,7 @@ def _train_arm(context: Context, arm: Arm, seed: int) -> None:
     if not _training_due(context, stage, inputs, what):
         return
     warn(context)
+    check_room(context.codec, context.task, arm)
     train = _arm_examples(context, arm, "train")
     if reasons_first(arm) and not train.rows and not train.dropped:
         raise UserError(
