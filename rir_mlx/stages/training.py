@@ -114,7 +114,7 @@ def _train_arm(context: Context, arm: Arm, seed: int) -> None:
     warn(context)
     check_room(context.codec, context.task, arm)
     train = _arm_examples(context, arm, "train")
-    if reasons_first(arm) and not train.rows and not train.dropped:
+    if arm != "qa" and not train.dropped and not any(row.reasoning for row in (train.second or train).rows):
         raise UserError(
             f"No reasoning of this run passed the gates; {context.run.rejected_rows()} says why.",
             mend="Train R-Gen longer, or raise augment.max_tokens.",
