@@ -33,12 +33,15 @@ def train_rgen(context: Context) -> None:
     """Stage 1: teach the base model to write a reasoning from a question and its answer: from triples, and from the
     rows that have a reasoning of their own."""
     stage, options, seed = context.run.rgen, context.recipe.rgen, context.recipe.seed
-    own = [[row.text, row.label, row.reasoning] for row in _own(context.data.train)]
+    data = context.data
+    own = [[row.text, row.label, row.reasoning] for row in _own(data.train)]
+    held = [[row.text, row.label, row.reasoning] for row in _own(data.validation)]
     inputs = context.training_inputs() | {
         "triples": context.triples.digest,
         "rgen": options.model_dump(mode="json", exclude=_NOT_THE_RESULT),
     }
-    inputs |= {"own": digest_of([own, context.data.labels, context.recipe.data.instruction])} if own else {}
+    if own or held:
+        inputs["own"] = digest_of([own, held, data.labels, context.recipe.data.instruction])
     if not _training_due(context, stage, inputs, "R-Gen"):
         return
     if not own and not context.triples.train:
