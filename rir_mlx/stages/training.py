@@ -15,7 +15,7 @@ from rir_mlx.controls import shuffle_among, shuffle_words
 from rir_mlx.data import Row, draw_rows
 from rir_mlx.errors import UserError
 from rir_mlx.estimate import Trained, training_cost
-from rir_mlx.prompts import Arm, reasons_first, rgen_prompt, rgen_row_prompt
+from rir_mlx.prompts import CONTROLS, Arm, reasons_first, rgen_prompt, rgen_row_prompt
 from rir_mlx.reporting import check_installed
 from rir_mlx.run import Stage, digest_of, digest_of_file, read_jsonl
 from rir_mlx.stages.checking import warn
@@ -112,6 +112,8 @@ def _train_arm(context: Context, arm: Arm, seed: int) -> None:
                 mend="Run `rir-mlx augment` again.",
             )
         inputs["augmented"] = digest_of_file(context.run.augmented_rows("train"))
+    if arm in CONTROLS:
+        inputs["shuffled"] = recipe.seed
     if not _training_due(context, stage, inputs, what):
         return
     warn(context)
