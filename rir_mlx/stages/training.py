@@ -112,6 +112,8 @@ def _train_arm(context: Context, arm: Arm, seed: int) -> None:
                 mend="Run `rir-mlx augment` again.",
             )
         inputs["augmented"] = digest_of_file(context.run.augmented_rows("train"))
+    if reasons_first(arm) and context.data.validation:  # whose accuracy is measured with reasonings so long
+        inputs["max_reasoning_tokens"] = recipe.evaluate.max_reasoning_tokens
     if arm in CONTROLS:
         inputs["shuffled"] = recipe.seed
     if not _training_due(context, stage, inputs, what):
