@@ -111,7 +111,8 @@ def _train_arm(context: Context, arm: Arm, seed: int) -> None:
                 "The reasonings of this run were written for other rows, labels or splits than these.",
                 mend="Run `rir-mlx augment` again.",
             )
-        inputs["augmented"] = digest_of_file(context.run.augmented_rows("train"))
+        parts = ("train", "validation")
+        inputs["augmented"] = digest_of([digest_of_file(context.run.augmented_rows(part)) for part in parts])
     if reasons_first(arm) and context.data.validation:  # whose accuracy is measured with reasonings so long
         inputs["max_reasoning_tokens"] = recipe.evaluate.max_reasoning_tokens
     if arm in CONTROLS:
