@@ -106,6 +106,13 @@ def test_stages_in_the_wrong_order_name_the_command_that_is_missing(rir: Run, re
     assert "Run `rir-mlx augment` first." in result.err
 
 
+def test_a_control_is_trained_by_its_name(rir: Run, recipe: Path) -> None:
+    for command in (["train-rgen"], ["augment"], ["train-classifier", "--arm", "qra-words", "--arm", "multitask"]):
+        assert rir(command[0], str(recipe), *command[1:]).code == 0
+    trained = sorted(path.parent.name for path in recipe.parent.glob("runs/small/classifier-*/done.json"))
+    assert trained == ["classifier-multitask", "classifier-qra-words"]
+
+
 def test_classify_takes_an_argument_standard_input_and_files(rir: Run, recipe: Path) -> None:
     rir("run", str(recipe), "-q")
     one = rir("classify", "i feel happy today", "--json")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,8 @@ OPTIONS = {"batch_size": 3, "steps_per_eval": 3, "steps_per_report": 2, "save_ev
 
 
 def go(folder: Path, model: Learner, inputs: dict[str, Any] | None = None, **options: Any) -> Outcome:
-    job = job_of(20, 30, validation=4, **(OPTIONS | options))
+    accuracy = options.pop("accuracy", None)
+    job = replace(job_of(20, 30, validation=4, **(OPTIONS | options)), accuracy=accuracy)
     saves = folder / "saved.txt"
     folder.mkdir(exist_ok=True)
     outputs = Outputs(
@@ -94,6 +96,41 @@ def test_a_stopped_training_ends_as_if_it_had_not_been(tmp_path: Path, stop_at: 
     assert logged(tmp_path / "stopped") == logged(tmp_path / "whole")
     steps = [line["step"] for line in logged(tmp_path / "stopped")]
     assert steps == sorted(set(steps))
+
+
+def accuracy_of(model: Any) -> float:
+    """Of few values, so that many are equal and the loss decides."""
+    return int(model.weights * 7907) % 3 / 2
+
+
+@pytest.mark.parametrize("stop_at", [4, 10, 19, 29])
+def test_a_stopped_training_chooses_by_accuracy_as_if_it_had_not_been(tmp_path: Path, stop_at: int) -> None:
+    whole, model = Learner(), Learner()
+    options = {"steps_per_eval": 1, "patience": None, "accuracy": accuracy_of}
+    expected = go(tmp_path / "whole", whole, **options)
+    with suppress(Stopped):
+        go(tmp_path / "stopped", Learner(stop_at), **options)
+    found = go(tmp_path / "stopped", model, **options)
+    assert without_time(found) == without_time(expected)
+    assert found.validation_accuracy == 1.0
+    assert (tmp_path / "stopped/saved.txt").read_text() == (tmp_path / "whole/saved.txt").read_text()
+    assert logged(tmp_path / "stopped") == logged(tmp_path / "whole")
+    measured = {
+        line["step"]: (-line["validation_accuracy"], line["validation_loss"]) for line in logged(tmp_path / "whole")
+    }
+    assert found.best_step == min(measured, key=lambda step: measured[step])
+    assert len({accuracy for accuracy, _ in measured.values()}) == 3
+
+
+def test_a_checkpoint_from_before_accuracy_was_measured_goes_on(tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        go(tmp_path, Learner(stop_at=10), steps_per_eval=3)
+    state = tmp_path / "checkpoints/step-00000008/state.json"
+    values = json.loads(state.read_text())
+    del values["best_accuracy"]
+    state.write_text(json.dumps(values))
+    outcome = go(tmp_path, Learner(), accuracy=accuracy_of)
+    assert (outcome.steps, outcome.validation_accuracy) == (30, 1.0)
 
 
 def test_patience_stops_and_says_where_the_best_was(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from rir_mlx.tokens import (
     batch_order,
     encode_examples,
     halved,
+    joined,
     share_of,
     step_batches,
     whole_batches,
@@ -452,3 +453,63 @@ def test_halving_keeps_rows_and_weights(times: int) -> None:
     assert max(len(group) for group in parts) == max(1, math.ceil(7 / 2**times))
     batches = step_batches(examples, groups, mine=parts, reasoning_weight=0.5)
     assert sum(float(batch.weights.sum()) for batch in batches) == pytest.approx(1.5)
+
+
+def spread(examples: Examples, weights: dict[str, float]) -> list[float]:
+    """What each learned token of one step of all rows weighs, row by row."""
+    batches = step_batches(examples, [range(len(examples.rows))], **weights)  # type: ignore[arg-type]
+    return [float(weight) for batch in batches for row in batch.weights for weight in row if weight]
+
+
+@pytest.mark.parametrize("answer_first", [False, True])
+def test_weights_follow_the_order_of_answer_and_reasoning(answer_first: bool) -> None:
+    row = Example((3, 4), (5, 6, 7), (8, 9), answer_first)
+    (batch,) = step_batches(Examples((1,), (row,)), [[0]], reasoning_weight=0.6)
+    answer, reasoning = [0.5, 0.5], [0.2, 0.2, 0.2]
+    expected = answer + reasoning if answer_first else reasoning + answer
+    np.testing.assert_allclose(batch.weights, [[0, 0, 0, *expected]], rtol=1e-6)
+    assert batch.tokens.tolist() == [[1, 3, 4, *((8, 9, 5, 6, 7) if answer_first else (5, 6, 7, 8, 9))]]
+
+
+def test_rows_weigh_their_answers_and_not_their_reasonings() -> None:
+    """A weighted mean: the weights of the answers sum to the answer's weight, whatever the rows' own are."""
+    weights = (3.0, 1.0, 0.5)
+    rows = tuple(Example((i,), (20,) * (i + 1), (30, 31), weight=weight) for i, weight in enumerate(weights))
+    (batch,) = step_batches(Examples((), rows), [[2, 0, 1]], reasoning_weight=0.6)
+    place = [[1 + len(rows[i].reasoning), 3 + len(rows[i].reasoning)] for i in (2, 0, 1)]
+    found = [batch.weights[row, start:end].tolist() for row, (start, end) in enumerate(place)]
+    np.testing.assert_allclose(found, [[w / 9] * 2 for w in (0.5, 3.0, 1.0)], rtol=1e-6)
+    reasonings = [batch.weights[row, 1:start] for row, (start, _) in enumerate(place)]
+    np.testing.assert_allclose(np.concatenate(reasonings), 0.6 / 6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("times", [0, 1, 3])
+def test_ranks_and_halves_together_weigh_what_the_whole_step_does(times: int, ranks: int) -> None:
+    """Weighted rows, two tasks, and rows without a reasoning in the second."""
+    rows = tuple(Example((i,), (), (8,) * (1 + i % 3), weight=1 + i % 4) for i in range(11))
+    second = Examples(HEAD, tuple(Example((i,), (7,) * (i % 5), ()) for i in range(11)))
+    examples, groups = Examples((), rows, second=second), [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
+    weights = {"answer_weight": 0.25, "reasoning_weight": 0.75}
+    found: list[float] = []
+    for rank in range(ranks):
+        mine = halved(share_of(groups, rank, ranks), times)
+        batches = step_batches(examples, groups, mine=mine, **weights)  # type: ignore[arg-type]
+        found += [float(weight) for batch in batches for row in batch.weights for weight in row if weight]
+    np.testing.assert_allclose(sorted(found), sorted(spread(examples, weights)), rtol=1e-6)
+    assert sum(found) == pytest.approx(1.0, rel=1e-5)
+
+
+def test_two_tasks_keep_their_tokens_and_origins_when_joined() -> None:
+    first = Examples((1, 2, 3, 4), (Example((5,), (), (6,)), Example((7,), (), (8,))), 1, 2, (0, 3))
+    second = Examples((1, 2, 9), (Example((10,), (), (11, 12)),), 0, 1, (1,))
+    both = joined(first, second)
+    assert both.head == (1, 2)
+    assert [both.head + row.prompt + row.learned for row in both.rows] == [
+        *((1, 2, 3, 4, 5, 6), (1, 2, 3, 4, 7, 8), (1, 2, 9, 10, 11, 12))
+    ]
+    assert both.origins == (0, 3, 5)
+    assert (both.trimmed, both.dropped) == (1, 3)
+    assert joined(first, Examples((), ())) == first
+    assert joined(Examples((), ()), second) == second
+    assert joined(first, replace(second, head=(1, 2, 3, 4, 5))).head == first.head

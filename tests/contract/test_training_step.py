@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from sequences import draw, naive_loss, random_adapter, some_examples, spec_of
+from sequences import HEAD, draw, log_softmax, naive_loss, random_adapter, some_examples, spec_of
 
-from rir_mlx.backends.base import Backend, Batch, Execution, Model, OptimizerSpec
-from rir_mlx.tokens import Example, Examples, step_batches
+from rir_mlx.backends.base import Backend, Batch, Execution, Model, OptimizerSpec, Request, Sampling, Tokens
+from rir_mlx.tokens import Example, Examples, joined, step_batches
 
 TYPES = ["lora", "dora", "full"]
 LOW_RANK = ["lora", "dora"]
@@ -303,3 +304,83 @@ def test_a_row_with_a_prompt_of_one_token_is_learned(backend: Backend, tiny: Pat
     for share in (True, False):
         batch = step_batches(examples, [[0]], shared_prefix=share)[0]
         assert model.loss(batch) == pytest.approx(naive_loss(model, batch), rel=1e-5)
+
+
+def token_losses(model: Model, head: Tokens, prompt: Tokens, learned: Tokens) -> list[float]:
+    """−log p of each learned token, from one pass over the row alone."""
+    sequence = (*head, *prompt, *learned)
+    chances = log_softmax(model.logits(sequence))
+    start = len(sequence) - len(learned)
+    return [-float(chances[place - 1, sequence[place]]) for place in range(start, len(sequence))]
+
+
+def both_tasks() -> Examples:
+    """Rows of two tasks behind heads of their own; two of them have no reasoning."""
+    rng = np.random.default_rng(5)
+    prompts = [draw(rng, 2 + index) for index in range(5)]
+    first = Examples(draw(rng, HEAD), tuple(Example(one, (), draw(rng, 1 + len(one) % 3)) for one in prompts))
+    reasonings = [draw(rng, count) for count in (3, 0, 6, 0, 1)]
+    second = Examples(draw(rng, HEAD + 4), tuple(Example(*pair, ()) for pair in zip(prompts, reasonings, strict=True)))
+    return replace(first, second=second)
+
+
+@pytest.mark.parametrize("alpha", [0.3, 1.0])
+def test_two_tasks_train_in_one_step_by_their_shares(backend: Backend, tiny: Path, alpha: float) -> None:
+    """alpha · mean CE(labels) + (1 − alpha) · mean CE(reasonings), both of the weights before the step."""
+    examples = both_tasks()
+    assert examples.second is not None
+    model = fresh(backend, tiny)
+    answers = [token_losses(model, examples.head, row.prompt, row.answer) for row in examples.rows]
+    reasonings = [token_losses(model, examples.second.head, row.prompt, row.reasoning) for row in examples.second.rows]
+    means = [np.mean([one for row in rows for one in row]) for rows in (answers, reasonings)]
+    batches = step_batches(examples, [[0, 1, 2], [3, 4]], answer_weight=alpha, reasoning_weight=1 - alpha)
+    assert len(batches) == 4
+    expected = pytest.approx(alpha * means[0] + (1 - alpha) * means[1], rel=1e-5)
+    assert sum(model.loss(batch) for batch in batches) == expected
+    assert model.train_step(batches, 1e-2).loss == expected
+
+
+def test_weighted_labels_give_the_weighted_mean(backend: Backend, tiny: Path) -> None:
+    """As PyTorch's CrossEntropyLoss(weight=…): Σ w·CE / Σ w, over the tokens of the labels."""
+    examples = some_examples(5)
+    weights = (2.0, 0.25, 1.0, 3.0, 0.5)
+    rows = tuple(replace(row, weight=weight) for row, weight in zip(examples.rows, weights, strict=True))
+    examples = replace(examples, rows=rows)
+    model = fresh(backend, tiny)
+    losses = [token_losses(model, examples.head, row.prompt, row.learned)[len(row.reasoning) :] for row in rows]
+    total = sum(weight * sum(row) for weight, row in zip(weights, losses, strict=True))
+    expected = total / sum(weight * len(row) for weight, row in zip(weights, losses, strict=True))
+    batches = step_batches(examples, [[0, 1], [2, 3, 4]], reasoning_weight=0)
+    assert sum(model.loss(batch) for batch in batches) == pytest.approx(expected, rel=1e-5)
+
+
+def test_sets_that_are_joined_lose_what_they_lose_apart(backend: Backend, tiny: Path) -> None:
+    first, other = some_examples(3, reasoning=False), some_examples(4, reasoning=False, seed=1)
+    second = replace(other, head=first.head[:12] + other.head)
+    model = fresh(backend, tiny)
+    apart = [sum(model.loss(batch) for batch in step_batches(one, [range(len(one.rows))])) for one in (first, second)]
+    tokens = [sum(len(row.answer) for row in one.rows) for one in (first, second)]
+    both = joined(first, second)
+    found = sum(model.loss(batch) for batch in step_batches(both, [[0, 3, 4], [1, 2], [5, 6]]))
+    expected = sum(loss * count for loss, count in zip(apart, tokens, strict=True)) / sum(tokens)
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_measuring_between_two_steps_changes_nothing_of_them(framework: Backend, tiny: Path) -> None:
+    """Weights are measured by what they write; dropout acts in the steps around that."""
+    ends = []
+    for measures in (False, True):
+        model = framework.load(tiny, dtype="float32")
+        model.add_adapter(spec_of("lora", dropout=0.3), seed=0)
+        model.configure_optimizer(OptimizerSpec())
+        for step in range(3):
+            model.train_step(step_batches(some_examples(3), [range(3)]), 1e-2, seed=step)
+            if measures:
+                requests = [Request(0, (20, 30, 40)), Request(1, (50, 60))]
+                written = list(model.generate(requests, Sampling(max_tokens=6), prefix=(9, 10)))
+                assert len(written) == 2
+                scores = model.score([(20, 30), (50,)], [(7,), (8, 9)], prefix=(9, 10))
+                np.testing.assert_array_equal(scores, model.score([(20, 30), (50,)], [(7,), (8, 9)], prefix=(9, 10)))
+        ends.append(model.trained_tensors())
+    for name, tensor in ends[0].items():
+        np.testing.assert_array_equal(tensor, ends[1][name])
