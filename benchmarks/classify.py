@@ -49,9 +49,9 @@ import numpy as np
 from benchmarks.generate import LENGTHS, count_tokens, load, report_machine, write_mlx_lm, write_transformers
 from benchmarks.shapes import make_shape
 from benchmarks.train import INSTRUCTION, LABELS, SHAPES, watch_memory
+from rir_mlx.arms import Task, label_tokens, training_examples
 from rir_mlx.backends import open_backend
 from rir_mlx.backends.base import AdapterSpec, OptimizerSpec, Request, Sampling, Tokens
-from rir_mlx.classifier import Task, label_tokens, training_examples
 from rir_mlx.data import load_labelled
 from rir_mlx.models import EMBEDDED, resolve_model
 from rir_mlx.prompts import DELIMITER, classifier_prompt

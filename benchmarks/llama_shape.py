@@ -22,9 +22,9 @@ import numpy as np
 
 from benchmarks.shapes import make_shape, peak_gb
 from rir_mlx.adapters import Adapter, read_adapter, write_adapter
+from rir_mlx.arms import Task, label_tokens, training_examples
 from rir_mlx.backends import open_backend
 from rir_mlx.backends.base import AdapterSpec, OptimizerSpec, Request, Sampling
-from rir_mlx.classifier import Task, label_tokens, training_examples
 from rir_mlx.data import Row, load_labelled
 from rir_mlx.models import resolve_model
 from rir_mlx.prompts import Arm

@@ -50,9 +50,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.shapes import make_shape, peak_gb
+from rir_mlx.arms import Task, training_examples
 from rir_mlx.backends import open_backend
 from rir_mlx.backends.base import LINEAR_KEYS, AdapterSpec, OptimizerSpec, pad_right
-from rir_mlx.classifier import Task, training_examples
 from rir_mlx.data import load_labelled
 from rir_mlx.models import resolve_model
 from rir_mlx.recipe import load_recipe

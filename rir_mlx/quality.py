@@ -17,7 +17,7 @@ from typing import Literal
 
 import regex
 
-from rir_mlx.classifier import reasoning_tokens
+from rir_mlx.arms import reasoning_tokens
 from rir_mlx.prompts import DELIMITER
 from rir_mlx.recipe import Gate
 from rir_mlx.run import digest_of

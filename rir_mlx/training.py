@@ -17,7 +17,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from rir_mlx.backends.base import Alone, Batch, Execution, Model, OptimizerSpec, StepResult, TrainingState, World
+from rir_mlx.backends.base import (
+    FEWER_ROWS,
+    Alone,
+    Batch,
+    Execution,
+    Model,
+    OptimizerSpec,
+    StepResult,
+    TrainingState,
+    World,
+)
 from rir_mlx.checkpoints import Checkpoints
 from rir_mlx.errors import Failure, OutOfMemory, UserError
 from rir_mlx.interrupts import Interrupts
@@ -314,7 +324,16 @@ class _Loop:
         """Measured by the first rank, and known to all."""
         if self.job.accuracy is None:
             return None
-        return self.world.all_sum([self.job.accuracy(self.model) if self.world.rank == 0 else 0.0])[0]
+        found, full = 0.0, None
+        if self.world.rank == 0:
+            try:
+                found = self.job.accuracy(self.model)
+            except OutOfMemory as error:
+                full = error
+        accuracy, fulls = self.world.all_sum([found, float(full is not None)])
+        if fulls:
+            raise OutOfMemory("The validation rows do not fit into memory.", mend=FEWER_ROWS) from full
+        return accuracy
 
     def _mean_loss(self) -> float:
         while True:

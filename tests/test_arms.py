@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from rir_mlx import training
+from rir_mlx.arms import Task, training_examples
 from rir_mlx.backends import open_backend
 from rir_mlx.backends.base import Backend, Tokens
 from rir_mlx.backends.fake import FakeModel
 from rir_mlx.checkpoints import Checkpoints
-from rir_mlx.classifier import Classifier, Task, training_examples
+from rir_mlx.classifier import Classifier
 from rir_mlx.errors import UserError
 from rir_mlx.progress import Silent
 from rir_mlx.prompts import CONTROLS, Arm, asked_for, classifier_prompt, reasons_first, rgen_row_prompt

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rir_mlx.arms import Task
 from rir_mlx.augment import Augmentation, Job, Outcome, flag
 from rir_mlx.backends.base import Sampling
 from rir_mlx.backends.fake import FakeBackend
-from rir_mlx.classifier import Classifier, Reading, Task
+from rir_mlx.classifier import Classifier, Reading
 from rir_mlx.data import Row
 from rir_mlx.engines.base import Order, Question, Written
 from rir_mlx.engines.local import LocalEngine

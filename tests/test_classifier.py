@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from commands import LABELS
 
+from rir_mlx.arms import Task, label_tokens
 from rir_mlx.backends.base import Backend, Completion, Model, OnToken, Request, Sampling, Tokens, stop_length, unstopped
 from rir_mlx.backends.fake import FakeModel
 from rir_mlx.calibration import Calibration
-from rir_mlx.classifier import Classifier, Decoding, Prediction, Reading, Task, label_tokens
+from rir_mlx.classifier import Classifier, Decoding, Prediction, Reading
 from rir_mlx.errors import Failure, UserError
 from rir_mlx.prompts import DELIMITER, Arm, classifier_prompt
 from rir_mlx.tokens import Codec

@@ -140,7 +140,7 @@ def test_judges_with_the_same_gates_have_the_same_digest(codec: Codec) -> None:
 
 def test_what_passes_is_learned_up_to_one_delimiter(codec: Codec, judge: Judge) -> None:
     """A classifier stops at the first delimiter: a second one in what it learned would put its label elsewhere."""
-    from rir_mlx.classifier import reasoning_tokens
+    from rir_mlx.arms import reasoning_tokens
 
     delimiter = codec.constant(DELIMITER)
     for text in PASS:

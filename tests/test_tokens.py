@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rir_mlx.classifier import Classifier, Task, label_tokens, reasoning_tokens, training_examples
+from rir_mlx.arms import Task, label_tokens, reasoning_tokens, training_examples
+from rir_mlx.classifier import Classifier
 from rir_mlx.errors import ModelError, UserError
 from rir_mlx.prompts import (
     Arm,

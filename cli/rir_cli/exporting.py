@@ -15,8 +15,8 @@ from rir_convert.weights import Weights
 
 from rir_mlx import __version__
 from rir_mlx.adapters import read_adapter
+from rir_mlx.arms import Task, training_examples
 from rir_mlx.backends import open_backend
-from rir_mlx.classifier import Task, training_examples
 from rir_mlx.errors import Failure, UserError
 from rir_mlx.prompts import DELIMITER, Arm
 

@@ -14,9 +14,10 @@ from typing import Any
 from huggingface_hub.constants import HF_HUB_OFFLINE
 
 from rir_mlx import adapters
+from rir_mlx.arms import label_tokens, reasoning_tokens
 from rir_mlx.augment import Augmentation, Job, flag
 from rir_mlx.backends.base import Model, Request, Sampling
-from rir_mlx.classifier import Classifier, label_tokens, reasoning_tokens
+from rir_mlx.classifier import Classifier
 from rir_mlx.data import Row
 from rir_mlx.engines.base import Engine, Order, Question
 from rir_mlx.engines.local import LocalEngine

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from rir_mlx.arms import label_tokens
 from rir_mlx.audit import Audit, Material, Ruler, audit
-from rir_mlx.classifier import label_tokens
 from rir_mlx.errors import RirError
 from rir_mlx.inventory import take_inventory
 from rir_mlx.models import local_tokenizer

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from rir_mlx import adapters
+from rir_mlx.arms import Task
 from rir_mlx.audit import Audit
 from rir_mlx.backends.base import AdapterSpec, Backend, Model
-from rir_mlx.classifier import Task
 from rir_mlx.data import LabelledData, Row, TripleData, load_labelled, load_triples
 from rir_mlx.errors import RirError, UserError
 from rir_mlx.models import ModelFiles, resolve_model

@@ -7,8 +7,9 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from rir_mlx import __version__, adapters
+from rir_mlx.arms import Task
 from rir_mlx.calibration import Calibration
-from rir_mlx.classifier import Classifier, Decoding, Prediction, Task
+from rir_mlx.classifier import Classifier, Decoding, Prediction
 from rir_mlx.errors import UserError
 from rir_mlx.prompts import CONTROLS, Arm
 from rir_mlx.run import digest_of, digest_of_file, read_json

@@ -8,9 +8,10 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from rir_mlx import __version__, adapters, training
+from rir_mlx.arms import check_room, training_examples
 from rir_mlx.backends.base import Model
 from rir_mlx.checkpoints import Checkpoints
-from rir_mlx.classifier import Classifier, check_room, training_examples
+from rir_mlx.classifier import Classifier
 from rir_mlx.controls import shuffle_among, shuffle_words
 from rir_mlx.data import Row, draw_rows
 from rir_mlx.errors import UserError

@@ -12,8 +12,8 @@ import pytest
 from banking import BANKING
 from sequences import HEAD, draw, naive_score, random_adapter, spec_of
 
+from rir_mlx.arms import label_tokens
 from rir_mlx.backends.base import Backend, Model, Tokens
-from rir_mlx.classifier import label_tokens
 from rir_mlx.tokens import Codec
 
 LENGTHS = (1, 30, 4, 80, 2)

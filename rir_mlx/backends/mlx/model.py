@@ -228,4 +228,9 @@ class MlxModel:
     def score(
         self, prompts: Sequence[Tokens], options: Sequence[Tokens], *, prefix: Tokens = (), batch_size: int = 32
     ) -> NDArray[np.float64]:
-        return score(self, prompts, options, prefix, batch_size)
+        try:
+            return score(self, prompts, options, prefix, batch_size)
+        except RuntimeError as error:
+            raise OutOfMemory(f"{batch_size} rows at a time do not fit into memory.", mend=FEWER_ROWS) from recognised(
+                error
+            )

@@ -304,7 +304,12 @@ class TorchModel:
     def score(
         self, prompts: Sequence[Tokens], options: Sequence[Tokens], *, prefix: Tokens = (), batch_size: int = 32
     ) -> NDArray[np.float64]:
-        return score(self, prompts, options, prefix, batch_size)
+        try:
+            return score(self, prompts, options, prefix, batch_size)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            raise OutOfMemory(f"{batch_size} rows at a time do not fit into {self.device}.", mend=FEWER_ROWS) from error
 
 
 def _transposed(name: str, array: np.ndarray) -> np.ndarray:
