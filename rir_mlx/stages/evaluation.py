@@ -46,11 +46,11 @@ class _Evaluation:
         self.arms = self._trained()
 
     def run(self) -> dict[str, Any]:
-        measured = [measure(self.context, arm, self.rows) for arm in self.arms]
-        entries = [
-            arm_entry(one.arm, "control" if one.arm in CONTROLS else "arm", self.seeds, one, self.rows)
-            for one in measured
-        ]
+        measured, entries = list[Measured](), list[Entry]()
+        for arm in self.arms:
+            one = measure(self.context, arm, self.rows)
+            entries.append(arm_entry(arm, "control" if arm in CONTROLS else "arm", self.seeds, one, self.rows))
+            measured.append(one.headlines())
         best = chosen(entries)
         self._write_predictions(measured, entries, best)
         entries += [self._baseline(name) for name in self._baselines()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,13 @@ class Measured:
     arm: Arm
     answers: list[Answers]
     calibrations: list[Calibration]
+
+    def headlines(self) -> Measured:
+        """Without the readings that no prediction is written from: with many labels they take gigabytes."""
+        kept = [
+            replace(one, validation={}, test={one.headline: one.test[one.headline]}, chains=()) for one in self.answers
+        ]
+        return replace(self, answers=kept)
 
 
 def measure(context: Context, arm: Arm, rows: Rows) -> Measured:
