@@ -219,6 +219,24 @@ def compared(entries: Sequence[Entry], rows: Rows) -> tuple[list[dict[str, Any]]
     return list(lines.values()), found
 
 
+def doubt(entries: Sequence[Entry], best: str, rows: Rows) -> str:
+    """What to add where reasoning helped: whether a control, whose reasonings say nothing of their row or nothing in
+    order, does as well as the arm (arXiv:2406.14511)."""
+    arm = next(entry for entry in entries if entry.name == best)
+    pairs = (
+        (one, comparison.compare((one.name, one.probabilities), (best, arm.probabilities), rows.test))
+        for one in entries
+        if one.kind == "control"
+    )
+    equal = [one.name for one, paired in pairs if not comparison.beats(paired)]
+    if not equal:
+        return ""
+    return (
+        f" But {best} is not shown to be better than {' and '.join(equal)}, which cannot gain by what the reasonings "
+        "say of a row."
+    )
+
+
 def chosen(entries: Sequence[Entry]) -> str | None:
     """The reasoning arm that is best on the validation rows; of equals the first. Never by the test rows."""
     arms = [one for one in entries if one.kind == "arm" and one.name != "qa"]

@@ -12,7 +12,7 @@ import pytest
 
 from rir_mlx.calibration import Calibration, Way
 from rir_mlx.classifier import Reading
-from rir_mlx.evidence import Answers, Entry, Rows, arm_entry, calibrate, chosen, compared, described, warnings
+from rir_mlx.evidence import Answers, Entry, Rows, arm_entry, calibrate, chosen, compared, described, doubt, warnings
 
 LABELS = ["joy", "sadness", "anger"]
 
@@ -309,3 +309,12 @@ def test_ever_more_chains_are_points_of_the_curve_and_the_last_is_the_mean_of_al
 
 def test_an_arm_that_answers_first_has_no_curve() -> None:
     assert arm("qar", rows()).more["curve"] is None
+
+
+def test_a_control_that_does_as_well_is_said_beside_the_verdict() -> None:
+    on = rows(test=400)
+    best, equal = arm("qra", on, test=0.9), arm("qra-scrambled", on, kind="control", test=0.9)
+    worse = arm("qra-words", on, kind="control", test=0.5)
+    assert "not shown to be better than qra-scrambled, which" in doubt([best, equal, worse], "qra", on)
+    assert doubt([best, worse], "qra", on) == ""
+    assert doubt([best, arm("qar", on, test=0.95)], "qra", on) == ""

@@ -13,9 +13,9 @@ import numpy as np
 
 from rir_mlx import __version__, baselines
 from rir_mlx.classifier import Classifier
-from rir_mlx.comparison import cleaned, verdict
+from rir_mlx.comparison import beats, cleaned, verdict
 from rir_mlx.errors import UserError
-from rir_mlx.evidence import Entry, Floats, Rows, arm_entry, chosen, compared, warnings
+from rir_mlx.evidence import Entry, Floats, Rows, arm_entry, chosen, compared, doubt, warnings
 from rir_mlx.journal import Journal
 from rir_mlx.models import resolve_model
 from rir_mlx.prompts import CONTROLS, Arm
@@ -77,6 +77,8 @@ class _Evaluation:
             steps = {line["name"]: line["training"]["planned"] for line in lines if line["training"]}
             among = sum(line["kind"] == "arm" and line["name"] != "qa" for line in lines)
             answer = verdict(against[best], chosen_among=among if data.validation else 1)
+            if beats(against[best]):
+                answer += doubt(entries, best, self.rows)
             if steps["qa"] != steps[best]:
                 answer = f"The arms were given different numbers of steps ({steps}): no verdict. Train them again."
         return {
