@@ -46,7 +46,18 @@ def hear_interrupts() -> None:
 def artifacts(run: Path) -> dict[str, bytes]:
     """What a run ends with, without the journal, times and speeds."""
     names = [*run.glob("*/adapter/*.safetensors"), *run.glob("augmented/*.jsonl"), *run.glob("evaluation/**/*.jsonl")]
-    return {str(path.relative_to(run)): path.read_bytes() for path in names if path.name != "journal.jsonl"}
+    kept = (path for path in names if path.name not in ("journal.jsonl", "readings.jsonl"))
+    return {str(path.relative_to(run)): path.read_bytes() for path in kept}
+
+
+def read_once(run: Path) -> dict[str, dict[str, object]]:
+    """What was read of each text in each way, without the time that it took, by file and key."""
+    found: dict[str, dict[str, object]] = {}
+    for path in run.glob("evaluation/*/readings.jsonl"):
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        found[path.parent.name] = {line["key"]: {**line, "seconds": 0} for line in lines}
+        assert len(found[path.parent.name]) == len(lines)
+    return found
 
 
 def test_a_run_killed_again_and_again_ends_with_the_same_rows_and_weights(folder: Path) -> None:
@@ -67,6 +78,9 @@ def test_a_run_killed_again_and_again_ends_with_the_same_rows_and_weights(folder
     whole, killed = artifacts(folder / "whole" / "small"), artifacts(folder / "killed" / "small")
     assert len(whole) >= 10
     assert killed == whole
+    readings = read_once(folder / "whole/small")
+    assert len(readings) == 4
+    assert read_once(folder / "killed/small") == readings
     keys = [json.loads(line)["key"] for line in (folder / "killed/small/augmented/journal.jsonl").open()]
     assert len(keys) == len(set(keys)) == 390
     assert not list((folder / "killed" / "small").rglob("*.tmp"))

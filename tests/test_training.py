@@ -546,7 +546,8 @@ def test_the_first_rank_measures_the_accuracy_and_all_choose_by_it(tmp_path: Pat
 
         def all_sum(self, values: Sequence[float]) -> list[float]:
             asked.append(list(values))
-            return [one + (0.75 if len(asked) == 4 and rank == 1 else 0.0) for one in values]
+            first, *rest = values
+            return [first + (0.75 if len(asked) == 4 and rank == 1 else 0.0), *rest]
 
     asked: list[list[float]] = []
     model, measured = Recorder(), []

@@ -247,12 +247,12 @@ def _show_comparison(context: Context, comparison: dict[str, Any] | None, *, jso
 
 
 def _show_example(context: Context) -> None:
-    """The first test row that an arm answered with a reasoning."""
+    """The first test row that the arm which was chosen answered with a reasoning."""
     from rir_mlx.run import read_jsonl
+    from rir_mlx.stages import default_arm
 
-    arms = [arm for arm in context.recipe.classifier.arms if arm != "qa"]
-    row = next((row for arm in arms for row in read_jsonl(context.run.predictions(arm)) if row["reasoning"]), None)
-    if row is None:
+    rows = read_jsonl(context.run.predictions(default_arm(context)))
+    if (row := next((row for row in rows if row["reasoning"]), None)) is None:
         return
     typer.echo(f"\nText:      {row['text']}\nReasoning: {row['reasoning']}")
     typer.echo(f"Label:     {row['predicted']} ({max(row['probabilities'].values()):.0%}), truth: {row['label']}")
