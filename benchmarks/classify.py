@@ -54,7 +54,7 @@ from rir_mlx.backends import open_backend
 from rir_mlx.backends.base import AdapterSpec, OptimizerSpec, Request, Sampling, Tokens
 from rir_mlx.data import load_labelled
 from rir_mlx.models import EMBEDDED, resolve_model
-from rir_mlx.prompts import DELIMITER, classifier_prompt
+from rir_mlx.prompts import DELIMITER, asked_for, classifier_prompt
 from rir_mlx.recipe import load_recipe
 from rir_mlx.tokens import Codec, step_batches
 
@@ -121,7 +121,7 @@ class Answers:
 
 def make_given(codec: Codec, job: Job) -> Given:
     encoded = [
-        codec.encode(classifier_prompt(text, LABELS, INSTRUCTION, TASKS[job.task]), 512)
+        codec.encode(classifier_prompt(text, LABELS, INSTRUCTION, asked_for(TASKS[job.task])), 512)
         for text, _ in read_rows(job.data, job.total)
     ]
     lengths = np.random.default_rng(0).integers(LENGTHS.start, LENGTHS.stop, job.total).tolist()
