@@ -8,6 +8,7 @@ import logging
 import os
 import random
 import socket
+import signal
 import subprocess
 import sys
 import threading
@@ -340,7 +341,12 @@ def test_an_interrupt_ends_a_process_whose_server_hangs() -> None:
     asked = threading.Event()
     fake = Fake(reply)
     with fake.running() as url:
-        process = subprocess.Popen([sys.executable, "-c", program, url], stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, url],
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which a job in the background ignores
+        )
         try:
             assert asked.wait(60)
             process.send_signal(2)
