@@ -7,8 +7,8 @@ import json
 import logging
 import os
 import random
-import socket
 import signal
+import socket
 import subprocess
 import sys
 import threading
