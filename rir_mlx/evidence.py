@@ -232,8 +232,8 @@ def doubt(entries: Sequence[Entry], best: str, rows: Rows) -> str:
     if not equal:
         return ""
     return (
-        f" But {best} is not shown to be better than {' and '.join(equal)}, which cannot gain by what the reasonings "
-        "say of a row."
+        f" But {best} is not shown to be better than {' and '.join(equal)}, which learned from other rows' reasonings "
+        "or from shuffled words."
     )
 
 
