@@ -2,7 +2,7 @@
 
     python -m benchmarks.llama_shape [--layers 16] [--backend torch] [--folder FOLDER]
 
-Ten training steps, 32 rows generated, 32 rows scored, then fused and exported. Each phase runs in a process of its
+Ten training steps, 32 rows generated, 32 rows scored; `benchmarks.export` exports. Each phase runs in a process of its
 own, so that its peak is its own. The tokenizer is the embedded model's; the weights are noise, so the text is too.
 """
 
@@ -106,37 +106,10 @@ def score(setting: Setting) -> dict[str, Any]:
     return {"rows": ROWS, "labels": scores.shape[1], "seconds": seconds, "rows/s": ROWS / seconds}
 
 
-def export(setting: Setting) -> dict[str, Any]:
-    from rir_convert.hf import verify, write_hf_folder
-
-    adapter = read_adapter(setting.adapter_folder, setting.base)
-    folder = setting.adapter_folder.parent / "exported"
-    about = {"labels": setting.task.names, "eos_token_id": list(setting.codec.stops), "rir_mlx": {}}
-    start = time.perf_counter()
-    write_hf_folder(folder, setting.base, (adapter.spec, adapter.tensors), about)
-    written = time.perf_counter() - start
-    peak = peak_gb()
-    size = sum(path.stat().st_size for path in folder.iterdir()) / 2**30
-    trained = setting.backend.load(setting.base.folder, dtype="float32", adapter=(adapter.spec, adapter.tensors))
-    examples = setting.examples("qa", 4)
-    sequences = [examples.head + row.prompt + row.answer for row in examples.rows]
-    start = time.perf_counter()
-    result = verify(folder, trained, setting.backend, sequences, dtype="bfloat16")
-    return {
-        "fuse and write s": written,
-        "peak of fusing GB": peak,
-        "size GB": size,
-        "load back and compare s": time.perf_counter() - start,
-        "mean difference of log-probabilities": result.mean_difference,
-        "same likeliest token": result.same_choice,
-    }
-
-
 PHASES: dict[str, Callable[[Setting], dict[str, Any]]] = {
     "train": train,
     "generate": generate,
     "score": score,
-    "export": export,
 }
 
 

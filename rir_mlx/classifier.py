@@ -184,12 +184,24 @@ class Classifier:
 
     def given(self, texts: Sequence[str], reasonings: Sequence[str], batch_size: int = 32) -> Reading:
         """Labels after the given reasonings in place of one's own."""
-        written = [self.codec.given(reasoning) for reasoning in reasonings]
-        after = [tokens + self.delimiter for tokens in written]
+        encoded, after = self._with_given(texts, reasonings)
+        return self._read(encoded, after, list(reasonings), batch_size)
+
+    def prompts(self, texts: Sequence[str], reasonings: Sequence[str]) -> tuple[Tokens, list[Tokens]]:
+        """What stands before a label, given a reasoning where the arm reasons first: the head that all share, and each
+        row's own."""
+        if self.reasons_first:
+            encoded, after = self._with_given(texts, reasonings)
+        else:
+            encoded, after = self._encode(texts, asked_for(self.arm), self.room), [()] * len(texts)
+        return encoded[0].head, [one.row + tokens for one, tokens in zip(encoded, after, strict=True)]
+
+    def _with_given(self, texts: Sequence[str], reasonings: Sequence[str]) -> tuple[list[Encoded], list[Tokens]]:
+        after = [self.codec.given(reasoning) + self.delimiter for reasoning in reasonings]
         rest = self.task.max_seq_length - self.longest
         rooms = [min(self.room, rest - len(tokens)) for tokens in after]  # as much of a text as beside one's own
         encoded = [self._encode([text], asked_for(self.arm), room)[0] for text, room in zip(texts, rooms, strict=True)]
-        return self._read(encoded, after, list(reasonings), batch_size)
+        return encoded, after
 
     def predictions(self, reading: Reading, way: Way) -> list[Prediction]:
         """Calibrated predictions of a reading that was made in that way."""

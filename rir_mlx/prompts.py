@@ -93,15 +93,14 @@ def asked_for(arm: Arm) -> Asked:
 
 
 def classifier_prompt(text: str, labels: Mapping[str, str], instruction: str, asked: Asked) -> Prompt:
-    """The classifier's prompt: instruction and labels, then the text alone. `labels` maps names to descriptions."""
+    """The classifier's prompt: instruction and labels, then the text alone. `labels` maps names to descriptions.
+
+    The head is one piece that ends in a line break. So all of it is tokenised at once, and a program that tokenises the
+    whole prompt as one string, as Ollama does, gets the ids that were trained, unless a text begins with a line break
+    or spells out a control token."""
     listed = ", ".join(f"{name} ({what})" if what else name for name, what in labels.items())
-    head = (
-        Piece(instruction, given=True),
-        Piece(f" {_HOW[asked]}\nLabels: "),
-        Piece(listed, given=True),
-        Piece("\n\nText: "),
-    )
-    return Prompt(head=head, text=text, answer_start=DELIMITER.lstrip("\n") if asked.startswith("label") else "")
+    head = Piece(f"{instruction} {_HOW[asked]}\nLabels: {listed}\n\nText:\n", given=True)
+    return Prompt(head=(head,), text=text, answer_start=DELIMITER.lstrip("\n") if asked.startswith("label") else "")
 
 
 def label_text(label: str) -> str:

@@ -5,65 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
-from rir_convert.fuse import fused_tensors, merge
-from rir_convert.hf import verify, write_hf_folder
+from exports import ABOUT, Q_PROJ, SEQUENCES, TYPES, adapter_for, fused, in_dtype, read, spec_of, write
+from rir_convert.fuse import merge
 from rir_convert.weights import Weights, save_weights
 from safetensors.numpy import load_file, save_file
-from tiny import make_tiny_llama
 
-from rir_mlx.backends.base import AdapterSpec, Backend, Tokens
-from rir_mlx.errors import Failure, ModelError
+from rir_mlx.backends.base import AdapterSpec, Backend
+from rir_mlx.errors import ModelError
 from rir_mlx.models import ModelFiles, resolve_model
 from rir_mlx.tokens import Codec
-
-TYPES = ["lora", "dora", "full"]
-ABOUT = {"labels": ["joy", "anger"], "eos_token_id": [1, 5, 6], "rir_mlx": {"arm": "qra"}}
-SEQUENCES: list[Tokens] = [
-    tuple(np.random.default_rng(seed).integers(8, 300, length).tolist()) for seed, length in enumerate((100, 3, 40))
-]
-Q_PROJ = "model.layers.0.self_attn.q_proj.weight"
-
-
-def spec_of(fine_tune_type: str, num_layers: int = -1) -> AdapterSpec:
-    return AdapterSpec(fine_tune_type, num_layers=num_layers, rank=4, scale=3.0)  # type: ignore[arg-type]
-
-
-def adapter_for(folder: Path, spec: AdapterSpec, size: float = 0.1, seed: int = 0) -> dict[str, np.ndarray]:
-    """An adapter that changes the model, made without a framework. DoRA's lengths are those of the merged rows,
-    changed by a tenth."""
-    rng = np.random.default_rng(seed)
-    base = {name: np.asarray(Weights(folder)[name], dtype=np.float32) for name in Weights(folder)}
-    if spec.fine_tune_type == "full":
-        return {name: (w + rng.normal(0, size, w.shape)).astype(np.float32) for name, w in base.items()}
-    tensors = {}
-    first = 2 - spec.num_layers if spec.num_layers > 0 else 0
-    for name, weight in base.items():
-        if "_proj" not in name or int(name.split(".")[2]) < first:
-            continue
-        module, (rows, columns) = name.removesuffix(".weight"), weight.shape
-        tensors[f"{module}.lora_a"] = rng.normal(0, size, (columns, spec.rank)).astype(np.float32)
-        tensors[f"{module}.lora_b"] = rng.normal(0, size, (spec.rank, rows)).astype(np.float32)
-        if spec.fine_tune_type == "dora":
-            length = np.linalg.norm(weight, axis=1) * rng.uniform(0.9, 1.1, rows)
-            tensors[f"{module}.m"] = length.astype(np.float32)
-    return tensors
-
-
-def in_dtype(folder: Path, target: Path, dtype: type) -> Path:
-    shutil.copytree(folder, target)
-    tensors = {name: tensor.astype(dtype) for name, tensor in load_file(folder / "model.safetensors").items()}
-    save_weights(tensors, target / "model.safetensors")
-    return target
-
-
-def read(folder: Path, name: str) -> dict[str, object]:
-    values: dict[str, object] = json.loads((folder / name).read_text(encoding="utf-8"))
-    return values
 
 
 @pytest.mark.parametrize("model", ["tiny", "untied"])
@@ -79,7 +35,7 @@ def test_the_fused_folder_has_the_adapters_logits(
     base = resolve_model(str(request.getfixturevalue(model)))
     spec = spec_of(fine_tune_type, num_layers)
     tensors = adapter_for(base.folder, spec)
-    write_hf_folder(tmp_path / "out", base, (spec, tensors), ABOUT)
+    write(tmp_path / "out", base, (spec, tensors), ABOUT)
     trained = framework.load(base.folder, dtype="float32", adapter=(spec, tensors))
     fused = framework.load(tmp_path / "out", dtype="float32")
     before = framework.load(base.folder, dtype="float32")
@@ -87,11 +43,6 @@ def test_the_fused_folder_has_the_adapters_logits(
         # Logits of size 1 to 30, whose sums are formed in another order.
         np.testing.assert_allclose(fused.logits(tokens), trained.logits(tokens), atol=1e-3)
         assert np.abs(before.logits(tokens) - trained.logits(tokens)).max() > 0.3
-    result = verify(tmp_path / "out", trained, framework, SEQUENCES, dtype="float32")
-    assert (result.sequences, result.tokens) == (3, 143)
-    assert result.max_difference < 1e-3
-    assert result.same_choice == 1.0
-    assert read(tmp_path / "out", "verification.json")["passed"] is True
 
 
 @pytest.mark.parametrize("model", ["tiny", "untied"])
@@ -103,7 +54,7 @@ def test_plain_transformers_opens_the_fused_folder(
 
     base, spec = resolve_model(str(request.getfixturevalue(model))), spec_of("lora")
     tensors = adapter_for(base.folder, spec)
-    write_hf_folder(tmp_path / "out", base, (spec, tensors), ABOUT)
+    write(tmp_path / "out", base, (spec, tensors), ABOUT)
     loaded, info = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert set(info) >= {"missing_keys", "unexpected_keys", "mismatched_keys"}
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
@@ -119,12 +70,14 @@ def test_plain_transformers_opens_the_fused_folder(
     rendered = theirs.apply_chat_template(message, tokenize=False, add_generation_prompt=True, date_string="x")
     assert rendered == ours.apply_chat_template(message, tokenize=False, add_generation_prompt=True, date_string="x")
     assert "Today Date: x" in rendered
+    today = theirs.apply_chat_template(message, tokenize=False)
+    assert "Today Date: 26 Jul 2024" in today, "another prompt every day"
 
 
 @pytest.mark.parametrize("fine_tune_type", TYPES)
 def test_tied_embeddings_stay_tied(tiny_files: ModelFiles, tmp_path: Path, fine_tune_type: str) -> None:
     spec = spec_of(fine_tune_type)
-    write_hf_folder(tmp_path / "out", tiny_files, (spec, adapter_for(tiny_files.folder, spec)), ABOUT)
+    write(tmp_path / "out", tiny_files, (spec, adapter_for(tiny_files.folder, spec)), ABOUT)
     written = load_file(tmp_path / "out" / "model.safetensors")
     assert set(written) == set(load_file(tiny_files.folder / "model.safetensors"))
     assert "lm_head.weight" not in written
@@ -138,7 +91,7 @@ def test_a_tied_embedding_that_the_base_stores_twice_is_written_once(tiny: Path,
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].copy()
     save_weights(tensors, tmp_path / "twice" / "model.safetensors")
     spec = spec_of("full")
-    write_hf_folder(tmp_path / "out", resolve_model(str(tmp_path / "twice")), (spec, adapter_for(tiny, spec)), ABOUT)
+    write(tmp_path / "out", resolve_model(str(tmp_path / "twice")), (spec, adapter_for(tiny, spec)), ABOUT)
     assert "lm_head.weight" not in load_file(tmp_path / "out" / "model.safetensors")
 
 
@@ -151,7 +104,7 @@ def test_an_array_in_fortran_order_is_saved_as_it_reads(tmp_path: Path) -> None:
 
 def test_an_untied_head_is_kept(untied: Path, tmp_path: Path) -> None:
     spec = spec_of("lora")
-    write_hf_folder(tmp_path / "out", resolve_model(str(untied)), (spec, adapter_for(untied, spec)), ABOUT)
+    write(tmp_path / "out", resolve_model(str(untied)), (spec, adapter_for(untied, spec)), ABOUT)
     head = load_file(tmp_path / "out" / "model.safetensors")["lm_head.weight"]
     np.testing.assert_array_equal(head, load_file(untied / "model.safetensors")["lm_head.weight"])
     assert read(tmp_path / "out", "config.json")["tie_word_embeddings"] is False
@@ -164,8 +117,8 @@ def test_end_of_text_agrees_in_all_three_files(model: str, tmp_path: Path, reque
     folder = request.getfixturevalue(model)
     codec = Codec(folder, "26 Jul 2024")
     spec = spec_of("lora")
-    about = ABOUT | {"eos_token_id": list(codec.stops)}
-    write_hf_folder(tmp_path / "out", resolve_model(str(folder)), (spec, adapter_for(folder, spec)), about)
+    about = replace(ABOUT, eos_token_id=list(codec.stops))
+    write(tmp_path / "out", resolve_model(str(folder)), (spec, adapter_for(folder, spec)), about)
     config, generation = (read(tmp_path / "out", name) for name in ("config.json", "generation_config.json"))
     assert config["eos_token_id"] == generation["eos_token_id"] == list(codec.stops)
     exported = Codec(tmp_path / "out", "26 Jul 2024")
@@ -186,7 +139,7 @@ def test_the_config_has_the_rotary_keys_in_both_forms(tiny: Path, tmp_path: Path
     spec = spec_of("lora")
     for base, target in ((tiny, "from-four"), (tmp_path / "five", "from-five")):
         files = resolve_model(str(base))
-        write_hf_folder(tmp_path / target, files, (spec, adapter_for(tiny, spec)), ABOUT)
+        write(tmp_path / target, files, (spec, adapter_for(tiny, spec)), ABOUT)
         written = read(tmp_path / target, "config.json")
         assert written["rope_theta"] == 500000.0
         assert written["rope_scaling"] == scaling
@@ -195,7 +148,7 @@ def test_the_config_has_the_rotary_keys_in_both_forms(tiny: Path, tmp_path: Path
 
 def test_the_config_says_what_the_model_is_for(tiny_files: ModelFiles, tmp_path: Path) -> None:
     spec = spec_of("lora")
-    write_hf_folder(tmp_path / "out", tiny_files, (spec, adapter_for(tiny_files.folder, spec)), ABOUT)
+    write(tmp_path / "out", tiny_files, (spec, adapter_for(tiny_files.folder, spec)), ABOUT)
     config = read(tmp_path / "out", "config.json")
     assert config["id2label"] == {"0": "joy", "1": "anger"}
     assert config["label2id"] == {"joy": 0, "anger": 1}
@@ -210,7 +163,7 @@ def test_a_small_update_of_a_bfloat16_base_is_added_in_float32_and_cast_once(
     """Merged in bfloat16, where the product and the sum are each rounded to 8 bits, other weights come out."""
     spec, base = spec_of(fine_tune_type), in_dtype(tiny, tmp_path / "base", ml_dtypes.bfloat16)
     adapter = adapter_for(base, spec, size=0.03)
-    written = dict(fused_tensors(Weights(base), spec, adapter))
+    written = fused(Weights(base), spec, adapter)
     module = Q_PROJ.removesuffix(".weight")
     weight = load_file(base / "model.safetensors")[Q_PROJ]
     a, b = adapter[f"{module}.lora_a"], adapter[f"{module}.lora_b"]
@@ -227,21 +180,10 @@ def test_a_small_update_of_a_bfloat16_base_is_added_in_float32_and_cast_once(
     assert (written[Q_PROJ] != weight).mean() > 0.5
 
 
-def test_an_export_of_a_bfloat16_base_is_verified_within_its_bound(
-    framework: Backend, tiny: Path, tmp_path: Path
-) -> None:
-    spec, base = spec_of("lora"), in_dtype(tiny, tmp_path / "base", ml_dtypes.bfloat16)
-    tensors = adapter_for(base, spec)
-    write_hf_folder(tmp_path / "out", resolve_model(str(base)), (spec, tensors), ABOUT)
-    trained = framework.load(base, dtype="float32", adapter=(spec, tensors))
-    result = verify(tmp_path / "out", trained, framework, SEQUENCES, dtype="bfloat16")
-    assert 0 < result.mean_difference < result.bound
-
-
 def test_tensors_without_an_update_are_copied_bit_for_bit(tiny: Path) -> None:
     spec, base = spec_of("lora", num_layers=1), load_file(tiny / "model.safetensors")
-    fused = dict(fused_tensors(Weights(tiny), spec, adapter_for(tiny, spec)))
-    changed = {name for name in base if not np.array_equal(base[name], fused[name])}
+    after = fused(Weights(tiny), spec, adapter_for(tiny, spec))
+    changed = {name for name in base if not np.array_equal(base[name], after[name])}
     assert changed == {name for name in base if name.startswith("model.layers.1.") and "_proj" in name}
 
 
@@ -255,23 +197,11 @@ def test_weights_in_several_files_are_fused_together(tiny: Path, tmp_path: Path)
         )
     (tmp_path / "split" / "model.safetensors").unlink()
     spec, adapter = spec_of("dora"), adapter_for(tiny, spec_of("dora"))
-    whole = dict(fused_tensors(Weights(tiny), spec, adapter))
-    split = dict(fused_tensors(Weights(tmp_path / "split"), spec, adapter))
+    whole = fused(Weights(tiny), spec, adapter)
+    split = fused(Weights(tmp_path / "split"), spec, adapter)
     assert whole.keys() == split.keys()
     for name, tensor in whole.items():
         np.testing.assert_array_equal(tensor, split[name])
-
-
-def test_a_quantised_base_is_refused(tiny: Path, tmp_path: Path) -> None:
-    """Fused without dequantising, a 4-bit base loses most of the adapter."""
-    shutil.copytree(tiny, tmp_path / "base")
-    tensors = load_file(tiny / "model.safetensors")
-    tensors[Q_PROJ] = np.zeros((32, 4), dtype=np.uint32)
-    save_file(tensors, tmp_path / "base" / "model.safetensors", {"format": "mlx"})
-    with pytest.raises(ModelError, match="U32: a quantised model cannot be fused") as refused:
-        list(fused_tensors(Weights(tmp_path / "base"), spec_of("lora"), adapter_for(tiny, spec_of("lora"))))
-    assert Q_PROJ in str(refused.value)
-    assert "bfloat16 version" in refused.value.mend
 
 
 def test_a_cut_base_is_refused(tiny: Path, tmp_path: Path) -> None:
@@ -290,83 +220,25 @@ def test_an_adapter_tensor_without_a_place_in_the_base_is_refused(tiny: Path, fi
     leaf = "weight" if fine_tune_type == "full" else "lora_a"
     odd = {f"model.layers.7.mlp.up_proj.{leaf}": np.zeros((32, 4), dtype=np.float32)}
     with pytest.raises(ModelError, match=r"no place for model\.layers\.7"):
-        list(fused_tensors(Weights(tiny), spec, adapter_for(tiny, spec) | odd))
+        fused(Weights(tiny), spec, adapter_for(tiny, spec) | odd)
 
 
 def test_trained_weights_that_lack_one_are_refused(tiny: Path) -> None:
     adapter = adapter_for(tiny, spec_of("full"))
     del adapter[Q_PROJ]
     with pytest.raises(ModelError, match="lack " + Q_PROJ.replace(".", r"\.")):
-        list(fused_tensors(Weights(tiny), spec_of("full"), adapter))
+        fused(Weights(tiny), spec_of("full"), adapter)
 
 
 def test_a_failed_export_leaves_what_was_there(tiny_files: ModelFiles, tmp_path: Path) -> None:
     spec, folder = spec_of("lora"), tmp_path / "out"
-    write_hf_folder(folder, tiny_files, (spec, adapter_for(tiny_files.folder, spec)), ABOUT)
+    write(folder, tiny_files, (spec, adapter_for(tiny_files.folder, spec)), ABOUT)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     odd = {"model.layers.7.mlp.up_proj.lora_a": np.zeros((32, 4), dtype=np.float32)}
     with pytest.raises(ModelError):
-        write_hf_folder(folder, tiny_files, (spec, adapter_for(tiny_files.folder, spec) | odd), ABOUT)
+        write(folder, tiny_files, (spec, adapter_for(tiny_files.folder, spec) | odd), ABOUT)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-def corrupt_rope(folder: Path) -> None:
-    """Other angles, as mlx-lm takes them from a config that it cannot read."""
-    config = read(folder, "config.json")
-    config |= {
-        "rope_theta": 10000.0,
-        "rope_scaling": None,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
-    }
-    (folder / "config.json").write_text(json.dumps(config))
-
-
-def corrupt_merge(folder: Path) -> None:
-    """The base's weights in place of the fused ones."""
-    shutil.copyfile(make_tiny_llama(folder.parent / "fresh") / "model.safetensors", folder / "model.safetensors")
-
-
-def corrupt_square_layer(folder: Path) -> None:
-    tensors = load_file(folder / "model.safetensors")
-    tensors[Q_PROJ] = np.ascontiguousarray(tensors[Q_PROJ].T)
-    save_weights(tensors, folder / "model.safetensors")
-
-
-def corrupt_with_nan(folder: Path) -> None:
-    tensors = load_file(folder / "model.safetensors")
-    tensors[Q_PROJ][0, 0] = np.nan
-    save_weights(tensors, folder / "model.safetensors")
-
-
-@pytest.mark.parametrize("corrupt", [corrupt_rope, corrupt_merge, corrupt_square_layer, corrupt_with_nan])
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_verification_fails_loudly_on_another_model(
-    framework: Backend, tiny_files: ModelFiles, tmp_path: Path, corrupt: Callable[[Path], None]
-) -> None:
-    spec = spec_of("lora")
-    tensors = adapter_for(tiny_files.folder, spec)
-    write_hf_folder(tmp_path / "out", tiny_files, (spec, tensors), ABOUT)
-    trained = framework.load(tiny_files.folder, dtype="float32", adapter=(spec, tensors))
-    corrupt(tmp_path / "out")
-    with pytest.raises(Failure, match="is not the model that was trained") as failed:
-        verify(tmp_path / "out", trained, framework, SEQUENCES, dtype="float32")
-    assert "Do not use this folder" in failed.value.mend
-    assert not (tmp_path / "out" / "verification.json").exists()
-
-
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_the_bounds_of_short_formats_still_tell_an_unmerged_adapter(
-    framework: Backend, tiny: Path, tmp_path: Path, dtype: str
-) -> None:
-    stored = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16}[dtype]
-    spec, base = spec_of("lora"), in_dtype(tiny, tmp_path / "base", stored)
-    tensors = adapter_for(base, spec)
-    write_hf_folder(tmp_path / "out", resolve_model(str(base)), (spec, tensors), ABOUT)
-    shutil.copyfile(base / "model.safetensors", tmp_path / "out" / "model.safetensors")
-    trained = framework.load(base, dtype="float32", adapter=(spec, tensors))
-    with pytest.raises(Failure, match=f"allowed for {dtype}"):
-        verify(tmp_path / "out", trained, framework, SEQUENCES, dtype=dtype)
 
 
 def test_merge_of_one_weight_by_hand() -> None:
@@ -381,3 +253,42 @@ def test_merge_of_one_weight_by_hand() -> None:
     rescaled = merge(weight, AdapterSpec("dora", rank=1, scale=0.5), adapter)
     np.testing.assert_allclose(np.linalg.norm(rescaled, axis=1), [1.0, 2.0], rtol=1e-6)
     np.testing.assert_allclose(rescaled[0] / rescaled[0, 0], low_rank[0] / low_rank[0, 0], rtol=1e-6)
+
+
+def test_large_weights_are_cut_into_files_with_an_index(tiny_files: ModelFiles, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from transformers import AutoModelForCausalLM
+
+    spec = spec_of("dora")
+    adapter = (spec, adapter_for(tiny_files.folder, spec))
+    write(tmp_path / "whole", tiny_files, adapter)
+    write(tmp_path / "cut", tiny_files, adapter, shard_bytes=20_000)
+    names = sorted(path.name for path in (tmp_path / "cut").glob("*.safetensors"))
+    assert len(names) > 3
+    assert names[0] == f"model-00001-of-{len(names):05d}.safetensors"
+    index = read(tmp_path / "cut", "model.safetensors.index.json")
+    whole = load_file(tmp_path / "whole" / "model.safetensors")
+    assert set(index["weight_map"]) == set(whole)  # type: ignore[call-overload]
+    assert index["metadata"] == {"total_size": sum(tensor.nbytes for tensor in whole.values())}
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "cut").state_dict()
+    for name, tensor in whole.items():
+        np.testing.assert_array_equal(loaded[name].numpy(), tensor)
+
+
+def test_the_weights_can_be_written_in_another_number_format(tiny_files: ModelFiles, tmp_path: Path) -> None:
+    spec = spec_of("lora")
+    write(tmp_path / "out", tiny_files, (spec, adapter_for(tiny_files.folder, spec)), dtype="bfloat16")
+    weights = Weights(tmp_path / "out")
+    assert {str(weights.form(name)[0]) for name in weights} == {"bfloat16"}
+    assert read(tmp_path / "out", "config.json")["dtype"] == "bfloat16"
+
+
+def test_an_adapter_of_another_width_is_refused(tiny: Path) -> None:
+    """NumPy would broadcast a factor of width 1 in silence."""
+    spec, module = spec_of("lora"), Q_PROJ.removesuffix(".weight")
+    adapter = adapter_for(tiny, spec)
+    with pytest.raises(ModelError, match=r"self_attn\.q_proj\.weight is \(32, 32\), and its update is"):
+        fused(Weights(tiny), spec, adapter | {f"{module}.lora_b": adapter[f"{module}.lora_b"][:, :1]})
+    whole = {name: tensor for name, tensor in adapter.items() if name != f"{module}.lora_b"}
+    with pytest.raises(ModelError, match="is not whole: lora_b"):
+        fused(Weights(tiny), spec, whole)

@@ -221,12 +221,12 @@ def test_a_long_text_is_trimmed_and_the_answer_never(codec: Codec, arm: Arm) -> 
     assert len(examples.head) + len(row) == 220
     assert (row.reasoning, row.answer) == (short.reasoning, short.answer)
     text = codec.decode(examples.head + row.prompt)
-    start, _, rest = text.partition("Text: ")
+    start, _, rest = text.partition("Text:\n")
     kept, _, end = rest.partition("<|eot_id|>")
     assert long.startswith(kept)
     assert len(kept) > 20
     assert end == codec.decode(short.prompt).partition("<|eot_id|>")[2]
-    assert start == codec.decode(examples.head + short.prompt).partition("Text: ")[0]
+    assert start == codec.decode(examples.head + short.prompt).partition("Text:\n")[0]
 
 
 def test_a_trimmed_prompt_counts_the_tokens_it_lost(codec: Codec) -> None:
@@ -309,7 +309,7 @@ def test_arms_ask_for_what_they_learn() -> None:
     assert "reasoning, then the label" in message_of(qra)
     assert qra.answer_start == ""
     assert "joy (feels good), sadness, anger" in message_of(qa)
-    assert message_of(qa).endswith("Text: x")
+    assert message_of(qa).endswith("Text:\nx")
 
 
 def test_a_generated_control_token_is_seen(codec: Codec) -> None:

@@ -6,14 +6,14 @@ import os
 import shutil
 import sys
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from rir_cli.checking import check
 from rir_cli.classifying import classify
-from rir_cli.context import context_for, trained_context
+from rir_cli.context import context_for
+from rir_cli.converting import convert, export
 from rir_cli.options import RUNS, ArmChoice, BackendOption, JsonOption, OfflineOption, QuietOption, RunsOption
 from rir_mlx import __version__
 
@@ -33,10 +33,6 @@ class EngineChoice(StrEnum):
     local = "local"
     openai = "openai"
     ray = "ray"
-
-
-class ExportFormat(StrEnum):
-    hf = "hf"
 
 
 RecipeArgument = Annotated[
@@ -199,31 +195,8 @@ def demo(
 app.command()(classify)
 
 
-@app.command()
-def export(
-    run: Annotated[str | None, typer.Argument(help="A run's folder; the newest with a classifier otherwise.")] = None,
-    arm: Annotated[
-        ArmChoice | None, typer.Option(help="The one that classifies, where none is named.", show_default=False)
-    ] = None,
-    to: Annotated[ExportFormat, typer.Option(help="hf: a folder that transformers loads.")] = ExportFormat.hf,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to; inside the run otherwise.")] = None,
-    runs: RunsOption = RUNS,
-    backend: BackendOption = None,
-    offline: OfflineOption = False,
-    quiet: QuietOption = False,
-    json: JsonOption = False,
-) -> None:
-    """Fuse a classifier into its base model as a Hugging Face folder, and prove that it is the same model."""
-    from rir_cli.console import print_json
-    from rir_cli.exporting import export_classifier
-    from rir_mlx.stages import default_arm
-
-    context = trained_context(run, runs, backend, offline=offline, quiet=quiet)
-    folder, verification = export_classifier(context, arm.value if arm else default_arm(context), output)
-    if json:
-        print_json({"folder": str(folder)} | verification)
-    else:
-        typer.echo(f"{folder}")
+app.command()(export)
+app.add_typer(convert, name="convert")
 
 
 @app.command("recipe")

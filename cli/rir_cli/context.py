@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ def context_for(
     force: bool = False,
 ) -> Context:
     """The run that a command works on: the one named, the recipe's, or the newest."""
-    _prepare(offline=offline)
+    prepare(offline=offline)
     from rir_cli.console import ConsoleProgress
     from rir_mlx.backends import open_backend
     from rir_mlx.progress import Silent
@@ -59,7 +60,7 @@ def data_context(data: str | None, overrides: list[str] | None, runs: Path, *, o
     """What an audit works on: the rows of a file or data set under the default recipe, or of a recipe or run.
 
     Resolves no model and opens no framework: neither has to be there to read rows."""
-    _prepare(offline=offline)
+    prepare(offline=offline)
     from rir_cli.console import ConsoleProgress
     from rir_mlx.backends import open_backend
     from rir_mlx.recipe import load_recipe
@@ -104,12 +105,15 @@ def trained_context(run: str | None, runs: Path, backend: str | None, *, offline
     return context_for(str(found.folder), None, runs, backend, offline=offline, quiet=quiet)
 
 
-def _prepare(*, offline: bool) -> None:
+def prepare(*, offline: bool) -> None:
     """Before any library is imported that reads these: no telemetry, and no network where none is wanted."""
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ["WANDB_ERROR_REPORTING"] = "false"
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    # What libraries plan for later versions, and what PEFT finds odd in mlx-lm's keys: nothing that a user can mend.
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", message="Unexpected keyword arguments", category=UserWarning)
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"

@@ -1,92 +1,320 @@
-"""What `rir-mlx export` does: fuse, write, load back, compare."""
+"""What `rir-mlx export` does: write what was trained in a format of others, load it back, compare, hand it over."""
 
 from __future__ import annotations
 
+import gc
 import importlib.util
-import json
 import os
 import shutil
-from dataclasses import asdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from rir_convert.hf import verify, write_hf_folder
-from rir_convert.weights import Weights
+from rir_convert.fuse import Fused
+from rir_convert.gate import ROWS, Answers, Comparison, Probe, ask, compare, mean_difference, record
+from rir_convert.hf import About, stored_as, write_hf_folder
+from rir_convert.integrity import faults
+from rir_convert.weights import Weights, base_weights, check_space, size_of
 
-from rir_mlx import __version__
-from rir_mlx.adapters import read_adapter
-from rir_mlx.arms import Task, training_examples
+from rir_mlx import __version__, adapters
+from rir_mlx.arms import Task
 from rir_mlx.backends import open_backend
+from rir_mlx.backends.base import Backend, Dtype, Model, Tokens
+from rir_mlx.classifier import Classifier
+from rir_mlx.data import Row
 from rir_mlx.errors import Failure, UserError
-from rir_mlx.prompts import DELIMITER, Arm
+from rir_mlx.prompts import DELIMITER, Arm, Prompt, asked_for, classifier_prompt
+from rir_mlx.run import read_json, read_jsonl
 
 if TYPE_CHECKING:
     from rir_mlx.stages import Context
 
-_ROWS = 16
-_LONG = 1024
+Format = Literal["hf", "mlx", "gguf", "adapter"]
+_EFFECT_ROWS = 16
+_NEEDS = {"torch": ("torch", "peft"), "mlx": ("mlx_lm",)}
 
 
-def export_classifier(context: Context, arm: Arm, output: Path | None) -> tuple[Path, dict[str, Any]]:
-    """Export one arm in Hugging Face format and verify it. Returns the folder and the verification's figures.
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be written. `quantize` are bits for MLX, `gguf` the number format of a GGUF file, `dtype` that of the
+    other weights."""
+
+    to: Format = "hf"
+    output: Path | None = None
+    quantize: int | None = None
+    gguf: str = "f16"
+    dtype: Dtype = "auto"
+
+    @property
+    def name(self) -> str:
+        """How its folder in a run is told from those of other exports."""
+        if self.to == "gguf":
+            return f"gguf-{self.gguf}"
+        parts = [self.to, f"{self.quantize}bit" if self.quantize else "", "" if self.dtype == "auto" else self.dtype]
+        return "-".join(part for part in parts if part)
+
+
+def installed_engines() -> list[str]:
+    """The backends whose frameworks are here."""
+    return [name for name, modules in _NEEDS.items() if all(importlib.util.find_spec(one) for one in modules)]
+
+
+class Exam:
+    """What the trained model is asked, and what it answers: the measure of everything that is exported from it."""
+
+    def __init__(self, context: Context, arm: Arm) -> None:
+        self.context, self.arm = context, arm
+        stage = context.run.classifier(arm)
+        if stage.done() is None:
+            arms = ", ".join(context.run.trained_arms())
+            raise UserError(f"{context.run.folder} has no {arm} classifier.", mend=f"Trained arms: {arms}.")
+        self.folder = stage.adapter
+        self.adapter = adapters.read_adapter(stage.adapter, context.base)
+        self.task = Task(**self.adapter.about["task"])
+
+    @cached_property
+    def rows(self) -> list[tuple[Row, str]]:
+        """Rows of the run with the reasoning that the arm wrote for them, where it was evaluated."""
+        data = self.context.data
+        rows = (data.test or data.validation or data.train)[:ROWS]
+        path = self.context.run.predictions(self.arm)
+        written = {one["text"]: one["reasoning"] for one in read_jsonl(path)} if path.is_file() else {}
+        return [(row, written.get(row.text) or "") for row in rows]
+
+    @cached_property
+    def prompts(self) -> list[tuple[Prompt, Tokens]]:
+        """Prompts with the ids that training had for them."""
+        asked, task, made = asked_for(self.arm), self.task, []
+        for row, _ in self.rows:
+            prompt = classifier_prompt(row.text, task.labels, task.instruction, asked)
+            encoded = self.context.codec.encode(prompt, task.max_seq_length)
+            made.append((prompt, encoded.head + encoded.row))
+        return made
+
+    def answer(self) -> tuple[Probe, Answers, float]:
+        """The probe, the adapter model's answers in float32, and how far they are from the base's."""
+        context, spec = self.context, self.adapter.spec
+        context.progress.say(f"Asking the trained model for {len(self.rows)} rows …")
+        model = context.backend.load(context.base.folder, dtype="float32", adapter=(spec, self.adapter.tensors))
+        classifier = Classifier(model, context.codec, self.task, self.arm)
+        head, prompts = classifier.prompts([row.text for row, _ in self.rows], [reason for _, reason in self.rows])
+        probe = Probe(head, prompts, classifier.options)
+        answers = ask(model, probe)
+        del model, classifier
+        base = _asked(context.backend, lambda: context.backend.load(context.base.folder, dtype="float32"), probe)
+        return probe, answers, mean_difference(base, answers)
+
+
+def _asked(backend: Backend, load: Any, probe: Probe) -> Answers:
+    gc.collect()  # the model before
+    return ask(load(), probe, rows=_EFFECT_ROWS)
+
+
+def export_classifier(context: Context, arm: Arm, wanted: Wanted) -> tuple[Path, dict[str, Any]]:
+    """Export one arm and prove the export. Returns the folder and what stands in its verification.json.
 
     Raises Failure where the written folder is not the model that was trained; it is kept aside as `.rejected`."""
-    stage = context.run.classifier(arm)
-    if stage.done() is None:
-        arms = ", ".join(context.run.trained_arms())
-        raise UserError(f"{context.run.folder} has no {arm} classifier.", mend=f"Trained arms: {arms}.")
-    folder = (output or context.run.export("hf", arm)).absolute()
+    folder = (wanted.output or context.run.export(wanted.name, arm)).absolute()
     if folder.exists() and any(folder.iterdir()) and not _ours(folder):
         raise UserError(f"{folder} holds something that this command did not write.", mend="Choose another --output.")
-    # transformers is the format's own reader, so it judges wherever PyTorch is installed.
-    transformers_runs = all(importlib.util.find_spec(module) for module in ("torch", "peft"))
-    judge = open_backend("torch") if transformers_runs else context.backend
+    exam = Exam(context, arm)
+    work = _Export(exam, wanted, folder)
+    work.check()
+    with aside(folder) as written:
+        probe, reference, effect = exam.answer()
+        comparisons = work.write(written, probe, reference, effect)
+        facts = {"rir_mlx": __version__, "arm": arm, "format": wanted.name, "adapter_effect": effect}
+        values = record(written, comparisons, **facts)
+        work.finish(written, values)
+    for one in comparisons:
+        context.progress.say(in_words(one))
+    return folder, values
+
+
+@contextmanager
+def aside(folder: Path) -> Iterator[Path]:
+    """A folder that takes the place of `folder` when the block ends well, and is kept as `.rejected` where it was not
+    the model that was trained."""
     written = folder.with_name(folder.name + ".unverified")
-    trained = read_adapter(stage.adapter, context.base)
-    task = Task(**trained.about["task"])
-    adapter = (trained.spec, trained.tensors)
-    about = {
-        "labels": task.names,
-        "eos_token_id": list(context.codec.stops),
-        "rir_mlx": {
-            "version": __version__,
-            "arm": arm,
-            "labels": task.labels,
-            "instruction": task.instruction,
-            "date": context.recipe.date,
-            "delimiter": DELIMITER,
-            "terminator": context.codec.terminator,
-        },
-    }
-    context.progress.say(f"Fusing {stage.adapter} into {context.base.name} …")
-    write_hf_folder(written, context.base, adapter, about)
-    weights = Weights(written)
-    dtype = str(weights[next(iter(weights))].dtype)
-    trained_model = context.backend.load(context.base.folder, dtype="float32", adapter=adapter)
-    rows = [(row.text, row.label, "") for row in context.data.test[:_ROWS] or context.data.train[:_ROWS]]
-    examples = training_examples(context.codec, task, rows, arm)
-    sequences = [examples.head + row.prompt + row.learned for row in examples.rows]
-    # Rotary scaling shows over long distances only.
-    sequences.append(tuple(token for sequence in sequences for token in sequence)[:_LONG])
+    shutil.rmtree(written, ignore_errors=True)  # of a process that was stopped
     try:
-        result = verify(written, trained_model, judge, sequences, dtype=dtype)
+        yield written
     except Failure:
-        _move(written, folder.with_name(folder.name + ".rejected"))
+        if (written / "verification.json").is_file():
+            _move(written, folder.with_name(folder.name + ".rejected"))
         raise
+    finally:
+        if written.exists() and not (written / "verification.json").is_file():
+            shutil.rmtree(written, ignore_errors=True)
     _move(written, folder)
-    context.progress.say(
-        f"Loaded back with {result.engine}: log-probabilities differ by {result.mean_difference:.2g} on average "
-        f"(bound {result.bound:g}), the likeliest token is the same at {result.same_choice:.1%} of "
-        f"{result.tokens:,} positions."
+
+
+def in_words(one: Comparison) -> str:
+    labels = "" if one.label_agreement is None else f", the likeliest label is the same in {one.label_agreement:.1%}"
+    chance = "" if one.probability_difference is None else f" (probabilities within {one.probability_difference:.2g})"
+    return (
+        f"Loaded back with {one.engine}: log-probabilities differ by {one.mean_difference:.2g} on average, "
+        f"{one.max_difference:.2g} at most, over {one.positions:,} positions of {one.rows} rows{labels}{chance}."
     )
-    return folder, asdict(result)
+
+
+class _Export:
+    """One format of one arm, written and asked."""
+
+    def __init__(self, exam: Exam, wanted: Wanted, folder: Path) -> None:
+        self.exam, self.wanted, self.folder = exam, wanted, folder
+        self.context = exam.context
+        self.spec = exam.adapter.spec
+        self.name = f"{self.context.recipe.name}-{exam.arm}"
+
+    @cached_property
+    def fused(self) -> Fused:
+        base = base_weights(self.context.base.folder, self.context.base.config)
+        return Fused(base, self.spec, self.exam.adapter.tensors, dtype=self.wanted.dtype)
+
+    def check(self) -> None:
+        """What can be refused before anything is computed."""
+        wanted = self.wanted
+        if wanted.quantize and wanted.to != "mlx":
+            raise UserError("--quantize is for --to mlx.", mend="Add --to mlx; for GGUF use --gguf-type q8_0.")
+        if wanted.quantize:
+            open_backend("mlx")
+        if wanted.to == "adapter" and self.spec.fine_tune_type == "full":
+            raise UserError("All weights were trained, so there is no adapter to export.", mend="Use --to hf.")
+        if wanted.to == "gguf":
+            from rir_convert.gguf import check_installed
+
+            check_installed()
+        if wanted.to != "adapter":
+            copies = 2 if wanted.quantize or wanted.to == "gguf" else 1
+            check_space(self.folder, copies * size_of(self.fused))
+
+    def write(self, written: Path, probe: Probe, reference: Answers, effect: float) -> list[Comparison]:
+        """Write the format at `written` and compare it in every engine that is installed."""
+        asked = _Asked(self.exam, probe, reference, effect)
+        match self.wanted.to:
+            case "adapter":
+                shutil.copytree(self.exam.folder, written)
+                base = self.context.base.folder
+                return asked.by(installed_engines(), "float32", lambda engine: engine.load_as_is(base, written))
+            case "gguf":
+                from rir_cli.gguf import export_gguf
+
+                with _scratch(written) as full:
+                    self._write_fused(full)
+                    return export_gguf(self.context, full, written, self.wanted.gguf, asked, self.name)
+            case "mlx" if self.wanted.quantize:
+                return self._quantised(written, asked)
+            case _:
+                self._write_fused(written)
+                return asked.of_folder(written)
+
+    def _write_fused(self, folder: Path) -> None:
+        exam, context = self.exam, self.context
+        extra = {
+            "rir_mlx": {
+                "version": __version__,
+                "arm": exam.arm,
+                "labels": exam.task.labels,
+                "instruction": exam.task.instruction,
+                "date": context.recipe.date,
+                "delimiter": DELIMITER,
+                "terminator": context.codec.terminator,
+            }
+        }
+        about = About(list(context.codec.stops), exam.task.names, context.recipe.date, extra)
+        made_for = "mlx" if self.wanted.to == "mlx" else "pt"
+        total = size_of(self.fused) / 1e6
+        with context.progress.task(f"fuse into {context.base.name} (MB)", total) as task:
+            advance = lambda count: task.advance(count / 1e6)  # noqa: E731
+            write_hf_folder(folder, self.fused, context.base, about, made_for=made_for, advance=advance)
+
+    def _quantised(self, written: Path, asked: _Asked) -> list[Comparison]:
+        """Quantised only once the unquantised folder has been proven, and the cost in labels is known."""
+        from rir_mlx.backends.mlx.quantisation import quantise
+
+        bits = self.wanted.quantize or 8
+        with _scratch(written) as full:
+            self._write_fused(full)
+            before = asked.of_folder(full)
+            if any(one.faults for one in before):
+                _move(full, written)
+                return before
+            written.mkdir()
+            for path in full.iterdir():
+                if not path.name.startswith("model"):
+                    shutil.copyfile(path, written / path.name)
+            quantise(full, written, bits)
+        after = asked.by(["mlx"], f"{bits} bits", lambda engine: engine.load_as_is(written), suffix=f", {bits} bits")
+        agreement = after[0].label_agreement or 0.0
+        self.context.progress.say(f"Quantised to {bits} bits, {1 - agreement:.1%} of the labels change.")
+        return [*before, *after]
+
+    def finish(self, written: Path, verification: dict[str, Any]) -> None:
+        """What is written once the folder is proven."""
+
+
+class _Asked:
+    """The answers that an export has to give."""
+
+    def __init__(self, exam: Exam, probe: Probe, reference: Answers, effect: float) -> None:
+        self.exam, self.probe, self.reference, self.effect = exam, probe, reference, effect
+
+    def by(
+        self, engines: list[str], kind: str, load: Any, found: list[str] | None = None, *, suffix: str = ""
+    ) -> list[Comparison]:
+        """A comparison for each of the engines, whose model `load` gives."""
+        compared = []
+        for name in engines:
+            self.exam.context.progress.say(f"Loading it back with {name}{suffix} …")
+            gc.collect()
+            try:
+                model: Model = load(open_backend(name))  # type: ignore[arg-type]
+            except UserError as error:
+                compared.append(unreadable(name + suffix, error.what))
+                continue
+            answers = ask(model, self.probe)
+            del model
+            compared.append(self.judge(name + suffix, answers, kind, found or []))
+        return compared
+
+    def of_folder(self, folder: Path) -> list[Comparison]:
+        """A folder in Hugging Face format: what it holds, and what each installed engine makes of it."""
+        found = faults(folder, self.exam.context.codec, self.exam.prompts)
+        kind = stored_as(Weights(folder))
+        return self.by(installed_engines(), kind, lambda engine: engine.load_as_is(folder), found)
+
+    def judge(self, name: str, answers: Answers, kind: str, found: list[str]) -> Comparison:
+        return compare(name, self.reference, answers, effect=self.effect, kind=kind, faults=found)
+
+
+def judge_folder(exam: Exam, folder: Path, answered: tuple[Probe, Answers, float]) -> list[Comparison]:
+    """What the gate says of any folder that is to be the exam's model, `answered` by the exam."""
+    return _Asked(exam, *answered).of_folder(folder)
+
+
+def unreadable(engine: str, why: str) -> Comparison:
+    """A folder that an engine cannot load."""
+    nothing = float("inf")
+    return Comparison(engine, 0, 0, nothing, nothing, 0.0, None, None, None, (f"it cannot be loaded: {why}",))
+
+
+@contextmanager
+def _scratch(beside: Path) -> Iterator[Path]:
+    folder = beside.with_name(beside.name + ".full")
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _ours(folder: Path) -> bool:
-    try:
-        return "rir_mlx" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
+    path = folder / "verification.json"
+    return path.is_file() and "rir_mlx" in read_json(path)
 
 
 def _move(folder: Path, place: Path) -> None:

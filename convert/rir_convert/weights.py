@@ -1,52 +1,251 @@
-"""Safetensors as NumPy arrays, tensor by tensor, bfloat16 included."""
+"""Safetensors as NumPy arrays, tensor by tensor, bfloat16 included: read as maps of the file, written as they are made.
+
+Nothing here holds more than one tensor in memory. Format: https://huggingface.co/docs/safetensors (8 bytes of header
+length, a JSON header, the tensors).
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import ml_dtypes
 import numpy as np
 
-from rir_mlx.errors import ModelError
+from rir_mlx.errors import ModelError, UserError
 
 _DTYPES: dict[str, Any] = {
     "F64": np.float64,
     "F32": np.float32,
     "F16": np.float16,
     "BF16": ml_dtypes.bfloat16,
+    "U32": np.uint32,
 }
+_NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
+SHARD_BYTES = 5 * 10**9
+"""How large a weight file may grow, as transformers cuts them."""
+
+Advance = Callable[[int], None]
+"""Told how many bytes more have been written."""
+
+
+class Tensors(Protocol):
+    """Named tensors whose formats are known before they are read or computed."""
+
+    def __iter__(self) -> Iterator[str]: ...
+
+    def __getitem__(self, name: str) -> np.ndarray: ...
+
+    def form(self, name: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
+        """Number format and shape."""
+        ...
 
 
 class Weights:
-    """The tensors of a model folder, one file or several, mapped and not read until asked for.
+    """The tensors of a model folder or of one file, mapped and not read until asked for."""
 
-    Format: https://huggingface.co/docs/safetensors (8 bytes of header length, a JSON header, the tensors)."""
-
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, place: Path) -> None:
         self.places: dict[str, tuple[Path, int, dict[str, Any]]] = {}
-        for path in sorted(folder.glob("*.safetensors")):
+        for path in [place] if place.is_file() else sorted(place.glob("*.safetensors")):
             start, header = _read_header(path)
             for name, entry in header.items():
                 if name != "__metadata__":
                     self.places[name] = (path, start, entry)
         if not self.places:
-            raise ModelError(f"{folder} holds no .safetensors weights.")
+            raise ModelError(f"{place} holds no .safetensors weights.")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.places)
 
-    def __getitem__(self, name: str) -> np.ndarray:
-        path, start, entry = self.places[name]
+    def __contains__(self, name: object) -> bool:
+        return name in self.places
+
+    def form(self, name: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
+        path, _, entry = self.places[name]
         if entry["dtype"] not in _DTYPES:
             raise ModelError(
-                f"{name} in {path} is stored as {entry['dtype']}: a quantised model cannot be fused without loss.",
-                mend="Train on the model's bfloat16 version to export it.",
+                f"{name} in {path} is stored as {entry['dtype']}, which cannot be read here.",
+                mend="Name the model's bfloat16, float16 or float32 version.",
             )
-        begin, _ = entry["data_offsets"]
-        return np.memmap(path, _DTYPES[entry["dtype"]], "r", start + begin, tuple(entry["shape"]))
+        return np.dtype(_DTYPES[entry["dtype"]]), tuple(entry["shape"])
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        path, start, entry = self.places[name]
+        dtype, shape = self.form(name)
+        if not prod(shape):
+            return np.zeros(shape, dtype)  # nothing can be mapped
+        return np.memmap(path, dtype, "r", start + entry["data_offsets"][0], shape)
+
+
+class Dequantised:
+    """The tensors of a folder that MLX quantised, each group of weights as scale · q + bias, in the scales' format.
+
+    `config` is the folder's. Packed integers are a stream of bits, the lowest first, in 32-bit words."""
+
+    def __init__(self, stored: Weights, config: Mapping[str, Any]) -> None:
+        self.stored = stored
+        self.given: dict[str, Any] = config.get("quantization") or {}
+        method = (config.get("quantization_config") or {}).get("quant_method")
+        mode = self.given.get("mode", "affine")
+        if method or mode != "affine":
+            raise ModelError(
+                f"The base is quantised as {method or mode}, which cannot be dequantised here.",
+                mend="Name the model's bfloat16 version, or one that mlx-lm quantised with 4 or 8 bits.",
+            )
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in self.stored if not name.endswith((".scales", ".biases")))
+
+    def form(self, name: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
+        dtype, shape = self.stored.form(name)
+        if dtype != np.uint32:
+            return dtype, shape
+        scales, (rows, groups) = self.stored.form(self._of(name, "scales"))
+        return scales, (rows, groups * self._setting(name, "group_size"))
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        packed = self.stored[name]
+        if packed.dtype != np.uint32:
+            return packed
+        dtype, (rows, columns) = self.form(name)
+        bits = self._setting(name, "bits")
+        if packed.shape[1] * 32 != columns * bits:
+            raise ModelError(f"{name} does not hold {columns} numbers of {bits} bits a row, as the config says.")
+        scales, biases = (self.stored[self._of(name, leaf)].astype(np.float32) for leaf in ("scales", "biases"))
+        weight = np.empty((rows, columns), dtype)
+        for start in range(0, rows, _ROWS):  # unpacked bits take eight times the memory of the weight
+            part = slice(start, start + _ROWS)
+            integers = _unpack(np.asarray(packed[part]), bits).reshape(-1, scales.shape[1], columns // scales.shape[1])
+            values = integers * scales[part, :, None] + biases[part, :, None]
+            weight[part] = values.reshape(-1, columns).astype(dtype)
+        return weight
+
+    def _of(self, name: str, leaf: str) -> str:
+        other = f"{name.removesuffix('weight')}{leaf}"
+        if other not in self.stored:
+            raise ModelError(f"{name} is quantised, and {other} is not there.")
+        return other
+
+    def _setting(self, name: str, key: str) -> int:
+        """mlx-lm writes settings of single layers beside those of all."""
+        own = self.given.get(name.removesuffix(".weight"))
+        settings = own if isinstance(own, dict) else self.given
+        if key not in settings:
+            raise ModelError(f"{name} is quantised, and the config does not say its {key}.")
+        return int(settings[key])
+
+
+_ROWS = 256
+
+
+def _unpack(packed: np.ndarray, bits: int) -> np.ndarray:
+    """[rows, words] of 32 bits to [rows, words · 32 / bits] integers, as float32."""
+    stream = np.unpackbits(packed.astype("<u4").view(np.uint8), axis=1, bitorder="little")
+    each = stream.reshape(len(packed), -1, bits).astype(np.float32)
+    return np.asarray(each @ (2.0 ** np.arange(bits, dtype=np.float32)))
+
+
+def base_weights(folder: Path, config: Mapping[str, Any]) -> Weights | Dequantised:
+    """The weights of a model folder, dequantised where it is quantised, and without the copy of a tied embedding that
+    some folders store as the head."""
+    stored = Weights(folder)
+    if config.get("tie_word_embeddings"):
+        stored.places = {name: place for name, place in stored.places.items() if not name.startswith("lm_head.")}
+    quantised = config.get("quantization") or config.get("quantization_config")
+    return Dequantised(stored, config) if quantised else stored
+
+
+def size_of(tensors: Tensors) -> int:
+    """Bytes of all of them."""
+    return sum(_bytes(*tensors.form(name)) for name in tensors)
+
+
+def _bytes(dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
+    return dtype.itemsize * prod(shape)
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Raises UserError where the disk has no room for so many bytes more (and a little beside them)."""
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    free = shutil.disk_usage(there).free
+    if free < needed * 1.02 + 10**7:
+        raise UserError(
+            f"The disk of {there} has {free / 1e9:.2f} GB left; {needed / 1e9:.2f} GB are needed.",
+            mend="Free some, or choose a folder on another disk with --output.",
+        )
+
+
+def write_shards(
+    tensors: Tensors,
+    folder: Path,
+    *,
+    made_for: str = "pt",
+    advance: Advance = lambda _: None,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Write `model.safetensors`, or several files and their index where one would grow beyond `shard_bytes`.
+
+    `made_for` is the `format` metadata without which transformers refuses a file. A tensor is in memory only while it
+    is written."""
+    shards: list[list[str]] = [[]]
+    held = 0
+    for name in tensors:
+        size = _bytes(*tensors.form(name))
+        if shards[-1] and held + size > shard_bytes:
+            shards.append([])
+            held = 0
+        shards[-1].append(name)
+        held += size
+    if len(shards) == 1:
+        _write_file(tensors, shards[0], folder / "model.safetensors", made_for, advance)
+        return
+    index: dict[str, str] = {}
+    for number, names in enumerate(shards, 1):
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        _write_file(tensors, names, folder / file, made_for, advance)
+        index |= dict.fromkeys(names, file)
+    about = {"metadata": {"total_size": size_of(tensors)}, "weight_map": dict(sorted(index.items()))}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_file(tensors: Tensors, names: list[str], path: Path, made_for: str, advance: Advance) -> None:
+    header: dict[str, Any] = {"__metadata__": {"format": made_for}}
+    place = 0
+    # Wide numbers first: then each tensor begins at a multiple of its number's size.
+    ordered = sorted(names, key=lambda name: (-tensors.form(name)[0].itemsize, name))
+    for name in ordered:
+        dtype, shape = tensors.form(name)
+        end = place + _bytes(dtype, shape)
+        header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [place, end]}
+        place = end
+    written = json.dumps(header, separators=(",", ":")).encode()
+    written += b" " * (-len(written) % 8)
+    with path.open("wb") as file:
+        file.write(len(written).to_bytes(8, "little") + written)
+        for name in ordered:
+            dtype, shape = tensors.form(name)
+            # In C order: safetensors store memory as it lies, and a sum with a transposed array comes in Fortran order.
+            tensor = np.ascontiguousarray(tensors[name])
+            if (tensor.dtype, tensor.shape) != (dtype, shape):
+                raise ModelError(f"{name} came as {tensor.dtype} {tensor.shape}, not as {dtype} {shape}.")
+            file.write(tensor.reshape(-1).view(np.uint8).data)
+            advance(tensor.nbytes)
+
+
+class InMemory(dict[str, np.ndarray]):
+    """Tensors that are there already."""
+
+    def form(self, name: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
+        return self[name].dtype, self[name].shape
+
+
+def save_weights(tensors: Mapping[str, np.ndarray], path: Path, made_for: str = "pt") -> None:
+    """Write tensors that are in memory as one file."""
+    _write_file(InMemory(tensors), list(tensors), path, made_for, lambda _: None)
 
 
 def _read_header(path: Path) -> tuple[int, dict[str, Any]]:
@@ -62,11 +261,3 @@ def _read_header(path: Path) -> tuple[int, dict[str, Any]]:
     if 8 + length + max(ends, default=0) > path.stat().st_size:
         raise ModelError(f"{path} is cut: it ends before its last tensor.")
     return 8 + length, header
-
-
-def save_weights(tensors: Mapping[str, np.ndarray], path: Path) -> None:
-    """Write tensors with the `format` metadata without which transformers refuses a file."""
-    from safetensors.numpy import save_file
-
-    # safetensors writes an array's memory as it lies: one in Fortran order would be stored transposed in silence.
-    save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, path, {"format": "pt"})

@@ -266,8 +266,13 @@ class Model(Protocol):
         """[prompts, options]: Σ log p(option tokens | prefix, prompt). Prompts and options are not empty."""
         ...
 
-    def logits(self, tokens: Tokens) -> Floats:
-        """[tokens, vocabulary] next-token logits of one sequence, in float32."""
+    def logits(self, tokens: Tokens, last: int | None = None) -> Floats:
+        """[tokens, vocabulary] next-token logits of one sequence, in float32; of its `last` so many tokens alone where
+        that is given."""
+        ...
+
+    def layer_outputs(self, tokens: Tokens) -> list[Floats]:
+        """[tokens, width] of the embedding and of each layer, in float32: where two models first differ."""
         ...
 
     def fuse(self) -> None:
@@ -300,6 +305,13 @@ class Backend(Protocol):
         """Load a folder in Hugging Face format, and an adapter over it.
 
         Raises ModelError where the folder cannot be read or the adapter does not fit."""
+        ...
+
+    def load_as_is(self, folder: Path, adapter: Path | None = None) -> Model:
+        """Load in float32 as the framework's other users do, without a guard of ours, so that a folder that reads wrong
+        elsewhere reads wrong here. `adapter` is a folder that the framework's own library opens (mlx-lm's or PEFT's).
+
+        Raises ModelError where either cannot be read."""
         ...
 
 

@@ -59,6 +59,9 @@ class FakeBackend:
             model.table = np.array(adapter[1][_TENSOR], dtype=np.float64)
         return model
 
+    def load_as_is(self, folder: Path, adapter: Path | None = None) -> FakeModel:
+        return self.load(folder)
+
 
 class FakeModel:
     """A table [buckets, vocabulary] of logits."""
@@ -115,8 +118,11 @@ class FakeModel:
         result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
         return result
 
-    def logits(self, tokens: Tokens) -> Floats:
-        return self.table[self._buckets(tokens)].astype(np.float32)
+    def logits(self, tokens: Tokens, last: int | None = None) -> Floats:
+        return self.table[self._buckets(tokens)][-last if last else 0 :].astype(np.float32)
+
+    def layer_outputs(self, tokens: Tokens) -> list[Floats]:
+        return [self.logits(tokens)]
 
     def generate(
         self, requests: Iterable[Request], sampling: Sampling, *, prefix: Tokens = (), on_token: OnToken | None = None

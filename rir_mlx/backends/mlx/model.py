@@ -14,7 +14,7 @@ import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.tuner.dora import DoRALinear
 from mlx_lm.tuner.lora import LoRALinear
-from mlx_lm.tuner.utils import linear_to_lora_layers
+from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
 from mlx_lm.utils import load_config, load_model
 from numpy.typing import NDArray
 
@@ -79,6 +79,19 @@ class MlxBackend:
             loaded.attach(*adapter)
         return loaded
 
+    def load_as_is(self, folder: Path, adapter: Path | None = None) -> MlxModel:
+        try:
+            model, config = load_model(folder)
+            if "quantization" not in config:
+                model.set_dtype(mx.float32)
+            if adapter is not None:
+                model = load_adapters(model, str(adapter))
+                model.eval()
+        except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+            raise ModelError(f"{adapter or folder} cannot be loaded by mlx-lm: {error}") from error
+        mx.eval(model.parameters())
+        return MlxModel(model, self.world)
+
     def _dtype(self, dtype: Dtype) -> Any:
         """None keeps the folder's own. Without Metal bfloat16 is emulated, so `auto` is float32 there."""
         if dtype == "auto":
@@ -88,6 +101,20 @@ class MlxBackend:
 
 def _physical_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+class _Watched:
+    """A layer whose output is kept."""
+
+    def __init__(self, layer: Any, seen: list[mx.array]) -> None:
+        self.layer, self.seen = layer, seen
+
+    def __call__(self, *given: Any, **named: Any) -> mx.array:
+        self.seen.append(self.layer(*given, **named))
+        return self.seen[-1]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.layer, name)
 
 
 class MlxModel:
@@ -212,8 +239,19 @@ class MlxModel:
 
     # inference
 
-    def logits(self, tokens: Tokens) -> Floats:
-        return np.array(self.model(mx.array([tokens]))[0].astype(mx.float32))
+    def logits(self, tokens: Tokens, last: int | None = None) -> Floats:
+        hidden = self.model.model(mx.array([tokens]))[0]
+        return np.array(self.logits_of(hidden[-last:] if last else hidden).astype(mx.float32))
+
+    def layer_outputs(self, tokens: Tokens) -> list[Floats]:
+        inner, kept = self.model.model, list(self.model.model.layers)
+        seen: list[mx.array] = [inner.embed_tokens(mx.array([tokens]))]
+        try:
+            inner.layers = [_Watched(layer, seen) for layer in kept]
+            mx.eval(inner(mx.array([tokens])))
+        finally:
+            inner.layers = kept
+        return [np.array(one[0].astype(mx.float32)) for one in seen]
 
     def generate(
         self, requests: Iterable[Request], sampling: Sampling, *, prefix: Tokens = (), on_token: OnToken | None = None

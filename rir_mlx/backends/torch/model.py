@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from peft import LoraConfig, inject_adapter_in_model
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict, inject_adapter_in_model
 from peft.tuners.lora import Linear as LoraLinear
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.utils import logging as transformers_logging
 
@@ -96,12 +96,33 @@ class TorchBackend:
     def load(
         self, folder: Path, *, dtype: Dtype = "auto", adapter: tuple[AdapterSpec, Tensors] | None = None
     ) -> TorchModel:
+        loaded = self._load(folder, self._dtype(dtype), products_attention() if self.target.type == "cpu" else "sdpa")
+        if adapter is not None:
+            loaded.attach(*adapter)
+        return loaded
+
+    def load_as_is(self, folder: Path, adapter: Path | None = None) -> TorchModel:
+        loaded = self._load(folder, torch.float32, "sdpa")
+        if adapter is not None:
+            try:
+                adapted = PeftModel.from_pretrained(loaded.model, str(adapter), torch_device=str(self.target))
+                with safe_open(adapter / "adapter_model.safetensors", "pt") as file:
+                    stored = set(file.keys())
+            except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
+                raise ModelError(f"{adapter} cannot be loaded by PEFT: {error}") from error
+            # PEFT warns of keys that the config names and the file lacks, and fills them with zeros.
+            if odd := sorted(stored ^ set(get_peft_model_state_dict(adapted, save_embedding_layers=False))):
+                raise ModelError(f"{adapter} does not hold what its config says: {odd[0]} is in one of them only.")
+            loaded.model = adapted.get_base_model().eval()
+        return loaded
+
+    def _load(self, folder: Path, dtype: torch.dtype, attention: str) -> TorchModel:
         transformers_logging.disable_progress_bar()
         try:
             model, report = AutoModelForCausalLM.from_pretrained(
                 folder,
-                dtype=self._dtype(dtype),
-                attn_implementation=products_attention() if self.target.type == "cpu" else "sdpa",
+                dtype=dtype,
+                attn_implementation=attention,
                 local_files_only=True,
                 trust_remote_code=False,
                 output_loading_info=True,
@@ -113,8 +134,6 @@ class TorchBackend:
         loaded = TorchModel(model.to(self.target).eval(), self.world)
         if self.target.type == "cpu" and loaded.parameters < _ONE_THREAD:
             torch.set_num_threads(1)
-        if adapter is not None:
-            loaded.attach(*adapter)
         return loaded
 
     def _dtype(self, dtype: Dtype) -> torch.dtype:
@@ -284,10 +303,27 @@ class TorchModel:
     # inference
 
     @torch.inference_mode()
-    def logits(self, tokens: Tokens) -> Floats:
+    def logits(self, tokens: Tokens, last: int | None = None) -> Floats:
         cache = DynamicCache(config=self.model.config)
-        hidden = self.run(self.tensor(np.array([tokens])), cache, self.causal(0, len(tokens)))
-        return np.asarray(self.head(hidden)[0].float().cpu().numpy())
+        hidden = self.run(self.tensor(np.array([tokens])), cache, self.causal(0, len(tokens)))[0]
+        return np.asarray(self.head(hidden[-last:] if last else hidden).float().cpu().numpy())
+
+    @torch.inference_mode()
+    def layer_outputs(self, tokens: Tokens) -> list[Floats]:
+        seen: list[torch.Tensor] = []
+        decoder = self.model.get_decoder()
+
+        def keep(_module: object, _given: object, output: Any) -> None:
+            seen.append(output[0] if isinstance(output, tuple) else output)
+
+        watched = (decoder.embed_tokens, *decoder.layers)
+        hooks = [module.register_forward_hook(keep) for module in watched]
+        try:
+            decoder(input_ids=self.tensor(np.array([tokens])), use_cache=False)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return [np.asarray(one[0].float().cpu().numpy()) for one in seen]
 
     def generate(
         self, requests: Iterable[Request], sampling: Sampling, *, prefix: Tokens = (), on_token: OnToken | None = None

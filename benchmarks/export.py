@@ -1,0 +1,208 @@
+"""Every export of a Llama-3.2-1B-shaped classifier: figures of the comparison, sizes, times and peak memory.
+
+    python -m benchmarks.export [--layers 16] [--folder FOLDER] [--formats hf,mlx,…]
+
+The weights are random, and so is the adapter: LoRA of rank 16 on every linear layer, neither factor zero. It is put
+into a run of six emotion labels as if it had been trained, with texts of the embedded data, and exported by the
+command, in a process of its own each. Then the Hugging Face folder is corrupted in the ways that are known to happen,
+and the gate's answer to each is printed. The tokenizer is the embedded model's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.shapes import make_shape
+from rir_mlx.adapters import Adapter, write_adapter
+from rir_mlx.arms import Task
+from rir_mlx.backends.base import AdapterSpec, adapted_layers
+from rir_mlx.models import resolve_model
+from rir_mlx.recipe import load_recipe
+from rir_mlx.run import RunDir
+
+FORMATS = {
+    "hf": ["--to", "hf"],
+    "mlx": ["--to", "mlx"],
+    "mlx-8bit": ["--to", "mlx", "--quantize", "8"],
+    "mlx-4bit": ["--to", "mlx", "--quantize", "4"],
+    "gguf-f16": ["--to", "gguf", "--gguf-type", "f16"],
+    "gguf-q8_0": ["--to", "gguf", "--gguf-type", "q8_0"],
+    "adapter": ["--to", "adapter"],
+}
+SPEC = AdapterSpec(rank=16, scale=2.0)
+
+
+def make_run(folder: Path, layers: int, size: float) -> Path:
+    """A run whose `qa` classifier is base and random adapter."""
+    model = folder / "model"
+    if not (model / "model.safetensors").is_file():
+        make_shape(model, 2048, layers, 128256)
+    base = resolve_model(str(model))
+    recipe = load_recipe("demo", (f"model={model}", "name=shape", "backend=torch"))
+    run = RunDir(folder / "runs" / "shape")
+    run.save_recipe(recipe)
+    rng, config, tensors = np.random.default_rng(1), base.config, {}
+    hidden, middle = config["hidden_size"], config["intermediate_size"]
+    keys = config["num_key_value_heads"] * config["head_dim"]
+    shapes = {"self_attn.q_proj": (hidden, hidden), "self_attn.k_proj": (hidden, keys)}
+    shapes |= {"self_attn.v_proj": (hidden, keys), "self_attn.o_proj": (hidden, hidden)}
+    shapes |= {"mlp.gate_proj": (hidden, middle), "mlp.up_proj": (hidden, middle), "mlp.down_proj": (middle, hidden)}
+    for layer in adapted_layers(SPEC, layers):
+        for key, (inner, outer) in shapes.items():
+            at = f"model.layers.{layer}.{key}"
+            tensors[f"{at}.lora_a"] = rng.normal(0, size, (inner, SPEC.rank)).astype(np.float32)
+            tensors[f"{at}.lora_b"] = rng.normal(0, size, (SPEC.rank, outer)).astype(np.float32)
+    labels = dict.fromkeys(("sadness", "joy", "love", "anger", "fear", "surprise"), "")
+    task = Task(labels, recipe.data.instruction, recipe.max_seq_length, recipe.evaluate.max_reasoning_tokens)
+    stage = run.classifier("qa")
+    stage.begin()
+    write_adapter(stage.adapter, Adapter(SPEC, tensors, {"task": asdict(task)}), base)
+    stage.finish({})
+    return run.folder
+
+
+def timed(command: list[str]) -> tuple[float, float, subprocess.CompletedProcess[str]]:
+    """Seconds and peak GB (10⁹ bytes) of a process and its children, alone among those of this one."""
+    code = "import resource, subprocess, sys; done = subprocess.run(sys.argv[1:]); "
+    code += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr); sys.exit(done.returncode)"
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=False)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return time.perf_counter() - start, int(done.stderr.splitlines()[-1]) * unit / 1e9, done
+
+
+def export(run: Path, name: str) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "rir_cli",
+        "export",
+        str(run),
+        "--arm",
+        "qa",
+        *FORMATS[name],
+        "--json",
+        "--offline",
+    ]
+    seconds, peak, done = timed(command)
+    if done.returncode:
+        print(f"| {name} | failed: {done.stderr.strip()[-600:]} |", flush=True)
+        return
+    values = json.loads(done.stdout)
+    size = sum(path.stat().st_size for path in Path(values["folder"]).rglob("*") if path.is_file()) / 1e9
+    for engine, one in values["engines"].items():
+        figures = [f"{one[key]:.2g}" for key in ("max_difference", "mean_difference")]
+        labels = [one["label_agreement"], one["probability_difference"]]
+        figures += ["" if value is None else f"{value:.3g}" for value in labels]
+        print(
+            f"| {name} | {engine} | {' | '.join(figures)} | {size:.2f} GB | {seconds:.0f} s | {peak:.1f} GB |",
+            flush=True,
+        )
+
+
+def change(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | values), encoding="utf-8")
+
+
+def lose_rope(folder: Path, _: Path) -> None:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    del config["rope_theta"], config["rope_scaling"]
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+
+
+def lose_adapter(folder: Path, base: Path) -> None:
+    shutil.copyfile(base / "model.safetensors", folder / "model.safetensors")
+
+
+def edit(folder: Path, edited: Callable[[dict[str, np.ndarray]], None]) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    edited(tensors)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def transpose(folder: Path, _: Path) -> None:
+    name = "model.layers.3.self_attn.q_proj.weight"
+    edit(folder, lambda tensors: tensors.update({name: np.ascontiguousarray(tensors[name].T)}))
+
+
+def untie(folder: Path, _: Path) -> None:
+    edit(folder, lambda tensors: tensors.update({"lm_head.weight": tensors["model.embed_tokens.weight"] * 1.01}))
+
+
+def lose_terminator(folder: Path, _: Path) -> None:
+    change(folder / "generation_config.json", {"eos_token_id": 0})
+
+
+def lose_template(folder: Path, _: Path) -> None:
+    path = folder / "tokenizer_config.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    del values["chat_template"]
+    path.write_text(json.dumps(values), encoding="utf-8")
+
+
+CORRUPTIONS: dict[str, Callable[[Path, Path], None]] = {
+    "rotary keys in the newer form alone": lose_rope,
+    "the base's weights, adapter lost": lose_adapter,
+    "a square layer transposed": transpose,
+    "a head beside the tied embedding": untie,
+    "another end of text": lose_terminator,
+    "chat template lost": lose_template,
+}
+
+
+def corrupted(run: Path) -> None:
+    """What the gate says of each."""
+    from rir_cli.context import trained_context
+    from rir_cli.exporting import Exam, judge_folder
+
+    context = trained_context(str(run), run.parent, None, offline=True, quiet=True)
+    exam = Exam(context, "qa")
+    answered = exam.answer()
+    whole, folder = context.run.export("hf", "qa"), run / "corrupted"
+    for what, corrupt in CORRUPTIONS.items():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        for path in whole.iterdir():
+            shutil.copyfile(path, folder / path.name)
+        corrupt(folder, context.base.folder)
+        for one in judge_folder(exam, folder, answered):
+            print(
+                f"| {what} | {one.engine} | {'; '.join(one.faults) or 'passes'} | {one.first_difference or ''} |",
+                flush=True,
+            )
+    shutil.rmtree(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, default=16)
+    parser.add_argument("--size", type=float, default=0.02, help="standard deviation of the adapter's numbers")
+    parser.add_argument("--folder", type=Path, help="where model and run are kept; a temporary one otherwise")
+    parser.add_argument("--formats", default=",".join(FORMATS))
+    parser.add_argument("--no-corruption", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        run = make_run((options.folder or Path(temporary)).absolute(), options.layers, options.size)
+        print("| export | engine | max | mean | labels | probability | size | time | peak |", flush=True)
+        for name in options.formats.split(","):
+            export(run, name)
+        if not options.no_corruption:
+            corrupted(run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""Whether a written folder is the model that was trained: it is loaded back by each engine and asked the same.
+
+The reference is the adapter model in float32. A folder passes where its answers are as near to the reference's as the
+rounding of its number format explains, and much nearer than those of the base without the adapter: else an adapter
+that is lost, or whose change the rounding swallows, would pass for small differences.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import log_softmax, softmax
+
+from rir_mlx.backends.base import Floats, Tokens
+from rir_mlx.errors import Failure
+from rir_mlx.run import write_json
+
+ROWS = 64
+"""Rows of the run's data that are compared."""
+_LAST = 4
+"""Positions of a row, its last ones, whose logits are kept: over 128,256 words each takes half a MB."""
+_LONG, _LONG_LAST = 1024, 32
+"""Tokens of the row that shows rotary scaling, which short ones hide."""
+_PAIRWISE = 16
+"""Rows whose labels are scored where an engine runs every label in a pass of its own."""
+
+
+class Engine(Protocol):
+    """What can be asked: a `Model` of a backend, or llama.cpp."""
+
+    def logits(self, tokens: Tokens, last: int | None = None) -> Floats: ...
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What is asked: rows behind a shared head, and the labels' tokens. Without `options` there are no labels."""
+
+    head: Tokens
+    prompts: Sequence[Tokens]
+    options: Sequence[Tokens] = ()
+
+    @property
+    def sequences(self) -> list[Tokens]:
+        """Each row to the end of its longest label, and all rows in a row."""
+        longest = max(self.options, key=len, default=())
+        rows = [self.head + prompt + longest[:-1] for prompt in self.prompts]
+        return [*rows, tuple(token for row in rows for token in row)[:_LONG]]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What an engine makes of a probe: log-probabilities [positions, vocabulary] of every sequence, the labels' scores
+    [rows, labels] (of fewer rows where that is slow), and the layers' outputs of the first row."""
+
+    chances: Sequence[NDArray[np.float32]]
+    scores: NDArray[np.float64] | None
+    layers: Sequence[Floats]
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How far a folder may be from the adapter model.
+
+    mean         mean over positions of the largest difference of a log-probability
+    probability  largest difference of a label's probability
+    agreement    smallest share of rows with the same likeliest label, near ties aside
+    """
+
+    mean: float
+    probability: float
+    agreement: float = 0.95
+
+
+BOUNDS = {
+    "float32": Bounds(1e-3, 1e-3, 1.0),
+    "float16": Bounds(0.05, 0.05),
+    "bfloat16": Bounds(0.2, 0.15),
+    "q8_0": Bounds(0.3, 0.15),
+    "8 bits": Bounds(0.3, 0.15),
+    "4 bits": Bounds(math.inf, 1.0, 0.8),
+}
+"""By number format. In float32 only the order of sums differs; 16 bits round every weight once; 8 bits in groups of 32
+or 64 are about as coarse as bfloat16. 4 bits are another model, whose cost is measured and said."""
+_CLOSER = 0.5
+"""A folder must be nearer to the adapter model than this share of the way from there to the base."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An engine's answers beside the reference's. Differences are absolute."""
+
+    engine: str
+    rows: int
+    positions: int
+    max_difference: float
+    mean_difference: float
+    same_choice: float
+    label_agreement: float | None
+    probability_difference: float | None
+    first_difference: str | None
+    faults: tuple[str, ...]
+
+
+def ask(engine: Engine, probe: Probe, *, rows: int | None = None) -> Answers:
+    """Put the probe to an engine, or its first `rows` alone. Arrays of the vocabulary's size are kept for the last few
+    positions only."""
+    some = Probe(probe.head, probe.prompts[:rows], probe.options)
+    chances = []
+    for number, sequence in enumerate(some.sequences):
+        last = min(len(sequence), _LONG_LAST if number == len(some.prompts) else _LAST)
+        chances.append(log_softmax(engine.logits(sequence, last), axis=-1).astype(np.float32))
+    layers = engine.layer_outputs(some.sequences[0]) if hasattr(engine, "layer_outputs") else []
+    return Answers(chances, _scores(engine, some) if probe.options else None, layers)
+
+
+def _scores(engine: Engine, probe: Probe) -> NDArray[np.float64]:
+    if hasattr(engine, "score"):
+        scores: NDArray[np.float64] = engine.score(probe.prompts, probe.options, prefix=probe.head)
+        return scores
+    rows = probe.prompts[:_PAIRWISE]
+    return np.array([[_score(engine, probe.head + row, option) for option in probe.options] for row in rows])
+
+
+def _score(engine: Engine, prompt: Tokens, option: Tokens) -> float:
+    chances = log_softmax(engine.logits(prompt + option[:-1], len(option)), axis=-1)
+    return float(chances[np.arange(len(option)), list(option)].sum())
+
+
+def mean_difference(ours: Answers, theirs: Answers) -> float:
+    """Of the sequences that both have, but for the long one."""
+    pairs = zip(ours.chances[:-1], theirs.chances[:-1], strict=False)
+    return float(np.mean([np.abs(a - b).max(-1) for a, b in pairs]))
+
+
+def compare(
+    name: str, reference: Answers, answers: Answers, *, effect: float, kind: str, faults: Sequence[str] = ()
+) -> Comparison:
+    """Judge an engine's answers by the bounds of a number format. `effect` is how far the adapter model is from its
+    base, by `mean_difference`; `faults` are those found elsewhere, which are passed on."""
+    bounds, found = BOUNDS[kind], list(faults)
+    differences, same = _per_position(reference, answers)
+    mean, worst = float(differences.mean()), float(differences.max())
+    if not np.isfinite(worst) or mean > bounds.mean:
+        found.append(f"log-probabilities differ by {mean:.3g} on average ({bounds.mean:g} is allowed for {kind})")
+    if np.isfinite(bounds.mean) and mean_difference(reference, answers) > _CLOSER * effect:
+        found.append(
+            f"it is {mean_difference(reference, answers):.3g} from the adapter model, which itself is only "
+            f"{effect:.3g} from its base: the adapter is lost, or its change is no larger than {kind} can hold"
+        )
+    agreement = difference = None
+    if reference.scores is not None and answers.scores is not None:
+        agreement, difference, settled = _labels(reference.scores, answers.scores, bounds.probability)
+        if not difference <= bounds.probability:
+            found.append(f"a label's probability differs by {difference:.3g} ({bounds.probability:g} is allowed)")
+        if settled < bounds.agreement:
+            found.append(f"the likeliest label is the same in {settled:.1%} of rows ({bounds.agreement:.0%} is asked)")
+    first = first_different_layer(reference.layers, answers.layers, kind) if found else None
+    return Comparison(
+        engine=name,
+        rows=len(answers.chances) - 1,
+        positions=len(differences),
+        max_difference=worst,
+        mean_difference=mean,
+        same_choice=same,
+        label_agreement=agreement,
+        probability_difference=difference,
+        first_difference=first,
+        faults=tuple(found),
+    )
+
+
+def _per_position(reference: Answers, answers: Answers) -> tuple[NDArray[np.float64], float]:
+    """The largest difference at each position, and the share of positions with the same likeliest token."""
+    rows = len(answers.chances) - 1
+    mine = [*reference.chances[:rows], *reference.chances[-1:]] if len(reference.chances) > rows else reference.chances
+    differences, same = [], []
+    for ours, theirs in zip(mine, answers.chances, strict=True):
+        if ours.shape != theirs.shape:
+            return np.array([np.inf]), 0.0
+        differences.append(np.abs(ours - theirs).max(-1))
+        same.append(ours.argmax(-1) == theirs.argmax(-1))
+    return np.concatenate(differences).astype(np.float64), float(np.concatenate(same).mean())
+
+
+def _labels(ours: NDArray[np.float64], theirs: NDArray[np.float64], tie: float) -> tuple[float, float, float]:
+    """Share of rows with the same label, the largest difference of a probability, and the share where rows count too
+    whose two labels the reference finds as likely as each other, up to `tie`."""
+    ours = softmax(ours[: len(theirs)], axis=1)
+    theirs = softmax(theirs, axis=1)
+    best, chosen, rows = ours.argmax(1), theirs.argmax(1), np.arange(len(theirs))
+    close = ours[rows, best] - ours[rows, chosen] <= tie
+    same = best == chosen
+    difference = np.abs(ours - theirs).max()
+    return float(same.mean()), float(difference), float((same | close).mean())
+
+
+_LAYER_BOUNDS = {"float32": 1e-4, "float16": 5e-3, "bfloat16": 3e-2, "q8_0": 4e-2, "8 bits": 4e-2, "4 bits": 0.5}
+
+
+def first_different_layer(ours: Sequence[Floats], theirs: Sequence[Floats], kind: str) -> str | None:
+    """The name of the first layer whose output differs by more than rounding, relative to its size; `model.norm or
+    lm_head` where none does. None where an engine does not show them."""
+    if not ours or not theirs:
+        return None
+    for number, (a, b) in enumerate(zip(ours, theirs, strict=False)):
+        off = np.inf if a.shape != b.shape else np.linalg.norm(a - b) / np.linalg.norm(a)
+        if not off <= _LAYER_BOUNDS[kind]:
+            return "model.embed_tokens" if number == 0 else f"model.layers.{number - 1}"
+    return "model.norm or lm_head"
+
+
+def record(folder: Path, comparisons: Sequence[Comparison], **facts: Any) -> dict[str, Any]:
+    """Write `verification.json` and return what stands in it. Raises Failure where an engine found a fault."""
+    passed = not any(one.faults for one in comparisons)
+    values = {"passed": passed, **facts, "engines": {one.engine: _plain(one) for one in comparisons}}
+    write_json(folder / "verification.json", values)
+    if not passed:
+        lines = [f"{one.engine}: {fault}" for one in comparisons for fault in one.faults]
+        first = next((one.first_difference for one in comparisons if one.first_difference), None)
+        where = f" The first layer that differs is {first}." if first else ""
+        raise Failure(
+            f"{folder} is not the model that was trained: {'; '.join(lines)}.{where}",
+            mend="Do not use this folder.",
+        )
+    return values
+
+
+def _plain(one: Comparison) -> dict[str, Any]:
+    """JSON knows no infinity: a difference that is not a number is null."""
+    values = asdict(one) | {"faults": list(one.faults)}
+    odd = [key for key, value in values.items() if isinstance(value, float) and not math.isfinite(value)]
+    return values | dict.fromkeys(odd)

@@ -1,0 +1,98 @@
+"""What a folder in Hugging Face format must agree on with itself and with how the model was trained.
+
+Each fault here lets a folder load without a word, and another model, prompt or end of text come out of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rir_convert.weights import Weights
+from rir_mlx.backends.base import Tokens
+from rir_mlx.errors import RirError
+from rir_mlx.models import read_config, rope_for_both
+from rir_mlx.prompts import Prompt
+from rir_mlx.tokens import Codec
+
+_WEIGHT_FORMATS = ("pt", "mlx")
+
+
+def faults(folder: Path, codec: Codec, prompts: Sequence[tuple[Prompt, Tokens]]) -> list[str]:
+    """What is wrong with a written folder; `prompts` are with the ids that training had for them."""
+    try:
+        config = read_config(folder)
+        found = [*_rotary(config), *_embeddings(folder, config), *_weight_files(folder)]
+        own = Codec(folder, codec.date)
+    except RirError as error:
+        return [error.what]
+    return [*found, *_ends(folder, config, own, codec), *_prompts(own, codec, prompts)]
+
+
+def _rotary(config: Mapping[str, Any]) -> list[str]:
+    """transformers 5 reads `rope_parameters`; mlx-lm, llama.cpp and older vLLM the other two, and take theta 10000
+    without scaling where those are missing."""
+    wanted = rope_for_both(dict(config))
+    if odd := [key for key, value in wanted.items() if config.get(key, ...) != value]:
+        return [f"config.json has no {odd[0]} that agrees with its other rotary keys"]
+    return []
+
+
+def _embeddings(folder: Path, config: Mapping[str, Any]) -> list[str]:
+    weights, tied = Weights(folder), bool(config.get("tie_word_embeddings"))
+    if tied and "lm_head.weight" in weights:
+        return ["the config ties the head to the embedding, and the weights hold a head of their own"]
+    if not tied and "lm_head.weight" not in weights:
+        return ["the config does not tie the head to the embedding, and the weights hold no head"]
+    return []
+
+
+def _weight_files(folder: Path) -> list[str]:
+    """transformers refuses a file without `format`, and reads of several files those that the index names."""
+    found, names = [], set(Weights(folder))
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        if header.get("__metadata__", {}).get("format") not in _WEIGHT_FORMATS:
+            found.append(f"{path.name} does not say its format")
+    index = folder / "model.safetensors.index.json"
+    several = len(list(folder.glob("*.safetensors"))) > 1
+    if several and not index.is_file():
+        found.append("the weights are in several files without an index")
+    if index.is_file() and set(json.loads(index.read_text(encoding="utf-8"))["weight_map"]) != names:
+        found.append("the index does not name the weights that are there")
+    return found
+
+
+def _ends(folder: Path, config: Mapping[str, Any], own: Codec, codec: Codec) -> list[str]:
+    found = []
+    path = folder / "generation_config.json"
+    generation = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    named = {"config.json": config.get("eos_token_id"), "generation_config.json": generation.get("eos_token_id")}
+    for name, value in named.items():
+        ids = set(value) if isinstance(value, list) else {value}
+        if not set(codec.stops) <= ids:
+            found.append(f"{name} does not end a text at all of {list(codec.stops)}, but at {value}")
+    if own.tokenizer.eos_token_id not in codec.stops:
+        found.append(f"the tokenizer's end of text is {own.tokenizer.eos_token_id}, which the model never learned")
+    if own.terminator != codec.terminator:
+        found.append(f"a message ends with token {own.terminator}, not {codec.terminator} as in training")
+    return found
+
+
+def _prompts(own: Codec, codec: Codec, prompts: Sequence[tuple[Prompt, Tokens]]) -> list[str]:
+    template = own.tokenizer.chat_template
+    if bool(template) != bool(codec.tokenizer.chat_template):
+        return ["the chat template is lost"]
+    if prompts and template and "date_string" in template:
+        message = [{"role": "user", "content": "x"}]
+        plain = own.tokenizer.apply_chat_template(message, tokenize=False)
+        if plain != own.tokenizer.apply_chat_template(message, tokenize=False, date_string=codec.date):
+            return ["the chat template prints today's date, not that of training"]
+    for prompt, ids in prompts:
+        encoded = own.encode(prompt, len(ids))
+        if encoded.head + encoded.row != ids:
+            return ["the tokenizer and chat template give other ids for a prompt than in training"]
+    return []

@@ -1,0 +1,29 @@
+"""Weights of a folder in groups of few bits, as mlx-lm quantises and stores them."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+
+from mlx_lm.utils import load_model, quantize_model, save_config, save_model
+
+from rir_mlx.errors import ModelError
+
+GROUP_SIZE = 64
+
+
+def quantise(source: Path, target: Path, bits: int) -> None:
+    """Write the weights and the config of `source` quantised to `bits` at `target`, a folder that is there; its other
+    files are left as they are.
+
+    Raises ModelError where no layer is wide enough to be cut into groups."""
+    model, config = load_model(source, lazy=True)
+    if config["hidden_size"] % GROUP_SIZE:
+        raise ModelError(f"Layers of width {config['hidden_size']} cannot be quantised in groups of {GROUP_SIZE}.")
+    with contextlib.redirect_stdout(sys.stderr):  # mlx-lm says there how many bits a weight takes
+        model, config = quantize_model(model, config, GROUP_SIZE, bits)
+    for old in target.glob("model*.safetensors*"):
+        old.unlink()
+    save_model(target, model, donate_model=True)
+    save_config(config, target / "config.json")
