@@ -83,6 +83,35 @@ def timed(command: list[str]) -> tuple[float, float, subprocess.CompletedProcess
     return time.perf_counter() - start, int(done.stderr.splitlines()[-1]) * unit / 1e9, done
 
 
+WRITTEN: dict[str, str] = {
+    "hf": "write_hf_folder(out, fused, base, About([1]))",
+    "gguf-f16": "write_gguf(hf, out, 'f16', name='x')",
+    "gguf-q8_0": "write_gguf(hf, out, 'q8_0', name='x')",
+    "adapter to peft": "convert_adapter(adapter, out, 'peft')",
+    "adapter to mlx": "convert_adapter(adapter, out, 'mlx')",
+}
+
+
+def write(run: Path, name: str) -> None:
+    """Writing alone, in a process of its own: time, size and peak memory."""
+    kept, out = run / "written-hf", run / f"written-{name.replace(' ', '-')}"
+    shutil.rmtree(out, ignore_errors=True)
+    code = (
+        "import sys; from pathlib import Path; from rir_convert.adapters import *; from rir_convert.fuse import Fused; "
+    )
+    code += "from rir_convert.gguf import write_gguf; from rir_convert.hf import *; from rir_convert.weights import *; "
+    code += "from rir_mlx.models import resolve_model; from rir_mlx.adapters import read_adapter; "
+    code += "model, adapter, hf, out = map(Path, sys.argv[1:]); base = resolve_model(str(model)); "
+    code += "trained = read_adapter(adapter, base); "
+    code += "fused = Fused(base_weights(model, base.config), trained.spec, trained.tensors); " + WRITTEN[name]
+    model, adapter = run.parent.parent / "model", run / "classifier-qa" / "adapter"
+    seconds, peak, done = timed([sys.executable, "-c", code, *map(str, (model, adapter, kept, out))])
+    assert done.returncode == 0, done.stderr
+    files = [out] if out.is_file() else out.rglob("*")
+    size = sum(path.stat().st_size for path in files if path.is_file()) / 1e9
+    print(f"| {name}, writing alone | {size:.2f} GB | {seconds:.0f} s | {peak:.1f} GB |", flush=True)
+
+
 def export(run: Path, name: str) -> None:
     command = [
         sys.executable,
@@ -193,12 +222,15 @@ def main() -> None:
     parser.add_argument("--size", type=float, default=0.02, help="standard deviation of the adapter's numbers")
     parser.add_argument("--folder", type=Path, help="where model and run are kept; a temporary one otherwise")
     parser.add_argument("--formats", default=",".join(FORMATS))
+    parser.add_argument("--write", action="store_true", help="measure writing alone, too")
     parser.add_argument("--no-corruption", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         run = make_run((options.folder or Path(temporary)).absolute(), options.layers, options.size)
+        for name in WRITTEN if options.write else ():
+            write(run, name)
         print("| export | engine | max | mean | labels | probability | size | time | peak |", flush=True)
-        for name in options.formats.split(","):
+        for name in filter(None, options.formats.split(",")):
             export(run, name)
         if not options.no_corruption:
             corrupted(run)

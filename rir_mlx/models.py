@@ -14,7 +14,7 @@ EMBEDDED = Path(__file__).parent / "embedded"
 BUILTIN = "builtin:"
 OPEN_MIRROR = "mlx-community/Llama-3.2-1B-Instruct-bf16"
 
-_WANTED = ["*.json", "*.safetensors", "*.jinja"]
+_WANTED = ["*.json", "*.safetensors", "*.jinja", "README.md", "LICENSE*", "USE_POLICY*"]
 _SAMPLED_BYTES = 1 << 16
 _SAMPLES = 64
 _SMALL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")

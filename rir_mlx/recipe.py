@@ -76,6 +76,8 @@ class DataSection(Section):
     reasoning_column: str | None = None
     """Column with reasonings of your own for training (and validation) rows. They pass the same gates as R-Gen's, and
     R-Gen learns from them; it writes only where the cell is empty."""
+    license: str | None = None
+    """Licence of the rows, for the model card of an export."""
     labels: Annotated[dict[str, str], BeforeValidator(_labels_from_list)] = {}
     """The labels, with a description each (may be empty). None at all: every label of the training rows."""
     instruction: str = "Which emotion does the writer of the text express?"

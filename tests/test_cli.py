@@ -306,16 +306,97 @@ def test_a_run_on_the_fake_backend_is_never_taken_for_a_real_one(rir: Run, recip
     assert "runs, because fake was True, is False" in result.err
 
 
-def test_an_export_is_verified_before_it_takes_its_place(rir: Run, recipe: Path) -> None:
+@pytest.fixture
+def exportable(rir: Run, recipe: Path, tmp_path: Path) -> Run:
+    """A trained classifier whose layers are wide enough to be quantised."""
+    from tiny import make_tiny_llama
+
     pytest.importorskip("torch")
-    rir("train-classifier", str(recipe), "--arm", "qa", "--backend", "torch", "-q")
-    done = rir("export", "--arm", "qa", "--json", "-q")
+    wide = make_tiny_llama(tmp_path / "wide", hidden=64)
+    changes = ("-s", f"model={wide}", "-s", "classifier.learning_rate=1e-2", "--backend", "torch", "-q")
+    assert rir("train-classifier", str(recipe), "--arm", "qa", *changes).code == 0
+    return rir
+
+
+@pytest.mark.parametrize(
+    ("options", "files", "kind"),
+    [
+        (["--to", "hf"], {"model.safetensors", "README.md", "config.json", "generation_config.json"}, "hf"),
+        (["--to", "hf", "--dtype", "bfloat16"], {"model.safetensors", "README.md"}, "hf-bfloat16"),
+        (["--to", "mlx"], {"model.safetensors", "README.md"}, "mlx"),
+        (["--to", "mlx", "--quantize", "8"], {"model.safetensors", "config.json"}, "mlx-8bit"),
+        (["--to", "adapter"], {"adapters.safetensors", "adapter_model.safetensors", "adapter_config.json"}, "adapter"),
+        (["--to", "gguf", "--gguf-type", "q8_0"], {"small-qa.q8_0.gguf", "Modelfile"}, "gguf-q8_0"),
+    ],
+)
+def test_every_export_is_verified_before_it_takes_its_place(
+    exportable: Run, options: list[str], files: set[str], kind: str
+) -> None:
+    pytest.importorskip("mlx_lm")
+    done = exportable("export", "--arm", "qa", *options, "--json", "-q")
     assert done.code == 0, done.err
     values = json.loads(done.out)
-    assert values["passed"] if "passed" in values else values["mean_difference"] < values["bound"]
-    assert (Path(values["folder"]) / "verification.json").is_file()
-    assert not list(Path("runs/small/export").glob("*.unverified"))
-    assert rir("export", "--arm", "qa", "-q").code == 0
+    assert values["passed"] is True
+    folder = Path(values["folder"])
+    assert folder == Path("runs/small/export").absolute() / f"qa-{kind}"
+    assert {path.name for path in folder.iterdir()} >= {*files, "verification.json"}
+    assert values["adapter_effect"] > 0.1
+    for name, one in values["engines"].items():
+        assert one["faults"] == [], name
+        assert one["label_agreement"] in (None, 1.0)
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    assert exportable("export", "--arm", "qa", *options, "-q").code == 0
+
+
+def test_the_card_shows_what_its_program_printed_and_no_rows(exportable: Run) -> None:
+    assert exportable("export", "--arm", "qa", "-q", "-s", "x").code == 2
+    assert exportable("export", "--arm", "qa", "-q").code == 0
+    card = Path("runs/small/export/qa-hf/README.md").read_text(encoding="utf-8")
+    assert "This program was run in this folder before the card was written. It printed:" in card
+    assert "Label: " in card
+    rows = Path("rows.csv").read_text(encoding="utf-8").splitlines()[1:]
+    assert not [row for row in rows if row.split(",")[0] in card]
+
+
+def test_an_export_that_is_another_model_is_kept_aside_with_the_layer(
+    exportable: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rir_cli import exporting
+
+    write = exporting.write_hf_folder
+
+    def spoil(folder: Path, *given: object, **named: object) -> None:
+        from rir_convert.weights import save_weights
+        from safetensors.numpy import load_file
+
+        write(folder, *given, **named)  # type: ignore[arg-type]
+        tensors = load_file(folder / "model.safetensors")
+        tensors["model.layers.1.mlp.up_proj.weight"] *= 0.5
+        save_weights(tensors, folder / "model.safetensors")
+
+    assert exportable("export", "--arm", "qa", "-q").code == 0
+    monkeypatch.setattr(exporting, "write_hf_folder", spoil)
+    result = exportable("export", "--arm", "qa", "-q")
+    assert result.code == 1
+    assert "The first layer that differs is model.layers.1." in result.err
+    folder = Path("runs/small/export")
+    assert sorted(path.name for path in folder.iterdir()) == ["qa-hf", "qa-hf.rejected"]
+    kept = json.loads((folder / "qa-hf.rejected" / "verification.json").read_text(encoding="utf-8"))
+    assert kept["passed"] is False
+    assert json.loads((folder / "qa-hf" / "verification.json").read_text(encoding="utf-8"))["passed"] is True
+
+
+def test_an_export_is_pushed_only_when_asked_and_a_dry_run_contacts_nobody(exportable: Run) -> None:
+    result = exportable("export", "--arm", "qa", "--push-to-hub", "me/mine", "--dry-run", "--offline")
+    assert result.code == 0, result.err
+    assert "model.safetensors" in result.err
+    for options, says in (
+        (["--public"], "--push-to-hub"),
+        (["--push-to-hub", "me/mine", "--offline"], "needs a network"),
+        (["--quantize", "4"], "--to mlx"),
+    ):
+        refused = exportable("export", "--arm", "qa", "-q", *options)
+        assert (refused.code, says in refused.err) == (2, True), refused.err
 
 
 def test_an_export_never_replaces_a_folder_of_somebody_else(rir: Run, recipe: Path, tiny: Path) -> None:

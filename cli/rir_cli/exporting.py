@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import os
+import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +14,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from rir_convert.card import CardFacts, DataSource, Example, base_licence, model_card
+from rir_convert.example import example_code, example_prompt, run_example
 from rir_convert.fuse import Fused
 from rir_convert.gate import ROWS, Answers, Comparison, Probe, ask, compare, mean_difference, record
+from rir_convert.gguf import GgufType
 from rir_convert.hf import About, stored_as, write_hf_folder
 from rir_convert.integrity import faults
 from rir_convert.weights import Weights, base_weights, check_space, size_of
@@ -23,10 +27,12 @@ from rir_mlx import __version__, adapters
 from rir_mlx.arms import Task
 from rir_mlx.backends import open_backend
 from rir_mlx.backends.base import Backend, Dtype, Model, Tokens
+from rir_mlx.calibration import Calibration
 from rir_mlx.classifier import Classifier
 from rir_mlx.data import Row
 from rir_mlx.errors import Failure, UserError
 from rir_mlx.prompts import DELIMITER, Arm, Prompt, asked_for, classifier_prompt
+from rir_mlx.recipe import dump_recipe
 from rir_mlx.run import read_json, read_jsonl
 
 if TYPE_CHECKING:
@@ -34,6 +40,7 @@ if TYPE_CHECKING:
 
 Format = Literal["hf", "mlx", "gguf", "adapter"]
 _EFFECT_ROWS = 16
+_EXAMPLE_SECONDS = 1800.0
 _NEEDS = {"torch": ("torch", "peft"), "mlx": ("mlx_lm",)}
 
 
@@ -45,7 +52,7 @@ class Wanted:
     to: Format = "hf"
     output: Path | None = None
     quantize: int | None = None
-    gguf: str = "f16"
+    gguf: GgufType = "f16"
     dtype: Dtype = "auto"
 
     @property
@@ -153,6 +160,9 @@ def aside(folder: Path) -> Iterator[Path]:
 
 
 def in_words(one: Comparison) -> str:
+    """A line about a comparison."""
+    if one.max_difference is None:
+        return f"Read back: the tensors differ by {one.mean_difference:.2g} of their size at most."
     labels = "" if one.label_agreement is None else f", the likeliest label is the same in {one.label_agreement:.1%}"
     chance = "" if one.probability_difference is None else f" (probabilities within {one.probability_difference:.2g})"
     return (
@@ -194,7 +204,7 @@ class _Export:
 
     def write(self, written: Path, probe: Probe, reference: Answers, effect: float) -> list[Comparison]:
         """Write the format at `written` and compare it in every engine that is installed."""
-        asked = _Asked(self.exam, probe, reference, effect)
+        asked = Asked(self.exam, probe, reference, effect)
         match self.wanted.to:
             case "adapter":
                 shutil.copytree(self.exam.folder, written)
@@ -205,7 +215,7 @@ class _Export:
 
                 with _scratch(written) as full:
                     self._write_fused(full)
-                    return export_gguf(self.context, full, written, self.wanted.gguf, asked, self.name)
+                    return export_gguf(full, written, self.wanted.gguf, asked, self.name)
             case "mlx" if self.wanted.quantize:
                 return self._quantised(written, asked)
             case _:
@@ -232,7 +242,7 @@ class _Export:
             advance = lambda count: task.advance(count / 1e6)  # noqa: E731
             write_hf_folder(folder, self.fused, context.base, about, made_for=made_for, advance=advance)
 
-    def _quantised(self, written: Path, asked: _Asked) -> list[Comparison]:
+    def _quantised(self, written: Path, asked: Asked) -> list[Comparison]:
         """Quantised only once the unquantised folder has been proven, and the cost in labels is known."""
         from rir_mlx.backends.mlx.quantisation import quantise
 
@@ -254,10 +264,46 @@ class _Export:
         return [*before, *after]
 
     def finish(self, written: Path, verification: dict[str, Any]) -> None:
-        """What is written once the folder is proven."""
+        """The model card of a proven folder. Its program is run where transformers reads the folder."""
+        if self.wanted.to in ("gguf", "adapter") or self.wanted.quantize:
+            return
+        exam, context = self.exam, self.context
+        stage, recipe = context.run.classifier(exam.arm), context.recipe
+        calibration = Calibration()
+        if stage.calibration.is_file():
+            calibration = Calibration.from_dict(read_json(stage.calibration)["calibration"])
+        code = example_code(exam.arm, exam.task, context.codec, calibration=calibration)
+        context.progress.say("Running the model card's program …")
+        output = run_example(written, code, _EXAMPLE_SECONDS)
+        comparison = context.run.comparison
+        own = recipe.augment.model_copy(update={"base_url": None})  # a server's address is nobody else's business
+        facts = CardFacts(
+            name=self.name,
+            base=context.base.name,
+            base_revision=context.base.revision,
+            base_licence=base_licence(context.base.folder),
+            sources=self._sources(),
+            arm=exam.arm,
+            task=exam.task,
+            calibration=calibration,
+            recipe=dump_recipe(recipe.model_copy(update={"augment": own})),
+            example=Example(example_prompt(exam.arm, exam.task, context.codec), code, output),
+            verification=verification,
+            comparison=read_json(comparison) if comparison.is_file() else None,
+            command=context.command,
+            versions={"rir-mlx": __version__, "Python": platform.python_version()},
+        )
+        (written / "README.md").write_text(model_card(facts), encoding="utf-8")
+
+    def _sources(self) -> list[DataSource]:
+        data = self.context.recipe.data
+        given = {part: getattr(data, part) for part in ("train", "validation", "test")}
+        return [
+            DataSource(part, source.path, source.revision, data.license) for part, source in given.items() if source
+        ]
 
 
-class _Asked:
+class Asked:
     """The answers that an export has to give."""
 
     def __init__(self, exam: Exam, probe: Probe, reference: Answers, effect: float) -> None:
@@ -293,7 +339,7 @@ class _Asked:
 
 def judge_folder(exam: Exam, folder: Path, answered: tuple[Probe, Answers, float]) -> list[Comparison]:
     """What the gate says of any folder that is to be the exam's model, `answered` by the exam."""
-    return _Asked(exam, *answered).of_folder(folder)
+    return Asked(exam, *answered).of_folder(folder)
 
 
 def unreadable(engine: str, why: str) -> Comparison:

@@ -98,9 +98,9 @@ class Comparison:
     engine: str
     rows: int
     positions: int
-    max_difference: float
-    mean_difference: float
-    same_choice: float
+    max_difference: float | None
+    mean_difference: float | None
+    same_choice: float | None
     label_agreement: float | None
     probability_difference: float | None
     first_difference: str | None

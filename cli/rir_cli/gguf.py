@@ -1,0 +1,73 @@
+"""The GGUF file and the Modelfile of an export, and what llama.cpp makes of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rir_convert.gate import Comparison, ask
+from rir_convert.gguf import GgufType, gguf_tensors, write_gguf
+from rir_convert.llama_cpp import LlamaCpp, available
+from rir_convert.ollama import around, joint_ids, modelfile
+from rir_convert.weights import Weights, size_of
+
+from rir_mlx.models import read_config
+
+if TYPE_CHECKING:
+    from rir_cli.exporting import Asked
+
+_KINDS = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "q8_0": "q8_0"}
+_ROUNDED: dict[GgufType, float] = {"f32": 1e-7, "f16": 1e-3, "bf16": 8e-3, "q8_0": 2e-2}
+"""Largest difference of a tensor by its norm that the number format explains."""
+_JOINT = 0.9
+"""Share of prompts that must be the same as one string: a text that begins with a line break is another one."""
+
+
+def export_gguf(full: Path, written: Path, kind: GgufType, asked: Asked, name: str) -> list[Comparison]:
+    """Write the file and the Modelfile of the fused folder `full` at `written`. The tensors are compared, read back,
+    and the answers of llama.cpp where it is installed."""
+    context = asked.exam.context
+    written.mkdir()
+    path = written / f"{name}.{kind}.gguf"
+    with context.progress.task(f"write {path.name} (MB)", size_of(Weights(full)) / 1e6) as task:
+        write_gguf(full, path, kind, name=name, advance=lambda count: task.advance(count / 1e6))
+    found = _of_modelfile(asked, written, path.name)
+    differs, layer = _first_tensor(path, full, kind)
+    found += [f"{layer} differs by {differs:.2g} of its size"] if layer else []
+    if not available():
+        context.progress.say("llama-cpp-python is not installed: the file's tensors were compared, not its answers.")
+        return [Comparison("gguf tensors", 0, 0, None, differs, None, None, None, layer, tuple(found))]
+    engine = LlamaCpp(path)
+    try:
+        return [asked.judge("llama.cpp", ask(engine, asked.probe), _KINDS[kind], found)]
+    finally:
+        engine.close()
+
+
+def _of_modelfile(asked: Asked, written: Path, file: str) -> list[str]:
+    """Write it, and count on how many prompts one string gives the ids of training."""
+    exam, codec = asked.exam, asked.exam.context.codec
+    prompt = exam.prompts[0][0]
+    limit = exam.task.max_reasoning_tokens + max(len(option) for option in asked.probe.options)
+    text = modelfile(codec, prompt, file, max_tokens=limit, context=exam.task.max_seq_length)
+    (written / "Modelfile").write_text(text, encoding="utf-8")
+    before, after = around(codec, prompt)
+    same = [joint_ids(codec, one.text, before, after) == ids for one, ids in exam.prompts]
+    share = float(np.mean(same))
+    exam.context.progress.say(f"The Modelfile's template gives the ids of training for {share:.1%} of the prompts.")
+    return [] if share >= _JOINT else [f"the Modelfile gives other ids than in training for {1 - share:.1%} of prompts"]
+
+
+def _first_tensor(path: Path, full: Path, kind: GgufType) -> tuple[float, str | None]:
+    """The largest difference of a tensor from the folder's, by its norm, and the first that differs by too much."""
+    weights, seen, worst, first = Weights(full), set(), 0.0, None
+    for name, tensor in gguf_tensors(path, read_config(full)):
+        expected = np.asarray(weights[name]).astype(np.float32)
+        seen.add(name)
+        off = np.inf if tensor.shape != expected.shape else np.linalg.norm(tensor - expected) / np.linalg.norm(expected)
+        if not off <= _ROUNDED[kind] and first is None:
+            first = name
+        worst = max(worst, float(off))
+    missing = sorted(set(weights) - seen)
+    return worst, first or (missing[0] if missing else None)

@@ -1,0 +1,239 @@
+"""The model card of an export: README.md with the metadata that the Hugging Face hub reads.
+
+Format: https://huggingface.co/docs/hub/model-cards. What a card says comes from `CardFacts` alone; it has no place for
+rows of the data, and the text of its example is made up.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rir_convert.example import environment, way_of
+from rir_mlx.arms import Task
+from rir_mlx.calibration import Calibration
+from rir_mlx.evidence import MEANING
+from rir_mlx.prompts import CONTROLS, Arm, reasons_first
+from rir_mlx.report import formats
+
+_IDENTIFIERS = (
+    "apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0 "
+    "bigcode-openrail-m afl-3.0 artistic-2.0 bsl-1.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc cc0-1.0 "
+    "cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 "
+    "cc-by-nd-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cdla-sharing-1.0 "
+    "cdla-permissive-1.0 cdla-permissive-2.0 wtfpl ecl-2.0 epl-1.0 epl-2.0 eupl-1.1 eupl-1.2 agpl-3.0 gfdl gpl "
+    "gpl-2.0 gpl-3.0 lgpl lgpl-2.1 lgpl-3.0 isc h-research intel-research lppl-1.3c ms-pl apple-ascl apple-amlr "
+    "mpl-2.0 odc-by odbl openmdw-1.0 openrail++ osl-3.0 postgresql ofl-1.1 ncsa unlicense zlib pddl lgpl-lr "
+    "deepfloyd-if-license fair-noncommercial-research-license llama2 llama3 llama3.1 llama3.2 llama3.3 llama4 "
+    "grok2-community gemma unknown other"
+)
+"""Identifiers that the hub takes: https://huggingface.co/docs/hub/repositories-licenses."""
+_KNOWN = frozenset(_IDENTIFIERS.split())
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_FILES = {".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt"}
+_FEW = 1000
+"""Test rows below which the card says that they are few: an accuracy of 90 % is then known to ± 1.9 points at best."""
+_FIGURES = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro-F1",
+    "mcc": "MCC",
+    "log_loss": "log-loss (less is better)",
+    "brier": "Brier score (less is better)",
+    "ece": "calibration error (less is better)",
+}
+_SHARES = ("accuracy", "balanced_accuracy", "macro_f1", "ece")
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where rows came from. `part` is train, validation, test or reasoning; `name` a data set of the hub or a file's
+    name; `version` its commit or hash."""
+
+    part: str
+    name: str
+    version: str | None = None
+    licence: str | None = None
+
+
+@dataclass(frozen=True)
+class Example:
+    """How the card shows the classifier: `prompt` of `example_prompt`, `code` of `example_code`, and what
+    `run_example` returned. Its text is to be made up."""
+
+    prompt: str
+    code: str
+    output: str | None
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a card says.
+
+    name           of the model, its heading
+    base           the base model: a hub id, or a folder
+    base_licence   of `base_licence`
+    recipe         YAML text
+    verification   the content of verification.json, of `rir_convert.gate.record`; None where nothing was compared
+    comparison     the content of comparison.json; None where nothing was evaluated
+    command        how it was made
+    versions       of programs, by name
+    """
+
+    name: str
+    base: str
+    base_revision: str | None
+    base_licence: str | None
+    sources: Sequence[DataSource]
+    arm: Arm
+    task: Task
+    calibration: Calibration
+    recipe: str
+    example: Example
+    verification: Mapping[str, Any] | None
+    comparison: Mapping[str, Any] | None
+    command: str
+    versions: Mapping[str, str]
+
+    @property
+    def verdict(self) -> str | None:
+        """The sentence on whether reasoning helped."""
+        return (self.comparison or {}).get("verdict") or None
+
+
+def base_licence(folder: Path) -> str | None:
+    """The licence of the model in a folder: `license` of its card's metadata, `license_name` where that is `other`;
+    else the first line of its LICENSE; None where neither says."""
+    values = _front_matter(folder / "README.md")
+    licence = values.get("license")
+    if licence == "other":
+        licence = values.get("license_name") or licence
+    if isinstance(licence, list):
+        licence = ", ".join(map(str, licence))
+    if licence:
+        return str(licence)
+    for path in sorted(folder.glob("LICENSE*")):
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+        if first := next((line.strip() for line in lines if line.strip()), None):
+            return first
+    return None
+
+
+def model_card(facts: CardFacts) -> str:
+    """README.md: metadata in YAML, then what the model is, how it is asked, how good it is and what it is made from.
+
+    The home folder is written as `~`: a card is published, and a user's name is not its business."""
+    template = _environment().get_template("card.md.j2")
+    text: str = template.render(
+        facts=facts,
+        front_matter=yaml.safe_dump(_metadata(facts), sort_keys=False, allow_unicode=True),
+        what=_what(facts.arm),
+        base_link=_on_hub(facts.base),
+        temperature=facts.calibration.temperature[way_of(facts.arm)],
+        label_first=not reasons_first(facts.arm),
+        table=_table(facts.arm, facts.comparison) if facts.comparison else None,
+    )
+    home = str(Path.home())
+    return text.replace(home, "~") if len(home) > 1 else text
+
+
+def _what(arm: Arm) -> str:
+    what = {
+        "qa": "A text classifier that writes a label.",
+        "qra": "A text classifier that writes a reasoning, then a label.",
+        "qar": "A text classifier that writes a label, then a reasoning.",
+        "multitask": "A text classifier that writes a label, or asked otherwise a reasoning.",
+    }
+    if arm in CONTROLS:
+        return f"A text classifier that was trained as a control, not to be used ({MEANING[arm]})."
+    return what[arm]
+
+
+def _metadata(facts: CardFacts) -> dict[str, Any]:
+    found = facts.base_licence or "unknown"
+    licence: dict[str, str] = {"license": found}
+    if found not in _KNOWN or found == "other":
+        name = re.sub(r"[^a-z0-9.]+", "-", found.lower()).strip("-")[:60] or "other"
+        licence = {"license": "other", "license_name": name}
+    values: dict[str, Any] = {**licence, "library_name": "transformers", "pipeline_tag": "text-generation"}
+    if _on_hub(facts.base):
+        values["base_model"] = facts.base
+    if datasets := list(dict.fromkeys(one.name for one in facts.sources if _on_hub(one.name))):
+        values["datasets"] = datasets
+    return values | {"tags": ["text-classification", "reasoning", "rir-mlx", facts.arm]}
+
+
+def _table(arm: Arm, comparison: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The arm's figures beside those of label-only and the baselines; None where the arm was not measured."""
+    entries = {entry["name"]: entry for entry in comparison.get("entries") or ()}
+    if arm not in entries:
+        return None
+    others = [name for name, one in entries.items() if name != arm and (name == "qa" or one.get("kind") == "baseline")]
+    shown = [entries[name] for name in (arm, *others)]
+    rows = int((comparison.get("rows") or {}).get("test") or 0)
+    return {
+        "rows": f"{rows:,}" if rows else "the",
+        "few": 0 < rows < _FEW,
+        "seeds": len(entries[arm].get("seeds") or (0,)),
+        "columns": [(one["name"], MEANING.get(one["name"], one.get("what", ""))) for one in shown],
+        "lines": [
+            (name, [_figure(key, (one.get("figures") or {}).get(key)) for one in shown])
+            for key, name in _FIGURES.items()
+        ],
+        "warnings": comparison.get("warnings") or (),
+    }
+
+
+def _figure(key: str, found: Mapping[str, float] | None) -> str:
+    if found is None:
+        return formats.MISSING
+    write = formats.hundredths if key in _SHARES else formats.number
+    unit = "\u00a0%" if key in _SHARES else ""
+    return f"{write(found['value'])}{unit} ({write(found['low'])} to {write(found['high'])})"
+
+
+def _front_matter(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return {}
+    match = re.match(r"---\s*\n(.*?)\n---\s*(?:\n|$)", text, re.DOTALL)
+    try:
+        values = yaml.safe_load(match[1]) if match else None
+    except yaml.YAMLError:
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _on_hub(name: str) -> bool:
+    """Whether a name can be an id of the hub. `data/rows.csv` has the form of one, and is a file."""
+    return bool(_HUB_ID.fullmatch(name)) and Path(name).suffix not in _FILES and not Path(name).exists()
+
+
+def _plain(text: object) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    return re.sub(r"([\\`*_\[\]<>|#&$~])", r"\\\1", " ".join(str(text).split()))
+
+
+def _fenced(text: str, language: str) -> str:
+    """A code block that no line of the text ends."""
+    longest = max((len(run) for run in re.findall(r"`{3,}", text)), default=2)
+    fence = "`" * (longest + 1)
+    end = "" if text.endswith("\n") else "\n"
+    return f"{fence}{language}\n{text}{end}{fence}"
+
+
+def _short(value: Any) -> str:
+    return formats.MISSING if formats.finite(value) is None else f"{value:.3g}"
+
+
+def _environment() -> Any:
+    made = environment().overlay()
+    own = {"plain": _plain, "fenced": _fenced, "short": _short, "percent": formats.percent, "whole": formats.whole}
+    made.filters = {**made.filters, **own}
+    return made

@@ -1,0 +1,166 @@
+"""A program that asks an exported classifier as it was trained, with transformers alone, and the running of it.
+
+The program is text: neither PyTorch nor transformers is imported here. It shows the prompt as three constant strings
+around the row's text. What the chat template wrote is tokenised with control tokens, what a user gave without.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rir_mlx.arms import Task
+from rir_mlx.calibration import Calibration, Way
+from rir_mlx.errors import Failure
+from rir_mlx.prompts import (
+    DELIMITER,
+    REASONING,
+    Arm,
+    Asked,
+    Prompt,
+    asked_for,
+    classifier_prompt,
+    label_text,
+    reasons_first,
+)
+from rir_mlx.tokens import Codec
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+MADE_UP = "This is a made-up text, to show how the classifier is asked."
+"""The text of the example. Never a row of the data: a card is published."""
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_NEEDED = ("torch", "transformers")
+_LAST_LINES = 15
+
+
+def way_of(arm: Arm) -> Way:
+    """How the example reads a label, and so which temperature makes its probabilities true."""
+    return "reasoned" if reasons_first(arm) else "direct"
+
+
+def example_code(
+    arm: Arm, task: Task, codec: Codec, *, text: str = MADE_UP, calibration: Calibration | None = None
+) -> str:
+    """The source of a program that asks the model in its working directory what it makes of `text`.
+
+    It prints `Reasoning: …` (not for `qa`), `Label: …`, and a line `0.1234 name` for each label, in their order: what
+    `rir_mlx.classifier.Classifier` answers, whose prompts and ids it uses. It cuts no text.
+
+    Raises Failure where the prompt cannot be written as constant strings around the text."""
+    asked = asked_for(arm)
+    before, question, after = prompt_around(codec, classifier_prompt(text, task.labels, task.instruction, asked))
+    again: Asked = "reasoning"
+    _, question_why, after_why = prompt_around(codec, classifier_prompt(text, task.labels, task.instruction, again))
+    spell = codec.tokenizer.convert_ids_to_tokens
+    source = environment().get_template("example.py.j2")
+    return source.render(
+        arm="qra" if reasons_first(arm) else arm,
+        text=text,
+        labels=task.names,
+        before=before,
+        question=question,
+        after=after,
+        asks_again=arm == "multitask",
+        question_why=question_why,
+        after_why=after_why,
+        reasons_first=reasons_first(arm),
+        max_reasoning_tokens=task.max_reasoning_tokens,
+        delimiter=DELIMITER,
+        reasoning=REASONING,
+        space=label_text(""),
+        terminator=spell(codec.terminator),
+        ends=[word for token in codec.stops if (word := spell(token)) is not None],
+        temperature=(calibration or Calibration()).temperature[way_of(arm)],
+    )
+
+
+def example_prompt(arm: Arm, task: Task, codec: Codec, text: str = MADE_UP) -> str:
+    """All that the model reads before it writes, as text, control tokens included."""
+    before, question, after = prompt_around(
+        codec, classifier_prompt(text, task.labels, task.instruction, asked_for(arm))
+    )
+    return before + question + text + after
+
+
+def prompt_around(codec: Codec, prompt: Prompt) -> tuple[str, str, str]:
+    """What stands around a prompt's text: what the chat template writes before the message, the message's constant
+    part, which a user gave, and what follows the text. Tokenised one by one, the middle one without control tokens,
+    they have the ids that the codec gives.
+
+    Raises Failure where they have not."""
+    encoded = codec.encode(prompt, sys.maxsize)
+    text = codec.given(prompt.text)
+    after = codec.decode(encoded.row[len(text) :])
+    question = "".join(piece.text for piece in prompt.head)
+    before = codec.decode(encoded.head).removesuffix(question)
+    ids = codec.constant(before) + codec.given(question) + text + codec.constant(after)
+    if ids != encoded.head + encoded.row:
+        raise Failure(
+            "The prompt is not what its parts are when they are tokenised one by one, so no example can be written.",
+            mend="Please report this, with the name of the base model.",
+        )
+    return before, question, after
+
+
+def run_example(folder: Path, code: str, timeout: float, *, label: str | None = None) -> str | None:
+    """What the program prints when it runs in `folder`, in a process of its own that contacts no server; None where
+    PyTorch or transformers is not installed. `timeout` is in seconds.
+
+    Raises Failure where it ends with an error, takes longer, or answers another label than `label`."""
+    if not all(find_spec(module) for module in _NEEDED):
+        return None
+    # -P: a module that lies in the folder is not imported in place of the real one.
+    command = [sys.executable, "-P", "-X", "utf8", "-c", code]
+    quiet = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
+    mend = "Please report this, with the recipe."
+    try:
+        ended = subprocess.run(
+            command,
+            cwd=folder,
+            env={**os.environ, **quiet},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=timeout,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise Failure(f"The example of {folder} ran for more than {timeout:g} seconds.", mend=mend) from error
+    if ended.returncode != 0:
+        last = "\n".join(ended.stderr.strip().splitlines()[-_LAST_LINES:])
+        raise Failure(f"The example of {folder} ended with exit code {ended.returncode}:\n{last}", mend=mend)
+    if label is not None and f"Label: {label}" not in ended.stdout.splitlines():
+        raise Failure(
+            f"The example of {folder} was to answer {label!r}, and printed:\n{ended.stdout.strip()}", mend=mend
+        )
+    return ended.stdout
+
+
+@cache
+def environment() -> Environment:
+    """Where the templates of the card and of the example are read."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    made = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    made.filters["literal"] = _literal
+    return made
+
+
+def _literal(text: str) -> str:
+    """As Python spells it. Every JSON string is one, with double quotes."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\x7f")

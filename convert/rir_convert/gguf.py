@@ -1,0 +1,240 @@
+"""A fused Llama folder as one GGUF file, for llama.cpp, Ollama and LM Studio; and its tensors back.
+
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, written by the `gguf` package. llama.cpp rotates
+neighbouring pairs where transformers rotates halves, so the rows of q_proj and k_proj change places.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from rir_convert.weights import Advance, Weights
+from rir_mlx.errors import ModelError, UserError
+from rir_mlx.models import read_config, rope_for_both
+
+GgufType = Literal["f32", "f16", "bf16", "q8_0"]
+GGUF_TYPES: tuple[GgufType, ...] = get_args(GgufType)
+_ELSEWHERE = "Export it with --to hf, and convert that folder with llama.cpp's convert_hf_to_gguf.py."
+_BLOCK = {
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+_OUTSIDE = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+_LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_PRE_TOKENIZERS = {_LLAMA3: "llama-bpe", _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}"): "qwen2"}
+"""llama.cpp knows a pre-tokenizer by a name; another one cuts words elsewhere in silence."""
+
+
+def check_installed() -> None:
+    if importlib.util.find_spec("gguf") is None:
+        raise UserError("GGUF files need the gguf package.", mend="pip install 'rir-mlx[gguf]'")
+
+
+def write_gguf(source: Path, path: Path, kind: GgufType, *, name: str, advance: Advance = lambda _: None) -> None:
+    """Write the Llama in `source` as `path`, its matrices as `kind` and its vectors in float32. One tensor is in memory
+    at a time; `advance` gets the bytes that were written.
+
+    Raises ModelError where the model is not one whose every part is known here, UserError without the gguf package."""
+    check_installed()
+    from gguf import GGMLQuantizationType, GGUFWriter
+    from gguf.quants import quant_shape_to_byte_shape, quantize
+
+    config = read_config(source)
+    _check(config)
+    weights = Weights(source)
+    writer = GGUFWriter(path, "llama")
+    _add_shape(writer, config, kind, name)
+    _add_vocabulary(writer, source, config)
+    frequencies = rope_factors(config)
+    whole, full = GGMLQuantizationType[kind.upper()], GGMLQuantizationType.F32
+    names = list(weights)
+    for tensor in names:
+        _, shape = weights.form(tensor)
+        form = full if len(shape) == 1 else whole
+        if form is GGMLQuantizationType.Q8_0 and shape[-1] % 32:
+            raise ModelError(f"{tensor} is {shape[-1]} wide, which blocks of 32 do not divide.", mend="Use f16.")
+        stored = quant_shape_to_byte_shape(shape, form)
+        dtype = np.dtype(np.uint8) if form not in (full, GGMLQuantizationType.F16) else np.dtype(np.float32)
+        raw = stored if dtype == np.uint8 else shape
+        writer.add_tensor_info(_gguf_name(tensor), raw, dtype, math.prod(stored), form)
+    if frequencies is not None:
+        writer.add_tensor_info("rope_freqs.weight", frequencies.shape, frequencies.dtype, frequencies.nbytes, full)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for tensor in names:
+        array = np.asarray(weights[tensor]).astype(np.float32)
+        if (heads := _heads(tensor, config)) is not None:
+            array = permute(array, heads)
+        written = quantize(array, full if array.ndim == 1 else whole)
+        writer.write_tensor_data(np.ascontiguousarray(written))
+        advance(written.nbytes)
+    if frequencies is not None:
+        writer.write_tensor_data(frequencies)
+    writer.close()
+
+
+def gguf_tensors(path: Path, config: dict[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
+    """The tensors of a file under transformers' names, in its layout and in float32. `config` is that of the folder
+    from which it was written."""
+    from gguf import GGUFReader
+    from gguf.quants import dequantize
+
+    names = {_gguf_name(name): name for name in _names(config)}
+    for tensor in GGUFReader(path).tensors:
+        if tensor.name not in names:
+            continue
+        array = dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+        array = array.reshape([int(size) for size in reversed(tensor.shape)])
+        heads = _heads(names[tensor.name], config)
+        yield names[tensor.name], array if heads is None else permute(array, heads, back=True)
+
+
+def permute(weight: np.ndarray, heads: int, *, back: bool = False) -> np.ndarray:
+    """Rows of a head from halves (transformers) to neighbouring pairs (llama.cpp), or back. `weight` is (out, in)."""
+    size = weight.shape[0] // heads
+    shape = (heads, size // 2, 2, -1) if back else (heads, 2, size // 2, -1)
+    return weight.reshape(shape).swapaxes(1, 2).reshape(weight.shape)
+
+
+def rope_factors(config: dict[str, Any]) -> np.ndarray | None:
+    """[head_dim / 2] what each rotary frequency is divided by (Llama 3.1's scaling); None without scaling.
+
+    Raises ModelError for another scaling than llama3's."""
+    rope = rope_for_both(config)
+    if (scaling := rope["rope_scaling"]) is None:
+        return None
+    if (kind := scaling.get("rope_type", scaling.get("type"))) != "llama3":
+        raise ModelError(f"Rotary scaling of the kind {kind} cannot be written here.", mend=_ELSEWHERE)
+    size = _head_size(config)
+    wavelengths = 2 * math.pi * float(rope["rope_theta"]) ** (np.arange(0, size, 2, dtype=np.float64) / size)
+    factor, low, high = (float(scaling[key]) for key in ("factor", "low_freq_factor", "high_freq_factor"))
+    context = float(scaling["original_max_position_embeddings"])
+    smooth = np.clip((context / wavelengths - low) / (high - low), 0, 1)
+    return np.asarray(1 / ((1 - smooth) / factor + smooth), dtype=np.float32)
+
+
+def _check(config: dict[str, Any]) -> None:
+    if config["model_type"] != "llama":
+        raise ModelError(f"Models of the type {config['model_type']} cannot be written here.", mend=_ELSEWHERE)
+    if config.get("attention_bias") or config.get("mlp_bias"):
+        raise ModelError("Llamas with biases cannot be written here.", mend=_ELSEWHERE)
+
+
+def _head_size(config: dict[str, Any]) -> int:
+    return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+
+
+def _names(config: dict[str, Any]) -> Iterator[str]:
+    yield from (f"{module}.weight" for module in _OUTSIDE)
+    for layer in range(config["num_hidden_layers"]):
+        yield from (f"model.layers.{layer}.{module}.weight" for module in _BLOCK)
+
+
+def _gguf_name(name: str) -> str:
+    module = name.removesuffix(".weight")
+    if module in _OUTSIDE:
+        return f"{_OUTSIDE[module]}.weight"
+    layer, _, rest = module.removeprefix("model.layers.").partition(".")
+    if rest not in _BLOCK:
+        raise ModelError(f"{name} has no place in a GGUF file of a Llama.", mend=_ELSEWHERE)
+    return f"blk.{layer}.{_BLOCK[rest]}.weight"
+
+
+def _heads(name: str, config: dict[str, Any]) -> int | None:
+    """How many heads a weight's rows belong to, where they change places."""
+    if name.endswith("q_proj.weight"):
+        return int(config["num_attention_heads"])
+    if name.endswith("k_proj.weight"):
+        return int(config.get("num_key_value_heads") or config["num_attention_heads"])
+    return None
+
+
+def _add_shape(writer: Any, config: dict[str, Any], kind: GgufType, name: str) -> None:
+    from gguf import GGML_QUANT_VERSION, LlamaFileType
+
+    types = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
+    writer.add_name(name)
+    writer.add_type("model")
+    writer.add_file_type(LlamaFileType[types[kind]])
+    writer.add_quantization_version(GGML_QUANT_VERSION)
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config.get("num_key_value_heads") or config["num_attention_heads"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_vocab_size(config["vocab_size"])
+    size = _head_size(config)
+    writer.add_key_length(size)
+    writer.add_value_length(size)
+    writer.add_rope_dimension_count(size)
+    writer.add_rope_freq_base(float(rope_for_both(config)["rope_theta"]))
+
+
+def _add_vocabulary(writer: Any, source: Path, config: dict[str, Any]) -> None:
+    """The byte-level BPE of tokenizer.json, padded to the model's vocabulary."""
+    from gguf import TokenType
+    from transformers import AutoTokenizer
+
+    whole = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))
+    model = whole["model"]
+    if model.get("type") != "BPE":
+        raise ModelError(f"Tokenizers of the type {model.get('type')} cannot be written here.", mend=_ELSEWHERE)
+    tokens = [f"[PAD{number}]" for number in range(config["vocab_size"])]
+    types = [int(TokenType.UNUSED)] * len(tokens)
+    for token, number in model["vocab"].items():
+        tokens[number], types[number] = token, int(TokenType.NORMAL)
+    for added in whole.get("added_tokens", ()):
+        kind = TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED
+        tokens[added["id"]], types[added["id"]] = added["content"], int(kind)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre_tokenizer(whole.get("pre_tokenizer")))
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    writer.add_token_merges([one if isinstance(one, str) else " ".join(one) for one in model["merges"]])
+    tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+    for add, number in (
+        (writer.add_bos_token_id, tokenizer.bos_token_id),
+        (writer.add_eos_token_id, tokenizer.eos_token_id),
+        (writer.add_pad_token_id, tokenizer.pad_token_id),
+    ):
+        if number is not None:
+            add(number)
+    writer.add_add_bos_token(adds_bos(tokenizer))
+    if tokenizer.chat_template:
+        writer.add_chat_template(tokenizer.chat_template)
+
+
+def adds_bos(tokenizer: Any) -> bool:
+    """Whether the tokenizer itself puts the first token."""
+    return tokenizer.bos_token_id is not None and tokenizer.bos_token_id in tokenizer("")["input_ids"]
+
+
+def pre_tokenizer(given: dict[str, Any] | None) -> str:
+    """llama.cpp's name of a pre-tokenizer. Raises ModelError for one that is not known by name."""
+    parts = (given or {}).get("pretokenizers") or [given or {}]
+    patterns = [part["pattern"].get("Regex") for part in parts if part.get("type") == "Split"]
+    if len(patterns) == 1 and patterns[0] in _PRE_TOKENIZERS:
+        return _PRE_TOKENIZERS[patterns[0]]
+    if not patterns and any(part.get("type") == "ByteLevel" and part.get("use_regex", True) for part in parts):
+        return "gpt-2"
+    raise ModelError("llama.cpp has no name, known here, for how this tokenizer cuts words.", mend=_ELSEWHERE)

@@ -1,0 +1,43 @@
+"""An Ollama Modelfile whose template gives the prompt that the classifier learned.
+
+Format: https://docs.ollama.com/modelfile. Ollama tokenises the rendered template as one string, where training had the
+text apart. The prompt is cut at line breaks, so both give the same ids but for texts that begin with a line break or
+spell out a control token.
+"""
+
+from __future__ import annotations
+
+from rir_convert.example import prompt_around
+from rir_convert.gguf import adds_bos
+from rir_mlx.backends.base import Tokens
+from rir_mlx.prompts import Prompt
+from rir_mlx.tokens import Codec
+
+
+def around(codec: Codec, prompt: Prompt) -> tuple[str, str]:
+    """What stands before and after a row's text, without the first token where the tokenizer puts it itself."""
+    before, question, after = prompt_around(codec, prompt)
+    bos = codec.tokenizer.bos_token or ""
+    start = before + question
+    return (start.removeprefix(bos) if bos and adds_bos(codec.tokenizer) else start), after
+
+
+def joint_ids(codec: Codec, text: str, before: str, after: str) -> Tokens:
+    """The ids of the whole prompt as one string, as Ollama and llama.cpp make them."""
+    return tuple(codec.tokenizer(before + text + after)["input_ids"])
+
+
+def modelfile(codec: Codec, prompt: Prompt, file: str, *, max_tokens: int, context: int) -> str:
+    """The Modelfile for `file` beside it. `max_tokens` may be written, `context` read and written."""
+    before, after = around(codec, prompt)
+    stops = "".join(f'PARAMETER stop "{codec.decode([token])}"\n' for token in codec.stops)
+    return (
+        f"FROM ./{file}\n"
+        f'TEMPLATE """{_constant(before)}{{{{ .Prompt }}}}{_constant(after)}"""\n'
+        f"{stops}PARAMETER temperature 0\nPARAMETER num_predict {max_tokens}\nPARAMETER num_ctx {context}\n"
+    )
+
+
+def _constant(text: str) -> str:
+    """Text that a Go template prints as it is, inside three quotes."""
+    return text.replace("{{", '{{ "{{" }}').replace('"""', '{{ "\\"\\"\\"" }}')
