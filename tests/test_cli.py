@@ -386,6 +386,54 @@ def test_an_export_that_is_another_model_is_kept_aside_with_the_layer(
     assert json.loads((folder / "qa-hf" / "verification.json").read_text(encoding="utf-8"))["passed"] is True
 
 
+def test_an_export_that_is_stopped_leaves_the_one_before_and_runs_again(
+    exportable: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rir_cli import exporting
+
+    assert exportable("export", "--arm", "qa", "-q").code == 0
+    folder = Path("runs/small/export")
+    before = {path.name: path.read_bytes() for path in (folder / "qa-hf").iterdir()}
+    with monkeypatch.context() as patched:
+
+        def stop(*_: object, **__: object) -> None:
+            raise KeyboardInterrupt
+
+        patched.setattr(exporting, "record", stop)
+        assert exportable("export", "--arm", "qa", "-q").code == 130
+    assert {path.name: path.read_bytes() for path in (folder / "qa-hf").iterdir()} == before
+    (folder / "qa-hf.unverified").mkdir()  # as a kill leaves it
+    (folder / "qa-hf.unverified" / "half").write_text("")
+    assert exportable("export", "--arm", "qa", "-q").code == 0
+    assert {path.name: path.read_bytes() for path in (folder / "qa-hf").iterdir()}.keys() == before.keys()
+    assert [path.name for path in folder.iterdir()] == ["qa-hf"]
+
+
+def test_a_classifier_of_a_quantised_base_is_exported_dequantised(rir: Run, recipe: Path, tmp_path: Path) -> None:
+    """Fused into packed weights, most of the adapter would be rounded away."""
+    pytest.importorskip("mlx_lm")
+    pytest.importorskip("torch")
+    import shutil
+
+    from tiny import make_tiny_llama
+
+    from rir_mlx.backends.mlx.quantisation import quantise
+
+    base = make_tiny_llama(tmp_path / "wide", hidden=64)
+    shutil.copytree(base, tmp_path / "four")
+    quantise(base, tmp_path / "four", 4)
+    changes = ("-s", f"model={tmp_path / 'four'}", "-s", "classifier.learning_rate=1e-2", "--backend", "mlx", "-q")
+    assert rir("train-classifier", str(recipe), "--arm", "qa", *changes).code == 0
+    done = rir("export", "--arm", "qa", "--json", "-q")
+    assert done.code == 0, done.err
+    values = json.loads(done.out)
+    assert set(values["engines"]) == {"torch", "mlx"}
+    assert all(one["max_difference"] < 1e-3 for one in values["engines"].values())
+    config = json.loads((Path(values["folder"]) / "config.json").read_text(encoding="utf-8"))
+    assert "quantization" not in config
+    assert "quantization_config" not in config
+
+
 def test_an_export_is_pushed_only_when_asked_and_a_dry_run_contacts_nobody(exportable: Run) -> None:
     result = exportable("export", "--arm", "qa", "--push-to-hub", "me/mine", "--dry-run", "--offline")
     assert result.code == 0, result.err

@@ -6,6 +6,7 @@ import gc
 import importlib.util
 import os
 import platform
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -178,7 +179,7 @@ class _Export:
         self.exam, self.wanted, self.folder = exam, wanted, folder
         self.context = exam.context
         self.spec = exam.adapter.spec
-        self.name = f"{self.context.recipe.name}-{exam.arm}"
+        self.name = re.sub(r"[^\w.-]+", "-", f"{self.context.recipe.name}-{exam.arm}")
 
     @cached_property
     def fused(self) -> Fused:
