@@ -280,7 +280,7 @@ def test_the_wanted_accuracy_makes_classify_abstain(run: Path, rir: Run, monkeyp
     rows = lines_of(run / "evaluation/qa/predictions.jsonl")
     stored = run / "classifier-qa/calibration.json"
     assert json.loads(stored.read_text(encoding="utf-8"))["calibration"]["answer_from"] is None
-    for wanted in (0.34, 0.5, 0.6, 0.9):  # of a model that can hardly tell
+    for wanted in (0.15, 0.2, 0.25, 0.3, 0.34, 0.5, 0.6, 0.9):  # of a model that can hardly tell
         evaluated(f"evaluate.wanted_accuracy={wanted}")
         threshold = json.loads(stored.read_text(encoding="utf-8"))["calibration"]["answer_from"]
         if threshold:
