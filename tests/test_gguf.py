@@ -115,26 +115,51 @@ def test_the_vocabulary_has_every_token_its_kind_and_the_merges(tmp_path: Path) 
     assert types[300] == gguf.TokenType.NORMAL
     assert value(reader, "tokenizer.ggml.eos_token_id") == codec.terminator
     assert value(reader, "tokenizer.ggml.add_bos_token") is True
-    assert value(reader, "tokenizer.ggml.pre") == "llama-bpe"
+    assert value(reader, "tokenizer.ggml.pre") == "smaug-bpe"  # Llama 3's words, and its merges are not passed by
     assert value(reader, "tokenizer.chat_template") == codec.tokenizer.chat_template
     merges = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]["merges"]
     assert value(reader, "tokenizer.ggml.merges") == [" ".join(one) for one in merges]
 
 
 def test_a_pre_tokenizer_without_a_known_name_is_refused_not_guessed() -> None:
-    def cut(pattern: str) -> dict[str, Any]:
-        return {"type": "Sequence", "pretokenizers": [{"type": "Split", "pattern": {"Regex": pattern}}]}
+    level = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
+    alone = level | {"use_regex": True}
 
-    assert pre_tokenizer(cut(LLAMA_SPLIT)) == "llama-bpe"
-    assert pre_tokenizer({"type": "ByteLevel", "use_regex": True}) == "gpt-2"
-    for odd in (cut(LLAMA_SPLIT + "|x"), {"type": "ByteLevel", "use_regex": False}, {"type": "Metaspace"}, None):
+    def cut(pattern: str, **changes: object) -> dict[str, Any]:
+        split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False} | changes
+        return {"type": "Sequence", "pretokenizers": [split, level]}
+
+    def whole(given: dict[str, Any] | None, ignore: bool | None = True, **more: object) -> dict[str, Any]:
+        return {"pre_tokenizer": given, "model": {"ignore_merges": ignore}, **more}
+
+    assert pre_tokenizer(whole(cut(LLAMA_SPLIT))) == "llama-bpe"
+    assert pre_tokenizer(whole(cut(LLAMA_SPLIT), None)) == "smaug-bpe"
+    assert pre_tokenizer(whole(alone)) == "gpt-2"
+    digits = {"type": "Digits", "individual_digits": True}
+    for odd in (
+        whole(cut(LLAMA_SPLIT + "|x")),
+        whole(cut(LLAMA_SPLIT, behavior="Removed")),
+        whole({"type": "Sequence", "pretokenizers": [digits, alone]}),
+        whole({"type": "Sequence", "pretokenizers": [digits, *cut(LLAMA_SPLIT)["pretokenizers"]]}),
+        whole(alone | {"add_prefix_space": True}),
+        whole(level),
+        whole({"type": "Metaspace"}),
+        whole(None),
+        whole(cut(LLAMA_SPLIT), normalizer={"type": "NFC"}),
+    ):
         with pytest.raises(ModelError, match="has no name"):
             pre_tokenizer(odd)
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
-    [({"model_type": "qwen2"}, "type qwen2"), ({"attention_bias": True}, "with biases")],
+    [
+        ({"model_type": "qwen2"}, "type qwen2"),
+        ({"attention_bias": True}, "with biases"),
+        ({"hidden_act": "gelu"}, "with gelu"),
+        ({"tie_word_embeddings": False}, "lm_head.weight is missing"),
+        ({"num_hidden_layers": 3}, "model.layers.2.* is missing"),
+    ],
 )
 def test_what_is_not_a_plain_llama_is_refused_with_another_way(
     tiny: Path, tmp_path: Path, change: dict[str, Any], says: str
@@ -144,6 +169,26 @@ def test_what_is_not_a_plain_llama_is_refused_with_another_way(
     with pytest.raises(ModelError, match=says) as refused:
         write_gguf(tmp_path / "odd", tmp_path / "x.gguf", "f16", name="x")
     assert "convert_hf_to_gguf.py" in refused.value.mend
+
+
+def test_a_number_that_float16_cannot_hold_is_refused_not_written_as_infinity(tiny: Path, tmp_path: Path) -> None:
+    from rir_convert.weights import save_weights
+
+    shutil.copytree(tiny, tmp_path / "large")
+    tensors = load_file(tiny / "model.safetensors")
+    tensors["model.layers.0.mlp.up_proj.weight"][0, 0] = 1e5
+    save_weights(tensors, tmp_path / "large" / "model.safetensors")
+    with pytest.raises(ModelError, match="float16 cannot") as refused:
+        write_gguf(tmp_path / "large", tmp_path / "x.gguf", "f16", name="x")
+    assert "bf16" in refused.value.mend
+    write_gguf(tmp_path / "large", tmp_path / "y.gguf", "bf16", name="x")
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tiny: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny, tmp_path / "odd")
+    (tmp_path / "odd" / "config.json").write_text(json.dumps(read(tiny, "config.json") | {"vocab_size": 100}))
+    with pytest.raises(ModelError, match="and the model 100 words"):
+        write_gguf(tmp_path / "odd", tmp_path / "x.gguf", "f16", name="x")
 
 
 def test_a_missing_package_is_named(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,6 +215,7 @@ def test_the_modelfile_gives_the_ids_of_training(model: str, asked: Any, request
     quoted = before.replace("{{", '{{ "{{" }}').replace('"""', '{{ "\\"\\"\\"" }}')
     assert template == f"{quoted}{{{{ .Prompt }}}}{after}"
     assert '"""' not in template
+    assert "PARAMETER repeat_penalty 1\n" in written
     assert written.startswith("FROM ./x.gguf\n")
     for stop in codec.stops:
         assert f'PARAMETER stop "{codec.decode([stop])}"' in written

@@ -59,6 +59,8 @@ def write_gguf(source: Path, path: Path, kind: GgufType, *, name: str, advance: 
     config = read_config(source)
     _check(config)
     weights = Weights(source)
+    if odd := sorted(set(weights) ^ set(_names(config))):
+        raise ModelError(f"{source} is no whole Llama: {odd[0]} is missing or too much.", mend=_ELSEWHERE)
     writer = GGUFWriter(path, "llama")
     _add_shape(writer, config, kind, name)
     _add_vocabulary(writer, source, config)
@@ -83,6 +85,8 @@ def write_gguf(source: Path, path: Path, kind: GgufType, *, name: str, advance: 
         array = np.asarray(weights[tensor]).astype(np.float32)
         if (heads := _heads(tensor, config)) is not None:
             array = permute(array, heads)
+        if whole is GGMLQuantizationType.F16 and array.ndim > 1 and np.abs(array).max() > np.finfo(np.float16).max:
+            raise ModelError(f"{tensor} holds numbers that float16 cannot.", mend="Write it with --gguf-type bf16.")
         written = quantize(array, full if array.ndim == 1 else whole)
         writer.write_tensor_data(np.ascontiguousarray(written))
         advance(written.nbytes)
@@ -134,6 +138,8 @@ def rope_factors(config: dict[str, Any]) -> np.ndarray | None:
 def _check(config: dict[str, Any]) -> None:
     if config["model_type"] != "llama":
         raise ModelError(f"Models of the type {config['model_type']} cannot be written here.", mend=_ELSEWHERE)
+    if config.get("hidden_act", "silu") != "silu":
+        raise ModelError(f"Llamas with {config['hidden_act']} cannot be written here.", mend=_ELSEWHERE)
     if config.get("attention_bias") or config.get("mlp_bias"):
         raise ModelError("Llamas with biases cannot be written here.", mend=_ELSEWHERE)
 
@@ -143,7 +149,8 @@ def _head_size(config: dict[str, Any]) -> int:
 
 
 def _names(config: dict[str, Any]) -> Iterator[str]:
-    yield from (f"{module}.weight" for module in _OUTSIDE)
+    tied = config.get("tie_word_embeddings")
+    yield from (f"{module}.weight" for module in _OUTSIDE if not (tied and module == "lm_head"))
     for layer in range(config["num_hidden_layers"]):
         yield from (f"model.layers.{layer}.{module}.weight" for module in _BLOCK)
 
@@ -199,6 +206,9 @@ def _add_vocabulary(writer: Any, source: Path, config: dict[str, Any]) -> None:
     model = whole["model"]
     if model.get("type") != "BPE":
         raise ModelError(f"Tokenizers of the type {model.get('type')} cannot be written here.", mend=_ELSEWHERE)
+    highest = max([*model["vocab"].values(), *(added["id"] for added in whole.get("added_tokens", ()))])
+    if highest >= config["vocab_size"]:
+        raise ModelError(f"The tokenizer has a token {highest}, and the model {config['vocab_size']} words.")
     tokens = [f"[PAD{number}]" for number in range(config["vocab_size"])]
     types = [int(TokenType.UNUSED)] * len(tokens)
     for token, number in model["vocab"].items():
@@ -207,7 +217,7 @@ def _add_vocabulary(writer: Any, source: Path, config: dict[str, Any]) -> None:
         kind = TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED
         tokens[added["id"]], types[added["id"]] = added["content"], int(kind)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(pre_tokenizer(whole.get("pre_tokenizer")))
+    writer.add_tokenizer_pre(pre_tokenizer(whole))
     writer.add_token_list(tokens)
     writer.add_token_types(types)
     writer.add_token_merges([one if isinstance(one, str) else " ".join(one) for one in model["merges"]])
@@ -229,12 +239,20 @@ def adds_bos(tokenizer: Any) -> bool:
     return tokenizer.bos_token_id is not None and tokenizer.bos_token_id in tokenizer("")["input_ids"]
 
 
-def pre_tokenizer(given: dict[str, Any] | None) -> str:
-    """llama.cpp's name of a pre-tokenizer. Raises ModelError for one that is not known by name."""
-    parts = (given or {}).get("pretokenizers") or [given or {}]
-    patterns = [part["pattern"].get("Regex") for part in parts if part.get("type") == "Split"]
-    if len(patterns) == 1 and patterns[0] in _PRE_TOKENIZERS:
-        return _PRE_TOKENIZERS[patterns[0]]
-    if not patterns and any(part.get("type") == "ByteLevel" and part.get("use_regex", True) for part in parts):
+def pre_tokenizer(tokenizer: dict[str, Any]) -> str:
+    """llama.cpp's name for how a tokenizer.json cuts words. Raises ModelError for what is not exactly one of those known
+    here: it would be cut elsewhere in silence."""
+    given, model = tokenizer.get("pre_tokenizer") or {}, tokenizer["model"]
+    parts = given.get("pretokenizers", [given]) if given.get("type") == "Sequence" else [given]
+    last = parts[-1]
+    plain = tokenizer.get("normalizer") is None and last.get("type") == "ByteLevel" and not last.get("add_prefix_space")
+    if plain and len(parts) == 1 and last.get("use_regex", True):
         return "gpt-2"
-    raise ModelError("llama.cpp has no name, known here, for how this tokenizer cuts words.", mend=_ELSEWHERE)
+    split = parts[0]
+    exact = split.get("type") == "Split" and split.get("behavior") == "Isolated" and not split.get("invert")
+    name = _PRE_TOKENIZERS.get(split.get("pattern", {}).get("Regex", "")) if exact else None
+    if not plain or len(parts) != 2 or last.get("use_regex", True) or name is None:
+        raise ModelError("llama.cpp has no name, known here, for how this tokenizer cuts words.", mend=_ELSEWHERE)
+    if name == "llama-bpe" and not model.get("ignore_merges"):
+        return "smaug-bpe"  # the same words; llama-bpe takes one that is in the vocabulary whole, past the merges
+    return name

@@ -25,6 +25,7 @@ class LlamaCpp:
     def __init__(self, path: Path, context: int = 2048) -> None:
         from llama_cpp import Llama
 
+        self.context = context
         try:
             self.model: Any = Llama(
                 str(path), n_ctx=context, n_batch=context, n_ubatch=context, logits_all=True, verbose=False,
@@ -35,6 +36,8 @@ class LlamaCpp:
 
     def logits(self, tokens: Tokens, last: int | None = None) -> Floats:
         """[tokens or last, vocabulary] next-token logits."""
+        if len(tokens) > self.context:
+            raise ModelError(f"{len(tokens)} tokens do not fit into a context of {self.context}.")
         self.model.reset()
         self.model.eval(list(tokens))
         found = self.model.scores[: len(tokens)]

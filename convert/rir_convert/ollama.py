@@ -7,6 +7,8 @@ spell out a control token.
 
 from __future__ import annotations
 
+import re
+
 from rir_convert.example import prompt_around
 from rir_convert.gguf import adds_bos
 from rir_mlx.backends.base import Tokens
@@ -31,13 +33,12 @@ def modelfile(codec: Codec, prompt: Prompt, file: str, *, max_tokens: int, conte
     """The Modelfile for `file` beside it. `max_tokens` may be written, `context` read and written."""
     before, after = around(codec, prompt)
     stops = "".join(f'PARAMETER stop "{codec.decode([token])}"\n' for token in codec.stops)
-    return (
-        f"FROM ./{file}\n"
-        f'TEMPLATE """{_constant(before)}{{{{ .Prompt }}}}{_constant(after)}"""\n'
-        f"{stops}PARAMETER temperature 0\nPARAMETER num_predict {max_tokens}\nPARAMETER num_ctx {context}\n"
-    )
+    numbers = {"temperature": 0, "repeat_penalty": 1, "num_predict": max_tokens, "num_ctx": context}
+    parameters = stops + "".join(f"PARAMETER {name} {value}\n" for name, value in numbers.items())
+    return f'FROM ./{file}\nTEMPLATE """{_constant(before)}{{{{ .Prompt }}}}{_constant(after)}"""\n{parameters}'
 
 
 def _constant(text: str) -> str:
     """Text that a Go template prints as it is, inside three quotes."""
-    return text.replace("{{", '{{ "{{" }}').replace('"""', '{{ "\\"\\"\\"" }}')
+    braces = re.sub(r"\{+", lambda run: f'{{{{ "{run[0]}" }}}}', text) if "{{" in text else text
+    return braces.replace('"""', '{{ "\\"\\"\\"" }}')
