@@ -240,8 +240,8 @@ def adds_bos(tokenizer: Any) -> bool:
 
 
 def pre_tokenizer(tokenizer: dict[str, Any]) -> str:
-    """llama.cpp's name for how a tokenizer.json cuts words. Raises ModelError for what is not exactly one of those known
-    here: it would be cut elsewhere in silence."""
+    """llama.cpp's name for how a tokenizer.json cuts words. Raises ModelError for what is not exactly one of those
+    known here: it would be cut elsewhere in silence."""
     given, model = tokenizer.get("pre_tokenizer") or {}, tokenizer["model"]
     parts = given.get("pretokenizers", [given]) if given.get("type") == "Sequence" else [given]
     last = parts[-1]
