@@ -32,6 +32,7 @@ from rir_mlx.calibration import Calibration
 from rir_mlx.classifier import Classifier
 from rir_mlx.data import Row
 from rir_mlx.errors import Failure, UserError
+from rir_mlx.progress import Progress
 from rir_mlx.prompts import DELIMITER, Arm, Prompt, asked_for, classifier_prompt
 from rir_mlx.recipe import dump_recipe
 from rir_mlx.run import read_json, read_jsonl
@@ -205,7 +206,7 @@ class _Export:
 
     def write(self, written: Path, probe: Probe, reference: Answers, effect: float) -> list[Comparison]:
         """Write the format at `written` and compare it in every engine that is installed."""
-        asked = Asked(self.exam, probe, reference, effect)
+        asked = Asked(self.context.progress, probe, reference, effect)
         match self.wanted.to:
             case "adapter":
                 shutil.copytree(self.exam.folder, written)
@@ -216,12 +217,12 @@ class _Export:
 
                 with _scratch(written) as full:
                     self._write_fused(full)
-                    return export_gguf(full, written, self.wanted.gguf, asked, self.name)
+                    return export_gguf(full, written, self.wanted.gguf, asked, self.exam, self.name)
             case "mlx" if self.wanted.quantize:
                 return self._quantised(written, asked)
             case _:
                 self._write_fused(written)
-                return asked.of_folder(written)
+                return asked.of_folder(written, self.exam)
 
     def _write_fused(self, folder: Path) -> None:
         exam, context = self.exam, self.context
@@ -250,7 +251,7 @@ class _Export:
         bits = self.wanted.quantize or 8
         with _scratch(written) as full:
             self._write_fused(full)
-            before = asked.of_folder(full)
+            before = asked.of_folder(full, self.exam)
             if any(one.faults for one in before):
                 _move(full, written)
                 return before
@@ -307,8 +308,8 @@ class _Export:
 class Asked:
     """The answers that an export has to give."""
 
-    def __init__(self, exam: Exam, probe: Probe, reference: Answers, effect: float) -> None:
-        self.exam, self.probe, self.reference, self.effect = exam, probe, reference, effect
+    def __init__(self, progress: Progress, probe: Probe, reference: Answers, effect: float) -> None:
+        self.progress, self.probe, self.reference, self.effect = progress, probe, reference, effect
 
     def by(
         self, engines: list[str], kind: str, load: Any, found: list[str] | None = None, *, suffix: str = ""
@@ -316,7 +317,7 @@ class Asked:
         """A comparison for each of the engines, whose model `load` gives."""
         compared = []
         for name in engines:
-            self.exam.context.progress.say(f"Loading it back with {name}{suffix} …")
+            self.progress.say(f"Loading it back with {name}{suffix} …")
             gc.collect()
             try:
                 model: Model = load(open_backend(name))  # type: ignore[arg-type]
@@ -328,9 +329,9 @@ class Asked:
             compared.append(self.judge(name + suffix, answers, kind, found or []))
         return compared
 
-    def of_folder(self, folder: Path) -> list[Comparison]:
+    def of_folder(self, folder: Path, exam: Exam) -> list[Comparison]:
         """A folder in Hugging Face format: what it holds, and what each installed engine makes of it."""
-        found = faults(folder, self.exam.context.codec, self.exam.prompts)
+        found = faults(folder, exam.context.codec, exam.prompts)
         kind = stored_as(Weights(folder))
         return self.by(installed_engines(), kind, lambda engine: engine.load_as_is(folder), found)
 
@@ -340,7 +341,7 @@ class Asked:
 
 def judge_folder(exam: Exam, folder: Path, answered: tuple[Probe, Answers, float]) -> list[Comparison]:
     """What the gate says of any folder that is to be the exam's model, `answered` by the exam."""
-    return Asked(exam, *answered).of_folder(folder)
+    return Asked(exam.context.progress, *answered).of_folder(folder, exam)
 
 
 def unreadable(engine: str, why: str) -> Comparison:

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from rir_convert.adapters import Ecosystem, ForeignAdapter, convert_adapter, read_any
 from rir_convert.fuse import Fused
-from rir_convert.gate import ROWS, Probe, ask, compare, mean_difference, record
+from rir_convert.gate import ROWS, Probe, ask, mean_difference, record
 from rir_convert.hf import About, stored_as, write_hf_folder
 from rir_convert.integrity import faults
 from rir_convert.weights import base_weights, size_of
 
-from rir_cli.exporting import aside, in_words, installed_engines, unreadable
+from rir_cli.exporting import Asked, aside, in_words, installed_engines
 from rir_mlx import __version__
 from rir_mlx.backends import open_backend
 from rir_mlx.backends.base import Dtype
@@ -51,14 +51,9 @@ def fuse_folders(
         with progress.task(f"fuse into {base.name} (MB)", size_of(fused) / 1e6) as task:
             advance = lambda count: task.advance(count / 1e6)  # noqa: E731
             write_hf_folder(written, fused, base, About(list(codec.stops)), advance=advance)
-        wrong, compared = faults(written, codec, ()), []
-        for engine in installed_engines():
-            try:
-                answers = ask(open_backend(engine).load_as_is(written), probe)  # type: ignore[arg-type]
-            except UserError as error:
-                compared.append(unreadable(engine, error.what))
-                continue
-            compared.append(compare(engine, reference, answers, effect=effect, kind=stored_as(fused), faults=wrong))
+        asked = Asked(progress, probe, reference, effect)
+        wrong = faults(written, codec, ())
+        compared = asked.by(installed_engines(), stored_as(fused), lambda engine: engine.load_as_is(written), wrong)
         facts = {"rir_mlx": __version__, "format": "hf", "reference": name, "adapter_effect": effect}
         values = record(written, compared, **facts)
     for one in compared:

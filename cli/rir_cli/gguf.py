@@ -15,7 +15,7 @@ from rir_convert.weights import Weights, size_of
 from rir_mlx.models import read_config
 
 if TYPE_CHECKING:
-    from rir_cli.exporting import Asked
+    from rir_cli.exporting import Asked, Exam
 
 _KINDS = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "q8_0": "q8_0"}
 _ROUNDED: dict[GgufType, float] = {"f32": 1e-7, "f16": 1e-3, "bf16": 8e-3, "q8_0": 2e-2}
@@ -24,15 +24,15 @@ _JOINT = 0.9
 """Share of prompts that must be the same as one string: a text that begins with a line break is another one."""
 
 
-def export_gguf(full: Path, written: Path, kind: GgufType, asked: Asked, name: str) -> list[Comparison]:
+def export_gguf(full: Path, written: Path, kind: GgufType, asked: Asked, exam: Exam, name: str) -> list[Comparison]:
     """Write the file and the Modelfile of the fused folder `full` at `written`. The tensors are compared, read back,
     and the answers of llama.cpp where it is installed."""
-    context = asked.exam.context
+    context = exam.context
     written.mkdir()
     path = written / f"{name}.{kind}.gguf"
     with context.progress.task(f"write {path.name} (MB)", size_of(Weights(full)) / 1e6) as task:
         write_gguf(full, path, kind, name=name, advance=lambda count: task.advance(count / 1e6))
-    found = _of_modelfile(asked, written, path.name)
+    found = _of_modelfile(asked, exam, written, path.name)
     differs, layer = _first_tensor(path, full, kind)
     found += [f"{layer} differs by {differs:.2g} of its size"] if layer else []
     if not available():
@@ -45,9 +45,9 @@ def export_gguf(full: Path, written: Path, kind: GgufType, asked: Asked, name: s
         engine.close()
 
 
-def _of_modelfile(asked: Asked, written: Path, file: str) -> list[str]:
+def _of_modelfile(asked: Asked, exam: Exam, written: Path, file: str) -> list[str]:
     """Write it, and count on how many prompts one string gives the ids of training."""
-    exam, codec = asked.exam, asked.exam.context.codec
+    codec = exam.context.codec
     prompt = exam.prompts[0][0]
     limit = exam.task.max_reasoning_tokens + max(len(option) for option in asked.probe.options)
     text = modelfile(codec, prompt, file, max_tokens=limit, context=exam.task.max_seq_length)
