@@ -245,11 +245,15 @@ def test_llama_cpp_computes_what_transformers_computes(
     for tokens in SEQUENCES:
         difference = log_softmax(theirs.logits(tokens), -1) - log_softmax(ours.logits(tokens), -1)
         assert np.abs(difference).max() < bound
-    assert theirs.logits(SEQUENCES[0], 2).shape == (2, len(codec.tokenizer))
+    prefix, rows = SEQUENCES[1][:20], [SEQUENCES[0][:9], SEQUENCES[1], SEQUENCES[0][:3]]
+    for name, engine in (("torch", ours), ("llama.cpp", theirs)):
+        whole = [engine.logits(prefix + row)[-min(4, len(row)) :] for row in rows]
+        for a, b in zip(whole, engine.last_logits(rows, 4, prefix=prefix), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-4, err_msg=name)
     if kind == "f32":
         start, written = SEQUENCES[0], []
         for _ in range(8):
-            written.append(int(ours.logits((*start, *written), 1).argmax()))
+            written.append(int(ours.logits((*start, *written))[-1].argmax()))
         assert theirs.greedy(start, 8) == tuple(written)
         for text in (*TEXTS, "a<|eot_id|>b"):
             assert theirs.encode(text) == tuple(codec.tokenizer(text)["input_ids"]), text

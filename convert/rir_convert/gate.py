@@ -8,8 +8,9 @@ that is lost, or whose change the rounding swallows, would pass for small differ
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,7 +35,7 @@ _PAIRWISE = 16
 class Engine(Protocol):
     """What can be asked: a `Model` of a backend, or llama.cpp."""
 
-    def logits(self, tokens: Tokens, last: int | None = None) -> Floats: ...
+    def last_logits(self, rows: Iterable[Tokens], last: int, *, prefix: Tokens = ()) -> Iterator[Floats]: ...
 
 
 @dataclass(frozen=True)
@@ -46,17 +47,21 @@ class Probe:
     options: Sequence[Tokens] = ()
 
     @property
-    def sequences(self) -> list[Tokens]:
-        """Each row to the end of its longest label, and all rows in a row."""
+    def rows(self) -> list[Tokens]:
+        """Each prompt to the end of the longest label, after the head."""
         longest = max(self.options, key=len, default=())
-        rows = [self.head + prompt + longest[:-1] for prompt in self.prompts]
-        return [*rows, tuple(token for row in rows for token in row)[:_LONG]]
+        return [prompt + longest[:-1] for prompt in self.prompts]
+
+    @property
+    def long(self) -> Tokens:
+        """All rows in a row."""
+        return tuple(token for row in self.rows for token in self.head + row)[:_LONG]
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What an engine makes of a probe: log-probabilities [positions, vocabulary] of every sequence, the labels' scores
-    [rows, labels] (of fewer rows where that is slow), and the layers' outputs of the first row."""
+    """What an engine makes of a probe: log-probabilities [positions, vocabulary] of every row and then of the long one;
+    the labels' scores [rows, labels], of fewer rows where that is slow; the layers' outputs of the first row."""
 
     chances: Sequence[NDArray[np.float32]]
     scores: NDArray[np.float64] | None
@@ -113,11 +118,9 @@ def ask(engine: Engine, probe: Probe, *, rows: int | None = None) -> Answers:
     """Put the probe to an engine, or its first `rows` alone. Arrays of the vocabulary's size are kept for the last few
     positions only."""
     some = Probe(probe.head, probe.prompts[:rows], probe.options)
-    chances = []
-    for number, sequence in enumerate(some.sequences):
-        last = min(len(sequence), _LONG_LAST if number == len(some.prompts) else _LAST)
-        chances.append(log_softmax(engine.logits(sequence, last), axis=-1).astype(np.float32))
-    layers = engine.layer_outputs(some.sequences[0]) if hasattr(engine, "layer_outputs") else []
+    logits = chain(engine.last_logits(some.rows, _LAST, prefix=some.head), engine.last_logits([some.long], _LONG_LAST))
+    chances = [log_softmax(one, axis=-1).astype(np.float32) for one in logits]
+    layers = engine.layer_outputs(some.head + some.rows[0]) if hasattr(engine, "layer_outputs") else []
     return Answers(chances, _scores(engine, some) if probe.options else None, layers)
 
 
@@ -125,13 +128,12 @@ def _scores(engine: Engine, probe: Probe) -> NDArray[np.float64]:
     if hasattr(engine, "score"):
         scores: NDArray[np.float64] = engine.score(probe.prompts, probe.options, prefix=probe.head)
         return scores
-    rows = probe.prompts[:_PAIRWISE]
-    return np.array([[_score(engine, probe.head + row, option) for option in probe.options] for row in rows])
-
-
-def _score(engine: Engine, prompt: Tokens, option: Tokens) -> float:
-    chances = log_softmax(engine.logits(prompt + option[:-1], len(option)), axis=-1)
-    return float(chances[np.arange(len(option)), list(option)].sum())
+    found = np.zeros((min(len(probe.prompts), _PAIRWISE), len(probe.options)))
+    for column, option in enumerate(probe.options):
+        rows = [prompt + option[:-1] for prompt in probe.prompts[:_PAIRWISE]]
+        for row, logits in enumerate(engine.last_logits(rows, len(option), prefix=probe.head)):
+            found[row, column] = log_softmax(logits, axis=-1)[np.arange(len(option)), list(option)].sum()
+    return found
 
 
 def mean_difference(ours: Answers, theirs: Answers) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from rir_mlx.errors import ModelError
 
 _F32 = 0
 """ggml's number of the format: keys and values are kept in it, not in float16, so that what differs is the weights."""
+_BATCH = 512
+"""Tokens that run together."""
 
 
 def available() -> bool:
@@ -23,25 +26,48 @@ class LlamaCpp:
     """One file. Raises ModelError where llama.cpp cannot load it."""
 
     def __init__(self, path: Path, context: int = 2048) -> None:
-        from llama_cpp import Llama
+        import llama_cpp
 
-        self.context = context
+        self.context, self.library = context, llama_cpp
         try:
-            self.model: Any = Llama(
-                str(path), n_ctx=context, n_batch=context, n_ubatch=context, logits_all=True, verbose=False,
+            self.model: Any = llama_cpp.Llama(
+                str(path), n_ctx=context, n_batch=_BATCH, n_ubatch=_BATCH, verbose=False,
                 type_k=_F32, type_v=_F32, flash_attn=False, n_gpu_layers=0,
             )  # fmt: skip
         except (ValueError, RuntimeError, OSError) as error:
             raise ModelError(f"{path} cannot be loaded by llama.cpp: {error}") from error
+        self.batch = llama_cpp.llama_batch_init(_BATCH, 0, 1)
 
-    def logits(self, tokens: Tokens, last: int | None = None) -> Floats:
-        """[tokens or last, vocabulary] next-token logits."""
-        if len(tokens) > self.context:
-            raise ModelError(f"{len(tokens)} tokens do not fit into a context of {self.context}.")
-        self.model.reset()
-        self.model.eval(list(tokens))
-        found = self.model.scores[: len(tokens)]
-        return np.array(found[-last:] if last else found, dtype=np.float32)
+    def logits(self, tokens: Tokens) -> Floats:
+        """[tokens, vocabulary] next-token logits."""
+        return next(self.last_logits([tokens], len(tokens)))
+
+    def last_logits(self, rows: Iterable[Tokens], last: int, *, prefix: Tokens = ()) -> Iterator[Floats]:
+        """As `Model.last_logits`: only those positions are projected to the vocabulary."""
+        self._run(prefix, 0, 0)
+        for row in rows:
+            yield self._run(row, len(prefix), min(last, len(row)))
+
+    def _run(self, tokens: Tokens, start: int, wanted: int) -> Floats:
+        """Logits of the last `wanted` of some tokens, which stand after the first `start` that ran."""
+        if start + len(tokens) > self.context:
+            raise ModelError(f"{start + len(tokens)} tokens do not fit into a context of {self.context}.")
+        library, batch = self.library, self.batch
+        library.llama_memory_seq_rm(library.llama_get_memory(self.model.ctx), 0, start, -1)
+        found: list[Floats] = []
+        for at in range(0, len(tokens), _BATCH):
+            part = tokens[at : at + _BATCH]
+            batch.n_tokens = len(part)
+            for place, token in enumerate(part):
+                batch.token[place], batch.pos[place] = token, start + at + place
+                batch.n_seq_id[place], batch.seq_id[place][0] = 1, 0
+                batch.logits[place] = at + place >= len(tokens) - wanted
+            if code := library.llama_decode(self.model.ctx, batch):
+                raise ModelError(f"llama.cpp could not run {len(part)} tokens: llama_decode gave {code}.")
+            for place in range(max(0, len(tokens) - wanted - at), len(part)):
+                logits = library.llama_get_logits_ith(self.model.ctx, place)
+                found.append(np.array(np.ctypeslib.as_array(logits, shape=(self.model.n_vocab(),))))
+        return np.array(found, dtype=np.float32)
 
     def encode(self, text: str) -> Tokens:
         """llama.cpp's own tokens, with the first one that it adds, and control tokens where they are spelt."""
@@ -51,8 +77,9 @@ class LlamaCpp:
         """The `count` likeliest tokens after these."""
         written: list[int] = []
         for _ in range(count):
-            written.append(int(self.logits((*tokens, *written), 1)[0].argmax()))
+            written.append(int(next(self.last_logits([(*tokens, *written)], 1)).argmax()))
         return tuple(written)
 
     def close(self) -> None:
+        self.library.llama_batch_free(self.batch)
         self.model.close()

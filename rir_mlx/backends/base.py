@@ -266,9 +266,13 @@ class Model(Protocol):
         """[prompts, options]: Σ log p(option tokens | prefix, prompt). Prompts and options are not empty."""
         ...
 
-    def logits(self, tokens: Tokens, last: int | None = None) -> Floats:
-        """[tokens, vocabulary] next-token logits of one sequence, in float32; of its `last` so many tokens alone where
-        that is given."""
+    def logits(self, tokens: Tokens) -> Floats:
+        """[tokens, vocabulary] next-token logits of one sequence, in float32."""
+        ...
+
+    def last_logits(self, rows: Iterable[Tokens], last: int, *, prefix: Tokens = ()) -> Iterator[Floats]:
+        """Of each row its `last` positions, or as many as it has: [positions, vocabulary] next-token logits after
+        `prefix`, in float32. The prefix runs once, a row at a time after it."""
         ...
 
     def layer_outputs(self, tokens: Tokens) -> list[Floats]:

@@ -118,8 +118,11 @@ class FakeModel:
         result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
         return result
 
-    def logits(self, tokens: Tokens, last: int | None = None) -> Floats:
-        return self.table[self._buckets(tokens)][-last if last else 0 :].astype(np.float32)
+    def logits(self, tokens: Tokens) -> Floats:
+        return self.table[self._buckets(tokens)].astype(np.float32)
+
+    def last_logits(self, rows: Iterable[Tokens], last: int, *, prefix: Tokens = ()) -> Iterator[Floats]:
+        return (self.logits(prefix + row)[-min(last, len(row)) :] for row in rows)
 
     def layer_outputs(self, tokens: Tokens) -> list[Floats]:
         return [self.logits(tokens)]

@@ -65,6 +65,20 @@ def test_probabilities_of_all_one_token_options_sum_to_one(backend: Backend, tin
     np.testing.assert_allclose(np.exp(scores).sum(axis=1), 1.0, atol=1e-5)
 
 
+SOME: Tokens = (9, 200, 31, 8, 77, 120, 60, 18, 250, 99, 41, 12)
+
+
+@pytest.mark.parametrize("prefix", [(), tuple(range(30, 49))])
+def test_last_logits_are_the_end_of_all_logits(backend: Backend, tiny: Path, prefix: Tokens) -> None:
+    """Each row alone, shorter ones than what is asked for and after a longer one too: no row sees another."""
+    model = backend.load(tiny, dtype="float32")
+    rows = [SOME[:3], SOME, SOME[5:], SOME[:1]]
+    found = list(model.last_logits(rows, 4, prefix=prefix))
+    assert [len(one) for one in found] == [3, 4, 4, 1]
+    for row, logits in zip(rows, found, strict=True):
+        np.testing.assert_allclose(logits, model.logits(prefix + row)[-len(logits) :], atol=1e-5)
+
+
 def test_an_option_that_goes_on_is_less_likely_than_its_start(backend: Backend, tiny: Path) -> None:
     scores = backend.load(tiny, dtype="float32").score(some_prompts(), OPTIONS)
     assert (scores[:, 0] > scores[:, 1]).all()

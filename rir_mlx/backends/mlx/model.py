@@ -42,7 +42,7 @@ from rir_mlx.backends.base import (
     initial_lora_a,
 )
 from rir_mlx.backends.mlx.generation import generate
-from rir_mlx.backends.mlx.scoring import score
+from rir_mlx.backends.mlx.scoring import prefix_cache, score
 from rir_mlx.backends.mlx.training import Training, batch_arrays, batch_loss, recognised
 from rir_mlx.backends.mlx.world import MlxWorld, join_world
 from rir_mlx.errors import Failure, ModelError, OutOfMemory
@@ -239,9 +239,16 @@ class MlxModel:
 
     # inference
 
-    def logits(self, tokens: Tokens, last: int | None = None) -> Floats:
-        hidden = self.model.model(mx.array([tokens]))[0]
-        return np.array(self.logits_of(hidden[-last:] if last else hidden).astype(mx.float32))
+    def logits(self, tokens: Tokens) -> Floats:
+        return next(self.last_logits([tokens], len(tokens)))
+
+    def last_logits(self, rows: Iterable[Tokens], last: int, *, prefix: Tokens = ()) -> Iterator[Floats]:
+        caches = prefix_cache(self, prefix)
+        for row in rows:
+            hidden = self.model.model(mx.array([row]), cache=caches)[0]
+            yield np.array(self.logits_of(hidden[-last:]).astype(mx.float32))
+            for cache in caches:
+                cache.trim(len(row))
 
     def layer_outputs(self, tokens: Tokens) -> list[Floats]:
         inner, kept = self.model.model, list(self.model.model.layers)

@@ -43,7 +43,7 @@ from rir_mlx.backends.base import (
 from rir_mlx.backends.torch.attention import register as products_attention
 from rir_mlx.backends.torch.generation import generate
 from rir_mlx.backends.torch.lora import fuse_forward, merge
-from rir_mlx.backends.torch.scoring import score
+from rir_mlx.backends.torch.scoring import kept_prefix, score
 from rir_mlx.backends.torch.training import Training, batch_loss, out_of_memory
 from rir_mlx.backends.torch.world import TorchWorld, join_world
 from rir_mlx.errors import Failure, ModelError, OutOfMemory
@@ -302,11 +302,15 @@ class TorchModel:
 
     # inference
 
+    def logits(self, tokens: Tokens) -> Floats:
+        return next(self.last_logits([tokens], len(tokens)))
+
     @torch.inference_mode()
-    def logits(self, tokens: Tokens, last: int | None = None) -> Floats:
-        cache = DynamicCache(config=self.model.config)
-        hidden = self.run(self.tensor(np.array([tokens])), cache, self.causal(0, len(tokens)))[0]
-        return np.asarray(self.head(hidden[-last:] if last else hidden).float().cpu().numpy())
+    def last_logits(self, rows: Iterable[Tokens], last: int, *, prefix: Tokens = ()) -> Iterator[Floats]:
+        cache = kept_prefix(self, prefix)
+        for row in rows:
+            hidden = self.run(self.tensor(np.array([row])), cache, self.causal(len(prefix), len(row)))[0]
+            yield np.asarray(self.head(hidden[-last:]).float().cpu().numpy())
 
     @torch.inference_mode()
     def layer_outputs(self, tokens: Tokens) -> list[Floats]:

@@ -31,7 +31,7 @@ def score(
 ) -> NDArray[np.float64]:
     """`Model.score`: each prompt runs once, and behind it each start that options have in common."""
     scores = np.zeros((len(prompts), len(options)))
-    cache: Any = Cache(layers=[_Prefix(layer) for layer in model.prefix_cache(prefix, 1).layers])
+    cache = kept_prefix(model, prefix)
     lengths = [len(prompt) for prompt in prompts]
     for columns, tree in trees(options):
         for chosen in scoring_groups(lengths, tree.nodes, batch_size, _TOKENS):
@@ -88,6 +88,11 @@ def _log_chances(
         found.append(wanted - (top + mass.log())[at])
         del logits
     return np.asarray(torch.cat(found).double().cpu().numpy())
+
+
+def kept_prefix(model: TorchModel, prefix: Tokens) -> Any:
+    """A cache of the prefix, which stays the same while rows run after it."""
+    return Cache(layers=[_Prefix(layer) for layer in model.prefix_cache(prefix, 1).layers])
 
 
 class _Prefix(DynamicLayer):
