@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -73,14 +73,46 @@ def make_run(folder: Path, layers: int, size: float) -> Path:
     return run.folder
 
 
-def timed(command: list[str]) -> tuple[float, float, subprocess.CompletedProcess[str]]:
-    """Seconds and peak GB (10⁹ bytes) of a process and its children, alone among those of this one."""
+@dataclass(frozen=True)
+class Cost:
+    """Seconds, and peak GB (10⁹ bytes) of a process: all that is resident, and what of it is its own, without the pages
+    of mapped files, which the system drops when it needs room. Own memory is looked up 20 times a second, on Linux."""
+
+    seconds: float
+    resident: float
+    own: float
+
+    def __str__(self) -> str:
+        return f"{self.seconds:.0f} s | {self.own:.1f} GB | {self.resident:.1f} GB"
+
+
+def timed(command: list[str]) -> tuple[Cost, subprocess.CompletedProcess[str]]:
+    """The cost of a process and its children, alone among those of this one."""
     code = "import resource, subprocess, sys; done = subprocess.run(sys.argv[1:]); "
     code += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr); sys.exit(done.returncode)"
-    start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=False)
+    start, own = time.perf_counter(), 0.0
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process = subprocess.Popen([sys.executable, "-c", code, *command], stdout=out, stderr=err)
+        while process.poll() is None:
+            own = max(own, own_memory(process.pid))
+            time.sleep(0.05)
+        seconds = time.perf_counter() - start
+        for file in (out, err):
+            file.seek(0)
+        done = subprocess.CompletedProcess(command, process.returncode, out.read(), err.read())
     unit = 1 if sys.platform == "darwin" else 1024
-    return time.perf_counter() - start, int(done.stderr.splitlines()[-1]) * unit / 1e9, done
+    return Cost(seconds, int(done.stderr.splitlines()[-1]) * unit / 1e9, own / 1e9), done
+
+
+def own_memory(process: int) -> int:
+    """Bytes of the process, or of that one below it which has most."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
+        below = Path(f"/proc/{process}/task/{process}/children").read_text(encoding="utf-8")
+    except OSError:
+        return 0
+    mine = next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon")), 0)
+    return max([mine, *(own_memory(int(one)) for one in below.split())])
 
 
 WRITTEN: dict[str, str] = {
@@ -105,11 +137,11 @@ def write(run: Path, name: str) -> None:
     code += "trained = read_adapter(adapter, base); "
     code += "fused = Fused(base_weights(model, base.config), trained.spec, trained.tensors); " + WRITTEN[name]
     model, adapter = run.parent.parent / "model", run / "classifier-qa" / "adapter"
-    seconds, peak, done = timed([sys.executable, "-c", code, *map(str, (model, adapter, kept, out))])
+    cost, done = timed([sys.executable, "-c", code, *map(str, (model, adapter, kept, out))])
     assert done.returncode == 0, done.stderr
     files = [out] if out.is_file() else out.rglob("*")
     size = sum(path.stat().st_size for path in files if path.is_file()) / 1e9
-    print(f"| {name}, writing alone | {size:.2f} GB | {seconds:.0f} s | {peak:.1f} GB |", flush=True)
+    print(f"| {name}, writing alone | {size:.2f} GB | {cost} |", flush=True)
 
 
 def export(run: Path, name: str) -> None:
@@ -125,7 +157,7 @@ def export(run: Path, name: str) -> None:
         "--json",
         "--offline",
     ]
-    seconds, peak, done = timed(command)
+    cost, done = timed(command)
     if done.returncode:
         print(f"| {name} | failed: {done.stderr.strip()[-600:]} |", flush=True)
         return
@@ -136,7 +168,7 @@ def export(run: Path, name: str) -> None:
         labels = [one["label_agreement"], one["probability_difference"]]
         figures += ["" if value is None else f"{value:.3g}" for value in labels]
         print(
-            f"| {name} | {engine} | {' | '.join(figures)} | {size:.2f} GB | {seconds:.0f} s | {peak:.1f} GB |",
+            f"| {name} | {engine} | {' | '.join(figures)} | {size:.2f} GB | {cost} |",
             flush=True,
         )
 
@@ -229,7 +261,9 @@ def main() -> None:
         run = make_run((options.folder or Path(temporary)).absolute(), options.layers, options.size)
         for name in WRITTEN if options.write else ():
             write(run, name)
-        print("| export | engine | max | mean | labels | probability | size | time | peak |", flush=True)
+        print(
+            "| export | engine | max | mean | labels | probability | size | time | own memory | resident |", flush=True
+        )
         for name in filter(None, options.formats.split(",")):
             export(run, name)
         if not options.no_corruption:

@@ -11,7 +11,17 @@ import ml_dtypes
 import numpy as np
 import pytest
 from exports import Q_PROJ, SEQUENCES, TYPES, adapter_for, in_dtype, read, spec_of, write
-from rir_convert.gate import Answers, Comparison, Probe, ask, compare, first_different_layer, mean_difference, record
+from rir_convert.gate import (
+    Answers,
+    Comparison,
+    Probe,
+    ask,
+    ask_rows,
+    compare,
+    first_different_layer,
+    mean_difference,
+    record,
+)
 from rir_convert.hf import About
 from rir_convert.integrity import faults
 from rir_convert.weights import save_weights
@@ -48,7 +58,7 @@ class Trained:
         adapter: tuple[AdapterSpec, dict[str, np.ndarray]] = (self.spec, adapter_for(base, self.spec, size))
         self.probe = probe_of(codec)
         self.reference = ask(backend.load(base, dtype="float32", adapter=adapter), self.probe)
-        self.effect = mean_difference(ask(backend.load(base, dtype="float32"), self.probe), self.reference)
+        self.effect = mean_difference(ask_rows(backend.load(base, dtype="float32"), self.probe), self.reference.rows)
         about = About(list(codec.stops), list(LABELS), codec.date, {"rir_mlx": {}})
         write(folder, files, adapter, about)
         self.kind = str(load_file(folder / "model.safetensors")[Q_PROJ].dtype)
@@ -251,10 +261,10 @@ def test_a_small_adapter_that_is_lost_is_found_although_the_difference_is_small(
 
 
 def test_near_ties_may_fall_either_way_and_other_labels_may_not() -> None:
-    chances = [np.log(np.full((4, 5), 0.2, np.float32))] * 41
+    chances = np.log(np.full((4, 5), 0.2, np.float32))
 
     def answers(scores: Sequence[Sequence[float]]) -> Answers:
-        return Answers(chances, np.log(np.array(scores)), [])
+        return Answers([chances] * 40, chances, np.log(np.array(scores)), [])
 
     ours = answers([[0.5, 0.49, 0.01]] * 40)
     tie = compare("x", ours, answers([[0.49, 0.5, 0.01]] * 40), effect=1, kind="bfloat16")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rir_convert.card import CardFacts, DataSource, Example, base_licence, model_card
 from rir_convert.example import example_code, example_prompt, run_example
 from rir_convert.fuse import Fused
-from rir_convert.gate import ROWS, Answers, Comparison, Probe, ask, compare, mean_difference, record
+from rir_convert.gate import ROWS, Answers, Comparison, Probe, ask, ask_rows, compare, mean_difference, record
 from rir_convert.gguf import GgufType
 from rir_convert.hf import About, stored_as, write_hf_folder
 from rir_convert.integrity import faults
@@ -27,7 +27,7 @@ from rir_convert.weights import Weights, base_weights, check_space, size_of
 from rir_mlx import __version__, adapters
 from rir_mlx.arms import Task
 from rir_mlx.backends import open_backend
-from rir_mlx.backends.base import Backend, Dtype, Model, Tokens
+from rir_mlx.backends.base import Dtype, Model, Tokens
 from rir_mlx.calibration import Calibration
 from rir_mlx.classifier import Classifier
 from rir_mlx.data import Row
@@ -113,13 +113,9 @@ class Exam:
         probe = Probe(head, prompts, classifier.options)
         answers = ask(model, probe)
         del model, classifier
-        base = _asked(context.backend, lambda: context.backend.load(context.base.folder, dtype="float32"), probe)
-        return probe, answers, mean_difference(base, answers)
-
-
-def _asked(backend: Backend, load: Any, probe: Probe) -> Answers:
-    gc.collect()  # the model before
-    return ask(load(), probe, rows=_EFFECT_ROWS)
+        gc.collect()
+        base = ask_rows(context.backend.load(context.base.folder, dtype="float32"), probe, _EFFECT_ROWS)
+        return probe, answers, mean_difference(base, answers.rows)
 
 
 def export_classifier(context: Context, arm: Arm, wanted: Wanted) -> tuple[Path, dict[str, Any]]:

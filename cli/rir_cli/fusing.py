@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from rir_convert.adapters import Ecosystem, ForeignAdapter, convert_adapter, read_any
 from rir_convert.fuse import Fused
-from rir_convert.gate import ROWS, Probe, ask, mean_difference, record
+from rir_convert.gate import ROWS, Probe, ask, ask_rows, mean_difference, record
 from rir_convert.hf import About, stored_as, write_hf_folder
 from rir_convert.integrity import faults
 from rir_convert.weights import base_weights, size_of
@@ -46,7 +46,7 @@ def fuse_folders(
     codec = Codec(base.folder, _DATE)
     probe = Probe((), _random_rows(len(codec.tokenizer)))
     name, before, reference = _reference(base, adapter, found, probe, progress)
-    effect = mean_difference(before, reference)
+    effect = mean_difference(before, reference.rows)
     with aside(output.absolute()) as written:
         with progress.task(f"fuse into {base.name} (MB)", size_of(fused) / 1e6) as task:
             advance = lambda count: task.advance(count / 1e6)  # noqa: E731
@@ -71,7 +71,7 @@ def _reference(base: ModelFiles, adapter: Path, found: ForeignAdapter, probe: Pr
     with _openable(adapter, found) as (name, folder):
         backend = open_backend(name)  # type: ignore[arg-type]
         progress.say(f"Asking base and adapter with {name} …")
-        before = ask(backend.load_as_is(base.folder), probe)
+        before = ask_rows(backend.load_as_is(base.folder), probe)
         return name, before, ask(backend.load_as_is(base.folder, folder), probe)
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -60,10 +59,11 @@ class Probe:
 
 @dataclass(frozen=True)
 class Answers:
-    """What an engine makes of a probe: log-probabilities [positions, vocabulary] of every row and then of the long one;
-    the labels' scores [rows, labels], of fewer rows where that is slow; the layers' outputs of the first row."""
+    """What an engine makes of a probe: log-probabilities [positions, vocabulary] of every row and of the long one; the
+    labels' scores [rows, labels], of fewer rows where that is slow; the layers' outputs of the first row."""
 
-    chances: Sequence[NDArray[np.float32]]
+    rows: Sequence[NDArray[np.float32]]
+    long: NDArray[np.float32]
     scores: NDArray[np.float64] | None
     layers: Sequence[Floats]
 
@@ -114,14 +114,17 @@ class Comparison:
     faults: tuple[str, ...]
 
 
-def ask(engine: Engine, probe: Probe, *, rows: int | None = None) -> Answers:
-    """Put the probe to an engine, or its first `rows` alone. Arrays of the vocabulary's size are kept for the last few
-    positions only."""
-    some = Probe(probe.head, probe.prompts[:rows], probe.options)
-    logits = chain(engine.last_logits(some.rows, _LAST, prefix=some.head), engine.last_logits([some.long], _LONG_LAST))
-    chances = [log_softmax(one, axis=-1).astype(np.float32) for one in logits]
-    layers = engine.layer_outputs(some.head + some.rows[0]) if hasattr(engine, "layer_outputs") else []
-    return Answers(chances, _scores(engine, some) if probe.options else None, layers)
+def ask(engine: Engine, probe: Probe) -> Answers:
+    """Put the probe to an engine."""
+    long = log_softmax(next(engine.last_logits([probe.long], _LONG_LAST)), axis=-1).astype(np.float32)
+    layers = engine.layer_outputs(probe.head + probe.rows[0]) if hasattr(engine, "layer_outputs") else []
+    return Answers(ask_rows(engine, probe), long, _scores(engine, probe) if probe.options else None, layers)
+
+
+def ask_rows(engine: Engine, probe: Probe, count: int = ROWS) -> list[NDArray[np.float32]]:
+    """Log-probabilities of so many of the rows, at the last few positions only, as each takes the vocabulary's size."""
+    logits = engine.last_logits(probe.rows[:count], _LAST, prefix=probe.head)
+    return [log_softmax(one, axis=-1).astype(np.float32) for one in logits]
 
 
 def _scores(engine: Engine, probe: Probe) -> NDArray[np.float64]:
@@ -136,10 +139,9 @@ def _scores(engine: Engine, probe: Probe) -> NDArray[np.float64]:
     return found
 
 
-def mean_difference(ours: Answers, theirs: Answers) -> float:
-    """Of the sequences that both have, but for the long one."""
-    pairs = zip(ours.chances[:-1], theirs.chances[:-1], strict=False)
-    return float(np.mean([np.abs(a - b).max(-1) for a, b in pairs]))
+def mean_difference(ours: Sequence[NDArray[np.float32]], theirs: Sequence[NDArray[np.float32]]) -> float:
+    """Mean over positions of the largest difference of a log-probability, of the rows that both have."""
+    return float(np.mean(np.concatenate([np.abs(a - b).max(-1) for a, b in zip(ours, theirs, strict=False)])))
 
 
 def compare(
@@ -152,10 +154,11 @@ def compare(
     mean, worst = float(differences.mean()), float(differences.max())
     if not np.isfinite(worst) or mean > bounds.mean:
         found.append(f"log-probabilities differ by {mean:.3g} on average ({bounds.mean:g} is allowed for {kind})")
-    if np.isfinite(bounds.mean) and mean_difference(reference, answers) > _CLOSER * effect:
+    distance = mean_difference(reference.rows, answers.rows)
+    if np.isfinite(bounds.mean) and distance > _CLOSER * effect:
         found.append(
-            f"it is {mean_difference(reference, answers):.3g} from the adapter model, which itself is only "
-            f"{effect:.3g} from its base: the adapter is lost, or its change is no larger than {kind} can hold"
+            f"it is {distance:.3g} from the adapter model, which itself is only {effect:.3g} from its base: "
+            f"the adapter is lost, or its change is no larger than {kind} can hold"
         )
     agreement = difference = None
     if reference.scores is not None and answers.scores is not None:
@@ -168,7 +171,7 @@ def compare(
     first = first_different_layer(reference.layers, answers.layers, kind) if found else None
     return Comparison(
         engine=name,
-        rows=len(answers.chances) - 1,
+        rows=len(answers.rows),
         positions=len(differences),
         max_difference=worst,
         mean_difference=mean,
@@ -182,10 +185,8 @@ def compare(
 
 def _per_position(reference: Answers, answers: Answers) -> tuple[NDArray[np.float64], float]:
     """The largest difference at each position, and the share of positions with the same likeliest token."""
-    rows = len(answers.chances) - 1
-    mine = [*reference.chances[:rows], *reference.chances[-1:]] if len(reference.chances) > rows else reference.chances
     differences, same = [], []
-    for ours, theirs in zip(mine, answers.chances, strict=True):
+    for ours, theirs in zip([*reference.rows, reference.long], [*answers.rows, answers.long], strict=True):
         if ours.shape != theirs.shape:
             return np.array([np.inf]), 0.0
         differences.append(np.abs(ours - theirs).max(-1))
