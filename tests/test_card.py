@@ -17,7 +17,7 @@ import pytest
 import yaml
 from comparisons import EVIL, a_comparison
 from huggingface_hub import ModelCard, ModelCardData
-from rir_convert.card import CardFacts, DataSource, Example, base_licence, model_card
+from rir_convert.card import CardFacts, DataSource, Example, Form, base_licence, model_card
 from rir_convert.example import MADE_UP, example_code, example_prompt, prompt_around, run_example
 
 from rir_mlx.arms import Task
@@ -211,6 +211,7 @@ def test_the_hub_reads_the_cards_metadata() -> None:
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "base_model": "org/Base-1B",
+        "base_model_relation": "finetune",
         "datasets": ["dair-ai/emotion"],
         "tags": ["text-classification", "reasoning", "rir-mlx", "qar"],
     }
@@ -257,6 +258,49 @@ def test_the_program_on_the_card_is_the_one_that_was_run(codec: Codec) -> None:
     unrun = model_card(replace(facts, example=replace(facts.example, output=None)))
     assert "was not executed" in unrun
     assert "printed:" not in unrun
+
+
+@pytest.mark.parametrize(
+    ("form", "library", "relation", "says"),
+    [
+        ("mlx", "mlx", "finetune", "```python\nprint(1)\n```\n"),
+        (
+            "mlx-quantised",
+            "mlx",
+            "quantized",
+            'import generate, load\n\nmodel, tokenizer = load(".")',
+        ),
+        ("gguf", None, "quantized", "```sh\nollama create emotion-qar -f Modelfile\nollama run"),
+        (
+            "adapter",
+            "peft",
+            "adapter",
+            '("org/Base-1B")\nmodel = PeftModel.from_pretrained(base, ".")\n```\n',
+        ),
+    ],
+)
+def test_every_form_says_what_opens_it(form: Form, library: str | None, relation: str, says: str) -> None:
+    facts = facts_of(form=form)
+    if form != "mlx":
+        facts = replace(facts, example=Example("<|begin|>Which?"))
+    card = ModelCard(model_card(facts))
+    assert card.data.to_dict().get("library_name") == library
+    assert card.data.to_dict()["base_model_relation"] == relation
+    assert says in card.text
+    assert "<|begin|>Which?" in card.text
+    assert ("This program was" in card.text) is (form == "mlx")
+    assert not re.search(r"```\n(?!\n)", re.sub(r"```\w+\n.*?(?=```\n)", "", card.text, flags=re.DOTALL))
+    for block in re.findall(r"```python\n(.*?)```", card.text, re.DOTALL):
+        ast.parse(block)
+
+
+def test_a_file_of_which_only_the_tensors_were_read_says_so() -> None:
+    engines = {
+        "gguf tensors": {"positions": 0, "mean_difference": 2.1e-4, "same_choice": None, "label_agreement": None}
+    }
+    card = model_card(facts_of(form="gguf", example=Example("x"), verification={"engines": engines}))
+    assert "its tensors were read back, and differ by 0.00021 of their size" in card
+    assert "| read by |" not in card
 
 
 def test_figures_stand_with_their_intervals_beside_label_only_and_baselines() -> None:

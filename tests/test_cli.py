@@ -324,9 +324,9 @@ def exportable(rir: Run, recipe: Path, tmp_path: Path) -> Run:
         (["--to", "hf"], {"model.safetensors", "README.md", "config.json", "generation_config.json"}, "hf"),
         (["--to", "hf", "--dtype", "bfloat16"], {"model.safetensors", "README.md"}, "hf-bfloat16"),
         (["--to", "mlx"], {"model.safetensors", "README.md"}, "mlx"),
-        (["--to", "mlx", "--quantize", "8"], {"model.safetensors", "config.json"}, "mlx-8bit"),
-        (["--to", "adapter"], {"adapters.safetensors", "adapter_model.safetensors", "adapter_config.json"}, "adapter"),
-        (["--to", "gguf", "--gguf-type", "q8_0"], {"small-qa.q8_0.gguf", "Modelfile"}, "gguf-q8_0"),
+        (["--to", "mlx", "--quantize", "8"], {"model.safetensors", "config.json", "README.md"}, "mlx-8bit"),
+        (["--to", "adapter"], {"adapters.safetensors", "adapter_model.safetensors", "README.md"}, "adapter"),
+        (["--to", "gguf", "--gguf-type", "q8_0"], {"small-qa.q8_0.gguf", "Modelfile", "README.md"}, "gguf-q8_0"),
     ],
 )
 def test_every_export_is_verified_before_it_takes_its_place(

@@ -10,12 +10,12 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rir_convert.card import CardFacts, DataSource, Example, base_licence, model_card
+from rir_convert.card import CardFacts, DataSource, Example, Form, base_licence, model_card
 from rir_convert.example import example_code, example_prompt, run_example
 from rir_convert.fuse import Fused
 from rir_convert.gate import ROWS, Answers, Comparison, Probe, ask, ask_rows, compare, mean_difference, record
@@ -263,16 +263,17 @@ class _Export:
 
     def finish(self, written: Path, verification: dict[str, Any]) -> None:
         """The model card of a proven folder. Its program is run where transformers reads the folder."""
-        if self.wanted.to in ("gguf", "adapter") or self.wanted.quantize:
-            return
         exam, context = self.exam, self.context
+        form: Form = "mlx-quantised" if self.wanted.quantize else self.wanted.to
         stage, recipe = context.run.classifier(exam.arm), context.recipe
         calibration = Calibration()
         if stage.calibration.is_file():
             calibration = Calibration.from_dict(read_json(stage.calibration)["calibration"])
-        code = example_code(exam.arm, exam.task, context.codec, calibration=calibration)
-        context.progress.say("Running the model card's program …")
-        output = run_example(written, code, _EXAMPLE_SECONDS)
+        example = Example(example_prompt(exam.arm, exam.task, context.codec))
+        if form in ("hf", "mlx"):
+            code = example_code(exam.arm, exam.task, context.codec, calibration=calibration)
+            context.progress.say("Running the model card's program …")
+            example = replace(example, code=code, output=run_example(written, code, _EXAMPLE_SECONDS))
         comparison = context.run.comparison
         own = recipe.augment.model_copy(update={"base_url": None})  # a server's address is nobody else's business
         facts = CardFacts(
@@ -285,11 +286,12 @@ class _Export:
             task=exam.task,
             calibration=calibration,
             recipe=dump_recipe(recipe.model_copy(update={"augment": own})),
-            example=Example(example_prompt(exam.arm, exam.task, context.codec), code, output),
+            example=example,
             verification=verification,
             comparison=read_json(comparison) if comparison.is_file() else None,
             command=context.command,
             versions={"rir-mlx": __version__, "Python": platform.python_version()},
+            form=form,
         )
         (written / "README.md").write_text(model_card(facts), encoding="utf-8")
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -63,12 +63,19 @@ class DataSource:
 
 @dataclass(frozen=True)
 class Example:
-    """How the card shows the classifier: `prompt` of `example_prompt`, `code` of `example_code`, and what
-    `run_example` returned. Its text is to be made up."""
+    """How the card shows the classifier: `prompt` of `example_prompt`, and where transformers reads the folder `code`
+    of `example_code` and what `run_example` returned. Its text is to be made up."""
 
     prompt: str
-    code: str
-    output: str | None
+    code: str | None = None
+    output: str | None = None
+
+
+Form = Literal["hf", "mlx", "mlx-quantised", "gguf", "adapter"]
+"""What the folder is read by."""
+_LIBRARIES = {"hf": "transformers", "mlx": "mlx", "mlx-quantised": "mlx", "gguf": None, "adapter": "peft"}
+_TAGS = {"hf": (), "mlx": ("mlx",), "mlx-quantised": ("mlx",), "gguf": ("gguf",), "adapter": ("mlx",)}
+_RELATIONS = {"hf": "finetune", "mlx": "finetune", "mlx-quantised": "quantized", "gguf": "quantized"}
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,7 @@ class CardFacts:
     comparison     the content of comparison.json; None where nothing was evaluated
     command        how it was made
     versions       of programs, by name
+    form           of the folder
     """
 
     name: str
@@ -99,6 +107,7 @@ class CardFacts:
     comparison: Mapping[str, Any] | None
     command: str
     versions: Mapping[str, str]
+    form: Form = "hf"
 
     @property
     def verdict(self) -> str | None:
@@ -160,12 +169,16 @@ def _metadata(facts: CardFacts) -> dict[str, Any]:
     if found not in _KNOWN or found == "other":
         name = re.sub(r"[^a-z0-9.]+", "-", found.lower()).strip("-")[:60] or "other"
         licence = {"license": "other", "license_name": name}
-    values: dict[str, Any] = {**licence, "library_name": "transformers", "pipeline_tag": "text-generation"}
+    values: dict[str, Any] = dict(licence)
+    if library := _LIBRARIES[facts.form]:
+        values["library_name"] = library
+    values["pipeline_tag"] = "text-generation"
     if _on_hub(facts.base):
         values["base_model"] = facts.base
+        values["base_model_relation"] = _RELATIONS.get(facts.form, facts.form)
     if datasets := list(dict.fromkeys(one.name for one in facts.sources if _on_hub(one.name))):
         values["datasets"] = datasets
-    return values | {"tags": ["text-classification", "reasoning", "rir-mlx", facts.arm]}
+    return values | {"tags": ["text-classification", "reasoning", "rir-mlx", facts.arm, *_TAGS[facts.form]]}
 
 
 def _table(arm: Arm, comparison: Mapping[str, Any]) -> dict[str, Any] | None:
