@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import ml_dtypes
@@ -245,6 +246,24 @@ def test_mlx_reads_a_folder_as_its_users_do(
     one = Trained(open_named("mlx"), tiny, tmp_path / "out", codec)
     keep_one_rope_form(tmp_path / "out")
     assert any("log-probabilities differ" in fault for fault in one.compared().faults)
+
+
+def test_mlx_holds_one_weight_twice_at_most_while_it_loads(
+    tiny: Path, tmp_path: Path, open_named: Callable[[str], Backend]
+) -> None:
+    """In the folder's 16 bits beside the 32 that are asked for; all of them twice is a model and a half."""
+    backend = open_named("mlx")
+    import mlx.core as mx
+
+    stored = in_dtype(tiny, tmp_path / "base", ml_dtypes.bfloat16)
+    largest = max(int(tensor.nbytes) for tensor in load_file(stored / "model.safetensors").values())
+    for load in (backend.load_as_is, partial(backend.load, dtype="float32")):
+        mx.clear_cache()
+        mx.reset_peak_memory()
+        before = mx.get_active_memory()
+        model = load(stored)
+        assert mx.get_peak_memory() - before <= model.weight_bytes + 2 * largest
+        del model
 
 
 @pytest.mark.parametrize("stored", [ml_dtypes.bfloat16, np.float16])

@@ -68,12 +68,12 @@ class MlxBackend:
         self, folder: Path, *, dtype: Dtype = "auto", adapter: tuple[AdapterSpec, Tensors] | None = None
     ) -> MlxModel:
         try:
-            model, config = load_model(folder, model_config=rope_for_both(load_config(folder)))
+            model, config = load_model(folder, lazy=True, model_config=rope_for_both(load_config(folder)))
+            if (wanted := self._dtype(dtype)) is not None and "quantization" not in config:
+                model.set_dtype(wanted)
+            _read(model)
         except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
             raise ModelError(f"{folder} cannot be loaded as a language model: {error}") from error
-        if (wanted := self._dtype(dtype)) is not None and "quantization" not in config:
-            model.set_dtype(wanted)
-        mx.eval(model.parameters())
         loaded = MlxModel(model, self.world)
         if adapter is not None:
             loaded.attach(*adapter)
@@ -81,15 +81,15 @@ class MlxBackend:
 
     def load_as_is(self, folder: Path, adapter: Path | None = None) -> MlxModel:
         try:
-            model, config = load_model(folder)
+            model, config = load_model(folder, lazy=True)
             if "quantization" not in config:
                 model.set_dtype(mx.float32)
             if adapter is not None:
                 model = load_adapters(model, str(adapter))
                 model.eval()
+            _read(model)
         except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
             raise ModelError(f"{adapter or folder} cannot be loaded by mlx-lm: {error}") from error
-        mx.eval(model.parameters())
         return MlxModel(model, self.world)
 
     def _dtype(self, dtype: Dtype) -> Any:
@@ -97,6 +97,14 @@ class MlxBackend:
         if dtype == "auto":
             return None if mx.metal.is_available() else mx.float32
         return getattr(mx, dtype)
+
+
+def _read(model: Any) -> None:
+    """Read and convert the weights one by one, the largest first: so what is read and what is kept of it are in memory
+    together only while there is still room."""
+    for _, weight in sorted(tree_flatten(model.parameters()), key=lambda pair: -int(pair[1].nbytes)):
+        mx.eval(weight)
+    mx.clear_cache()
 
 
 def _physical_memory() -> int:
