@@ -117,8 +117,8 @@ def own_memory(process: int) -> int:
 
 WRITTEN: dict[str, str] = {
     "hf": "write_hf_folder(out, fused, base, About([1]))",
-    "gguf-f16": "write_gguf(hf, out, 'f16', name='x')",
-    "gguf-q8_0": "write_gguf(hf, out, 'q8_0', name='x')",
+    "gguf-f16": "write_gguf(model, out, 'f16', name='x', weights=whole)",
+    "gguf-q8_0": "write_gguf(model, out, 'q8_0', name='x', weights=whole)",
     "adapter to peft": "convert_adapter(adapter, out, 'peft')",
     "adapter to mlx": "convert_adapter(adapter, out, 'mlx')",
 }
@@ -126,18 +126,19 @@ WRITTEN: dict[str, str] = {
 
 def write(run: Path, name: str) -> None:
     """Writing alone, in a process of its own: time, size and peak memory."""
-    kept, out = run / "written-hf", run / f"written-{name.replace(' ', '-')}"
+    out = run / f"written-{name.replace(' ', '-')}"
     shutil.rmtree(out, ignore_errors=True)
     code = (
         "import sys; from pathlib import Path; from rir_convert.adapters import *; from rir_convert.fuse import Fused; "
     )
     code += "from rir_convert.gguf import write_gguf; from rir_convert.hf import *; from rir_convert.weights import *; "
     code += "from rir_mlx.models import resolve_model; from rir_mlx.adapters import read_adapter; "
-    code += "model, adapter, hf, out = map(Path, sys.argv[1:]); base = resolve_model(str(model)); "
+    code += "model, adapter, out = map(Path, sys.argv[1:]); base = resolve_model(str(model)); "
     code += "trained = read_adapter(adapter, base); "
-    code += "fused = Fused(base_weights(model, base.config), trained.spec, trained.tensors); " + WRITTEN[name]
+    code += "given = (base_weights(model, base.config), trained.spec, trained.tensors); "
+    code += "fused, whole = Fused(*given), Fused(*given, dtype='float32'); " + WRITTEN[name]
     model, adapter = run.parent.parent / "model", run / "classifier-qa" / "adapter"
-    cost, done = timed([sys.executable, "-c", code, *map(str, (model, adapter, kept, out))])
+    cost, done = timed([sys.executable, "-c", code, *map(str, (model, adapter, out))])
     assert done.returncode == 0, done.stderr
     files = [out] if out.is_file() else out.rglob("*")
     size = sum(path.stat().st_size for path in files if path.is_file()) / 1e9

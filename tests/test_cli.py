@@ -348,6 +348,24 @@ def test_every_export_is_verified_before_it_takes_its_place(
     assert exportable("export", "--arm", "qa", *options, "-q").code == 0
 
 
+def test_a_gguf_file_of_a_base_in_16_bits_is_nearer_than_those_bits(rir: Run, recipe: Path, tmp_path: Path) -> None:
+    """Rounded to bfloat16 on the way, its tensors would be further off than the gate allows float16 to be."""
+    import ml_dtypes
+    from exports import in_dtype
+    from tiny import make_tiny_llama
+
+    pytest.importorskip("torch")
+    base = in_dtype(make_tiny_llama(tmp_path / "wide", hidden=64), tmp_path / "base", ml_dtypes.bfloat16)
+    changes = ("-s", f"model={base}", "-s", "dtype=float32", "-s", "classifier.learning_rate=1e-2")
+    assert rir("train-classifier", str(recipe), "--arm", "qa", *changes, "--backend", "torch", "-q").code == 0
+    done = rir("export", "--arm", "qa", "--to", "gguf", "--json", "-q")
+    assert done.code == 0, done.err
+    assert {path.name for path in Path("runs/small/export").iterdir()} == {"qa-gguf-f16"}
+    refused = rir("export", "--arm", "qa", "--to", "gguf", "--dtype", "float16")
+    assert refused.code == 2
+    assert "--gguf-type" in refused.err
+
+
 def test_the_card_shows_what_its_program_printed_and_no_rows(exportable: Run) -> None:
     assert exportable("export", "--arm", "qa", "-q", "-s", "x").code == 2
     assert exportable("export", "--arm", "qa", "-q").code == 0

@@ -8,11 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
-from exports import SEQUENCES, read
+from exports import SEQUENCES, adapter_for, in_dtype, read, spec_of
+from rir_convert.fuse import Fused
 from rir_convert.gguf import GGUF_TYPES, GgufType, gguf_tensors, permute, pre_tokenizer, rope_factors, write_gguf
 from rir_convert.ollama import around, joint_ids, modelfile
+from rir_convert.weights import Weights
 from safetensors.numpy import load_file
 from tiny import LLAMA_SPLIT, make_tiny_llama
 
@@ -182,6 +185,18 @@ def test_a_number_that_float16_cannot_hold_is_refused_not_written_as_infinity(ti
         write_gguf(tmp_path / "large", tmp_path / "x.gguf", "f16", name="x")
     assert "bf16" in refused.value.mend
     write_gguf(tmp_path / "large", tmp_path / "y.gguf", "bf16", name="x")
+
+
+def test_an_adapter_over_16_bits_is_rounded_once(tiny: Path, tmp_path: Path) -> None:
+    """To the file's format, and not to the base's before: bfloat16 has eight times the error of float16."""
+    base, spec = in_dtype(tiny, tmp_path / "base", ml_dtypes.bfloat16), spec_of("lora")
+    weights = Fused(Weights(base), spec, adapter_for(base, spec), dtype="float32")
+    write_gguf(base, tmp_path / "x.gguf", "f16", name="x", weights=weights)
+    found = dict(gguf_tensors(tmp_path / "x.gguf", read_config(base)))
+    assert set(found) == set(weights)
+    for name, tensor in found.items():
+        expected = weights[name] if weights[name].ndim == 1 else weights[name].astype(np.float16)
+        np.testing.assert_array_equal(tensor, expected.astype(np.float32), err_msg=name)
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tiny: Path, tmp_path: Path) -> None:

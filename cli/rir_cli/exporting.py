@@ -19,8 +19,8 @@ from rir_convert.card import CardFacts, DataSource, Example, Form, base_licence,
 from rir_convert.example import example_code, example_prompt, run_example
 from rir_convert.fuse import Fused
 from rir_convert.gate import ROWS, Answers, Comparison, Probe, ask, ask_rows, compare, mean_difference, record
-from rir_convert.gguf import GgufType
-from rir_convert.hf import About, stored_as, write_hf_folder
+from rir_convert.gguf import BYTES, GgufType, check_installed
+from rir_convert.hf import About, stored_as, write_about, write_hf_folder
 from rir_convert.integrity import faults
 from rir_convert.weights import Weights, base_weights, check_space, size_of
 
@@ -181,7 +181,8 @@ class _Export:
     @cached_property
     def fused(self) -> Fused:
         base = base_weights(self.context.base.folder, self.context.base.config)
-        return Fused(base, self.spec, self.exam.adapter.tensors, dtype=self.wanted.dtype)
+        dtype = "float32" if self.wanted.to == "gguf" else self.wanted.dtype  # GGUF has formats of its own
+        return Fused(base, self.spec, self.exam.adapter.tensors, dtype=dtype)
 
     def check(self) -> None:
         """What can be refused before anything is computed."""
@@ -192,13 +193,13 @@ class _Export:
             open_backend("mlx")
         if wanted.to == "adapter" and self.spec.fine_tune_type == "full":
             raise UserError("All weights were trained, so there is no adapter to export.", mend="Use --to hf.")
+        if wanted.dtype != "auto" and wanted.to in ("gguf", "adapter"):
+            raise UserError("--dtype is for --to hf and mlx.", mend="For GGUF use --gguf-type.")
         if wanted.to == "gguf":
-            from rir_convert.gguf import check_installed
-
             check_installed()
         if wanted.to != "adapter":
-            copies = 2 if wanted.quantize or wanted.to == "gguf" else 1
-            check_space(self.folder, copies * size_of(self.fused))
+            copies = BYTES[wanted.gguf] / 4 if wanted.to == "gguf" else 2 if wanted.quantize else 1
+            check_space(self.folder, round(copies * size_of(self.fused)))
 
     def write(self, written: Path, probe: Probe, reference: Answers, effect: float) -> list[Comparison]:
         """Write the format at `written` and compare it in every engine that is installed."""
@@ -211,16 +212,18 @@ class _Export:
             case "gguf":
                 from rir_cli.gguf import export_gguf
 
-                with _scratch(written) as full:
-                    self._write_fused(full)
-                    return export_gguf(full, written, self.wanted.gguf, asked, self.exam, self.name)
+                with _scratch(written) as source:
+                    source.mkdir(parents=True)
+                    write_about(source, self.context.base, self.about, "float32")
+                    return export_gguf(source, self.fused, written, self.wanted.gguf, asked, self.exam, self.name)
             case "mlx" if self.wanted.quantize:
                 return self._quantised(written, asked)
             case _:
                 self._write_fused(written)
                 return asked.of_folder(written, self.exam)
 
-    def _write_fused(self, folder: Path) -> None:
+    @property
+    def about(self) -> About:
         exam, context = self.exam, self.context
         extra = {
             "rir_mlx": {
@@ -233,12 +236,14 @@ class _Export:
                 "terminator": context.codec.terminator,
             }
         }
-        about = About(list(context.codec.stops), exam.task.names, context.recipe.date, extra)
-        made_for = "mlx" if self.wanted.to == "mlx" else "pt"
+        return About(list(context.codec.stops), exam.task.names, context.recipe.date, extra)
+
+    def _write_fused(self, folder: Path) -> None:
+        context, made_for = self.context, "mlx" if self.wanted.to == "mlx" else "pt"
         total = size_of(self.fused) / 1e6
         with context.progress.task(f"fuse into {context.base.name} (MB)", total) as task:
             advance = lambda count: task.advance(count / 1e6)  # noqa: E731
-            write_hf_folder(folder, self.fused, context.base, about, made_for=made_for, advance=advance)
+            write_hf_folder(folder, self.fused, context.base, self.about, made_for=made_for, advance=advance)
 
     def _quantised(self, written: Path, asked: Asked) -> list[Comparison]:
         """Quantised only once the unquantised folder has been proven, and the cost in labels is known."""

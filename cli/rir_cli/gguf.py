@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rir_convert.gate import Comparison, ask
-from rir_convert.gguf import GgufType, gguf_tensors, write_gguf
+from rir_convert.gguf import BYTES, GgufType, gguf_tensors, write_gguf
 from rir_convert.llama_cpp import LlamaCpp, available
 from rir_convert.ollama import around, joint_ids, modelfile
-from rir_convert.weights import Weights, size_of
+from rir_convert.weights import Tensors, size_of
 
 from rir_mlx.models import read_config
 
@@ -24,16 +24,19 @@ _JOINT = 0.9
 """Share of prompts that must be the same as one string: a text that begins with a line break is another one."""
 
 
-def export_gguf(full: Path, written: Path, kind: GgufType, asked: Asked, exam: Exam, name: str) -> list[Comparison]:
-    """Write the file and the Modelfile of the fused folder `full` at `written`. The tensors are compared, read back,
-    and the answers of llama.cpp where it is installed."""
+def export_gguf(
+    source: Path, weights: Tensors, written: Path, kind: GgufType, asked: Asked, exam: Exam, name: str
+) -> list[Comparison]:
+    """Write the file and the Modelfile at `written`, of `weights` in float32 and of the config and tokenizer in
+    `source`. The tensors are compared, read back, and the answers of llama.cpp where it is installed."""
     context = exam.context
     written.mkdir()
     path = written / f"{name}.{kind}.gguf"
-    with context.progress.task(f"write {path.name} (MB)", size_of(Weights(full)) / 1e6) as task:
-        write_gguf(full, path, kind, name=name, advance=lambda count: task.advance(count / 1e6))
+    with context.progress.task(f"write {path.name} (MB)", size_of(weights) / 4 * BYTES[kind] / 1e6) as task:
+        advance = lambda count: task.advance(count / 1e6)  # noqa: E731
+        write_gguf(source, path, kind, name=name, weights=weights, advance=advance)
     found = _of_modelfile(asked, exam, written, path.name)
-    differs, layer = _first_tensor(path, full, kind)
+    differs, layer = _first_tensor(path, read_config(source), weights, kind)
     found += [f"{layer} differs by {differs:.2g} of its size"] if layer else []
     if not available():
         context.progress.say("llama-cpp-python is not installed: the file's tensors were compared, not its answers.")
@@ -59,13 +62,18 @@ def _of_modelfile(asked: Asked, exam: Exam, written: Path, file: str) -> list[st
     return [] if share >= _JOINT else [f"the Modelfile gives other ids than in training for {1 - share:.1%} of prompts"]
 
 
-def _first_tensor(path: Path, full: Path, kind: GgufType) -> tuple[float, str | None]:
-    """The largest difference of a tensor from the folder's, by its norm, and the first that differs by too much."""
-    weights, seen, worst, first = Weights(full), set(), 0.0, None
-    for name, tensor in gguf_tensors(path, read_config(full)):
-        expected = np.asarray(weights[name]).astype(np.float32)
+def _first_tensor(path: Path, config: dict[str, Any], weights: Tensors, kind: GgufType) -> tuple[float, str | None]:
+    """The largest difference of a tensor from its weight, by its norm, and the first that differs by too much."""
+    seen, worst, first = set(), 0.0, None
+    for name, tensor in gguf_tensors(path, config):
+        expected = np.asarray(weights[name], dtype=np.float32)
         seen.add(name)
-        off = np.inf if tensor.shape != expected.shape else np.linalg.norm(tensor - expected) / np.linalg.norm(expected)
+        norm = np.linalg.norm(expected)
+        off = (
+            np.inf
+            if tensor.shape != expected.shape
+            else np.linalg.norm(np.subtract(tensor, expected, out=tensor)) / norm
+        )
         if not off <= _ROUNDED[kind] and first is None:
             first = name
         worst = max(worst, float(off))

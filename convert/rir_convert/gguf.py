@@ -15,12 +15,14 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from rir_convert.weights import Advance, Weights
+from rir_convert.weights import Advance, Tensors, Weights
 from rir_mlx.errors import ModelError, UserError
 from rir_mlx.models import read_config, rope_for_both
 
 GgufType = Literal["f32", "f16", "bf16", "q8_0"]
 GGUF_TYPES: tuple[GgufType, ...] = get_args(GgufType)
+BYTES: dict[GgufType, float] = {"f32": 4, "f16": 2, "bf16": 2, "q8_0": 34 / 32}
+"""Of a number."""
 _ELSEWHERE = "Export it with --to hf, and convert that folder with llama.cpp's convert_hf_to_gguf.py."
 _BLOCK = {
     "input_layernorm": "attn_norm",
@@ -47,9 +49,18 @@ def check_installed() -> None:
         raise UserError("GGUF files need the gguf package.", mend="pip install 'rir-mlx[gguf]'")
 
 
-def write_gguf(source: Path, path: Path, kind: GgufType, *, name: str, advance: Advance = lambda _: None) -> None:
-    """Write the Llama in `source` as `path`, its matrices as `kind` and its vectors in float32. One tensor is in memory
-    at a time; `advance` gets the bytes that were written.
+def write_gguf(
+    source: Path,
+    path: Path,
+    kind: GgufType,
+    *,
+    name: str,
+    weights: Tensors | None = None,
+    advance: Advance = lambda _: None,
+) -> None:
+    """Write the Llama in `source` as `path`, its matrices as `kind` and its vectors in float32. `weights` stand in
+    place of the folder's: those in float32 are rounded only once. One tensor is in memory at a time; `advance` gets the
+    bytes that were written.
 
     Raises ModelError where the model is not one whose every part is known here, UserError without the gguf package."""
     check_installed()
@@ -58,7 +69,7 @@ def write_gguf(source: Path, path: Path, kind: GgufType, *, name: str, advance: 
 
     config = read_config(source)
     _check(config)
-    weights = Weights(source)
+    weights = weights or Weights(source)
     if odd := sorted(set(weights) ^ set(_names(config))):
         raise ModelError(f"{source} is no whole Llama: {odd[0]} is missing or too much.", mend=_ELSEWHERE)
     writer = GGUFWriter(path, "llama")
@@ -85,7 +96,11 @@ def write_gguf(source: Path, path: Path, kind: GgufType, *, name: str, advance: 
         array = np.asarray(weights[tensor]).astype(np.float32)
         if (heads := _heads(tensor, config)) is not None:
             array = permute(array, heads)
-        if whole is GGMLQuantizationType.F16 and array.ndim > 1 and np.abs(array).max() > np.finfo(np.float16).max:
+        if (
+            whole is GGMLQuantizationType.F16
+            and array.ndim > 1
+            and max(array.max(), -array.min()) > np.finfo(np.float16).max
+        ):
             raise ModelError(f"{tensor} holds numbers that float16 cannot.", mend="Write it with --gguf-type bf16.")
         written = quantize(array, full if array.ndim == 1 else whole)
         writer.write_tensor_data(np.ascontiguousarray(written))

@@ -57,19 +57,23 @@ def write_hf_folder(
     with replacing(folder) as temporary:
         temporary.mkdir()
         write_shards(tensors, temporary, made_for=made_for, advance=advance, shard_bytes=shard_bytes)
-        write_values(temporary / "config.json", _config(base.config, tensors, about))
-        write_values(temporary / "generation_config.json", _generation_config(base.folder, about.eos_token_id))
-        for pattern in _COPIED:
-            for path in base.folder.glob(pattern):
-                shutil.copyfile(path, temporary / path.name)
-        if about.date is not None:
-            freeze_date(temporary, about.date)
+        write_about(temporary, base, about, stored_as(tensors))
 
 
-def _config(base: Mapping[str, Any], tensors: Tensors, about: About) -> dict[str, Any]:
+def write_about(folder: Path, base: ModelFiles, about: About, dtype: str) -> None:
+    """All but the weights: config, generation config, tokenizer and chat template. `dtype` is the weights'."""
+    write_values(folder / "config.json", _config(base.config, dtype, about))
+    write_values(folder / "generation_config.json", _generation_config(base.folder, about.eos_token_id))
+    for pattern in _COPIED:
+        for path in base.folder.glob(pattern):
+            shutil.copyfile(path, folder / path.name)
+    if about.date is not None:
+        freeze_date(folder, about.date)
+
+
+def _config(base: Mapping[str, Any], dtype: str, about: About) -> dict[str, Any]:
     config = {key: value for key, value in base.items() if key not in _QUANTISED}
     config |= rope_for_both(config) | {"eos_token_id": list(about.eos_token_id), **about.extra}
-    dtype = stored_as(tensors)
     config["dtype"] = dtype  # transformers 5
     config["torch_dtype"] = dtype  # 4, and vLLM
     if about.labels:
