@@ -30,6 +30,7 @@ from safetensors.numpy import load_file
 from tiny import make_tiny_llama
 
 from rir_mlx.arms import label_tokens
+from rir_mlx.backends import release_memory
 from rir_mlx.backends.base import AdapterSpec, Backend, Tokens
 from rir_mlx.errors import Failure
 from rir_mlx.models import ModelFiles, resolve_model
@@ -264,6 +265,18 @@ def test_mlx_holds_one_weight_twice_at_most_while_it_loads(
         model = load(stored)
         assert mx.get_peak_memory() - before <= model.weight_bytes + 2 * largest
         del model
+
+
+def test_what_mlx_keeps_of_a_model_that_is_gone_is_given_back(tiny: Path, open_named: Callable[[str], Backend]) -> None:
+    backend = open_named("mlx")
+    import mlx.core as mx
+
+    model = backend.load(tiny, dtype="float32")
+    model.logits(SEQUENCES[0])
+    del model
+    assert mx.get_cache_memory() > 0
+    release_memory()
+    assert mx.get_cache_memory() == 0
 
 
 @pytest.mark.parametrize("stored", [ml_dtypes.bfloat16, np.float16])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import importlib.util
 import os
 import platform
@@ -26,7 +25,7 @@ from rir_convert.weights import Weights, base_weights, check_space, size_of
 
 from rir_mlx import __version__, adapters
 from rir_mlx.arms import Task
-from rir_mlx.backends import open_backend
+from rir_mlx.backends import open_backend, release_memory
 from rir_mlx.backends.base import Dtype, Model, Tokens
 from rir_mlx.calibration import Calibration
 from rir_mlx.classifier import Classifier
@@ -113,7 +112,7 @@ class Exam:
         probe = Probe(head, prompts, classifier.options)
         answers = ask(model, probe)
         del model, classifier
-        gc.collect()
+        release_memory()
         base = ask_rows(context.backend.load(context.base.folder, dtype="float32"), probe, _EFFECT_ROWS)
         return probe, answers, mean_difference(base, answers.rows)
 
@@ -321,7 +320,7 @@ class Asked:
         compared = []
         for name in engines:
             self.progress.say(f"Loading it back with {name}{suffix} …")
-            gc.collect()
+            release_memory()
             try:
                 model: Model = load(open_backend(name))  # type: ignore[arg-type]
             except UserError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import glob
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from rir_mlx import adapters
 from rir_mlx.arms import Task
 from rir_mlx.audit import Audit
+from rir_mlx.backends import release_memory
 from rir_mlx.backends.base import AdapterSpec, Backend, Model
 from rir_mlx.data import LabelledData, Row, TripleData, load_labelled, load_triples
 from rir_mlx.errors import RirError, UserError
@@ -127,7 +127,7 @@ class Context:
 
     def load(self, adapter: adapters.Adapter | None = None) -> Model:
         """The base model, with an adapter over it."""
-        gc.collect()  # the model before, which its optimizer points back to
+        release_memory()  # of the model before, which its optimizer points back to
         if adapter is None:
             dtype = "float32" if self.spec.fine_tune_type == "full" else self.recipe.dtype
             return self.backend.load(self.base.folder, dtype=dtype)
