@@ -27,6 +27,8 @@ _LAST = 4
 """Positions of a row, its last ones, whose logits are kept: over 128,256 words each takes half a MB."""
 _LONG, _LONG_LAST = 1024, 32
 """Tokens of the row that shows rotary scaling, which short ones hide."""
+_BATCH = 8
+"""Rows whose labels are scored together: beside weights in float32 there may be room for little."""
 _PAIRWISE = 16
 """Rows whose labels are scored where an engine runs every label in a pass of its own."""
 
@@ -131,7 +133,7 @@ def ask_rows(engine: Engine, probe: Probe, count: int = ROWS) -> list[NDArray[np
 
 def _scores(engine: Engine, probe: Probe) -> NDArray[np.float64]:
     if hasattr(engine, "score"):
-        scores: NDArray[np.float64] = engine.score(probe.prompts, probe.options, prefix=probe.head)
+        scores: NDArray[np.float64] = engine.score(probe.prompts, probe.options, prefix=probe.head, batch_size=_BATCH)
         return scores
     found = np.zeros((min(len(probe.prompts), _PAIRWISE), len(probe.options)))
     for column, option in enumerate(probe.options):
