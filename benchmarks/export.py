@@ -165,9 +165,8 @@ def export(run: Path, name: str) -> None:
     values = json.loads(done.stdout)
     size = sum(path.stat().st_size for path in Path(values["folder"]).rglob("*") if path.is_file()) / 1e9
     for engine, one in values["engines"].items():
-        figures = [f"{one[key]:.2g}" for key in ("max_difference", "mean_difference")]
-        labels = [one["label_agreement"], one["probability_difference"]]
-        figures += ["" if value is None else f"{value:.3g}" for value in labels]
+        keys = ("max_difference", "mean_difference", "label_agreement", "probability_difference")
+        figures = ["" if one[key] is None else f"{one[key]:.3g}" for key in keys]
         print(
             f"| {name} | {engine} | {' | '.join(figures)} | {size:.2f} GB | {cost} |",
             flush=True,

@@ -275,7 +275,7 @@ def test_the_program_on_the_card_is_the_one_that_was_run(codec: Codec) -> None:
             "adapter",
             "peft",
             "adapter",
-            '("org/Base-1B")\nmodel = PeftModel.from_pretrained(base, ".")\n```\n',
+            'revision="8d3f0c5a")\nmodel = PeftModel.from_pretrained(base, ".")\n```\n',
         ),
     ],
 )
@@ -292,6 +292,17 @@ def test_every_form_says_what_opens_it(form: Form, library: str | None, relation
     assert not re.search(r"```\n(?!\n)", re.sub(r"```\w+\n.*?(?=```\n)", "", card.text, flags=re.DOTALL))
     for block in re.findall(r"```python\n(.*?)```", card.text, re.DOTALL):
         ast.parse(block)
+
+
+@pytest.mark.parametrize("base", ["builtin:tiny-llama", "~/models/x"])
+def test_an_adapter_names_its_base_as_code_only_where_the_hub_has_it(base: str) -> None:
+    card = model_card(facts_of(form="adapter", base=base, example=Example("x")))
+    assert 'from_pretrained("BASE")' in card
+    assert 'load("BASE", adapter_path=".")' in card
+    assert "`BASE` is the folder" in card
+    card = model_card(facts_of(form="adapter", example=Example("x")))
+    assert 'load("org/Base-1B", adapter_path=".", revision="8d3f0c5a")' in card
+    assert "`BASE` is" not in card
 
 
 def test_a_file_of_which_only_the_tensors_were_read_says_so() -> None:

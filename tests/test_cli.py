@@ -349,10 +349,18 @@ def test_every_export_is_verified_before_it_takes_its_place(
 
 
 def test_a_gguf_file_of_a_base_in_16_bits_is_nearer_than_those_bits(rir: Run, recipe: Path, tmp_path: Path) -> None:
-    """Rounded to bfloat16 on the way, its tensors would be further off than the gate allows float16 to be."""
+    """Not rounded to bfloat16 on the way; and the card's prompt has one first token where the tokenizer puts one."""
     import ml_dtypes
+    import numpy as np
     from exports import in_dtype
+    from rir_convert.fuse import Fused
+    from rir_convert.gguf import gguf_tensors
+    from rir_convert.weights import Weights
     from tiny import make_tiny_llama
+
+    from rir_mlx.adapters import read_adapter
+    from rir_mlx.models import read_config, resolve_model
+    from rir_mlx.tokens import Codec
 
     pytest.importorskip("torch")
     base = in_dtype(make_tiny_llama(tmp_path / "wide", hidden=64), tmp_path / "base", ml_dtypes.bfloat16)
@@ -360,7 +368,16 @@ def test_a_gguf_file_of_a_base_in_16_bits_is_nearer_than_those_bits(rir: Run, re
     assert rir("train-classifier", str(recipe), "--arm", "qa", *changes, "--backend", "torch", "-q").code == 0
     done = rir("export", "--arm", "qa", "--to", "gguf", "--json", "-q")
     assert done.code == 0, done.err
-    assert {path.name for path in Path("runs/small/export").iterdir()} == {"qa-gguf-f16"}
+    [folder] = Path("runs/small/export").iterdir()
+    adapter = read_adapter(Path("runs/small/classifier-qa/adapter"), resolve_model(str(base)))
+    weights = Fused(Weights(base), adapter.spec, adapter.tensors, dtype="float32")
+    for name, tensor in gguf_tensors(folder / "small-qa.f16.gguf", read_config(base)):
+        expected = weights[name] if weights[name].ndim == 1 else weights[name].astype("float16")
+        np.testing.assert_array_equal(tensor, expected.astype("float32"), err_msg=name)
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    prompt = card.split("before it writes:\n\n```text\n")[1].split("\n```")[0]
+    tokenizer = Codec(base, "26 Jul 2024").tokenizer
+    assert tokenizer(prompt)["input_ids"].count(tokenizer.bos_token_id) == 1
     refused = rir("export", "--arm", "qa", "--to", "gguf", "--dtype", "float16")
     assert refused.code == 2
     assert "--gguf-type" in refused.err

@@ -311,6 +311,14 @@ def test_near_ties_may_fall_either_way_and_other_labels_may_not() -> None:
     assert [fault for fault in result.faults if "probability differs by 0.3" in fault]
 
 
+def test_another_vocabulary_is_a_fault_and_not_an_error() -> None:
+    ours, theirs = (
+        Answers([np.zeros((4, words), np.float32)] * 3, np.zeros((4, words), np.float32), None, []) for words in (5, 6)
+    )
+    result = compare("x", ours, theirs, effect=1, kind="bfloat16")
+    assert [fault for fault in result.faults if "differ by inf" in fault]
+
+
 def test_engines_without_scoring_are_asked_label_by_label(framework: Backend, tiny: Path, codec: Codec) -> None:
     model, probe = framework.load(tiny, dtype="float32"), probe_of(codec)
 

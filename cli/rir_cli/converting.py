@@ -42,7 +42,7 @@ class EcosystemChoice(StrEnum):
     mlx = "mlx"
 
 
-DtypeOption = Annotated[DtypeChoice, typer.Option(help="Number format of the weights; auto: the base's.")]
+DtypeOption = Annotated[DtypeChoice, typer.Option(help="Number format of the weights of hf and mlx; auto: the base's.")]
 
 convert = typer.Typer(
     no_args_is_help=True, help="Adapters and models that others trained: from one format to another, and fused."

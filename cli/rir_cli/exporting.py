@@ -17,8 +17,19 @@ from typing import TYPE_CHECKING, Any, Literal
 from rir_convert.card import CardFacts, DataSource, Example, Form, base_licence, model_card
 from rir_convert.example import example_code, example_prompt, run_example
 from rir_convert.fuse import Fused
-from rir_convert.gate import ROWS, Answers, Comparison, Probe, ask, ask_rows, compare, mean_difference, record
-from rir_convert.gguf import BYTES, GgufType, check_installed
+from rir_convert.gate import (
+    ROWS,
+    Answers,
+    Comparison,
+    Probe,
+    ask,
+    ask_rows,
+    compare,
+    mean_difference,
+    record,
+    unreadable,
+)
+from rir_convert.gguf import BYTES, GgufType, adds_bos, check_installed
 from rir_convert.hf import About, stored_as, write_about, write_hf_folder
 from rir_convert.integrity import faults
 from rir_convert.weights import Weights, base_weights, check_space, size_of
@@ -114,6 +125,7 @@ class Exam:
         del model, classifier
         release_memory()
         base = ask_rows(context.backend.load(context.base.folder, dtype="float32"), probe, _EFFECT_ROWS)
+        release_memory()
         return probe, answers, mean_difference(base, answers.rows)
 
 
@@ -251,7 +263,9 @@ class _Export:
         bits = self.wanted.quantize or 8
         with _scratch(written) as full:
             self._write_fused(full)
-            before = asked.of_folder(full, self.exam)
+            before = [
+                replace(one, engine=f"{one.engine}, before quantising") for one in asked.of_folder(full, self.exam)
+            ]
             if any(one.faults for one in before):
                 _move(full, written)
                 return before
@@ -273,7 +287,11 @@ class _Export:
         calibration = Calibration()
         if stage.calibration.is_file():
             calibration = Calibration.from_dict(read_json(stage.calibration)["calibration"])
-        example = Example(example_prompt(exam.arm, exam.task, context.codec))
+        prompt = example_prompt(exam.arm, exam.task, context.codec)
+        tokenizer = context.codec.tokenizer
+        if form == "gguf" and adds_bos(tokenizer):
+            prompt = prompt.removeprefix(tokenizer.bos_token)  # llama.cpp puts one of its own before it
+        example = Example(prompt)
         if form in ("hf", "mlx"):
             code = example_code(exam.arm, exam.task, context.codec, calibration=calibration)
             context.progress.say("Running the model card's program …")
@@ -320,7 +338,6 @@ class Asked:
         compared = []
         for name in engines:
             self.progress.say(f"Loading it back with {name}{suffix} …")
-            release_memory()
             try:
                 model: Model = load(open_backend(name))  # type: ignore[arg-type]
             except UserError as error:
@@ -328,6 +345,7 @@ class Asked:
                 continue
             answers = ask(model, self.probe)
             del model
+            release_memory()
             compared.append(self.judge(name + suffix, answers, kind, found or []))
         return compared
 
@@ -344,12 +362,6 @@ class Asked:
 def judge_folder(exam: Exam, folder: Path, answered: tuple[Probe, Answers, float]) -> list[Comparison]:
     """What the gate says of any folder that is to be the exam's model, `answered` by the exam."""
     return Asked(exam.context.progress, *answered).of_folder(folder, exam)
-
-
-def unreadable(engine: str, why: str) -> Comparison:
-    """A folder that an engine cannot load."""
-    nothing = float("inf")
-    return Comparison(engine, 0, 0, nothing, nothing, 0.0, None, None, None, (f"it cannot be loaded: {why}",))
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from rir_convert.weights import base_weights, size_of
 
 from rir_cli.exporting import Asked, aside, in_words, installed_engines
 from rir_mlx import __version__
-from rir_mlx.backends import open_backend
+from rir_mlx.backends import open_backend, release_memory
 from rir_mlx.backends.base import Dtype
 from rir_mlx.errors import UserError
 from rir_mlx.models import ModelFiles, resolve_model
@@ -72,7 +72,10 @@ def _reference(base: ModelFiles, adapter: Path, found: ForeignAdapter, probe: Pr
         backend = open_backend(name)  # type: ignore[arg-type]
         progress.say(f"Asking base and adapter with {name} …")
         before = ask_rows(backend.load_as_is(base.folder), probe)
-        return name, before, ask(backend.load_as_is(base.folder, folder), probe)
+        release_memory()
+        both = ask(backend.load_as_is(base.folder, folder), probe)
+        release_memory()
+        return name, before, both
 
 
 @contextmanager

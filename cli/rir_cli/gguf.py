@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rir_convert.gate import Comparison, ask
+from rir_convert.gate import Comparison, ask, unreadable
 from rir_convert.gguf import BYTES, GgufType, gguf_tensors, write_gguf
 from rir_convert.llama_cpp import LlamaCpp, available
 from rir_convert.ollama import around, joint_ids, modelfile
 from rir_convert.weights import Tensors, size_of
 
+from rir_mlx.errors import ModelError
 from rir_mlx.models import read_config
 
 if TYPE_CHECKING:
@@ -39,13 +41,13 @@ def export_gguf(
     differs, layer = _first_tensor(path, read_config(source), weights, kind)
     found += [f"{layer} differs by {differs:.2g} of its size"] if layer else []
     if not available():
-        context.progress.say("llama-cpp-python is not installed: the file's tensors were compared, not its answers.")
+        context.progress.say("No llama-cpp-python, or an old one: the file's tensors were compared, not its answers.")
         return [Comparison("gguf tensors", 0, 0, None, differs, None, None, None, layer, tuple(found))]
-    engine = LlamaCpp(path)
     try:
-        return [asked.judge("llama.cpp", ask(engine, asked.probe), _KINDS[kind], found)]
-    finally:
-        engine.close()
+        with closing(LlamaCpp(path, asked.probe.longest)) as engine:
+            return [asked.judge("llama.cpp", ask(engine, asked.probe), _KINDS[kind], found)]
+    except ModelError as error:
+        return [unreadable("llama.cpp", error.what)]
 
 
 def _of_modelfile(asked: Asked, exam: Exam, written: Path, file: str) -> list[str]:

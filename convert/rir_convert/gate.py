@@ -58,6 +58,11 @@ class Probe:
         """All rows in a row."""
         return tuple(token for row in self.rows for token in self.head + row)[:_LONG]
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        return max(len(self.long), len(self.head) + max(len(row) for row in self.rows))
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -93,7 +98,7 @@ BOUNDS = {
     "4 bits": Bounds(math.inf, 1.0, 0.8),
 }
 """By number format. In float32 only the order of sums differs; 16 bits round every weight once, bfloat16 to an eighth
-of float16's steps; 8 bits in groups of 32 or 64 are four to five times as coarse as bfloat16. A mean is about five
+of float16's steps; 8 bits in groups of 32 or 64 are three to five times as coarse as bfloat16. A mean is about five
 times that of random weights of Llama-3.2-1B's shape, as trained ones have larger logits. 4 bits are another model,
 whose cost is measured and said."""
 _TIE = 0.15
@@ -145,7 +150,10 @@ def _scores(engine: Engine, probe: Probe) -> NDArray[np.float64]:
 
 def mean_difference(ours: Sequence[NDArray[np.float32]], theirs: Sequence[NDArray[np.float32]]) -> float:
     """Mean over positions of the largest difference of a log-probability, of the rows that both have."""
-    return float(np.mean(np.concatenate([np.abs(a - b).max(-1) for a, b in zip(ours, theirs, strict=False)])))
+    pairs = list(zip(ours, theirs, strict=False))
+    if any(a.shape != b.shape for a, b in pairs):
+        return math.inf
+    return float(np.mean(np.concatenate([np.abs(a - b).max(-1) for a, b in pairs])))
 
 
 def compare(
@@ -185,6 +193,12 @@ def compare(
         first_difference=first,
         faults=tuple(found),
     )
+
+
+def unreadable(engine: str, why: str) -> Comparison:
+    """A folder that an engine cannot load."""
+    nothing = float("inf")
+    return Comparison(engine, 0, 0, nothing, nothing, 0.0, None, None, None, (f"it cannot be loaded: {why}",))
 
 
 def _per_position(reference: Answers, answers: Answers) -> tuple[NDArray[np.float64], float]:

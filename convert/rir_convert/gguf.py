@@ -1,4 +1,4 @@
-"""A fused Llama folder as one GGUF file, for llama.cpp, Ollama and LM Studio; and its tensors back.
+"""A fused Llama as one GGUF file, for llama.cpp, Ollama and LM Studio; and its tensors back.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, written by the `gguf` package. llama.cpp rotates
 neighbouring pairs where transformers rotates halves, so the rows of q_proj and k_proj change places.
@@ -93,7 +93,7 @@ def write_gguf(
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     for tensor in names:
-        array = np.asarray(weights[tensor]).astype(np.float32)
+        array = np.asarray(weights[tensor], dtype=np.float32)
         if (heads := _heads(tensor, config)) is not None:
             array = permute(array, heads)
         if (

@@ -19,7 +19,10 @@ _BATCH = 512
 
 
 def available() -> bool:
-    return importlib.util.find_spec("llama_cpp") is not None
+    """Whether llama-cpp-python is here, and new enough."""
+    if importlib.util.find_spec("llama_cpp") is None:
+        return False
+    return hasattr(importlib.import_module("llama_cpp"), "llama_memory_seq_rm")
 
 
 class LlamaCpp:
@@ -43,7 +46,8 @@ class LlamaCpp:
         return next(self.last_logits([tokens], len(tokens)))
 
     def last_logits(self, rows: Iterable[Tokens], last: int, *, prefix: Tokens = ()) -> Iterator[Floats]:
-        """As `Model.last_logits`: only those positions are projected to the vocabulary."""
+        """As `Model.last_logits`: only those positions are projected to the vocabulary. One call at a time: they share
+        the keys and values."""
         self._run(prefix, 0, 0)
         for row in rows:
             yield self._run(row, len(prefix), min(last, len(row)))
