@@ -75,7 +75,13 @@ Form = Literal["hf", "mlx", "mlx-quantised", "gguf", "adapter"]
 """What the folder is read by."""
 _LIBRARIES = {"hf": "transformers", "mlx": "mlx", "mlx-quantised": "mlx", "gguf": None, "adapter": "peft"}
 _TAGS = {"hf": (), "mlx": ("mlx",), "mlx-quantised": ("mlx",), "gguf": ("gguf",), "adapter": ("mlx",)}
-_RELATIONS = {"hf": "finetune", "mlx": "finetune", "mlx-quantised": "quantized", "gguf": "quantized"}
+_RELATIONS = {
+    "hf": "finetune",
+    "mlx": "finetune",
+    "mlx-quantised": "quantized",
+    "gguf": "quantized",
+    "adapter": "adapter",
+}
 
 
 @dataclass(frozen=True)
@@ -175,7 +181,7 @@ def _metadata(facts: CardFacts) -> dict[str, Any]:
     values["pipeline_tag"] = "text-generation"
     if _on_hub(facts.base):
         values["base_model"] = facts.base
-        values["base_model_relation"] = _RELATIONS.get(facts.form, facts.form)
+        values["base_model_relation"] = _RELATIONS[facts.form]
     if datasets := list(dict.fromkeys(one.name for one in facts.sources if _on_hub(one.name))):
         values["datasets"] = datasets
     return values | {"tags": ["text-classification", "reasoning", "rir-mlx", facts.arm, *_TAGS[facts.form]]}

@@ -99,8 +99,8 @@ BOUNDS = {
 }
 """By number format. In float32 only the order of sums differs; 16 bits round every weight once, bfloat16 to an eighth
 of float16's steps; 8 bits in groups of 32 or 64 are three to five times as coarse as bfloat16. A mean is about five
-times that of random weights of Llama-3.2-1B's shape, as trained ones have larger logits. 4 bits are another model,
-whose cost is measured and said."""
+times what random weights of Llama-3.2-1B's shape gave: trained ones, not measured yet, may have larger logits. 4 bits
+are another model, whose cost is measured and said."""
 _TIE = 0.15
 """Two labels that the reference finds as near as this may change places, or less where a format allows less."""
 _CLOSER = 0.5

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import sys
+import io
 from pathlib import Path
 
 from mlx_lm.utils import load_model, quantize_model, save_config, save_model
@@ -21,7 +21,7 @@ def quantise(source: Path, target: Path, bits: int) -> None:
     model, config = load_model(source, lazy=True)
     if config["hidden_size"] % GROUP_SIZE:
         raise ModelError(f"Layers of width {config['hidden_size']} cannot be quantised in groups of {GROUP_SIZE}.")
-    with contextlib.redirect_stdout(sys.stderr):  # mlx-lm says there how many bits a weight takes
+    with contextlib.redirect_stdout(io.StringIO()):  # mlx-lm says there how many bits a weight takes
         model, config = quantize_model(model, config, GROUP_SIZE, bits)
     for old in target.glob("model*.safetensors*"):
         old.unlink()
