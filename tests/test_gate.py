@@ -311,6 +311,21 @@ def test_near_ties_may_fall_either_way_and_other_labels_may_not() -> None:
     assert [fault for fault in result.faults if "probability differs by 0.3" in fault]
 
 
+def test_a_layer_whose_output_is_another_is_a_fault_although_the_answers_are_near() -> None:
+    """A square matrix of one layer, transposed, at the width of Llama-3.2-1B: log-probabilities differ by 0.31."""
+    flat, rng = np.full((4, 5), -1.6, np.float32), np.random.default_rng(0)
+    layers = [rng.normal(size=(7, 16)).astype(np.float32) for _ in range(3)]
+    ours = Answers([flat] * 3, flat, None, layers)
+    near = compare(
+        "x", ours, Answers([flat] * 3, flat, None, [one * 1.01 for one in layers]), effect=1, kind="bfloat16"
+    )
+    assert (near.faults, near.first_difference) == ((), None)
+    off = [layers[0], layers[1], layers[2] * 1.05]
+    result = compare("x", ours, Answers([flat] * 3, flat, None, off), effect=1, kind="bfloat16")
+    assert result.faults == ("the output of model.layers.1 differs by more than bfloat16 explains",)
+    assert result.first_difference == "model.layers.1"
+
+
 def test_another_vocabulary_is_a_fault_and_not_an_error() -> None:
     ours, theirs = (
         Answers([np.zeros((4, words), np.float32)] * 3, np.zeros((4, words), np.float32), None, []) for words in (5, 6)
