@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -26,6 +26,13 @@ class Progress(Protocol):
     def task(self, what: str, total: float, done: float = 0) -> Iterator[Task]:
         """A piece of work of which `done` was done before."""
         ...
+
+
+@contextmanager
+def counting_bytes(progress: Progress, what: str, total: float) -> Iterator[Callable[[int], None]]:
+    """A task of so many bytes, shown in MB (10⁶), and what is to be told how many more are done."""
+    with progress.task(f"{what} (MB)", total / 1e6) as task:
+        yield lambda count: task.advance(count / 1e6)
 
 
 class Silent:

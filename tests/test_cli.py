@@ -383,6 +383,28 @@ def test_a_gguf_file_of_a_base_in_16_bits_is_nearer_than_those_bits(rir: Run, re
     assert "--gguf-type" in refused.err
 
 
+def test_a_gguf_file_that_llama_cpp_cannot_run_is_kept_aside(exportable: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for room for the longest row, which is longer than llama.cpp's usual context may be."""
+    from rir_cli import gguf
+
+    from rir_mlx.errors import ModelError
+
+    contexts = []
+
+    def refused(path: Path, context: int) -> None:
+        assert path.is_file()
+        contexts.append(context)
+        raise ModelError("a bad magic number")
+
+    monkeypatch.setattr(gguf, "available", lambda: True)
+    monkeypatch.setattr(gguf, "LlamaCpp", refused)
+    done = exportable("export", "--arm", "qa", "--to", "gguf", "-q")
+    assert done.code == 1
+    assert "llama.cpp: it cannot be loaded: a bad magic number" in done.err
+    assert [path.name for path in Path("runs/small/export").iterdir()] == ["qa-gguf-f16.rejected"]
+    assert contexts[0] >= 1024
+
+
 def test_the_card_shows_what_its_program_printed_and_no_rows(exportable: Run) -> None:
     assert exportable("export", "--arm", "qa", "-q", "-s", "x").code == 2
     assert exportable("export", "--arm", "qa", "-q").code == 0

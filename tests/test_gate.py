@@ -326,6 +326,13 @@ def test_a_layer_whose_output_is_another_is_a_fault_although_the_answers_are_nea
     assert result.first_difference == "model.layers.1"
 
 
+def test_the_longest_sequence_is_what_an_engine_needs_room_for() -> None:
+    short = Probe(tuple(range(9)), [(1, 2), (3,)], [(5,), (6, 7, 8)])
+    assert short.longest == len(short.long) == 9 + 4 + 9 + 3
+    wide = Probe(tuple(range(2000)), [(1, 2), (3,)], [(5,), (6, 7, 8)])
+    assert (len(wide.long), wide.longest) == (1024, 2004)
+
+
 def test_another_vocabulary_is_a_fault_and_not_an_error() -> None:
     ours, theirs = (
         Answers([np.zeros((4, words), np.float32)] * 3, np.zeros((4, words), np.float32), None, []) for words in (5, 6)

@@ -29,9 +29,10 @@ from rir_convert.gate import (
     record,
     unreadable,
 )
-from rir_convert.gguf import BYTES, GgufType, adds_bos, check_installed
+from rir_convert.gguf import BYTES, GgufType, check_installed
 from rir_convert.hf import About, stored_as, write_about, write_hf_folder
 from rir_convert.integrity import faults
+from rir_convert.ollama import without_first_token
 from rir_convert.weights import Weights, base_weights, check_space, size_of
 
 from rir_mlx import __version__, adapters
@@ -42,7 +43,7 @@ from rir_mlx.calibration import Calibration
 from rir_mlx.classifier import Classifier
 from rir_mlx.data import Row
 from rir_mlx.errors import Failure, UserError
-from rir_mlx.progress import Progress
+from rir_mlx.progress import Progress, counting_bytes
 from rir_mlx.prompts import DELIMITER, Arm, Prompt, asked_for, classifier_prompt
 from rir_mlx.recipe import dump_recipe
 from rir_mlx.run import read_json, read_jsonl
@@ -251,9 +252,8 @@ class _Export:
 
     def _write_fused(self, folder: Path) -> None:
         context, made_for = self.context, "mlx" if self.wanted.to == "mlx" else "pt"
-        total = size_of(self.fused) / 1e6
-        with context.progress.task(f"fuse into {context.base.name} (MB)", total) as task:
-            advance = lambda count: task.advance(count / 1e6)  # noqa: E731
+        what = f"fuse into {context.base.name}"
+        with counting_bytes(context.progress, what, size_of(self.fused)) as advance:
             write_hf_folder(folder, self.fused, context.base, self.about, made_for=made_for, advance=advance)
 
     def _quantised(self, written: Path, asked: Asked) -> list[Comparison]:
@@ -263,9 +263,7 @@ class _Export:
         bits = self.wanted.quantize or 8
         with _scratch(written) as full:
             self._write_fused(full)
-            before = [
-                replace(one, engine=f"{one.engine}, before quantising") for one in asked.of_folder(full, self.exam)
-            ]
+            before = asked.of_folder(full, self.exam, suffix=", before quantising")
             if any(one.faults for one in before):
                 _move(full, written)
                 return before
@@ -288,10 +286,7 @@ class _Export:
         if stage.calibration.is_file():
             calibration = Calibration.from_dict(read_json(stage.calibration)["calibration"])
         prompt = example_prompt(exam.arm, exam.task, context.codec)
-        tokenizer = context.codec.tokenizer
-        if form == "gguf" and adds_bos(tokenizer):
-            prompt = prompt.removeprefix(tokenizer.bos_token)  # llama.cpp puts one of its own before it
-        example = Example(prompt)
+        example = Example(without_first_token(context.codec, prompt) if form == "gguf" else prompt)
         if form in ("hf", "mlx"):
             code = example_code(exam.arm, exam.task, context.codec, calibration=calibration)
             context.progress.say("Running the model card's program …")
@@ -349,11 +344,11 @@ class Asked:
             compared.append(self.judge(name + suffix, answers, kind, found or []))
         return compared
 
-    def of_folder(self, folder: Path, exam: Exam) -> list[Comparison]:
+    def of_folder(self, folder: Path, exam: Exam, *, suffix: str = "") -> list[Comparison]:
         """A folder in Hugging Face format: what it holds, and what each installed engine makes of it."""
         found = faults(folder, exam.context.codec, exam.prompts)
         kind = stored_as(Weights(folder))
-        return self.by(installed_engines(), kind, lambda engine: engine.load_as_is(folder), found)
+        return self.by(installed_engines(), kind, lambda engine: engine.load_as_is(folder), found, suffix=suffix)
 
     def judge(self, name: str, answers: Answers, kind: str, found: list[str]) -> Comparison:
         return compare(name, self.reference, answers, effect=self.effect, kind=kind, faults=found)

@@ -26,7 +26,7 @@ from rir_mlx.backends import open_backend, release_memory
 from rir_mlx.backends.base import Dtype
 from rir_mlx.errors import UserError
 from rir_mlx.models import ModelFiles, resolve_model
-from rir_mlx.progress import Progress
+from rir_mlx.progress import Progress, counting_bytes
 from rir_mlx.tokens import Codec
 
 _LENGTH = 32
@@ -48,8 +48,7 @@ def fuse_folders(
     name, before, reference = _reference(base, adapter, found, probe, progress)
     effect = mean_difference(before, reference.rows)
     with aside(output.absolute()) as written:
-        with progress.task(f"fuse into {base.name} (MB)", size_of(fused) / 1e6) as task:
-            advance = lambda count: task.advance(count / 1e6)  # noqa: E731
+        with counting_bytes(progress, f"fuse into {base.name}", size_of(fused)) as advance:
             write_hf_folder(written, fused, base, About(list(codec.stops)), advance=advance)
         asked = Asked(progress, probe, reference, effect)
         wrong = faults(written, codec, ())

@@ -15,6 +15,7 @@ from rir_convert.weights import Tensors, size_of
 
 from rir_mlx.errors import ModelError
 from rir_mlx.models import read_config
+from rir_mlx.progress import counting_bytes
 
 if TYPE_CHECKING:
     from rir_cli.exporting import Asked, Exam
@@ -34,8 +35,7 @@ def export_gguf(
     context = exam.context
     written.mkdir()
     path = written / f"{name}.{kind}.gguf"
-    with context.progress.task(f"write {path.name} (MB)", size_of(weights) / 4 * BYTES[kind] / 1e6) as task:
-        advance = lambda count: task.advance(count / 1e6)  # noqa: E731
+    with counting_bytes(context.progress, f"write {path.name}", size_of(weights) / 4 * BYTES[kind]) as advance:
         write_gguf(source, path, kind, name=name, weights=weights, advance=advance)
     found = _of_modelfile(asked, exam, written, path.name)
     differs, layer = _first_tensor(path, read_config(source), weights, kind)
@@ -70,12 +70,9 @@ def _first_tensor(path: Path, config: dict[str, Any], weights: Tensors, kind: Gg
     for name, tensor in gguf_tensors(path, config):
         expected = np.asarray(weights[name], dtype=np.float32)
         seen.add(name)
-        norm = np.linalg.norm(expected)
-        off = (
-            np.inf
-            if tensor.shape != expected.shape
-            else np.linalg.norm(np.subtract(tensor, expected, out=tensor)) / norm
-        )
+        off = np.inf
+        if tensor.shape == expected.shape:
+            off = np.linalg.norm(np.subtract(tensor, expected, out=tensor)) / np.linalg.norm(expected)
         if not off <= _ROUNDED[kind] and first is None:
             first = name
         worst = max(worst, float(off))

@@ -96,13 +96,10 @@ def write_gguf(
         array = np.asarray(weights[tensor], dtype=np.float32)
         if (heads := _heads(tensor, config)) is not None:
             array = permute(array, heads)
-        if (
-            whole is GGMLQuantizationType.F16
-            and array.ndim > 1
-            and max(array.max(), -array.min()) > np.finfo(np.float16).max
-        ):
+        form = full if array.ndim == 1 else whole
+        if form is GGMLQuantizationType.F16 and max(array.max(), -array.min()) > np.finfo(np.float16).max:
             raise ModelError(f"{tensor} holds numbers that float16 cannot.", mend="Write it with --gguf-type bf16.")
-        written = quantize(array, full if array.ndim == 1 else whole)
+        written = quantize(array, form)
         writer.write_tensor_data(np.ascontiguousarray(written))
         advance(written.nbytes)
     if frequencies is not None:

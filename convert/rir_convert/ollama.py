@@ -19,9 +19,12 @@ from rir_mlx.tokens import Codec
 def around(codec: Codec, prompt: Prompt) -> tuple[str, str]:
     """What stands before and after a row's text, without the first token where the tokenizer puts it itself."""
     before, question, after = prompt_around(codec, prompt)
-    bos = codec.tokenizer.bos_token or ""
-    start = before + question
-    return (start.removeprefix(bos) if bos and adds_bos(codec.tokenizer) else start), after
+    return without_first_token(codec, before + question), after
+
+
+def without_first_token(codec: Codec, prompt: str) -> str:
+    """A prompt as llama.cpp and Ollama are given it: where the tokenizer puts the first token, they put it too."""
+    return prompt.removeprefix(codec.tokenizer.bos_token) if adds_bos(codec.tokenizer) else prompt
 
 
 def joint_ids(codec: Codec, text: str, before: str, after: str) -> Tokens:
