@@ -49,14 +49,21 @@ import numpy as np
 from benchmarks.generate import LENGTHS, count_tokens, load, report_machine, write_mlx_lm, write_transformers
 from benchmarks.shapes import make_shape
 from benchmarks.train import INSTRUCTION, LABELS, SHAPES, watch_memory
-from rir_mlx.arms import Task, label_tokens, training_examples
 from rir_mlx.backends import open_backend
-from rir_mlx.backends.base import AdapterSpec, OptimizerSpec, Request, Sampling, Tokens
-from rir_mlx.data import load_labelled
-from rir_mlx.models import EMBEDDED, resolve_model
-from rir_mlx.prompts import DELIMITER, asked_for, classifier_prompt
-from rir_mlx.recipe import load_recipe
-from rir_mlx.tokens import Codec, step_batches
+from rir_mlx.backends.base import (
+    OptimizerSpec,
+    Request,
+    Sampling,
+    Tokens,
+)
+from rir_mlx.data.loading import load_labelled
+from rir_mlx.models.adapter_spec import AdapterSpec
+from rir_mlx.models.hub import EMBEDDED, resolve_model
+from rir_mlx.prompting.arms import Task, label_tokens, training_examples
+from rir_mlx.prompting.batches import step_batches
+from rir_mlx.prompting.codec import Codec
+from rir_mlx.prompting.prompts import DELIMITER, asked_for, classifier_prompt
+from rir_mlx.recipe.loading import load_recipe
 
 DATA = Path("../shared/data/emotion/train.csv")
 DATE = "26 Jul 2024"

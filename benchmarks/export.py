@@ -25,12 +25,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.shapes import make_shape
-from rir_mlx.adapters import Adapter, write_adapter
-from rir_mlx.arms import Task
-from rir_mlx.backends.base import AdapterSpec, adapted_layers
-from rir_mlx.models import resolve_model
-from rir_mlx.recipe import load_recipe
-from rir_mlx.run import RunDir
+from rir_mlx.models.adapter_spec import AdapterSpec, adapted_layers
+from rir_mlx.models.adapters import Adapter, write_adapter
+from rir_mlx.models.hub import resolve_model
+from rir_mlx.prompting.arms import Task
+from rir_mlx.recipe.loading import load_recipe
+from rir_mlx.storage.layout import RunDir
 
 FORMATS = {
     "hf": ["--to", "hf"],
@@ -132,7 +132,7 @@ def write(run: Path, name: str) -> None:
         "import sys; from pathlib import Path; from rir_convert.adapters import *; from rir_convert.fuse import Fused; "
     )
     code += "from rir_convert.gguf import write_gguf; from rir_convert.hf import *; from rir_convert.weights import *; "
-    code += "from rir_mlx.models import resolve_model; from rir_mlx.adapters import read_adapter; "
+    code += "from rir_mlx.models.hub import resolve_model; from rir_mlx.models.adapters import read_adapter; "
     code += "model, adapter, out = map(Path, sys.argv[1:]); base = resolve_model(str(model)); "
     code += "trained = read_adapter(adapter, base); "
     code += "given = (base_weights(model, base.config), trained.spec, trained.tensors); "

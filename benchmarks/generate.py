@@ -50,11 +50,11 @@ from benchmarks.shapes import make_shape
 from benchmarks.train import INSTRUCTION, LABELS, SHAPES, watch_memory
 from rir_mlx.backends import open_backend
 from rir_mlx.backends.base import Request, Sampling, Tokens
-from rir_mlx.data import load_labelled
-from rir_mlx.models import resolve_model
-from rir_mlx.prompts import rgen_row_prompt
-from rir_mlx.recipe import load_recipe
-from rir_mlx.tokens import Codec
+from rir_mlx.data.loading import load_labelled
+from rir_mlx.models.hub import resolve_model
+from rir_mlx.prompting.codec import Codec
+from rir_mlx.prompting.prompts import rgen_row_prompt
+from rir_mlx.recipe.loading import load_recipe
 
 LENGTHS = range(10, 121)
 Row = tuple[int, Tokens]

@@ -21,15 +21,18 @@ from typing import Any
 import numpy as np
 
 from benchmarks.shapes import make_shape, peak_gb
-from rir_mlx.adapters import Adapter, read_adapter, write_adapter
-from rir_mlx.arms import Task, label_tokens, training_examples
 from rir_mlx.backends import open_backend
-from rir_mlx.backends.base import AdapterSpec, OptimizerSpec, Request, Sampling
-from rir_mlx.data import Row, load_labelled
-from rir_mlx.models import resolve_model
-from rir_mlx.prompts import Arm
-from rir_mlx.recipe import load_recipe
-from rir_mlx.tokens import Codec, step_batches
+from rir_mlx.backends.base import OptimizerSpec, Request, Sampling
+from rir_mlx.data.loading import load_labelled
+from rir_mlx.data.rows import Row
+from rir_mlx.models.adapter_spec import AdapterSpec
+from rir_mlx.models.adapters import Adapter, read_adapter, write_adapter
+from rir_mlx.models.hub import resolve_model
+from rir_mlx.prompting.arms import Task, label_tokens, training_examples
+from rir_mlx.prompting.batches import step_batches
+from rir_mlx.prompting.codec import Codec
+from rir_mlx.recipe.loading import load_recipe
+from rir_mlx.types import Arm
 
 STEPS, BATCH, ROWS, NEW_TOKENS = 10, 16, 32, 32
 REASONING = "The words tell of something that happened to the writer, and of how it left them. What counts is how they "

@@ -23,18 +23,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rir_mlx.augment import Augmentation, Job, flag
+from rir_mlx.augmentation.engines.base import Question
+from rir_mlx.augmentation.engines.local import LocalEngine
+from rir_mlx.augmentation.filters import Judge
+from rir_mlx.augmentation.job import Augmentation, Job, flag
+from rir_mlx.augmentation.summary import Tally
 from rir_mlx.backends.base import Sampling
 from rir_mlx.backends.fake import FakeBackend
-from rir_mlx.data import Row
-from rir_mlx.engines.base import Question
-from rir_mlx.engines.local import LocalEngine
-from rir_mlx.journal import Journal
-from rir_mlx.models import resolve_model
+from rir_mlx.data.rows import Row
+from rir_mlx.models.hub import resolve_model
 from rir_mlx.progress import Silent
-from rir_mlx.quality import Judge
-from rir_mlx.tally import Tally
-from rir_mlx.tokens import Codec
+from rir_mlx.prompting.codec import Codec
+from rir_mlx.storage.journal import Journal
 
 LABELS = ("sadness", "joy", "love", "anger", "fear", "surprise")
 TEXT = """i feel like my friend came home today and the dog was so happy about rain sun letter exam train bus school

@@ -27,8 +27,10 @@ from benchmarks.shapes import make_shape
 from benchmarks.train import OPTIMIZER, RATE, SPEC, make_rows
 from rir_mlx.backends import open_backend
 from rir_mlx.backends.torch.training import batch_loss
-from rir_mlx.models import resolve_model
-from rir_mlx.tokens import Codec, Examples, step_batches
+from rir_mlx.models.hub import resolve_model
+from rir_mlx.prompting.batches import step_batches
+from rir_mlx.prompting.codec import Codec
+from rir_mlx.prompting.examples import Examples
 
 BATCH, DEVIATION = 16, 0.003
 WAYS = ("float32 compute", "float32 weights", "bfloat16")

@@ -50,13 +50,19 @@ from typing import Any
 import numpy as np
 
 from benchmarks.shapes import make_shape, peak_gb
-from rir_mlx.arms import Task, training_examples
 from rir_mlx.backends import open_backend
-from rir_mlx.backends.base import LINEAR_KEYS, AdapterSpec, OptimizerSpec, pad_right
-from rir_mlx.data import load_labelled
-from rir_mlx.models import resolve_model
-from rir_mlx.recipe import load_recipe
-from rir_mlx.tokens import Codec, Example, Examples, step_batches
+from rir_mlx.backends.base import (
+    OptimizerSpec,
+    pad_right,
+)
+from rir_mlx.data.loading import load_labelled
+from rir_mlx.models.adapter_spec import LINEAR_KEYS, AdapterSpec
+from rir_mlx.models.hub import resolve_model
+from rir_mlx.prompting.arms import Task, training_examples
+from rir_mlx.prompting.batches import step_batches
+from rir_mlx.prompting.codec import Codec
+from rir_mlx.prompting.examples import Example, Examples
+from rir_mlx.recipe.loading import load_recipe
 
 SPEC, OPTIMIZER, RATE = AdapterSpec(rank=16), OptimizerSpec(), 1e-4
 PEERS = {"torch": ["ours", "ours-unshared", "plain", "trl", "trl-best"], "mlx": ["ours", "ours-unshared", "mlx-lm"]}

@@ -21,14 +21,24 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from rir_mlx.backends import BackendName, open_backend
-from rir_mlx.classifier import Classifier, Decoding, Prediction, Reason
-from rir_mlx.data import checked_text
+from rir_mlx.backends import open_backend
+from rir_mlx.classification.classifier import (
+    Classifier,
+    Decoding,
+    Prediction,
+    Reason,
+)
+from rir_mlx.data.rows import checked_text
 from rir_mlx.errors import UserError
-from rir_mlx.models import resolve_model
-from rir_mlx.prompts import Arm
-from rir_mlx.run import RunDir
-from rir_mlx.stages import Context, default_arm, load_classifier, resolve_recipe
+from rir_mlx.models.hub import resolve_model
+from rir_mlx.stages import (
+    Context,
+    default_arm,
+    load_classifier,
+    resolve_recipe,
+)
+from rir_mlx.storage.layout import RunDir
+from rir_mlx.types import Arm, BackendName
 
 _CHUNK = 1024
 
@@ -83,7 +93,7 @@ class RirClassifier:
         """
         folder = RunDir(Path(run))
         if not folder.recipe_file.is_file():
-            raise UserError(f"{run} is no run's folder: it holds no recipe.yaml.", mend="For example: runs/demo")
+            raise UserError(f"{run} is no run's folder: it holds no recipe.yaml.", hint="For example: runs/demo")
         recipe = folder.recipe()
         base = resolve_model(recipe.model, recipe.revision, offline=offline)
         recipe = recipe.model_copy(update={"model": str(base.folder)})

@@ -15,13 +15,13 @@ class RirError(Exception):
 
     exit_code = 1
 
-    def __init__(self, what: str, *, mend: str = "") -> None:
+    def __init__(self, what: str, *, hint: str = "") -> None:
         super().__init__(what)
         self.what = what
-        self.mend = mend
+        self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.what}\n{self.mend}" if self.mend else self.what
+        return f"{self.what}\n{self.hint}" if self.hint else self.what
 
 
 class UserError(RirError):
@@ -37,8 +37,8 @@ class RecipeError(UserError):
 class DataError(UserError):
     """A data file with faults. `faults` holds one line each, with row numbers."""
 
-    def __init__(self, what: str, *, faults: Sequence[str] = (), mend: str = "") -> None:
-        super().__init__(what, mend=mend)
+    def __init__(self, what: str, *, faults: Sequence[str] = (), hint: str = "") -> None:
+        super().__init__(what, hint=hint)
         self.faults = tuple(faults)
 
 

@@ -15,8 +15,8 @@ from tiny import make_tiny_llama
 
 from rir_mlx.backends import open_backend
 from rir_mlx.backends.base import Backend
-from rir_mlx.models import ModelFiles, resolve_model
-from rir_mlx.tokens import Codec
+from rir_mlx.models.hub import ModelFiles, resolve_model
+from rir_mlx.prompting.codec import Codec
 
 DATE = "26 Jul 2024"
 _NEEDS = {"mlx": ("mlx_lm",), "torch": ("torch", "peft"), "fake": ()}

@@ -13,9 +13,11 @@ from rir_convert.hf import About, write_hf_folder
 from rir_convert.weights import Tensors, Weights, base_weights, save_weights
 from safetensors.numpy import load_file
 
-from rir_mlx.backends.base import AdapterSpec, Dtype, Tokens
-from rir_mlx.backends.base import Tensors as AdapterTensors
-from rir_mlx.models import ModelFiles
+from rir_mlx.backends.base import Tokens
+from rir_mlx.models.adapter_spec import AdapterSpec
+from rir_mlx.models.adapter_spec import Tensors as AdapterTensors
+from rir_mlx.models.hub import ModelFiles
+from rir_mlx.types import Dtype
 
 TYPES = ["lora", "dora", "full"]
 ABOUT = About([1, 5, 6], ["joy", "anger"], "26 Jul 2024", {"rir_mlx": {"arm": "qra"}})

@@ -100,7 +100,7 @@ def augment(
         prompts = stages.exact_prompts(context, limit or _PROMPTS)
         print_json(list(prompts)) if json else print_prompts(prompts)
         return
-    from rir_mlx.run import read_json
+    from rir_mlx.storage.atomic import read_json
 
     stages.augment_rows(context, limit)
     if context.first and context.run.stats().is_file():
@@ -143,7 +143,7 @@ def evaluate(
 ) -> None:
     """Measure the trained arms on the test rows, and say whether reasoning helped."""
     from rir_mlx import stages
-    from rir_mlx.report.plots import check_installed, write_plots
+    from rir_mlx.evaluation.report.plots import check_installed, write_plots
 
     if png:
         check_installed()
@@ -202,7 +202,7 @@ app.add_typer(convert, name="convert")
 @app.command("recipe")
 def show_recipe(recipe: RecipeArgument = None, set_: SetOption = None) -> None:
     """Print a recipe with every key spelt out."""
-    from rir_mlx.recipe import dump_recipe, load_recipe
+    from rir_mlx.recipe.loading import dump_recipe, load_recipe
 
     typer.echo(dump_recipe(load_recipe(recipe, set_ or ())), nl=False)
 
@@ -221,8 +221,8 @@ def _show_comparison(context: Context, comparison: dict[str, Any] | None, *, jso
 
 def _show_example(context: Context) -> None:
     """The first test row that the arm which was chosen answered with a reasoning."""
-    from rir_mlx.run import read_jsonl
     from rir_mlx.stages import default_arm
+    from rir_mlx.storage.atomic import read_jsonl
 
     rows = read_jsonl(context.run.predictions(default_arm(context)))
     if (row := next((row for row in rows if row["reasoning"]), None)) is None:

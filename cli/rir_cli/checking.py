@@ -12,7 +12,12 @@ import typer
 from rir_cli.context import data_context
 
 if TYPE_CHECKING:
-    from rir_mlx.audit import Audit, Example, Finding, Severity
+    from rir_mlx.data.audit import (
+        Audit,
+        Example,
+        Finding,
+        Severity,
+    )
     from rir_mlx.stages import Context
 
 _SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
@@ -126,8 +131,8 @@ def _finding_lines(finding: Finding) -> Iterator[str]:
     yield f"[{colour}]{finding.severity}[/{colour}] {escape(finding.what)}"
     for example in finding.examples[:_TOLD]:
         yield f"    {escape(_example_line(example))}"
-    if finding.mend:
-        yield f"  {escape(finding.mend)}"
+    if finding.hint:
+        yield f"  {escape(finding.hint)}"
 
 
 def _example_line(example: Example) -> str:

@@ -26,8 +26,8 @@ from rir_cli.options import (
 )
 
 if TYPE_CHECKING:
-    from rir_mlx.bulk import BulkResult
-    from rir_mlx.classifier import Classifier, Decoding, Prediction
+    from rir_mlx.classification.classifier import Classifier, Decoding, Prediction
+    from rir_mlx.classification.files import BulkResult
     from rir_mlx.progress import Progress
     from rir_mlx.stages import Context
 
@@ -81,7 +81,7 @@ def classify(
     single, texts = _input(text, file, output, text_column)
     context = trained_context(run, runs, backend, offline=offline, quiet=quiet)
     from rir_mlx import stages
-    from rir_mlx.classifier import Decoding
+    from rir_mlx.classification.classifier import Decoding
 
     chosen = arm.value if arm else stages.default_arm(context)
     context.progress.say(f"Using the {chosen} classifier of {context.run.folder}.")
@@ -162,21 +162,21 @@ def _input(
     """Whether there is one text; else the texts of a file that is to be printed, None where they come from elsewhere.
 
     Raises UserError where it is not clear what to classify."""
-    from rir_mlx.data import read_texts
+    from rir_mlx.data.loading import read_texts
     from rir_mlx.errors import UserError
 
     if text is not None and file is not None:
         raise UserError("Give a text or --file, not both.")
     if file is None and output is not None:
-        raise UserError("--output is for the rows of a file.", mend="Name it with --file, or redirect: > FILE")
+        raise UserError("--output is for the rows of a file.", hint="Name it with --file, or redirect: > FILE")
     if file is not None:
         return False, read_texts(file, column) if output is None else None
     if text is not None and text != "-":
         if not text.strip():
-            raise UserError("The text is empty.", mend=_EXAMPLE)
+            raise UserError("The text is empty.", hint=_EXAMPLE)
         return True, None
     if text is None and sys.stdin.isatty():
-        raise UserError("There is no text to classify.", mend=_EXAMPLE)
+        raise UserError("There is no text to classify.", hint=_EXAMPLE)
     return False, None
 
 
@@ -220,14 +220,14 @@ def _lines(asked: _Asked, chunks: Iterable[Sequence[str]], total: int | None) ->
             done += len(texts)
             task.advance(len(texts))
     if not done:
-        raise UserError("The text is empty.", mend=_EXAMPLE)
+        raise UserError("The text is empty.", hint=_EXAMPLE)
     if trimmed:
         asked.context.progress.warn(f"{trimmed:,} texts are too long for this model: their ends were cut.")
 
 
 def _to_file(asked: _Asked, files: tuple[Path, Path], text_column: str | None, identity: str, *, force: bool) -> None:
     from rir_cli.console import print_json
-    from rir_mlx.bulk import BulkOptions, classify_file
+    from rir_mlx.classification.files import BulkOptions, classify_file
 
     form, progress = asked.form, asked.context.progress
     top_k = min(form.top_k or 1, len(asked.classifier.task.names))

@@ -104,8 +104,8 @@ def print_error(error: RirError, who: str = "") -> None:
             console.print(f"  {escape(fault)}", soft_wrap=True)
         if len(error.faults) > len(shown):
             console.print(f"  … and {len(error.faults) - len(shown):,} more", soft_wrap=True)
-    if error.mend:
-        console.print(escape(error.mend), soft_wrap=True)
+    if error.hint:
+        console.print(escape(error.hint), soft_wrap=True)
 
 
 def print_comparison(comparison: Mapping[str, Any]) -> None:

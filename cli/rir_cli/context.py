@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rir_mlx.recipe import Recipe
+    from rir_mlx.recipe.schema import Recipe
     from rir_mlx.stages import Context
 
 
@@ -31,13 +31,13 @@ def context_for(
     from rir_cli.console import ConsoleProgress
     from rir_mlx.backends import open_backend
     from rir_mlx.progress import Silent
-    from rir_mlx.run import RunDir
     from rir_mlx.stages import Context, resolve_recipe
+    from rir_mlx.storage.layout import RunDir
 
     extra = tuple(overrides or ()) + ((f"backend={backend}",) if backend else ())
     folder, loaded = _find_run(recipe, extra, runs)
     opened = open_backend(loaded.backend)
-    progress = Silent() if opened.world.rank else ConsoleProgress(quiet=quiet)  # the first process speaks for all
+    progress = Silent() if opened.processes.rank else ConsoleProgress(quiet=quiet)  # the first process speaks for all
     command = shlex.join(["rir-mlx", *sys.argv[1:]])
     context = Context(RunDir(folder), loaded, opened, progress, force, command)
     resolve_recipe(context)
@@ -45,8 +45,8 @@ def context_for(
 
 
 def _find_run(recipe: str | None, extra: tuple[str, ...], runs: Path) -> tuple[Path, Recipe]:
-    from rir_mlx.recipe import load_recipe
-    from rir_mlx.run import RunDir, newest_run
+    from rir_mlx.recipe.loading import load_recipe
+    from rir_mlx.storage.layout import RunDir, newest_run
 
     if recipe is not None and (Path(recipe) / "recipe.yaml").is_file():
         return Path(recipe), RunDir(Path(recipe)).recipe(extra)
@@ -63,9 +63,9 @@ def data_context(data: str | None, overrides: list[str] | None, runs: Path, *, o
     prepare(offline=offline)
     from rir_cli.console import ConsoleProgress
     from rir_mlx.backends import open_backend
-    from rir_mlx.recipe import load_recipe
-    from rir_mlx.run import RunDir
+    from rir_mlx.recipe.loading import load_recipe
     from rir_mlx.stages import Context
+    from rir_mlx.storage.layout import RunDir
 
     extra = tuple(overrides or ())
     if data is not None and _holds_rows(data):
@@ -80,8 +80,8 @@ def data_context(data: str | None, overrides: list[str] | None, runs: Path, *, o
 
 def _holds_rows(data: str) -> bool:
     """Whether a name is one of rows, and not that of a recipe or a run."""
-    from rir_mlx.recipe import SHIPPED
-    from rir_mlx.tables import SUFFIXES
+    from rir_mlx.data.tables import SUFFIXES
+    from rir_mlx.recipe.loading import SHIPPED
 
     path = Path(data)
     if data in SHIPPED or (path / "recipe.yaml").is_file() or path.suffix in (".yaml", ".yml"):
@@ -93,14 +93,14 @@ def _holds_rows(data: str) -> bool:
 def trained_context(run: str | None, runs: Path, backend: str | None, *, offline: bool, quiet: bool) -> Context:
     """The named run, or the newest one, which must have a trained classifier."""
     from rir_mlx.errors import UserError
-    from rir_mlx.run import RunDir, newest_run
+    from rir_mlx.storage.layout import RunDir, newest_run
 
     found = RunDir(Path(run)) if run else newest_run(runs, trained=True)
     if found is None or not found.recipe_file.is_file() or not found.trained_arms():
         where = f"{run} holds" if run else f"There is no run in {runs}/ with"
         raise UserError(
             f"{where} no trained classifier." if run else f"{where} a trained classifier.",
-            mend="`rir-mlx demo` makes one in two minutes; `rir-mlx run RECIPE` makes yours.",
+            hint="`rir-mlx demo` makes one in two minutes; `rir-mlx run RECIPE` makes yours.",
         )
     return context_for(str(found.folder), None, runs, backend, offline=offline, quiet=quiet)
 

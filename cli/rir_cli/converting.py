@@ -88,9 +88,9 @@ def export(
     from rir_mlx.stages import default_arm
 
     if (public or dry_run) and not push_to_hub:
-        raise UserError("--public and --dry-run say how to upload.", mend="Add --push-to-hub OWNER/NAME.")
+        raise UserError("--public and --dry-run say how to upload.", hint="Add --push-to-hub OWNER/NAME.")
     if push_to_hub and offline and not dry_run:
-        raise UserError("--push-to-hub needs a network, and --offline forbids it.", mend="Leave one of them out.")
+        raise UserError("--push-to-hub needs a network, and --offline forbids it.", hint="Leave one of them out.")
     context = trained_context(run, runs, backend, offline=offline, quiet=quiet)
     bits = int(quantize.value) if quantize else None
     wanted = Wanted(to.value, output, bits, gguf_type.value, dtype.value)

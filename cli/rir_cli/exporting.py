@@ -35,18 +35,25 @@ from rir_convert.integrity import faults
 from rir_convert.ollama import without_first_token
 from rir_convert.weights import Weights, base_weights, check_space, size_of
 
-from rir_mlx import __version__, adapters
-from rir_mlx.arms import Task
+from rir_mlx import __version__
 from rir_mlx.backends import open_backend, release_memory
-from rir_mlx.backends.base import Dtype, Model, Tokens
-from rir_mlx.calibration import Calibration
-from rir_mlx.classifier import Classifier
-from rir_mlx.data import Row
+from rir_mlx.backends.base import Model, Tokens
+from rir_mlx.classification.classifier import Classifier
+from rir_mlx.data.rows import Row
 from rir_mlx.errors import Failure, UserError
+from rir_mlx.models import adapters
 from rir_mlx.progress import Progress, counting_bytes
-from rir_mlx.prompts import DELIMITER, Arm, Prompt, asked_for, classifier_prompt
-from rir_mlx.recipe import dump_recipe
-from rir_mlx.run import read_json, read_jsonl
+from rir_mlx.prompting.arms import Task
+from rir_mlx.prompting.prompts import (
+    DELIMITER,
+    Prompt,
+    asked_for,
+    classifier_prompt,
+)
+from rir_mlx.recipe.loading import dump_recipe
+from rir_mlx.statistics.calibration import Calibration
+from rir_mlx.storage.atomic import read_json, read_jsonl
+from rir_mlx.types import Arm, Dtype
 
 if TYPE_CHECKING:
     from rir_mlx.stages import Context
@@ -90,7 +97,7 @@ class Exam:
         stage = context.run.classifier(arm)
         if stage.done() is None:
             arms = ", ".join(context.run.trained_arms())
-            raise UserError(f"{context.run.folder} has no {arm} classifier.", mend=f"Trained arms: {arms}.")
+            raise UserError(f"{context.run.folder} has no {arm} classifier.", hint=f"Trained arms: {arms}.")
         self.folder = stage.adapter
         self.adapter = adapters.read_adapter(stage.adapter, context.base)
         self.task = Task(**self.adapter.about["task"])
@@ -136,7 +143,7 @@ def export_classifier(context: Context, arm: Arm, wanted: Wanted) -> tuple[Path,
     Raises Failure where the written folder is not the model that was trained; it is kept aside as `.rejected`."""
     folder = (wanted.output or context.run.export(wanted.name, arm)).absolute()
     if folder.exists() and any(folder.iterdir()) and not _ours(folder):
-        raise UserError(f"{folder} holds something that this command did not write.", mend="Choose another --output.")
+        raise UserError(f"{folder} holds something that this command did not write.", hint="Choose another --output.")
     exam = Exam(context, arm)
     work = _Export(exam, wanted, folder)
     work.check()
@@ -200,13 +207,13 @@ class _Export:
         """What can be refused before anything is computed."""
         wanted = self.wanted
         if wanted.quantize and wanted.to != "mlx":
-            raise UserError("--quantize is for --to mlx.", mend="Add --to mlx; for GGUF use --gguf-type q8_0.")
+            raise UserError("--quantize is for --to mlx.", hint="Add --to mlx; for GGUF use --gguf-type q8_0.")
         if wanted.quantize:
             open_backend("mlx")
         if wanted.to == "adapter" and self.spec.fine_tune_type == "full":
-            raise UserError("All weights were trained, so there is no adapter to export.", mend="Use --to hf.")
+            raise UserError("All weights were trained, so there is no adapter to export.", hint="Use --to hf.")
         if wanted.dtype != "auto" and wanted.to in ("gguf", "adapter"):
-            raise UserError("--dtype is for --to hf and mlx.", mend="For GGUF use --gguf-type.")
+            raise UserError("--dtype is for --to hf and mlx.", hint="For GGUF use --gguf-type.")
         if wanted.to == "gguf":
             check_installed()
         if wanted.to != "adapter":

@@ -23,11 +23,11 @@ from rir_convert.weights import base_weights, size_of
 from rir_cli.exporting import Asked, aside, in_words, installed_engines
 from rir_mlx import __version__
 from rir_mlx.backends import open_backend, release_memory
-from rir_mlx.backends.base import Dtype
 from rir_mlx.errors import UserError
-from rir_mlx.models import ModelFiles, resolve_model
+from rir_mlx.models.hub import ModelFiles, resolve_model
 from rir_mlx.progress import Progress, counting_bytes
-from rir_mlx.tokens import Codec
+from rir_mlx.prompting.codec import Codec
+from rir_mlx.types import Dtype
 
 _LENGTH = 32
 _LOADERS: dict[Ecosystem, str] = {"peft": "torch", "mlx": "mlx"}
@@ -39,7 +39,7 @@ def fuse_folders(
 ) -> dict[str, Any]:
     """Returns what stands in verification.json. Raises Failure where the folder is not base and adapter together."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"{output} is there already, and not empty.", mend="Name a new folder.")
+        raise UserError(f"{output} is there already, and not empty.", hint="Name a new folder.")
     base = resolve_model(model, offline=offline)
     found = read_any(adapter)
     fused = Fused(base_weights(base.folder, base.config), found.spec, found.tensors, dtype=dtype)
@@ -82,7 +82,7 @@ def _openable(adapter: Path, found: ForeignAdapter) -> Iterator[tuple[str, Path]
     """The adapter's own library where it is installed, else the other one with the adapter converted."""
     engines = installed_engines()
     if not engines:
-        raise UserError("Neither PyTorch nor MLX is installed.", mend="pip install 'rir-mlx[torch]'")
+        raise UserError("Neither PyTorch nor MLX is installed.", hint="pip install 'rir-mlx[torch]'")
     if (own := _LOADERS[found.ecosystem]) in engines:
         yield own, adapter
         return

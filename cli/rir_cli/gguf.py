@@ -14,7 +14,7 @@ from rir_convert.ollama import around, joint_ids, modelfile
 from rir_convert.weights import Tensors, size_of
 
 from rir_mlx.errors import ModelError
-from rir_mlx.models import read_config
+from rir_mlx.models.config import read_config
 from rir_mlx.progress import counting_bytes
 
 if TYPE_CHECKING:
@@ -70,9 +70,9 @@ def _first_tensor(path: Path, config: dict[str, Any], weights: Tensors, kind: Gg
     for name, tensor in gguf_tensors(path, config):
         expected = np.asarray(weights[name], dtype=np.float32)
         seen.add(name)
-        off = np.inf
+        off = float("inf")
         if tensor.shape == expected.shape:
-            off = np.linalg.norm(np.subtract(tensor, expected, out=tensor)) / np.linalg.norm(expected)
+            off = float(np.linalg.norm(np.subtract(tensor, expected, out=tensor)) / np.linalg.norm(expected))
         if not off <= _ROUNDED[kind] and first is None:
             first = name
         worst = max(worst, float(off))

@@ -18,11 +18,16 @@ from typing import Any, Literal
 import numpy as np
 
 from rir_convert.weights import Weights, check_space, save_weights
-from rir_mlx.adapters import CONFIG, MLX_WEIGHTS, PEFT_WEIGHTS, to_peft
-from rir_mlx.backends.base import AdapterSpec, Tensors
 from rir_mlx.errors import ModelError, UserError
-from rir_mlx.models import read_config
-from rir_mlx.run import replacing
+from rir_mlx.models.adapter_spec import AdapterSpec, Tensors
+from rir_mlx.models.adapters import (
+    CONFIG,
+    MLX_WEIGHTS,
+    PEFT_WEIGHTS,
+    to_peft,
+)
+from rir_mlx.models.config import read_config
+from rir_mlx.storage.atomic import replacing
 
 Ecosystem = Literal["peft", "mlx"]
 _LEAVES = {"lora_A": "lora_a", "lora_B": "lora_b", "lora_magnitude_vector": "m"}
@@ -78,7 +83,7 @@ def read_any(folder: Path) -> ForeignAdapter:
     if (folder / "adapter_model.bin").is_file():
         raise ModelError(
             f"{folder} holds adapter_model.bin, a pickle, which can run code when it is read.",
-            mend="Save it again with PEFT's safe_serialization=True.",
+            hint="Save it again with PEFT's safe_serialization=True.",
         )
     raise ModelError(f"{folder} holds neither {MLX_WEIGHTS} beside mlx-lm's keys nor {PEFT_WEIGHTS} beside PEFT's.")
 
@@ -129,7 +134,7 @@ def _place(name: str) -> tuple[int, str]:
     if match is None:
         raise ModelError(
             f"The adapter trains {name}, outside the layers.",
-            mend="Where the embedding is tied to the head, merging it would change both; train without it.",
+            hint="Where the embedding is tied to the head, merging it would change both; train without it.",
         )
     return int(match[1]), match[2]
 
@@ -214,7 +219,7 @@ def _refuse_what_mlx_lacks(folder: Path, config: Mapping[str, Any]) -> None:
         if found:
             raise ModelError(
                 f"The adapter in {folder} {what}, which mlx-lm's adapters cannot hold.",
-                mend="Merge it with PEFT's merge_and_unload() and use the merged model.",
+                hint="Merge it with PEFT's merge_and_unload() and use the merged model.",
             )
 
 
@@ -237,12 +242,12 @@ def convert_adapter(source: Path, target: Path, to: Ecosystem) -> ForeignAdapter
 
     Raises UserError where `target` holds something, ModelError where the adapter cannot be converted."""
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"{target} is there already, and not empty.", mend="Name a new folder.")
+        raise UserError(f"{target} is there already, and not empty.", hint="Name a new folder.")
     found = read_any(source)
     if found.spec.fine_tune_type == "full":
         raise UserError(
             f"{source} holds weights that were trained in full, not an adapter.",
-            mend="`rir-mlx convert fuse` makes a model of them.",
+            hint="`rir-mlx convert fuse` makes a model of them.",
         )
     check_space(target, sum(tensor.nbytes for tensor in found.tensors.values()))
     with replacing(target) as temporary:

@@ -15,11 +15,12 @@ from typing import Any, Literal
 import yaml
 
 from rir_convert.example import environment, way_of
-from rir_mlx.arms import Task
-from rir_mlx.calibration import Calibration
-from rir_mlx.evidence import MEANING
-from rir_mlx.prompts import CONTROLS, Arm, reasons_first
-from rir_mlx.report import formats
+from rir_mlx.evaluation.comparison import MEANING
+from rir_mlx.evaluation.report import formats
+from rir_mlx.prompting.arms import Task
+from rir_mlx.prompting.prompts import reasons_first
+from rir_mlx.statistics.calibration import Calibration
+from rir_mlx.types import CONTROLS, Arm
 
 _IDENTIFIERS = (
     "apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0 "

@@ -15,21 +15,20 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rir_mlx.arms import Task
-from rir_mlx.calibration import Calibration, Way
 from rir_mlx.errors import Failure
-from rir_mlx.prompts import (
+from rir_mlx.prompting.arms import Task
+from rir_mlx.prompting.codec import Codec
+from rir_mlx.prompting.prompts import (
     DELIMITER,
     REASONING,
-    Arm,
-    Asked,
     Prompt,
     asked_for,
     classifier_prompt,
     label_text,
     reasons_first,
 )
-from rir_mlx.tokens import Codec
+from rir_mlx.statistics.calibration import Calibration
+from rir_mlx.types import Arm, Asked, Way
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -53,7 +52,7 @@ def example_code(
     """The source of a program that asks the model in its working directory what it makes of `text`.
 
     It prints `Reasoning: …` (not for `qa`), `Label: …`, and a line `0.1234 name` for each label, in their order: what
-    `rir_mlx.classifier.Classifier` answers, whose prompts and ids it uses. It cuts no text.
+    `rir_mlx.classification.classifier.Classifier` answers, whose prompts and ids it uses. It cuts no text.
 
     Raises Failure where the prompt cannot be written as constant strings around the text."""
     asked = asked_for(arm)
@@ -106,7 +105,7 @@ def prompt_around(codec: Codec, prompt: Prompt) -> tuple[str, str, str]:
     if ids != encoded.head + encoded.row:
         raise Failure(
             "The prompt is not what its parts are when they are tokenised one by one, so no example can be written.",
-            mend="Please report this, with the name of the base model.",
+            hint="Please report this, with the name of the base model.",
         )
     return before, question, after
 
@@ -121,7 +120,7 @@ def run_example(folder: Path, code: str, timeout: float, *, label: str | None = 
     # -P: a module that lies in the folder is not imported in place of the real one.
     command = [sys.executable, "-P", "-X", "utf8", "-c", code]
     quiet = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
-    mend = "Please report this, with the recipe."
+    hint = "Please report this, with the recipe."
     try:
         ended = subprocess.run(
             command,
@@ -134,13 +133,13 @@ def run_example(folder: Path, code: str, timeout: float, *, label: str | None = 
             timeout=timeout,
         )
     except subprocess.TimeoutExpired as error:
-        raise Failure(f"The example of {folder} ran for more than {timeout:g} seconds.", mend=mend) from error
+        raise Failure(f"The example of {folder} ran for more than {timeout:g} seconds.", hint=hint) from error
     if ended.returncode != 0:
         last = "\n".join(ended.stderr.strip().splitlines()[-_LAST_LINES:])
-        raise Failure(f"The example of {folder} ended with exit code {ended.returncode}:\n{last}", mend=mend)
+        raise Failure(f"The example of {folder} ended with exit code {ended.returncode}:\n{last}", hint=hint)
     if label is not None and f"Label: {label}" not in ended.stdout.splitlines():
         raise Failure(
-            f"The example of {folder} was to answer {label!r}, and printed:\n{ended.stdout.strip()}", mend=mend
+            f"The example of {folder} was to answer {label!r}, and printed:\n{ended.stdout.strip()}", hint=hint
         )
     return ended.stdout
 

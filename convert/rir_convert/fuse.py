@@ -13,8 +13,9 @@ import ml_dtypes
 import numpy as np
 
 from rir_convert.weights import Tensors
-from rir_mlx.backends.base import AdapterSpec, Dtype
 from rir_mlx.errors import ModelError
+from rir_mlx.models.adapter_spec import AdapterSpec
+from rir_mlx.types import Dtype
 
 Floats32 = np.ndarray
 _LEAVES = ("lora_a", "lora_b", "m")

@@ -19,7 +19,7 @@ from scipy.special import log_softmax, softmax
 
 from rir_mlx.backends.base import Floats, Tokens
 from rir_mlx.errors import Failure
-from rir_mlx.run import write_json
+from rir_mlx.storage.atomic import write_json
 
 ROWS = 64
 """Rows of the run's data that are compared."""
@@ -255,7 +255,7 @@ def record(folder: Path, comparisons: Sequence[Comparison], **facts: Any) -> dic
         where = f" The first layer that differs is {first}." if first else ""
         raise Failure(
             f"{folder} is not the model that was trained: {'; '.join(lines)}.{where}",
-            mend="Do not use this folder.",
+            hint="Do not use this folder.",
         )
     return values
 

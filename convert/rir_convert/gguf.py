@@ -17,7 +17,7 @@ import numpy as np
 
 from rir_convert.weights import Advance, Tensors, Weights
 from rir_mlx.errors import ModelError, UserError
-from rir_mlx.models import read_config, rope_for_both
+from rir_mlx.models.config import read_config, rope_for_both
 
 GgufType = Literal["f32", "f16", "bf16", "q8_0"]
 GGUF_TYPES: tuple[GgufType, ...] = get_args(GgufType)
@@ -46,7 +46,7 @@ _PRE_TOKENIZERS = {_LLAMA3: "llama-bpe", _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}"
 
 def check_installed() -> None:
     if importlib.util.find_spec("gguf") is None:
-        raise UserError("GGUF files need the gguf package.", mend="pip install 'rir-mlx[gguf]'")
+        raise UserError("GGUF files need the gguf package.", hint="pip install 'rir-mlx[gguf]'")
 
 
 def write_gguf(
@@ -71,7 +71,7 @@ def write_gguf(
     _check(config)
     weights = weights or Weights(source)
     if odd := sorted(set(weights) ^ set(_names(config))):
-        raise ModelError(f"{source} is no whole Llama: {odd[0]} is missing or too much.", mend=_ELSEWHERE)
+        raise ModelError(f"{source} is no whole Llama: {odd[0]} is missing or too much.", hint=_ELSEWHERE)
     writer = GGUFWriter(path, "llama")
     _add_shape(writer, config, kind, name)
     _add_vocabulary(writer, source, config)
@@ -82,7 +82,7 @@ def write_gguf(
         _, shape = weights.form(tensor)
         form = full if len(shape) == 1 else whole
         if form is GGMLQuantizationType.Q8_0 and shape[-1] % 32:
-            raise ModelError(f"{tensor} is {shape[-1]} wide, which blocks of 32 do not divide.", mend="Use f16.")
+            raise ModelError(f"{tensor} is {shape[-1]} wide, which blocks of 32 do not divide.", hint="Use f16.")
         stored = quant_shape_to_byte_shape(shape, form)
         dtype = np.dtype(np.uint8) if form not in (full, GGMLQuantizationType.F16) else np.dtype(np.float32)
         raw = stored if dtype == np.uint8 else shape
@@ -98,7 +98,7 @@ def write_gguf(
             array = permute(array, heads)
         form = full if array.ndim == 1 else whole
         if form is GGMLQuantizationType.F16 and max(array.max(), -array.min()) > np.finfo(np.float16).max:
-            raise ModelError(f"{tensor} holds numbers that float16 cannot.", mend="Write it with --gguf-type bf16.")
+            raise ModelError(f"{tensor} holds numbers that float16 cannot.", hint="Write it with --gguf-type bf16.")
         written = quantize(array, form)
         writer.write_tensor_data(np.ascontiguousarray(written))
         advance(written.nbytes)
@@ -138,7 +138,7 @@ def rope_factors(config: dict[str, Any]) -> np.ndarray | None:
     if (scaling := rope["rope_scaling"]) is None:
         return None
     if (kind := scaling.get("rope_type", scaling.get("type"))) != "llama3":
-        raise ModelError(f"Rotary scaling of the kind {kind} cannot be written here.", mend=_ELSEWHERE)
+        raise ModelError(f"Rotary scaling of the kind {kind} cannot be written here.", hint=_ELSEWHERE)
     size = _head_size(config)
     wavelengths = 2 * math.pi * float(rope["rope_theta"]) ** (np.arange(0, size, 2, dtype=np.float64) / size)
     factor, low, high = (float(scaling[key]) for key in ("factor", "low_freq_factor", "high_freq_factor"))
@@ -149,11 +149,11 @@ def rope_factors(config: dict[str, Any]) -> np.ndarray | None:
 
 def _check(config: dict[str, Any]) -> None:
     if config["model_type"] != "llama":
-        raise ModelError(f"Models of the type {config['model_type']} cannot be written here.", mend=_ELSEWHERE)
+        raise ModelError(f"Models of the type {config['model_type']} cannot be written here.", hint=_ELSEWHERE)
     if config.get("hidden_act", "silu") != "silu":
-        raise ModelError(f"Llamas with {config['hidden_act']} cannot be written here.", mend=_ELSEWHERE)
+        raise ModelError(f"Llamas with {config['hidden_act']} cannot be written here.", hint=_ELSEWHERE)
     if config.get("attention_bias") or config.get("mlp_bias"):
-        raise ModelError("Llamas with biases cannot be written here.", mend=_ELSEWHERE)
+        raise ModelError("Llamas with biases cannot be written here.", hint=_ELSEWHERE)
 
 
 def _head_size(config: dict[str, Any]) -> int:
@@ -173,7 +173,7 @@ def _gguf_name(name: str) -> str:
         return f"{_OUTSIDE[module]}.weight"
     layer, _, rest = module.removeprefix("model.layers.").partition(".")
     if rest not in _BLOCK:
-        raise ModelError(f"{name} has no place in a GGUF file of a Llama.", mend=_ELSEWHERE)
+        raise ModelError(f"{name} has no place in a GGUF file of a Llama.", hint=_ELSEWHERE)
     return f"blk.{layer}.{_BLOCK[rest]}.weight"
 
 
@@ -217,7 +217,7 @@ def _add_vocabulary(writer: Any, source: Path, config: dict[str, Any]) -> None:
     whole = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))
     model = whole["model"]
     if model.get("type") != "BPE":
-        raise ModelError(f"Tokenizers of the type {model.get('type')} cannot be written here.", mend=_ELSEWHERE)
+        raise ModelError(f"Tokenizers of the type {model.get('type')} cannot be written here.", hint=_ELSEWHERE)
     highest = max([*model["vocab"].values(), *(added["id"] for added in whole.get("added_tokens", ()))])
     if highest >= config["vocab_size"]:
         raise ModelError(f"The tokenizer has a token {highest}, and the model {config['vocab_size']} words.")
@@ -264,7 +264,7 @@ def pre_tokenizer(tokenizer: dict[str, Any]) -> str:
     exact = split.get("type") == "Split" and split.get("behavior") == "Isolated" and not split.get("invert")
     name = _PRE_TOKENIZERS.get(split.get("pattern", {}).get("Regex", "")) if exact else None
     if not plain or len(parts) != 2 or last.get("use_regex", True) or name is None:
-        raise ModelError("llama.cpp has no name, known here, for how this tokenizer cuts words.", mend=_ELSEWHERE)
+        raise ModelError("llama.cpp has no name, known here, for how this tokenizer cuts words.", hint=_ELSEWHERE)
     if name == "llama-bpe" and not model.get("ignore_merges"):
         return "smaug-bpe"  # the same words; llama-bpe takes one that is in the vocabulary whole, past the merges
     return name

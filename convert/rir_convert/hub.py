@@ -99,11 +99,11 @@ def publishable(folder: Path) -> dict[str, int]:
 
     Raises UserError where the folder was not verified, or holds anything that is no file of an export."""
     if not folder.is_dir():
-        raise UserError(f"There is no folder {folder}.", mend="`rir-mlx export` makes one.")
+        raise UserError(f"There is no folder {folder}.", hint="`rir-mlx export` makes one.")
     if folder.resolve().name.endswith((".rejected", ".unverified")):
         raise UserError(
             f"{folder} was not found to be the model that was trained, so it is not uploaded.",
-            mend="Export it again with `rir-mlx export`.",
+            hint="Export it again with `rir-mlx export`.",
         )
     try:
         passed = json.loads((folder / "verification.json").read_text(encoding="utf-8"))["passed"]
@@ -112,15 +112,15 @@ def publishable(folder: Path) -> dict[str, int]:
     if passed is not True:
         raise UserError(
             f"{folder} has no verification.json that says that it passed, so it is not uploaded.",
-            mend="Export it again with `rir-mlx export`, which compares it with the model that was trained.",
+            hint="Export it again with `rir-mlx export`, which compares it with the model that was trained.",
         )
     found = sorted(path for path in folder.iterdir() if path.name not in _PASSED_OVER)
     for path in found:
         if path.suffix.lower() in _ROWS:
-            raise UserError(f"{path} looks like rows of data, which are not published.", mend="Move it elsewhere.")
+            raise UserError(f"{path} looks like rows of data, which are not published.", hint="Move it elsewhere.")
         if not _ALLOWED.fullmatch(path.name) or path.is_symlink() or not path.is_file():
             kind = "a link" if path.is_symlink() else "a folder" if path.is_dir() else "no file of an export"
-            raise UserError(f"{path} is {kind}, so nothing is uploaded.", mend="Move it elsewhere.")
+            raise UserError(f"{path} is {kind}, so nothing is uploaded.", hint="Move it elsewhere.")
     return {path.name: path.stat().st_size for path in found}
 
 
@@ -134,7 +134,7 @@ def _check_name(repo: str) -> None:
     except HFValidationError as error:
         fault = str(error).splitlines()[0]
     if fault:
-        raise UserError(f"{repo!r} is no name of a repository: {fault}", mend="Name it OWNER/NAME, as in me/emotion.")
+        raise UserError(f"{repo!r} is no name of a repository: {fault}", hint="Name it OWNER/NAME, as in me/emotion.")
 
 
 def _check_access() -> None:
@@ -143,10 +143,10 @@ def _check_access() -> None:
     # The library reads the variable when it is imported, which may have been before it was set.
     if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in _YES:
         raise UserError(
-            "Nothing is uploaded offline.", mend="Leave out --offline and HF_HUB_OFFLINE, or add --dry-run."
+            "Nothing is uploaded offline.", hint="Leave out --offline and HF_HUB_OFFLINE, or add --dry-run."
         )
     if get_token() is None:
-        raise UserError("The hub takes files from those alone whom it knows, and no token is here.", mend=_LOG_IN)
+        raise UserError("The hub takes files from those alone whom it knows, and no token is here.", hint=_LOG_IN)
 
 
 def _repository(api: HfApi, repo: str, *, private: bool, say: Callable[[str], None]) -> ModelInfo:
@@ -164,7 +164,7 @@ def _repository(api: HfApi, repo: str, *, private: bool, say: Callable[[str], No
     if private and not found.private:
         raise UserError(
             f"{repo} is public, and a private upload was asked for.",
-            mend="Add --public, name another repository, or make this one private in its settings.",
+            hint="Add --public, name another repository, or make this one private in its settings.",
         )
     if found.private and not private:
         say(f"{repo} is private and stays so; its settings on the hub make it public.")
@@ -205,27 +205,27 @@ def _explained(error: BaseException, repo: str) -> UserError | Failure:
         if isinstance(one, UserError):
             return one
         if isinstance(one, OfflineModeIsEnabled):
-            return UserError("Nothing is uploaded offline.", mend="Leave out --offline and HF_HUB_OFFLINE.")
+            return UserError("Nothing is uploaded offline.", hint="Leave out --offline and HF_HUB_OFFLINE.")
         if isinstance(one, HfHubHTTPError):
             return _refused(one, repo)
         if isinstance(one, _unreachable()):
-            return NoServer(f"The hub cannot be reached: {one}", mend=f"Look at the network. {_AGAIN}")
+            return NoServer(f"The hub cannot be reached: {one}", hint=f"Look at the network. {_AGAIN}")
         one = one.__cause__
-    return Failure(f"The upload to {repo} broke off: {error}", mend=_AGAIN)
+    return Failure(f"The upload to {repo} broke off: {error}", hint=_AGAIN)
 
 
 def _refused(error: Any, repo: str) -> UserError | Failure:
     status = error.response.status_code if error.response is not None else 0
     said = str(error.server_message or "").strip()
     if status == 401:
-        return UserError("The hub does not know this token: it is wrong, or has expired.", mend=_LOG_IN)
+        return UserError("The hub does not know this token: it is wrong, or has expired.", hint=_LOG_IN)
     if status == 403:
         return UserError(
-            f"This token may not write to {repo}." + (f" The hub says: {said}" if said else ""), mend=_LOG_IN
+            f"This token may not write to {repo}." + (f" The hub says: {said}" if said else ""), hint=_LOG_IN
         )
     if status in (400, 402, 404, 409, 413):
-        return UserError(f"The hub refuses {repo} ({status}): {said or error}", mend="Mend what it names.")
-    return Failure(f"The hub broke the upload to {repo} off ({status}): {said or error}", mend=_AGAIN)
+        return UserError(f"The hub refuses {repo} ({status}): {said or error}", hint="Mend what it names.")
+    return Failure(f"The hub broke the upload to {repo} off ({status}): {said or error}", hint=_AGAIN)
 
 
 def _unreachable() -> tuple[type[BaseException], ...]:

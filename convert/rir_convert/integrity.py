@@ -13,9 +13,9 @@ from typing import Any
 from rir_convert.weights import Weights
 from rir_mlx.backends.base import Tokens
 from rir_mlx.errors import RirError
-from rir_mlx.models import read_config, rope_for_both
-from rir_mlx.prompts import Prompt
-from rir_mlx.tokens import Codec
+from rir_mlx.models.config import read_config, rope_for_both
+from rir_mlx.prompting.codec import Codec
+from rir_mlx.prompting.prompts import Prompt
 
 _WEIGHT_FORMATS = ("pt", "mlx")
 

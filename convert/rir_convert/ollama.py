@@ -12,8 +12,8 @@ import re
 from rir_convert.example import prompt_around
 from rir_convert.gguf import adds_bos
 from rir_mlx.backends.base import Tokens
-from rir_mlx.prompts import Prompt
-from rir_mlx.tokens import Codec
+from rir_mlx.prompting.codec import Codec
+from rir_mlx.prompting.prompts import Prompt
 
 
 def around(codec: Codec, prompt: Prompt) -> tuple[str, str]:

@@ -69,7 +69,7 @@ class Weights:
         if entry["dtype"] not in _DTYPES:
             raise ModelError(
                 f"{name} in {path} is stored as {entry['dtype']}, which cannot be read here.",
-                mend="Name the model's bfloat16, float16 or float32 version.",
+                hint="Name the model's bfloat16, float16 or float32 version.",
             )
         return np.dtype(_DTYPES[entry["dtype"]]), tuple(entry["shape"])
 
@@ -94,7 +94,7 @@ class Dequantised:
         if method or mode != "affine":
             raise ModelError(
                 f"The base is quantised as {method or mode}, which cannot be dequantised here.",
-                mend="Name the model's bfloat16 version, or one that mlx-lm quantised with 4 or 8 bits.",
+                hint="Name the model's bfloat16 version, or one that mlx-lm quantised with 4 or 8 bits.",
             )
 
     def __iter__(self) -> Iterator[str]:
@@ -175,7 +175,7 @@ def check_space(folder: Path, needed: int) -> None:
     if free < needed * 1.02 + 10**7:
         raise UserError(
             f"The disk of {there} has {free / 1e9:.2f} GB left; {needed / 1e9:.2f} GB are needed.",
-            mend="Free some, or choose a folder on another disk with --output.",
+            hint="Free some, or choose a folder on another disk with --output.",
         )
 
 

@@ -23,7 +23,8 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, LlamaForCausalLM
 from world import INSTRUCTION, draw_world, write_world
 
-from rir_mlx.prompts import Asked, Piece, classifier_prompt, rgen_prompt
+from rir_mlx.prompting.prompts import Piece, classifier_prompt, rgen_prompt
+from rir_mlx.types import Asked
 
 SEED = 7
 LIMIT = 4_000_000

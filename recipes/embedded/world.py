@@ -19,7 +19,7 @@ import lexicon
 from patterns import PATTERNS
 from scenes import BEHAVIOUR, EFFECTS, EVENTS, FEELING_NOUNS, FELT, FILLERS, LABELS, SIGNS, SLOTS, TURNS
 
-from rir_mlx.prompts import question_of
+from rir_mlx.prompting.prompts import question_of
 
 INSTRUCTION = "Which feeling does the writer have now?"
 SIZES = {"train": 2400, "validation": 300, "test": 600}

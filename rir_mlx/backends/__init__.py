@@ -8,12 +8,10 @@ import importlib.util
 import os
 import platform
 import sys
-from typing import Literal
 
 from rir_mlx.backends.base import Backend
 from rir_mlx.errors import UserError
-
-BackendName = Literal["auto", "mlx", "torch", "fake"]
+from rir_mlx.types import BackendName
 
 
 def on_apple_silicon() -> bool:
@@ -64,7 +62,7 @@ def _check_launcher(name: BackendName) -> None:
         if several[backend] and backend != name:
             raise UserError(
                 f"{launcher} started this process, and the backend {name} cannot join the others.",
-                mend=f"Add --backend {backend}, or start without {launcher}.",
+                hint=f"Add --backend {backend}, or start without {launcher}.",
             )
 
 
@@ -72,5 +70,5 @@ def _require(module: str, what: str, extra: str) -> None:
     if importlib.util.find_spec(module) is None:
         raise UserError(
             f"{what} is not installed, so this backend cannot run.",
-            mend=f"pip install 'rir-mlx[{extra}]' installs it, or choose another with --backend.",
+            hint=f"pip install 'rir-mlx[{extra}]' installs it, or choose another with --backend.",
         )

@@ -8,42 +8,28 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rir_mlx.models.adapter_spec import AdapterSpec, Tensors
+from rir_mlx.types import (
+    Dtype,
+    FinishReason,
+    OptimizerName,
+)
+
 Tokens = tuple[int, ...]
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
-Tensors = Mapping[str, np.ndarray]
-"""Adapter tensors by name, in mlx-lm's layout: `model.layers.0.self_attn.q_proj.lora_a` is (in, rank)."""
-
-FineTuneType = Literal["lora", "dora", "full"]
-OptimizerName = Literal["adamw", "adam", "sgd", "rmsprop", "adagrad", "adafactor"]
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-FinishReason = Literal["stop", "length"]
 
 
 FEWER_ROWS = "Lower augment.batch_size or evaluate.batch_size; the same command continues."
 """The mend where rows that are written together do not fit into memory."""
-
-
-@dataclass(frozen=True)
-class AdapterSpec:
-    """What is trained. `num_layers` counts from the last layer, 0 or -1 mean all. `keys` are module names inside a
-    layer (`self_attn.q_proj`); empty means every linear layer. `scale` multiplies the low-rank update (mlx-lm's
-    `scale`; PEFT's `lora_alpha / r`)."""
-
-    fine_tune_type: FineTuneType = "lora"
-    num_layers: int = -1
-    rank: int = 16
-    scale: float = 2.0
-    dropout: float = 0.0
-    keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -188,7 +174,7 @@ OnToken = Callable[[int, int], None]
 """Called with (key, token) as each token is drawn."""
 
 
-class World(Protocol):
+class ProcessGroup(Protocol):
     """The processes that train one model together, each on rows of its own."""
 
     @property
@@ -202,7 +188,7 @@ class World(Protocol):
         ...
 
 
-class Alone:
+class SingleProcess:
     """One process."""
 
     rank, size = 0, 1
@@ -295,7 +281,7 @@ class Backend(Protocol):
     name: str
 
     @property
-    def world(self) -> World: ...
+    def processes(self) -> ProcessGroup: ...
 
     def device(self) -> Device: ...
 
@@ -317,24 +303,6 @@ class Backend(Protocol):
 
         Raises ModelError where either cannot be read."""
         ...
-
-
-LINEAR_KEYS = (
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.o_proj",
-    "mlp.gate_proj",
-    "mlp.up_proj",
-    "mlp.down_proj",
-)
-"""The linear layers of a Llama block, in mlx-lm's names, which are transformers' names too."""
-
-
-def adapted_layers(spec: AdapterSpec, layer_count: int) -> range:
-    """Indices of the layers that `num_layers` counts from the end; 0 and -1 mean all."""
-    chosen = spec.num_layers if spec.num_layers > 0 else layer_count
-    return range(max(0, layer_count - chosen), layer_count)
 
 
 def initial_lora_a(name: str, shape: tuple[int, int], seed: int) -> Floats:

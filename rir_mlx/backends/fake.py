@@ -15,24 +15,23 @@ from numpy.typing import NDArray
 
 from rir_mlx.backends.base import (
     PLAIN,
-    AdapterSpec,
-    Alone,
     Batch,
     Completion,
     Device,
-    Dtype,
     Execution,
     Floats,
     OnToken,
     OptimizerSpec,
     Request,
     Sampling,
+    SingleProcess,
     StepResult,
-    Tensors,
     Tokens,
     TrainingState,
 )
 from rir_mlx.errors import ModelError
+from rir_mlx.models.adapter_spec import AdapterSpec, Tensors
+from rir_mlx.types import Dtype
 
 _BUCKETS = 97
 _TENSOR = "fake.m"  # a name that adapter folders know how to write in both formats
@@ -40,7 +39,7 @@ _TENSOR = "fake.m"  # a name that adapter folders know how to write in both form
 
 class FakeBackend:
     name = "fake"
-    world = Alone()
+    processes = SingleProcess()
 
     def device(self) -> Device:
         return Device("no framework", 1 << 40)

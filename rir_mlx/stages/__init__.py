@@ -8,7 +8,12 @@ from rir_mlx.stages.augmentation import augment_rows, exact_prompts
 from rir_mlx.stages.checking import check, warn
 from rir_mlx.stages.context import Context, resolve_recipe
 from rir_mlx.stages.evaluation import evaluate
-from rir_mlx.stages.prediction import classifier_identity, default_arm, load_classifier, predict
+from rir_mlx.stages.prediction import (
+    classifier_identity,
+    default_arm,
+    load_classifier,
+    predict,
+)
 from rir_mlx.stages.training import train_classifier, train_rgen
 
 __all__ = [

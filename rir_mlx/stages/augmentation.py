@@ -13,25 +13,26 @@ from typing import Any
 
 from huggingface_hub.constants import HF_HUB_OFFLINE
 
-from rir_mlx import adapters
-from rir_mlx.arms import label_tokens, reasoning_tokens
-from rir_mlx.augment import Augmentation, Job, flag
+from rir_mlx.augmentation.engines.base import Engine, Order, Question
+from rir_mlx.augmentation.engines.local import LocalEngine
+from rir_mlx.augmentation.filters import Judge
+from rir_mlx.augmentation.job import Augmentation, Job, flag
+from rir_mlx.augmentation.leakage import Reasoned, Sample, leakage
+from rir_mlx.augmentation.summary import Tally
 from rir_mlx.backends.base import Model, Request, Sampling
-from rir_mlx.classifier import Classifier
-from rir_mlx.data import Row
-from rir_mlx.engines.base import Engine, Order, Question
-from rir_mlx.engines.local import LocalEngine
+from rir_mlx.classification.classifier import Classifier
+from rir_mlx.data.rows import Row
+from rir_mlx.data.tables import SUFFIXES
 from rir_mlx.errors import NoServer, UserError
-from rir_mlx.estimate import generation_cost
 from rir_mlx.interrupts import Interrupts
-from rir_mlx.journal import Journal
-from rir_mlx.leakage import Reasoned, Sample, leakage
-from rir_mlx.prompts import asked_for, classifier_prompt
-from rir_mlx.quality import Judge
-from rir_mlx.run import changes, digest_of, digest_of_file, make_folder, replacing, write_json
-from rir_mlx.stages.context import Context, by_the_first, is_due
-from rir_mlx.tables import SUFFIXES
-from rir_mlx.tally import Tally
+from rir_mlx.models import adapters
+from rir_mlx.prompting.arms import label_tokens, reasoning_tokens
+from rir_mlx.prompting.prompts import asked_for, classifier_prompt
+from rir_mlx.stages.context import Context, is_due, on_main_process
+from rir_mlx.storage.atomic import make_folder, replacing, write_json
+from rir_mlx.storage.digests import changes, digest_of, digest_of_file
+from rir_mlx.storage.journal import Journal
+from rir_mlx.training.cost import generation_cost
 
 _SAMPLE = 256
 """Rows that the cost of all of them is estimated from."""
@@ -40,7 +41,7 @@ _HOW_FAST = {"batch_size", "concurrency", "timeout", "workers", "base_url", "ser
 _TEST = re.compile(r"(?<![a-z])test(?![a-z])", re.IGNORECASE)
 
 
-@by_the_first
+@on_main_process
 def augment_rows(context: Context, limit: int | None = None) -> dict[str, Any] | None:
     """A reasoning for each training and validation row; those that pass the gates are kept. Returns the statistics,
     or None where the stage was done already. With a `limit` only so many rows are looked at, and the stage is not done
@@ -59,7 +60,7 @@ def exact_prompts(context: Context, count: int) -> Iterator[dict[str, Any]]:
         encoded = context.codec.encode(stage.question.prompt(order), stage.room)
         text = context.codec.decode(encoded.head + encoded.row)
         if stage.remote:
-            from rir_mlx.engines.openai import fitted_order
+            from rir_mlx.augmentation.engines.server import fitted_order
 
             fitted, _ = fitted_order(order, stage.question, context.codec, stage.room)
             text = stage.question.prompt(fitted).message
@@ -87,7 +88,7 @@ class _Stage:
         if self.writes and not self.remote and run.rgen.done() is None:
             raise UserError(
                 "R-Gen has not been trained in this run.",
-                mend="Run `rir-mlx train-rgen` first. (Or let a server's model write: --engine openai --base-url URL.)",
+                hint="Run `rir-mlx train-rgen` first. (Or let a server's model write: --engine openai --base-url URL.)",
             )
         self._check_room()
         engine: Engine | None = None
@@ -213,7 +214,7 @@ class _Stage:
     def _engine(self, identity: dict[str, str], due: int) -> Engine:
         context, length = self.context, self.context.recipe.max_seq_length
         if self.options.engine == "ray":
-            from rir_mlx.engines.ray import RayEngine, Setup
+            from rir_mlx.augmentation.engines.cluster import RayEngine, Setup
 
             rgen = adapters.read_adapter(context.run.rgen.adapter, context.base)
             setup = Setup(
@@ -233,7 +234,7 @@ class _Stage:
         return LocalEngine(model, context.codec, self.question, length, identity)
 
     def _remote_engine(self) -> Engine:
-        from rir_mlx.engines.openai import OpenAIEngine, Server
+        from rir_mlx.augmentation.engines.server import OpenAIEngine, Server
 
         options = self.options
         server = Server(options.base_url or "", options.server_model, options.concurrency, options.timeout)
@@ -306,5 +307,5 @@ def _refuse_test_rows(context: Context) -> None:
             raise UserError(
                 f"data.{part} is a test part ({source.split or source.path}). Its reasonings would be written with the "
                 "labels in sight, and a classifier trained on them could no longer be measured on it.",
-                mend=f"Name another file or split in data.{part}; rename it if it is no test part.",
+                hint=f"Name another file or split in data.{part}; rename it if it is no test part.",
             )

@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from rir_mlx.arms import label_tokens
-from rir_mlx.audit import Audit, Material, Ruler, audit
+from rir_mlx.data.audit import (
+    Audit,
+    Material,
+    Ruler,
+    audit,
+)
+from rir_mlx.data.scan import scan_sources
 from rir_mlx.errors import RirError
-from rir_mlx.inventory import take_inventory
-from rir_mlx.models import local_tokenizer
-from rir_mlx.prompts import DELIMITER, Arm, asked_for, classifier_prompt
+from rir_mlx.models.hub import local_tokenizer
+from rir_mlx.prompting.arms import label_tokens
+from rir_mlx.prompting.codec import Codec
+from rir_mlx.prompting.prompts import DELIMITER, asked_for, classifier_prompt
 from rir_mlx.stages.context import Context
-from rir_mlx.tokens import Codec
+from rir_mlx.types import Arm
 
 _ARMS: tuple[Arm, ...] = ("qa", "qra")
 """The arm whose prompt leaves the most room for a text, and the one that must keep room for a reasoning."""
@@ -26,7 +32,7 @@ def check(context: Context) -> Audit:
     Fetches no model: where its tokenizer is not on this machine, the audit says that lengths were not counted, and why.
     Raises DataError where a file is not there, or cannot be read at all."""
     section = context.recipe.data
-    material = take_inventory(section, context.recipe.seed)
+    material = scan_sources(section, context.recipe.seed)
     labels = dict(section.labels) or dict.fromkeys(sorted({row.label for row in material.parts["train"]}), "")
     if not labels:
         return audit(material)

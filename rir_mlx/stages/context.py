@@ -9,19 +9,26 @@ from functools import cached_property, wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from rir_mlx import adapters
-from rir_mlx.arms import Task
-from rir_mlx.audit import Audit
 from rir_mlx.backends import release_memory
-from rir_mlx.backends.base import AdapterSpec, Backend, Model
-from rir_mlx.data import LabelledData, Row, TripleData, load_labelled, load_triples
+from rir_mlx.backends.base import Backend, Model
+from rir_mlx.data.audit import Audit
+from rir_mlx.data.loading import (
+    LabelledData,
+    TripleData,
+    load_labelled,
+    load_triples,
+)
+from rir_mlx.data.rows import Row
 from rir_mlx.errors import RirError, UserError
-from rir_mlx.models import ModelFiles, resolve_model
+from rir_mlx.models import adapters
+from rir_mlx.models.adapter_spec import AdapterSpec
+from rir_mlx.models.hub import ModelFiles, resolve_model
 from rir_mlx.progress import Progress, Silent
-from rir_mlx.prompts import Arm
-from rir_mlx.recipe import Recipe, SourceSpec
-from rir_mlx.run import RunDir, Stage
-from rir_mlx.tokens import Codec
+from rir_mlx.prompting.arms import Task
+from rir_mlx.prompting.codec import Codec
+from rir_mlx.recipe.schema import Recipe, SourceSpec
+from rir_mlx.storage.layout import RunDir, Stage
+from rir_mlx.types import Arm
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -84,11 +91,11 @@ class Context:
     @property
     def first(self) -> bool:
         """Whether this process is the one that writes: the only one, or the first of several ranks."""
-        return self.backend.world.rank == 0
+        return self.backend.processes.rank == 0
 
     def of_first(self, work: Callable[[], T]) -> T | None:
         """What `work` gives in the first rank; None in the others, which wait for it, and stop where it fails."""
-        all_sum = self.backend.world.all_sum
+        all_sum = self.backend.processes.all_sum
         if not self.first:
             if all_sum([0.0])[0]:
                 raise UserError("The first process has said why it stopped.")
@@ -104,7 +111,7 @@ class Context:
     def says_first(self, question: Callable[[], bool]) -> bool:
         """The first rank's answer, in all of them."""
         answer = bool(self.of_first(question))
-        return self.backend.world.all_sum([float(answer)])[0] > 0
+        return self.backend.processes.all_sum([float(answer)])[0] > 0
 
     @property
     def task(self) -> Task:
@@ -122,7 +129,7 @@ class Context:
 
     def test_rows(self) -> tuple[Row, ...]:
         if not self.data.test:
-            raise UserError("There are no test rows.", mend="Name data.test, or set data.test_size.")
+            raise UserError("There are no test rows.", hint="Name data.test, or set data.test_size.")
         return self.data.test
 
     def load(self, adapter: adapters.Adapter | None = None) -> Model:
@@ -170,7 +177,7 @@ def _absolute(source: SourceSpec | None) -> SourceSpec | None:
     return source.model_copy(update={"path": str(Path(source.path).absolute())})
 
 
-def by_the_first(stage: Callable[Concatenate[Context, P], T]) -> Callable[Concatenate[Context, P], T | None]:
+def on_main_process(stage: Callable[Concatenate[Context, P], T]) -> Callable[Concatenate[Context, P], T | None]:
     """A stage that runs in one process: the other ranks wait for it, and get None."""
 
     @wraps(stage)

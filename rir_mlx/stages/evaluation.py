@@ -11,26 +11,48 @@ from typing import Any
 
 import numpy as np
 
-from rir_mlx import __version__, baselines
-from rir_mlx.classifier import Classifier
-from rir_mlx.comparison import beats, cleaned, verdict
+from rir_mlx import __version__
+from rir_mlx.classification.classifier import Classifier
 from rir_mlx.errors import UserError
-from rir_mlx.evidence import Entry, Floats, Rows, arm_entry, chosen, compared, doubt, warnings
-from rir_mlx.journal import Journal
-from rir_mlx.models import resolve_model
-from rir_mlx.prompts import CONTROLS, Arm
-from rir_mlx.readings import Reader
-from rir_mlx.recipe import dump_recipe
-from rir_mlx.report import examples_of, write_report
-from rir_mlx.run import read_json, read_jsonl, write_json, write_jsonl
-from rir_mlx.stages.context import Context, by_the_first, is_due
-from rir_mlx.stages.measuring import Measured, explain, measure, reading_identity
+from rir_mlx.evaluation.cleaning import cleaned
+from rir_mlx.evaluation.comparison import (
+    Entry,
+    Floats,
+    Rows,
+    arm_entry,
+    chosen,
+    compared,
+    doubt,
+    warnings,
+)
+from rir_mlx.evaluation.encoder import LabelledRows, encoder
+from rir_mlx.evaluation.report import examples_of, write_report
+from rir_mlx.evaluation.score_cache import Reader
+from rir_mlx.models.hub import resolve_model
+from rir_mlx.recipe.loading import dump_recipe
+from rir_mlx.stages.context import Context, is_due, on_main_process
+from rir_mlx.stages.measuring import (
+    Measured,
+    explain,
+    measure,
+    reading_identity,
+)
+from rir_mlx.statistics.paired_tests import beats, verdict
+from rir_mlx.statistics.tfidf import majority_probabilities, tfidf
+from rir_mlx.storage.atomic import (
+    read_json,
+    read_jsonl,
+    write_json,
+    write_jsonl,
+)
+from rir_mlx.storage.journal import Journal
+from rir_mlx.types import CONTROLS, Arm
 
 _SHOWN = 100
 """Examples of an outcome for which an arm that answers first is asked for its reasoning."""
 
 
-@by_the_first
+@on_main_process
 def evaluate(context: Context) -> dict[str, Any]:
     """Measure every trained arm on the test rows, beside the baselines, compare them, and write it all down. Returns
     the comparison (`comparison.json`)."""
@@ -124,18 +146,18 @@ class _Evaluation:
             ]:
                 raise UserError(
                     f"The {arm} classifier is not trained with seed {', '.join(missing)}.",
-                    mend="Run `rir-mlx train-classifier`, or take the seed out of classifier.seeds.",
+                    hint="Run `rir-mlx train-classifier`, or take the seed out of classifier.seeds.",
                 )
             if any(one is not None and one["inputs"]["data"] != context.data.digest for one in done):
                 raise UserError(
                     f"The {arm} classifier was trained on other rows, labels or splits than these: some of these test "
                     "rows may be among them.",
-                    mend="Run `rir-mlx train-classifier` again.",
+                    hint="Run `rir-mlx train-classifier` again.",
                 )
             found.append(arm)
         if not found:
             raise UserError(
-                f"{context.run.folder} has no trained classifier.", mend="Run `rir-mlx train-classifier` first."
+                f"{context.run.folder} has no trained classifier.", hint="Run `rir-mlx train-classifier` first."
             )
         return found
 
@@ -176,13 +198,13 @@ class _Evaluation:
         context, data, labels = self.context, self.context.data, self.rows.labels
         train, validation = ([(row.text, row.label) for row in part] for part in (data.train, data.validation))
         if name == "majority":
-            return baselines.majority_probabilities([label for _, label in train], labels, len(self.texts))
+            return majority_probabilities([label for _, label in train], labels, len(self.texts))
         if name == "tf-idf":
-            return baselines.tfidf(train, self.texts, labels, context.recipe.seed, validation)
+            return tfidf(train, self.texts, labels, context.recipe.seed, validation)
         if name == "encoder":
-            rows = baselines.LabelledRows(labels, train, validation)
+            rows = LabelledRows(labels, train, validation)
             model = resolve_model(self.options.encoder or "", key="evaluate.encoder")
-            return baselines.encoder(model, rows, self.texts, progress=context.progress)
+            return encoder(model, rows, self.texts, progress=context.progress)
         stage = self.folder.evaluation(name)
 
         def load() -> Classifier:

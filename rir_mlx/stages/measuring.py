@@ -8,17 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from rir_mlx import adapters
-from rir_mlx.calibration import Calibration, Way
-from rir_mlx.classifier import Classifier, Decoding, Reading
-from rir_mlx.controls import corrupt, swap_among, vocabulary
-from rir_mlx.evidence import Answers, Rows, calibrate
-from rir_mlx.journal import Journal
-from rir_mlx.prompts import Arm, reasons_first
-from rir_mlx.readings import Reader, Timed
-from rir_mlx.run import digest_of, digest_of_file, write_json
+from rir_mlx.classification.classifier import Classifier, Decoding, Reading
+from rir_mlx.evaluation.comparison import Answers, Rows, calibrate
+from rir_mlx.evaluation.score_cache import Reader, Timed
+from rir_mlx.models import adapters
+from rir_mlx.prompting.ablations import corrupt, swap_among, vocabulary
+from rir_mlx.prompting.prompts import reasons_first
 from rir_mlx.stages.context import Context, is_due
 from rir_mlx.stages.prediction import load_classifier
+from rir_mlx.statistics.calibration import Calibration
+from rir_mlx.storage.atomic import write_json
+from rir_mlx.storage.digests import digest_of, digest_of_file
+from rir_mlx.storage.journal import Journal
+from rir_mlx.types import Arm, Way
 
 _PROBED = 500
 """Test rows on which it is tried whether the label follows the reasoning."""

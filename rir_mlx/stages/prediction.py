@@ -6,14 +6,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from rir_mlx import __version__, adapters
-from rir_mlx.arms import Task
-from rir_mlx.calibration import Calibration
-from rir_mlx.classifier import Classifier, Decoding, Prediction
+from rir_mlx import __version__
+from rir_mlx.classification.classifier import Classifier, Decoding, Prediction
 from rir_mlx.errors import UserError
-from rir_mlx.prompts import CONTROLS, Arm
-from rir_mlx.run import digest_of, digest_of_file, read_json
+from rir_mlx.models import adapters
+from rir_mlx.prompting.arms import Task
 from rir_mlx.stages.context import Context
+from rir_mlx.statistics.calibration import Calibration
+from rir_mlx.storage.atomic import read_json
+from rir_mlx.storage.digests import digest_of, digest_of_file
+from rir_mlx.types import CONTROLS, Arm
 
 _CHUNK = 256
 
@@ -23,7 +25,7 @@ def load_classifier(context: Context, arm: Arm, seed: int | None = None) -> Clas
     stage = context.trained(arm, context.recipe.classifier.seeds[0] if seed is None else seed)
     if stage.done() is None:
         raise UserError(
-            f"{context.run.folder} has no trained {arm} classifier.", mend="Run `rir-mlx train-classifier` first."
+            f"{context.run.folder} has no trained {arm} classifier.", hint="Run `rir-mlx train-classifier` first."
         )
     adapter = adapters.read_adapter(stage.adapter, context.base)
     task = replace(Task(**adapter.about["task"]), max_reasoning_tokens=context.recipe.evaluate.max_reasoning_tokens)
@@ -44,7 +46,7 @@ def default_arm(context: Context) -> Arm:
     if not trained:
         raise UserError(
             f"{context.run.folder} holds no trained classifier.",
-            mend="`rir-mlx demo` makes one in two minutes; `rir-mlx run RECIPE` makes yours.",
+            hint="`rir-mlx demo` makes one in two minutes; `rir-mlx run RECIPE` makes yours.",
         )
     if context.run.comparison.is_file() and (best := read_json(context.run.comparison).get("chosen")) in trained:
         found: Arm = best

@@ -7,21 +7,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from rir_mlx import __version__, adapters, training
-from rir_mlx.arms import check_room, training_examples
+from rir_mlx import __version__
 from rir_mlx.backends.base import Model
-from rir_mlx.checkpoints import Checkpoints
-from rir_mlx.classifier import Classifier
-from rir_mlx.controls import shuffle_among, shuffle_words
-from rir_mlx.data import Row, draw_rows
+from rir_mlx.classification.classifier import Classifier
+from rir_mlx.data.rows import Row
+from rir_mlx.data.splits import draw_rows
 from rir_mlx.errors import UserError
-from rir_mlx.estimate import Trained, training_cost
-from rir_mlx.prompts import CONTROLS, Arm, reasons_first, rgen_prompt, rgen_row_prompt
-from rir_mlx.reporting import check_installed
-from rir_mlx.run import Stage, digest_of, digest_of_file, read_jsonl
+from rir_mlx.models import adapters
+from rir_mlx.prompting.ablations import shuffle_among, shuffle_words
+from rir_mlx.prompting.arms import check_room, training_examples
+from rir_mlx.prompting.examples import Examples, encode_examples, joined
+from rir_mlx.prompting.prompts import reasons_first, rgen_prompt, rgen_row_prompt
 from rir_mlx.stages.checking import warn
 from rir_mlx.stages.context import Context, is_due
-from rir_mlx.tokens import Examples, encode_examples, joined
+from rir_mlx.storage.atomic import read_jsonl
+from rir_mlx.storage.digests import digest_of, digest_of_file
+from rir_mlx.storage.layout import Stage
+from rir_mlx.training import loop as training
+from rir_mlx.training.checkpoints import Checkpoints
+from rir_mlx.training.cost import Trained, training_cost
+from rir_mlx.training.trackers import check_installed
+from rir_mlx.types import CONTROLS, Arm
 
 _NOT_THE_RESULT = {"steps_per_report", "save_every", "report_to", "grad_checkpoint", "compile", "shared_prefix"}
 """Keys of a training that change how it runs, and not what comes out."""
@@ -48,7 +54,7 @@ def train_rgen(context: Context) -> None:
     if not own and not context.triples.train:
         raise UserError(
             "R-Gen has nothing to learn from: there is no reasoning.source, and no row has a reasoning of its own.",
-            mend="Name triples in reasoning.source, or the column of your own reasonings in data.reasoning_column.",
+            hint="Name triples in reasoning.source, or the column of your own reasonings in data.reasoning_column.",
         )
     train = _rgen_examples(context, "train")
     job = training.Job(
@@ -106,11 +112,11 @@ def _train_arm(context: Context, arm: Arm, seed: int) -> None:
     if arm != "qa":
         augmented = context.run.augmented.done()
         if augmented is None:
-            raise UserError("The rows of this run have no reasonings yet.", mend="Run `rir-mlx augment` first.")
+            raise UserError("The rows of this run have no reasonings yet.", hint="Run `rir-mlx augment` first.")
         if augmented["inputs"]["data"] != context.data.digest:
             raise UserError(
                 "The reasonings of this run were written for other rows, labels or splits than these.",
-                mend="Run `rir-mlx augment` again.",
+                hint="Run `rir-mlx augment` again.",
             )
         parts = ("train", "validation")
         inputs["augmented"] = digest_of([digest_of_file(context.run.augmented_rows(part)) for part in parts])
@@ -126,7 +132,7 @@ def _train_arm(context: Context, arm: Arm, seed: int) -> None:
     if arm != "qa" and not train.dropped and not any(row.reasoning for row in (train.second or train).rows):
         raise UserError(
             f"No reasoning of this run passed the gates; {context.run.rejected_rows()} says why.",
-            mend="Train R-Gen longer, or raise augment.max_tokens.",
+            hint="Train R-Gen longer, or raise augment.max_tokens.",
         )
     alpha = options.multitask_alpha
     job = training.Job(
@@ -201,7 +207,7 @@ def _kept(context: Context, part: str, rows: Sequence[Row]) -> list[str | None]:
     if record is not None:
         raise UserError(
             f"{context.run.augmented_rows(part)} holds a row that is not one of {part}: {record['text'][:60]!r}.",
-            mend="Run `rir-mlx augment` again.",
+            hint="Run `rir-mlx augment` again.",
         )
     return found
 
@@ -239,14 +245,14 @@ def _checkpoints(context: Context, stage: Stage, inputs: dict[str, Any]) -> Chec
     if context.spec.dropout:  # whose draws depend on how a step is computed
         section = context.recipe.rgen if stage.folder == context.run.rgen.folder else context.recipe.classifier
         more |= {key: getattr(section, key) for key in ("shared_prefix", "grad_checkpoint", "compile")}
-        more["processes"] = context.backend.world.size
+        more["processes"] = context.backend.processes.size
     return Checkpoints(stage.checkpoints, inputs | more)
 
 
 def _train(context: Context, stage: Stage, inputs: dict[str, Any], job: training.Job, about: dict[str, Any]) -> None:
     progress, what = context.progress, str(about["what"])
     if not job.train.rows:
-        raise UserError(f"{what}: no row fits into max_seq_length.", mend="Raise max_seq_length.")
+        raise UserError(f"{what}: no row fits into max_seq_length.", hint="Raise max_seq_length.")
     if job.train.trimmed:
         progress.warn(f"{job.train.trimmed:,} texts are longer than max_seq_length and are trimmed at their end.")
     if job.train.dropped:
@@ -273,7 +279,7 @@ def _train(context: Context, stage: Stage, inputs: dict[str, Any], job: training
         adapters.write_adapter(stage.adapter, adapter, context.base)
 
     outputs = training.Outputs(stage.metrics, save, checkpoints)
-    outcome = training.train(model, job, outputs, progress=progress, what=what, world=context.backend.world)
+    outcome = training.train(model, job, outputs, progress=progress, what=what, processes=context.backend.processes)
 
     def finish() -> None:
         stage.finish(inputs, **asdict(outcome), rows=len(job.train.rows), backend=context.backend.name)
@@ -288,7 +294,7 @@ def _say_cost(context: Context, model: Model, job: training.Job, stage: Stage, n
     section, rows = ("rgen", "reasoning") if stage.folder == context.run.rgen.folder else ("classifier", "data")
     smaller = f"{section}.iters" if job.options.iters else f"{rows}.max_samples, {section}.epochs"
     device = context.backend.device()
-    what = Trained(model, context.spec, context.base.config, context.backend.world.size)
+    what = Trained(model, context.spec, context.base.config, context.backend.processes.size)
     cost = training_cost(what, job, device, section, smaller)
     context.progress.say(cost.text(name, device))
     if warning := cost.warning(device):

@@ -7,8 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from rir_mlx.backends.base import AdapterSpec, Backend, Batch, Model, Tokens
-from rir_mlx.tokens import Example, Examples
+from rir_mlx.backends.base import (
+    Backend,
+    Batch,
+    Model,
+    Tokens,
+)
+from rir_mlx.models.adapter_spec import AdapterSpec
+from rir_mlx.prompting.examples import Example, Examples
 
 VOCABULARY = 300
 """Fewer than the tiny model's, so that every id below is one of its tokens."""

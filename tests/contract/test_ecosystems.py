@@ -17,9 +17,10 @@ import pytest
 from safetensors.numpy import load_file
 from sequences import draw, random_adapter, spec_of
 
-from rir_mlx.adapters import Adapter, write_adapter
-from rir_mlx.backends.base import AdapterSpec, Backend
-from rir_mlx.models import ModelFiles
+from rir_mlx.backends.base import Backend
+from rir_mlx.models.adapter_spec import AdapterSpec
+from rir_mlx.models.adapters import Adapter, write_adapter
+from rir_mlx.models.hub import ModelFiles
 
 TOKENS = draw(np.random.default_rng(0), 100)
 TOLERANCE = 5e-5

@@ -15,9 +15,18 @@ from sequences import draw, random_adapter, some_examples, spec_of
 from test_training_step import SMOOTH, TYPES, assert_same_tensors, fresh, snapshot
 from tiny import make_tiny_llama
 
-from rir_mlx.backends.base import PLAIN, Backend, Batch, Execution, Model, OptimizerSpec, TrainingState
+from rir_mlx.backends.base import (
+    PLAIN,
+    Backend,
+    Batch,
+    Execution,
+    Model,
+    OptimizerSpec,
+    TrainingState,
+)
 from rir_mlx.errors import Failure, ModelError, OutOfMemory
-from rir_mlx.tokens import Example, Examples, step_batches
+from rir_mlx.prompting.batches import step_batches
+from rir_mlx.prompting.examples import Example, Examples
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 OPTIMIZERS = ["adamw", "adam", "sgd", "rmsprop", "adagrad", "adafactor"]
@@ -310,7 +319,7 @@ def test_the_display_watchdog_of_macos_is_explained(open_named, tiny: Path, word
     monkeypatch.setattr(model.training, "_gradient_of", killed)
     with pytest.raises(Failure, match="display is on") as failed:
         model.train_step(step_batches(some_examples(2), [range(2)]), 1e-3)
-    assert "AGX_RELAX_CDM_CTXSTORE_TIMEOUT" in failed.value.mend
+    assert "AGX_RELAX_CDM_CTXSTORE_TIMEOUT" in failed.value.hint
     assert "AGX_RELAX_CDM_CTXSTORE_TIMEOUT" not in os.environ
 
 
@@ -319,11 +328,11 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from rir_mlx.backends import open_backend
-from rir_mlx.backends.base import AdapterSpec
+from rir_mlx.models.adapter_spec import AdapterSpec
 from rir_mlx.progress import Silent
-from rir_mlx.recipe import TrainingSection
-from rir_mlx.tokens import Example, Examples
-from rir_mlx.training import Job, Outputs, train
+from rir_mlx.recipe.schema import TrainingSection
+from rir_mlx.prompting.examples import Example, Examples
+from rir_mlx.training.loop import Job, Outputs, train
 
 class Loud(Silent):
     def warn(self, text):

@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 from sequences import HEAD, draw, log_softmax, naive_greedy, random_adapter, spec_of, until_stop
 
-from rir_mlx.backends.base import Backend, Completion, FineTuneType, Model, Request, Sampling, Tokens, uniforms
+from rir_mlx.backends.base import (
+    Backend,
+    Completion,
+    Model,
+    Request,
+    Sampling,
+    Tokens,
+    uniforms,
+)
+from rir_mlx.types import FineTuneType
 
 LENGTHS = (1, 40, 3, 17, 2, 90)
 """Very different ones, so that most rows of a batch are mostly padding."""

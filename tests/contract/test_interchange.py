@@ -11,11 +11,17 @@ import numpy as np
 import pytest
 from sequences import draw, random_adapter, some_examples, spec_of
 
-from rir_mlx.adapters import Adapter, read_adapter, write_adapter
-from rir_mlx.backends.base import Backend, OptimizerSpec, Request, Sampling
+from rir_mlx.backends.base import (
+    Backend,
+    OptimizerSpec,
+    Request,
+    Sampling,
+)
 from rir_mlx.errors import ModelError
-from rir_mlx.models import ModelFiles, rope_for_both
-from rir_mlx.tokens import step_batches
+from rir_mlx.models.adapters import Adapter, read_adapter, write_adapter
+from rir_mlx.models.config import rope_for_both
+from rir_mlx.models.hub import ModelFiles
+from rir_mlx.prompting.batches import step_batches
 
 TYPES = ["lora", "dora", "full"]
 LONG = draw(np.random.default_rng(0), 200)

@@ -12,9 +12,9 @@ import pytest
 from banking import BANKING
 from sequences import HEAD, draw, naive_score, random_adapter, spec_of
 
-from rir_mlx.arms import label_tokens
 from rir_mlx.backends.base import Backend, Model, Tokens
-from rir_mlx.tokens import Codec
+from rir_mlx.prompting.arms import label_tokens
+from rir_mlx.prompting.codec import Codec
 
 LENGTHS = (1, 30, 4, 80, 2)
 OPTIONS: tuple[Tokens, ...] = ((20,), (20, 21), (20, 21, 22, 23), (30, 31), (40,), (20, 21))
@@ -216,7 +216,7 @@ def test_what_is_held_at_a_time_is_bounded_and_changes_no_score(
     model, prompts = framework.load(tiny, dtype="float32"), some_prompts()
     expected = model.score(prompts, banking, prefix=(9, 10))
     backend = import_module(f"rir_mlx.backends.{framework.name}.scoring")
-    monkeypatch.setattr("rir_mlx.backends.options.LOGIT_BYTES", 70 * 4 * model.logits((9,)).shape[-1])
+    monkeypatch.setattr("rir_mlx.backends.label_tree.LOGIT_BYTES", 70 * 4 * model.logits((9,)).shape[-1])
     monkeypatch.setattr(backend, "_TOKENS", 40)
     if framework.name == "mlx":
         monkeypatch.setattr(backend, "_SEEN", 400)

@@ -9,8 +9,18 @@ import numpy as np
 import pytest
 from sequences import HEAD, draw, log_softmax, naive_loss, random_adapter, some_examples, spec_of
 
-from rir_mlx.backends.base import Backend, Batch, Execution, Model, OptimizerSpec, Request, Sampling, Tokens
-from rir_mlx.tokens import Example, Examples, joined, step_batches
+from rir_mlx.backends.base import (
+    Backend,
+    Batch,
+    Execution,
+    Model,
+    OptimizerSpec,
+    Request,
+    Sampling,
+    Tokens,
+)
+from rir_mlx.prompting.batches import step_batches
+from rir_mlx.prompting.examples import Example, Examples, joined
 
 TYPES = ["lora", "dora", "full"]
 LOW_RANK = ["lora", "dora"]

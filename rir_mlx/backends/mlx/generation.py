@@ -11,7 +11,15 @@ import numpy as np
 from mlx_lm.generate import BatchGenerator
 from mlx_lm.sample_utils import apply_min_p, apply_top_p
 
-from rir_mlx.backends.base import Completion, OnToken, Request, Sampling, Tokens, uniforms, unstopped
+from rir_mlx.backends.base import (
+    Completion,
+    OnToken,
+    Request,
+    Sampling,
+    Tokens,
+    uniforms,
+    unstopped,
+)
 from rir_mlx.backends.mlx.scoring import prefix_cache
 
 if TYPE_CHECKING:

@@ -20,33 +20,35 @@ from numpy.typing import NDArray
 
 from rir_mlx.backends.base import (
     FEWER_ROWS,
-    LINEAR_KEYS,
     PLAIN,
-    AdapterSpec,
-    Alone,
     Batch,
     Completion,
     Device,
-    Dtype,
     Execution,
     Floats,
     OnToken,
     OptimizerSpec,
     Request,
     Sampling,
+    SingleProcess,
     StepResult,
-    Tensors,
     Tokens,
     TrainingState,
-    adapted_layers,
     initial_lora_a,
 )
 from rir_mlx.backends.mlx.generation import generate
+from rir_mlx.backends.mlx.process_group import MlxProcessGroup, join_process_group
 from rir_mlx.backends.mlx.scoring import prefix_cache, score
-from rir_mlx.backends.mlx.training import Training, batch_arrays, batch_loss, recognised
-from rir_mlx.backends.mlx.world import MlxWorld, join_world
+from rir_mlx.backends.mlx.training import (
+    Training,
+    batch_arrays,
+    batch_loss,
+    recognised,
+)
 from rir_mlx.errors import Failure, ModelError, OutOfMemory
-from rir_mlx.models import rope_for_both
+from rir_mlx.models.adapter_spec import LINEAR_KEYS, AdapterSpec, Tensors, adapted_layers
+from rir_mlx.models.config import rope_for_both
+from rir_mlx.types import Dtype
 
 
 class MlxBackend:
@@ -55,7 +57,7 @@ class MlxBackend:
     name = "mlx"
 
     def __init__(self) -> None:
-        self.world = join_world()
+        self.processes = join_process_group()
 
     def device(self) -> Device:
         info = mx.device_info()
@@ -74,7 +76,7 @@ class MlxBackend:
             _read(model)
         except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
             raise ModelError(f"{folder} cannot be loaded as a language model: {error}") from error
-        loaded = MlxModel(model, self.world)
+        loaded = MlxModel(model, self.processes)
         if adapter is not None:
             loaded.attach(*adapter)
         return loaded
@@ -90,7 +92,7 @@ class MlxBackend:
             _read(model)
         except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
             raise ModelError(f"{adapter or folder} cannot be loaded by mlx-lm: {error}") from error
-        return MlxModel(model, self.world)
+        return MlxModel(model, self.processes)
 
     def _dtype(self, dtype: Dtype) -> Any:
         """None keeps the folder's own. Without Metal bfloat16 is emulated, so `auto` is float32 there."""
@@ -128,8 +130,8 @@ class _Watched:
 class MlxModel:
     """An mlx-lm model, with or without an adapter inside."""
 
-    def __init__(self, model: Any, world: Alone | MlxWorld) -> None:
-        self.model, self.world = model, world
+    def __init__(self, model: Any, processes: SingleProcess | MlxProcessGroup) -> None:
+        self.model, self.processes = model, processes
         self.parameters = sum(int(p.size) for _, p in tree_flatten(model.parameters()))
         self.weight_bytes = sum(int(p.nbytes) for _, p in tree_flatten(model.parameters()))
         self.training: Training | None = None
@@ -170,7 +172,7 @@ class MlxModel:
             if any(isinstance(one, (nn.QuantizedLinear, nn.QuantizedEmbedding)) for one in self.model.modules()):
                 raise ModelError(
                     "Quantised weights cannot be trained in full.",
-                    mend="Set fine_tune_type to lora or dora.",
+                    hint="Set fine_tune_type to lora or dora.",
                 )
             self.model.set_dtype(mx.float32)
             self.model.unfreeze()
@@ -182,7 +184,7 @@ class MlxModel:
             name for name, module in layers[-1].named_modules() if isinstance(module, (nn.Linear, nn.QuantizedLinear))
         }
         if missing := sorted(keys - linear):
-            raise ModelError(f"The model has no linear layer {missing[0]}.", mend="Mend lora_parameters.keys.")
+            raise ModelError(f"The model has no linear layer {missing[0]}.", hint="Mend lora_parameters.keys.")
         parameters = {"rank": spec.rank, "scale": spec.scale, "dropout": spec.dropout, "keys": keys}
         linear_to_lora_layers(self.model, count, parameters, use_dora=spec.fine_tune_type == "dora")
         self.model.freeze()
@@ -275,7 +277,7 @@ class MlxModel:
             yield from generate(self, requests, sampling, prefix, on_token)
         except RuntimeError as error:
             raise OutOfMemory(
-                f"{sampling.batch_size} rows at a time do not fit into memory.", mend=FEWER_ROWS
+                f"{sampling.batch_size} rows at a time do not fit into memory.", hint=FEWER_ROWS
             ) from recognised(error)
 
     def score(
@@ -284,6 +286,6 @@ class MlxModel:
         try:
             return score(self, prompts, options, prefix, batch_size)
         except RuntimeError as error:
-            raise OutOfMemory(f"{batch_size} rows at a time do not fit into memory.", mend=FEWER_ROWS) from recognised(
+            raise OutOfMemory(f"{batch_size} rows at a time do not fit into memory.", hint=FEWER_ROWS) from recognised(
                 error
             )

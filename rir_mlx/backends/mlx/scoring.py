@@ -16,7 +16,12 @@ from mlx_lm.models.cache import KVCache
 from numpy.typing import NDArray
 
 from rir_mlx.backends.base import Tokens, pad_right
-from rir_mlx.backends.options import OptionTree, parts, scoring_groups, trees
+from rir_mlx.backends.label_tree import (
+    OptionTree,
+    parts,
+    scoring_groups,
+    trees,
+)
 
 if TYPE_CHECKING:
     from rir_mlx.backends.mlx.model import MlxModel

@@ -19,9 +19,16 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 from mlx_lm.models.cache import ConcatenateKVCache
 from mlx_lm.utils import maybe_set_recommended_wired_limit
 
-from rir_mlx.backends.base import Batch, Execution, OptimizerSpec, StepResult, TrainingState, learned_positions
+from rir_mlx.backends.base import (
+    Batch,
+    Execution,
+    OptimizerSpec,
+    StepResult,
+    TrainingState,
+    learned_positions,
+)
 from rir_mlx.backends.mlx.head import Gradient, head_loss
-from rir_mlx.backends.mlx.world import MlxWorld
+from rir_mlx.backends.mlx.process_group import MlxProcessGroup
 from rir_mlx.errors import Failure, ModelError, OutOfMemory
 
 if TYPE_CHECKING:
@@ -62,16 +69,16 @@ class Training:
         self._gradient_of: Callable[..., tuple[mx.array, Any]] = gradient_of
 
     def step(self, batches: Sequence[Batch], learning_rate: float, seed: int) -> StepResult:
-        world, model = self.model.world, self.model.model
+        processes, model = self.model.processes, self.model.model
         mx.random.seed(seed)
         self.seeds = itertools.count(seed << 16)
         loss, gradients, full = self._gradients(batches)
-        loss, fulls = world.all_sum([loss, float(full is not None)])
+        loss, fulls = processes.all_sum([loss, float(full is not None)])
         if fulls:
             mx.clear_cache()
             raise OutOfMemory("These rows do not fit into memory.") from full
-        if isinstance(world, MlxWorld):
-            gradients = world.sum_gradients(gradients)
+        if isinstance(processes, MlxProcessGroup):
+            gradients = processes.sum_gradients(gradients)
         gradients, norm = optim.clip_grad_norm(gradients, self.spec.max_grad_norm)
         result = StepResult(loss=loss, grad_norm=float(norm.item()))
         if np.isfinite(result.loss) and np.isfinite(result.grad_norm):
@@ -168,7 +175,7 @@ def recognised(error: RuntimeError) -> RuntimeError:
     if any(known in words for known in _WATCHDOG):
         raise Failure(
             "macOS stopped a computation on the GPU that took too long while the display is on.",
-            mend="Let the display sleep, lower batch_size, or set AGX_RELAX_CDM_CTXSTORE_TIMEOUT=1 in the environment. "
+            hint="Let the display sleep, lower batch_size, or set AGX_RELAX_CDM_CTXSTORE_TIMEOUT=1 in the environment. "
             "The same command continues from the last checkpoint.",
         ) from error
     if any(known in words for known in _OUT_OF_MEMORY):

@@ -14,7 +14,12 @@ from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
-from rir_mlx.backends.base import EncoderOptions, EncoderRows, Tokens, pad_right
+from rir_mlx.backends.base import (
+    EncoderOptions,
+    EncoderRows,
+    Tokens,
+    pad_right,
+)
 from rir_mlx.backends.torch.model import default_device, fast_dtype
 from rir_mlx.backends.torch.training import out_of_memory
 from rir_mlx.errors import Failure, ModelError, OutOfMemory
@@ -48,7 +53,7 @@ def encoder_probabilities(
                 raise
             raise OutOfMemory(
                 f"{options.batch_size} rows at a time do not fit into the memory of {device}.",
-                mend=_ANOTHER,
+                hint=_ANOTHER,
             ) from error
 
 
@@ -69,13 +74,13 @@ def _load(folder: Path, labels: int) -> Any:
             output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, RuntimeError, AttributeError, SafetensorError) as error:
-        raise ModelError(f"{folder} cannot be loaded as an encoder: {error}", mend=_ANOTHER) from error
+        raise ModelError(f"{folder} cannot be loaded as an encoder: {error}", hint=_ANOTHER) from error
     finally:
         transformers_logging.set_verbosity(before)
     missing = set(report["missing_keys"]) | {key[0] for key in report["mismatched_keys"]}
     body = sorted(key for key in missing if key.startswith(f"{model.base_model_prefix}.") and "pooler" not in key)
     if body:
-        raise ModelError(f"{folder} cannot be loaded as an encoder: it lacks the weight {body[0]}.", mend=_ANOTHER)
+        raise ModelError(f"{folder} cannot be loaded as an encoder: it lacks the weight {body[0]}.", hint=_ANOTHER)
     return model
 
 
@@ -98,7 +103,7 @@ def _fine_tune(model: Any, rows: EncoderRows, options: EncoderOptions, progress:
                 logits = _logits(model, [rows.train[row][0] for row in batch])
                 loss = torch.nn.functional.cross_entropy(logits, truth)
                 if not np.isfinite(value := loss.item()):
-                    raise Failure("The encoder's training diverged: its loss is no number.", mend=_ANOTHER)
+                    raise Failure("The encoder's training diverged: its loss is no number.", hint=_ANOTHER)
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()

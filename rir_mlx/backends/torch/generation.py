@@ -203,7 +203,7 @@ def draw(logits: torch.Tensor, rows: Sequence[_Row], sampling: Sampling) -> list
 
 def _check(highest: torch.Tensor) -> None:
     if not bool(highest.isfinite().all()):
-        raise Failure("The model's logits are not finite.", mend="Set dtype to float32 or bfloat16.")
+        raise Failure("The model's logits are not finite.", hint="Set dtype to float32 or bfloat16.")
 
 
 def _penalised(logits: torch.Tensor, written: Sequence[Sequence[int]], penalty: float) -> torch.Tensor:

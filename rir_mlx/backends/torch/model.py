@@ -19,34 +19,31 @@ from transformers.utils import logging as transformers_logging
 
 from rir_mlx.backends.base import (
     FEWER_ROWS,
-    LINEAR_KEYS,
     PLAIN,
-    AdapterSpec,
-    Alone,
     Batch,
     Completion,
     Device,
-    Dtype,
     Execution,
     Floats,
     OnToken,
     OptimizerSpec,
     Request,
     Sampling,
+    SingleProcess,
     StepResult,
-    Tensors,
     Tokens,
     TrainingState,
-    adapted_layers,
     initial_lora_a,
 )
 from rir_mlx.backends.torch.attention import register as products_attention
 from rir_mlx.backends.torch.generation import generate
 from rir_mlx.backends.torch.lora import fuse_forward, merge
+from rir_mlx.backends.torch.process_group import TorchProcessGroup, join_process_group
 from rir_mlx.backends.torch.scoring import kept_prefix, score
 from rir_mlx.backends.torch.training import Training, batch_loss, out_of_memory
-from rir_mlx.backends.torch.world import TorchWorld, join_world
 from rir_mlx.errors import Failure, ModelError, OutOfMemory
+from rir_mlx.models.adapter_spec import LINEAR_KEYS, AdapterSpec, Tensors, adapted_layers
+from rir_mlx.types import Dtype
 
 _ONE_THREAD = 20_000_000
 """Below so many weights one thread is as fast as several: theirs spin while they wait for each other, and beside any
@@ -81,7 +78,7 @@ class TorchBackend:
         self.target = default_device()
         if self.target.type == "cuda":
             torch.cuda.set_device(self.target)
-        self.world = join_world(self.target)
+        self.processes = join_process_group(self.target)
 
     def device(self) -> Device:
         if self.target.type == "cuda":
@@ -131,7 +128,7 @@ class TorchBackend:
             raise ModelError(f"{folder} cannot be loaded as a language model: {error}") from error
         if missing := sorted(report["missing_keys"]):  # which transformers would fill with random numbers
             raise ModelError(f"{folder} cannot be loaded as a language model: it lacks the weight {missing[0]}.")
-        loaded = TorchModel(model.to(self.target).eval(), self.world)
+        loaded = TorchModel(model.to(self.target).eval(), self.processes)
         if self.target.type == "cpu" and loaded.parameters < _ONE_THREAD:
             torch.set_num_threads(1)
         return loaded
@@ -146,8 +143,8 @@ class TorchBackend:
 class TorchModel:
     """A transformers model, with or without an adapter inside."""
 
-    def __init__(self, model: Any, world: Alone | TorchWorld) -> None:
-        self.model, self.world = model, world
+    def __init__(self, model: Any, processes: SingleProcess | TorchProcessGroup) -> None:
+        self.model, self.processes = model, processes
         self.device = next(model.parameters()).device
         self.parameters = sum(p.numel() for p in model.parameters())
         self.weight_bytes = sum(p.nbytes for p in model.parameters())
@@ -193,7 +190,7 @@ class TorchModel:
         names = {name for name, module in self.model.named_modules() if isinstance(module, torch.nn.Linear)}
         targets = [f"model.layers.{layer}.{key}" for layer in layers for key in keys]
         if missing := [target for target in targets if target not in names]:
-            raise ModelError(f"The model has no linear layer {missing[0]}.", mend="Mend lora_parameters.keys.")
+            raise ModelError(f"The model has no linear layer {missing[0]}.", hint="Mend lora_parameters.keys.")
         config = LoraConfig(
             r=spec.rank,
             lora_alpha=spec.scale * spec.rank,
@@ -338,7 +335,7 @@ class TorchModel:
             if not out_of_memory(error):
                 raise
             raise OutOfMemory(
-                f"{sampling.batch_size} rows at a time do not fit into {self.device}.", mend=FEWER_ROWS
+                f"{sampling.batch_size} rows at a time do not fit into {self.device}.", hint=FEWER_ROWS
             ) from error
 
     def score(
@@ -349,7 +346,7 @@ class TorchModel:
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
-            raise OutOfMemory(f"{batch_size} rows at a time do not fit into {self.device}.", mend=FEWER_ROWS) from error
+            raise OutOfMemory(f"{batch_size} rows at a time do not fit into {self.device}.", hint=FEWER_ROWS) from error
 
 
 def _transposed(name: str, array: np.ndarray) -> np.ndarray:

@@ -16,7 +16,12 @@ from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
 from rir_mlx.backends.base import Tokens, pad_right
-from rir_mlx.backends.options import OptionTree, parts, scoring_groups, trees
+from rir_mlx.backends.label_tree import (
+    OptionTree,
+    parts,
+    scoring_groups,
+    trees,
+)
 
 if TYPE_CHECKING:
     from rir_mlx.backends.torch.model import TorchModel

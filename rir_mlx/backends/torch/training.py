@@ -22,7 +22,7 @@ from rir_mlx.backends.base import (
     learned_positions,
 )
 from rir_mlx.backends.torch.head import head_loss
-from rir_mlx.backends.torch.world import TorchWorld
+from rir_mlx.backends.torch.process_group import TorchProcessGroup
 from rir_mlx.errors import ModelError, OutOfMemory
 
 if TYPE_CHECKING:
@@ -45,18 +45,18 @@ class Training:
                 layer.mlp.compile(dynamic=True)
 
     def step(self, batches: Sequence[Batch], learning_rate: float, seed: int) -> StepResult:
-        world, parameters = self.model.world, list(self.model.trained.values())
+        processes, parameters = self.model.processes, list(self.model.trained.values())
         self.optimizer.zero_grad(set_to_none=True)
         torch.manual_seed(seed)
         loss, full = self._gradients(batches)
-        loss, fulls = world.all_sum([loss, float(full is not None)])
+        loss, fulls = processes.all_sum([loss, float(full is not None)])
         if fulls:
             self.optimizer.zero_grad(set_to_none=True)
             if self.model.device.type == "cuda":
                 torch.cuda.empty_cache()
             raise OutOfMemory(f"These rows do not fit into the memory of {self.model.device}.") from full
-        if isinstance(world, TorchWorld):
-            world.sum_gradients(parameters)
+        if isinstance(processes, TorchProcessGroup):
+            processes.sum_gradients(parameters)
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.spec.max_grad_norm))
         if np.isfinite(loss) and np.isfinite(norm):
             for group in self.optimizer.param_groups:

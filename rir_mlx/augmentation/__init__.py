@@ -1,0 +1,1 @@
+"""A reasoning for every labelled row: written by an engine, filtered, and summarised."""

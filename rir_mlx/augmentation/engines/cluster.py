@@ -1,0 +1,366 @@
+"""The orders spread over a Ray cluster by Ray Data, one model a worker.
+
+The driver feeds shards of orders into a queue, two for each worker; one task on the driver's node turns the queue into
+Ray Data's stream; a pool of actors writes. A shard goes in and comes out as one row of the data set and one object, so
+that a worker that dies repeats whole shards and nobody sees half of one. Ray is imported inside functions alone.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import threading
+import traceback
+import warnings
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import astuple, dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from rir_mlx import errors
+from rir_mlx.augmentation.engines.base import Order, Question, Written
+from rir_mlx.augmentation.engines.local import LocalEngine
+from rir_mlx.backends import open_backend
+from rir_mlx.backends.base import Sampling
+from rir_mlx.errors import (
+    Failure,
+    ModelError,
+    RirError,
+    UserError,
+)
+from rir_mlx.models.adapter_spec import AdapterSpec, Tensors
+from rir_mlx.models.hub import resolve_model
+from rir_mlx.prompting.codec import Codec
+from rir_mlx.types import BackendName, Dtype
+
+if TYPE_CHECKING:
+    import pyarrow
+
+
+LOOPBACK = "127.0.0.1"
+_BATCHES = 4
+"""Batches of the model in a shard: rows can enter as others leave, and a worker that dies loses no more than this."""
+
+_AHEAD = 2
+"""Shards a worker: one that it writes, one that waits beside it."""
+
+_TRIES = 3
+"""How often a shard is tried again on a worker that died; more would be the shard's fault."""
+
+_PASSED_ON = ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "OMP_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What each worker loads. `model` is a folder that every node sees under this name, or a hub id that each node
+    resolves for itself; where `fingerprint` is given, a node that finds other weights there raises ModelError."""
+
+    model: str
+    date: str
+    question: Question
+    max_seq_length: int
+    backend: BackendName = "auto"
+    revision: str | None = None
+    fingerprint: str = ""
+    dtype: Dtype = "auto"
+    adapter: tuple[AdapterSpec, Tensors] | None = None
+
+    def load(self) -> LocalEngine:
+        """Raises ModelError where this node has no such model, UserError where it lacks the backend."""
+        backend = open_backend(self.backend)
+        files = resolve_model(self.model, self.revision)
+        if self.fingerprint and files.fingerprint != self.fingerprint:
+            raise ModelError(
+                f"A node of the cluster holds {self.model} with other weights ({files.fingerprint}).",
+                hint="Give every node the same folder, or name a hub id and its revision.",
+            )
+        model = backend.load(files.folder, dtype=self.dtype, adapter=self.adapter)
+        if self.adapter:
+            model.fuse()
+        return LocalEngine(model, Codec(files.folder, self.date), self.question, self.max_seq_length, {})
+
+
+class RayEngine:
+    """R-Gen on `workers` workers of the cluster at RAY_ADDRESS, or of one that it starts on this machine's loopback
+    and stops in `close`. `identity` names the model, its revision and its adapter.
+
+    Each worker has a GPU where the cluster has GPUs, else an even share of the processors. Every `write` loads the
+    models anew. Raises UserError where Ray is absent or the cluster cannot hold so many workers."""
+
+    def __init__(self, setup: Setup, workers: int, identity: dict[str, str]) -> None:
+        self.setup, self.workers, self._identity = setup, workers, identity
+        self._open = _connect()
+        try:
+            self._share = share_of_a_worker(_node_resources(), workers)
+        except BaseException:
+            self.close()
+            raise
+
+    def identity(self) -> dict[str, str]:
+        return self._identity
+
+    def write(self, orders: Iterable[Order], sampling: Sampling) -> Iterator[Written]:
+        """Each order once, a shard at a time. At most three shards a worker are taken ahead.
+
+        Raises the RirError that a worker met, and Failure where a shard's worker died again and again."""
+        import ray
+        from ray.util.queue import Queue
+
+        shards = _shards(iter(orders), self.workers, _BATCHES * sampling.batch_size)
+        ahead = list(islice(shards, _AHEAD * self.workers))
+        if not ahead:
+            return
+        queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": _here()})
+        outstanding: set[str] = set()  # of the few shards under way: what is not in it has been handed out
+
+        def feed(shard: list[Order] | None) -> None:
+            outstanding.update(order.key for order in shard or ())
+            queue.put(None if shard is None else json.dumps([astuple(order) for order in shard]))
+
+        results = self._results(queue, sampling)
+        try:
+            for shard in ahead:
+                feed(shard)
+            open_ended = True
+            for result in results:
+                if open_ended:
+                    following = next(shards, None)
+                    feed(following)
+                    open_ended = following is not None
+                for written in result:
+                    if written.key in outstanding:
+                        outstanding.remove(written.key)
+                        yield written
+            if outstanding:
+                raise Failure(f"The Ray cluster lost {len(outstanding)} orders.", hint="Run the command again.")
+        except ray.exceptions.RayError as error:
+            raise Failure(f"The Ray cluster failed: {_reason(error)}", hint="Run the command again.") from error
+        finally:
+            results.close()
+            with suppress(ray.exceptions.RayError):
+                queue.shutdown(force=True)
+
+    def _results(self, queue: Any, sampling: Sampling) -> Generator[list[Written], None, None]:
+        """One Ray Data pipeline from the queue to what was written, shard by shard, in no order."""
+        import ray
+        from ray.data import ActorPoolStrategy
+        from ray.util.annotations import RayDeprecationWarning
+
+        source = ray.data.from_items([0], override_num_blocks=1)
+        _set_up_execution(source.context)
+        # A taker that is started again would take other shards: it has no second try, and stands where the driver is.
+        taking = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": _here()}
+        writing = self._share | {"max_restarts": -1, "max_task_retries": _TRIES}
+        with warnings.catch_warnings():  # options of Ray's tasks and actors that Ray Data passes on until 2.64
+            warnings.simplefilter("ignore", RayDeprecationWarning)
+            written = source.map_batches(_take, batch_size=1, fn_kwargs={"queue": queue}, **taking).map_batches(
+                _Writer,
+                batch_size=1,
+                batch_format="pyarrow",
+                fn_constructor_kwargs={"setup": ray.put(self.setup), "sampling": sampling},
+                compute=ActorPoolStrategy(size=self.workers, max_tasks_in_flight_per_actor=_AHEAD),
+                runtime_env={"env_vars": {name: os.environ[name] for name in _PASSED_ON if name in os.environ}},
+                **writing,
+            )
+        for batch in written.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            for packed in batch[_COLUMN].to_pylist():
+                yield _unpacked(packed)
+
+    def close(self) -> None:
+        self._open.close()
+
+
+def share_of_a_worker(nodes: Sequence[Mapping[str, float]], workers: int) -> dict[str, int]:
+    """What each of `workers` workers asks for, given the nodes' resources: a GPU where there are GPUs, else as many
+    processors as each can have. Raises UserError where they cannot all run at once."""
+    gpus = sum(int(node.get("GPU", 0)) for node in nodes)
+    cpus = [int(node.get("CPU", 0)) for node in nodes]
+    room, unit = (gpus, "GPU") if gpus else (sum(cpus), "processor")
+    if not 1 <= workers <= room:
+        raise UserError(
+            f"{workers} workers do not fit into the Ray cluster: each needs a {unit}, and it has {room}.",
+            hint=f"Ask for 1 to {room} workers, or add nodes to the cluster." if room else "Add nodes to the cluster.",
+        )
+    if gpus:
+        return {"num_cpus": 0, "num_gpus": 1}
+    share = sum(cpus) // workers
+    while sum(cpu // share for cpu in cpus) < workers:
+        share -= 1
+    return {"num_cpus": share}
+
+
+_COLUMN = "shard"
+
+
+def _table(shards: list[str]) -> pyarrow.Table:
+    import pyarrow
+
+    return pyarrow.table({_COLUMN: pyarrow.array(shards, pyarrow.large_string())})
+
+
+def _packed(result: list[Written] | RirError) -> str:
+    if isinstance(result, RirError):
+        return json.dumps({"error": type(result).__name__, "what": result.what, "hint": result.hint})
+    return json.dumps([astuple(written) for written in result])
+
+
+def _unpacked(packed: str) -> list[Written]:
+    """What a worker wrote. Raises the RirError that it met."""
+    result = json.loads(packed)
+    if isinstance(result, dict):
+        raise getattr(errors, result["error"], Failure)(result["what"], hint=result["hint"])
+    return [Written(*written) for written in result]
+
+
+def _take(_: object, queue: Any) -> Iterator[pyarrow.Table]:
+    """The queue's shards until its end, each as a row."""
+    while (shard := queue.get()) is not None:
+        yield _table([shard])
+
+
+class _Writer:
+    """A worker: the model, loaded once. An RirError is a result, so that it reaches the driver as it is."""
+
+    def __init__(self, setup: Any, sampling: Sampling) -> None:
+        import ray
+
+        self.sampling = sampling
+        self.engine: LocalEngine | RirError
+        try:
+            self.engine = ray.get(setup).load()
+        except RirError as error:
+            self.engine = error
+
+    def __call__(self, shards: pyarrow.Table) -> pyarrow.Table:
+        shard = [[Order(*order) for order in json.loads(one)] for one in shards[_COLUMN].to_pylist()]
+        return _table([_packed(self._write(orders)) for orders in shard])
+
+    def _write(self, orders: list[Order]) -> list[Written] | RirError:
+        if isinstance(self.engine, RirError):
+            return self.engine
+        try:
+            return list(self.engine.write(orders, self.sampling))
+        except RirError as error:
+            return error
+        except Exception as error:  # Ray would tell the driver that a block failed, and not why
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            return Failure(f"A worker failed at {where.name}: {type(error).__name__}: {error}")
+
+
+def _shards(orders: Iterator[Order], workers: int, rows: int) -> Iterator[list[Order]]:
+    """Orders in shards of at most `rows`. What is left at the end is dealt evenly, so that no worker stands idle."""
+    while stretch := list(islice(orders, workers * rows)):
+        size = -(-len(stretch) // workers)
+        for start in range(0, len(stretch), size):
+            yield stretch[start : start + size]
+
+
+def _set_up_execution(context: Any) -> None:
+    """Options of one pipeline, which are a copy of Ray Data's own."""
+    context.enable_progress_bars = False
+    context.target_max_block_size = 1  # a row is a block as soon as it is there, and waits for no other
+    context.execution_no_progress_timeout_s = -1  # a shard takes as long as it takes
+    context.issue_detectors_config.detectors = []
+
+
+def _connect() -> ExitStack:
+    """Join the cluster that this process has joined already, or that of RAY_ADDRESS, or start one. What was done is
+    undone when the stack is closed. Raises UserError where Ray is absent or the address does not answer."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise UserError("Ray is not installed.", hint="pip install 'rir-mlx[ray]' installs it.") from error
+
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it has to say is raised
+    if ray.is_initialized():
+        return ExitStack()
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    with ExitStack() as undo, _kept_signals():
+        undo.enter_context(_complaints_on_stderr())
+        undo.callback(ray.shutdown)
+        if address := os.environ.get("RAY_ADDRESS"):
+            try:
+                ray.init(address=address, **quiet)
+            except (OSError, RuntimeError, ValueError) as error:
+                raise UserError(
+                    f"No Ray cluster answers at {address}: {error}", hint="Mend or unset RAY_ADDRESS."
+                ) from error
+        else:
+            _start_on_loopback(quiet)
+        return undo.pop_all()
+
+
+@contextmanager
+def _complaints_on_stderr() -> Iterator[None]:
+    """Ray prints that a worker died on stdout, which carries data alone."""
+    from ray._private import worker
+
+    show = worker.print_to_stdstream
+    worker.print_to_stdstream = lambda data, *rest, **named: show(data | {"is_err": True}, *rest, **named)
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = show
+
+
+def _start_on_loopback(quiet: Mapping[str, Any]) -> None:
+    """Ray takes 127.0.0.1 for a wish to be reached from other machines, puts the machine's own address there, and
+    listens on every interface, unless it believes itself on a system without clusters."""
+    import ray
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        ray.init(address="local", include_dashboard=False, _node_ip_address=LOOPBACK, **quiet)
+    except (OSError, RuntimeError) as error:
+        raise Failure(f"Ray could not be started: {error}", hint="Its logs are under /tmp/ray.") from error
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+    addresses = {node["NodeManagerAddress"] for node in ray.nodes()}
+    if addresses != {LOOPBACK}:
+        raise Failure(
+            f"Ray {ray.__version__} would listen on {', '.join(sorted(addresses))}, not on {LOOPBACK} alone.",
+            hint="Start a cluster with `ray start` and name it in RAY_ADDRESS.",
+        )
+
+
+@contextmanager
+def _kept_signals() -> Iterator[None]:
+    """ray.init puts a SIGTERM handler of its own in the place of the one that was there."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _node_resources() -> list[Mapping[str, float]]:
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _here() -> Any:
+    """The driver's node: what stands there is lost with the driver alone."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
+def _reason(error: BaseException) -> str:
+    """The error at the bottom of Ray's, in one line."""
+    while isinstance(cause := getattr(error, "cause", None), BaseException):
+        error = cause
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"

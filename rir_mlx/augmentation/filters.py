@@ -1,0 +1,226 @@
+"""What a reasoning must not be: the gates that it passes before a classifier learns from it, each a rule in words.
+
+The rules count words and know no model. A word is a run of letters, digits and their marks, or a single character of a
+script that writes no spaces; case is ignored. Lists of English words make two rules sharper and do nothing in other
+languages.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from itertools import groupby
+from typing import Literal
+
+import regex
+
+from rir_mlx.prompting.arms import reasoning_tokens
+from rir_mlx.prompting.codec import Codec
+from rir_mlx.prompting.prompts import DELIMITER
+from rir_mlx.storage.digests import digest_of
+from rir_mlx.types import Filter
+
+Reason = Literal["cut off", "control", "empty", "delimiter", Filter]
+"""Why a reasoning is rejected, in the order in which the rules are tried. The first four always hold: such a text
+cannot be learned. The others are `Filter`s.
+
+cut off        it reached the limit before it ended
+control        a control token stands inside it
+empty          it holds no word
+delimiter      it holds the text that separates a reasoning from its label
+repeating      a word stands four times in a row, or over a quarter of its runs of four words are repeats
+               (seq-rep-4 of arXiv:1908.04319)
+copying        but for runs of three or more words of the text, it has under three words, or under a tenth, of its own
+restating      nothing is left of it without the label, the words of the instruction, and words that say nothing alone
+another label  the last of its sentences that names a label names others only; names that the sentence negates before,
+               that stand in the text, or that are words which say nothing alone (no, for, other) do not count
+ungrounded     none of its words stands in the text, but for words of the labels and the instruction, and words that
+               say nothing alone; only where it is asked for, since a good reasoning may use words of its own alone
+"""
+GATES: tuple[Filter, ...] = ("repeating", "copying", "restating", "another label")
+"""Those that are asked for where nothing else is said."""
+
+_RULES = 2
+"""Counts changes of the rules: results that were judged by earlier ones are judged anew."""
+_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+_WORD = regex.compile(
+    rf"[{_UNSPACED}]\p{{M}}*|[\p{{L}}\p{{N}}--[{_UNSPACED}]][\p{{L}}\p{{N}}\p{{M}}--[{_UNSPACED}]]*", regex.V1
+)
+_ASCII_WORD = re.compile(r"[a-z0-9]+")
+_JOINED = regex.compile(rf"[{_UNSPACED}\p{{Hangul}}]")
+"""In these scripts a word may follow a label, or stand before it, without a space."""
+_SENTENCE = regex.compile(r"(?<=[.!?。！？])\s+|\n+|(?<=[。！？])")
+_NOT = regex.compile(r"\b(?:no|not|nor|neither|never|without|nothing|none|nobody|hardly|instead|rather)\b|n['’]t\b")
+_RUN = 3
+MASK = "___"
+_ENDINGS = ("s", "es", "d", "ed", "ing", "ful", "fully", "ly")
+_SAY_NOTHING = """
+    a about all also am an and any are as at be because been being both but by can could did do does doing done each
+    either else etc even ever every for from had has have having he hence her here hers him himself his how i if in into
+    is it its itself just me may might mine more most much must my myself neither no nor not now of off on once one only
+    or other our ours out over own quite rather really same shall she should so some such than that the their theirs
+    them then there therefore these they this those thus to too under up upon us very was we were what when where which
+    while who whom whose why will with would yes yet you your yours
+    label labels answer answers text texts tweet sentence message writer author speaker reason reasons reasoning correct
+    right choice choices option options question class category clearly simply expresses express expressed expressing
+    feels feel feeling shows show means mean says said indicates indicate s t
+"""
+"""English words that tell nothing by themselves, and those of which a mere restatement is made."""
+
+
+def words_of(text: str) -> list[str]:
+    if text.isascii():
+        return _ASCII_WORD.findall(text.lower())
+    return list(_WORD.findall(_normal(text)))
+
+
+def _normal(text: str) -> str:
+    return text.lower() if text.isascii() else unicodedata.normalize("NFC", text).lower()
+
+
+_HOLLOW = frozenset(words_of(_SAY_NOTHING))
+
+
+class LabelWords:
+    """Where a text names a label: the label itself, its words joined by spaces, hyphens or underscores, and words made
+    of it by a common English ending (joy, joyful; sadness, sad). A label that is a bare number is never named: numbers
+    stand in any text."""
+
+    def __init__(self, labels: Iterable[str]) -> None:
+        self.by_form: dict[str, str] = {}
+        for label in labels:
+            plain = _plain(label)
+            if not any(letter.isalpha() for letter in plain):
+                continue
+            stems = [plain, plain.removesuffix("ness")] if len(plain) > 6 else [plain]
+            for form in [*stems, *(stem + ending for stem in stems for ending in _ENDINGS)]:
+                self.by_form.setdefault(form, label)
+        for label in self.by_form.values():  # what is a label is not another one's form
+            self.by_form[_plain(label)] = label
+        forms = sorted(self.by_form, key=len, reverse=True)
+        self.pattern = regex.compile("|".join(map(_bounded, forms)) or r"(?!)")
+        self.words = frozenset(word for form in self.by_form for word in words_of(form))
+
+    def named(self, text: str) -> list[tuple[str, int, bool]]:
+        """Each label that the text names, in the text's order: the label, the place of its first character, and
+        whether it is the label itself and not a word made of it."""
+        found = ((_plain(one.group()), one.start()) for one in self.pattern.finditer(_normal(text)))
+        return [(self.by_form[form], place, form == _plain(self.by_form[form])) for form, place in found]
+
+    def masked(self, text: str) -> str:
+        """The text with the words of every label blanked out."""
+        text = text if text.isascii() else unicodedata.normalize("NFC", text)
+        lowered = text.lower()
+        if len(lowered) != len(text):  # a few capitals are two letters in lower case
+            text = lowered
+        parts, end = [], 0
+        for found in self.pattern.finditer(lowered):
+            parts += [text[end : found.start()], MASK]
+            end = found.end()
+        return "".join([*parts, text[end:]])
+
+
+def _bounded(form: str) -> str:
+    """A pattern of a label's form that no word goes on at its ends, where its script has spaces."""
+    before = "" if _JOINED.match(form[0]) else r"(?<!\w)"
+    after = "" if _JOINED.match(form[-1]) else r"(?!\w)"
+    body: str = regex.escape(form, literal_spaces=True)
+    return before + body.replace(" ", r"[\s_-]+") + after
+
+
+def _plain(label: str) -> str:
+    return str(regex.sub(r"[\s_-]+", " ", _normal(label)))
+
+
+class Judge:
+    """Says why a reasoning is not fit to learn from. `gates` are the rules that hold beside those that always do."""
+
+    def __init__(self, codec: Codec, labels: Sequence[str], instruction: str, gates: Sequence[Filter] = GATES) -> None:
+        self.codec, self.gates = codec, frozenset(gates)
+        self.labels = LabelWords(labels)
+        self.asked = frozenset(words_of(instruction))
+        self.digest = digest_of([_RULES, sorted(self.gates)])[:8]
+
+    def __call__(
+        self, text: str, label: str, reasoning: str, finish_reason: str = "stop", control: bool = False
+    ) -> Reason | None:
+        """Why the `reasoning` of a labelled text is rejected, or None."""
+        if finish_reason == "length":
+            return "cut off"
+        if control:
+            return "control"
+        words = words_of(reasoning)
+        if not words:
+            return "empty"
+        if self._holds_delimiter(reasoning):
+            return "delimiter"
+        if "repeating" in self.gates and _repeats(words):
+            return "repeating"
+        if "copying" in self.gates and _copies(words, words_of(text)):
+            return "copying"
+        if "restating" in self.gates and self._hollow.issuperset(words):
+            return "restating"
+        if "another label" in self.gates and self._concludes_another(text, label, reasoning, words):
+            return "another label"
+        if "ungrounded" in self.gates and self._hollow.issuperset(set(words) & set(words_of(text))):
+            return "ungrounded"
+        return None
+
+    def _holds_delimiter(self, reasoning: str) -> bool:
+        """Also where the tokenizer makes one of look-alike characters."""
+        plain = unicodedata.normalize("NFKC", reasoning)
+        if DELIMITER.strip() in plain:
+            return True
+        if DELIMITER.strip(" \n:").lower() not in plain.lower():
+            return False
+        return self.codec.decode(reasoning_tokens(self.codec, reasoning)).count(DELIMITER) != 1
+
+    @cached_property
+    def _hollow(self) -> frozenset[str]:
+        return frozenset({*_HOLLOW, *self.asked, *self.labels.words})
+
+    def _concludes_another(self, text: str, label: str, reasoning: str, words: Sequence[str]) -> bool:
+        if self.labels.words.isdisjoint(words):
+            return False
+        quoted = {one for one, _, _ in self.labels.named(text)}
+        named = [
+            (one, place)
+            for one, place, itself in self.labels.named(reasoning)
+            if one == label or (itself and one not in quoted and not self._says_nothing(one))
+        ]
+        if not named:
+            return False
+        reasoning = _normal(reasoning)
+        ends = [found.end() for found in _SENTENCE.finditer(reasoning)]
+        sentence = bisect_right(ends, named[-1][1])
+        start = ends[sentence - 1] if sentence else 0
+        last = [(one, place) for one, place in named if place >= start]
+        return all(one != label and not _NOT.search(reasoning, start, place) for one, place in last)
+
+    def _says_nothing(self, label: str) -> bool:
+        return _HOLLOW.issuperset(words_of(label))
+
+
+def _repeats(words: Sequence[str]) -> bool:
+    if len(set(words)) == len(words):
+        return False
+    if any(sum(1 for _ in run) >= 4 for _, run in groupby(words)):
+        return True
+    runs = list(zip(words, words[1:], words[2:], words[3:], strict=False))
+    return len(runs) >= 4 and 1 - len(set(runs)) / len(runs) > 0.25
+
+
+def _copies(words: Sequence[str], text: Sequence[str]) -> bool:
+    run = min(_RUN, len(words))
+    known = {tuple(text[start : start + run]) for start in range(len(text) - run + 1)}
+    covered = 0
+    until = 0
+    for start in range(len(words) - run + 1):
+        if tuple(words[start : start + run]) in known:
+            covered += start + run - max(start, until)
+            until = start + run
+    own = len(words) - covered
+    return covered > 0 and (own < 3 or own < len(words) / 10)

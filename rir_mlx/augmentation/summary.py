@@ -1,0 +1,91 @@
+"""Counts what came of an augmentation's rows, one by one, so that a million of them take no memory."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from rir_mlx.augmentation.job import Outcome
+
+_FEW = 0.5
+"""A label of which less than this share of the overall keep-rate is kept is worth a warning."""
+
+
+class Tally:
+    """What was kept and what was rejected, by reason, label, attempt and length."""
+
+    def __init__(self) -> None:
+        self.rows, self.kept = Counter[str](), Counter[str]()
+        self.rejected, self.attempts = Counter[str](), Counter[int]()
+        self.lengths, self.margins = array("i"), array("d")
+        self.tokens = self.given = self.tied = self.trimmed = 0
+
+    def add(self, outcome: Outcome) -> None:
+        label = outcome.row.label
+        self.rows[label] += 1
+        self.given += outcome.row.reasoning is not None
+        self.trimmed += outcome.trimmed
+        for one in outcome.rejected:
+            self.rejected[one.rejected or ""] += 1
+            self.tokens += one.tokens
+        if outcome.kept is None:
+            return
+        self.kept[label] += 1
+        self.lengths.append(outcome.kept["tokens"])
+        self.tokens += outcome.kept["tokens"]
+        self.attempts[outcome.kept["provenance"].get("attempt", 0)] += 1
+        if choice := outcome.kept.get("choice"):
+            self.margins.append(choice["margin"])
+            self.tied += choice["tied"]
+
+    def values(self) -> dict[str, Any]:
+        """`rejected` counts reasonings, of which a row may have several before one is kept; the rest counts rows.
+        Lengths are in tokens."""
+        rows, kept = self.rows.total(), self.kept.total()
+        values: dict[str, Any] = {
+            "rows": rows,
+            "kept": kept,
+            "given": self.given,
+            "trimmed": self.trimmed,
+            "rejected": dict(self.rejected.most_common()),
+            "rows_by_label": dict(sorted(self.rows.items())),
+            "kept_by_label": {label: self.kept[label] / count for label, count in sorted(self.rows.items())},
+            "kept_by_attempt": {str(number): count for number, count in sorted(self.attempts.items())},
+            "tokens": self.tokens,
+            "lengths": _quantiles(self.lengths),
+        }
+        if self.margins:
+            margins = np.array(self.margins)
+            chosen = {"rows": len(margins), "tied": self.tied, "mean_margin": float(margins.mean())}
+            values["chosen"] = chosen | {"median_margin": float(np.median(margins))}
+        return values
+
+    def warnings(self) -> list[str]:
+        """Texts that were cut, orders that a server refused, and labels that the gates thin out, so that a rare one is
+        not lost in silence."""
+        overall = self.kept.total() / max(1, self.rows.total())
+        found = []
+        if self.trimmed:
+            found.append(
+                f"{self.trimmed:,} texts were cut at their end to leave room for the reasoning: raise max_seq_length, "
+                "or lower augment.max_tokens."
+            )
+        if refused := self.rejected["refused"]:
+            found.append(f"the server refused {refused:,} requests; journal.jsonl holds what it said.")
+        return found + [
+            f"of the {count:,} rows with the label {label!r} {self.kept[label]:,} have a reasoning that was kept "
+            f"({self.kept[label] / count:.0%}, {overall:.0%} overall)."
+            for label, count in sorted(self.rows.items())
+            if not self.kept[label] or self.kept[label] / count < _FEW * overall
+        ]
+
+
+def _quantiles(lengths: array[int]) -> dict[str, float]:
+    if not lengths:
+        return {}
+    values = np.array(lengths)
+    low, middle, high = np.quantile(values, [0.05, 0.5, 0.95])
+    return {"mean": float(values.mean()), "p5": low, "p50": middle, "p95": high, "max": int(values.max())}

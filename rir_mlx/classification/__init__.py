@@ -1,0 +1,1 @@
+"""A text to label probabilities and a reasoning, one at a time or whole files."""

@@ -1,0 +1,264 @@
+"""A whole file classified: every row comes out as it stood, with its label, probability and reasoning at its end.
+
+The file is never held, and a stopped job goes on where it was. Knows no model: whatever answers texts with predictions
+can be given. The new columns are
+
+- `label`: the most probable label; empty (null in JSONL) where the row has no text or `threshold` is not reached,
+- `probability`: of the most probable label, whether or not it was given, to 6 digits,
+- `reasoning`: what was written, empty where nothing was,
+- `abstained`, with a `threshold` alone: true where the probability was below it, false where a label was given,
+- with `top_k` above 1, the next labels: `label_2`, `probability_2` and so on in CSV and TSV; in JSONL a list `top` of
+  all k, best first. They do not depend on the threshold.
+
+Where the file has a column of one of these names, all the new ones are called `predicted_label`,
+`predicted_probability` and so on instead; `predicted2_label` where those exist too. The user's columns stay as they
+are. A row without a text (missing, empty, not a string) keeps its place, and all its new cells are empty. A row that is
+broken (other cells than the header has, not UTF-8, not JSON) is a fault, found before any text is classified.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rir_mlx.classification.classifier import Prediction
+from rir_mlx.data.row_streams import (
+    Outline,
+    Record,
+    Stream,
+    check_unchanged,
+    in_chunks,
+    open_stream,
+    outline,
+)
+from rir_mlx.data.rows import checked_text
+from rir_mlx.errors import DataError, UserError
+from rir_mlx.interrupts import Interrupts
+from rir_mlx.progress import Progress, Silent
+from rir_mlx.storage.resumable import Resumable
+
+Classify = Callable[[Sequence[str]], Sequence[Prediction]]
+_VERSION = 1
+"""Of the bytes that come out of the same inputs."""
+_DIGITS = 6
+_SILENT = Silent()
+
+
+@dataclass(frozen=True)
+class BulkOptions:
+    """How a file is classified. `identity` stands for all that decides what `classify` answers: a job that was begun
+    with another is not gone on with. `chunk` is the number of rows handed over at once, and lost at most by a kill."""
+
+    text_column: str | None = None
+    top_k: int = 1
+    threshold: float | None = None
+    identity: str = ""
+    chunk: int = 1024
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1 or self.chunk < 1:
+            raise UserError("top_k and chunk are 1 or more.")
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise UserError(f"A threshold is a probability, from 0 to 1, not {self.threshold}.")
+
+
+@dataclass
+class BulkResult:
+    """What came of the rows of a file. `without_text` counts by the reason, `trimmed` those too long for the model,
+    `resumed` those that an earlier process had done, and `prefix` is what the new columns' names begin with."""
+
+    rows: int
+    resumed: int = 0
+    abstained: int = 0
+    trimmed: int = 0
+    prefix: str = ""
+    labels: Counter[str] = field(default_factory=Counter)
+    without_text: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def classified(self) -> int:
+        """Rows with a text."""
+        return self.rows - self.without_text.total()
+
+
+_PLAIN = BulkOptions()
+
+
+def classify_file(
+    source: Path, target: Path, classify: Classify, options: BulkOptions = _PLAIN, progress: Progress = _SILENT
+) -> BulkResult:
+    """Classify the rows of `source` into `target`: CSV, TSV and JSONL in their own format; `.txt`, a text a line, and
+    Parquet as JSONL. Memory does not grow with the file.
+
+    Written to `TARGET.partial` chunk by chunk. Killed at any moment, the same call goes on after the last whole chunk,
+    and the file ends with the same bytes as without the kill; where the source, `identity` or options changed, it
+    starts anew and says so. Ctrl-C stops after a chunk, with KeyboardInterrupt.
+
+    Raises DataError with the faults of the file, UserError where `target` exists (`options.force` replaces it), is
+    being written by another process, or is named after another format, and Failure on a full disk.
+    """
+    stream = open_stream(source)
+    if target.suffix.lower() not in _alike(stream):
+        raise UserError(
+            f"{source.name} comes out as {stream.suffix[1:].upper()}, and {target.name} is named after another format.",
+            hint=f"Name it {target.with_suffix(stream.suffix).name}.",
+        )
+    if target.exists() and target.samefile(source):
+        raise UserError(f"{target} is the file that is read.", hint="Name another file to write.")
+    about = outline(source, stream, options.text_column)
+    job = _Job(stream, about, options)
+    if job.prefix:
+        progress.warn(
+            f"{source} has a column {job.clash!r}: the new columns are called {', '.join(job.names.values())}."
+        )
+    with Resumable(target, _inputs(about, options), force=options.force, progress=progress) as file:
+        result = _result(file.state, about.rows, job.prefix)
+        if file.finished:
+            progress.say(f"{target}: was finished before.")
+            return result
+        if result.resumed:
+            progress.say(f"{target}: goes on after row {result.resumed:,} of {about.rows:,}.")
+        _work(source, job, file, result, classify, progress)
+        if not result.classified:
+            file.discard()
+            why = ", ".join(f"{what} ({count:,})" for what, count in result.without_text.most_common())
+            raise DataError(f"{source}: no row has a text in the column {about.text_column!r}: {why}.")
+        file.finish()
+    _say_the_odd(result, progress)
+    return result
+
+
+def _work(source: Path, job: _Job, file: Resumable, result: BulkResult, classify: Classify, progress: Progress) -> None:
+    """Classify the rows that are left, chunk by chunk. Raises KeyboardInterrupt after a chunk where asked to stop."""
+    total, done = result.rows, result.resumed
+    size, begun = job.options.chunk, time.monotonic()
+    rows = in_chunks(islice(job.stream.scan(), done, None), size)
+    first = f"Stops after these {size:,} rows"
+    with (
+        Interrupts(loud=not isinstance(progress, Silent), first=first) as interrupts,
+        progress.task(f"classify {source.name}", total, done) as task,
+    ):
+        for chunk in rows:
+            written = job.chunk(chunk, classify, result)
+            if done == 0:
+                written = job.stream.head(list(job.names.values())) + written
+            done += len(chunk)
+            check_unchanged(source, job.about)
+            file.append(written.encode("utf-8", "replace"), vars(result) | {"rows": done})
+            speed = (done - result.resumed) / max(time.monotonic() - begun, 1e-9)
+            task.advance(len(chunk), rows_per_second=speed)
+            if interrupts.asked:
+                break
+
+
+class _Job:
+    """Rows to lines of the target."""
+
+    def __init__(self, stream: Stream, about: Outline, options: BulkOptions) -> None:
+        self.stream, self.about, self.options = stream, about, options
+        self.table = stream.suffix != ".jsonl"
+        keys = ["label", "probability", "reasoning"]
+        keys += ["abstained"] if options.threshold is not None else []
+        if options.top_k > 1 and self.table:
+            keys += [f"{key}_{place}" for place in range(2, options.top_k + 1) for key in ("label", "probability")]
+        elif options.top_k > 1:
+            keys.append("top")
+        self.prefix = next(one for one in _prefixes() if not {one + key for key in keys} & set(about.columns))
+        self.clash = next((key for key in keys if key in about.columns), "")
+        self.names = {key: self.prefix + key for key in keys}
+        self.nothing = dict.fromkeys(self.names.values())
+
+    def chunk(self, rows: Sequence[Record], classify: Classify, result: BulkResult) -> str:
+        """The lines of some rows, which `result` counts."""
+        texts: dict[int, str] = {}
+        for place, row in enumerate(rows):
+            try:
+                texts[place] = checked_text(row.cells.get(self.about.text_column), "text")
+            except ValueError as error:
+                result.without_text[_kind(str(error))] += 1
+        predictions = classify(list(texts.values())) if texts else []
+        answers = dict(zip(texts, predictions, strict=True))
+        lines = []
+        for place, row in enumerate(rows):
+            values = self._values(answers[place], result) if place in answers else self.nothing
+            lines.append(self.stream.extended(row.raw, values))
+        return "".join(lines)
+
+    def _values(self, prediction: Prediction, result: BulkResult) -> dict[str, Any]:
+        """The new cells, in the order of `names`."""
+        chances, threshold = prediction.probabilities, self.options.threshold
+        abstained = threshold is not None and chances[prediction.label] < threshold
+        result.abstained += abstained
+        result.trimmed += prediction.trimmed > 0
+        if not abstained:
+            result.labels[prediction.label] += 1
+        values: list[Any] = [None if abstained else prediction.label, round(chances[prediction.label], _DIGITS)]
+        values.append(prediction.reasoning)
+        if threshold is not None:
+            values.append(abstained)
+        if self.options.top_k > 1:
+            best = top_labels(prediction, self.options.top_k)
+            if self.table:
+                best += [(None, None)] * (self.options.top_k - len(best))
+                values += [cell for pair in best[1:] for cell in pair]
+            else:
+                values.append([{"label": label, "probability": chance} for label, chance in best])
+        return dict(zip(self.names.values(), values, strict=True))
+
+
+def top_labels(prediction: Prediction, most: int) -> list[tuple[str | None, float | None]]:
+    """The most probable labels with their probabilities to 6 digits, best first, and the given label before its
+    equals."""
+    chances = prediction.probabilities
+    best = heapq.nlargest(most, chances, key=lambda label: (chances[label], label == prediction.label))
+    return [(label, round(chances[label], _DIGITS)) for label in best]
+
+
+def _prefixes() -> Iterator[str]:
+    yield ""
+    yield "predicted_"
+    number = 2
+    while True:
+        yield f"predicted{number}_"
+        number += 1
+
+
+def _kind(why: str) -> str:
+    """The reason without what is particular to a row, so that a million of them are a few."""
+    return why.split(" but ")[0].split(" (a lone")[0]
+
+
+def _alike(stream: Stream) -> tuple[str, ...]:
+    return (".jsonl", ".ndjson") if stream.suffix == ".jsonl" else (stream.suffix,)
+
+
+def _inputs(about: Outline, options: BulkOptions) -> dict[str, Any]:
+    """All that decides the bytes of the target."""
+    return {
+        "version": _VERSION,
+        "source": {"sha256": about.digest, "text_column": about.text_column},
+        "classifier": options.identity,
+        "options": {"top_k": options.top_k, "threshold": options.threshold, "chunk": options.chunk},
+    }
+
+
+def _result(state: Mapping[str, Any], rows: int, prefix: str) -> BulkResult:
+    counted = dict(state) | {"rows": rows, "resumed": state.get("rows", 0), "prefix": prefix}
+    for key in ("labels", "without_text"):
+        counted[key] = Counter(state.get(key, {}))
+    return BulkResult(**counted)
+
+
+def _say_the_odd(result: BulkResult, progress: Progress) -> None:
+    if missing := result.without_text.total():
+        why = ", ".join(f"{what} ({count:,})" for what, count in result.without_text.most_common())
+        progress.warn(f"{missing:,} of {result.rows:,} rows have no label: {why}.")
+    if result.trimmed:
+        progress.warn(f"{result.trimmed:,} texts are too long for this model: their ends were cut.")

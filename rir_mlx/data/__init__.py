@@ -1,0 +1,1 @@
+"""Tables to rows, labels and splits, and what is to be known about them before training."""

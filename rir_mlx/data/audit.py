@@ -1,0 +1,425 @@
+"""A look over labelled rows before anything is trained on them: what would be refused, what would spoil the
+measurement, and what is worth knowing.
+
+Knows rows, and how many tokens a text takes; no file, tokenizer or framework. Two texts are the same here when they are
+so to a reader: case, Unicode's compatibility forms and kinds of whitespace aside (`texts.normalised`).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from rir_mlx.data.rows import Row
+from rir_mlx.data.same_text import normalised
+from rir_mlx.data.unusual_characters import odd_kinds, spelt
+from rir_mlx.errors import did_you_mean
+
+Severity = Literal["error", "warning", "note"]
+"""`error`: training would be refused. `warning`: it would run, and its figures would mislead or a label not be learned.
+`note`: worth knowing."""
+
+PARTS = ("train", "validation", "test")
+RARE = 10
+"""A label of fewer training rows is rare. A share would not do: of 77 labels most have about one row in a hundred."""
+UNEVEN = 10.0
+"""The largest label has so many times the rows of the smallest before it is noted."""
+MANY_TRIMMED = 0.01
+"""A share of trimmed texts that is no longer a few."""
+_EXAMPLES, _PLACES, _SHOWN = 5, 3, 100
+
+
+@dataclass(frozen=True)
+class Refused:
+    """What loading would refuse: a row, or (row 0) the data as a whole."""
+
+    part: str
+    file: str
+    number: int
+    what: str
+
+
+@dataclass(frozen=True)
+class Material:
+    """What is looked over: the rows of each part, the labels that the recipe names, and what reading could not use."""
+
+    parts: Mapping[str, Sequence[Row]]
+    named: Sequence[str] = ()
+    refused: Sequence[Refused] = ()
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Ruler:
+    """How texts are measured. `count` gives the tokens of each text alone; `room` says, arm by arm, how many of them
+    fit into a prompt (not one: below 1); `control` are the spellings of the model's control tokens."""
+
+    count: Callable[[Sequence[str]], Sequence[int]]
+    room: Mapping[str, int]
+    control: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a text stands: its part, its file and the number of its row there, 0 where it is not known."""
+
+    part: str
+    file: str
+    row: int
+    label: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """A text (its beginning), or what is wrong with a row; some of the places where it stands."""
+
+    text: str
+    places: tuple[Place, ...]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`count` rows (or texts, or labels), a line that says `what` about them, and the edit that helps."""
+
+    name: str
+    severity: Severity
+    count: int
+    what: str
+    hint: str = ""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    examples: tuple[Example, ...] = ()
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens a text, over all rows. `trimmed` says, arm by arm, how many texts would be cut, and `room` to what."""
+
+    p5: float
+    p50: float
+    p95: float
+    p99: float
+    max: int
+    room: Mapping[str, int]
+    trimmed: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Balance:
+    """How even the labels of the training rows are. `ratio`: largest to smallest. `entropy`: share of the most that so
+    many labels can have (1: all alike). `majority`: what always saying the most frequent label gets right."""
+
+    largest: str
+    smallest: str
+    ratio: float
+    entropy: float
+    majority: float
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was found. `labels` counts the rows of each label in each part."""
+
+    rows: Mapping[str, int]
+    labels: Mapping[str, Mapping[str, int]]
+    balance: Balance | None
+    lengths: Lengths | None
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...] = ()
+    unmeasured: str = ""
+    """Why there are no lengths."""
+
+    def of(self, *severities: Severity) -> list[Finding]:
+        return [finding for finding in self.findings if finding.severity in severities]
+
+
+def audit(material: Material, ruler: Ruler | None = None) -> Audit:
+    """Look over the rows. Token lengths are counted where there is a ruler."""
+    parts = {part: material.parts.get(part, ()) for part in PARTS}
+    counts = {part: Counter(row.label for row in rows) for part, rows in parts.items()}
+    order = dict.fromkeys([*material.named, *sorted({label for count in counts.values() for label in count})])
+    groups = _same_texts(parts)
+    lengths = _measure(parts, ruler) if ruler is not None and min(ruler.room.values(), default=1) >= 1 else None
+    findings = [
+        *_refused(material.refused),
+        *_labels_unknown(parts, material.named),
+        *_leaks(parts, groups),
+        *_contradictions(groups),
+        *_rare(counts["train"], counts["test"]),
+        *_trimmed(lengths, ruler, sum(map(len, parts.values()))),
+        *_repeated(parts, groups),
+        *_characters(parts, ruler.control if ruler is not None else ()),
+    ]
+    rank = {"error": 0, "warning": 1, "note": 2}
+    return Audit(
+        rows={part: len(rows) for part, rows in parts.items()},
+        labels={label: {part: counts[part][label] for part in PARTS} for label in order},
+        balance=_balance(counts["train"]),
+        lengths=lengths,
+        findings=tuple(sorted(findings, key=lambda finding: rank[finding.severity])),
+        notes=tuple(material.notes),
+    )
+
+
+_Entry = tuple[str, Row]
+_Group = list[_Entry]
+
+
+def _same_texts(parts: Mapping[str, Sequence[Row]]) -> list[_Group]:
+    """The rows whose text stands more than once, in groups of the same text, as (part, row)."""
+    first: dict[str, _Entry] = {}
+    groups: dict[str, _Group] = {}
+    for part, rows in parts.items():
+        for row in rows:
+            entry, key = (part, row), normalised(row.text)
+            before = first.setdefault(key, entry)
+            if before is not entry:
+                groups.setdefault(key, [before]).append(entry)
+    return list(groups.values())
+
+
+def _refused(refused: Sequence[Refused]) -> Iterator[Finding]:
+    """Rows that cannot be used, and what stands against the data as a whole."""
+    for one in refused:
+        if not one.number:
+            yield Finding("refused data", "error", 1, one.what, "Training would stop here.")
+    rows = [one for one in refused if one.number]
+    if not rows:
+        return
+    count = len({(one.file, one.number) for one in rows})
+    kinds = Counter(re.sub(r"\d[\d,]*", "…", one.what) for one in rows)
+    which = ", ".join(f"{what} ({times:,})" for what, times in kinds.most_common(4))
+    yield Finding(
+        "refused rows",
+        "error",
+        count,
+        f"rows that cannot be used: {count:,} ({which})",
+        "Mend these rows or take them out; training refuses the file as it is. They are left out of all that follows.",
+        examples=tuple(Example(one.what, (Place(one.part, one.file, one.number, ""),)) for one in rows[:_EXAMPLES]),
+    )
+
+
+def _labels_unknown(parts: Mapping[str, Sequence[Row]], named: Sequence[str]) -> Iterator[Finding]:
+    """Labels that no classifier of these training rows could give."""
+    taught = {row.label for row in parts["train"]}
+    if named:
+        odd = [(part, row) for part, rows in parts.items() for row in rows if row.label not in set(named)]
+        if odd:
+            what = f"rows with a label that data.labels does not name: {_names(odd, named)}"
+            hint = "Mend these labels, or name them in data.labels."
+            yield Finding("unknown labels", "error", len(odd), what, hint, examples=_one_by_one(odd))
+    for part in ("validation", "test"):
+        known = set(named) if named else taught
+        unseen = [(part, row) for row in parts[part] if row.label not in taught and (row.label in known or not named)]
+        if unseen and parts["train"]:
+            yield Finding(
+                f"{part} labels unseen in train",
+                "warning" if named else "error",
+                len(unseen),
+                f"{part} rows with a label that no training row has: {_names(unseen, sorted(taught))}",
+                "Mend these labels, or give training rows of them"
+                + ("." if named else "; training refuses the files as they are."),
+                examples=_one_by_one(unseen),
+            )
+
+
+def _names(entries: Sequence[_Entry], known: Sequence[str]) -> str:
+    counts = Counter(row.label for _, row in entries)
+    shown = [f"{label!r} ({times:,}){did_you_mean(label, known)}" for label, times in counts.most_common(6)]
+    return ", ".join(shown) + (f", and {len(counts) - 6:,} more" if len(counts) > 6 else "")
+
+
+def _leaks(parts: Mapping[str, Sequence[Row]], groups: Sequence[_Group]) -> Iterator[Finding]:
+    """Held-out rows that stand in a part which decides the weights."""
+    for part, source, follows in (
+        ("test", "train", "Accuracy on them is memory, not skill: take them out of train, or out of test."),
+        ("validation", "train", "The best weights are then chosen by what was learned by heart: take them out."),
+        ("test", "validation", "The weights are chosen by rows that they are then measured on: take them out."),
+    ):
+        shared = [group for group in groups if {part, source} <= {where for where, _ in group}]
+        entries = [(group, row) for group in shared for where, row in group if where == part]
+        if not entries:
+            continue
+        exact = other = 0
+        for group, row in entries:
+            there = [one for where, one in group if where == source]
+            exact += any(one.text == row.text for one in there)
+            other += all(one.label != row.label for one in there)
+        share = len(entries) / len(parts[part])
+        torn = f", with another label there: {other:,}" if other else ""
+        yield Finding(
+            f"{part} texts in {source}",
+            "warning",
+            len(entries),
+            f"{part} rows whose text stands in {source}: {len(entries):,} of {len(parts[part]):,}, {share:.1%} "
+            f"(letter by letter: {exact:,}{torn})",
+            follows,
+            {"exact": exact, "share": share, "other_label": other, "texts": len(shared)},
+            _together(shared),
+        )
+
+
+def _contradictions(groups: Sequence[_Group]) -> Iterator[Finding]:
+    """The same text under several labels: one of them is wrong, or the labels exclude each other less than they should.
+
+    A text that is torn inside a part is counted there, and not once more for the parts that it also stands in."""
+    torn: dict[str, list[_Group]] = defaultdict(list)
+    for group in groups:
+        if len({row.label for _, row in group}) < 2:
+            continue
+        labels = defaultdict(set)
+        for part, row in group:
+            labels[part].add(row.label)
+        inside = [f"in {part}" for part in PARTS if len(labels[part]) > 1]
+        for where in inside or ["across parts"]:
+            torn[where].append(group)
+    for where in (*(f"in {part}" for part in PARTS), "across parts"):
+        if found := torn[where]:
+            rows = sum(where in (f"in {part}", "across parts") for group in found for part, _ in group)
+            yield Finding(
+                f"contradictions {where}",
+                "warning",
+                len(found),
+                f"texts {where} with more than one label: {len(found):,} ({rows:,} rows)",
+                "Decide which label is meant; no classifier can get all of these rows right.",
+                {"rows": rows},
+                _together(found),
+            )
+
+
+def _rare(train: Counter[str], test: Counter[str]) -> Iterator[Finding]:
+    rare = {label: count for label, count in sorted(train.items(), key=lambda pair: pair[1]) if count < RARE}
+    if rare:
+        shown = ", ".join(f"{label} ({count:,})" for label, count in list(rare.items())[:8])
+        more = f", and {len(rare) - 8:,} more" if len(rare) > 8 else ""
+        yield Finding(
+            "rare labels",
+            "warning",
+            len(rare),
+            f"labels with fewer than {RARE} training rows: {shown}{more}",
+            "They will hardly be learned: collect more rows, or join them with labels that are near.",
+        )
+    if test and (absent := [label for label in train if not test[label]]):
+        yield Finding(
+            "labels without test rows",
+            "note",
+            len(absent),
+            f"labels of train without a test row: {', '.join(absent[:8])}{', …' if len(absent) > 8 else ''}",
+            "Nothing is measured about them.",
+        )
+    balance = _balance(train)
+    if balance is not None and balance.ratio >= UNEVEN:
+        yield Finding(
+            "uneven labels",
+            "note",
+            len(train),
+            f"uneven labels: {balance.largest} has {balance.ratio:,.0f} times the training rows of {balance.smallest}",
+            f"Read macro-F1 beside accuracy: always saying {balance.largest} is right in {balance.majority:.1%}.",
+            {"ratio": balance.ratio, "majority": balance.majority},
+        )
+
+
+def _balance(train: Counter[str]) -> Balance | None:
+    if len(train) < 2:
+        return None
+    (largest, most), (smallest, least) = train.most_common()[0], train.most_common()[-1]
+    shares = [count / train.total() for count in train.values()]
+    entropy = -sum(share * math.log(share) for share in shares) / math.log(len(train))
+    return Balance(largest, smallest, most / least, entropy, most / train.total())
+
+
+def _measure(parts: Mapping[str, Sequence[Row]], ruler: Ruler) -> Lengths | None:
+    counted = np.asarray(ruler.count([row.text for rows in parts.values() for row in rows]), dtype=np.int64)
+    if not len(counted):
+        return None
+    p5, p50, p95, p99 = np.percentile(counted, [5, 50, 95, 99]).tolist()
+    trimmed = {arm: int((counted > room).sum()) for arm, room in ruler.room.items()}
+    return Lengths(p5, p50, p95, p99, int(counted.max()), dict(ruler.room), trimmed)
+
+
+def _trimmed(lengths: Lengths | None, ruler: Ruler | None, rows: int) -> Iterator[Finding]:
+    for arm, room in ruler.room.items() if ruler is not None else ():
+        if room < 1:
+            yield Finding(
+                "no room for a text",
+                "error",
+                rows,
+                f"no room for a text in {arm}: instruction, labels and reasoning take all of max_seq_length",
+                f"Raise max_seq_length by {1 - room:,} and the length of your texts, or shorten what stands beside.",
+                {"room": room},
+            )
+        elif lengths is not None and (count := lengths.trimmed[arm]):
+            yield Finding(
+                f"trimmed texts in {arm}",
+                "warning" if count >= MANY_TRIMMED * rows else "note",
+                count,
+                f"texts longer than the {room:,} tokens that {arm} has room for: {count:,} of {rows:,}, "
+                f"{count / rows:.1%}",
+                f"Their end is cut off. The longest would need max_seq_length to be {lengths.max - room:,} larger.",
+                {"room": room, "share": count / rows},
+            )
+
+
+def _repeated(parts: Mapping[str, Sequence[Row]], groups: Sequence[_Group]) -> Iterator[Finding]:
+    """Copies inside a part: of rows that stand n times, n - 1."""
+    for part, rows in parts.items():
+        own = [mine for group in groups if len(mine := [entry for entry in group if entry[0] == part]) > 1]
+        copies = sum(len(group) - 1 for group in own)
+        if copies:
+            exact = sum(len(group) - len({row.text for _, row in group}) for group in own)
+            yield Finding(
+                f"duplicates in {part}",
+                "note",
+                copies,
+                f"{part} rows that repeat the text of an earlier one: {copies:,} of {len(rows):,}, "
+                f"{copies / len(rows):.1%} (letter by letter: {exact:,})",
+                "They weigh twice in training." if part == "train" else "They count twice.",
+                {"exact": exact, "share": copies / len(rows), "texts": len(own)},
+                _together(own),
+            )
+
+
+def _characters(parts: Mapping[str, Sequence[Row]], control: Sequence[str]) -> Iterator[Finding]:
+    for kind in odd_kinds(control):
+        found: list[_Entry] = []
+        shown: Counter[str] = Counter()
+        for part, rows in parts.items():
+            for row in rows:
+                if hit := kind.search(row.text):
+                    found.append((part, row))
+                    shown[hit] += 1
+        if found:
+            which = ", ".join(spelt(sign) for sign, _ in shown.most_common(4))
+            yield Finding(
+                kind.name,
+                "note",
+                len(found),
+                f"{kind.what}: {len(found):,} ({which})",
+                kind.hint,
+                examples=_one_by_one(found),
+            )
+
+
+def _together(groups: Iterable[_Group]) -> tuple[Example, ...]:
+    return tuple(_example(group) for group, _ in zip(groups, range(_EXAMPLES), strict=False))
+
+
+def _one_by_one(entries: Sequence[_Entry]) -> tuple[Example, ...]:
+    return tuple(_example([entry]) for entry in entries[:_EXAMPLES])
+
+
+def _example(group: _Group) -> Example:
+    """A text and where it stands: the first places of each part."""
+    taken: Counter[str] = Counter()
+    places = []
+    for part, row in group:
+        taken[part] += 1
+        if taken[part] <= _PLACES:
+            places.append(Place(part, row.file, row.number, row.label))
+    text = group[0][1].text
+    return Example(text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…", tuple(places))

@@ -1,0 +1,90 @@
+"""Which column of a table is meant: the one that the recipe names, or the one with a usual name.
+
+Knows names alone; tables are read elsewhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rir_mlx.errors import DataError, did_you_mean
+
+Role = Literal["text", "label", "question", "answer", "reasoning"]
+
+_USUAL_NAMES: dict[Role, tuple[tuple[str, ...], ...]] = {
+    # Names of an earlier group win over those of a later one; two of one group are a question to the user.
+    # `label_text` stands beside a `label` of bare numbers in many published sets.
+    "text": (
+        ("text",),
+        ("sentence", "content", "tweet", "review", "message", "document", "utterance", "comment", "post"),
+        ("body", "input", "title", "headline", "description"),
+    ),
+    "label": (
+        ("label_text", "label_name"),
+        ("label",),
+        ("labels", "category", "class", "emotion", "sentiment", "intent", "topic"),
+        ("target", "output"),
+    ),
+    "question": (("question",), ("prompt", "instruction", "query", "problem"), ("input",)),
+    "answer": (("answer",), ("response", "output", "solution", "completion"), ("target", "label")),
+    "reasoning": (
+        ("reasoning",),
+        ("rationale", "explanation", "cot", "chain_of_thought", "thought", "thoughts", "thinking"),
+        ("trace", "reasoning_trace", "reasoning_content"),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column to find: what it holds, the key that names it, and the name given there, if any."""
+
+    role: Role
+    key: str
+    name: str | None
+
+
+def find_columns(names: Sequence[str], columns: Sequence[Column], shown: str) -> list[str]:
+    """The name of each wanted column among `names`, the columns of the table that messages call `shown`.
+
+    Raises DataError, listing the columns there are, where none fits or two fit equally. A lone column is
+    taken for a lone wish, whatever its name.
+    """
+    if len(names) == len(columns) == 1 and columns[0].name is None:
+        return list(names)
+    return [_find_column(names, column, shown) for column in columns]
+
+
+def _find_column(names: Sequence[str], column: Column, shown: str) -> str:
+    there = f"Columns: {', '.join(names)}."
+    if column.name is not None:
+        match names.count(column.name):
+            case 1:
+                return column.name
+            case 0:
+                raise DataError(
+                    f"{shown}: there is no column {column.name!r}.{did_you_mean(column.name, names)} {there}",
+                    hint=f"Set {column.key} to one of them.",
+                )
+            case many:
+                raise DataError(
+                    f"{shown}: {many} columns are called {column.name!r}. {there}",
+                    hint="Give each column a name of its own.",
+                )
+    plain = [re.sub(r"[\s-]+", "_", name.strip().lower()) for name in names]
+    for group in _USUAL_NAMES[column.role]:
+        match [name for name, usual in zip(names, plain, strict=True) if usual in group]:
+            case [name]:
+                return name
+            case [_, _, *_] as fitting:
+                raise DataError(
+                    f"{shown}: {' and '.join(map(repr, fitting))} may each be the {column.role}. {there}",
+                    hint=f"Set {column.key} to the one that is meant.",
+                )
+    raise DataError(
+        f"{shown}: no column looks like the {column.role}. {there}",
+        hint=f"Set {column.key} to one of them. In a CSV or TSV file, the first line must name the columns.",
+    )

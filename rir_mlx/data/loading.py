@@ -1,0 +1,213 @@
+"""Rows, labels and splits: from a recipe's sources to the training, validation and test rows of a run.
+
+Texts come out exactly as they stand in the file. Every draw is decided by the seed, stratified by label, and leaves the
+rows in the order of the file. Tables are read in `tables.py`; nothing here knows a prompt, a tokenizer or a framework.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from rir_mlx.data.columns import Column
+from rir_mlx.data.rows import Row, Triple, _collect, _triple_reader, checked_text, row_reader
+from rir_mlx.data.splits import _sample_train, _shuffled, carve, carved_size, draw_rows
+from rir_mlx.data.tables import (
+    Table,
+    missing_file,
+    read_file,
+    read_lines,
+    read_tables,
+)
+from rir_mlx.errors import DataError
+from rir_mlx.recipe.schema import DataSection, ReasoningSection, SourceSpec
+from rir_mlx.types import Part
+
+
+@dataclass(frozen=True)
+class LabelledData:
+    """The rows of a run, as used."""
+
+    labels: dict[str, str]
+    """Name and description of each label: in the recipe's order, else that of the data set's class ids, else sorted."""
+    train: tuple[Row, ...]
+    validation: tuple[Row, ...]
+    test: tuple[Row, ...]
+    digest: str
+    """SHA-256 over the labels and the rows of the three parts."""
+    notes: tuple[str, ...]
+    """What the user should know about these rows, in words."""
+
+
+@dataclass(frozen=True)
+class TripleData:
+    """The triples that R-Gen learns from, as used."""
+
+    train: tuple[Triple, ...]
+    validation: tuple[Triple, ...]
+    digest: str
+    notes: tuple[str, ...]
+
+
+def load_labelled(
+    section: DataSection, seed: int, *, parts: Collection[str] = ("train", "validation", "test")
+) -> LabelledData:
+    """Read, check and split the labelled rows. Parts that are not asked for come out empty.
+
+    A part comes out the same whichever others are asked for with it; the test part does not depend on `val_size`
+    or `max_samples`. Raises DataError with all faults of all files.
+    """
+    if odd := set(parts) - set(get_args(Part)):
+        raise ValueError(f"not parts of the data: {sorted(odd)}")
+    sources = {"train": section.train, "validation": section.validation, "test": section.test}
+    needed = set(parts)
+    if not section.labels or any(sources[part] is None for part in parts):
+        needed.add("train")
+    notes: list[str] = []
+    labels, rows = _read_rows(section, {part: sources[part] for part in sources if part in needed}, notes)
+    everything = len(rows.get("train", ()))
+    if "train" in rows:
+        notes += check_labels(section, labels, rows["train"])
+    for part, size in (("test", section.test_size), ("validation", section.val_size)):
+        if part in rows:
+            if 1 <= size < len(rows[part]):
+                notes.append(f"{part}: {int(size):,} of {len(rows[part]):,} rows drawn")
+                rows[part] = draw_rows(rows[part], int(size), f"{seed}/{part}")
+        elif sources[part] is None and "train" in rows:
+            rows[part], rows["train"] = carve(rows["train"], part, size, everything, seed)
+            if size > 0:
+                notes.append(f"{part} carved out of train: {len(rows[part]):,} rows")
+    if "train" in rows:
+        rows["train"] = _sample_train(rows["train"], section.max_samples, seed, notes)
+    used = {part: tuple(rows[part]) if part in parts and part in rows else () for part in sources}
+    digest = _digest([["label", *pair] for pair in labels.items()], used)
+    return LabelledData(labels, used["train"], used["validation"], used["test"], digest, tuple(notes))
+
+
+def load_triples(section: ReasoningSection, seed: int) -> TripleData:
+    """Read, check and split the reasoning triples. Raises DataError with all faults of all files.
+
+    Incomplete triples are faults in a file, which the user can mend, and are left out of a published data set. Without
+    a source there are none.
+    """
+    if section.source is None:
+        return TripleData((), (), _digest([], {}), ())
+    columns = [
+        Column("question", "reasoning.question_column", section.question_column),
+        Column("answer", "reasoning.answer_column", section.answer_column),
+        Column("reasoning", "reasoning.reasoning_column", section.reasoning_column),
+    ]
+    notes: list[str] = []
+    tables = read_tables(section.source, columns, "reasoning.source")
+    triples = _collect([(table, _triple_reader(table)) for table in tables], notes)
+    if not triples:
+        raise DataError(f"reasoning.source: {section.source.path} has no complete triples.")
+    count = carved_size(section.val_size, len(triples), len(triples), "reasoning.val_size", "")
+    order = _shuffled(range(len(triples)), f"{seed}/triples")
+    held, kept = order[:count], order[count:]
+    if section.max_samples is not None and len(kept) > section.max_samples:
+        notes.append(f"train: {section.max_samples:,} of {len(kept):,} triples drawn")
+        kept = kept[: section.max_samples]
+    train, validation = (tuple(triples[place] for place in sorted(places)) for places in (kept, held))
+    digest = _digest([], {"train": train, "validation": validation})
+    return TripleData(train, validation, digest, tuple(notes))
+
+
+def read_texts(path: Path, text_column: str | None) -> list[str]:
+    """The texts of a file to classify: one a line in `.txt`, else the text column. Raises DataError with all faults."""
+    if not path.is_file():
+        raise missing_file(path)
+    lines = path.suffix.lower() == ".txt"
+    table = read_lines(path) if lines else read_file(path, [Column("text", "the text column", text_column)])
+    return _collect([(table, lambda _, cells: checked_text(cells[0], "text"))], [])
+
+
+def columns_of(section: DataSection, part: str) -> list[Column]:
+    """The columns that a part of the labelled data has."""
+    columns = [
+        Column("text", "data.text_column", section.text_column),
+        Column("label", "data.label_column", section.label_column),
+    ]
+    if section.reasoning_column is None or part == "test":
+        return columns
+    return [*columns, Column("reasoning", "data.reasoning_column", section.reasoning_column)]
+
+
+def labels_in(tables: Sequence[Table], rows: Sequence[Row]) -> dict[str, str]:
+    """The labels of the rows, without descriptions: in the order of the tables' class ids, else sorted."""
+    present = {row.label for row in rows}
+    ordered = dict.fromkeys(name for table in tables for name in table.class_names[1] or () if name in present)
+    return dict.fromkeys([*ordered, *sorted(present - set(ordered))], "")
+
+
+def _read_rows(
+    section: DataSection, sources: Mapping[str, SourceSpec | None], notes: list[str]
+) -> tuple[dict[str, str], dict[str, list[Row]]]:
+    """The labels, and the rows of each part that has a source. Training rows come first: they may give the labels."""
+    labels = dict(section.labels)
+    rows: dict[str, list[Row]] = {}
+    broken: list[DataError] = []
+    for part, source in sources.items():
+        if source is None:
+            continue
+        tables = read_tables(source, columns_of(section, part), f"data.{part}")
+        try:
+            rows[part] = _collect([(table, row_reader(table, labels)) for table in tables], notes)
+        except DataError as error:
+            broken.append(error)
+            continue
+        if not rows[part]:
+            raise DataError(f"data.{part}: {source.path} has no row with a text and a label.")
+        if not labels and part == "train":
+            labels = labels_in(tables, rows[part])
+    if broken:
+        faults = [fault for error in broken for fault in error.faults]
+        raise DataError("\n".join(error.what for error in broken), faults=faults, hint=broken[-1].hint)
+    return labels, rows
+
+
+def check_labels(section: DataSection, labels: Mapping[str, str], rows: Sequence[Row]) -> Iterator[str]:
+    """Notes on the labels of all training rows. Raises DataError where no classifier can learn from them."""
+    counts = Counter(row.label for row in rows)
+    if len(counts) < 2:
+        raise DataError(
+            f"data.train: all {len(rows):,} rows of {section.train.path} have the label {next(iter(counts))!r}. "
+            "A classifier needs two labels or more.",
+            hint="Give rows of other labels too, or set data.label_column to another column.",
+        )
+    if not section.labels and len(counts) > 50 and 2 * len(counts) > len(rows):
+        raise DataError(
+            f"data.train: {section.train.path} has {len(counts):,} different labels in {len(rows):,} rows.",
+            hint="Set data.label_column to the column of the label, or name the labels in data.labels.",
+        )
+    if not section.labels and all(re.fullmatch(r"-?\d+", name) for name in labels):
+        yield f"the labels are numbers without names ({', '.join(list(labels)[:6])}): data.labels can describe them"
+    if absent := [name for name in labels if name not in counts]:
+        yield f"no training row has the label {', '.join(map(repr, absent))}"
+    if single := sorted(name for name, count in counts.items() if count == 1):
+        yield f"a single row has the label {', '.join(map(repr, single))}: it stays in train"
+    alike = defaultdict(list)
+    for name in labels:
+        alike[" ".join(name.lower().split())].append(name)
+    for names in alike.values():
+        if len(names) > 1:
+            yield f"labels that differ only in capitals or spaces: {', '.join(map(repr, names))}"
+
+
+def _digest(head: Iterable[Sequence[str]], parts: Mapping[str, Sequence[Row] | Sequence[Triple]]) -> str:
+    """SHA-256 over lines of JSON: the head, then each row with its part's name."""
+    digest = hashlib.sha256()
+    for line in head:
+        digest.update(json.dumps(line).encode() + b"\n")
+    for part, rows in parts.items():
+        for row in rows:
+            values = [row.question, row.answer] if isinstance(row, Triple) else [row.text, row.label]
+            values += [row.reasoning] if row.reasoning is not None else []
+            digest.update(json.dumps([part, *values]).encode() + b"\n")
+    return digest.hexdigest()

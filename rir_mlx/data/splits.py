@@ -1,0 +1,85 @@
+"""Draws from rows by seed, stratified by label, in the order of the file."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from rir_mlx.data.rows import Row
+from rir_mlx.errors import DataError
+
+
+def _shuffled(places: Iterable[int], seed: str) -> list[int]:
+    """The places in an order decided by the seed, alike on every machine and in every process."""
+    order = list(places)
+    random.Random(seed).shuffle(order)
+    return order
+
+
+def _shares(counts: Mapping[str, int], total: int, *, at_least: int = 0, spare: int = 0) -> dict[str, int]:
+    """How many of `total` rows each label gets, in proportion to its count, by largest remainder.
+
+    A label gets `at_least` so many, and `spare` of its rows are never taken.
+    """
+    rows = sum(counts.values())
+    shares = {name: min(max(total * n // rows, at_least), n - spare) for name, n in sorted(counts.items())}
+    while missing := total - sum(shares.values()):
+        step = 1 if missing > 0 else -1
+        # Furthest below its exact share first; where rows must be given back, furthest above it.
+        order = sorted(shares, key=lambda name: step * (shares[name] * rows - total * counts[name]))
+        open_to = [name for name in order if at_least <= shares[name] + step <= counts[name] - spare]
+        if not open_to:
+            break
+        for name in open_to[: abs(missing)]:
+            shares[name] += step
+    return shares
+
+
+def _draw(rows: Sequence[Row], total: int, seed: str, *, at_least: int = 0, spare: int = 0) -> set[int]:
+    """Places of a stratified draw. A larger draw by the same seed holds, label by label, a smaller one."""
+    places: dict[str, list[int]] = defaultdict(list)
+    for place, row in enumerate(rows):
+        places[row.label].append(place)
+    counts = {name: len(own) for name, own in places.items()}
+    shares = _shares(counts, total, at_least=at_least, spare=spare)
+    return {place for name, n in shares.items() for place in _shuffled(places[name], f"{seed}/{name}")[:n]}
+
+
+def draw_rows(rows: Sequence[Row], total: int, seed: str, *, at_least: int = 0) -> list[Row]:
+    """So many of the rows in their order, every label in proportion, or `at_least` so many of each."""
+    drawn = _draw(rows, total, seed, at_least=at_least)
+    return [rows[place] for place in sorted(drawn)]
+
+
+def carve(rows: Sequence[Row], part: str, size: float, everything: int, seed: int) -> tuple[list[Row], list[Row]]:
+    """A stratified part of the training rows, and the rest, which keeps a row of every label. `size` is a share of
+    `everything` below 1, else a count. Raises DataError where it is more than half of the rows."""
+    key = f"data.{'val' if part == 'validation' else part}_size"
+    total = carved_size(size, everything, len(rows), key, f", or give rows of its own in data.{part}")
+    drawn = _draw(rows, total, f"{seed}/{part}", spare=1)
+    return [rows[place] for place in sorted(drawn)], [row for place, row in enumerate(rows) if place not in drawn]
+
+
+def carved_size(size: float, rows: int, left: int, key: str, otherwise: str) -> int:
+    """How many rows to carve: a share of all `rows` below 1, else a count. `left` are still to be carved from."""
+    count = round(size * rows) if size < 1 else int(size)
+    if 2 * count > left:
+        raise DataError(
+            f"{key}: {count:,} rows would be more than half of the {left:,} training rows that they are carved out of.",
+            hint=f"Set {key} to a smaller number or to a share such as 0.1{otherwise}.",
+        )
+    return count
+
+
+def _sample_train(rows: list[Row], most: int | None, seed: int, notes: list[str]) -> list[Row]:
+    if most is None or len(rows) <= most:
+        return rows
+    labels = len({row.label for row in rows})
+    if most < labels:
+        raise DataError(
+            f"data.max_samples: {most:,} rows cannot hold each of the {labels:,} labels.",
+            hint=f"Set data.max_samples to {labels:,} or more.",
+        )
+    notes.append(f"train: {most:,} of {len(rows):,} rows drawn (data.max_samples)")
+    return draw_rows(rows, most, f"{seed}/train", at_least=1)

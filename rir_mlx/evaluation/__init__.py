@@ -1,0 +1,1 @@
+"""Trained arms and baselines on the test rows, compared, and reported."""

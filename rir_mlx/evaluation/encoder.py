@@ -1,0 +1,78 @@
+"""The baseline of a small encoder with a classification head, fine-tuned in PyTorch."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rir_mlx.backends.base import EncoderOptions, EncoderRows, Tokens
+from rir_mlx.errors import ModelError, UserError
+from rir_mlx.models.hub import ModelFiles
+from rir_mlx.progress import Progress, Silent
+from rir_mlx.statistics.tfidf import Rows
+
+
+@dataclass(frozen=True)
+class LabelledRows:
+    """The labels in order, the rows to learn from, and those that tell which epoch was the best."""
+
+    labels: Sequence[str]
+    train: Rows
+    validation: Rows = ()
+
+
+def encoder(
+    model: ModelFiles,
+    rows: LabelledRows,
+    texts: Sequence[str],
+    options: EncoderOptions | None = None,
+    progress: Progress | None = None,
+) -> NDArray[np.float64]:
+    """[texts, labels] probabilities of an encoder (BERT and its like) fine-tuned on the rows, in PyTorch.
+
+    Raises UserError where PyTorch is not installed, and ModelError where the model lacks its tokenizer or cannot
+    classify."""
+    if importlib.util.find_spec("torch") is None or importlib.util.find_spec("peft") is None:
+        raise UserError(
+            "The encoder baseline needs PyTorch, which is not installed.",
+            hint="pip install 'rir-mlx[torch]' installs it; `--set evaluate.encoder=null` leaves the baseline out.",
+        )
+    from rir_mlx.backends.torch.encoder import encoder_probabilities
+
+    options = options or EncoderOptions()
+    tokenize = _Tokenizer(model, options.max_length)
+    index = {label: number for number, label in enumerate(rows.labels)}
+    train, validation = (
+        list(zip(tokenize([text for text, _ in part]), [index[label] for _, label in part], strict=True))
+        for part in (rows.train, rows.validation)
+    )
+    known = EncoderRows(train, validation, len(index))
+    return encoder_probabilities(model.folder, known, tokenize(texts), options, progress or Silent())
+
+
+class _Tokenizer:
+    """Texts to token ids with the encoder's own marks around them. No text can smuggle in such a mark, and none
+    is without any token."""
+
+    def __init__(self, model: ModelFiles, max_length: int) -> None:
+        from tokenizers import Tokenizer
+
+        path = model.folder / "tokenizer.json"
+        if not path.is_file():
+            raise ModelError(f"{model.folder} has no tokenizer.json.", hint="Name a model with a fast tokenizer.")
+        try:
+            self._tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises plain Exception
+            raise ModelError(f"{path} cannot be read: {error}", hint="Fetch or copy the model again.") from error
+        # RoBERTa counts its positions from two
+        places = int(model.config.get("max_position_embeddings", max_length + 2)) - 2
+        self._tokenizer.enable_truncation(min(max_length, places) if places > 0 else max_length)
+        self._tokenizer.no_padding()
+        self._tokenizer.encode_special_tokens = True
+
+    def __call__(self, texts: Sequence[str]) -> list[Tokens]:
+        return [tuple(one.ids) or (0,) for one in self._tokenizer.encode_batch(list(texts))]

@@ -1,0 +1,285 @@
+"""Charts of the report as inline SVG. Knows numbers and names, and nothing about where they come from.
+
+Colours are classes that the page's style sheet fills in, so that one drawing serves a light screen, a dark one and
+paper. Everything that comes from the user is escaped here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from markupsafe import Markup, escape
+
+from rir_mlx.evaluation.report import formats
+
+Kind = Literal["arm", "control", "baseline"]
+
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 18.0, 10.0, 40.0
+_REACH = 1.5
+
+
+def tag(name: str, *children: str, **attributes: Any) -> Markup:
+    """An SVG element. Attribute names take a hyphen for an underscore; children that are no Markup are escaped."""
+    written = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{escape(_short(value))}"'
+        for key, value in attributes.items()
+        if value is not None
+    )
+    inside = "".join(escape(child) for child in children)
+    return Markup(f"<{name}{written}>{inside}</{name}>" if children else f"<{name}{written}/>")
+
+
+def _short(value: Any) -> str:
+    return f"{value:.1f}".removesuffix(".0") if isinstance(value, float) else str(value)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A scale with its ticks, at round numbers. `high` is greater than `low`."""
+
+    label: str
+    low: float
+    high: float
+    ticks: tuple[float, ...]
+    write: Callable[[float], str]
+
+    def at(self, value: float, start: float, end: float) -> float:
+        """Where a value lies between two places, held within them."""
+        share = min(1.0, max(0.0, (value - self.low) / (self.high - self.low)))
+        return start + share * (end - start)
+
+
+def axis(label: str, values: Sequence[float], *, share: bool = False, count: int = 5) -> Axis:
+    """A scale that holds all the values. Of a `share` it stays within 0 and 1 and is written in percent."""
+    low, high = (min(values), max(values)) if values else (0.0, 1.0)
+    least = 0.02 if share else max(1e-9, 0.1 * abs(high)) or 1.0
+    if high - low < least:
+        low, high = (low + high - least) / 2, (low + high + least) / 2
+    raw = (high - low) / count
+    size = 10.0 ** math.floor(math.log10(raw))
+    step = next(size * times for times in (1, 2, 2.5, 5, 10) if size * times >= raw * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    ticks = [index * step for index in range(first, last + 1)]
+    if share:
+        ticks = [tick for tick in ticks if -1e-9 <= tick <= 1 + 1e-9]
+    digits = max(0, -math.floor(math.log10(100 * step if share else step) + 1e-9))
+    digits += abs(step / size - 2.5) < 1e-6
+
+    def write(value: float) -> str:
+        return formats.percent(value, digits) if share else formats.number(value, digits)
+
+    return Axis(label, ticks[0], ticks[-1], tuple(ticks), write)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A place in a chart. `low` and `high` are the ends of y's interval, `tip` is said on hovering, `mark` is written
+    into the point."""
+
+    x: float
+    y: float
+    tip: str = ""
+    low: float | None = None
+    high: float | None = None
+    radius: float = 3.0
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class Series:
+    """Points of one colour. `style` 1 is filled, 2 hollow and dashed, so that they differ without colour as well."""
+
+    name: str
+    points: Sequence[Point]
+    style: Literal[1, 2] = 1
+    line: bool = True
+    dots: bool = True
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Points over two scales. `title` is the accessible name."""
+
+    title: str
+    x: Axis
+    y: Axis
+    series: Sequence[Series] = field(default_factory=tuple)
+    diagonal: bool = False
+    width: float = 340.0
+    height: float = 250.0
+
+
+def draw(chart: Chart) -> Markup:
+    """The chart as an SVG element of `chart.width` × `chart.height` units; a legend stands below where there are
+    several series."""
+    legend = len(chart.series) > 1
+    height = chart.height + (18 if legend else 0)
+    right, bottom = chart.width - _RIGHT, chart.height - _BOTTOM
+    parts = [tag("title", chart.title), *_axes(chart, right, bottom)]
+    if chart.diagonal:
+        parts.append(tag("line", class_="guide", x1=_LEFT, y1=bottom, x2=right, y2=_TOP))
+    for series in chart.series:
+        parts += _series(chart, series, right, bottom)
+    if legend:
+        parts += _legend(chart.series, height - 6)
+    return _svg(chart.title, chart.width, height, parts)
+
+
+def _svg(title: str, width: float, height: float, parts: Sequence[str], name: str = "chart") -> Markup:
+    box = f"0 0 {_short(float(width))} {_short(float(height))}"
+    return tag("svg", *parts, class_=name, role="img", aria_label=title, viewBox=box, width=width, height=height)
+
+
+def _axes(chart: Chart, right: float, bottom: float) -> list[Markup]:
+    parts = []
+    for tick in chart.y.ticks:
+        y = chart.y.at(tick, bottom, _TOP)
+        parts.append(tag("line", class_="grid", x1=_LEFT, y1=y, x2=right, y2=y))
+        parts.append(tag("text", chart.y.write(tick), class_="tick", x=_LEFT - 6, y=y + 4, text_anchor="end"))
+    for tick in chart.x.ticks:
+        x = chart.x.at(tick, _LEFT, right)
+        parts.append(tag("line", class_="axis", x1=x, y1=bottom, x2=x, y2=bottom + 4))
+        parts.append(tag("text", chart.x.write(tick), class_="tick", x=x, y=bottom + 16, text_anchor="middle"))
+    parts.append(tag("line", class_="axis", x1=_LEFT, y1=bottom, x2=right, y2=bottom))
+    middle = (_LEFT + right) / 2
+    parts.append(tag("text", chart.x.label, class_="name", x=middle, y=bottom + 33, text_anchor="middle"))
+    turned = f"rotate(-90 12 {_short((_TOP + bottom) / 2)})"
+    y = (_TOP + bottom) / 2
+    parts.append(tag("text", chart.y.label, class_="name", x=12, y=y, text_anchor="middle", transform=turned))
+    return parts
+
+
+def _series(chart: Chart, series: Series, right: float, bottom: float) -> list[Markup]:
+    def place(point: Point) -> tuple[float, float]:
+        return chart.x.at(point.x, _LEFT, right), chart.y.at(point.y, bottom, _TOP)
+
+    parts = []
+    if series.line and len(series.points) > 1:
+        path = " ".join(f"{_short(x)},{_short(y)}" for x, y in map(place, series.points))
+        parts.append(tag("polyline", class_=f"line s{series.style}", points=path))
+    for point in series.points if series.dots else ():
+        x, y = place(point)
+        if point.low is not None and point.high is not None:
+            ends = {"y1": chart.y.at(point.low, bottom, _TOP), "y2": chart.y.at(point.high, bottom, _TOP)}
+            parts.append(tag("line", class_=f"bar s{series.style}", x1=x, x2=x, **ends))
+        tip = (tag("title", point.tip),) if point.tip else ()
+        parts.append(tag("circle", *tip, class_=f"dot s{series.style}", cx=x, cy=y, r=point.radius))
+        if point.mark:
+            parts.append(tag("text", point.mark, class_="mark", x=x, y=y + 3.5, text_anchor="middle"))
+    return parts
+
+
+def _legend(series: Sequence[Series], y: float) -> list[Markup]:
+    parts, x = [], _LEFT
+    for one in series:
+        parts.append(tag("line", class_=f"line s{one.style}", x1=x, y1=y - 4, x2=x + 18, y2=y - 4))
+        parts.append(tag("circle", class_=f"dot s{one.style}", cx=x + 9, cy=y - 4, r=3))
+        parts.append(tag("text", one.name, class_="tick", x=x + 24, y=y))
+        x += 36 + 6.2 * len(one.name)
+    return parts
+
+
+# Estimates with their intervals
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A row of the chart of intervals: a value, its interval, and one value for each seed."""
+
+    name: str
+    kind: Kind
+    value: float
+    low: float
+    high: float
+    seeds: Sequence[tuple[str, float]] = ()
+
+
+def scale_for(rows: Sequence[Estimate], label: str = "", count: int = 8) -> Axis:
+    """A scale for these estimates. A baseline far below all that was trained, as the commonest label often is, would
+    press the others into a corner: it is left outside, to be drawn as an arrow at the edge."""
+
+    def ends(those: Sequence[Estimate]) -> list[float]:
+        return [value for row in those for value in (row.low, row.high, row.value, *(seed for _, seed in row.seeds))]
+
+    trained = ends([row for row in rows if row.kind != "baseline"]) or ends(rows)
+    least = min(trained, default=0.0) - _REACH * (max(trained, default=1.0) - min(trained, default=0.0))
+    return axis(
+        label, ends([row for row in rows if row.kind != "baseline" or row.low >= least]), share=True, count=count
+    )
+
+
+def intervals(title: str, label: str, rows: Sequence[Estimate], *, width: float = 720.0) -> Markup:
+    """One line for each row: its interval, its value as a mark whose shape says the kind, and a small ring below for
+    each seed. On a narrow drawing the names stand above the lines."""
+    narrow = width < 500
+    scale = scale_for(rows, label, 4 if narrow else 8)
+    left = 22.0 if narrow else 24.0 + 7.2 * max(len(row.name) for row in rows)
+    left = min(left, width / 3)
+    pitch, right = (42.0 if narrow else 32.0), width - (24.0 if narrow else 66.0)
+    bottom = 8 + pitch * len(rows)
+    parts = [tag("title", title)]
+    for tick in scale.ticks:
+        x = scale.at(tick, left, right)
+        parts.append(tag("line", class_="grid", x1=x, y1=4, x2=x, y2=bottom))
+        parts.append(tag("text", scale.write(tick), class_="tick", x=x, y=bottom + 15, text_anchor="middle"))
+    parts.append(tag("line", class_="axis", x1=left, y1=bottom, x2=right, y2=bottom))
+    parts.append(tag("text", label, class_="name", x=(left + right) / 2, y=bottom + 33, text_anchor="middle"))
+    for index, row in enumerate(rows):
+        y = 8 + pitch * index + (26 if narrow else 13)
+        value = formats.percent(row.value)
+        if narrow:
+            parts.append(tag("text", f"{row.name}  {value}", class_="label", x=left - 14, y=y - 10))
+        else:
+            parts.append(tag("text", row.name, class_="label", x=left - 12, y=y + 4, text_anchor="end"))
+            parts.append(tag("text", value, class_="label", x=right + 10, y=y + 4))
+        parts += _estimate(row, scale, (left, right), y)
+    return _svg(title, width, bottom + 42, parts, "chart narrow" if narrow else "chart wide")
+
+
+def _estimate(row: Estimate, scale: Axis, ends: tuple[float, float], y: float) -> list[Markup]:
+    said = f"{row.name}: {formats.percent(row.value)} ({formats.percent(row.low)} to {formats.percent(row.high)})"
+    parts = _interval(row, scale, ends, y, said)
+    for name, value in row.seeds:
+        tip = tag("title", f"{row.name}, seed {name}: {formats.percent(value)}")
+        parts.append(tag("circle", tip, class_=f"seed {row.kind}", cx=scale.at(value, *ends), cy=y + 9, r=2.6))
+    return parts
+
+
+def _interval(row: Estimate, scale: Axis, ends: tuple[float, float], y: float, said: str) -> list[Markup]:
+    """The line and the mark, or an arrow where the value lies to the left of the scale."""
+    low, high, x = (scale.at(value, *ends) for value in (row.low, row.high, row.value))
+    if row.value < scale.low:
+        corners = f"{_short(x - 3)},{_short(y)} {_short(x + 6)},{_short(y - 5)} {_short(x + 6)},{_short(y + 5)}"
+        return [tag("polygon", tag("title", said), class_=f"dot {row.kind}", points=corners)]
+    return [tag("line", class_=f"bar {row.kind}", x1=low, x2=high, y1=y, y2=y), shape(row.kind, x, y, said)]
+
+
+def shape(kind: Kind, x: float, y: float, tip: str = "") -> Markup:
+    """A disc for an arm, a diamond for a control, a square for a baseline."""
+    inside = (tag("title", tip),) if tip else ()
+    if kind == "arm":
+        return tag("circle", *inside, class_=f"dot {kind}", cx=x, cy=y, r=5.0)
+    size = 5.5 if kind == "control" else 4.5
+    turn = f"rotate(45 {_short(x)} {_short(y)})" if kind == "control" else None
+    size = size - 1 if kind == "control" else size
+    box = {"x": x - size, "y": y - size, "width": 2 * size, "height": 2 * size}
+    return tag("rect", *inside, class_=f"dot {kind}", transform=turn, **box)
+
+
+def key(kind: Kind) -> Markup:
+    """The shape alone, for a legend."""
+    return tag("svg", shape(kind, 7.0, 7.0), class_="key", viewBox="0 0 14 14", width=14, height=14, aria_hidden="true")
+
+
+def bar(row: Estimate, scale: Axis, width: float = 110.0) -> Markup:
+    """An interval as small as a word, on a scale that all rows of a table share."""
+    said = f"{formats.percent(row.low)} to {formats.percent(row.high)}"
+    parts = [
+        tag("title", said),
+        tag("line", class_="axis", x1=0, x2=width, y1=8, y2=8),
+        *_interval(row, scale, (6.0, width - 6.0), 8.0, said),
+    ]
+    return _svg(said, width, 16, parts, "small")

@@ -1,0 +1,182 @@
+"""The report's charts as PNG files, for slides and papers. matplotlib is an optional install, imported when asked for.
+
+Figures are made without pyplot: no window, no global state. Names of labels and arms are never read as formulas.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rir_mlx.errors import UserError
+from rir_mlx.evaluation.report import formats
+from rir_mlx.evaluation.report.charts import Axis, Estimate, scale_for
+from rir_mlx.evaluation.report.view import CROWDED, estimate, thinned
+from rir_mlx.storage.atomic import make_folder, replacing
+
+_COLOURS = {"arm": "#0a5c9e", "control": "#b4500a", "baseline": "#5f6b76"}
+_MARKS = {"arm": "o", "control": "D", "baseline": "s"}
+_DOTS_PER_INCH = 160
+
+Draw = Callable[[Any], None]
+"""Draws on a matplotlib `Axes`."""
+
+
+def check_installed() -> None:
+    """Raises UserError, naming what to install, before any work is done."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            "The plots need matplotlib, and it is not installed.", hint="pip install 'rir-mlx[plots]' installs it."
+        ) from error
+
+
+def write_plots(folder: Path, comparison: Mapping[str, Any]) -> list[Path]:
+    """`accuracy.png`, and of each arm, control and baseline `confusion-`, `reliability-`, `risk-coverage-` and
+    `cost-accuracy-<name>.png` where the comparison holds them. Returns the paths.
+
+    Raises UserError where matplotlib is not installed.
+    """
+    check_installed()
+    make_folder(folder)
+    labels = list(comparison.get("labels") or ())
+    entries = comparison.get("entries") or ()
+    estimates = [one for one in map(estimate, entries) if one]
+    written = []
+    if estimates:
+        size = (7.5, 1.2 + 0.38 * len(estimates))
+        written.append(_write(folder / "accuracy.png", size, lambda axes: _accuracy(axes, estimates)))
+    for entry in entries:
+        for kind, size, draw in _plots(entry, labels):
+            name = re.sub(r"[^\w.-]+", "-", str(entry["name"]))
+            written.append(_write(folder / f"{kind}-{name}.png", size, draw))
+    return written
+
+
+def _plots(entry: Mapping[str, Any], labels: Sequence[str]) -> list[tuple[str, tuple[float, float], Draw]]:
+    """The (kind, size in inches, drawing) of each plot that an entry has figures for."""
+    name, side = str(entry["name"]), max(4.0, 1.8 + (0.24 if len(labels) > CROWDED else 0.5) * len(labels))
+    plots: list[tuple[str, tuple[float, float], Draw]] = []
+    if counts := entry.get("confusion"):
+        plots.append(("confusion", (side + 0.8, side), lambda axes: _confusion(axes, name, counts, labels)))
+    if reliability := entry.get("reliability"):
+        plots.append(("reliability", (4.4, 4.2), lambda axes: _reliability(axes, name, reliability)))
+    if places := entry.get("risk_coverage"):
+        plots.append(("risk-coverage", (5.0, 3.6), lambda axes: _risk(axes, name, thinned(places))))
+    if curve := entry.get("curve"):
+        plots.append(("cost-accuracy", (5.0, 3.6), lambda axes: _cost(axes, name, curve)))
+    return plots
+
+
+def _write(path: Path, size: tuple[float, float], draw: Draw) -> Path:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    draw(axes)
+    with replacing(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a label in a script that the font lacks
+        figure.savefig(temporary, dpi=_DOTS_PER_INCH, format="png")
+    return path
+
+
+def _percents(axis: Any) -> None:
+    from matplotlib.ticker import PercentFormatter
+
+    axis.set_major_formatter(PercentFormatter(xmax=1, symbol=" %"))
+
+
+def _named(axes: Any, title: str, x: str, y: str) -> None:
+    axes.set_title(title, fontsize=10, loc="left", parse_math=False)
+    axes.set_xlabel(x, fontsize=9)
+    axes.set_ylabel(y, fontsize=9)
+    axes.tick_params(labelsize=8)
+
+
+def _accuracy(axes: Any, rows: Sequence[Estimate]) -> None:
+    scale: Axis = scale_for(rows)
+    for place, row in enumerate(rows):
+        colour = _COLOURS[row.kind]
+        if row.value < scale.low:  # far to the left of all that was trained
+            axes.plot([scale.low], [place], marker="<", color=colour, clip_on=False)
+        else:
+            axes.plot([row.low, row.high], [place, place], color=colour, linewidth=2)
+            axes.plot([row.value], [place], marker=_MARKS[row.kind], color=colour)
+        for _, value in row.seeds:
+            axes.plot([value], [place + 0.28], marker="o", markersize=3.5, markerfacecolor="white", color=colour)
+        axes.text(
+            1.02, place, formats.percent(row.value), transform=axes.get_yaxis_transform(), va="center", fontsize=9
+        )
+    axes.set_xlim(scale.low, scale.high)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_yticks(range(len(rows)), [row.name for row in rows], parse_math=False)
+    axes.grid(axis="x", alpha=0.3)
+    _percents(axes.xaxis)
+    _named(axes, "Accuracy with its 95 % interval; rings: one seed each", "accuracy on the test rows", "")
+
+
+def _confusion(axes: Any, name: str, counts: Sequence[Sequence[int]], labels: Sequence[str]) -> None:
+    import numpy as np
+
+    matrix = np.asarray(counts, dtype=float)
+    shares = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    small = len(labels) > CROWDED
+    for row, column in zip(*np.nonzero(matrix), strict=True):
+        colour = "white" if shares[row, column] > 0.55 else "black"
+        text = axes.text(column, row, f"{matrix[row, column]:.0f}", ha="center", va="center", color=colour)
+        text.set_fontsize(4.5 if small else 8)
+        text.set_in_layout(False)  # thousands of them need not be measured to place the axes
+    _named(axes, f"Confusion of {name}; shading: share of the row", "predicted label", "true label")
+    axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=5.5 if small else 8, parse_math=False)
+    axes.set_yticks(range(len(labels)), labels, fontsize=5.5 if small else 8, parse_math=False)
+
+
+def _reliability(axes: Any, name: str, reliability: Mapping[str, Any]) -> None:
+    axes.plot([0, 1], [0, 1], color="#888888", linewidth=1, linestyle=":")
+    styles = (("before", "before calibration", "--", "#b4500a"), ("after", "after", "-", "#0a5c9e"))
+    for part, said, dashes, colour in styles:
+        bins = [one for one in reliability.get(part) or () if one["count"]]
+        if bins:
+            most = max(one["count"] for one in bins)
+            confidence, accuracy = ([one[key] for one in bins] for key in ("confidence", "accuracy"))
+            axes.plot(confidence, accuracy, linestyle=dashes, color=colour, label=said)
+            axes.scatter(confidence, accuracy, s=[10 + 60 * one["count"] / most for one in bins], color=colour)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    _percents(axes.xaxis)
+    _percents(axes.yaxis)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8, frameon=False)
+    _named(axes, f"Reliability of {name}", "confidence", "accuracy")
+
+
+def _risk(axes: Any, name: str, places: Sequence[Mapping[str, Any]]) -> None:
+    axes.plot([one["coverage"] for one in places], [one["accuracy"] for one in places], color="#0a5c9e")
+    axes.set_xlim(0, 1)
+    axes.grid(alpha=0.3)
+    _percents(axes.xaxis)
+    _percents(axes.yaxis)
+    _named(axes, f"Accuracy against coverage of {name}", "share of rows answered, most confident first", "accuracy")
+
+
+def _cost(axes: Any, name: str, curve: Sequence[Mapping[str, Any]]) -> None:
+    for one in curve:
+        tokens, measured = one["tokens_written"], one["accuracy"]
+        if formats.finite(measured.get("low")) is not None:
+            axes.plot([tokens, tokens], [measured["low"], measured["high"]], color="#0a5c9e")
+        axes.plot([tokens], [measured["value"]], marker="o", color="#0a5c9e")
+        said = one["reason"] if one["samples"] == 1 else f"{one['reason']} ×{one['samples']}"
+        axes.annotate(said, (tokens, measured["value"]), (6, 4), textcoords="offset points", fontsize=8)
+    axes.set_xlim(left=0)
+    axes.margins(x=0.15)
+    axes.grid(alpha=0.3)
+    _percents(axes.yaxis)
+    _named(axes, f"Cost and accuracy of {name}", "tokens written a row", "accuracy")

@@ -1,0 +1,142 @@
+"""What a classifier makes of the rows it is measured on, kept as it is made: measuring goes on where it was stopped,
+and what was read once is never read again. Knows no recipe and no stage."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rir_mlx.classification.classifier import Classifier, Decoding, Reading
+from rir_mlx.progress import Progress
+from rir_mlx.storage.journal import Journal
+
+_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A reading, and the seconds that a row of it took on this machine."""
+
+    reading: Reading
+    seconds: float
+
+
+class Reader:
+    """Reads texts with a classifier, unless the journal holds the reading. `identity` is all that decides a reading
+    beside the text and the way of reading; `load` is asked for the classifier when something is due."""
+
+    def __init__(self, journal: Journal, identity: str, load: Callable[[], Classifier], progress: Progress) -> None:
+        self.journal, self.progress = journal, progress
+        self._base = hashlib.sha256(identity.encode())
+        self._load = load
+        self._loaded: Classifier | None = None
+
+    @property
+    def classifier(self) -> Classifier:
+        if self._loaded is None:
+            self._loaded = self._load()
+        return self._loaded
+
+    def direct(self, texts: Sequence[str], batch_size: int, what: str) -> Timed:
+        """Labels from the text alone."""
+
+        def make(chunk: list[int]) -> list[Reading]:
+            return [self.classifier.direct([texts[index] for index in chunk], batch_size)]
+
+        return self._read(what, texts, [["direct"] * len(texts)], make)[0]
+
+    def reasoned(self, texts: Sequence[str], batch_size: int, what: str) -> Timed:
+        """Labels after the likeliest reasoning."""
+
+        def make(chunk: list[int]) -> list[Reading]:
+            return [self.classifier.reasoned([texts[index] for index in chunk], batch_size)]
+
+        return self._read(what, texts, [["reasoned"] * len(texts)], make)[0]
+
+    def sampled(self, texts: Sequence[str], how: Decoding, what: str) -> list[Timed]:
+        """Labels after drawn reasonings, one reading for each of them."""
+
+        def make(chunk: list[int]) -> list[Reading]:
+            return self.classifier.sampled([texts[index] for index in chunk], how, after=known)
+
+        ways = [[f"sampled at {how.temperature}, number {chain}"] * len(texts) for chain in range(how.samples)]
+        kept = [all(self._key(text, way[0]) in self.journal for text in texts) for way in ways]
+        known = kept.index(False) if False in kept else len(kept)  # of a time when fewer were wanted
+        return [self._read(what, texts, [way], make)[0] for way in ways[:known]] + (
+            self._read(what, texts, ways[known:], make) if known < len(ways) else []
+        )
+
+    def given(self, texts: Sequence[str], reasonings: Sequence[str], batch_size: int, what: str) -> Timed:
+        """Labels after the given reasonings."""
+
+        def make(chunk: list[int]) -> list[Reading]:
+            some = [texts[index] for index in chunk], [reasonings[index] for index in chunk]
+            return [self.classifier.given(*some, batch_size)]
+
+        return self._read(what, texts, [[f"given {reasoning}" for reasoning in reasonings]], make)[0]
+
+    def explanations(self, texts: Sequence[str], labels: Sequence[str], batch_size: int, what: str) -> list[str]:
+        """The reasonings that are written after labels."""
+
+        def make(chunk: list[int]) -> list[Reading]:
+            written = self.classifier.explanations(
+                [texts[index] for index in chunk], [labels[index] for index in chunk], batch_size
+            )
+            nothing = np.zeros((len(chunk), 0))
+            return [Reading(nothing, [text for text, _ in written], [size for _, size in written], [0] * len(chunk))]
+
+        found = self._read(what, texts, [[f"explains {label}" for label in labels]], make)[0]
+        return [reasoning or "" for reasoning in found.reading.reasonings]
+
+    def _read(
+        self,
+        what: str,
+        texts: Sequence[str],
+        ways: Sequence[Sequence[str]],
+        make: Callable[[list[int]], list[Reading]],
+    ) -> list[Timed]:
+        """A reading for each list of `ways`, which says for every text how it is read. `make` reads the texts at the
+        given places in all of these ways."""
+        keys = [[self._key(text, way) for text, way in zip(texts, each, strict=True)] for each in ways]
+        due = [index for index in range(len(texts)) if any(each[index] not in self.journal for each in keys)]
+        due = sorted({keys[0][index]: index for index in reversed(due)}.values())  # texts that are alike once
+        if due:
+            _ = self.classifier
+            with self.progress.task(what, len(due)) as task:
+                for start in range(0, len(due), _CHUNK):
+                    chunk = due[start : start + _CHUNK]
+                    begun = time.perf_counter()
+                    made = make(chunk)
+                    seconds = (time.perf_counter() - begun) / len(chunk) / len(made)
+                    for each, reading in zip(keys, made, strict=True):
+                        for place, index in enumerate(chunk):
+                            self._keep(each[index], reading, place, seconds)
+                    task.advance(len(chunk))
+        return [self._stored(each) for each in keys]
+
+    def _key(self, text: str, way: str) -> str:
+        digest = self._base.copy()
+        digest.update(json.dumps([way, text]).encode())
+        return digest.hexdigest()[:16]
+
+    def _keep(self, key: str, reading: Reading, place: int, seconds: float) -> None:
+        line = {"key": key, "scores": reading.scores[place].tolist(), "reasoning": reading.reasonings[place]}
+        counts = {"tokens": reading.tokens[place], "trimmed": reading.trimmed[place]}
+        self.journal.append(line | counts | {"seconds": round(seconds, 6)})
+
+    def _stored(self, keys: Sequence[str]) -> Timed:
+        if not keys:  # of no rows, so nobody asks of how many labels
+            return Timed(Reading(np.zeros((0, 1)), [], [], []), 0.0)
+        scores = np.zeros((len(keys), len((self.journal.get(keys[0]) or {})["scores"])))
+        rest = []
+        for place, key in enumerate(keys):  # one at a time: lists of numbers take four times the room of an array
+            found = self.journal.get(key) or {}
+            scores[place] = found["scores"]
+            rest.append([found[name] for name in ("reasoning", "tokens", "trimmed", "seconds")])
+        reasonings, tokens, trimmed, seconds = (list(column) for column in zip(*rest, strict=True))
+        return Timed(Reading(scores, reasonings, tokens, trimmed), float(np.mean(seconds)))

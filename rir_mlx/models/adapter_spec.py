@@ -1,0 +1,45 @@
+"""The shape of an adapter, and the tensors of one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from rir_mlx.types import FineTuneType
+
+Tensors = Mapping[str, np.ndarray]
+"""Adapter tensors by name, in mlx-lm's layout: `model.layers.0.self_attn.q_proj.lora_a` is (in, rank)."""
+
+
+@dataclass(frozen=True)
+class AdapterSpec:
+    """What is trained. `num_layers` counts from the last layer, 0 or -1 mean all. `keys` are module names inside a
+    layer (`self_attn.q_proj`); empty means every linear layer. `scale` multiplies the low-rank update (mlx-lm's
+    `scale`; PEFT's `lora_alpha / r`)."""
+
+    fine_tune_type: FineTuneType = "lora"
+    num_layers: int = -1
+    rank: int = 16
+    scale: float = 2.0
+    dropout: float = 0.0
+    keys: tuple[str, ...] = ()
+
+
+LINEAR_KEYS = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+)
+"""The linear layers of a Llama block, in mlx-lm's names, which are transformers' names too."""
+
+
+def adapted_layers(spec: AdapterSpec, layer_count: int) -> range:
+    """Indices of the layers that `num_layers` counts from the end; 0 and -1 mean all."""
+    chosen = spec.num_layers if spec.num_layers > 0 else layer_count
+    return range(max(0, layer_count - chosen), layer_count)

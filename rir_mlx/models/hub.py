@@ -1,0 +1,129 @@
+"""A model's name to a local folder, and what its config says. Knows the hub, not the frameworks."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rir_mlx.errors import ModelError, did_you_mean
+from rir_mlx.models.config import read_config
+
+EMBEDDED = Path(__file__).parent / "embedded"
+BUILTIN = "builtin:"
+OPEN_MIRROR = "mlx-community/Llama-3.2-1B-Instruct-bf16"
+
+_WANTED = ["*.json", "*.safetensors", "*.jinja", "README.md", "LICENSE*", "USE_POLICY*"]
+_SAMPLED_BYTES = 1 << 16
+_SAMPLES = 64
+_SMALL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A model on this machine. `revision` is the hub's commit, None for a folder of one's own. `fingerprint` tells
+    one set of weights from another."""
+
+    name: str
+    folder: Path
+    revision: str | None
+    fingerprint: str
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return read_config(self.folder)
+
+
+def resolve_model(name: str, revision: str | None = None, *, key: str = "model", offline: bool = False) -> ModelFiles:
+    """The local folder of a hub id, a folder, or `builtin:NAME`; fetched from the hub where it is not cached, unless
+    `offline`. `key` is the recipe's key that names it, for the errors.
+
+    Raises ModelError, saying how to get access, what to name instead, or what the folder lacks."""
+    if name.startswith(BUILTIN):
+        folder = EMBEDDED / name.removeprefix(BUILTIN)
+        if not folder.is_dir():
+            known = [path.parent.name for path in EMBEDDED.glob("*/config.json")]
+            raise ModelError(f"There is no embedded model {name!r}.", hint=f"Known: {', '.join(known)}.")
+        commit = None
+    elif Path(name).expanduser().is_dir():
+        folder, commit = Path(name).expanduser(), None
+    elif name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise ModelError(f"There is no model folder {name}.", hint="Give a folder, or a hub id as owner/name.")
+    else:
+        folder = _fetch(name, revision, key, offline=offline)
+        commit = folder.name if folder.parent.name == "snapshots" else revision
+    read_config(folder)
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise ModelError(
+            f"{folder} holds no .safetensors weights.", hint="Other formats can run code when they are read."
+        )
+    return ModelFiles(name, folder, commit, _fingerprint(weights))
+
+
+def local_tokenizer(name: str, revision: str | None = None) -> Path:
+    """The folder with a model's tokenizer, where it is on this machine: nothing is fetched, and no weights are needed.
+
+    Raises ModelError where it is not here."""
+    if name.startswith(BUILTIN):
+        folder: Path | None = EMBEDDED / name.removeprefix(BUILTIN)
+    elif Path(name).expanduser().is_dir():
+        folder = Path(name).expanduser()
+    else:
+        from huggingface_hub import errors, snapshot_download
+
+        try:
+            folder = Path(snapshot_download(name, revision=revision, allow_patterns=_WANTED, local_files_only=True))
+        except (errors.LocalEntryNotFoundError, errors.HFValidationError):
+            folder = None
+    if folder is None or not (folder / "tokenizer.json").is_file():
+        raise ModelError(
+            f"the tokenizer of {name} is not on this machine",
+            hint=f"Run `hf download {name}` once with a network, or name a local folder with --set model=FOLDER.",
+        )
+    return folder
+
+
+def _fetch(name: str, revision: str | None, key: str, *, offline: bool) -> Path:
+    from huggingface_hub import errors, snapshot_download
+
+    known = [OPEN_MIRROR] if key == "model" else []
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=_WANTED, local_files_only=offline))
+    except errors.GatedRepoError as error:
+        raise ModelError(
+            f"{name} is gated.",
+            hint=f"Accept its licence at https://huggingface.co/{name} and run `hf auth login`, or "
+            + (f"use the open mirror: --set model={OPEN_MIRROR}" if key == "model" else f"name another: --set {key}=…"),
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise ModelError(f"{name} has no revision {revision!r}.", hint="Mend the recipe's `revision`.") from error
+    except errors.RepositoryNotFoundError as error:
+        raise ModelError(
+            f"The hub has no model {name!r} that you may see.{did_you_mean(name, known)}",
+            hint=f"Mend the recipe's `{key}`, or run `hf auth login` if it is private.",
+        ) from error
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+        raise ModelError(
+            f"{name} is not on this machine, and the hub cannot be reached.",
+            hint=f"Run `hf download {name}` once with a network, or name a local folder with --set {key}=FOLDER.",
+        ) from error
+    except (errors.HfHubHTTPError, OSError, ValueError) as error:
+        raise ModelError(f"{name} could not be fetched from the hub: {error}") from error
+
+
+def _fingerprint(weights: list[Path]) -> str:
+    """sha256 over config, tokenizer and template, and each weight file's name, size, and 64 stretches of 64 KiB."""
+    digest = hashlib.sha256()
+    for name in _SMALL_FILES:
+        if (path := weights[0].parent / name).is_file():
+            digest.update(name.encode() + path.read_bytes())
+    for path in weights:
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}".encode())
+        with path.open("rb") as file:
+            for place in range(_SAMPLES):
+                file.seek(max(0, size - _SAMPLED_BYTES) * place // (_SAMPLES - 1))
+                digest.update(file.read(_SAMPLED_BYTES))
+    return digest.hexdigest()[:16]

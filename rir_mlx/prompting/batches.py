@@ -1,0 +1,126 @@
+"""Which rows make a batch, in which order, and the batches as padded arrays of ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rir_mlx.backends.base import Batch, Tokens, pad_right
+from rir_mlx.prompting.examples import Example, Examples
+
+_BUCKET_BATCHES = 50
+_SHORTEST_PREFIX = 16
+"""Below so many shared tokens, running them apart costs more than it saves."""
+
+
+@dataclass(frozen=True)
+class BatchSize:
+    """How many rows make a batch: `rows` of them, or with `tokens` as many as fit when padded to the longest."""
+
+    rows: int
+    tokens: int | None = None
+
+    def cut(self, order: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
+        """Consecutive batches of row indices that are sorted by length. A row longer than `tokens` stands alone."""
+        if self.tokens is None:
+            return [list(order[start : start + self.rows]) for start in range(0, len(order), self.rows)]
+        batches: list[list[int]] = []
+        for index in order:
+            if not batches or (len(batches[-1]) + 1) * lengths[index] > self.tokens:
+                batches.append([])
+            batches[-1].append(index)
+        return batches
+
+    def longest(self, lengths: Sequence[int]) -> list[int]:
+        """Indices of the longest rows, as many as make a batch."""
+        count = self.rows if self.tokens is None else max(1, self.tokens // max(lengths))
+        return sorted(range(len(lengths)), key=lambda index: lengths[index])[-count:]
+
+    def mean_rows(self, lengths: Sequence[int]) -> int:
+        return self.rows if self.tokens is None else max(1, self.tokens * len(lengths) // max(1, sum(lengths)))
+
+
+def batch_order(lengths: Sequence[int], size: BatchSize, seed: int, epoch: int) -> list[list[int]]:
+    """One epoch's batches of row indices: rows of like length together, each row once, none dropped.
+
+    The order is drawn from the seed and the epoch: rows are shuffled, sorted by length within stretches of some
+    50 batches, cut into batches, and the batches shuffled.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    shuffled = rng.permutation(len(lengths)).tolist()
+    stretch = size.mean_rows(lengths) * _BUCKET_BATCHES
+    batches = []
+    for start in range(0, len(shuffled), stretch):
+        batches += size.cut(sorted(shuffled[start : start + stretch], key=lambda index: lengths[index]), lengths)
+    return [batches[index] for index in rng.permutation(len(batches))]
+
+
+def whole_batches(examples: Examples, size: BatchSize) -> list[list[int]]:
+    """All rows once in batches of like length, for measuring."""
+    lengths = examples.lengths()
+    return size.cut(sorted(range(len(lengths)), key=lambda index: lengths[index]), lengths)
+
+
+def share_of(groups: Sequence[Sequence[int]], rank: int, ranks: int) -> list[Sequence[int]]:
+    """What one of several ranks runs of a step's batches: whole ones where they can be dealt out evenly, else its
+    part of each. Together the ranks have each row once."""
+    if len(groups) % ranks == 0:
+        return list(groups[rank::ranks])
+    return [part for group in groups if (part := group[rank::ranks])]
+
+
+def halved(groups: Sequence[Sequence[int]], times: int) -> list[Sequence[int]]:
+    """The same rows in batches of half the size, `times` times over."""
+    for _ in range(times):
+        groups = [part for group in groups for part in _halves(group)]
+    return list(groups)
+
+
+def _halves(group: Sequence[int]) -> list[Sequence[int]]:
+    middle = (len(group) + 1) // 2
+    return [part for part in (group[:middle], group[middle:]) if part]
+
+
+def step_batches(
+    examples: Examples,
+    groups: Sequence[Sequence[int]],
+    *,
+    mine: Sequence[Sequence[int]] | None = None,
+    answer_weight: float = 1.0,
+    reasoning_weight: float = 1.0,
+    shared_prefix: bool = True,
+) -> list[Batch]:
+    """The batches of one optimizer step, weighted so that their summed loss is
+    `answer_weight` · mean CE(answer tokens) + `reasoning_weight` · mean CE(reasoning tokens), over all rows of `groups`
+    together; the first mean is weighted by the rows' own weights.
+
+    `mine` are the batches to make, where they are not `groups` themselves but a rank's share, or smaller ones: the
+    weights stay those of the whole step. A second task's batches of the same rows follow.
+    """
+    tasks = [task for task in (examples, examples.second) if task is not None]
+    rows = [task.rows[index] for task in tasks for group in groups for index in group]
+    answers = sum(row.weight * len(row.answer) for row in rows) or 1.0
+    reasonings = sum(len(row.reasoning) for row in rows) or 1
+    each = (answer_weight / answers, reasoning_weight / reasonings)
+    return [
+        _batch(task.head, chosen, each, shared_prefix)
+        for task in tasks
+        for group in (groups if mine is None else mine)
+        if (chosen := [task.rows[index] for index in group if task.rows[index].learned])
+    ]
+
+
+def _batch(head: Tokens, rows: Sequence[Example], each: tuple[float, float], shared_prefix: bool) -> Batch:
+    shared = shared_prefix and len(rows) > 1 and len(head) >= _SHORTEST_PREFIX
+    own = () if shared else head
+    tokens, lengths = pad_right([(*own, *row.prompt, *row.learned) for row in rows])
+    weights = np.zeros(tokens.shape, dtype=np.float32)
+    for index, row in enumerate(rows):
+        place = len(own) + len(row.prompt)
+        parts = [(len(row.reasoning), each[1]), (len(row.answer), each[0] * row.weight)]
+        for length, weight in reversed(parts) if row.answer_first else parts:
+            weights[index, place : place + length] = weight
+            place += length
+    return Batch(head if shared else (), tokens, lengths, weights)

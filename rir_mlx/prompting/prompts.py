@@ -1,0 +1,100 @@
+"""Rows to prompts, and generated text back to a reasoning.
+
+Every prompt is a user message made of pieces: constant pieces that we wrote, and slots that hold what the user
+gave. The constant part comes first and the text of the row last, so that all rows of a task start with the same
+tokens. Nothing here knows a tokenizer or a framework.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rir_mlx.types import CONTROLS, Arm, Asked
+
+DELIMITER = "\nLabel:"
+"""Stands between a reasoning and its label. Where the label comes first it ends the prompt, so that all arms predict
+the same label tokens."""
+REASONING = "\nReasoning:"
+"""Stands between a label and its reasoning."""
+
+_HOW: dict[Asked, str] = {
+    "label": "Answer with the label.",
+    "reasoning, label": "Give your reasoning, then the label.",
+    "label, reasoning": "Give the label, then your reasoning.",
+    "reasoning": "Give your reasoning.",
+}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of a user message. `given` marks text that the user gave: it never becomes a control token."""
+
+    text: str
+    given: bool = False
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One row's user message, and the constant text that the answer starts with.
+
+    `head` is the same for every row of a task. `text` is the row's own, and the only piece that may be trimmed.
+    `tail` is what follows it in the message: more of the row's own.
+    """
+
+    head: tuple[Piece, ...]
+    text: str
+    tail: tuple[Piece, ...] = ()
+    answer_start: str = ""
+
+    @property
+    def message(self) -> str:
+        """The whole user message as text, for a server that applies its own chat template."""
+        return "".join(piece.text for piece in (*self.head, Piece(self.text), *self.tail))
+
+
+def rgen_prompt(question: str, answer: str) -> Prompt:
+    """R-Gen's prompt: a question and its answer, asking for the reasoning between them (stage 1, (Q, A) → R)."""
+    head = (
+        Piece("Explain in a sentence or two, step by step, what leads from the question to the answer.\n\nQuestion: "),
+    )
+    return Prompt(head=head, text=question, tail=(Piece("\nAnswer: "), Piece(answer, given=True)))
+
+
+def question_of(labels: Sequence[str], instruction: str) -> str:
+    """What a labelled row asks, as R-Gen reads it: the instruction, the choices, and room for the text."""
+    return f"{instruction} Choices: {', '.join(labels)}. Text: "
+
+
+def rgen_row_prompt(text: str, label: str, labels: Sequence[str], instruction: str) -> Prompt:
+    """R-Gen's prompt for a labelled row. Differs from `rgen_prompt` only in that the choices belong to the head."""
+    base = rgen_prompt("", label)
+    return Prompt(head=(*base.head, Piece(question_of(labels, instruction), given=True)), text=text, tail=base.tail)
+
+
+def reasons_first(arm: Arm) -> bool:
+    """Whether an arm's label waits for a reasoning."""
+    return arm == "qra" or arm in CONTROLS
+
+
+def asked_for(arm: Arm) -> Asked:
+    """What an arm's prompt for a label asks for."""
+    if reasons_first(arm):
+        return "reasoning, label"
+    return "label, reasoning" if arm == "qar" else "label"
+
+
+def classifier_prompt(text: str, labels: Mapping[str, str], instruction: str, asked: Asked) -> Prompt:
+    """The classifier's prompt: instruction and labels, then the text alone. `labels` maps names to descriptions.
+
+    The head is one piece that ends in a line break. So all of it is tokenised at once, and a program that tokenises the
+    whole prompt as one string, as Ollama does, gets the ids that were trained, unless a text begins with a line break
+    or spells out a control token."""
+    listed = ", ".join(f"{name} ({what})" if what else name for name, what in labels.items())
+    head = Piece(f"{instruction} {_HOW[asked]}\nLabels: {listed}\n\nText:\n", given=True)
+    return Prompt(head=(head,), text=text, answer_start=DELIMITER.lstrip("\n") if asked.startswith("label") else "")
+
+
+def label_text(label: str) -> str:
+    """A label as it is written after the delimiter. The space belongs to it (arXiv:2502.14969)."""
+    return f" {label}"

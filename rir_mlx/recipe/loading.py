@@ -1,0 +1,105 @@
+"""Recipes from YAML files and overrides, and back to YAML. Every fault is named with its key and a hint."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from rir_mlx.errors import RecipeError, did_you_mean
+from rir_mlx.recipe.problems import explain
+from rir_mlx.recipe.schema import Recipe, SourceSpec
+
+SHIPPED = ("demo", "emotion", "emotion-tiny", "paper", "custom")
+"""Recipes that come with the package and can be named without a path."""
+
+
+def shipped_recipe(name: str) -> Path:
+    """The file of a recipe that comes with the package, installed or from a checkout."""
+    package = Path(__file__).parent
+    for folder in (package / "recipes", package.parent / "recipes"):
+        if (folder / f"{name}.yaml").is_file():
+            return folder / f"{name}.yaml"
+    raise RecipeError(
+        f"There is no recipe called {name!r}.{did_you_mean(name, SHIPPED)}",
+        hint=f"Give a YAML file, or one of: {', '.join(SHIPPED)}.",
+    )
+
+
+def load_recipe(source: str | Path | None = None, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file, a shipped recipe by name, or (None) the defaults; then apply `section.key=value` texts.
+
+    Raises RecipeError naming every key that is unknown, missing or of the wrong kind, with its file.
+    """
+    values: dict[str, Any] = {}
+    where = "the default recipe"
+    if source is not None:
+        path = Path(source)
+        if not path.is_file():
+            if path.suffix in (".yaml", ".yml") or os.sep in str(source):
+                raise RecipeError(f"There is no recipe file {path}.", hint=f"Shipped recipes: {', '.join(SHIPPED)}.")
+            path = shipped_recipe(str(source))
+        where = str(path)
+        values = {"name": path.stem} | _read_yaml(path)
+    for text in overrides:
+        _merge_override(values, text)
+    if any(text.startswith(("data.train=", "data.train.path=")) for text in overrides):
+        for part in ("validation", "test"):  # of the recipe's own rows, which these replace
+            if not any(text.startswith(f"data.{part}") for text in overrides):
+                values["data"].pop(part, None)
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise RecipeError(
+            f"{where}: " + "; ".join(explain(error)), hint="`rir-mlx recipe` prints every key with its default."
+        ) from error
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe as YAML, every key spelt out."""
+    text: str = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+    return text
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path} is not UTF-8 text: byte {error.start}.", hint="Save it as UTF-8.") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise RecipeError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}.") from error
+    except OSError as error:
+        raise RecipeError(f"{path} cannot be read: {error.strerror}.") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path} must hold keys and values, not {type(values).__name__}.")
+    return values
+
+
+def _merge_override(values: dict[str, Any], text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise RecipeError(f"--set {text}: not of the form section.key=value.", hint="For example --set rgen.epochs=1")
+    *parents, last = key.strip().split(".")
+    node = values
+    default: Any = Recipe().model_dump(mode="json")
+    for parent in parents:
+        default = default.get(parent) if isinstance(default, dict) else None
+        child = node.get(parent)
+        if isinstance(child, str) and last in SourceSpec.model_fields:  # data.train: a plain path
+            child = {"path": child}
+        if child is None and isinstance(default, dict) and "path" in default:  # one key of a default source
+            child = default
+        node[parent] = child = dict(child) if isinstance(child, dict) else {}
+        node = child
+    try:
+        node[last] = yaml.safe_load(value) if value else None
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {text}: {value!r} is not a YAML value.") from error

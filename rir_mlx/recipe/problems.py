@@ -1,0 +1,42 @@
+"""What pydantic finds wrong with a recipe, said in the words of its keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from rir_mlx.errors import did_you_mean
+from rir_mlx.recipe.schema import Recipe
+
+
+def explain(error: ValidationError) -> Iterator[str]:
+    for fault in error.errors():
+        location = [str(part) for part in fault["loc"]]
+        name = ".".join(location)
+        if fault["type"] == "extra_forbidden":
+            known = _fields_at(location[:-1])
+            yield f"unknown key {name!r}.{did_you_mean(location[-1], known) or _known_at(known)}"
+        else:
+            message = fault["msg"].removeprefix("Value error, ")
+            message = message[:1].lower() + message[1:]
+            given = "" if isinstance(fault["input"], Mapping) else f", not {fault['input']!r}"
+            yield f"{name}: {message}{given}" if name else message
+
+
+def _known_at(known: Sequence[str]) -> str:
+    return f" Known here: {', '.join(known)}." if known else ""
+
+
+def _fields_at(location: Sequence[str]) -> list[str]:
+    """Names of the keys allowed at a place in the recipe."""
+    model: Any = Recipe
+    for part in location:
+        field = getattr(model, "model_fields", {}).get(part)
+        if field is None:
+            return []
+        candidates = [field.annotation, *get_args(field.annotation)]
+        candidates += [inner for outer in candidates for inner in get_args(outer)]
+        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+    return list(getattr(model, "model_fields", {}))

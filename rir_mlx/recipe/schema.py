@@ -1,0 +1,295 @@
+"""The recipe: one YAML file that says everything about a run.
+
+The models below are the one place where a key, its default and its help stand. The defaults are `recipes/emotion.yaml`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from rir_mlx.types import Arm, Baseline, Filter, OptimizerName, Reporter
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+def _source_from_text(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str) else value
+
+
+class SourceSpec(Section):
+    """Where rows come from. A plain string is read as `path`."""
+
+    path: str
+    """A CSV, TSV, JSONL or Parquet file, a pattern of such files (`data/*.jsonl`), the id of a Hugging Face data set,
+    or `builtin:NAME` for the embedded demo data."""
+    config: str | None = None
+    """Configuration of a Hugging Face data set."""
+    split: str | None = None
+    """Split of a Hugging Face data set; `train` where nothing is said."""
+    revision: str | None = None
+    """Commit, tag or branch of a Hugging Face data set."""
+
+
+Source = Annotated[SourceSpec, BeforeValidator(_source_from_text)]
+
+
+def _labels_from_list(value: Any) -> Any:
+    pairs = dict.fromkeys(value, "") if isinstance(value, list) else value
+    if not isinstance(pairs, dict):
+        return value
+    if any(isinstance(name, bool) for name in pairs):
+        raise ValueError("YAML reads yes, no, on, off, true and false as truth values: put such labels in quotes")
+    return {str(name): "" if what is None else what for name, what in pairs.items()}
+
+
+class DataSection(Section):
+    """The labelled rows to classify."""
+
+    train: Source = SourceSpec(path="dair-ai/emotion", config="split", split="train")
+    """Training rows."""
+    validation: Source | None = SourceSpec(path="dair-ai/emotion", config="split", split="validation")
+    """Validation rows. Where there is none, `val_size` of the training rows is carved out."""
+    test: Source | None = SourceSpec(path="dair-ai/emotion", config="split", split="test")
+    """Test rows. Where there is none, `test_size` of the training rows is carved out."""
+    text_column: str | None = None
+    """Column of the text; the usual names (text, sentence, content, …) are found alone."""
+    label_column: str | None = None
+    """Column of the label; the usual names (label, category, class, …) are found alone."""
+    reasoning_column: str | None = None
+    """Column with reasonings of your own for training (and validation) rows. They pass the same gates as R-Gen's, and
+    R-Gen learns from them; it writes only where the cell is empty."""
+    license: str | None = None
+    """Licence of the rows, for the model card of an export."""
+    labels: Annotated[dict[str, str], BeforeValidator(_labels_from_list)] = {}
+    """The labels, with a description each (may be empty). None at all: every label of the training rows."""
+    instruction: str = "Which emotion does the writer of the text express?"
+    """The question that the labels answer. It starts every prompt."""
+    max_samples: int | None = Field(default=4000, ge=1)
+    """Use at most so many training rows, drawn by seed with every label in proportion."""
+    val_size: float = Field(default=500, ge=0)
+    """Validation rows: a share of the training rows below 1, else a count. With `validation` given, a count is the
+    most that is used."""
+    test_size: float = Field(default=2000, ge=0)
+    """Test rows, by the same rule."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_rows_take_nothing_from_the_default_data(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "train" in values:
+            return {"validation": None, "test": None, "instruction": "Which label fits the text?"} | values
+        return values
+
+
+class ReasoningSection(Section):
+    """The triples (question, answer, reasoning) that R-Gen learns from."""
+
+    source: Source | None = SourceSpec(path="syvai/reasoning-gen", split="train")
+    """Rows with a question, its answer, and the reasoning between them. R-Gen also learns from the training rows that
+    have a reasoning of their own (data.reasoning_column); `null`: from those alone."""
+    question_column: str | None = None
+    """Column of the question; the usual names (question, prompt, instruction, …) are found alone."""
+    answer_column: str | None = None
+    """Column of the answer; the usual names (answer, response, output, …) are found alone."""
+    reasoning_column: str | None = None
+    """Column of the reasoning; the usual names (reasoning, rationale, explanation, …) are found alone."""
+    max_samples: int | None = Field(default=4000, ge=1)
+    """Use at most so many triples, drawn by seed."""
+    val_size: float = Field(default=200, ge=0)
+    """Triples kept for validation: a share below 1, else a count."""
+
+
+class LoraParameters(Section):
+    """Shape of a LoRA (arXiv:2106.09685) or DoRA (arXiv:2402.09353) adapter."""
+
+    rank: int = Field(default=16, ge=1)
+    """Rank of the update."""
+    scale: float = Field(default=2.0, gt=0)
+    """What the update is multiplied with; PEFT's `lora_alpha` divided by the rank."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout on the adapter's input."""
+    keys: tuple[str, ...] = ()
+    """Modules inside a layer, as `self_attn.q_proj`. None at all: every linear layer."""
+
+
+class TrainingSection(Section):
+    """How one model is trained."""
+
+    optimizer: OptimizerName = "adamw"
+    """The rule of the update; those whose result is the same in MLX and in PyTorch."""
+    learning_rate: float = Field(default=1e-4, gt=0)
+    """Peak learning rate."""
+    lr_schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the rate falls after the warm-up: to 0 along a cosine or a line, or not at all."""
+    warmup: float = Field(default=0.05, ge=0, lt=1)
+    """Share of the steps in which the rate rises from 0."""
+    epochs: float | None = Field(default=None, gt=0)
+    """Passes over the rows. 2 where neither `epochs` nor `iters` is given."""
+    iters: int | None = Field(default=None, ge=1)
+    """Optimizer steps, instead of `epochs`."""
+    batch_size: int = Field(default=8, ge=1)
+    """Rows that go through the model together."""
+    batch_tokens: int | None = Field(default=None, ge=16)
+    """In place of `batch_size`: as many rows together as make up so many tokens when padded to the longest, without
+    the prefix that they share."""
+    grad_accumulation_steps: int = Field(default=2, ge=1)
+    """Batches that make one optimizer step."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """Weight decay of `adamw`; the others have none."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """The gradient is scaled down to this global norm."""
+    shared_prefix: bool = True
+    """Run the tokens that all rows of a batch start with once instead of once a row. Same loss, fewer tokens."""
+    grad_checkpoint: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, more time, same result."""
+    compile: bool | None = None
+    """Fuse operations (`mx.compile`, `torch.compile`). `null`: on Apple's GPU only."""
+    steps_per_report: int = Field(default=10, ge=1)
+    """Optimizer steps between two lines of metrics."""
+    steps_per_eval: int = Field(default=100, ge=1)
+    """Optimizer steps between two measurements on all validation rows. The best weights are kept."""
+    patience: int | None = Field(default=None, ge=1)
+    """Stop after so many measurements in a row without a better one. `null`: train all steps."""
+    save_every: int = Field(default=50, ge=1)
+    """Optimizer steps between two checkpoints, from which a stopped training goes on exactly."""
+    report_to: tuple[Reporter, ...] = ()
+    """Also log the metrics to `tensorboard`, `wandb` or `trackio`, which must be installed."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.epochs is not None and self.iters is not None:
+            raise ValueError("give epochs or iters, not both")
+        return self
+
+
+class ClassifierSection(TrainingSection):
+    """Stage 2: the classifier. Every arm is trained for the same number of optimizer steps."""
+
+    arms: tuple[Arm, ...] = Field(default=("qa", "qra", "qar"), min_length=1)
+    """`qa` writes the label alone; `qra` a reasoning and then the label; `qar` the label and then a reasoning;
+    `multitask` the label or a reasoning, asked for by two prompts. Controls: `qra-scrambled` learns other rows'
+    reasonings, `qra-words` its own with their words shuffled."""
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
+    """Every arm is trained once for each: they decide initial weights and the order of rows, not the splits. The first
+    one's classifiers are those that classify and are exported."""
+    reasoning_weight: float = Field(default=0.5, ge=0)
+    """Loss of arms with a reasoning: mean cross-entropy of the label tokens + this · mean cross-entropy of the
+    reasoning tokens."""
+    multitask_alpha: float = Field(default=0.5, gt=0, le=1)
+    """Loss of `multitask`: this · mean cross-entropy of the label tokens + the rest · that of the reasoning tokens."""
+    class_weight: Literal["balanced"] | None = None
+    """`balanced` weighs a row's label by how rare it is: rows / (labels · rows of the label). `null`: all alike."""
+
+    @model_validator(mode="after")
+    def _arms_are_matched_by_steps(self) -> Self:
+        if self.batch_tokens is not None and self.iters is None and len(self.arms) > 1:
+            raise ValueError("batch_tokens needs iters here, so that every arm is trained for the same number of steps")
+        for name, values in (("arms", self.arms), ("seeds", self.seeds)):
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} names one twice: {', '.join(map(str, values))}")
+        return self
+
+
+class AugmentSection(Section):
+    """A reasoning for every labelled row, written by R-Gen or by a model on a server."""
+
+    engine: Literal["local", "openai", "ray"] = "local"
+    """Who writes: `local`, R-Gen in this process; `ray`, R-Gen on the workers of a Ray cluster; `openai`, the model of
+    an OpenAI-compatible server."""
+    n: int = Field(default=1, ge=1, le=64)
+    """Reasonings a row. Of several, the one is kept that makes the label the likeliest once all label words are blanked
+    out. More than one needs a temperature."""
+    retries: int = Field(default=2, ge=0)
+    """A row whose reasonings are all rejected is written again up to so many times, with new seeds and at a temperature
+    of at least 0.7."""
+    gates: tuple[Filter, ...] = ("repeating", "copying", "restating", "another label")
+    """Rules that a reasoning must pass: not `repeating` itself, not `copying` the text, not only `restating` the label,
+    not concluding `another label`; and, where reasonings are to point at the text, not `ungrounded` in its words. One
+    that is empty, cut off, or holds control tokens or the label's delimiter is always rejected."""
+    max_tokens: int = Field(default=128, ge=1)
+    """Longest reasoning, in tokens. Longer ones are cut off and rejected."""
+    temperature: float = Field(default=0.0, ge=0)
+    """0 always takes the likeliest token."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Draw from the likeliest tokens that make up this mass."""
+    min_p: float = Field(default=0.0, ge=0, lt=1)
+    """Draw from tokens that are at least this share as likely as the likeliest."""
+    repetition_penalty: float = Field(default=1.0, ge=1)
+    """Above 1, tokens that the reasoning holds already become less likely."""
+    batch_size: int = Field(default=32, ge=1)
+    """Rows that are written together."""
+    base_url: str | None = None
+    """Address of the server for `openai`, as http://127.0.0.1:8080/v1. Its key is read from OPENAI_API_KEY."""
+    server_model: str | None = None
+    """Model to ask the server for; may be left out where the server has one alone."""
+    concurrency: int = Field(default=16, ge=1)
+    """Requests that a server answers at a time."""
+    timeout: float = Field(default=120, gt=0)
+    """Seconds that a request to the server may take, those included in which it waits for others."""
+    workers: int = Field(default=2, ge=1)
+    """Workers of `ray`; each loads the model."""
+
+    @model_validator(mode="after")
+    def _several_differ(self) -> Self:
+        if self.n > 1 and self.temperature == 0:
+            raise ValueError("n above 1 needs a temperature above 0: the likeliest text is one")
+        if self.engine == "openai" and not self.base_url:
+            raise ValueError("engine openai needs base_url, as http://127.0.0.1:8080/v1")
+        return self
+
+
+class EvaluateSection(Section):
+    """How the arms are measured on the test rows."""
+
+    max_reasoning_tokens: int = Field(default=128, ge=1)
+    """After so many tokens of reasoning the label is asked for."""
+    samples: int = Field(default=1, ge=1, le=64)
+    """Above 1, arms that reason first are measured with so many drawn reasonings a row too, over which the labels'
+    probabilities are averaged (arXiv:2203.11171)."""
+    sample_temperature: float = Field(default=0.7, gt=0)
+    """Temperature of the drawn reasonings."""
+    wanted_accuracy: float | None = Field(default=None, gt=0, le=1)
+    """A threshold is chosen on the validation rows, above which the answers are right this often."""
+    baselines: tuple[Baseline, ...] = get_args(Baseline)
+    """What the arms are measured against: the `majority` label, `tf-idf` with logistic regression, and the `untuned`
+    base model."""
+    encoder: str | None = None
+    """Also fine-tune this encoder with a classification head (PyTorch): a Hugging Face id or a folder."""
+    batch_size: int = Field(default=32, ge=1)
+    """Rows that are run together."""
+
+
+class Recipe(Section):
+    """Everything about a run."""
+
+    name: str = Field(default="emotion", pattern=r"^[\w][\w.-]*$")
+    """Names the run's folder, `runs/<name>`."""
+    model: str = "mlx-community/Llama-3.2-1B-Instruct-bf16"
+    """Base model of every stage: a Hugging Face id, a folder in its format, or `builtin:tiny-llama`."""
+    revision: str | None = None
+    """Commit, tag or branch of the model on the hub."""
+    backend: Literal["auto", "mlx", "torch", "fake"] = "auto"
+    """`auto`: MLX on Apple silicon, PyTorch elsewhere."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number format of the frozen weights; what is trained is always float32. `auto`: bfloat16 where the machine is
+    fast in it, else float32. float16 is for inference: small gradients are lost in it."""
+    seed: int = Field(default=0, ge=0)
+    """Decides splits, initial weights, the order of rows, and draws."""
+    max_seq_length: int = Field(default=512, ge=16)
+    """Longest row in tokens. Longer *texts* are trimmed and counted, answers never."""
+    date: str = "26 Jul 2024"
+    """The date that Llama's chat template prints. Frozen, so that a prompt is the same tomorrow."""
+    fine_tune_type: Literal["lora", "dora", "full"] = "lora"
+    """Train a low-rank adapter, a weight-decomposed one, or all weights."""
+    num_layers: int = Field(default=-1, ge=-1)
+    """Train the last so many layers; 0 and -1 mean all."""
+    lora_parameters: LoraParameters = LoraParameters()
+    data: DataSection = DataSection()
+    reasoning: ReasoningSection = ReasoningSection()
+    rgen: TrainingSection = TrainingSection()
+    augment: AugmentSection = AugmentSection()
+    classifier: ClassifierSection = ClassifierSection()
+    evaluate: EvaluateSection = EvaluateSection()

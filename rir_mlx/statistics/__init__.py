@@ -1,0 +1,1 @@
+"""Metrics, intervals, paired tests, calibration. Arrays in, plain values out."""

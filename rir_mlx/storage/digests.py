@@ -1,0 +1,37 @@
+"""Short hashes of values and files, and which keys differ between two nested dictionaries."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+
+def digest_of(values: Any) -> str:
+    """A short hash of anything that can be written as JSON."""
+    return hashlib.sha256(json.dumps(plain_json(values), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def digest_of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def changes(before: Any, now: Any) -> list[str]:
+    """`key was this, is that` for every key that differs between two nested dictionaries."""
+    old, new = _flatten(plain_json(before)), _flatten(plain_json(now))
+    return [f"{key} was {old.get(key)}, is {new.get(key)}" for key in old | new if old.get(key) != new.get(key)]
+
+
+def plain_json(values: Any) -> Any:
+    return json.loads(json.dumps(values, default=str))
+
+
+def _flatten(values: Any, at: str = "") -> dict[str, Any]:
+    if not isinstance(values, dict):
+        return {at: values}
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flatten(value, f"{at}.{key}" if at else key)
+    return flat

@@ -1,0 +1,196 @@
+"""An append-only file of results, one JSON line each: what is in it is never made again.
+
+In memory there is only where each result stands, some 20 bytes a result, so that millions are no burden.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import threading
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from io import FileIO
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from rir_mlx.errors import Failure, UserError
+
+_LINES = 64
+_SECONDS = 1.0
+"""A line waits in memory for so many others, and no longer than this, before it is handed to the system."""
+_FLAG_BITS = 2
+_RECENT = 50_000
+
+
+class _Index:
+    """Numbers by 64-bit keys: sorted arrays, and a dictionary of what came since they were sorted."""
+
+    def __init__(self) -> None:
+        self.keys, self.values = array("Q"), array("Q")
+        self.recent: dict[int, int] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def get(self, key: int) -> int | None:
+        if (found := self.recent.get(key)) is not None:
+            return found
+        place = bisect_left(self.keys, key)
+        return self.values[place] if place < len(self.keys) and self.keys[place] == key else None
+
+    def put(self, key: int, value: int) -> None:
+        self._count += self.get(key) is None
+        self.recent[key] = value
+        if len(self.recent) > max(_RECENT, len(self.keys) // 4):
+            self._sort()
+
+    def _sort(self) -> None:
+        keys = np.concatenate([np.fromiter(self.recent, np.uint64, len(self.recent)), np.array(self.keys)])
+        values = np.concatenate([np.fromiter(self.recent.values(), np.uint64, len(self.recent)), np.array(self.values)])
+        self.recent = {}
+        keys, first = np.unique(keys, return_index=True)  # of equal keys the first, which is the recent one
+        self.keys, self.values = array("Q", keys.tobytes()), array("Q", values[first].tobytes())
+
+
+def lock(file: FileIO, path: Path) -> None:
+    """Hold a file as its only writer until it is closed. Raises UserError, and closes it, where another does."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            return  # a file system without locks
+        file.close()
+        raise UserError(f"Another process is writing {path}.", hint="Wait for it, or stop it with Ctrl-C.") from error
+
+
+class Journal:
+    """Results by their `key` of 16 hexadecimal digits, the first in a line. `flag` sums a result up in a number below
+    4, which `flag_of` gives without reading the file.
+
+    Opening it cuts off a last line that a kill tore, and passes over lines that cannot be read: what they held is made
+    again. One process at a time may hold it: raises UserError where another does.
+    """
+
+    def __init__(self, path: Path, flag: Callable[[dict[str, Any]], int] = lambda _: 0) -> None:
+        self.path, self._flag = path, flag
+        self._index = _Index()
+        self._waiting: list[bytes] = []
+        self._unreadable = 0
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 (closed by `close`)
+        lock(self._file, path)
+        self._end = self._read_all()
+        self._reader = path.open("rb")
+        self._writing = threading.Lock()
+        self._failed: Failure | None = None
+        self._closed = threading.Event()
+        self._timer = threading.Thread(target=self._flush_now_and_then, name="rir-mlx-journal", daemon=True)
+        self._timer.start()
+
+    def _read_all(self) -> int:
+        place = 0
+        with self.path.open("rb") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    os.truncate(self.path, place)
+                    break
+                try:
+                    result = json.loads(line)
+                    self._index.put(int(result["key"], 16), place << _FLAG_BITS | self._flag(result))
+                except (ValueError, KeyError, TypeError):
+                    self._unreadable += 1
+                place += len(line)
+        return place
+
+    @property
+    def unreadable(self) -> int:
+        """Lines that were passed over when it was opened."""
+        return self._unreadable
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __contains__(self, key: str) -> bool:
+        return self._index.get(int(key, 16)) is not None
+
+    def flag_of(self, key: str) -> int | None:
+        """The result's flag; None where there is no result."""
+        entry = self._index.get(int(key, 16))
+        return None if entry is None else entry & (1 << _FLAG_BITS) - 1
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        entry = self._index.get(int(key, 16))
+        if entry is None:
+            return None
+        self.flush()  # the timer may be in the middle of it
+        self._reader.seek(entry >> _FLAG_BITS)
+        result: dict[str, Any] = json.loads(self._reader.readline())
+        return result
+
+    def append(self, result: dict[str, Any]) -> None:
+        """Add a result, whose first item is its key. Raises Failure where the disk is full; what was there is kept."""
+        line = json.dumps(result, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+        with self._writing:
+            self._index.put(int(result["key"], 16), self._end << _FLAG_BITS | self._flag(result))
+            self._end += len(line)
+            self._waiting.append(line)
+        if len(self._waiting) >= _LINES or self._failed:
+            self.flush()
+
+    def flush(self) -> None:
+        with self._writing:
+            if self._failed:
+                raise self._failed
+            waiting, self._waiting = b"".join(self._waiting), []
+            try:
+                while waiting:
+                    waiting = waiting[self._file.write(waiting) :]
+            except OSError as error:
+                self._failed = Failure(
+                    f"{self.path} could not be written: {error.strerror}. What was written before is kept.",
+                    hint="Make room and run the same command again; it continues.",
+                )
+                raise self._failed from error
+
+    def _flush_now_and_then(self) -> None:
+        """Whoever appends may wait long for the next result, and be killed while it waits."""
+        while not self._closed.wait(_SECONDS):
+            try:
+                self.flush()
+            except Failure:
+                return  # raised again by the next append
+
+    def close(self) -> None:
+        self._closed.set()
+        self._timer.join()
+        try:
+            self.flush()
+            os.fsync(self._file.fileno())
+        finally:
+            self._reader.close()
+            self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.close()
+        except (Failure, OSError):
+            if kind is None:  # else what ended the block says more
+                raise
+
+
+def read_results(path: Path) -> Iterator[dict[str, Any]]:
+    """The results of a journal that nobody writes, in the order in which they were finished."""
+    with path.open("rb") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                yield json.loads(line)

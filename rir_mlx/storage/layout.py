@@ -1,0 +1,129 @@
+"""A run's folder: the only file that spells the names of artifacts, and the only way they are written.
+
+Every file is written beside its place, synced, and renamed, so that a reader never sees half of one. A stage's
+`done.json` is written last and holds what the stage was made from: a stage whose inputs still match is skipped, and
+one whose inputs changed can say which.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rir_mlx import __version__
+from rir_mlx.recipe.loading import dump_recipe, load_recipe
+from rir_mlx.recipe.schema import Recipe
+from rir_mlx.storage.atomic import make_folder, read_json, write_json, write_text
+from rir_mlx.storage.digests import changes, plain_json
+
+RUNS = Path("runs")
+_SEED = re.compile(r"-seed\d+$")
+
+
+class Stage:
+    """One stage's folder inside a run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.adapter = folder / "adapter"
+        self.metrics = folder / "metrics.jsonl"
+        self.checkpoints = folder / "checkpoints"
+        self.calibration = folder / "calibration.json"
+        self.readings = folder / "readings.jsonl"
+
+    def why_not_done(self, inputs: Mapping[str, Any]) -> str | None:
+        """None where the stage was finished with just these inputs, else what is new about them."""
+        done = self.done()
+        if done is None:
+            return "it has not been finished yet"
+        changed = changes(done["inputs"], inputs)
+        more = f", and {len(changed) - 1} more" if len(changed) > 1 else ""
+        return changed[0] + more if changed else None
+
+    def done(self) -> dict[str, Any] | None:
+        path = self.folder / "done.json"
+        return read_json(path) if path.is_file() else None
+
+    def begin(self) -> None:
+        """The stage is about to be made anew: from here on it is not done."""
+        make_folder(self.folder)
+        (self.folder / "done.json").unlink(missing_ok=True)
+
+    def finish(self, inputs: Mapping[str, Any], **results: Any) -> None:
+        values = {"inputs": plain_json(inputs), "results": results, "version": __version__}
+        write_json(self.folder / "done.json", values | {"finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+
+
+class RunDir:
+    """The folder that a recipe fills."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.recipe_file = folder / "recipe.yaml"
+        self.rgen = Stage(folder / "rgen")
+        self.augmented = Stage(folder / "augmented")
+        self.comparison = folder / "evaluation" / "comparison.json"
+        self.report = folder / "report.html"
+        self.plots = folder / "plots"
+
+    def classifier(self, arm: str) -> Stage:
+        """An arm's stage; of a seed after the first, `<arm>-seed<number>`."""
+        return Stage(self.folder / f"classifier-{arm}")
+
+    def evaluation(self, arm: str) -> Stage:
+        return Stage(self.folder / "evaluation" / arm)
+
+    def predictions(self, arm: str) -> Path:
+        return self.evaluation(arm).folder / "predictions.jsonl"
+
+    def figures(self, name: str) -> Path:
+        """An arm's or a baseline's line of the comparison."""
+        return self.evaluation(name).folder / "metrics.json"
+
+    def augmented_rows(self, part: str) -> Path:
+        return self.augmented.folder / f"{part}.jsonl"
+
+    def rejected_rows(self) -> Path:
+        return self.augmented.folder / "rejected.jsonl"
+
+    def journal(self) -> Path:
+        return self.augmented.folder / "journal.jsonl"
+
+    def old_journal(self) -> Path:
+        return self.augmented.folder / "journal.old.jsonl"
+
+    def stats(self) -> Path:
+        return self.augmented.folder / "stats.json"
+
+    def export(self, kind: str, arm: str) -> Path:
+        return self.folder / "export" / f"{arm}-{kind}"
+
+    def trained_arms(self) -> list[str]:
+        """Arms whose first seed is trained."""
+        found = (path.parent.name.removeprefix("classifier-") for path in self.folder.glob("classifier-*/done.json"))
+        return sorted(name for name in found if not _SEED.search(name))
+
+    def save_recipe(self, recipe: Recipe) -> None:
+        make_folder(self.folder)
+        write_text(self.recipe_file, dump_recipe(recipe))
+
+    def recipe(self, overrides: tuple[str, ...] = ()) -> Recipe:
+        return load_recipe(self.recipe_file, overrides)
+
+
+def newest_run(root: Path = RUNS, *, trained: bool = False) -> RunDir | None:
+    """The run under `root` whose recipe, classifier or evaluation was written last; `trained`: with a classifier."""
+    recipes = list(root.glob("*/recipe.yaml")) if root.is_dir() else []
+    if trained:
+        recipes = [recipe for recipe in recipes if RunDir(recipe.parent).trained_arms()]
+    if not recipes:
+        return None
+
+    def touched(recipe: Path) -> float:
+        files = [recipe, *recipe.parent.glob("*/done.json"), *recipe.parent.glob("evaluation/*/done.json")]
+        return max(file.stat().st_mtime for file in files)
+
+    return RunDir(max(recipes, key=touched).parent)

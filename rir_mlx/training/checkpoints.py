@@ -1,0 +1,98 @@
+"""What a training needs to go on exactly as if it had never been stopped, on disk.
+
+A checkpoint is a folder, written beside its place and renamed: `state.safetensors` holds the backend's tensors,
+`state.json` how far the loop is. The last two are kept. `inputs.json` beside them says what the training is made from:
+one with other inputs does not go on from here.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rir_mlx.errors import Failure, UserError
+from rir_mlx.storage.atomic import read_json, replacing, write_json
+from rir_mlx.storage.digests import changes
+
+_KEPT = 2
+
+
+class Checkpoints:
+    """The checkpoints of one training, in a folder of their own."""
+
+    def __init__(self, folder: Path, inputs: Mapping[str, Any]) -> None:
+        self.folder, self.inputs = folder, inputs
+        self._inputs = folder / "inputs.json"
+
+    def check(self) -> None:
+        """Raises UserError where what lies here was made from other inputs."""
+        saved = self._saved()
+        if not saved or not self._inputs.is_file():  # which `begin` clears away
+            return
+        changed = changes(read_json(self._inputs), self.inputs)
+        if changed:
+            raise UserError(
+                f"A training stopped at step {_step(saved[-1])} lies in {self.folder}, and it was made from something "
+                f"else: {'; '.join(changed)}.",
+                hint="Put that back to go on, or start again with --force.",
+            )
+
+    def begin(self) -> None:
+        """From here on checkpoints of these inputs are written. Those of unknown inputs are cleared away."""
+        if not self._inputs.is_file():
+            self.clear()
+        write_json(self._inputs, dict(self.inputs))
+
+    def save(self, step: int, tensors: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> None:
+        """Write the checkpoint of a step at once, or not at all, and let go of all but the last two."""
+        from safetensors.numpy import save_file
+
+        with replacing(self.folder / f"step-{step:08}") as temporary:
+            temporary.mkdir()
+            # safetensors writes memory as it lies; an array in another order would come back transposed.
+            own = {name: np.require(tensor, requirements="C") for name, tensor in tensors.items()}
+            save_file(own, temporary / "state.safetensors", {"format": "np"})
+            (temporary / "state.json").write_text(json.dumps(dict(values)) + "\n", encoding="utf-8")
+        for old in self._saved()[:-_KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def latest(self) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+        """Tensors and values of the newest checkpoint that can be read, or None."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        for folder in reversed(self._saved()):
+            try:
+                values = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+                return load_file(folder / "state.safetensors"), values
+            except (OSError, ValueError, SafetensorError):
+                continue  # damaged from outside: the one before it is as good, and only a little older
+        return None
+
+    def clear(self) -> None:
+        """Away with all of them at once: one that is left behind could be taken for that of another training."""
+        aside = self.folder.with_name(f".{self.folder.name}.old.tmp")
+        shutil.rmtree(aside, ignore_errors=True)
+        if self.folder.exists():
+            try:
+                self.folder.rename(aside)
+            except OSError as error:
+                raise Failure(f"{self.folder} cannot be cleared: {error.strerror}.") from error
+        shutil.rmtree(aside, ignore_errors=True)
+
+    def step(self) -> int:
+        """The step of the newest checkpoint, 0 without one."""
+        saved = self._saved()
+        return _step(saved[-1]) if saved else 0
+
+    def _saved(self) -> list[Path]:
+        return sorted(self.folder.glob("step-*"))
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))

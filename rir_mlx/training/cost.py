@@ -1,0 +1,217 @@
+"""What a stage will cost, said before it starts: rows, tokens, time and memory on this machine.
+
+The time is measured, not looked up: one batch runs through the loaded model without an update, and its time is
+scaled up. It is a first estimate; the progress line corrects it as the work goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rir_mlx.backends.base import (
+    Batch,
+    Device,
+    Model,
+    Request,
+    Sampling,
+    Tokens,
+)
+from rir_mlx.errors import OutOfMemory
+from rir_mlx.models.adapter_spec import LINEAR_KEYS, AdapterSpec, adapted_layers
+from rir_mlx.prompting.batches import whole_batches
+from rir_mlx.training.loop import Job
+
+_USABLE = 0.9
+"""Share of the machine's memory that a training may take."""
+_BACKWARD = {"lora": 1.3, "dora": 2.0, "full": 2.0}
+"""Time of a backward pass in forward passes: without weight gradients a little more than one."""
+
+
+_FRAMEWORK = 300 * 2**20
+"""Bytes that a framework takes for itself: libraries, threads, buffers of its matrix products."""
+_HEAD_ROWS = 256
+"""Positions whose logits are alive together."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """`seconds` and `memory` (bytes) are estimates; `smaller` names the keys that lower the time, `fits` the edit that
+    lowers the memory to what the machine has, where it is too much."""
+
+    rows: int
+    tokens: int
+    seconds: float
+    memory: int
+    smaller: str
+    fits: str = ""
+
+    def text(self, what: str, device: Device) -> str:
+        return (
+            f"{what}: {self.rows:,} rows, {self.tokens:,} tokens; about {duration(self.seconds)} and "
+            f"{memory_size(self.memory)} on {device.name}. Smaller with {self.smaller}."
+        )
+
+    def warning(self, device: Device) -> str | None:
+        if self.memory <= _USABLE * device.memory:
+            return None
+        hint = (
+            f"It would fit with {self.fits}" if self.fits else "A smaller model, or a shorter max_seq_length, would fit"
+        )
+        return (
+            f"This may need {memory_size(self.memory)}, and the machine has {memory_size(device.memory)}. {hint}. "
+            "Where memory runs out, the batches are halved."
+        )
+
+
+def memory_size(count: int) -> str:
+    return f"{count / 2**30:.1f} GB" if count >= 2**30 else f"{count / 2**20:.0f} MB"
+
+
+def duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What is trained on which model, whose `config` is that of its folder, and by how many processes."""
+
+    model: Model
+    spec: AdapterSpec
+    config: dict[str, Any]
+    processes: int = 1
+
+
+def training_cost(what: Trained, job: Job, device: Device, section: str, smaller: str) -> Cost:
+    """The cost of a training job, from one forward pass over rows of middling length. `section` is the recipe's, whose
+    keys an edit would name."""
+    groups = whole_batches(job.train, job.size)
+    group = groups[len(groups) // 2]
+    count = job.steps * min(job.options.grad_accumulation_steps, len(groups))
+    processed = sum(batch.processed for batch in job.batches(job.train, [group]))
+    checkpointed = job.options.grad_checkpoint
+    longest = job.size.longest(job.train.lengths())
+    return Cost(
+        rows=count * len(group),
+        tokens=count * processed,
+        seconds=count
+        * _forward(what.model, job, group)
+        * (1 + _BACKWARD[what.spec.fine_tune_type] + checkpointed)
+        / what.processes,
+        memory=_step_memory(what, job, longest, checkpointed),
+        smaller=smaller,
+        fits=_edit_that_fits(what, job, longest, device, section),
+    )
+
+
+def _forward(model: Model, job: Job, group: Sequence[int]) -> float:
+    """Seconds of a forward pass over rows; where they do not fit, from a part of them."""
+    try:
+        batches = job.batches(job.train, [group])
+        model.loss(batches[0])
+        return _timed(lambda: [model.loss(batch) for batch in batches])
+    except OutOfMemory:
+        if len(group) == 1:
+            raise
+        return 2 * _forward(model, job, group[: len(group) // 2])
+
+
+def _edit_that_fits(what: Trained, job: Job, longest: Sequence[int], device: Device, section: str) -> str:
+    """The first of ever stronger edits that fits: smaller batches for the same step, then checkpointing too."""
+    options = job.options
+    for checkpointed in sorted({options.grad_checkpoint, True}):
+        for parts in (parts for parts in range(1, options.batch_size + 1) if options.batch_size % parts == 0):
+            rows = longest[-max(1, len(longest) // parts) :]
+            if _step_memory(what, job, rows, checkpointed) > _USABLE * device.memory:
+                continue
+            edits: dict[str, Any] = {"batch_size": options.batch_size // parts}
+            if options.batch_tokens is not None:
+                edits = {"batch_tokens": options.batch_tokens // parts}
+            edits["grad_accumulation_steps"] = options.grad_accumulation_steps * parts
+            edits |= {"grad_checkpoint": "true"} if checkpointed and not options.grad_checkpoint else {}
+            return " ".join(f"--set {section}.{key}={value}" for key, value in edits.items())
+    return ""
+
+
+def generation_cost(
+    model: Model, requests: Sequence[Request], prefix: Tokens, sampling: Sampling, config: dict[str, Any]
+) -> Cost:
+    """The cost of generating to the limit for every request: an upper bound, from a few tokens of one batch."""
+    few, more = 2, 8
+    batch = requests[: sampling.batch_size]
+
+    def run(tokens: int) -> float:
+        short = Sampling(max_tokens=tokens, batch_size=sampling.batch_size)
+        return _timed(lambda: list(model.generate(batch, short, prefix=prefix)))
+
+    run(1)
+    start = run(few)
+    each = max(0.0, (run(more) - start) / (more - few))
+    batches = len(requests) / max(1, len(batch))
+    prompt = sum(len(request.tokens) for request in requests) + len(prefix)
+    return Cost(
+        rows=len(requests),
+        tokens=prompt + len(requests) * sampling.max_tokens,
+        seconds=batches * (start + each * sampling.max_tokens),
+        memory=_generation_memory(model, batch, len(prefix) + sampling.max_tokens, config),
+        smaller="data.max_samples, augment.max_tokens",
+    )
+
+
+def _step_memory(what: Trained, job: Job, rows: Sequence[int], checkpointed: bool) -> int:
+    return max(training_memory(what, batch, checkpointed) for batch in job.batches(job.train, [rows]))
+
+
+def training_memory(what: Trained, batch: Batch, checkpointed: bool = False) -> int:
+    """Bytes that a step on a batch takes: weights; gradient, weight and two moments of what is trained; activations;
+    one part of the logits; and the framework's own.
+
+    A token keeps some 20 values of the hidden width and 4 of the middle one a layer, which was measured with both
+    frameworks; DoRA about twice that, and checkpointing the layer's input alone, with two layers at work.
+    """
+    model, spec, config = what.model, what.spec, what.config
+    hidden, layers = int(config["hidden_size"]), int(config["num_hidden_layers"])
+    middle = int(config["intermediate_size"])
+    width = 4 if model.weight_bytes >= 4 * model.parameters else 2
+    kind = spec.fine_tune_type
+    trained = model.parameters if kind == "full" else _adapter_size(spec, config)
+    layer = (20 * hidden + 4 * middle) * width * {"lora": 1.0, "full": 1.0, "dora": 2.0}[kind]
+    each = layers * 1.5 * hidden * width + 2 * layer if checkpointed else layers * layer
+    logits = min(_HEAD_ROWS, int((batch.weights > 0).sum())) * int(config["vocab_size"]) * 12
+    return int(model.weight_bytes + trained * 16 + batch.processed * each + logits + _FRAMEWORK)
+
+
+def _adapter_size(spec: AdapterSpec, config: dict[str, Any]) -> int:
+    """Numbers in a low-rank adapter."""
+    hidden, middle = int(config["hidden_size"]), int(config["intermediate_size"])
+    queries, keys = (_heads(config, name) * _head_width(config) for name in ("attention", "key_value"))
+    sizes = {"q_proj": hidden + queries, "k_proj": hidden + keys, "v_proj": hidden + keys, "o_proj": queries + hidden}
+    sizes |= {"gate_proj": hidden + middle, "up_proj": hidden + middle, "down_proj": middle + hidden}
+    each = sum(sizes.get(key.rpartition(".")[2], 2 * hidden) for key in spec.keys or LINEAR_KEYS)
+    return len(adapted_layers(spec, int(config["num_hidden_layers"]))) * spec.rank * each
+
+
+def _heads(config: dict[str, Any], kind: str) -> int:
+    return int(config.get(f"num_{kind}_heads") or config["num_attention_heads"])
+
+
+def _head_width(config: dict[str, Any]) -> int:
+    return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+
+
+def _generation_memory(model: Model, batch: Sequence[Request], more: int, config: dict[str, Any]) -> int:
+    """Bytes: weights; keys and values of every token of the longest row, for each row; and a row of logits each."""
+    longest = max(len(request.tokens) for request in batch) + more
+    each = int(config["num_hidden_layers"]) * _heads(config, "key_value") * _head_width(config) * 2 * 2
+    cache = len(batch) * longest * each
+    return model.weight_bytes + cache + len(batch) * int(config["vocab_size"]) * 4
+
+
+def _timed(work: Any) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start

@@ -1,0 +1,266 @@
+"""A local Ray of two workers against the engine in this process."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import chain, count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny import make_tiny_llama
+
+from rir_mlx.augmentation.engines.base import Order, Question, Written
+from rir_mlx.augmentation.engines.cluster import (
+    LOOPBACK,
+    RayEngine,
+    Setup,
+    share_of_a_worker,
+)
+from rir_mlx.backends import open_backend
+from rir_mlx.backends.base import Sampling
+from rir_mlx.errors import ModelError, UserError
+from rir_mlx.models.adapter_spec import AdapterSpec
+
+for _module in ("ray", "pyarrow", "torch", "peft"):
+    pytest.importorskip(_module)
+slow = pytest.mark.slow
+
+SAMPLING = Sampling(max_tokens=24, temperature=1.0, batch_size=2)
+ORDERS = [
+    Order(f"row-{index}", "i feel happy today because my friend came home " * (index % 4 + 1), "joy", index * 7919)
+    for index in range(200)
+]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """An engine on two workers, and the signal handlers that were there before it and stayed behind it."""
+
+    engine: RayEngine
+    before: list[Any]
+    after: list[Any]
+
+    def on(self, setup: Setup, workers: int = 2) -> RayEngine:
+        return RayEngine(setup, workers, {})
+
+
+def _handlers() -> list[Any]:
+    return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+
+@pytest.fixture(scope="module")
+def setup(tmp_path_factory: pytest.TempPathFactory) -> Setup:
+    folder = make_tiny_llama(tmp_path_factory.mktemp("ray") / "tiny")
+    spec = AdapterSpec(rank=4)
+    model = open_backend("torch").load(folder, dtype="float32")
+    model.add_adapter(spec, seed=0)
+    rng = np.random.default_rng(0)
+    tensors = {
+        name: (tensor + rng.normal(0, 0.1, tensor.shape)).astype(np.float32)
+        for name, tensor in sorted(model.trained_tensors().items())
+    }
+    return Setup(
+        model=str(folder),
+        date="26 Jul 2024",
+        question=Question(("joy", "anger"), "Which label fits the text?"),
+        max_seq_length=512,
+        backend="torch",
+        dtype="float32",
+        adapter=(spec, tensors),
+    )
+
+
+@pytest.fixture(scope="module")
+def cluster(setup: Setup, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))  # where Ray keeps its clusters' token
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "1")
+        patch.delenv("RAY_ADDRESS", raising=False)
+        before = _handlers()
+        engine = RayEngine(setup, 2, {"model": "tiny"})
+        yield Cluster(engine, before, _handlers())
+        engine.close()
+
+
+@pytest.fixture(scope="module")
+def alone(setup: Setup) -> dict[str, Written]:
+    """What the engine in this process writes for the same orders."""
+    import torch
+
+    torch.set_num_threads(1)
+    return {written.key: written for written in setup.load().write(ORDERS, SAMPLING)}
+
+
+def _asked(question: Callable[[Any], Any]) -> list[Any]:
+    """What each process of this one's cluster answers, and this one; those that end meanwhile do not."""
+    import ray  # noqa: F401  (psutil comes with it)
+
+    psutil = pytest.importorskip("psutil")
+    me = psutil.Process()
+    answers = []
+    for process in [me, *me.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):
+            answers.append(question(process))
+    return answers
+
+
+def _killed_if_busy(process: Any) -> int:
+    """SIGKILL to a worker that has a shard in hand: one that stands still cannot hand it in meanwhile. Its process
+    id, or 0."""
+    if "_Writer" not in process.cmdline()[0]:
+        return 0
+    process.suspend()
+    if ".submit" in process.cmdline()[0]:
+        process.kill()
+        return int(process.pid)
+    process.resume()
+    return 0
+
+
+@slow
+def test_two_workers_write_what_one_process_writes_through_an_interrupt(
+    cluster: Cluster, alone: dict[str, Written]
+) -> None:
+    """Ctrl-C reaches every process of the terminal; the driver decides when to stop."""
+    results = cluster.engine.write(iter(ORDERS), SAMPLING)
+    written = [next(results)]
+    workers = _asked(lambda process: "_Writer" in process.cmdline()[0] and not process.send_signal(signal.SIGINT))
+    written += results
+    assert sum(workers) == 2
+    assert len(written) == len(ORDERS)
+    assert {one.key: one for one in written} == alone
+    assert len({one.text for one in written}) > 100
+
+
+@slow
+def test_a_killed_worker_loses_and_repeats_no_order_and_leaves_stdout_clean(
+    cluster: Cluster, alone: dict[str, Written], capfd: pytest.CaptureFixture[str]
+) -> None:
+    results = cluster.engine.write(iter(ORDERS), SAMPLING)
+    written = [next(results)]
+    killed = next(filter(None, (pid for _ in range(2000) for pid in _asked(_killed_if_busy))))
+    written += results
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert "A worker died or was killed" in printed.err
+    assert killed not in _asked(lambda process: process.pid)
+    assert len(written) == len(ORDERS)
+    assert {one.key: one for one in written} == alone
+
+
+@slow
+def test_orders_are_taken_a_few_ahead_and_those_taken_are_finished(cluster: Cluster, setup: Setup) -> None:
+    taken: list[str] = []
+    stopped = False
+
+    def endless() -> Iterator[Order]:
+        for index in count():
+            if stopped:
+                return
+            taken.append(f"row-{index}")
+            yield Order(taken[-1], "i was sad", "anger", index)
+
+    fake = cluster.on(replace(setup, backend="fake", adapter=None))
+    written = []
+    for one in fake.write(endless(), SAMPLING):
+        written.append(one.key)
+        stopped = len(written) >= 30
+    assert sorted(written) == sorted(taken)
+    assert len(taken) < 30 + 2 * 4 * 2 * SAMPLING.batch_size * 2
+
+
+@slow
+def test_a_model_that_cannot_be_loaded_is_named_as_on_one_machine_and_frees_the_workers(
+    cluster: Cluster, setup: Setup, tmp_path: Path
+) -> None:
+    import ray
+
+    folder = make_tiny_llama(tmp_path / "empty")
+    (folder / "model.safetensors").unlink()
+    broken = replace(setup, model=str(folder), backend="fake", adapter=None)
+    with pytest.raises(ModelError) as here:
+        broken.load()
+    with pytest.raises(ModelError) as there:
+        list(cluster.on(broken).write(iter(ORDERS), SAMPLING))
+    assert str(there.value) == str(here.value)
+    assert there.value.exit_code == here.value.exit_code == 2
+    for _ in range(100):
+        if ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"]:
+            return
+        time.sleep(0.1)
+    pytest.fail(f"The workers keep their processors: {ray.available_resources()} are free.")
+
+
+@slow
+def test_no_process_of_the_cluster_counts_its_use(cluster: Cluster) -> None:
+    from ray._common.usage import usage_lib
+
+    assert not usage_lib.usage_stats_enabled()
+    servers = ("gcs_server", "raylet", "dashboard.py", "monitor.py", "log_monitor.py")
+    switches = _asked(
+        lambda process: (
+            process.environ().get("RAY_USAGE_STATS_ENABLED")
+            if any(part.endswith(servers) for part in process.cmdline()[:3])
+            else None
+        )
+    )
+    assert [switch for switch in switches if switch] == ["0"] * len(servers)
+
+
+@slow
+def test_the_cluster_listens_on_the_loopback_alone(cluster: Cluster) -> None:
+    """Ray turns `_node_ip_address="127.0.0.1"` into the machine's own address, and then listens on all of them."""
+    connections = chain.from_iterable(_asked(lambda process: process.net_connections(kind="inet")))
+    listening = [one.laddr.ip.removeprefix("::ffff:") for one in connections if one.status == "LISTEN"]
+    assert len(listening) > 3
+    assert set(listening) == {LOOPBACK}
+
+
+@slow
+def test_signals_are_handled_as_before(cluster: Cluster) -> None:
+    assert cluster.after == cluster.before
+
+
+@slow
+def test_more_workers_than_the_cluster_holds_are_refused(cluster: Cluster, setup: Setup) -> None:
+    with pytest.raises(UserError, match="9999 workers do not fit into the Ray cluster"):
+        cluster.on(setup, workers=9999)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "share"),
+    [
+        ([{"CPU": 8}], 2, {"num_cpus": 4}),
+        ([{"CPU": 5}, {"CPU": 5}, {"CPU": 5}], 4, {"num_cpus": 2}),
+        ([{"CPU": 7}, {"CPU": 1}], 8, {"num_cpus": 1}),
+        ([{"CPU": 64, "GPU": 4}, {"CPU": 8}], 4, {"num_cpus": 0, "num_gpus": 1}),
+    ],
+)
+def test_a_worker_gets_what_all_of_them_can_have(
+    nodes: list[dict[str, float]], workers: int, share: dict[str, int]
+) -> None:
+    assert share_of_a_worker(nodes, workers) == share
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "room"),
+    [([{"CPU": 2}], 3, "a processor, and it has 2"), ([{"CPU": 9, "GPU": 1}], 2, "a GPU, and it has 1"), ([], 1, "0")],
+)
+def test_workers_without_a_place_are_refused(nodes: list[dict[str, float]], workers: int, room: str) -> None:
+    with pytest.raises(UserError, match=room):
+        share_of_a_worker(nodes, workers)
+
+
+def test_without_ray_the_command_that_installs_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"pip install 'rir-mlx\[ray\]'"):
+        RayEngine(Setup("model", "26 Jul 2024", Question(("joy",), "Why?"), 512), 1, {})

@@ -1,0 +1,200 @@
+"""The gates: what each rejects, and what passes all of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from rir_mlx.augmentation.filters import (
+    GATES,
+    Judge,
+    LabelWords,
+    words_of,
+)
+from rir_mlx.prompting.codec import Codec
+from rir_mlx.prompting.prompts import DELIMITER
+
+LABELS = ["sadness", "joy", "love", "anger", "fear", "surprise"]
+TEXT = "i feel like a million dollars because my friend came home for the weekend"
+INSTRUCTION = "Which emotion does the writer of the text express?"
+
+PASS = [
+    "A friend has come home, and that makes them happy.",
+    "A friend has come home, so joy.",
+    "First.\n\nThen they smile \U0001f642.\n",
+    "Their friend came home for the weekend, and that is what anyone would be glad of.",
+    "So the\nLabel fits their smile.",
+    "They write <|eot_id|> and smile.",
+    "No sadness is left. They beam with joy.",
+    "They are not in anger but in joy about a friend.",
+    "They would have loved to stay. A friend is at home.",
+    "朋友回家了，所以很开心。",
+]
+REJECTED = [
+    ("empty", ""),
+    ("empty", " \n\t "),
+    ("empty", "... !"),
+    ("empty", "___"),
+    ("delimiter", "They smile.\nLabel: joy"),
+    ("delimiter", "Label: joy, as they smile"),
+    ("delimiter", "They smile.\nLabel:"),
+    ("delimiter", "They smile.\nＬabel: joy"),
+    ("repeating", "It is very very very very good to see them."),
+    ("repeating", "It is because it is because it is because it is."),
+    ("repeating", "They smile because they smile because they smile because they smile."),
+    ("copying", TEXT),
+    ("copying", "I feel like a million dollars because my friend came home"),
+    ("copying", "i feel like a million dollars, so joy"),
+    ("copying", "a million"),
+    ("restating", "joy"),
+    ("restating", "The label is joy because the writer of the text expresses joy."),
+    ("restating", "The emotion is joyful joy."),
+    ("restating", "So the answer is sadness."),
+    ("another label", "Their dog has died. So it is sadness after all, we think."),
+    ("another label", "One hears anger in every word of theirs."),
+    ("another label", "One hears joy at first. Then only Anger stays with them."),
+]
+
+
+@pytest.fixture
+def judge(codec: Codec) -> Judge:
+    return Judge(codec, LABELS, INSTRUCTION)
+
+
+@pytest.mark.parametrize("reasoning", PASS)
+def test_a_reasoning_passes(judge: Judge, reasoning: str) -> None:
+    assert judge(TEXT, "joy", reasoning) is None
+
+
+@pytest.mark.parametrize(("reason", "reasoning"), REJECTED)
+def test_a_reasoning_is_rejected(judge: Judge, reason: str, reasoning: str) -> None:
+    assert judge(TEXT, "joy", reasoning) == reason
+
+
+@pytest.mark.parametrize(
+    ("labels", "label", "text", "reasoning"),
+    [
+        (
+            ["positive", "negative", "neutral"],
+            "neutral",
+            "a pen",
+            "Naming a pen is neither positive nor negative.",
+        ),
+        (["ham", "spam"], "ham", "see you at 5", "A friend sets a time, and nothing here looks like spam."),
+        (["toxic", "non-toxic"], "non-toxic", "well done", "They praise somebody, so the comment is not toxic."),
+        (["entailment", "contradiction"], "entailment", "a / b", "B follows from a; there's no contradiction in them."),
+        (["yes", "no"], "yes", "is it so?", "There is no hint of an exception anywhere."),
+        (["for", "against"], "against", "taxes up", "It blames taxes for hurting small shops."),
+        (["tech", "sports", "other"], "tech", "a phone", "On the other hand the price of the phone is high."),
+        (LABELS, "joy", "i love my new job", "The words i love my new job show delight at work."),
+        (LABELS, "joy", "x", "It isn't anger that one hears in these words."),
+    ],
+)
+def test_another_label_that_is_denied_quoted_or_a_common_word_is_no_conclusion(
+    codec: Codec, labels: list[str], label: str, text: str, reasoning: str
+) -> None:
+    assert Judge(codec, labels, "Which one is it?")(text, label, reasoning) is None
+
+
+def test_words_of_other_scripts_are_whole() -> None:
+    assert words_of("खुशी की बात") == ["खुशी", "की", "बात"]
+    assert words_of("cafe\u0301 au lait") == ["café", "au", "lait"]
+    assert words_of("评论，好") == ["评", "论", "好"]
+    assert words_of("긍정적이다 이것은") == ["긍정적이다", "이것은"]
+
+
+def test_labels_are_found_where_no_space_stands_around_them() -> None:
+    words = LabelWords(["积极", "消极"])
+    assert [label for label, _, _ in words.named("这条评论是积极的。")] == ["积极"]
+    assert words.masked("这条评论是积极的。") == "这条评论是___的。"
+    assert [label for label, _, _ in LabelWords(["긍정", "부정"]).named("긍정적이다")] == ["긍정"]
+
+
+def test_how_it_ended_and_control_tokens_count(judge: Judge) -> None:
+    assert judge(TEXT, "joy", PASS[0], "length") == "cut off"
+    assert judge(TEXT, "joy", PASS[0], "stop", True) == "control"
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_a_gate_that_is_left_out_rejects_nothing(codec: Codec, gate: str) -> None:
+    judge = Judge(codec, LABELS, INSTRUCTION, [one for one in GATES if one != gate])
+    mine = [reasoning for reason, reasoning in REJECTED if reason == gate]
+    assert len(mine) >= 3
+    assert gate not in {judge(TEXT, "joy", reasoning) for reasoning in mine}
+
+
+def test_a_reasoning_may_be_asked_to_point_at_the_text(codec: Codec) -> None:
+    judge = Judge(codec, LABELS, INSTRUCTION, [*GATES, "ungrounded"])
+    text = "i passed my exam today"
+    assert judge(text, "joy", "The word exam shows it.") is None
+    assert judge(text, "joy", "The word funeral shows it.") == "ungrounded"
+    assert judge(text, "joy", "They say that it was joy, and i hear it in my heart.") == "ungrounded"
+    assert Judge(codec, LABELS, INSTRUCTION)(text, "joy", "The word funeral shows it.") is None
+
+
+def test_without_gates_what_cannot_be_learned_is_still_rejected(codec: Codec) -> None:
+    judge = Judge(codec, LABELS, INSTRUCTION, [])
+    always = {"empty", "delimiter"}
+    for reason, reasoning in REJECTED:
+        assert judge(TEXT, "joy", reasoning) == (reason if reason in always else None)
+
+
+def test_judges_with_the_same_gates_have_the_same_digest(codec: Codec) -> None:
+    assert Judge(codec, LABELS, "", GATES).digest == Judge(codec, LABELS, "", GATES[::-1]).digest
+    assert Judge(codec, LABELS, "", GATES).digest != Judge(codec, LABELS, "", GATES[1:]).digest
+
+
+def test_what_passes_is_learned_up_to_one_delimiter(codec: Codec, judge: Judge) -> None:
+    """A classifier stops at the first delimiter: a second one in what it learned would put its label elsewhere."""
+    from rir_mlx.prompting.arms import reasoning_tokens
+
+    delimiter = codec.constant(DELIMITER)
+    for text in PASS:
+        tokens = reasoning_tokens(codec, text)
+        places = [at for at in range(len(tokens)) if tokens[at : at + len(delimiter)] == delimiter]
+        assert places == [len(tokens) - len(delimiter)]
+
+
+# where labels are named
+
+
+def test_labels_of_several_words_are_found_however_they_are_written() -> None:
+    words = LabelWords(["card_arrival", "card", "top up failed"])
+    text = "The Card Arrival is late; the card-arrival, the card, and TOP_UP failed."
+    assert [label for label, _, _ in words.named(text)] == ["card_arrival", "card_arrival", "card", "top up failed"]
+    assert words.masked(text) == "The ___ is late; the ___, the ___, and ___."
+
+
+def test_words_made_of_a_label_are_known_as_such() -> None:
+    words = LabelWords(LABELS)
+    named = words.named("Joyful, loved, sad, surprised; joy.")
+    assert named == [
+        ("joy", 0, False),
+        ("love", 8, False),
+        ("sadness", 15, False),
+        ("surprise", 20, False),
+        ("joy", 31, True),
+    ]
+
+
+def test_a_label_inside_another_word_is_not_named() -> None:
+    assert LabelWords(["art", "c++"]).named("the party starts with a chart of c++11") == []
+    assert LabelWords(["art", "c++"]).named("art, c++!") == [("art", 0, True), ("c++", 5, True)]
+
+
+def test_a_label_is_not_taken_for_another_ones_form() -> None:
+    words = LabelWords(["need", "needed"])
+    assert [label for label, _, _ in words.named("need needed needs")] == ["need", "needed", "need"]
+
+
+def test_labels_that_are_numbers_are_never_named(codec: Codec) -> None:
+    """Two days are not the class 2."""
+    words = LabelWords(["0", "1", "2"])
+    assert words.named("2 days and 1 night") == []
+    assert words.masked("2 days") == "2 days"
+    assert Judge(codec, ["0", "1", "2"], "Which?")("a text", "0", "They had waited 2 days in the rain.") is None
+
+
+def test_labels_in_other_scripts_are_found() -> None:
+    words = LabelWords(["радость", "ΧΑΡΆ", "İyi"])
+    assert [label for label, _, _ in words.named("Это РАДОСТЬ, χαρά.")] == ["радость", "ΧΑΡΆ"]
+    assert "___" in words.masked("İçi İyi")

@@ -1,0 +1,164 @@
+"""`rir-mlx classify`: lines as they come, whole files, thresholds and the next labels."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from commands import LABELS, Run, write_csv
+
+from rir_mlx import stages
+from rir_mlx.classification.classifier import Decoding, Prediction
+from rir_mlx.statistics.calibration import Calibration
+
+
+class Fake:
+    """A classifier that is half sure of `joy`, and keeps what it was asked."""
+
+    arm = "qra"
+    calibration = Calibration()
+    task = SimpleNamespace(names=list(LABELS))
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[list[str], Decoding]] = []
+
+    def predict(self, texts: Sequence[str], how: Decoding, *, on_text: Any = None) -> list[Prediction]:
+        self.asked.append((list(texts), how))
+        if on_text is not None:
+            on_text("because")
+        chances = {"joy": 0.5, "sadness": 0.2, "anger": 0.3}
+        return [Prediction("joy", chances, 0.9, "because", trimmed=int(text == "long")) for text in texts]
+
+
+@pytest.fixture
+def fake(rir: Run, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
+    """A run with a classifier, which this one stands in for."""
+    assert rir("train-classifier", str(recipe), "--arm", "qa", "-q").code == 0
+    answers = Fake()
+    monkeypatch.setattr(stages, "load_classifier", lambda context, arm: answers)
+    return answers
+
+
+def test_options_reach_the_classifier(rir: Run, fake: Fake) -> None:
+    assert rir("classify", "a day", "--reason", "auto", "--samples", "3", "-q").code == 0
+    ((texts, how),) = fake.asked
+    assert (texts, how.reason, how.samples) == (["a day"], "auto", 3)
+    assert rir("classify", "a day", "--reason", "sometimes").code == 2
+    assert rir("classify", "a day", "--threshold", "2").code == 2
+
+
+def test_one_text_prints_its_reasoning_and_so_many_labels_as_are_wanted(rir: Run, fake: Fake) -> None:
+    result = rir("classify", "a day", "--top-k", "2", "--threshold", "0.6")
+    assert result.out.splitlines()[0] == "because"
+    assert "anger" in result.out
+    assert "sadness" not in result.out
+    assert "No label reaches the threshold of 0.6" in result.err
+    values = json.loads(rir("classify", "a day", "--json", "--top-k", "2", "--threshold", "0.6").out)
+    assert (values["label"], values["abstained"]) == (None, True)
+    assert values["top"] == [{"label": "joy", "probability": 0.5}, {"label": "anger", "probability": 0.3}]
+    assert values["probabilities"] == {"joy": 0.5, "sadness": 0.2, "anger": 0.3}
+
+
+def test_lines_hold_label_probability_and_text(rir: Run, fake: Fake) -> None:
+    assert rir("classify", stdin="a  day\n\n  \nlong\r\n").out == "joy\t0.500\ta day\njoy\t0.500\tlong\n"
+    wanted = rir("classify", "-", "--top-k", "2", "--threshold", "0.6", stdin="long")
+    assert wanted.out == "\t0.500\tanger\t0.300\tlong\n"
+    assert "1 texts are too long" in wanted.err
+    lines = rir("classify", "--jsonl", stdin="a\nb\n").out.splitlines()
+    assert [json.loads(line)["text"] for line in lines] == ["a", "b"]
+    assert rir("classify", stdin="\n \n").code == 2
+
+
+def test_lines_of_a_pipe_are_answered_as_they_come_and_in_order(recipe: Path, rir: Run, tmp_path: Path) -> None:
+    """A pipe that stays open: the first answers are there before the last texts are."""
+    assert rir("train-classifier", str(recipe), "--arm", "qa", "-q").code == 0
+    command = [sys.executable, "-m", "rir_cli", "classify", "--jsonl", "-q"]
+    with subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"first\nsecond\nthi")
+        process.stdin.flush()
+        assert json.loads(process.stdout.readline())["text"] == "first"
+        assert json.loads(process.stdout.readline())["text"] == "second"
+        process.stdin.write(b"rd\n" + b"".join(b"row %d\n" % n for n in range(600)) + b"caf\xe9")
+        out, _ = process.communicate(timeout=60)
+    texts = [json.loads(line)["text"] for line in out.splitlines()]
+    assert texts == ["third", *(f"row {n}" for n in range(600)), "caf\ufffd"]
+    assert process.returncode == 0
+
+
+def test_a_table_keeps_its_columns_and_gets_its_labels(rir: Run, recipe: Path) -> None:
+    rir("train-classifier", str(recipe), "--arm", "qa", "-q")
+    write_csv(Path("more.csv"), [("a day", "joy"), ("", "anger"), ("home", "joy")])
+    done = rir("classify", "--file", "more.csv", "--output", "out.csv", "--threshold", "0", "--top-k", "9")
+    assert done.code == 0, done.err
+    assert done.out == ""
+    assert "1 of 3 rows have no label: the text is empty (1)" in done.err
+    assert "predicted_label" in done.err
+    with open("out.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["label"] for row in rows] == ["joy", "anger", "joy"]
+    assert [row["predicted_label"] in LABELS for row in rows] == [True, False, True]
+    assert "predicted_label_3" in rows[0]
+    assert "predicted_label_4" not in rows[0]
+    single = json.loads(rir("classify", "a day", "--json").out)
+    assert rows[0]["predicted_label"] == single["label"]
+    assert float(rows[0]["predicted_probability"]) == pytest.approx(max(single["probabilities"].values()), abs=1e-6)
+    again = rir("classify", "--file", "more.csv", "--output", "out.csv")
+    assert (again.code, "--force" in again.err) == (2, True)
+    forced = rir("classify", "--file", "more.csv", "-o", "out.csv", "--force", "--json", "-q")
+    values = json.loads(forced.out)
+    assert (values["output"], values["rows"], values["classified"], values["abstained"]) == ("out.csv", 3, 2, 0)
+
+
+def test_a_stopped_file_goes_on_unless_the_classifier_is_another(
+    rir: Run, fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_csv(Path("more.csv"), [(f"text {n}", "joy") for n in range(3000)])
+    real = fake.predict
+
+    def interrupted(texts: Sequence[str], how: Decoding, **more: Any) -> list[Prediction]:
+        if len(fake.asked) == 2:
+            raise KeyboardInterrupt
+        return real(texts, how, **more)
+
+    command = ("classify", "--file", "more.csv", "--output", "out.csv")
+    with monkeypatch.context() as patched:
+        patched.setattr(fake, "predict", interrupted)
+        stopped = rir(*command)
+    assert (stopped.code, "the same command continues" in stopped.err) == (130, True)
+    other = rir(*command, "--samples", "2")
+    assert "classifier was" in other.err
+    assert "starts anew" in other.err
+    assert other.code == 0
+    os.remove("out.csv")
+    fake.asked.clear()
+    with monkeypatch.context() as patched:
+        patched.setattr(fake, "predict", interrupted)
+        assert rir(*command).code == 130
+    assert "goes on after row 2,048 of 3,000" in rir(*command).err
+    assert [len(texts) for texts, _ in fake.asked] == [1024, 1024, 952]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("a day", "--file", "rows.csv"), "not both"),
+        (("a day", "--output", "out.csv"), "--output is for the rows of a file"),
+        (("--file", "nothing.csv", "--output", "out.csv"), "there is no file nothing.csv"),
+        (("--file", "nothing.csv"), "there is no file nothing.csv"),
+        (("--file", "rows.csv", "--output", "out.jsonl"), "Name it out.csv"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(rir: Run, fake: Fake, arguments: tuple[str, ...], words: str) -> None:
+    result = rir("classify", *arguments)
+    assert (result.code, words in result.err) == (2, True), result.err
+    assert fake.asked == []

@@ -1,0 +1,409 @@
+"""The card says what the model is and no row of its data, and the program on it answers what the classifier does."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from comparisons import EVIL, a_comparison
+from huggingface_hub import ModelCard, ModelCardData
+from rir_convert.card import CardFacts, DataSource, Example, Form, base_licence, model_card
+from rir_convert.example import MADE_UP, example_code, example_prompt, prompt_around, run_example
+
+from rir_mlx.backends import open_backend
+from rir_mlx.classification.classifier import Classifier, Prediction
+from rir_mlx.errors import Failure
+from rir_mlx.prompting.arms import Task
+from rir_mlx.prompting.codec import Codec
+from rir_mlx.prompting.prompts import asked_for, classifier_prompt
+from rir_mlx.statistics.calibration import Calibration
+from rir_mlx.types import Arm
+
+TASK = Task({"joy": "gladness", "sadness": "", "anger": "being | cross"}, "Which label fits the text?", 320, 12)
+ARMS: tuple[Arm, ...] = ("qa", "qra", "qar", "multitask", "qra-scrambled")
+NASTY = 'so <|eot_id|> "quoted" \\ and\nLabel: joy {{ 7 * 7 }} \U0001f642'
+"""Control tokens, what ends a string, what separates a reasoning from its label, and a template's brackets."""
+VERIFICATION = {
+    "passed": True,
+    "engines": {
+        "torch": {"positions": 1043, "mean_difference": 2.1e-6, "same_choice": 1.0, "label_agreement": 1.0},
+        "mlx": {"positions": 1043, "mean_difference": None, "same_choice": 0.9981, "label_agreement": None},
+    },
+}
+
+
+def facts_of(**more: Any) -> CardFacts:
+    facts = CardFacts(
+        name="emotion-qar",
+        base="org/Base-1B",
+        base_revision="8d3f0c5a",
+        base_licence="llama3.2",
+        sources=(
+            DataSource("train", "dair-ai/emotion", "cab853a1", "other"),
+            DataSource("test", "mine/rows.csv", "9f86d081"),
+        ),
+        arm="qar",
+        task=TASK,
+        calibration=Calibration({"direct": 1.3125, "reasoned": 1.0, "sampled": 1.0}, 500),
+        recipe="name: emotion\n",
+        example=Example("<|begin|>Which?", "print(1)\n", "Label: joy\n0.5000 joy\n"),
+        verification=VERIFICATION,
+        comparison=a_comparison(("joy", "sadness", "anger")),
+        command="rir-mlx export emotion --to hf",
+        versions={"rir-mlx": "0.1.0", "python": "3.11.7"},
+    )
+    return replace(facts, **more)
+
+
+# the program
+
+
+def printed(output: str) -> tuple[str | None, str, dict[str, float]]:
+    found = re.fullmatch(r"(?:Reasoning: (.*?)\n)?Label: (\w+)\n((?:\d\.\d{4} \w+\n)+)", output, re.DOTALL)
+    assert found, output
+    pairs = [line.split() for line in found[3].splitlines()]
+    return found[1], found[2], {name: float(chance) for chance, name in pairs}
+
+
+def answered(folder: Path, arm: Arm, text: str, calibration: Calibration | None, task: Task = TASK) -> Prediction:
+    pytest.importorskip("peft")
+    model = open_backend("torch").load(folder, dtype="float32")
+    [found] = Classifier(model, Codec(folder, "26 Jul 2024"), task, arm, calibration).predict([text])
+    return found
+
+
+@pytest.mark.parametrize("text", [MADE_UP, NASTY])
+@pytest.mark.parametrize("arm", ARMS)
+def test_the_program_answers_what_the_classifier_does(tiny: Path, codec: Codec, arm: Arm, text: str) -> None:
+    expected = answered(tiny, arm, text, None)
+    code = example_code(arm, TASK, codec, text=text)
+    output = run_example(tiny, code, 120, label=expected.label)
+    assert output is not None
+    reasoning, label, chances = printed(output)
+    assert label == expected.label
+    assert list(chances) == TASK.names
+    # Printed with four digits, computed in float32 in another order.
+    assert chances == pytest.approx(expected.probabilities, abs=1e-4)
+    assert reasoning == (expected.reasoning if arm != "qa" else None)
+
+
+def test_its_probabilities_are_calibrated_by_the_temperature_of_its_way_of_reading(tiny: Path, codec: Codec) -> None:
+    calibration = Calibration({"direct": 5.0, "reasoned": 0.4, "sampled": 9.0}, 500)
+    expected, plain = (answered(tiny, "qra", MADE_UP, one) for one in (calibration, None))
+    output = run_example(tiny, example_code("qra", TASK, codec, calibration=calibration), 120)
+    assert output is not None
+    assert printed(output)[2] == pytest.approx(expected.probabilities, abs=1e-4)
+    assert expected.probability > plain.probability + 0.05
+
+
+def test_it_ends_a_reasoning_where_the_classifier_does(
+    tiny: Path, codec: Codec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A random model never writes the delimiter, so one is chosen that it writes."""
+    for letter in answered(tiny, "qra", MADE_UP, None).reasoning or "":
+        for module in ("rir_convert.example", "rir_mlx.classification.classifier"):
+            monkeypatch.setattr(f"{module}.DELIMITER", letter)
+        expected = answered(tiny, "qra", MADE_UP, None)
+        if 0 < expected.tokens < TASK.max_reasoning_tokens:
+            break
+    assert 0 < expected.tokens < TASK.max_reasoning_tokens
+    output = run_example(tiny, example_code("qra", TASK, codec), 120, label=expected.label)
+    assert output is not None
+    reasoning, _, chances = printed(output)
+    assert reasoning == expected.reasoning
+    assert chances == pytest.approx(expected.probabilities, abs=1e-4)
+
+
+def test_it_is_greedy_and_quiet_whatever_the_base_generates_with(tiny: Path, tmp_path: Path, codec: Codec) -> None:
+    """Llama's own settings draw, and transformers warns of a temperature that is not used."""
+    shutil.copytree(tiny, tmp_path / "hot")
+    path = tmp_path / "hot" / "generation_config.json"
+    hot = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "repetition_penalty": 1.3}
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | hot), encoding="utf-8")
+    code = example_code("qra", TASK, codec)
+    output = run_example(tmp_path / "hot", code, 120)
+    assert output == run_example(tiny, code, 120)
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(command, cwd=tmp_path / "hot", capture_output=True, text=True, check=True)
+    assert "temperature" not in ended.stderr
+    assert "Warning" not in ended.stderr
+
+
+def test_it_asks_a_model_without_a_chat_template_too(plain: Path, plain_codec: Codec) -> None:
+    expected = answered(plain, "qra", MADE_UP, None)
+    output = run_example(plain, example_code("qra", TASK, plain_codec), 120, label=expected.label)
+    assert output is not None
+    assert printed(output)[2] == pytest.approx(expected.probabilities, abs=1e-4)
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_the_parts_of_the_prompt_have_the_ids_that_training_saw(codec: Codec, plain_codec: Codec, arm: Arm) -> None:
+    for one in (codec, plain_codec):
+        prompt = classifier_prompt(NASTY, TASK.labels, TASK.instruction, asked_for(arm))
+        before, question, after = prompt_around(one, prompt)
+        encoded = one.encode(prompt, 10_000)
+        assert one.constant(before) + one.given(question + "\0")[: len(one.given(question))] == encoded.head
+        assert (*one.given(NASTY), *one.constant(after)) == encoded.row
+        assert one.decode(encoded.head + encoded.row) == example_prompt(arm, TASK, one, NASTY)
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_the_program_is_python_with_transformers_alone(codec: Codec, arm: Arm) -> None:
+    task = replace(TASK, labels={one: one for one in EVIL}, instruction='"""\'{}\x7f\n```')
+    tree = ast.parse(example_code(arm, task, codec, text=NASTY))
+    imported = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    imported += [one.name for node in ast.walk(tree) if isinstance(node, ast.Import) for one in node.names]
+    assert sorted(filter(None, imported)) == ["torch", "transformers"]
+    values = {
+        node.targets[0].id: ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id.isupper()
+    }
+    assert values["TEXT"] == NASTY
+    assert values["LABELS"] == list(EVIL)
+    assert task.instruction in values["QUESTION"]
+
+
+def test_an_answer_that_is_not_the_classifiers_is_a_failure(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    with pytest.raises(Failure, match="was to answer 'joy', and printed:\nLabel: joyless"):
+        run_example(tmp_path, "print('Label: joyless')", 60, label="joy")
+    assert run_example(tmp_path, "print('Label: joy')", 60, label="joy") == "Label: joy\n"
+
+
+def test_a_program_that_fails_or_does_not_end_is_a_failure(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    with pytest.raises(Failure, match=r"exit code 1:[\s\S]*ZeroDivisionError"):
+        run_example(tmp_path, "1 / 0", 60)
+    with pytest.raises(Failure, match=r"more than 0\.5 seconds"):
+        run_example(tmp_path, "import time\ntime.sleep(60)", 0.5)
+
+
+def test_it_runs_in_the_folder_offline_and_imports_nothing_that_lies_there(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    (tmp_path / "json.py").write_text("raise SystemExit('code of a model folder was run')", encoding="utf-8")
+    code = "import json, os\nprint(os.getcwd(), os.environ['HF_HUB_OFFLINE'])"
+    assert run_example(tmp_path, code, 60) == f"{tmp_path.resolve()} 1\n"
+
+
+def test_without_pytorch_nothing_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rir_convert.example.find_spec", lambda name: None if name == "torch" else object())
+    assert run_example(tmp_path, "1 / 0", 60) is None
+
+
+# the card
+
+
+def test_the_hub_reads_the_cards_metadata() -> None:
+    card = ModelCard(model_card(facts_of()))
+    assert isinstance(card.data, ModelCardData)
+    assert card.data.to_dict() == {
+        "license": "llama3.2",
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "base_model": "org/Base-1B",
+        "base_model_relation": "finetune",
+        "datasets": ["dair-ai/emotion"],
+        "tags": ["text-classification", "reasoning", "rir-mlx", "qar"],
+    }
+    assert card.text.lstrip().startswith("# emotion-qar")
+
+
+@pytest.mark.parametrize(
+    ("licence", "expected", "said"),
+    [
+        ("apache-2.0", {"license": "apache-2.0"}, "base model: apache-2.0."),
+        (
+            "Qwen RESEARCH: v1",
+            {"license": "other", "license_name": "qwen-research-v1"},
+            "base model: Qwen RESEARCH: v1.",
+        ),
+        (None, {"license": "unknown"}, "base model: not stated; see the base model's page."),
+    ],
+)
+def test_a_licence_is_one_that_the_hub_knows_or_other_with_its_name(
+    licence: str | None, expected: dict[str, str], said: str
+) -> None:
+    card = ModelCard(model_card(facts_of(base_licence=licence)))
+    found = card.data.to_dict()
+    assert {key: value for key, value in found.items() if key.startswith("license")} == expected
+    assert said in card.text
+
+
+@pytest.mark.parametrize("base", ["builtin:tiny-llama", "/home/me/model", "model"])
+def test_a_base_that_is_no_model_of_the_hub_is_not_named_as_one(base: str) -> None:
+    card = ModelCard(model_card(facts_of(base=base)))
+    assert "base_model" not in card.data.to_dict()
+    assert base in card.text
+
+
+def test_the_program_on_the_card_is_the_one_that_was_run(codec: Codec) -> None:
+    code = example_code("qra", replace(TASK, instruction="````\n```"), codec, text=NASTY)
+    facts = facts_of(example=Example("`````\nprompt", code, "Label: joy\n"))
+    card = model_card(facts)
+    found = re.search(r"^(`{3,})python\n(.*?)^\1$", card, re.DOTALL | re.MULTILINE)
+    assert found
+    assert found[2] == code
+    assert "printed:\n\n```text\nLabel: joy\n```" in card
+    assert "``````text\n`````\nprompt\n``````" in card
+    unrun = model_card(replace(facts, example=replace(facts.example, output=None)))
+    assert "was not executed" in unrun
+    assert "printed:" not in unrun
+
+
+@pytest.mark.parametrize(
+    ("form", "library", "relation", "says"),
+    [
+        ("mlx", "mlx", "finetune", "```python\nprint(1)\n```\n"),
+        (
+            "mlx-quantised",
+            "mlx",
+            "quantized",
+            'import generate, load\n\nmodel, tokenizer = load(".")',
+        ),
+        ("gguf", None, "quantized", "```sh\nollama create emotion-qar -f Modelfile\nollama run"),
+        (
+            "adapter",
+            "peft",
+            "adapter",
+            'revision="8d3f0c5a")\nmodel = PeftModel.from_pretrained(base, ".")\n```\n',
+        ),
+    ],
+)
+def test_every_form_says_what_opens_it(form: Form, library: str | None, relation: str, says: str) -> None:
+    facts = facts_of(form=form)
+    if form != "mlx":
+        facts = replace(facts, example=Example("<|begin|>Which?"))
+    card = ModelCard(model_card(facts))
+    assert card.data.to_dict().get("library_name") == library
+    assert card.data.to_dict()["base_model_relation"] == relation
+    assert says in card.text
+    assert "<|begin|>Which?" in card.text
+    assert ("This program was" in card.text) is (form == "mlx")
+    assert not re.search(r"```\n(?!\n)", re.sub(r"```\w+\n.*?(?=```\n)", "", card.text, flags=re.DOTALL))
+    for block in re.findall(r"```python\n(.*?)```", card.text, re.DOTALL):
+        ast.parse(block)
+
+
+@pytest.mark.parametrize("base", ["builtin:tiny-llama", "~/models/x"])
+def test_an_adapter_names_its_base_as_code_only_where_the_hub_has_it(base: str) -> None:
+    card = model_card(facts_of(form="adapter", base=base, example=Example("x")))
+    assert 'from_pretrained("BASE")' in card
+    assert 'load("BASE", adapter_path=".")' in card
+    assert "`BASE` is the folder" in card
+    card = model_card(facts_of(form="adapter", example=Example("x")))
+    assert 'load("org/Base-1B", adapter_path=".", revision="8d3f0c5a")' in card
+    assert "`BASE` is" not in card
+
+
+def test_a_file_of_which_only_the_tensors_were_read_says_so() -> None:
+    engines = {
+        "gguf tensors": {"positions": 0, "mean_difference": 2.1e-4, "same_choice": None, "label_agreement": None}
+    }
+    card = model_card(facts_of(form="gguf", example=Example("x"), verification={"engines": engines}))
+    assert "its tensors were read back, and differ by 0.00021 of their size" in card
+    assert "| read by |" not in card
+
+
+def test_figures_stand_with_their_intervals_beside_label_only_and_baselines() -> None:
+    card = model_card(facts_of())
+    assert "| | qar: label, then reasoning | qa: label only | majority:" in card
+    assert "| accuracy | 92.5\u00a0% (91.5 to 93.5) | 91.0\u00a0% (90.0 to 92.0) | 35.0\u00a0% (34.0 to 36.0) |" in card
+    assert "| log-loss (less is better) | 0.100 (0.090 to 0.110) |" in card
+    assert "Whether reasoning helped: Reasoning raised accuracy by 1.5 points." in card
+    assert "Measured on 2,000 test rows, over 3 trainings" in card
+    assert "- 66 test rows are near copies." in card
+    assert "rows are few" not in card
+    few = a_comparison()
+    few["rows"]["test"] = 600
+    assert "600 test rows are few" in model_card(facts_of(comparison=few))
+
+
+def test_what_is_not_known_is_said() -> None:
+    card = model_card(facts_of(comparison=None, verification=None, calibration=Calibration()))
+    assert "It has not been evaluated" in card
+    assert "was not compared with the model that was trained" in card
+    assert "No temperature was fitted" in card
+    assert "Whether reasoning helped" not in card
+    unmeasured = a_comparison()
+    unmeasured["entries"] = [one for one in unmeasured["entries"] if one["name"] != "qar"]
+    assert "It has not been evaluated" in model_card(facts_of(comparison=unmeasured))
+
+
+def test_verification_calibration_and_sources_stand_on_the_card() -> None:
+    card = model_card(facts_of())
+    assert "| torch | 1,043 | 2.1e-06 | 100.0\u00a0% | 100.0\u00a0% |" in card
+    assert "| mlx | 1,043 | – | 99.8\u00a0% | – |" in card
+    assert "a temperature of 1.31 that was fitted on 500 validation rows" in card
+    assert "| train | dair-ai/emotion | cab853a1 | other |" in card
+    assert "| test | mine/rows.csv | 9f86d081 | not stated; see the source |" in card
+    assert "```yaml\nname: emotion\n```" in card
+    assert "not a proof of its label" in card
+    assert "not a proof" not in model_card(facts_of(arm="qa"))
+    assert "trained as a control, not to be used" in model_card(facts_of(arm="qra-words"))
+
+
+def test_texts_of_a_user_break_neither_tables_nor_the_page() -> None:
+    labels = {name: name for name in (*EVIL, "a|b", "two\nlines", "[x](javascript:1)")}
+    facts = facts_of(task=replace(TASK, labels=labels, instruction="<b>`which`</b>\n---\nlicense: mit"))
+    text = ModelCard(model_card(facts)).text
+    assert "<script" not in text.replace("\\<script", "")
+    lines = text.splitlines()
+    table = lines[lines.index("| label | what it means |") :][2 : 2 + len(labels)]
+    for line in table:
+        assert len(re.findall(r"(?<!\\)\|", line)) == 3
+    assert "\\[x\\](javascript:1)" in text
+    assert "question: \\<b\\>\\`which\\`\\</b\\> --- license: mit" in text
+
+
+def test_the_home_folder_is_not_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/jane")
+    card = model_card(facts_of(command="rir-mlx export --output /home/jane/out", recipe="model: /home/jane/base\n"))
+    assert "jane" not in card
+    assert "--output ~/out" in card
+
+
+# the base's licence
+
+
+@pytest.mark.parametrize(
+    ("readme", "licence", "expected"),
+    [
+        ("---\nlicense: llama3.2\n---\n# x\n", None, "llama3.2"),
+        ("---\nlicense: other\nlicense_name: qwen-research\n---\n", None, "qwen-research"),
+        ("---\nlicense: other\n---\n", None, "other"),
+        ("---\nlicense: [mit, apache-2.0]\n---\n", None, "mit, apache-2.0"),
+        ("---\r\nlicense: mit\r\n---\r\n", None, "mit"),
+        ("---\ntags: [a]\n---\n", "\n  Apache License  \nVersion 2.0\n", "Apache License"),
+        ("# license: mit\n", "MIT License\n", "MIT License"),
+        ("---\nlicense: [\n---\n", None, None),
+        ("---\n- mit\n---\n", None, None),
+        (None, "", None),
+        (None, None, None),
+    ],
+)
+def test_the_bases_licence_is_its_cards_else_its_files_else_unknown(
+    tmp_path: Path, readme: str | None, licence: str | None, expected: str | None
+) -> None:
+    for name, text in (("README.md", readme), ("LICENSE.txt", licence)):
+        if text is not None:
+            (tmp_path / name).write_bytes(text.encode())
+    assert base_licence(tmp_path) == expected
+
+
+def test_metadata_is_yaml_whatever_the_licence_says() -> None:
+    card = model_card(facts_of(base_licence="META: \"LLAMA\" 3 # 'x'\n---\n"))
+    values = yaml.safe_load(card.split("---\n")[1])
+    assert values["license"] == "other"
+    assert values["license_name"] == "meta-llama-3-x"
+    assert np.unique(values["tags"]).size == len(values["tags"])

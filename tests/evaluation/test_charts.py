@@ -1,0 +1,144 @@
+"""The report's parts below the page: pairs of predictions, scales, charts, how numbers are written, PNG files."""
+
+from __future__ import annotations
+
+import struct
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from comparisons import EVIL, a_comparison
+
+from rir_mlx.errors import Failure, UserError
+from rir_mlx.evaluation.report import examples_of, formats
+from rir_mlx.evaluation.report.charts import (
+    Estimate,
+    axis,
+    intervals,
+    scale_for,
+    tag,
+)
+from rir_mlx.evaluation.report.plots import write_plots
+from rir_mlx.evaluation.report.view import confused_pairs, thinned
+
+
+def _row(truth: str, predicted: str, probability: float = 0.6, **more: Any) -> dict[str, Any]:
+    return {"text": "t", "label": truth, "predicted": predicted, "probabilities": {predicted: probability}} | more
+
+
+def test_examples_pair_two_classifiers_and_the_second_s_confidence_sorts_them() -> None:
+    first = [_row("a", "a"), _row("a", "b"), _row("a", "a"), _row("a", "b")]
+    second = [_row("a", "a", 0.5), _row("a", "a", 0.9, reasoning="why"), _row("a", "b", 0.7), _row("a", "b", 0.8)]
+    examples = examples_of(first, second, ("qa", "qra"))
+    assert [one["outcome"] for one in examples] == ["won", "both wrong", "lost", "both right"]
+    assert examples[0] == {
+        "text": "t",
+        "label": "a",
+        "reasoning": "why",
+        "outcome": "won",
+        "first": {"name": "qa", "label": "b", "probability": 0.6},
+        "second": {"name": "qra", "label": "a", "probability": 0.9},
+    }
+
+
+@pytest.mark.parametrize("second", [[_row("a", "a"), _row("b", "a")], [_row("a", "a")]], ids=["other", "shorter"])
+def test_predictions_of_different_rows_are_not_paired(second: list[dict[str, Any]]) -> None:
+    with pytest.raises(Failure, match="from row 2 on"):
+        examples_of([_row("a", "a"), _row("a", "a")], second)
+
+
+def test_the_most_confused_pairs_come_first() -> None:
+    pairs = confused_pairs([[5, 1, 0], [4, 9, 3], [3, 0, 9]], ["a", "b", "c"])
+    assert [(pair.truth, pair.predicted, pair.count) for pair in pairs] == [
+        ("b", "a", 4),
+        ("c", "a", 3),  # a quarter of c's rows, and b's three are less of b's
+        ("b", "c", 3),
+        ("a", "b", 1),
+    ]
+    assert pairs[0].share == pytest.approx(4 / 16)
+
+
+def test_ticks_are_round_and_hold_the_values() -> None:
+    scale = axis("", [0.913, 0.927], share=True)
+    assert scale.low <= 0.913
+    assert scale.high >= 0.927
+    assert [scale.write(tick) for tick in scale.ticks][:2] == ["91.0\u00a0%", "91.5\u00a0%"]
+    assert axis("", [0.99, 1.0], share=True).high == pytest.approx(1.0)
+    assert axis("", [], share=True).ticks[0] == 0
+    assert axis("", [3.0, 3.0]).low < 3.0 < axis("", [3.0, 3.0]).high
+
+
+def test_ticks_are_told_apart_by_what_is_written() -> None:
+    for low, high in ((0.0, 1.0), (0.91, 0.94), (0.9, 0.9001), (0.333, 0.377), (0.0, 0.13)):
+        for count in (4, 5, 8):
+            scale = axis("", [low, high], share=True, count=count)
+            written = [scale.write(tick) for tick in scale.ticks]
+            assert len(set(written)) == len(written) >= 2
+    for top in (0.4, 7.0, 41.3, 206.1, 12345.0):
+        written = [axis("", [0.0, top]).write(tick) for tick in axis("", [0.0, top]).ticks]
+        assert len(set(written)) == len(written) >= 2
+
+
+def test_a_baseline_far_below_does_not_press_the_arms_together() -> None:
+    arms = [Estimate("qa", "arm", 0.91, 0.90, 0.92), Estimate("qar", "arm", 0.93, 0.92, 0.94)]
+    far, near = Estimate("majority", "baseline", 0.3, 0.29, 0.31), Estimate("tf-idf", "baseline", 0.88, 0.87, 0.89)
+    scale = scale_for([*arms, far, near])
+    assert 0.8 < scale.low <= 0.87
+    chart = intervals("title", "accuracy", [*arms, far, near])
+    assert chart.count("<polygon") == 1
+    assert "30.0\u00a0%" in chart  # its value is still said
+
+
+def test_svg_attributes_and_text_are_escaped() -> None:
+    made = tag("text", "<b>", class_='"x"', x=1.0)
+    assert made == '<text class="&#34;x&#34;" x="1">&lt;b&gt;</text>'
+
+
+def test_a_thinned_line_keeps_its_ends() -> None:
+    assert thinned(range(3)) == [0, 1, 2]
+    few = thinned(range(2000))
+    assert (few[0], few[-1]) == (0, 1999)
+    assert len(few) == len(set(few)) == 150
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (formats.percent(0.9135), "91.3\u00a0%"),
+        (formats.percent(None), "–"),
+        (formats.points(-0.0153), "−1.5"),
+        (formats.seconds(2.1e-5), "21\u00a0µs"),
+        (formats.seconds(0.0), "0\u00a0s"),
+        (formats.seconds(75), "1.2\u00a0min"),
+        (formats.probability(0.998), ">0.99"),
+        (formats.probability(1.0), "1.00"),
+        (formats.p_value(1e-9), "<0.001"),
+        (formats.spread([0.9]), "–"),
+        (formats.soft("a_<b>"), "a_<wbr>&lt;b&gt;"),
+    ],
+)
+def test_numbers_are_written_as_people_read_them(written: str, expected: str) -> None:
+    assert written == expected
+
+
+def test_plots_are_png_files_of_the_same_charts(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    comparison = a_comparison(EVIL[:2] + EVIL[5:])
+    comparison["entries"] = [comparison["entries"][1] | {"name": "a/$b$"}, comparison["entries"][3]]
+    paths = write_plots(tmp_path / "plots", comparison)
+    names = ["accuracy", "confusion-a-b-", "reliability-a-b-", "risk-coverage-a-b-", "cost-accuracy-a-b-"]
+    assert [path.stem for path in paths] == [*names, "confusion-majority"]
+    for path in paths:
+        head = path.read_bytes()[:24]
+        assert head.startswith(b"\x89PNG")
+        width, height = struct.unpack(">II", head[16:24])
+        assert min(width, height) > 200
+
+
+def test_without_matplotlib_the_user_is_told_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UserError, match="matplotlib") as caught:
+        write_plots(tmp_path / "plots", a_comparison())
+    assert "pip install 'rir-mlx[plots]'" in caught.value.hint
+    assert not (tmp_path / "plots").exists()

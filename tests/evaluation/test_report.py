@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import base64
+import copy
+import hashlib
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from comparisons import EVIL, a_comparison, an_entry, an_example, measured
+
+from rir_mlx.errors import UserError
+from rir_mlx.evaluation.report import render, write_report
+
+
+class _Page(HTMLParser):
+    """Checks that elements close in the order in which they were opened, and collects what a test asks about."""
+
+    VOID = frozenset({"meta", "br", "wbr", "input"})
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.sources: list[str] = []
+        self.text: list[str] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        (self.sources if self.open and self.open[-1] in ("script", "style") else self.text).append(data)
+
+    def named(self, name: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.tags if tag == name]
+
+
+def _text(page: str) -> str:
+    return " ".join(" ".join(_Page(page).text).split())
+
+
+def _panels(page: str) -> list[str]:
+    return re.findall(r'<article class="panel".*?</article>', page, re.DOTALL)
+
+
+def test_the_page_holds_what_was_measured() -> None:
+    text = _text(render(a_comparison(), [an_example()]))
+    for said in (
+        "Reasoning raised accuracy by 1.5 points.",
+        "66 test rows are near copies.",
+        "92.5 % 91.5 to 93.5 %",  # accuracy
+        "92.1–92.9 %",  # over the seeds
+        "−1.5 −2.5 to −0.5",  # against qa
+        "not better than tf-idf",
+        "4,812,332",
+        "1.5 h",
+        "83 ms",
+        "temperature 1.31, 1.28, 1.40",
+        "41.2 %",  # labels that change with a swapped reasoning
+        "0.048",  # McNemar
+        "14,880 93.0 %",
+        "copying 641",
+        "20 % to 80 % of its length",
+        "Feeling great is joy.",
+        "8d3f0c5a",
+        "arms: [qa, qar]",
+    ):
+        assert said in text
+
+
+def test_the_parts_stand_in_the_order_of_their_weight() -> None:
+    page = render(a_comparison(), [an_example()])
+    parts = ("verdict", "warnings", "figures", "details", "augmentation", "examples", "run")
+    places = [page.index(f'class="{part}"' if part == "verdict" else f'id="{part}"') for part in parts]
+    assert places == sorted(places)
+
+
+def test_every_element_is_closed_and_no_id_stands_twice() -> None:
+    page = _Page(
+        render(a_comparison(), [an_example(outcome) for outcome in ("won", "lost", "both wrong", "both right")])
+    )
+    assert page.open == []
+    names = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(names) == len(set(names)) > 10
+
+
+def test_nothing_of_the_users_becomes_markup() -> None:
+    """Labels, names, texts and reasonings are whatever a file held."""
+    evil = EVIL[0] + EVIL[1]
+    comparison = a_comparison(EVIL) | {"verdict": evil, "warnings": [evil], "chosen": evil}
+    comparison["run"] |= {"name": evil, "command": evil, "recipe": evil, "versions": {evil: evil}}
+    comparison["augmentation"]["train"]["rejected"] = {evil: 3}
+    for entry in comparison["entries"]:
+        entry |= {"name": evil, "what": evil, "beats": [evil]}
+    example = an_example(text=evil, label=evil, reasoning=evil) | {
+        "first": {"name": evil, "label": evil, "probability": 1}
+    }
+    page = _Page(render(comparison, [example]))
+    plain = _Page(render(a_comparison(), [an_example()]))
+    assert page.open == []
+    assert page.sources == plain.sources  # the two scripts and the style, and nothing beside them
+    assert len(page.named("script")) == 2
+    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+    assert evil in "".join(page.text)
+    assert "{{ 7 * 7 }}" in "".join(page.text)
+
+
+def test_the_page_loads_nothing_and_its_policy_forbids_it() -> None:
+    page = _Page(render(a_comparison(), [an_example(text="see https://example.org/x.png")]))
+    assert not {"link", "img", "iframe", "object", "base", "form"} & {tag for tag, _ in page.tags}
+    assert not any(name in attributes for _, attributes in page.tags for name in ("src", "srcset", "action", "style"))
+    links = [attributes["href"] or "" for attributes in page.named("a")]
+    assert links
+    assert all(link.startswith("#") for link in links)
+    assert not re.search(r"url\(|@import|https?:", "".join(page.sources))
+    policy = next(one["content"] or "" for one in page.named("meta") if one.get("http-equiv"))
+    assert policy.startswith("default-src 'none'; ")
+    assert "unsafe" not in policy
+    for source in page.sources:  # a script whose text is not that of its hash would not run
+        assert base64.b64encode(hashlib.sha256(source.encode()).digest()).decode() in policy
+    assert len(page.sources) == 3
+
+
+def test_links_lead_to_panels_that_are_there() -> None:
+    page = _Page(render(a_comparison()))
+    names = {attributes.get("id") for _, attributes in page.tags}
+    assert {(one["href"] or "")[1:] for one in page.named("a")} <= names
+
+
+def test_tables_and_charts_can_be_read_aloud() -> None:
+    page = _Page(render(a_comparison(), [an_example()]))
+    assert all(one.get("scope") for one in page.named("th"))
+    assert len(page.named("caption")) == len(page.named("table"))
+    assert all(one.get("aria-label") or one.get("aria-hidden") for one in page.named("svg"))
+    assert len(page.named("figcaption")) == len(page.named("figure"))
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("calibration", "Calibration"),
+        ("faithfulness", "Does the label follow"),
+        ("per_class", "Label by label"),
+        ("confusion", "Confusion matrix"),
+        ("reliability", "Reliability"),
+        ("risk_coverage", "Accuracy against coverage"),
+        ("curve", "Cost and accuracy"),
+        ("against", "Gained"),
+        ("mass", "made to sum to one"),
+    ],
+)
+def test_a_part_that_was_not_measured_is_left_out(key: str, said: str) -> None:
+    comparison = a_comparison()
+    whole = _panels(render(comparison))
+    assert said in whole[1]
+    absent = copy.deepcopy(comparison)
+    absent["entries"][1][key] = None
+    del comparison["entries"][1][key]
+    assert said not in _panels(render(absent))[1]
+    assert render(comparison) == render(absent)
+
+
+def test_a_report_needs_no_baselines_no_augmentation_no_examples_and_one_seed_alone() -> None:
+    entry = {"name": "qa", "kind": "arm", "what": "label only", "seeds": [0], "figures": {"accuracy": measured(0.9)}}
+    page = render({"version": 1, "labels": ["a", "b"], "entries": [entry], "verdict": "One arm."})
+    assert "90.0 % 89.0 to 91.0 %" in _text(page)
+    headings = re.findall(r"<(?:h\d|th)\b[^>]*>(.*?)<", page)
+    assert headings == [
+        "Report: did reasoning help?",
+        "How good they are",
+        "What",
+        "Accuracy",
+        "",
+        "Arms",
+        "qa",
+        "The run",
+    ]
+    assert _panels(page) == []
+
+
+def test_numbers_that_are_not_finite_are_dashes() -> None:
+    comparison = a_comparison()
+    comparison["entries"][1]["figures"]["mcc"] = {"value": float("nan"), "low": float("nan"), "high": float("nan")}
+    page = render(comparison)
+    assert not re.search(r"\bnan\b", page)
+
+
+def test_another_version_of_the_comparison_is_refused() -> None:
+    with pytest.raises(UserError, match="version 2") as caught:
+        render(a_comparison() | {"version": 2})
+    assert "rir-mlx evaluate" in caught.value.hint
+    with pytest.raises(UserError, match="version None"):
+        render({"test_rows": 3})
+
+
+def test_77_labels_and_2000_long_examples_stay_under_five_megabytes() -> None:
+    labels = tuple(f"a_long_name_of_a_banking_intent_{number}" for number in range(77))
+    comparison = a_comparison(labels)
+    comparison["entries"] += [an_entry(f"more-{number}", "control", 0.9, labels) for number in range(3)]
+    outcomes = ("won", "lost", "both wrong", "both right")
+    examples = [an_example(outcomes[number % 4], text="x" * 900, reasoning="y" * 600) for number in range(2000)]
+    page = render(comparison, examples)
+    assert len(page.encode()) < 5_000_000
+    assert page.count('<li class="example">') == 4 * 400
+    assert "the 400 most confident of 500" in _text(page)
+    assert page.count('class="confusion crowded"') == 8
+
+
+def test_long_texts_are_cut_and_the_page_says_so() -> None:
+    page = _text(render(a_comparison(), [an_example(text="x" * 5000)]))
+    assert "x" * 1200 + " […]" in page
+    assert "x" * 1201 not in page
+    assert "cut after 1,200 characters" in page
+    assert "cut after" not in _text(render(a_comparison(), [an_example()]))
+
+
+def test_write_report_writes_the_page(tmp_path: Path) -> None:
+    write_report(tmp_path / "deep" / "report.html", a_comparison(), [an_example()])
+    assert (tmp_path / "deep" / "report.html").read_text(encoding="utf-8") == render(a_comparison(), [an_example()])

@@ -1,0 +1,176 @@
+"""Readings are kept as they are made: nothing is read twice, whatever happened in between."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rir_mlx.classification.classifier import Decoding, Reading
+from rir_mlx.evaluation import score_cache as readings
+from rir_mlx.evaluation.score_cache import Reader, Timed
+from rir_mlx.progress import Silent
+from rir_mlx.storage.journal import Journal
+
+TEXTS = [f"text {number}" for number in range(10)]
+
+
+class Fake:
+    """Scores three labels by a hash of what it reads, and keeps count. Fails once it has read `patience` texts."""
+
+    def __init__(self, patience: int = 10**9) -> None:
+        self.read: list[str] = []
+        self.patience = patience
+
+    def _reading(self, texts: Sequence[str], what: str) -> Reading:
+        if len(self.read) + len(texts) > self.patience:
+            raise KeyboardInterrupt
+        self.read += [f"{what} {text}" for text in texts]
+        draws = [np.random.default_rng(zlib.crc32(f"{what} {text}".encode())) for text in texts]
+        scores = np.array([-draw.exponential(size=3) for draw in draws]).reshape(len(texts), 3)
+        return Reading(scores, [f"{what} of {text}" for text in texts], [len(one) for one in texts], [0] * len(texts))
+
+    def direct(self, texts: Sequence[str], batch_size: int) -> Reading:
+        return self._reading(texts, "direct")
+
+    def reasoned(self, texts: Sequence[str], batch_size: int) -> Reading:
+        return self._reading(texts, "reasoned")
+
+    def sampled(self, texts: Sequence[str], how: Decoding, *, after: int = 0) -> list[Reading]:
+        return [self._reading(texts, f"chain {number} at {how.temperature}") for number in range(after, how.samples)]
+
+    def given(self, texts: Sequence[str], reasonings: Sequence[str], batch_size: int) -> Reading:
+        return self._reading(
+            [f"{text} after {reason}" for text, reason in zip(texts, reasonings, strict=True)], "given"
+        )
+
+    def explanations(self, texts: Sequence[str], labels: Sequence[str], batch_size: int) -> list[tuple[str, int]]:
+        self.read += texts
+        return [(f"{label} because {text}", 3) for text, label in zip(texts, labels, strict=True)]
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readings, "_CHUNK", 4)
+
+
+@contextmanager
+def reader(folder: Path, model: Fake, identity: str = "this model") -> Iterator[Reader]:
+    with Journal(folder / "readings.jsonl") as journal:
+        yield Reader(journal, identity, lambda: model, Silent())  # type: ignore[arg-type, return-value]
+
+
+def same(first: Timed, second: Timed) -> bool:
+    one, other = first.reading, second.reading
+    rest = [(r.reasonings, r.tokens, r.trimmed) for r in (one, other)]
+    return np.array_equal(one.scores, other.scores) and rest[0] == rest[1]
+
+
+def test_nothing_is_read_twice_and_no_model_is_loaded_for_what_is_kept(tmp_path: Path) -> None:
+    with reader(tmp_path, Fake()) as first:
+        before = [first.direct(TEXTS, 8, ""), first.reasoned(TEXTS, 8, ""), first.given(TEXTS, TEXTS, 8, "")]
+        explained = first.explanations(TEXTS, TEXTS[::-1], 8, "")
+    with Journal(tmp_path / "readings.jsonl") as journal:
+        second = Reader(journal, "this model", lambda: pytest.fail("a model was loaded"), Silent())
+        after = [second.direct(TEXTS, 8, ""), second.reasoned(TEXTS, 8, ""), second.given(TEXTS, TEXTS, 8, "")]
+        assert second.explanations(TEXTS, TEXTS[::-1], 8, "") == explained
+    assert all(same(one, other) for one, other in zip(before, after, strict=True))
+    assert explained[0] == "text 9 because text 0"
+
+
+def test_what_is_kept_is_what_the_model_said_to_the_last_bit(tmp_path: Path) -> None:
+    with reader(tmp_path, Fake()) as kept:
+        found = kept.reasoned(TEXTS, 8, "").reading
+    said = Fake().reasoned(TEXTS, 8)
+    assert np.array_equal(found.scores, said.scores)
+    assert (found.reasonings, found.tokens) == (said.reasonings, said.tokens)
+
+
+def test_texts_that_are_alike_are_read_once_and_each_gets_the_answer(tmp_path: Path) -> None:
+    model, texts = Fake(), ["a", "b", "a", "c", "b", "a"]
+    with reader(tmp_path, model) as kept:
+        found = kept.direct(texts, 8, "").reading
+    assert model.read == ["direct a", "direct b", "direct c"]
+    assert np.array_equal(found.scores, Fake().direct(texts, 8).scores)
+
+
+def test_a_text_given_two_reasonings_is_read_with_both(tmp_path: Path) -> None:
+    model = Fake()
+    with reader(tmp_path, model) as kept:
+        kept.given(["a", "a", "a"], ["x", "y", "x"], 8, "")
+    assert model.read == ["given a after x", "given a after y"]
+
+
+def test_a_kill_in_the_middle_loses_at_most_the_chunk_that_was_being_read(tmp_path: Path) -> None:
+    killed, again = Fake(patience=6), Fake()
+    with pytest.raises(KeyboardInterrupt), reader(tmp_path, killed) as kept:
+        kept.direct(TEXTS, 8, "")
+    assert len(killed.read) == 4
+    with reader(tmp_path, again) as kept:
+        found = kept.direct(TEXTS, 8, "")
+    assert again.read == [f"direct {text}" for text in TEXTS[4:]]
+    with reader(tmp_path / "whole", Fake()) as kept:
+        assert same(found, kept.direct(TEXTS, 8, ""))
+
+
+def test_a_torn_last_line_is_read_again(tmp_path: Path) -> None:
+    with reader(tmp_path, Fake()) as kept:
+        before = kept.direct(TEXTS, 8, "")
+    path = tmp_path / "readings.jsonl"
+    path.write_bytes(path.read_bytes()[:-20])
+    model = Fake()
+    with reader(tmp_path, model) as kept:
+        assert same(before, kept.direct(TEXTS, 8, ""))
+    assert model.read == ["direct text 9"]
+
+
+def test_another_identity_reads_anew(tmp_path: Path) -> None:
+    model = Fake()
+    with reader(tmp_path, model) as kept:
+        kept.direct(TEXTS, 8, "")
+    with reader(tmp_path, model, "another model") as kept:
+        kept.direct(TEXTS, 8, "")
+    assert len(model.read) == 2 * len(TEXTS)
+
+
+def test_more_samples_read_only_the_chains_that_are_new(tmp_path: Path) -> None:
+    with reader(tmp_path, Fake()) as kept:
+        two = kept.sampled(TEXTS, Decoding(samples=2), "")
+    model = Fake()
+    with reader(tmp_path, model) as kept:
+        four = kept.sampled(TEXTS, Decoding(samples=4), "")
+        fewer = kept.sampled(TEXTS, Decoding(samples=3), "")
+    assert sorted(model.read) == sorted(f"chain {number} at 0.7 {text}" for number in (2, 3) for text in TEXTS)
+    assert all(same(one, other) for one, other in zip(two, four, strict=False))
+    assert all(same(one, other) for one, other in zip(fewer, four, strict=False))
+    with reader(tmp_path / "whole", Fake()) as kept:
+        whole = kept.sampled(TEXTS, Decoding(samples=4), "")
+    assert [same(one, other) for one, other in zip(four, whole, strict=True)] == [True] * 4
+
+
+def test_chains_of_another_temperature_are_others(tmp_path: Path) -> None:
+    with reader(tmp_path, Fake()) as kept:
+        cool = kept.sampled(TEXTS, Decoding(samples=2, temperature=0.5), "")
+        warm = kept.sampled(TEXTS, Decoding(samples=2, temperature=1.0), "")
+    assert not any(same(one, other) for one, other in zip(cool, warm, strict=True))
+
+
+def test_no_texts_are_no_rows(tmp_path: Path) -> None:
+    with Journal(tmp_path / "readings.jsonl") as journal:
+        kept = Reader(journal, "", lambda: pytest.fail("a model was loaded"), Silent())
+        found = [kept.direct([], 8, ""), kept.reasoned([], 8, ""), *kept.sampled([], Decoding(samples=2), "")]
+        assert [len(one.reading.scores.argmax(1)) for one in found] == [0] * 4
+        assert len(Reading.averaged([one.reading for one in found]).mass) == 0
+        assert kept.explanations([], [], 8, "") == []
+
+
+def test_the_seconds_of_a_row_are_kept_with_it(tmp_path: Path) -> None:
+    with reader(tmp_path, Fake()) as kept:
+        before = kept.direct(TEXTS, 8, "").seconds
+    with reader(tmp_path, Fake()) as kept:
+        assert kept.direct(TEXTS, 8, "").seconds == before
+    assert 0 <= before < 1

@@ -1,0 +1,136 @@
+"""The recipe's promises: strict keys, helpful errors, defaults that are a shipped file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rir_mlx.errors import RecipeError
+from rir_mlx.recipe.loading import (
+    SHIPPED,
+    dump_recipe,
+    load_recipe,
+    shipped_recipe,
+)
+from rir_mlx.recipe.schema import Recipe
+
+
+def test_the_defaults_are_the_emotion_recipe() -> None:
+    assert load_recipe("emotion") == Recipe()
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_recipe_is_valid_and_named_after_its_file(name: str) -> None:
+    assert load_recipe(name).name == name
+    assert load_recipe(shipped_recipe(name)) == load_recipe(name)
+
+
+def test_a_dumped_recipe_reads_back_as_itself(tmp_path: Path) -> None:
+    recipe = load_recipe("demo", ["rgen.learning_rate=1e-5", "data.labels={joy: glad, fear: ''}"])
+    path = tmp_path / "demo.yaml"
+    path.write_text(dump_recipe(recipe), encoding="utf-8")
+    assert load_recipe(path) == recipe
+    assert list(recipe.data.labels) == ["joy", "fear"]
+
+
+def test_scientific_notation_without_a_point_is_a_number() -> None:
+    """PyYAML reads `1e-5` as a string."""
+    assert load_recipe(None, ["rgen.learning_rate=1e-5"]).rgen.learning_rate == pytest.approx(1e-5)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("rgen.learnig_rate=1", "'rgen.learnig_rate'. Did you mean 'learning_rate'?"),
+        ("data.trian=x.csv", "'data.trian'. Did you mean 'train'?"),
+        ("data.train.confg=x", "'data.train.confg'. Did you mean 'config'?"),
+        ("classifier.arm=[qa]", "'classifier.arm'. Did you mean 'arms'?"),
+        (
+            "classifier.arms=[qq]",
+            "classifier.arms.0: input should be 'qa', 'qra', 'qar', 'multitask', 'qra-scrambled' or 'qra-words'",
+        ),
+        ("rgen.learning_rate=fast", "rgen.learning_rate: input should be a valid number"),
+        ("seed=-1", "seed: input should be greater than or equal to 0, not -1"),
+        ("rgen={epochs: 1, iters: 3}", "rgen: give epochs or iters, not both"),
+        ("name=../elsewhere", "name: string should match pattern"),
+        ("justakey", "not of the form section.key=value"),
+        ("seed=[", "not a YAML value"),
+    ],
+)
+def test_an_unusable_key_is_named_with_its_mend(override: str, words: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(None, [override])
+    assert words in str(caught.value)
+
+
+def test_all_faults_of_a_recipe_are_reported_together() -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(None, ["seed=-1", "rgen.epoch=2"])
+    assert "seed" in str(caught.value)
+    assert "rgen.epoch" in str(caught.value)
+
+
+def test_ones_own_rows_never_inherit_the_default_test_set() -> None:
+    """Otherwise a recipe that names train alone would be measured on the default data set's test rows."""
+    recipe = load_recipe(None, ["data={train: mine.csv}"])
+    assert recipe.data.validation is None
+    assert recipe.data.test is None
+    assert "emotion" not in recipe.data.instruction
+
+
+def test_one_key_of_a_default_source_can_be_set_alone() -> None:
+    source = load_recipe(None, ["data.train.revision=abc"]).data.train
+    assert (source.path, source.config, source.revision) == ("dair-ai/emotion", "split", "abc")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"a: [1", "not valid YAML"),
+        (b"- 1\n- 2\n", "must hold keys and values"),
+        (b"name: \xff\xfe", "is not UTF-8 text"),
+    ],
+)
+def test_a_broken_recipe_file_is_one_clear_error(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_bytes(content)
+    with pytest.raises(RecipeError, match=words):
+        load_recipe(path)
+
+
+def test_an_unknown_recipe_name_suggests_the_nearest() -> None:
+    with pytest.raises(RecipeError, match="Did you mean 'emotion'"):
+        load_recipe("emotoin")
+    with pytest.raises(RecipeError, match=r"no recipe file nowhere/x\.yaml"):
+        load_recipe("nowhere/x.yaml")
+
+
+def test_every_key_has_its_help() -> None:
+    def helpless(model: type, at: str) -> list[str]:
+        found = []
+        for name, field in model.model_fields.items():  # type: ignore[attr-defined]
+            kind = field.annotation
+            if isinstance(kind, type) and hasattr(kind, "model_fields"):
+                found += helpless(kind, f"{at}{name}.")
+            elif not field.description:
+                found.append(at + name)
+        return found
+
+    assert helpless(Recipe, "") == []
+
+
+def test_labels_may_be_numbers_and_need_no_description() -> None:
+    assert load_recipe(None, ["data.labels={0: sad, 1: }"]).data.labels == {"0": "sad", "1": ""}
+
+
+def test_truth_values_as_labels_are_refused_with_the_mend() -> None:
+    with pytest.raises(RecipeError, match="put such labels in quotes"):
+        load_recipe(None, ["data.labels=[yes, no]"])
+
+
+def test_other_training_rows_replace_a_recipes_test_rows_too() -> None:
+    recipe = load_recipe("emotion", ["data.train=mine.csv", "data.validation=more.csv"])
+    assert recipe.data.test is None
+    assert recipe.data.validation is not None
+    assert recipe.data.validation.path == "more.csv"

@@ -1,0 +1,265 @@
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rir_mlx.statistics.calibration import (
+    ALWAYS,
+    NEVER,
+    Calibration,
+    abstain_threshold,
+    apply_temperature,
+    auto_curve,
+    fit_temperature,
+    reason_below,
+)
+from rir_mlx.statistics.metrics import Floats, Indices, figures
+
+
+def drawn(rows: int = 3000, labels: int = 5, seed: int = 0) -> tuple[Floats, Indices]:
+    """Log-probabilities, and labels drawn from them, so that the scores are calibrated as they are."""
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(size=(rows, labels)) * 2
+    scores -= np.log(np.exp(scores).sum(1, keepdims=True))
+    chance = rng.random((rows, 1))
+    return scores, np.minimum((np.exp(scores).cumsum(1) < chance).sum(1), labels - 1)
+
+
+@pytest.mark.parametrize("factor", [0.3, 1.0, 2.5, 6.0])
+def test_the_temperature_of_scaled_scores_is_the_scale(factor: float) -> None:
+    scores, truth = drawn()
+    # A fit on 3000 rows has a deviation of 2 to 3 % of the temperature; the prior moves it by less than 1 %.
+    assert fit_temperature(scores * factor, truth) == pytest.approx(factor, rel=0.08)
+
+
+def test_the_fitted_temperature_has_the_least_loss() -> None:
+    scores, truth = drawn(rows=500)
+    scores = scores * 3
+
+    def cost(temperature: float) -> float:
+        chosen = apply_temperature(scores, temperature)[np.arange(500), truth]
+        return float(-np.log(chosen).sum() + (math.log(temperature) / 0.5) ** 2 / 2)
+
+    fitted = fit_temperature(scores, truth)
+    assert cost(fitted) < min(cost(fitted * 1.01), cost(fitted / 1.01))
+    grid = np.exp(np.linspace(math.log(0.05), math.log(20), 200))
+    assert cost(fitted) <= min(cost(one) for one in grid)
+
+
+def test_a_fitted_temperature_mends_confidence_and_keeps_every_label() -> None:
+    scores, truth = drawn(rows=4000)
+    scores = scores * 3
+    temperature = fit_temperature(scores[:2000], truth[:2000])
+    before, after = (apply_temperature(scores[2000:], one) for one in (1.0, temperature))
+    assert (before.argmax(1) == after.argmax(1)).all()
+    found = [figures(truth[2000:], one[None]) for one in (before, after)]
+    for name in ("log_loss", "ece", "brier"):
+        first, second = found[0][name], found[1][name]
+        assert first is not None
+        assert second is not None
+        assert second.high < first.low, name
+
+
+def test_rows_that_are_all_right_sharpen_no_more_than_their_number_supports() -> None:
+    scores = np.log(np.tile([0.7, 0.3], (1000, 1)))
+    truth = np.zeros(1000, dtype=int)
+    fitted = [fit_temperature(scores[:rows], truth[:rows]) for rows in (1, 10, 100, 1000)]
+    assert fitted == sorted(fitted, reverse=True)
+    assert fitted[0] > 0.9
+    assert 0.05 <= fitted[-1] < 0.3
+
+
+def test_rows_that_are_all_wrong_flatten_within_bounds() -> None:
+    scores = np.log(np.tile([0.999, 0.001], (1000, 1)))
+    assert 5 < fit_temperature(scores, np.ones(1000, dtype=int)) <= 20
+
+
+def test_no_rows_and_rows_without_a_score_leave_the_temperature_at_one() -> None:
+    assert fit_temperature(np.zeros((0, 3)), np.zeros(0, dtype=int)) == 1.0
+    assert fit_temperature(np.full((4, 3), -np.inf), np.zeros(4, dtype=int)) == 1.0
+
+
+def test_an_impossible_label_does_not_change_the_fit_of_the_others() -> None:
+    """A label that is -inf everywhere is as if it were not there, and so is a row that is -inf throughout."""
+    scores, truth = drawn(rows=400)
+    wide = np.hstack([scores, np.full((400, 1), -np.inf)])
+    wide = np.vstack([wide, np.full((1, 6), -np.inf)])
+    assert fit_temperature(wide * 2, np.append(truth, 0)) == pytest.approx(fit_temperature(scores * 2, truth), rel=1e-4)
+
+
+def test_a_true_label_with_probability_zero_has_a_say_but_not_the_only_one() -> None:
+    scores, truth = drawn(rows=1000)
+    plain = fit_temperature(scores, truth)
+    scores[0, truth[0]] = -np.inf
+    assert plain < fit_temperature(scores, truth) < 3 * plain
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_scores_that_are_no_log_probabilities_are_refused(wrong: float) -> None:
+    with pytest.raises(ValueError, match="expected log-probabilities"):
+        fit_temperature(np.array([[0.0, wrong]]), np.array([0]))
+    with pytest.raises(ValueError, match="shape"):
+        fit_temperature(np.zeros((3, 2)), np.array([0]))
+
+
+def test_applying_a_temperature_is_a_softmax_that_neither_overflows_nor_divides_by_zero() -> None:
+    scores = np.array([[-1000.0, -1001.0], [1000.0, 999.0], [0.0, -np.inf], [-np.inf, -np.inf]])
+    found = apply_temperature(scores, 0.5)
+    likely = 1 / (1 + math.exp(-2))
+    assert found == pytest.approx(np.array([[likely, 1 - likely], [likely, 1 - likely], [1, 0], [0.5, 0.5]]))
+    for wrong in (0.0, -1.0, math.nan):
+        with pytest.raises(ValueError, match="above 0"):
+            apply_temperature(scores, wrong)
+
+
+def test_a_calibration_as_made_changes_nothing() -> None:
+    scores, _ = drawn(rows=10)
+    assert Calibration().probabilities(scores, "reasoned") == pytest.approx(np.exp(scores))
+
+
+def test_each_way_of_reading_has_its_own_temperature() -> None:
+    scores, _ = drawn(rows=10)
+    fitted = Calibration({"direct": 2.0, "reasoned": 1.0, "sampled": 0.5}, rows=10)
+    assert fitted.probabilities(scores, "direct") == pytest.approx(apply_temperature(scores, 2.0))
+    assert fitted.probabilities(scores, "sampled") == pytest.approx(apply_temperature(scores, 0.5))
+
+
+@pytest.mark.parametrize(
+    "calibration",
+    [Calibration(), Calibration({"direct": 1.5, "reasoned": 0.7, "sampled": 2.0}, rows=200, reason_below=0.61)],
+)
+def test_a_calibration_survives_json(calibration: Calibration) -> None:
+    assert Calibration.from_dict(json.loads(json.dumps(calibration.as_dict()))) == calibration
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ({"temprature": {}}, "unknown keys .'temprature'."),
+        ({"temperature": 2.0}, "temperature is 2.0"),
+        ({"temperature": {"chains": 2.0}}, "expected a number for each of"),
+        ({"temperature": {"direct": 0}}, "temperature.direct is 0; expected a number above 0"),
+        ({"temperature": {"direct": math.nan}}, "temperature.direct is nan"),
+        ({"temperature": {"direct": True}}, "temperature.direct is True"),
+        ({"rows": -1}, "rows is -1"),
+        ({"rows": 2.5}, "rows is 2.5"),
+        ({"reason_below": "0.5"}, "reason_below is '0.5'"),
+    ],
+)
+def test_a_calibration_that_cannot_be_right_is_refused_by_key(found: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Calibration.from_dict(found)
+
+
+def cases(count: int) -> list[tuple[Floats, Any, Any]]:
+    """Small random cases, with many equal confidences."""
+    rng = np.random.default_rng(0)
+    made = []
+    for _ in range(count):
+        rows = int(rng.integers(1, 9))
+        made.append((rng.integers(0, 6, rows) / 5, rng.random(rows) < 0.5, rng.random(rows) < 0.5))
+    return made
+
+
+def test_no_threshold_for_reasoning_is_better_and_none_as_good_reasons_less() -> None:
+    for confidence, direct, reasoned in cases(500):
+        tried = [NEVER, *np.arange(0.1, 1.0, 0.2), ALWAYS]  # between any two of the confidences, which are fifths
+        right = [int(np.where(confidence < one, reasoned, direct).sum()) for one in tried]
+        least = min(int((confidence < one).sum()) for one, hits in zip(tried, right, strict=True) if hits == max(right))
+        found = reason_below(confidence, direct, reasoned)
+        assert np.where(confidence < found, reasoned, direct).sum() == max(right)
+        assert (confidence < found).sum() == least
+
+
+def test_reasoning_that_gains_nothing_is_never_used_and_one_that_gains_everywhere_always() -> None:
+    confidence, yes, no = np.array([0.2, 1.0]), np.array([True, True]), np.array([False, False])
+    assert reason_below(confidence, yes, yes) == NEVER
+    assert reason_below(confidence, yes, no) == NEVER
+    assert reason_below(confidence, no, yes) == ALWAYS > 1
+    assert reason_below(confidence, np.array([False, True]), yes) == pytest.approx(0.6)
+    assert reason_below(np.zeros(0), np.zeros(0, dtype=bool), np.zeros(0, dtype=bool)) == NEVER
+
+
+def test_the_threshold_parts_confidences_that_differ_in_the_last_bit() -> None:
+    low = 0.7
+    confidence = np.array([low, np.nextafter(low, 1)])
+    found = reason_below(confidence, np.array([False, True]), np.array([True, False]))
+    assert (confidence < found).tolist() == [True, False]
+
+
+def test_abstaining_answers_the_most_rows_that_reach_the_wanted_accuracy() -> None:
+    for (confidence, right, _), wanted in itertools.product(cases(300), (0.3, 0.5, 2 / 3, 0.75, 1.0)):
+        reached = [
+            one
+            for one in sorted({0.0, *confidence.tolist()})
+            if (confidence >= one).any() and right[confidence >= one].mean() >= wanted
+        ]
+        found = abstain_threshold(confidence, right, wanted)
+        if not reached:
+            assert found is None
+        else:
+            assert found is not None
+            assert (confidence >= found).sum() == (confidence >= reached[0]).sum()
+
+
+def test_where_all_rows_reach_the_wanted_accuracy_none_is_left_unanswered() -> None:
+    assert abstain_threshold(np.array([0.9, 0.4]), np.array([True, True]), 1.0) == 0.0
+
+
+def test_rows_of_equal_confidence_are_answered_together_or_not_at_all() -> None:
+    confidence, right = np.array([0.9, 0.6, 0.6, 0.3]), np.array([True, True, False, False])
+    assert abstain_threshold(confidence, right, 0.9) == 0.9
+    assert abstain_threshold(confidence, right, 2 / 3) == 0.6
+    assert abstain_threshold(confidence[1:], right[1:], 0.9) is None
+
+
+def test_an_accuracy_that_is_no_share_is_refused() -> None:
+    for wanted in (0.0, 95.0, math.nan):
+        with pytest.raises(ValueError, match="above 0 and at most 1"):
+            abstain_threshold(np.array([0.5]), np.array([True]), wanted)
+    assert abstain_threshold(np.zeros(0), np.zeros(0, dtype=bool), 0.9) is None
+
+
+def test_the_curve_of_auto_goes_from_never_to_always() -> None:
+    scores, truth = drawn(rows=300)
+    direct = np.stack([apply_temperature(scores * 0.5, 1.0), apply_temperature(scores + 1, 1.0)])
+    reasoned = direct.copy()
+    reasoned[:, np.arange(300), truth] += 0.3
+    tokens = np.tile(np.arange(300), (2, 1))
+    curve = auto_curve(direct, reasoned, truth, tokens, points=10)
+    first, last = curve[0], curve[-1]
+    assert (first["threshold"], first["share_reasoned"], first["tokens_written"]) == (NEVER, 0.0, 0.0)
+    assert (last["threshold"], last["share_reasoned"], last["tokens_written"]) == (ALWAYS, 1.0, 149.5)
+    for point, alone in ((first, direct), (last, reasoned)):
+        expected = figures(truth, alone)["accuracy"]
+        assert expected is not None
+        assert point["accuracy"] == pytest.approx({"value": expected.value, "low": expected.low, "high": expected.high})
+    shares = [point["share_reasoned"] for point in curve]
+    assert len(curve) == 11
+    # A threshold lies at a row, which is not below itself: one of 600 off.
+    assert shares == pytest.approx(np.arange(11) / 10, abs=0.002)
+
+
+def test_a_point_of_the_curve_by_hand() -> None:
+    """Under 0.8 lie the rows of 0.6 and 0.7: the first is mended by its 10 tokens, the second spoilt by its 20."""
+    direct = np.array([[[0.4, 0.6], [0.7, 0.3], [0.8, 0.2], [0.1, 0.9]]])
+    reasoned = np.array([[[0.9, 0.1], [0.2, 0.8], [0.9, 0.1], [0.9, 0.1]]])
+    truth, tokens = np.array([0, 0, 0, 0]), np.array([[10, 20, 30, 40]])
+    curve = auto_curve(direct, reasoned, truth, tokens, points=4)
+    assert [point["threshold"] for point in curve] == [NEVER, 0.7, 0.8, ALWAYS]
+    assert [point["share_reasoned"] for point in curve] == [0.0, 0.25, 0.5, 1.0]
+    assert [point["tokens_written"] for point in curve] == [0.0, 2.5, 7.5, 25.0]
+    assert [point["accuracy"]["value"] for point in curve] == [0.5, 0.75, 0.5, 0.75]
+
+
+def test_the_curve_refuses_arrays_of_different_rows_and_has_no_points_without_rows() -> None:
+    one = np.full((1, 2, 2), 0.5)
+    with pytest.raises(ValueError, match="as many seeds and rows"):
+        auto_curve(one, one, np.array([0, 1]), np.zeros((1, 3)))
+    nothing = np.zeros((1, 0, 2))
+    assert auto_curve(nothing, nothing, np.zeros(0, dtype=int), np.zeros((1, 0))) == []
