@@ -76,13 +76,13 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What a model makes of n texts, read in one way.
+class LabelScores:
+    """A model's scores of every label for n texts, all scored the same way (`Way`).
 
-    scores      [n, labels] log p of each label among all that the model could write
-    reasonings  what was written before the label; None where nothing was
-    tokens      how many tokens were written
-    trimmed     how many tokens of the text the model did not see
+    scores      [n, labels] log p of each label among everything that the model could write
+    reasonings  the reasoning in front of the label; None where there is none
+    tokens      how many tokens were generated
+    trimmed     how many tokens were cut from the end of the text
     """
 
     scores: NDArray[np.float64]
@@ -100,30 +100,30 @@ class Reading:
         return np.asarray(self.scores - logsumexp(self.scores, axis=1, keepdims=True))
 
     @staticmethod
-    def averaged(chains: Sequence[Reading]) -> Reading:
-        """One reading of several: probabilities and masses are averaged (arXiv:2203.11171), the first chain's reasoning
-        whose label wins is kept."""
+    def averaged(chains: Sequence[LabelScores]) -> LabelScores:
+        """The mean of several chains: probabilities and masses are averaged (self-consistency, arXiv:2203.11171), and
+        of the chains that chose the winning label the first one's reasoning is kept."""
         each = np.stack([chain.log_probabilities for chain in chains])
         mean = logsumexp(each, axis=0) - np.log(len(chains))
         mass = np.mean([chain.mass for chain in chains], axis=0)
         winners, votes = mean.argmax(1), each.argmax(2)
         agreeing = [int(np.argmax(votes[:, row] == winner)) for row, winner in enumerate(winners)]
-        return Reading(
+        return LabelScores(
             mean + np.log(mass)[:, None],
             [chains[which].reasonings[row] for row, which in enumerate(agreeing)],
             np.sum([chain.tokens for chain in chains], axis=0).tolist(),
             chains[0].trimmed,
         )
 
-    def where(self, chosen: NDArray[np.bool_], other: Reading) -> Reading:
-        """This reading, but for the chosen rows the next one of `other`, which has been read for those alone."""
+    def where(self, chosen: NDArray[np.bool_], other: LabelScores) -> LabelScores:
+        """These scores, with the chosen rows [n] replaced by those of `other`, which has the chosen rows alone."""
         scores, places = self.scores.copy(), np.flatnonzero(chosen).tolist()
         scores[chosen] = other.scores
         reasonings, tokens, trimmed = list(self.reasonings), list(self.tokens), list(self.trimmed)
         for index, place in enumerate(places):
             reasonings[place], tokens[place] = other.reasonings[index], other.tokens[index]
             trimmed[place] = other.trimmed[index]
-        return Reading(scores, reasonings, tokens, trimmed)
+        return LabelScores(scores, reasonings, tokens, trimmed)
 
 
 class Classifier:
@@ -183,27 +183,27 @@ class Classifier:
             found[index] = one
         return found
 
-    # ways of reading a text
+    # ways of scoring a text
 
-    def direct(self, texts: Sequence[str], batch_size: int = 32) -> Reading:
+    def direct(self, texts: Sequence[str], batch_size: int = 32) -> LabelScores:
         """Labels from the text alone. Where the arm reasons first, after an empty reasoning."""
         encoded = self._encode(texts, asked_for(self.arm), self.room)
         after = self.delimiter if self.reasons_first else ()
-        return self._read(encoded, [after] * len(texts), [None] * len(texts), batch_size)
+        return self._score(encoded, [after] * len(texts), [None] * len(texts), batch_size)
 
-    def reasoned(self, texts: Sequence[str], batch_size: int = 32, on_text: OnText | None = None) -> Reading:
+    def reasoned(self, texts: Sequence[str], batch_size: int = 32, on_text: OnText | None = None) -> LabelScores:
         """Labels after the likeliest reasoning."""
         return self._chains(texts, Decoding(batch_size=batch_size), on_text)[0]
 
-    def sampled(self, texts: Sequence[str], how: Decoding, *, after: int = 0) -> list[Reading]:
-        """Labels after drawn reasonings: a reading for each of `how.samples`, but for the first `after` of them. Draws
+    def sampled(self, texts: Sequence[str], how: Decoding, *, after: int = 0) -> list[LabelScores]:
+        """Labels after drawn reasonings: scores for each of `how.samples`, except the first `after` of them. Draws
         are decided by the text and their number."""
         return self._chains(texts, how, after=after)
 
-    def given(self, texts: Sequence[str], reasonings: Sequence[str], batch_size: int = 32) -> Reading:
+    def given(self, texts: Sequence[str], reasonings: Sequence[str], batch_size: int = 32) -> LabelScores:
         """Labels after the given reasonings in place of one's own."""
         encoded, after = self._with_given(texts, reasonings)
-        return self._read(encoded, after, list(reasonings), batch_size)
+        return self._score(encoded, after, list(reasonings), batch_size)
 
     def prompts(self, texts: Sequence[str], reasonings: Sequence[str]) -> tuple[Tokens, list[Tokens]]:
         """What stands before a label, given a reasoning where the arm reasons first: the head that all share, and each
@@ -221,9 +221,9 @@ class Classifier:
         encoded = [self._encode([text], asked_for(self.arm), room)[0] for text, room in zip(texts, rooms, strict=True)]
         return encoded, after
 
-    def predictions(self, reading: Reading, way: Way) -> list[Prediction]:
-        """Calibrated predictions of a reading that was made in that way."""
-        scores = reading.log_probabilities
+    def predictions(self, scored: LabelScores, way: Way) -> list[Prediction]:
+        """Calibrated predictions from the scores of that way."""
+        scores = scored.log_probabilities
         probabilities = self.calibration.probabilities(scores, way)
         names = self.task.names
         return [
@@ -231,10 +231,10 @@ class Classifier:
             for best, row, mass, *rest in zip(
                 scores.argmax(axis=1).tolist(),
                 probabilities.tolist(),
-                reading.mass.tolist(),
-                reading.reasonings,
-                reading.trimmed,
-                reading.tokens,
+                scored.mass.tolist(),
+                scored.reasonings,
+                scored.trimmed,
+                scored.tokens,
                 strict=True,
             )
         ]
@@ -260,13 +260,13 @@ class Classifier:
 
     # how they are made
 
-    def _reason(self, texts: Sequence[str], how: Decoding, on_text: OnText | None) -> Reading:
+    def _reason(self, texts: Sequence[str], how: Decoding, on_text: OnText | None) -> LabelScores:
         if how.samples == 1:
             return self._chains(texts, how, on_text)[0]
-        reading = Reading.averaged(self._chains(texts, how))
+        scored = LabelScores.averaged(self._chains(texts, how))
         if on_text is not None:  # which of the reasonings is kept is not known before all are written
-            on_text(reading.reasonings[0] or "")
-        return reading
+            on_text(scored.reasonings[0] or "")
+        return scored
 
     def _explained(
         self, texts: Sequence[str], found: list[Prediction], how: Decoding, on_text: OnText | None
@@ -283,8 +283,8 @@ class Classifier:
 
     def _chains(
         self, texts: Sequence[str], how: Decoding, on_text: OnText | None = None, *, after: int = 0
-    ) -> list[Reading]:
-        """A reading after each of a text's reasonings: the likeliest, or so many that are drawn."""
+    ) -> list[LabelScores]:
+        """Scores after each of a text's reasonings: the likeliest, or as many as are drawn."""
         encoded, count = self._encode(texts, asked_for(self.arm), self.room), how.samples - after
         requests = [
             Request(index * count + chain, one.row, seed=zlib.crc32(f"{after + chain}\0{text}".encode()))
@@ -294,10 +294,10 @@ class Classifier:
         written = self._write(encoded[0].head, requests, self._sampling(how), on_text)
         return [self._after(encoded, written[chain::count], how.batch_size) for chain in range(count)]
 
-    def _after(self, encoded: Sequence[Encoded], written: Sequence[Tokens], batch_size: int) -> Reading:
+    def _after(self, encoded: Sequence[Encoded], written: Sequence[Tokens], batch_size: int) -> LabelScores:
         reasonings: list[str | None] = [self.codec.decode(tokens).strip() for tokens in written]
-        reading = self._read(encoded, [tokens + self.delimiter for tokens in written], reasonings, batch_size)
-        return replace(reading, tokens=[len(tokens) for tokens in written])
+        scored = self._score(encoded, [tokens + self.delimiter for tokens in written], reasonings, batch_size)
+        return replace(scored, tokens=[len(tokens) for tokens in written])
 
     def _sampling(self, how: Decoding) -> Sampling:
         ends = ((token,) for token in self.codec.stops)
@@ -321,18 +321,18 @@ class Classifier:
             watcher.finish(written[0])
         return [written[key] for key in range(len(requests))]
 
-    def _read(
+    def _score(
         self,
         encoded: Sequence[Encoded],
         after: Sequence[Tokens],
         reasonings: Sequence[str | None],
         batch_size: int,
-    ) -> Reading:
+    ) -> LabelScores:
         prompts = [one.row + tokens for one, tokens in zip(encoded, after, strict=True)]
         scores = self.model.score(prompts, self.options, prefix=encoded[0].head, batch_size=batch_size)
         if np.isnan(scores).any():
             raise Failure("The model's probabilities are not numbers.", hint="Set dtype to float32 or bfloat16.")
-        return Reading(scores, reasonings, [0] * len(prompts), [one.trimmed for one in encoded])
+        return LabelScores(scores, reasonings, [0] * len(prompts), [one.trimmed for one in encoded])
 
 
 class _Watcher:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rir_mlx.classification.classifier import Reading
+from rir_mlx.classification.classifier import LabelScores
 from rir_mlx.statistics import metrics
 from rir_mlx.statistics import paired_tests as comparison
 from rir_mlx.statistics.calibration import (
@@ -49,10 +49,10 @@ class Answers:
     `sampled`. `headline` is the way that its figures are of."""
 
     headline: Way
-    validation: Mapping[Way, Reading]
-    test: Mapping[Way, Reading]
+    validation: Mapping[Way, LabelScores]
+    test: Mapping[Way, LabelScores]
     seconds: Mapping[Way, float]
-    chains: Sequence[Reading] = ()
+    chains: Sequence[LabelScores] = ()
     faithfulness: Mapping[str, Any] | None = None
 
 
@@ -175,7 +175,7 @@ def _curve(pairs: Sequence[tuple[Answers, Calibration]], rows: Rows) -> list[dic
     points += [{"reason": "auto", "samples": 1, **one} for one in swept]
     most = min(len(one.chains) for one, _ in pairs)
     for samples in sorted({count for count in (2, 4, 8, 16, 32, most) if 1 < count <= most}):
-        merged = [Reading.averaged(one.chains[:samples]) for one, _ in pairs]
+        merged = [LabelScores.averaged(one.chains[:samples]) for one, _ in pairs]
         found = [one.scores.argmax(1) == rows.test for one in merged]
         points.append(point("always", found, np.array([one.tokens for one in merged], float), 1.0, samples))
     return points

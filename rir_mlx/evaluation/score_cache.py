@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rir_mlx.classification.classifier import Classifier, Decoding, Reading
+from rir_mlx.classification.classifier import Classifier, Decoding, LabelScores
 from rir_mlx.progress import Progress
 from rir_mlx.storage.journal import Journal
 
@@ -22,7 +22,7 @@ _CHUNK = 256
 class Timed:
     """A reading, and the seconds that a row of it took on this machine."""
 
-    reading: Reading
+    reading: LabelScores
     seconds: float
 
 
@@ -45,7 +45,7 @@ class Reader:
     def direct(self, texts: Sequence[str], batch_size: int, what: str) -> Timed:
         """Labels from the text alone."""
 
-        def make(chunk: list[int]) -> list[Reading]:
+        def make(chunk: list[int]) -> list[LabelScores]:
             return [self.classifier.direct([texts[index] for index in chunk], batch_size)]
 
         return self._read(what, texts, [["direct"] * len(texts)], make)[0]
@@ -53,7 +53,7 @@ class Reader:
     def reasoned(self, texts: Sequence[str], batch_size: int, what: str) -> Timed:
         """Labels after the likeliest reasoning."""
 
-        def make(chunk: list[int]) -> list[Reading]:
+        def make(chunk: list[int]) -> list[LabelScores]:
             return [self.classifier.reasoned([texts[index] for index in chunk], batch_size)]
 
         return self._read(what, texts, [["reasoned"] * len(texts)], make)[0]
@@ -61,7 +61,7 @@ class Reader:
     def sampled(self, texts: Sequence[str], how: Decoding, what: str) -> list[Timed]:
         """Labels after drawn reasonings, one reading for each of them."""
 
-        def make(chunk: list[int]) -> list[Reading]:
+        def make(chunk: list[int]) -> list[LabelScores]:
             return self.classifier.sampled([texts[index] for index in chunk], how, after=known)
 
         ways = [[f"sampled at {how.temperature}, number {chain}"] * len(texts) for chain in range(how.samples)]
@@ -74,7 +74,7 @@ class Reader:
     def given(self, texts: Sequence[str], reasonings: Sequence[str], batch_size: int, what: str) -> Timed:
         """Labels after the given reasonings."""
 
-        def make(chunk: list[int]) -> list[Reading]:
+        def make(chunk: list[int]) -> list[LabelScores]:
             some = [texts[index] for index in chunk], [reasonings[index] for index in chunk]
             return [self.classifier.given(*some, batch_size)]
 
@@ -83,12 +83,14 @@ class Reader:
     def explanations(self, texts: Sequence[str], labels: Sequence[str], batch_size: int, what: str) -> list[str]:
         """The reasonings that are written after labels."""
 
-        def make(chunk: list[int]) -> list[Reading]:
+        def make(chunk: list[int]) -> list[LabelScores]:
             written = self.classifier.explanations(
                 [texts[index] for index in chunk], [labels[index] for index in chunk], batch_size
             )
             nothing = np.zeros((len(chunk), 0))
-            return [Reading(nothing, [text for text, _ in written], [size for _, size in written], [0] * len(chunk))]
+            return [
+                LabelScores(nothing, [text for text, _ in written], [size for _, size in written], [0] * len(chunk))
+            ]
 
         found = self._read(what, texts, [[f"explains {label}" for label in labels]], make)[0]
         return [reasoning or "" for reasoning in found.reading.reasonings]
@@ -98,7 +100,7 @@ class Reader:
         what: str,
         texts: Sequence[str],
         ways: Sequence[Sequence[str]],
-        make: Callable[[list[int]], list[Reading]],
+        make: Callable[[list[int]], list[LabelScores]],
     ) -> list[Timed]:
         """A reading for each list of `ways`, which says for every text how it is read. `make` reads the texts at the
         given places in all of these ways."""
@@ -124,14 +126,14 @@ class Reader:
         digest.update(json.dumps([way, text]).encode())
         return digest.hexdigest()[:16]
 
-    def _keep(self, key: str, reading: Reading, place: int, seconds: float) -> None:
+    def _keep(self, key: str, reading: LabelScores, place: int, seconds: float) -> None:
         line = {"key": key, "scores": reading.scores[place].tolist(), "reasoning": reading.reasonings[place]}
         counts = {"tokens": reading.tokens[place], "trimmed": reading.trimmed[place]}
         self.journal.append(line | counts | {"seconds": round(seconds, 6)})
 
     def _stored(self, keys: Sequence[str]) -> Timed:
         if not keys:  # of no rows, so nobody asks of how many labels
-            return Timed(Reading(np.zeros((0, 1)), [], [], []), 0.0)
+            return Timed(LabelScores(np.zeros((0, 1)), [], [], []), 0.0)
         scores = np.zeros((len(keys), len((self.journal.get(keys[0]) or {})["scores"])))
         rest = []
         for place, key in enumerate(keys):  # one at a time: lists of numbers take four times the room of an array
@@ -139,4 +141,4 @@ class Reader:
             scores[place] = found["scores"]
             rest.append([found[name] for name in ("reasoning", "tokens", "trimmed", "seconds")])
         reasonings, tokens, trimmed, seconds = (list(column) for column in zip(*rest, strict=True))
-        return Timed(Reading(scores, reasonings, tokens, trimmed), float(np.mean(seconds)))
+        return Timed(LabelScores(scores, reasonings, tokens, trimmed), float(np.mean(seconds)))

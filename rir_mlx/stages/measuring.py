@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rir_mlx.classification.classifier import Classifier, Decoding, Reading
+from rir_mlx.classification.classifier import Classifier, Decoding, LabelScores
 from rir_mlx.evaluation.comparison import Answers, Rows, calibrate
 from rir_mlx.evaluation.score_cache import Reader, Timed
 from rir_mlx.models import adapters
@@ -118,7 +118,7 @@ class _Measuring:
         options, data = self.options, self.context.data
         how = Decoding(samples=options.samples, temperature=options.sample_temperature, batch_size=options.batch_size)
         read: dict[str, dict[Way, Timed]] = {}
-        chains: dict[str, list[Reading]] = {}
+        chains: dict[str, list[LabelScores]] = {}
         for part in ("validation", "test"):
             texts, what = [row.text for row in getattr(data, part)], f"evaluate {self.name}: {part}"
             read[part] = {"direct": reader.direct(texts, options.batch_size, what)}
@@ -127,7 +127,7 @@ class _Measuring:
                 if options.samples > 1:
                     drawn = reader.sampled(texts, how, f"{what}, {how.samples} reasonings")
                     chains[part] = [one.reading for one in drawn]
-                    read[part]["sampled"] = Timed(Reading.averaged(chains[part]), sum(one.seconds for one in drawn))
+                    read[part]["sampled"] = Timed(LabelScores.averaged(chains[part]), sum(one.seconds for one in drawn))
         readings = {part: {way: timed.reading for way, timed in ways.items()} for part, ways in read.items()}
         probed = reasons_first(self.arm) and self.seed == self.context.recipe.classifier.seeds[0]
         return Answers(
@@ -139,7 +139,7 @@ class _Measuring:
             faithfulness=self._faithfulness(reader, readings["test"]["reasoned"], rows) if probed else None,
         )
 
-    def _faithfulness(self, reader: Reader, own: Reading, rows: Rows) -> dict[str, Any]:
+    def _faithfulness(self, reader: Reader, own: LabelScores, rows: Rows) -> dict[str, Any]:
         """How often the label changes when the reasoning is that of a row with another label, or half of its words are
         other words (arXiv:2307.13702). A label that stays does not rest on its reasoning."""
         texts = [row.text for row in self.context.data.test[:_PROBED]]

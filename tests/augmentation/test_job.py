@@ -24,7 +24,7 @@ from rir_mlx.augmentation.job import (
 from rir_mlx.augmentation.summary import Tally
 from rir_mlx.backends.base import Sampling
 from rir_mlx.backends.fake import FakeBackend
-from rir_mlx.classification.classifier import Classifier, Reading
+from rir_mlx.classification.classifier import Classifier, LabelScores
 from rir_mlx.data.rows import Row
 from rir_mlx.progress import Silent
 from rir_mlx.prompting.arms import Task
@@ -396,9 +396,9 @@ def test_a_tie_is_recorded_and_the_first_is_kept(codec: Codec, tmp_path: Path) -
         class Even:
             task = Task({"joy": "", "sadness": ""}, "", 400, 64)
 
-            def given(self, texts: list[str], reasonings: list[str], batch_size: int) -> Reading:
+            def given(self, texts: list[str], reasonings: list[str], batch_size: int) -> LabelScores:
                 rows = len(texts)
-                return Reading(np.log([[0.75, 0.25]] * rows), reasonings, [0] * rows, [0] * rows)
+                return LabelScores(np.log([[0.75, 0.25]] * rows), reasonings, [0] * rows, [0] * rows)
 
         augmentation.choose(Even(), Silent(), batch_size=4, stopped=lambda: False)  # type: ignore[arg-type]
         [outcome] = augmentation.outcomes()

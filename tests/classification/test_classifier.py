@@ -26,8 +26,8 @@ from rir_mlx.backends.fake import FakeModel
 from rir_mlx.classification.classifier import (
     Classifier,
     Decoding,
+    LabelScores,
     Prediction,
-    Reading,
 )
 from rir_mlx.errors import Failure, UserError
 from rir_mlx.prompting.arms import Task, label_tokens
@@ -236,19 +236,19 @@ def test_draws_are_decided_by_the_text_and_the_number_of_the_chain(made: Make) -
 def test_a_mean_of_readings_keeps_the_first_reasoning_that_agrees() -> None:
     scores = [np.log(np.array([[0.6, 0.2], [0.1, 0.3]])), np.log(np.array([[0.1, 0.4], [0.3, 0.1]]))]
     chains = [
-        Reading(one, [f"{name}0", f"{name}1"], [2, 3], [0, 1]) for one, name in zip(scores, ("a", "b"), strict=True)
+        LabelScores(one, [f"{name}0", f"{name}1"], [2, 3], [0, 1]) for one, name in zip(scores, ("a", "b"), strict=True)
     ]
-    found = Reading.averaged(chains)
+    found = LabelScores.averaged(chains)
     assert np.exp(found.log_probabilities) == pytest.approx(np.array([[0.475, 0.525], [0.5, 0.5]]))
     assert found.mass == pytest.approx([0.65, 0.4])
     assert (found.reasonings[0], found.tokens, found.trimmed) == ("b0", [4, 6], [0, 1])
-    alone = Reading.averaged(chains[:1])
+    alone = LabelScores.averaged(chains[:1])
     assert alone.scores == pytest.approx(scores[0])
 
 
 def test_a_reading_takes_chosen_rows_from_another() -> None:
-    first = Reading(np.zeros((3, 2)), [None, None, None], [0, 0, 0], [1, 2, 3])
-    second = Reading(np.ones((2, 2)), ["x", "y"], [4, 5], [6, 7])
+    first = LabelScores(np.zeros((3, 2)), [None, None, None], [0, 0, 0], [1, 2, 3])
+    second = LabelScores(np.ones((2, 2)), ["x", "y"], [4, 5], [6, 7])
     found = first.where(np.array([True, False, True]), second)
     assert found.scores.tolist() == [[1, 1], [0, 0], [1, 1]]
     assert (found.reasonings, found.tokens, found.trimmed) == (["x", None, "y"], [4, 0, 5], [6, 2, 7])

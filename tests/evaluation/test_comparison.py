@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rir_mlx.classification.classifier import Reading
+from rir_mlx.classification.classifier import LabelScores
 from rir_mlx.evaluation.comparison import (
     Answers,
     Entry,
@@ -39,12 +39,12 @@ def truth(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 3, count)
 
 
-def reading(right: np.ndarray, labels: np.ndarray, margin: float = 2.0, tokens: int = 0) -> Reading:
+def reading(right: np.ndarray, labels: np.ndarray, margin: float = 2.0, tokens: int = 0) -> LabelScores:
     """Scores that are about `margin` in favour of the row's label where `right`, else of the next one."""
     draw = np.random.default_rng(len(right))
     scores = draw.normal(0, 0.3, (len(labels), 3)) - 3
     scores[np.arange(len(labels)), np.where(right, labels, (labels + 1) % 3)] += margin
-    return Reading(scores, [None] * len(labels), [tokens] * len(labels), [0] * len(labels))
+    return LabelScores(scores, [None] * len(labels), [tokens] * len(labels), [0] * len(labels))
 
 
 def share(count: int, of: float, seed: int = 0) -> np.ndarray:
@@ -166,7 +166,7 @@ def test_the_threshold_for_reasoning_is_that_of_the_confidence_which_auto_sees()
     sure = share(300, 0.5)
     scores = reading(sure, on.validation, 9.0).scores
     scores[~sure] /= 4
-    direct = Reading(scores, [None] * 300, [0] * 300, [0] * 300)
+    direct = LabelScores(scores, [None] * 300, [0] * 300, [0] * 300)
     reasoned = reading(np.ones(300, bool), on.validation, tokens=9)
     found = Answers("reasoned", {"direct": direct, "reasoned": reasoned}, {}, {})
     calibration = calibrate(found, on, None)
@@ -314,7 +314,7 @@ def test_ever_more_chains_are_points_of_the_curve_and_the_last_is_the_mean_of_al
     entry = arm_entry("qra", "arm", [0], Found([replace(found, chains=chains)], [Calibration()]), on)
     points = {one["samples"]: one for one in entry.more["curve"] if one["samples"] > 1}
     assert list(points) == [2, 4, 5]
-    merged = Reading.averaged(chains)
+    merged = LabelScores.averaged(chains)
     assert points[5]["accuracy"]["value"] == pytest.approx(np.mean(merged.scores.argmax(1) == on.test))
     assert [one["tokens_written"] for one in points.values()] == [10, 20, 25]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rir_mlx.classification.classifier import Decoding, Reading
+from rir_mlx.classification.classifier import Decoding, LabelScores
 from rir_mlx.evaluation import score_cache as readings
 from rir_mlx.evaluation.score_cache import Reader, Timed
 from rir_mlx.progress import Silent
@@ -26,24 +26,26 @@ class Fake:
         self.read: list[str] = []
         self.patience = patience
 
-    def _reading(self, texts: Sequence[str], what: str) -> Reading:
+    def _reading(self, texts: Sequence[str], what: str) -> LabelScores:
         if len(self.read) + len(texts) > self.patience:
             raise KeyboardInterrupt
         self.read += [f"{what} {text}" for text in texts]
         draws = [np.random.default_rng(zlib.crc32(f"{what} {text}".encode())) for text in texts]
         scores = np.array([-draw.exponential(size=3) for draw in draws]).reshape(len(texts), 3)
-        return Reading(scores, [f"{what} of {text}" for text in texts], [len(one) for one in texts], [0] * len(texts))
+        return LabelScores(
+            scores, [f"{what} of {text}" for text in texts], [len(one) for one in texts], [0] * len(texts)
+        )
 
-    def direct(self, texts: Sequence[str], batch_size: int) -> Reading:
+    def direct(self, texts: Sequence[str], batch_size: int) -> LabelScores:
         return self._reading(texts, "direct")
 
-    def reasoned(self, texts: Sequence[str], batch_size: int) -> Reading:
+    def reasoned(self, texts: Sequence[str], batch_size: int) -> LabelScores:
         return self._reading(texts, "reasoned")
 
-    def sampled(self, texts: Sequence[str], how: Decoding, *, after: int = 0) -> list[Reading]:
+    def sampled(self, texts: Sequence[str], how: Decoding, *, after: int = 0) -> list[LabelScores]:
         return [self._reading(texts, f"chain {number} at {how.temperature}") for number in range(after, how.samples)]
 
-    def given(self, texts: Sequence[str], reasonings: Sequence[str], batch_size: int) -> Reading:
+    def given(self, texts: Sequence[str], reasonings: Sequence[str], batch_size: int) -> LabelScores:
         return self._reading(
             [f"{text} after {reason}" for text, reason in zip(texts, reasonings, strict=True)], "given"
         )
@@ -164,7 +166,7 @@ def test_no_texts_are_no_rows(tmp_path: Path) -> None:
         kept = Reader(journal, "", lambda: pytest.fail("a model was loaded"), Silent())
         found = [kept.direct([], 8, ""), kept.reasoned([], 8, ""), *kept.sampled([], Decoding(samples=2), "")]
         assert [len(one.reading.scores.argmax(1)) for one in found] == [0] * 4
-        assert len(Reading.averaged([one.reading for one in found]).mass) == 0
+        assert len(LabelScores.averaged([one.reading for one in found]).mass) == 0
         assert kept.explanations([], [], 8, "") == []
 
 
