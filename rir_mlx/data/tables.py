@@ -30,7 +30,7 @@ ACCEPTED = (
     "the id of a Hugging Face data set, or a folder in its format (data/train-*.parquet)."
 )
 FAULTS_SHOWN = 20
-EMBEDDED = Path(__file__).parent / "embedded"
+EMBEDDED = Path(__file__).parents[1] / "embedded"
 
 _OTHER_FILES = (".txt", ".json", ".xls", ".xlsx", ".ods", ".gz", ".zip", ".arrow", ".feather", ".md", ".yaml", ".yml")
 _LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")

@@ -10,7 +10,7 @@ from typing import Any
 from rir_mlx.errors import ModelError, did_you_mean
 from rir_mlx.models.config import read_config
 
-EMBEDDED = Path(__file__).parent / "embedded"
+EMBEDDED = Path(__file__).parents[1] / "embedded"
 BUILTIN = "builtin:"
 OPEN_MIRROR = "mlx-community/Llama-3.2-1B-Instruct-bf16"
 

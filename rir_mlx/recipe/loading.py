@@ -20,7 +20,7 @@ SHIPPED = ("demo", "emotion", "emotion-tiny", "paper", "custom")
 
 def shipped_recipe(name: str) -> Path:
     """The file of a recipe that comes with the package, installed or from a checkout."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     for folder in (package / "recipes", package.parent / "recipes"):
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"

@@ -371,8 +371,8 @@ JOB = """
     import sys, time
     from pathlib import Path
     sys.path.insert(0, sys.argv[1])
-    from test_bulk import classify
-    from rir_mlx.bulk import BulkOptions, classify_file
+    from test_files import classify
+    from rir_mlx.classification.files import BulkOptions, classify_file
     from rir_mlx.errors import Failure
     folder, pause = Path(sys.argv[2]), float(sys.argv[3])
     def slowly(texts):

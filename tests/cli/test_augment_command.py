@@ -210,7 +210,7 @@ def test_a_second_process_is_refused(trained: Run, tmp_path: Path) -> None:
 
 def test_a_servers_model_writes_and_another_servers_model_writes_anew(rir: Run, recipe: Path, tmp_path: Path) -> None:
     """Known by their address alone, two servers with a model each were once taken for one."""
-    from test_openai_engine import Fake, echo
+    from test_server_engine import Fake, echo
 
     folder = tmp_path / "runs" / "small" / "augmented"
     for name in ("one", "two"):
@@ -229,7 +229,7 @@ def test_a_servers_model_writes_and_another_servers_model_writes_anew(rir: Run, 
 
 
 def test_what_a_server_refuses_is_set_aside_and_said(rir: Run, recipe: Path, tmp_path: Path) -> None:
-    from test_openai_engine import Fake, Reply, echo, text_of
+    from test_server_engine import Fake, Reply, echo, text_of
 
     def reply(body: dict[str, Any]) -> Reply:
         return (400, {}, {"error": {"message": "filtered"}}) if "angry" in text_of(body) else echo(body)

@@ -27,7 +27,7 @@ from rir_mlx.recipe.schema import DataSection
 from rir_mlx.stages import Context, check, warn
 from rir_mlx.storage.layout import RunDir
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
+SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 
 def rows(*pairs: tuple[str, str], file: str = "a.csv") -> list[Row]:

@@ -21,7 +21,7 @@ from rir_mlx.data.rows import Row
 from rir_mlx.errors import DataError
 from rir_mlx.recipe.schema import DataSection, ReasoningSection
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
+SHARED = Path(__file__).parents[3] / "shared" / "data"
 LABELS = ("anger", "fear", "joy")
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_training import Recorder, job_of
+from test_loop import Recorder, job_of
 from tiny import make_tiny_llama
 
 from rir_mlx.backends.base import Batch, TrainingState
