@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import os
 import random
@@ -13,15 +12,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+from server_stand_in import Reply, StandInServer, chat, echo, text_of
 
 from rir_mlx.augmentation.engines import server as openai
 from rir_mlx.augmentation.engines.base import Order, Question, Written
@@ -35,93 +33,9 @@ KEY = "sk-test-5e6f7a8b"
 SHORT = Sampling(max_tokens=12)
 READY_WITHIN = 120.0
 
-Reply = tuple[int, dict[str, str], Any]
-"""Status, headers, and a payload: bytes as they are, an iterator of them one by one, everything else as JSON."""
-
 
 def make_orders(count: int) -> list[Order]:
     return [Order(f"k{number}", f"text {number} i feel happy", "joy", seed=number) for number in range(count)]
-
-
-def chat(text: str | None, reason: str = "stop", tokens: int | None = 3) -> Reply:
-    usage = {} if tokens is None else {"usage": {"completion_tokens": tokens}}
-    return 200, {}, {"choices": [{"message": {"content": text}, "finish_reason": reason}], **usage}
-
-
-def echo(body: dict[str, Any]) -> Reply:
-    return chat(text_of(body))
-
-
-def text_of(body: dict[str, Any]) -> str:
-    message: str = body["messages"][0]["content"]
-    return message.partition("Text: ")[2].partition("\nAnswer: ")[0]
-
-
-class Fake:
-    """A server that answers each request with what `reply` says; None drops the connection."""
-
-    def __init__(self, reply: Callable[[dict[str, Any]], Reply | None]) -> None:
-        self.reply = reply
-        self.models: Reply = (200, {}, {"data": [{"id": "tiny"}]})
-        self.bodies: list[dict[str, Any]] = []
-        self.headers: list[dict[str, str]] = []
-        self.busy = self.most = 0
-        self.lock = threading.Lock()
-        self.over = threading.Event()
-
-    def answer(self, body: dict[str, Any] | None, headers: dict[str, str]) -> Reply | None:
-        with self.lock:
-            self.headers.append(headers)
-            if body is None:
-                return self.models
-            self.bodies.append(body)
-            self.busy += 1
-            self.most = max(self.most, self.busy)
-        try:
-            return self.reply(body)
-        finally:
-            with self.lock:
-                self.busy -= 1
-
-    @contextmanager
-    def running(self, port: int = 0) -> Iterator[str]:
-        fake = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.send(None)
-
-            def do_POST(self) -> None:
-                self.send(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-
-            def send(self, body: dict[str, Any] | None) -> None:
-                reply = fake.answer(body, {name.lower(): value for name, value in self.headers.items()})
-                if reply is None:
-                    self.connection.shutdown(socket.SHUT_RDWR)
-                    return
-                status, headers, payload = reply
-                self.send_response(status)
-                for name, value in headers.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                if not isinstance(payload, Iterator):
-                    payload = iter([payload if isinstance(payload, bytes) else json.dumps(payload).encode()])
-                for part in payload:
-                    self.wfile.write(part)
-
-            def log_message(self, format: str, *args: object) -> None:
-                return
-
-        server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-        server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client that has left
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/v1"
-        finally:
-            self.over.set()
-            server.shutdown()
-            server.server_close()
 
 
 def engine_at(url: str, codec: Codec | None = None, max_seq_length: int = 400, **fields: Any) -> OpenAIEngine:
@@ -257,7 +171,7 @@ def test_a_server_that_fails_half_of_the_time_still_writes_each_order_once() -> 
         return int(fault), {"Retry-After": "0"} if fault == "429" else {}, {"error": {"message": "busy"}}
 
     lock = threading.Lock()
-    fake = Fake(reply)
+    fake = StandInServer(reply)
     orders = make_orders(60)
     started = time.monotonic()
     with fake.running() as url:
@@ -286,7 +200,7 @@ def test_orders_are_taken_no_further_ahead_than_requests_run_and_all_are_finishe
             taken.append(f"k{number}")
             yield Order(taken[-1], f"text {number}", "joy", number)
 
-    with Fake(echo).running() as url:
+    with StandInServer(echo).running() as url:
         for one in engine_at(url, concurrency=5).write(endless(), SHORT):
             written.append(one.key)
     assert sorted(written) == sorted(taken)
@@ -299,7 +213,7 @@ def test_an_order_that_takes_long_holds_up_no_other() -> None:
             fake.over.wait(0.5)
         return echo(body)
 
-    fake = Fake(reply)
+    fake = StandInServer(reply)
     with fake.running() as url:
         keys = [one.key for one in engine_at(url, concurrency=2).write(make_orders(6), SHORT)]
     assert keys[-1] == "k0"
@@ -312,7 +226,7 @@ def test_leaving_early_ends_the_requests_that_hang() -> None:
         fake.over.wait(30)
         return echo(body)
 
-    fake = Fake(reply)
+    fake = StandInServer(reply)
     with fake.running() as url:
         started = time.monotonic()
         writing = engine_at(url, concurrency=4).write(make_orders(9), SHORT)
@@ -339,7 +253,7 @@ def test_an_interrupt_ends_a_process_whose_server_hangs() -> None:
         return echo(body)
 
     asked = threading.Event()
-    fake = Fake(reply)
+    fake = StandInServer(reply)
     with fake.running() as url:
         process = subprocess.Popen(
             [sys.executable, "-c", program, url],
@@ -367,7 +281,7 @@ def test_the_key_is_sent_as_bearer_and_shown_nowhere(
     refusals: list[Reply] = [(status, {}, said) for status in (401, 403, 404)]
     refusals += [(500, {}, KEY.encode()), (200, {}, {"got": KEY})]
     for refusal in refusals:
-        fake = Fake(lambda body, refusal=refusal: refusal)  # type: ignore[misc]
+        fake = StandInServer(lambda body, refusal=refusal: refusal)  # type: ignore[misc]
         with fake.running() as url:
             engine = engine_at(url, key_variable="MY_KEY", retries=1)
             with pytest.raises(RirError) as caught:
@@ -379,7 +293,7 @@ def test_the_key_is_sent_as_bearer_and_shown_nowhere(
 
 
 def test_no_authorization_is_sent_where_the_variable_is_not_set() -> None:
-    fake = Fake(echo)
+    fake = StandInServer(echo)
     with fake.running() as url:
         write(engine_at(url), make_orders(1))
     assert not any("authorization" in one for one in fake.headers)
@@ -396,7 +310,7 @@ def test_a_key_that_no_header_can_hold_is_refused_without_being_shown(monkeypatc
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_refused_key_names_its_variable(status: int) -> None:
-    fake = Fake(lambda body: (status, {}, {"error": {"message": "who are you?"}}))
+    fake = StandInServer(lambda body: (status, {}, {"error": {"message": "who are you?"}}))
     with fake.running() as url, pytest.raises(UserError, match=r"without a key.*who are you\?") as caught:
         write(engine_at(url, key_variable="MY_KEY"), make_orders(1))
     assert "MY_KEY" in caught.value.hint
@@ -411,7 +325,7 @@ def test_a_refused_key_names_its_variable(status: int) -> None:
     ],
 )
 def test_an_unknown_model_lists_those_that_are_there(refusal: Reply) -> None:
-    fake = Fake(lambda body: refusal)
+    fake = StandInServer(lambda body: refusal)
     fake.models = 200, {}, {"data": [{"id": "llama-3b"}, {"id": "llama-8b"}]}
     with fake.running() as url, pytest.raises(UserError, match=r"'lama-8b'.*does not exist") as caught:
         write(engine_at(url, model="lama-8b"), make_orders(1))
@@ -419,7 +333,7 @@ def test_an_unknown_model_lists_those_that_are_there(refusal: Reply) -> None:
 
 
 def test_an_address_without_v1_is_said_to_want_it() -> None:
-    fake = Fake(lambda body: (404, {}, b"Not Found"))
+    fake = StandInServer(lambda body: (404, {}, b"Not Found"))
     fake.models = 404, {}, b"Not Found"
     with fake.running() as url, pytest.raises(UserError, match="ends in /v1"):
         write(engine_at(url.removesuffix("/v1")), make_orders(1))
@@ -434,7 +348,7 @@ def test_an_order_that_the_server_refuses_is_refused_alone(status: int) -> None:
             return status, {}, {"error": {"message": "y" * 1000}}
         return echo(body)
 
-    with Fake(reply).running() as url:
+    with StandInServer(reply).running() as url:
         written = write(engine_at(url, concurrency=3), make_orders(20))
     assert len(written) == 20
     refused = {key: one.refused for key, one in written.items() if one.refused}
@@ -444,14 +358,14 @@ def test_an_order_that_the_server_refuses_is_refused_alone(status: int) -> None:
 
 def test_a_key_in_a_refusal_is_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", KEY)
-    fake = Fake(lambda body: (400, {}, {"error": {"message": f"bad key {KEY}"}}))
+    fake = StandInServer(lambda body: (400, {}, {"error": {"message": f"bad key {KEY}"}}))
     with fake.running() as url:
         [one] = write(engine_at(url, key_variable="MY_KEY"), make_orders(1)).values()
     assert one.refused == "status 400: bad key ***"
 
 
 def test_a_server_that_refuses_everything_ends_the_job() -> None:
-    fake = Fake(lambda body: (400, {}, {"error": {"message": "max_tokens is too large"}}))
+    fake = StandInServer(lambda body: (400, {}, {"error": {"message": "max_tokens is too large"}}))
     with fake.running() as url, pytest.raises(Failure, match=r"refuses every request.*max_tokens is too large"):
         write(engine_at(url, concurrency=4), make_orders(200))
     assert len(fake.bodies) <= 16 + 4
@@ -459,7 +373,7 @@ def test_a_server_that_refuses_everything_ends_the_job() -> None:
 
 def test_what_a_model_thinks_aloud_and_half_characters_are_left_out() -> None:
     answers = [chat("<think>\nwell, let me see\n</think>\n\nso happy"), chat("so happy \ud83d"), chat("a <think> b")]
-    with Fake(lambda body: answers[int(text_of(body))]).running() as url:
+    with StandInServer(lambda body: answers[int(text_of(body))]).running() as url:
         written = write(engine_at(url), [Order(str(number), str(number), "joy", 0) for number in range(3)])
     assert [written[key].text for key in "012"] == ["so happy", "so happy ?", "a <think> b"]
 
@@ -476,7 +390,7 @@ def test_what_a_model_thinks_aloud_and_half_characters_are_left_out() -> None:
     ],
 )
 def test_an_answer_that_stays_bad_fails_after_the_retries_and_says_how_to_go_on(answer: Reply) -> None:
-    fake = Fake(lambda body: answer)
+    fake = StandInServer(lambda body: answer)
     with fake.running() as url, pytest.raises(Failure, match=r"in 4 tries.*loading") as caught:
         write(engine_at(url, retries=3), make_orders(1))
     assert caught.value.hint == "Run the same command again; it continues."
@@ -491,7 +405,7 @@ def test_once_an_order_has_failed_the_others_are_not_repeated_on() -> None:
         return (401, {}, b"no") if next(counts) == 3 else (503, {"Retry-After": "60"}, b"down")
 
     started = time.monotonic()
-    fake = Fake(reply)
+    fake = StandInServer(reply)
     with fake.running() as url, pytest.raises(UserError, match="401"):
         write(engine_at(url, concurrency=4), make_orders(4))
     assert time.monotonic() - started < 5
@@ -505,7 +419,7 @@ def test_an_answer_that_trickles_in_is_waited_for_no_longer_than_any_other() -> 
         while not fake.over.wait(0.05):
             yield b" "
 
-    fake = Fake(lambda body: (200, {}, trickle()))
+    fake = StandInServer(lambda body: (200, {}, trickle()))
     started = time.monotonic()
     with fake.running() as url, pytest.raises(Failure, match=r"no answer within 0\.3 s"):
         write(engine_at(url, timeout=0.3, retries=1), make_orders(1))
@@ -515,15 +429,15 @@ def test_an_answer_that_trickles_in_is_waited_for_no_longer_than_any_other() -> 
 def test_the_pause_is_what_the_server_asks_for() -> None:
     answers = iter([(429, {"Retry-After": "1"}, b"slow down"), (429, {"Retry-After": "Fri, 31 Dec"}, b""), chat("a")])
     started = time.monotonic()
-    with Fake(lambda body: next(answers)).running() as url:
+    with StandInServer(lambda body: next(answers)).running() as url:
         write(engine_at(url), make_orders(1))
     assert 1 <= time.monotonic() - started < 3
 
 
 def test_a_redirect_is_not_followed() -> None:
-    other = Fake(echo)
+    other = StandInServer(echo)
     with other.running() as elsewhere:
-        fake = Fake(lambda body: (307, {"Location": f"{elsewhere}/chat/completions"}, b""))
+        fake = StandInServer(lambda body: (307, {"Location": f"{elsewhere}/chat/completions"}, b""))
         with fake.running() as url, pytest.raises(Failure, match=f"307: a redirect to {elsewhere}"):
             write(engine_at(url), make_orders(1))
     assert other.headers == []
@@ -539,14 +453,14 @@ def test_nobody_listening_at_first_says_how_to_start_a_server() -> None:
 
 def test_a_server_that_is_restarted_is_waited_for() -> None:
     written: list[Written] = []
-    with Fake(echo).running() as url:
+    with StandInServer(echo).running() as url:
         engine = engine_at(url, retries=1000)
         write(engine, make_orders(1))
     writing = threading.Thread(target=lambda: written.extend(engine.write(make_orders(3), SHORT)))
     writing.start()
     writing.join(0.2)
     assert writing.is_alive()
-    with Fake(echo).running(httpx2.URL(url).port or 0):
+    with StandInServer(echo).running(httpx2.URL(url).port or 0):
         writing.join(10)
     assert sorted(one.key for one in written) == ["k0", "k1", "k2"]
 
@@ -595,12 +509,12 @@ def test_a_proxy_from_the_environment_is_not_asked_for_this_machine(monkeypatch:
         monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
-    with Fake(echo).running() as url:
+    with StandInServer(echo).running() as url:
         write(engine_at(url), make_orders(1))
 
 
 def test_the_only_model_that_is_listed_is_taken() -> None:
-    fake = Fake(echo)
+    fake = StandInServer(echo)
     fake.models = 200, {}, {"data": [{"id": "base"}, {"id": "adapter", "parent": "base"}]}
     with fake.running() as url:
         assert engine_at(url, model=None).identity()["model"] == "base"
@@ -613,7 +527,7 @@ def test_the_only_model_that_is_listed_is_taken() -> None:
 
 
 def test_what_is_asked_is_the_prompt_and_the_sampling() -> None:
-    fake = Fake(echo)
+    fake = StandInServer(echo)
     order = Order("k", "i feel", "joy", seed=2**63 - 2)
     with fake.running() as url:
         engine = engine_at(f"{url}/")
@@ -638,7 +552,7 @@ def test_what_is_asked_is_the_prompt_and_the_sampling() -> None:
 
 
 def test_seeds_of_63_bits_are_sent_in_31_of_them() -> None:
-    fake = Fake(echo)
+    fake = StandInServer(echo)
     seeds = [0, 2**31 - 1, 2**31, 2**40 + 5, 2**63 - 1]
     with fake.running() as url:
         orders = [Order(f"k{seed}", "text", "joy", seed) for seed in seeds]
@@ -648,7 +562,7 @@ def test_seeds_of_63_bits_are_sent_in_31_of_them() -> None:
 
 def test_what_is_written_carries_its_length_and_why_it_ended(codec: Codec) -> None:
     answers = [chat("so happy", "length", 5), chat(None), chat("so happy", "tool_calls", None)]
-    with Fake(lambda body: answers[int(text_of(body))]).running() as url:
+    with StandInServer(lambda body: answers[int(text_of(body))]).running() as url:
         orders = [Order(str(number), str(number), "joy", 0) for number in range(3)]
         written, counted = write(engine_at(url), orders), write(engine_at(url, codec), orders)
     assert written["0"] == Written("0", "so happy", 5, "length")
@@ -658,7 +572,7 @@ def test_what_is_written_carries_its_length_and_why_it_ended(codec: Codec) -> No
 
 
 def test_a_control_token_that_is_written_out_is_found(codec: Codec) -> None:
-    with Fake(lambda body: chat(f"so{text_of(body)}")).running() as url:
+    with StandInServer(lambda body: chat(f"so{text_of(body)}")).running() as url:
         texts = {" happy": False, "<|eot_id|>": True, " <|python_tag|> x": True, "<|eot_id": False, " <b>": False}
         orders = [Order(text, text, "joy", 0) for text in texts]
         written = write(engine_at(url, codec), orders)
@@ -667,7 +581,7 @@ def test_a_control_token_that_is_written_out_is_found(codec: Codec) -> None:
 
 
 def test_a_text_is_cut_so_that_the_answer_fits_behind_the_prompt(codec: Codec) -> None:
-    fake = Fake(echo)
+    fake = StandInServer(echo)
     texts = ["i feel happy today " * 50, "é🙂" * 100, "<|eot_id|>" * 40, "short"]
     orders = [Order(str(number), text, "joy", 0) for number, text in enumerate(texts)]
     limit = 200
@@ -687,5 +601,5 @@ def test_a_text_is_cut_so_that_the_answer_fits_behind_the_prompt(codec: Codec) -
 
 
 def test_a_prompt_without_room_for_its_text_says_so(codec: Codec) -> None:
-    with Fake(echo).running() as url, pytest.raises(UserError, match="max_seq_length"):
+    with StandInServer(echo).running() as url, pytest.raises(UserError, match="max_seq_length"):
         write(engine_at(url, codec, max_seq_length=20), make_orders(1))

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from commands import LABELS, WORDS, Run, write_csv
+from server_stand_in import Reply, StandInServer, echo, text_of
 
 from rir_mlx.errors import Failure
 from rir_mlx.storage.journal import Journal
@@ -210,11 +211,9 @@ def test_a_second_process_is_refused(trained: Run, tmp_path: Path) -> None:
 
 def test_a_servers_model_writes_and_another_servers_model_writes_anew(rir: Run, recipe: Path, tmp_path: Path) -> None:
     """Known by their address alone, two servers with a model each were once taken for one."""
-    from test_server_engine import Fake, echo
-
     folder = tmp_path / "runs" / "small" / "augmented"
     for name in ("one", "two"):
-        fake = Fake(echo)
+        fake = StandInServer(echo)
         fake.models = 200, {}, {"data": [{"id": name}]}
         with fake.running() as url:
             result = rir("augment", str(recipe), "--base-url", url, "--json", "-s", "augment.gates=[]")
@@ -229,12 +228,10 @@ def test_a_servers_model_writes_and_another_servers_model_writes_anew(rir: Run, 
 
 
 def test_what_a_server_refuses_is_set_aside_and_said(rir: Run, recipe: Path, tmp_path: Path) -> None:
-    from test_server_engine import Fake, Reply, echo, text_of
-
     def reply(body: dict[str, Any]) -> Reply:
         return (400, {}, {"error": {"message": "filtered"}}) if "angry" in text_of(body) else echo(body)
 
-    fake = Fake(reply)
+    fake = StandInServer(reply)
     fake.models = 200, {}, {"data": [{"id": "one"}]}
     more = ["-s", "augment.gates=[]", "-s", "augment.retries=0", "-s", "augment.concurrency=4"]
     with fake.running() as url:

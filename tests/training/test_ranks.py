@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from recorder import logged
 from safetensors.numpy import load_file
-from test_resume import logged
 from tiny import make_tiny_llama
 
 STEPS = 50

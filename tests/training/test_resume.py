@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_loop import Recorder, job_of
+from recorder import Recorder, job_of, logged
 from tiny import make_tiny_llama
 
 from rir_mlx.backends.base import Batch, TrainingState
@@ -70,11 +70,6 @@ def go(folder: Path, model: Learner, inputs: dict[str, Any] | None = None, **opt
         Checkpoints(folder / "checkpoints", inputs or {}),
     )
     return train(model, job, outputs, progress=Silent(), what="test")
-
-
-def logged(folder: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "tokens_per_second"} for line in lines]
 
 
 def without_time(outcome: Outcome) -> dict[str, Any]:
