@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
 
-from rir_mlx.backends.base import Floats, Tokens
+from rir_mlx.backends.base import Float32Array, Tokens
 from rir_mlx.errors import Failure
 from rir_mlx.storage.atomic import write_json
 
@@ -36,7 +36,7 @@ _PAIRWISE = 16
 class Engine(Protocol):
     """What can be asked: a `Model` of a backend, or llama.cpp."""
 
-    def last_logits(self, rows: Iterable[Tokens], last: int, *, prefix: Tokens = ()) -> Iterator[Floats]: ...
+    def last_logits(self, rows: Iterable[Tokens], last: int, *, prefix: Tokens = ()) -> Iterator[Float32Array]: ...
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Answers:
     rows: Sequence[NDArray[np.float32]]
     long: NDArray[np.float32]
     scores: NDArray[np.float64] | None
-    layers: Sequence[Floats]
+    layers: Sequence[Float32Array]
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ own output tells."""
 _AFTER_LAYERS = "model.norm or lm_head"
 
 
-def first_different_layer(ours: Sequence[Floats], theirs: Sequence[Floats], kind: str) -> str | None:
+def first_different_layer(ours: Sequence[Float32Array], theirs: Sequence[Float32Array], kind: str) -> str | None:
     """The name of the first layer whose output differs by more than rounding, relative to its size; `model.norm or
     lm_head` where none does. None where an engine does not show them."""
     if not ours or not theirs:

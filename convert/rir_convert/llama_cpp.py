@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rir_mlx.backends.base import Floats, Tokens
+from rir_mlx.backends.base import Float32Array, Tokens
 from rir_mlx.errors import ModelError
 
 _F32 = 0
@@ -41,24 +41,24 @@ class LlamaCpp:
             raise ModelError(f"{path} cannot be loaded by llama.cpp: {error}") from error
         self.batch = llama_cpp.llama_batch_init(_BATCH, 0, 1)
 
-    def logits(self, tokens: Tokens) -> Floats:
+    def logits(self, tokens: Tokens) -> Float32Array:
         """[tokens, vocabulary] next-token logits."""
         return next(self.last_logits([tokens], len(tokens)))
 
-    def last_logits(self, rows: Iterable[Tokens], last: int, *, prefix: Tokens = ()) -> Iterator[Floats]:
+    def last_logits(self, rows: Iterable[Tokens], last: int, *, prefix: Tokens = ()) -> Iterator[Float32Array]:
         """As `Model.last_logits`: only those positions are projected to the vocabulary. One call at a time: they share
         the keys and values."""
         self._run(prefix, 0, 0)
         for row in rows:
             yield self._run(row, len(prefix), min(last, len(row)))
 
-    def _run(self, tokens: Tokens, start: int, wanted: int) -> Floats:
+    def _run(self, tokens: Tokens, start: int, wanted: int) -> Float32Array:
         """Logits of the last `wanted` of some tokens, which stand after the first `start` that ran."""
         if start + len(tokens) > self.context:
             raise ModelError(f"{start + len(tokens)} tokens do not fit into a context of {self.context}.")
         library, batch = self.library, self.batch
         library.llama_memory_seq_rm(library.llama_get_memory(self.model.ctx), 0, start, -1)
-        found: list[Floats] = []
+        found: list[Float32Array] = []
         for at in range(0, len(tokens), _BATCH):
             part = tokens[at : at + _BATCH]
             batch.n_tokens = len(part)

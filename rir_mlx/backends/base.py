@@ -24,8 +24,8 @@ from rir_mlx.types import (
 )
 
 Tokens = tuple[int, ...]
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int32]
+Float32Array = NDArray[np.float32]
+Int32Array = NDArray[np.int32]
 
 
 FEWER_ROWS = "Lower augment.batch_size or evaluate.batch_size; the same command continues."
@@ -83,9 +83,9 @@ class Batch:
     """
 
     prefix: Tokens
-    tokens: Ints
-    lengths: Ints
-    weights: Floats
+    tokens: Int32Array
+    lengths: Int32Array
+    weights: Float32Array
 
     @property
     def processed(self) -> int:
@@ -252,16 +252,16 @@ class Model(Protocol):
         """[prompts, options]: Σ log p(option tokens | prefix, prompt). Prompts and options are not empty."""
         ...
 
-    def logits(self, tokens: Tokens) -> Floats:
+    def logits(self, tokens: Tokens) -> Float32Array:
         """[tokens, vocabulary] next-token logits of one sequence, in float32."""
         ...
 
-    def last_logits(self, rows: Iterable[Tokens], last: int, *, prefix: Tokens = ()) -> Iterator[Floats]:
+    def last_logits(self, rows: Iterable[Tokens], last: int, *, prefix: Tokens = ()) -> Iterator[Float32Array]:
         """Of each row its `last` positions, or as many as it has: [positions, vocabulary] next-token logits after
         `prefix`, in float32. The prefix runs once, a row at a time after it."""
         ...
 
-    def layer_outputs(self, tokens: Tokens) -> list[Floats]:
+    def layer_outputs(self, tokens: Tokens) -> list[Float32Array]:
         """[tokens, width] of the embedding and of each layer, in float32: where two models first differ."""
         ...
 
@@ -305,7 +305,7 @@ class Backend(Protocol):
         ...
 
 
-def initial_lora_a(name: str, shape: tuple[int, int], seed: int) -> Floats:
+def initial_lora_a(name: str, shape: tuple[int, int], seed: int) -> Float32Array:
     """Initial `lora_a` (in, rank) of the tensor called `name`: uniform in ±1/√in, as mlx-lm draws it.
 
     Drawn with NumPy from the seed and the name, so that every backend starts from the same weights.
@@ -315,7 +315,7 @@ def initial_lora_a(name: str, shape: tuple[int, int], seed: int) -> Floats:
     return rng.uniform(-bound, bound, size=shape).astype(np.float32)
 
 
-def pad_right(rows: Sequence[Tokens], pad: int = 0) -> tuple[Ints, Ints]:
+def pad_right(rows: Sequence[Tokens], pad: int = 0) -> tuple[Int32Array, Int32Array]:
     """Rows of different lengths as one array [rows, longest], and their lengths [rows]."""
     lengths = np.array([len(row) for row in rows], dtype=np.int32)
     tokens = np.full((len(rows), int(lengths.max(initial=0))), pad, dtype=np.int32)
@@ -324,7 +324,7 @@ def pad_right(rows: Sequence[Tokens], pad: int = 0) -> tuple[Ints, Ints]:
     return tokens, lengths
 
 
-def learned_positions(batch: Batch) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+def learned_positions(batch: Batch) -> tuple[NDArray[np.int64], NDArray[np.int64], Float32Array]:
     """Where a batch learns: indices into its [rows * T] positions that predict, the token each predicts, its weight.
 
     The position before a token predicts it, so hidden states can be selected before the vocabulary is projected.

@@ -19,7 +19,7 @@ from rir_mlx.backends.base import (
     Completion,
     Device,
     Execution,
-    Floats,
+    Float32Array,
     OnToken,
     OptimizerSpec,
     Request,
@@ -117,13 +117,13 @@ class FakeModel:
         result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
         return result
 
-    def logits(self, tokens: Tokens) -> Floats:
+    def logits(self, tokens: Tokens) -> Float32Array:
         return self.table[self._buckets(tokens)].astype(np.float32)
 
-    def last_logits(self, rows: Iterable[Tokens], last: int, *, prefix: Tokens = ()) -> Iterator[Floats]:
+    def last_logits(self, rows: Iterable[Tokens], last: int, *, prefix: Tokens = ()) -> Iterator[Float32Array]:
         return (self.logits(prefix + row)[-min(last, len(row)) :] for row in rows)
 
-    def layer_outputs(self, tokens: Tokens) -> list[Floats]:
+    def layer_outputs(self, tokens: Tokens) -> list[Float32Array]:
         return [self.logits(tokens)]
 
     def generate(

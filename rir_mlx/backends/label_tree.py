@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rir_mlx.backends.base import Ints, Tokens
+from rir_mlx.backends.base import Int32Array, Tokens
 
 LOGIT_BYTES = 1 << 27
 """Float32 logits that are alive at a time while options are scored: 261 positions of Llama 3's 128,256 words."""
@@ -34,12 +34,12 @@ class OptionTree:
     edges      [options, longest] each option's edges; the number of edges where it has no more tokens
     """
 
-    tokens: Ints
-    depths: Ints
+    tokens: Int32Array
+    depths: Int32Array
     ancestors: NDArray[np.bool_]
-    sources: Ints
-    targets: Ints
-    edges: Ints
+    sources: Int32Array
+    targets: Int32Array
+    edges: Int32Array
 
     @classmethod
     def of(cls, options: Sequence[Tokens]) -> OptionTree:

@@ -109,9 +109,9 @@ def test_the_head_in_parts_is_the_head_at_once(
     whole, parts = prepared(framework, tiny, fine_tune_type), prepared(framework, tiny, fine_tune_type)
     expected = [whole.loss(batches[0]), *(whole.train_step(batches, 1e-2).grad_norm for _ in range(2))]
     if framework.name == "torch":
-        monkeypatch.setattr("rir_mlx.backends.torch.head._ROWS", {"cpu": 7, "cuda": 7})
+        monkeypatch.setattr("rir_mlx.backends.torch.lm_head._ROWS", {"cpu": 7, "cuda": 7})
     else:
-        monkeypatch.setattr("rir_mlx.backends.mlx.head._ROWS", 7)
+        monkeypatch.setattr("rir_mlx.backends.mlx.lm_head._ROWS", 7)
     found = [parts.loss(batches[0]), *(parts.train_step(batches, 1e-2).grad_norm for _ in range(2))]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     assert_same_tensors(whole, parts)
@@ -190,19 +190,19 @@ def test_a_head_with_a_bias_is_learned_with_it(open_named) -> None:
     open_named("torch")
     import torch
 
-    from rir_mlx.backends.torch.head import head_loss
+    from rir_mlx.backends.torch.lm_head import lm_head_loss
 
     torch.manual_seed(0)
     head = torch.nn.Linear(8, 30)
     hidden, weights = torch.randn(20, 8, requires_grad=True), torch.rand(20)
     targets, inputs = torch.randint(0, 30, (20,)), (hidden, head.weight, head.bias)
     plain = (torch.nn.functional.cross_entropy(head(hidden), targets, reduction="none") * weights).sum()
-    ours = head_loss(head, hidden, targets, weights)
+    ours = lm_head_loss(head, hidden, targets, weights)
     torch.testing.assert_close(ours, plain)
     for found, expected in zip(torch.autograd.grad(ours, inputs), torch.autograd.grad(plain, inputs), strict=True):
         torch.testing.assert_close(found, expected)
     with torch.no_grad():
-        assert not head_loss(head, hidden, targets, weights).requires_grad
+        assert not lm_head_loss(head, hidden, targets, weights).requires_grad
 
 
 def test_quantised_weights_are_not_trained_in_full(open_named, tiny: Path) -> None:

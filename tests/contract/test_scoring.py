@@ -154,7 +154,7 @@ def watching(model: Any) -> Iterator[Watch]:
             model.model.get_input_embeddings().register_forward_hook(
                 lambda _, given, __: watch.entered.append(tuple(given[0].shape))
             ),
-            model.head.register_forward_hook(lambda _, __, made: watch.projected.append(made[..., 0].numel())),
+            model.lm_head.register_forward_hook(lambda _, __, made: watch.projected.append(made[..., 0].numel())),
         ]
         yield watch
         for hook in hooks:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -20,16 +20,13 @@ from rir_mlx.backends.base import (
     uniforms,
     unstopped,
 )
-from rir_mlx.backends.mlx.scoring import prefix_cache
-
-if TYPE_CHECKING:
-    from rir_mlx.backends.mlx.model import MlxModel
+from rir_mlx.backends.mlx.forward import MlxForward, prefix_cache
 
 Processor = Callable[[mx.array, mx.array], mx.array]
 
 
 def generate(
-    model: MlxModel, requests: Iterable[Request], sampling: Sampling, prefix: Tokens, on_token: OnToken | None
+    model: MlxForward, requests: Iterable[Request], sampling: Sampling, prefix: Tokens, on_token: OnToken | None
 ) -> Iterator[Completion]:
     """`Model.generate` with continuous batching."""
     source = iter(requests)
@@ -75,7 +72,7 @@ class _Likeliest:
     """The model for a generator that takes the likeliest token and needs no log-probabilities: it picks the token
     itself and gives a row of nothing to normalise, which for the whole vocabulary takes longer than picking."""
 
-    def __init__(self, model: MlxModel) -> None:
+    def __init__(self, model: MlxForward) -> None:
         self.model = model
         self.layers = model.model.layers
         self.picked = mx.zeros(0)

@@ -25,7 +25,7 @@ from rir_mlx.backends.base import (
     Completion,
     Device,
     Execution,
-    Floats,
+    Float32Array,
     OnToken,
     OptimizerSpec,
     Request,
@@ -36,9 +36,10 @@ from rir_mlx.backends.base import (
     TrainingState,
     initial_lora_a,
 )
+from rir_mlx.backends.mlx.forward import MlxForward, prefix_cache
 from rir_mlx.backends.mlx.generation import generate
 from rir_mlx.backends.mlx.process_group import MlxProcessGroup, join_process_group
-from rir_mlx.backends.mlx.scoring import prefix_cache, score
+from rir_mlx.backends.mlx.scoring import score
 from rir_mlx.backends.mlx.training import (
     Training,
     batch_arrays,
@@ -127,11 +128,11 @@ class _Watched:
         return getattr(self.layer, name)
 
 
-class MlxModel:
+class MlxModel(MlxForward):
     """An mlx-lm model, with or without an adapter inside."""
 
     def __init__(self, model: Any, processes: SingleProcess | MlxProcessGroup) -> None:
-        self.model, self.processes = model, processes
+        super().__init__(model, processes)
         self.parameters = sum(int(p.size) for _, p in tree_flatten(model.parameters()))
         self.weight_bytes = sum(int(p.nbytes) for _, p in tree_flatten(model.parameters()))
         self.training: Training | None = None
@@ -238,21 +239,12 @@ class MlxModel:
             raise Failure("Training needs configure_optimizer first.")
         return self.training
 
-    @property
-    def head(self) -> nn.Module:
-        """What projects to the vocabulary: the embedding where the two are tied."""
-        return self.model.model.embed_tokens if self.model.args.tie_word_embeddings else self.model.lm_head
-
-    def logits_of(self, hidden: mx.array) -> mx.array:
-        """Next-token logits [..., vocabulary] of hidden states."""
-        return self.head.as_linear(hidden) if self.model.args.tie_word_embeddings else self.head(hidden)
-
     # inference
 
-    def logits(self, tokens: Tokens) -> Floats:
+    def logits(self, tokens: Tokens) -> Float32Array:
         return next(self.last_logits([tokens], len(tokens)))
 
-    def last_logits(self, rows: Iterable[Tokens], last: int, *, prefix: Tokens = ()) -> Iterator[Floats]:
+    def last_logits(self, rows: Iterable[Tokens], last: int, *, prefix: Tokens = ()) -> Iterator[Float32Array]:
         caches = prefix_cache(self, prefix)
         for row in rows:
             hidden = self.model.model(mx.array([row]), cache=caches)[0]
@@ -260,7 +252,7 @@ class MlxModel:
             for cache in caches:
                 cache.trim(len(row))
 
-    def layer_outputs(self, tokens: Tokens) -> list[Floats]:
+    def layer_outputs(self, tokens: Tokens) -> list[Float32Array]:
         inner, kept = self.model.model, list(self.model.model.layers)
         seen: list[mx.array] = [inner.embed_tokens(mx.array([tokens]))]
         try:

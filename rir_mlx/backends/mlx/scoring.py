@@ -8,11 +8,9 @@ held for all layers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import mlx.core as mx
 import numpy as np
-from mlx_lm.models.cache import KVCache
 from numpy.typing import NDArray
 
 from rir_mlx.backends.base import Tokens, pad_right
@@ -22,9 +20,7 @@ from rir_mlx.backends.label_tree import (
     scoring_groups,
     trees,
 )
-
-if TYPE_CHECKING:
-    from rir_mlx.backends.mlx.model import MlxModel
+from rir_mlx.backends.mlx.forward import MlxForward, prefix_cache
 
 _TOKENS = 8192
 """Tokens of prompts that run together, padding included."""
@@ -34,16 +30,8 @@ _SEEN = 65_536
 Pair = tuple[mx.array, mx.array]
 
 
-def prefix_cache(model: MlxModel, prefix: Tokens) -> list[KVCache]:
-    caches = [KVCache() for _ in model.model.layers]
-    if prefix:
-        model.model.model(mx.array([prefix]), cache=caches)
-        mx.eval([cache.state for cache in caches])
-    return caches
-
-
 def score(
-    model: MlxModel, prompts: Sequence[Tokens], options: Sequence[Tokens], prefix: Tokens, batch_size: int
+    model: MlxForward, prompts: Sequence[Tokens], options: Sequence[Tokens], prefix: Tokens, batch_size: int
 ) -> NDArray[np.float64]:
     """`Model.score`: each prompt runs once; each option that none other goes on from then continues it."""
     scores = np.zeros((len(prompts), len(options)))
@@ -58,12 +46,12 @@ def score(
 
 def _score_edges(rows: _Rows, tree: OptionTree) -> NDArray[np.float64]:
     """[rows, edges] log p of the tree's edges after each prompt."""
-    chances = np.zeros((rows.count, len(tree.sources)))
+    probabilities = np.zeros((rows.count, len(tree.sources)))
     for nodes, hidden in _run(rows, tree):
         edges = np.nonzero(np.isin(tree.sources, nodes))[0]
         sources = np.searchsorted(nodes, tree.sources[edges])
-        chances[:, edges] = _log_chances(rows.model, hidden, sources, tree.targets[edges])
-    return chances
+        probabilities[:, edges] = _log_probabilities(rows.model, hidden, sources, tree.targets[edges])
+    return probabilities
 
 
 def _run(rows: _Rows, tree: OptionTree) -> Iterator[tuple[NDArray[np.int64], mx.array]]:
@@ -90,7 +78,7 @@ def _run(rows: _Rows, tree: OptionTree) -> Iterator[tuple[NDArray[np.int64], mx.
 class _Rows:
     """Prompts that ran together: right-padded, behind the prefix that they share."""
 
-    def __init__(self, model: MlxModel, prompts: Sequence[Tokens], shared: Sequence[Pair | None]) -> None:
+    def __init__(self, model: MlxForward, prompts: Sequence[Tokens], shared: Sequence[Pair | None]) -> None:
         tokens, lengths = pad_right(prompts)
         self.model, self.count = model, len(prompts)
         self.before = [() if pair is None else (_side_by_side(pair),) for pair in shared]
@@ -156,8 +144,8 @@ def _side_by_side(pair: Pair) -> Pair:
     return pair[0][:, None], pair[1][:, None]
 
 
-def _log_chances(
-    model: MlxModel, hidden: mx.array, sources: NDArray[np.int64], targets: NDArray[np.int32]
+def _log_probabilities(
+    model: MlxForward, hidden: mx.array, sources: NDArray[np.int64], targets: NDArray[np.int32]
 ) -> NDArray[np.float64]:
     """[rows, edges] log p of `targets` at the nodes `sources` of hidden states [rows, nodes, width]."""
     rows, nodes = hidden.shape[:2]
@@ -169,6 +157,6 @@ def _log_chances(
     for positions, edges in parts(places, rows * nodes, model.model.args.vocab_size):
         logits = model.logits_of(hidden[positions]).astype(mx.float32)
         at = mx.array(places[edges] - positions.start)
-        chances = logits[at, mx.array(words[edges])] - mx.logsumexp(logits, axis=-1)[at]
-        found.append(np.array(chances).astype(np.float64))
+        probabilities = logits[at, mx.array(words[edges])] - mx.logsumexp(logits, axis=-1)[at]
+        found.append(np.array(probabilities).astype(np.float64))
     return np.concatenate(found).reshape(rows, -1)

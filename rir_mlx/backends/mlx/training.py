@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -27,12 +27,10 @@ from rir_mlx.backends.base import (
     TrainingState,
     learned_positions,
 )
-from rir_mlx.backends.mlx.head import Gradient, head_loss
+from rir_mlx.backends.mlx.forward import MlxForward
+from rir_mlx.backends.mlx.lm_head import Gradient, lm_head_loss
 from rir_mlx.backends.mlx.process_group import MlxProcessGroup
 from rir_mlx.errors import Failure, ModelError, OutOfMemory
-
-if TYPE_CHECKING:
-    from rir_mlx.backends.mlx.model import MlxModel
 
 _OUT_OF_MEMORY = ("out of memory", "malloc", "insufficient memory", "bad_alloc", "maximum allowed buffer size")
 _WATCHDOG = ("gpu timeout", "impacting interactivity", "ioaf code 2")
@@ -46,7 +44,7 @@ multiple of so many positions, so that there are few shapes."""
 class Training:
     """What is trained of a model, and its optimizer."""
 
-    def __init__(self, model: MlxModel, spec: OptimizerSpec, execution: Execution) -> None:
+    def __init__(self, model: MlxForward, spec: OptimizerSpec, execution: Execution) -> None:
         self.model, self.spec = model, spec
         self.optimizer = _optimizer(spec)
         self.optimizer.init(model.model.trainable_parameters())
@@ -54,7 +52,7 @@ class Training:
             maybe_set_recommended_wired_limit()
             # Batches differ in shape, and MLX keeps a buffer of every shape that it has seen.
             mx.set_cache_limit(_CACHE)
-        gradient: Gradient = "all" if model.head.trainable_parameters() else "hidden"
+        gradient: Gradient = "all" if model.lm_head.trainable_parameters() else "hidden"
         self.compiled = mx.metal.is_available() if execution.compile is None else execution.compile
         self.seeds: Iterator[int] = itertools.count()
         if execution.grad_checkpoint:
@@ -142,7 +140,7 @@ def batch_arrays(batch: Batch, *, few_shapes: bool = False) -> tuple[mx.array, .
 
 
 def batch_loss(
-    model: MlxModel,
+    model: MlxForward,
     prefix: mx.array,
     tokens: mx.array,
     positions: mx.array,
@@ -154,10 +152,10 @@ def batch_loss(
     """The weighted loss of a batch: its prefix runs once, and only positions that learn are projected."""
     rows, width = tokens.shape
     hidden = model.model.model(tokens, cache=_broadcast_prefix(model, prefix, rows))
-    return head_loss(model.head, hidden.reshape(rows * width, -1)[positions], targets, weights, gradient)
+    return lm_head_loss(model.lm_head, hidden.reshape(rows * width, -1)[positions], targets, weights, gradient)
 
 
-def _broadcast_prefix(model: MlxModel, prefix: mx.array, rows: int) -> list[ConcatenateKVCache] | None:
+def _broadcast_prefix(model: MlxForward, prefix: mx.array, rows: int) -> list[ConcatenateKVCache] | None:
     """The prefix's keys and values, run once and broadcast over the rows."""
     if not prefix.size:
         return None

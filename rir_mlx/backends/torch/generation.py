@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,10 +27,8 @@ from rir_mlx.backends.base import (
     uniforms,
     unstopped,
 )
+from rir_mlx.backends.torch.forward import TorchForward
 from rir_mlx.errors import Failure
-
-if TYPE_CHECKING:
-    from rir_mlx.backends.torch.model import TorchModel
 
 _COLUMNS = 64
 """Columns are added in such steps."""
@@ -47,7 +45,7 @@ class _Row:
 
 @torch.inference_mode()
 def generate(
-    model: TorchModel, requests: Iterable[Request], sampling: Sampling, prefix: Tokens, on_token: OnToken | None
+    model: TorchForward, requests: Iterable[Request], sampling: Sampling, prefix: Tokens, on_token: OnToken | None
 ) -> Iterator[Completion]:
     """`Model.generate` with continuous batching."""
     source = iter(requests)
@@ -66,7 +64,7 @@ def generate(
         hidden = [slots.step([row.written[-1] for row in rows])] if rows else []
         hidden += [slots.enter([row.request.tokens for row in fresh])] if fresh else []
         rows += fresh
-        drawn = draw(model.head(torch.cat(hidden)), rows, sampling)
+        drawn = draw(model.lm_head(torch.cat(hidden)), rows, sampling)
         done = []
         for slot, (row, token) in enumerate(zip(rows, drawn, strict=True)):
             row.written.append(token)
@@ -84,7 +82,7 @@ def generate(
 class _Slots:
     """The rows being written: row i of `step` is in slot i, and the first `count` slots are taken."""
 
-    def __init__(self, model: TorchModel, prefix: Tokens, size: int) -> None:
+    def __init__(self, model: TorchForward, prefix: Tokens, size: int) -> None:
         self.model, self.size = model, size
         self.prefix = model.prefix_cache(prefix, 1)
         self.start = len(prefix)

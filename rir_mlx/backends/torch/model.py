@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, inject_adapter_in_model
 from peft.tuners.lora import Linear as LoraLinear
 from safetensors import SafetensorError, safe_open
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from rir_mlx.backends.base import (
@@ -24,7 +23,7 @@ from rir_mlx.backends.base import (
     Completion,
     Device,
     Execution,
-    Floats,
+    Float32Array,
     OnToken,
     OptimizerSpec,
     Request,
@@ -36,10 +35,11 @@ from rir_mlx.backends.base import (
     initial_lora_a,
 )
 from rir_mlx.backends.torch.attention import register as products_attention
+from rir_mlx.backends.torch.forward import TorchForward, kept_prefix
 from rir_mlx.backends.torch.generation import generate
 from rir_mlx.backends.torch.lora import fuse_forward, merge
 from rir_mlx.backends.torch.process_group import TorchProcessGroup, join_process_group
-from rir_mlx.backends.torch.scoring import kept_prefix, score
+from rir_mlx.backends.torch.scoring import score
 from rir_mlx.backends.torch.training import Training, batch_loss, out_of_memory
 from rir_mlx.errors import Failure, ModelError, OutOfMemory
 from rir_mlx.models.adapter_spec import LINEAR_KEYS, AdapterSpec, Tensors, adapted_layers
@@ -140,15 +140,13 @@ class TorchBackend:
         return fast_dtype(self.target)
 
 
-class TorchModel:
+class TorchModel(TorchForward):
     """A transformers model, with or without an adapter inside."""
 
     def __init__(self, model: Any, processes: SingleProcess | TorchProcessGroup) -> None:
-        self.model, self.processes = model, processes
-        self.device = next(model.parameters()).device
+        super().__init__(model, processes)
         self.parameters = sum(p.numel() for p in model.parameters())
         self.weight_bytes = sum(p.nbytes for p in model.parameters())
-        self.trained: dict[str, torch.nn.Parameter] = {}
         self.training: Training | None = None
         model.requires_grad_(False)
 
@@ -251,66 +249,20 @@ class TorchModel:
             raise Failure("Training needs configure_optimizer first.")
         return self.training
 
-    # running the model
-
-    @property
-    def head(self) -> torch.nn.Linear:
-        """The projection to the vocabulary."""
-        head: torch.nn.Linear = self.model.get_output_embeddings()
-        return head
-
-    def prefix_cache(self, prefix: Tokens, rows: int) -> DynamicCache:
-        """The prefix's keys and values, run once and expanded over the rows."""
-        cache = DynamicCache(config=self.model.config)
-        if prefix:
-            self.run(self.tensor(np.array([prefix])), cache, self.causal(0, len(prefix)))
-            for layer in cache.layers:
-                layer.keys = layer.keys.expand(rows, -1, -1, -1)
-                layer.values = layer.values.expand(rows, -1, -1, -1)
-        return cache
-
-    def run(
-        self, tokens: torch.Tensor, cache: DynamicCache, mask: torch.Tensor, positions: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Hidden states [rows, T, width] after the cache. `mask` [1 or rows, 1, T, seen] is True where to attend."""
-        if positions is None:
-            start = cache.get_seq_length()
-            positions = torch.arange(start, start + tokens.shape[1], device=self.device)[None]
-        with self.precision():
-            output = self.model.get_decoder()(
-                input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-            )
-        hidden: torch.Tensor = output.last_hidden_state
-        return hidden.to(self.head.weight.dtype)
-
-    def precision(self) -> AbstractContextManager[Any]:
-        """A float32 adapter over a base of 16 bits computes in 16 bits, with its weights and gradients in 32."""
-        dtype = self.head.weight.dtype
-        if self.trained and dtype in (torch.bfloat16, torch.float16):
-            return torch.autocast(self.device.type, dtype)
-        return nullcontext()
-
-    def causal(self, before: int, width: int) -> torch.Tensor:
-        ones = torch.ones(width, before + width, dtype=torch.bool, device=self.device)
-        return ones.tril(diagonal=before)[None, None]
-
-    def tensor(self, array: np.ndarray) -> torch.Tensor:
-        return torch.as_tensor(array, device=self.device)
-
     # inference
 
-    def logits(self, tokens: Tokens) -> Floats:
+    def logits(self, tokens: Tokens) -> Float32Array:
         return next(self.last_logits([tokens], len(tokens)))
 
     @torch.inference_mode()
-    def last_logits(self, rows: Iterable[Tokens], last: int, *, prefix: Tokens = ()) -> Iterator[Floats]:
+    def last_logits(self, rows: Iterable[Tokens], last: int, *, prefix: Tokens = ()) -> Iterator[Float32Array]:
         cache = kept_prefix(self, prefix)
         for row in rows:
             hidden = self.run(self.tensor(np.array([row])), cache, self.causal(len(prefix), len(row)))[0]
-            yield np.asarray(self.head(hidden[-last:]).float().cpu().numpy())
+            yield np.asarray(self.lm_head(hidden[-last:]).float().cpu().numpy())
 
     @torch.inference_mode()
-    def layer_outputs(self, tokens: Tokens) -> list[Floats]:
+    def layer_outputs(self, tokens: Tokens) -> list[Float32Array]:
         seen: list[torch.Tensor] = []
         decoder = self.model.get_decoder()
 

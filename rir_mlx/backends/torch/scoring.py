@@ -7,13 +7,11 @@ a row is repeated for an option, and a group of rows takes one pass.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import Cache
-from transformers.cache_utils import DynamicLayer
 
 from rir_mlx.backends.base import Tokens, pad_right
 from rir_mlx.backends.label_tree import (
@@ -22,9 +20,7 @@ from rir_mlx.backends.label_tree import (
     scoring_groups,
     trees,
 )
-
-if TYPE_CHECKING:
-    from rir_mlx.backends.torch.model import TorchModel
+from rir_mlx.backends.torch.forward import TorchForward, kept_prefix
 
 _TOKENS = 8192
 """Tokens that run together, padding included."""
@@ -32,7 +28,7 @@ _TOKENS = 8192
 
 @torch.inference_mode()
 def score(
-    model: TorchModel, prompts: Sequence[Tokens], options: Sequence[Tokens], prefix: Tokens, batch_size: int
+    model: TorchForward, prompts: Sequence[Tokens], options: Sequence[Tokens], prefix: Tokens, batch_size: int
 ) -> NDArray[np.float64]:
     """`Model.score`: each prompt runs once, and behind it each start that options have in common."""
     scores = np.zeros((len(prompts), len(options)))
@@ -40,12 +36,12 @@ def score(
     lengths = [len(prompt) for prompt in prompts]
     for columns, tree in trees(options):
         for chosen in scoring_groups(lengths, tree.nodes, batch_size, _TOKENS):
-            chances = _score_edges(model, [prompts[index] for index in chosen], tree, cache)
-            scores[np.ix_(chosen, columns)] = tree.totals(chances)
+            probabilities = _score_edges(model, [prompts[index] for index in chosen], tree, cache)
+            scores[np.ix_(chosen, columns)] = tree.totals(probabilities)
     return scores
 
 
-def _score_edges(model: TorchModel, prompts: Sequence[Tokens], tree: OptionTree, cache: Any) -> NDArray[np.float64]:
+def _score_edges(model: TorchForward, prompts: Sequence[Tokens], tree: OptionTree, cache: Any) -> NDArray[np.float64]:
     """[rows, edges] log p of the tree's edges after each prompt."""
     padded, lengths = pad_right(prompts)
     rows, width = padded.shape
@@ -59,10 +55,10 @@ def _score_edges(model: TorchModel, prompts: Sequence[Tokens], tree: OptionTree,
     places = (np.arange(rows)[:, None] * (width + tree.nodes) + ends).ravel()
     wanted = hidden.flatten(0, 1)[model.tensor(places)]
     sources = (np.arange(rows)[:, None] * (1 + tree.nodes) + tree.sources).ravel()
-    return _log_chances(model, wanted, sources, np.tile(tree.targets, rows)).reshape(rows, -1)
+    return _log_probabilities(model, wanted, sources, np.tile(tree.targets, rows)).reshape(rows, -1)
 
 
-def _mask(model: TorchModel, tree: OptionTree, before: int, width: int) -> torch.Tensor:
+def _mask(model: TorchForward, tree: OptionTree, before: int, width: int) -> torch.Tensor:
     """[1, 1, width + nodes, before + width + nodes]: causal in the prompt; a node sees the prompt and its ancestors."""
     mask = np.ones((width + tree.nodes, before + width + tree.nodes), dtype=bool)
     mask[:width] = np.tri(width, before + width + tree.nodes, before, dtype=bool)
@@ -78,14 +74,14 @@ def _real(lengths: NDArray[np.int32], before: int, width: int, nodes: int) -> ND
     return real
 
 
-def _log_chances(
-    model: TorchModel, hidden: torch.Tensor, sources: NDArray[np.int64], targets: NDArray[np.int32]
+def _log_probabilities(
+    model: TorchForward, hidden: torch.Tensor, sources: NDArray[np.int64], targets: NDArray[np.int32]
 ) -> NDArray[np.float64]:
     """[edges] log p of `targets` at the positions `sources` of hidden states [positions, width]."""
-    head = model.head
+    lm_head = model.lm_head
     found = []
-    for positions, edges in parts(sources, len(hidden), head.weight.shape[0]):
-        logits = head(hidden[positions]).float()
+    for positions, edges in parts(sources, len(hidden), lm_head.weight.shape[0]):
+        logits = lm_head(hidden[positions]).float()
         at = model.tensor(sources[edges] - positions.start)
         wanted = logits[at, model.tensor(targets[edges].astype(np.int64))]
         top = logits.amax(-1)
@@ -93,25 +89,3 @@ def _log_chances(
         found.append(wanted - (top + mass.log())[at])
         del logits
     return np.asarray(torch.cat(found).double().cpu().numpy())
-
-
-def kept_prefix(model: TorchModel, prefix: Tokens) -> Any:
-    """A cache of the prefix, which stays the same while rows run after it."""
-    return Cache(layers=[_Prefix(layer) for layer in model.prefix_cache(prefix, 1).layers])
-
-
-class _Prefix(DynamicLayer):
-    """One layer's keys and values of a prefix, put before those of rows. The rows' own are not kept: they run once."""
-
-    def __init__(self, layer: Any) -> None:
-        super().__init__()
-        if layer.is_initialized:
-            self.lazy_initialization(layer.keys, layer.values)
-            self.keys, self.values = layer.keys, layer.values
-
-    def update(self, keys: torch.Tensor, values: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        if not self.is_initialized:
-            return keys, values
-        before = (part.expand(len(keys), -1, -1, -1) for part in (self.keys, self.values))
-        joined = [torch.cat(pair, dim=2) for pair in zip(before, (keys, values), strict=True)]
-        return joined[0], joined[1]

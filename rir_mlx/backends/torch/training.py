@@ -7,7 +7,7 @@ over the rows, and autograd sums the rows' gradients where they were expanded.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,12 +21,10 @@ from rir_mlx.backends.base import (
     TrainingState,
     learned_positions,
 )
-from rir_mlx.backends.torch.head import head_loss
+from rir_mlx.backends.torch.forward import TorchForward
+from rir_mlx.backends.torch.lm_head import lm_head_loss
 from rir_mlx.backends.torch.process_group import TorchProcessGroup
 from rir_mlx.errors import ModelError, OutOfMemory
-
-if TYPE_CHECKING:
-    from rir_mlx.backends.torch.model import TorchModel
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
 
@@ -34,7 +32,7 @@ _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory",
 class Training:
     """What is trained of a model, and its optimizer."""
 
-    def __init__(self, model: TorchModel, spec: OptimizerSpec, execution: Execution) -> None:
+    def __init__(self, model: TorchForward, spec: OptimizerSpec, execution: Execution) -> None:
         self.model, self.spec, self.execution = model, spec, execution
         self.optimizer = _optimizer(list(model.trained.values()), spec)
         if execution.grad_checkpoint:
@@ -117,14 +115,14 @@ def out_of_memory(error: RuntimeError) -> bool:
     return any(words in str(error).lower() for words in _OUT_OF_MEMORY)
 
 
-def batch_loss(model: TorchModel, batch: Batch) -> torch.Tensor:
+def batch_loss(model: TorchForward, batch: Batch) -> torch.Tensor:
     """The weighted loss of a batch: its prefix runs once, and only positions that learn are projected."""
     tokens = model.tensor(batch.tokens)
     rows, width = tokens.shape
     cache = model.prefix_cache(batch.prefix, rows)
     hidden = model.run(tokens, cache, model.causal(len(batch.prefix), width))
     positions, targets, weights = (model.tensor(one) for one in learned_positions(batch))
-    return head_loss(model.head, hidden.reshape(rows * width, -1)[positions], targets, weights)
+    return lm_head_loss(model.lm_head, hidden.reshape(rows * width, -1)[positions], targets, weights)
 
 
 def _optimizer(parameters: list[torch.nn.Parameter], spec: OptimizerSpec) -> torch.optim.Optimizer:

@@ -18,14 +18,16 @@ _ROWS = 256
 """Positions that are projected together."""
 
 
-def head_loss(head: nn.Module, hidden: mx.array, targets: mx.array, weights: mx.array, gradient: Gradient) -> mx.array:
-    """Σ weights · CE(head(hidden), targets), in float32. `hidden` is [positions, width], the others [positions].
-    `head` is a linear layer, or an embedding, which projects by its transpose.
+def lm_head_loss(
+    lm_head: nn.Module, hidden: mx.array, targets: mx.array, weights: mx.array, gradient: Gradient
+) -> mx.array:
+    """Σ weights · CE(lm_head(hidden), targets), in float32. `hidden` is [positions, width], the others [positions].
+    `lm_head` is a linear layer, or an embedding, which projects by its transpose.
 
-    `gradient` says what it can be taken for. That of the hidden states alone is taken at once; where the head learns
-    too (`all`), its parts are projected again in the backward pass.
+    `gradient` says what the gradient is needed for. That of the hidden states alone is taken in the forward pass; where
+    the projection learns too (`all`), each part is projected again in the backward pass.
     """
-    project = head.as_linear if hasattr(head, "as_linear") else head
+    project = lm_head.as_linear if hasattr(lm_head, "as_linear") else lm_head
     parts = [slice(start, start + _ROWS) for start in range(0, len(hidden), _ROWS)]
 
     def part_loss(hidden: mx.array, part: slice) -> mx.array:
@@ -35,10 +37,10 @@ def head_loss(head: nn.Module, hidden: mx.array, targets: mx.array, weights: mx.
     if gradient == "all":
 
         def again(parameters: Any, hidden: mx.array, part: slice) -> mx.array:
-            head.update(parameters)  # a checkpoint has no gradient for what it was not given
+            lm_head.update(parameters)  # a checkpoint has no gradient for what it was not given
             return part_loss(hidden, part)
 
-        learned = head.trainable_parameters()
+        learned = lm_head.trainable_parameters()
         each = [mx.checkpoint(partial(again, part=part))(learned, hidden[part]) for part in parts]
         return mx.stack(each).sum() if each else mx.zeros(())
     if gradient == "none":

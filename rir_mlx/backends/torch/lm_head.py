@@ -15,18 +15,18 @@ _ROWS = {"cpu": 256, "cuda": 1024}
 """Positions that are projected together."""
 
 
-def head_loss(
-    head: torch.nn.Linear, hidden: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor
+def lm_head_loss(
+    lm_head: torch.nn.Linear, hidden: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor
 ) -> torch.Tensor:
-    """Σ weights · CE(head(hidden), targets), in float32. `hidden` is [positions, width], the others [positions]."""
-    weight, bias = head.weight, head.bias
+    """Σ weights · CE(lm_head(hidden), targets), in float32. `hidden` is [positions, width], the others [positions]."""
+    weight, bias = lm_head.weight, lm_head.bias
     if not torch.is_grad_enabled():  # which the function below is not told
         weight, bias = weight.detach(), None if bias is None else bias.detach()
-    loss: torch.Tensor = _HeadLoss.apply(hidden, weight, bias, targets, weights)
+    loss: torch.Tensor = _LmHeadLoss.apply(hidden, weight, bias, targets, weights)
     return loss
 
 
-class _HeadLoss(torch.autograd.Function):
+class _LmHeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -47,13 +47,13 @@ class _HeadLoss(torch.autograd.Function):
             logits = functional.linear(hidden[part], head, bias).float()
             wanted = logits.gather(1, targets[part, None])[:, 0]
             top = logits.amax(-1)
-            chances = logits.sub_(top[:, None]).exp_()
-            mass = chances.sum(-1)
+            exponentials = logits.sub_(top[:, None]).exp_()
+            mass = exponentials.sum(-1)
             total += ((mass.log() + top - wanted) * weights[part]).sum()
             if not any(ctx.needs_input_grad):
                 continue
             # d CE / d logits is the softmax, less 1 at the target.
-            gradient = chances.mul_((weights[part] / mass)[:, None])
+            gradient = exponentials.mul_((weights[part] / mass)[:, None])
             gradient.scatter_add_(1, targets[part, None], -weights[part, None])
             gradient = gradient.to(head.dtype)
             if hidden_gradient is not None:
@@ -62,7 +62,7 @@ class _HeadLoss(torch.autograd.Function):
                 head_gradient.addmm_(gradient.T, hidden[part])
             if bias_gradient is not None:
                 bias_gradient += gradient.sum(0)
-            del logits, chances, gradient
+            del logits, exponentials, gradient
         ctx.save_for_backward(hidden_gradient, head_gradient, bias_gradient)
         return total
 
