@@ -59,10 +59,10 @@ from rir_mlx.backends.base import (
 from rir_mlx.data.loading import load_labelled
 from rir_mlx.models.adapter_spec import AdapterSpec
 from rir_mlx.models.hub import EMBEDDED, resolve_model
-from rir_mlx.prompting.arms import Task, label_tokens, training_examples
+from rir_mlx.prompting.arms import ClassificationTask, label_tokens, training_examples
 from rir_mlx.prompting.batches import step_batches
 from rir_mlx.prompting.codec import Codec
-from rir_mlx.prompting.prompts import DELIMITER, asked_for, classifier_prompt
+from rir_mlx.prompting.prompts import DELIMITER, answer_format, classifier_prompt
 from rir_mlx.recipe.loading import load_recipe
 
 DATA = Path("../shared/data/emotion/train.csv")
@@ -128,13 +128,13 @@ class Answers:
 
 def make_given(codec: Codec, job: Job) -> Given:
     encoded = [
-        codec.encode(classifier_prompt(text, LABELS, INSTRUCTION, asked_for(TASKS[job.task])), 512)
+        codec.encode(classifier_prompt(text, LABELS, INSTRUCTION, answer_format(TASKS[job.task])), 512)
         for text, _ in read_rows(job.data, job.total)
     ]
     lengths = np.random.default_rng(0).integers(LENGTHS.start, LENGTHS.stop, job.total).tolist()
     given = Given(
         codec,
-        encoded[0].head,
+        encoded[0].prefix,
         [one.row for one in encoded],
         lengths if job.task == "reasoning" else [0] * job.total,
         [label_tokens(codec, label) for label in LABELS],
@@ -300,7 +300,7 @@ def train_briefly(backend: str, folder: Path, data: str | None, steps: int) -> N
     """The embedded model after some steps on rows that are not compared: 150 make it write a label and end, more make
     it tell labels apart."""
     shutil.copytree(EMBEDDED / "tiny-llama", folder)
-    codec, task = Codec(folder, DATE), Task(LABELS, INSTRUCTION, 512, LENGTHS[-1])
+    codec, task = Codec(folder, DATE), ClassificationTask(LABELS, INSTRUCTION, 512, LENGTHS[-1])
     rows = [(text, label, None) for text, label in read_rows(data)[CHECKED:]]
     examples = training_examples(codec, task, rows, "qa")
     model: Any = open_backend(backend).load(folder, dtype="float32")  # type: ignore[arg-type]

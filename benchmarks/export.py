@@ -28,7 +28,7 @@ from benchmarks.shapes import make_shape
 from rir_mlx.models.adapter_spec import AdapterSpec, adapted_layers
 from rir_mlx.models.adapters import Adapter, write_adapter
 from rir_mlx.models.hub import resolve_model
-from rir_mlx.prompting.arms import Task
+from rir_mlx.prompting.arms import ClassificationTask
 from rir_mlx.recipe.loading import load_recipe
 from rir_mlx.storage.layout import RunDir
 
@@ -65,7 +65,9 @@ def make_run(folder: Path, layers: int, size: float) -> Path:
             tensors[f"{at}.lora_a"] = rng.normal(0, size, (inner, SPEC.rank)).astype(np.float32)
             tensors[f"{at}.lora_b"] = rng.normal(0, size, (SPEC.rank, outer)).astype(np.float32)
     labels = dict.fromkeys(("sadness", "joy", "love", "anger", "fear", "surprise"), "")
-    task = Task(labels, recipe.data.instruction, recipe.max_seq_length, recipe.evaluate.max_reasoning_tokens)
+    task = ClassificationTask(
+        labels, recipe.data.instruction, recipe.max_seq_length, recipe.evaluate.max_reasoning_tokens
+    )
     stage = run.classifier("qa")
     stage.begin()
     write_adapter(stage.adapter, Adapter(SPEC, tensors, {"task": asdict(task)}), base)

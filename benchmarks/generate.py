@@ -103,7 +103,7 @@ def make_requests(codec: Codec, job: Job) -> tuple[Tokens, list[Request]]:
     lengths = np.random.default_rng(0).integers(LENGTHS.start, LENGTHS.stop, job.rows).tolist()
     encoded = [codec.encode(prompt, 512 - LENGTHS[-1]) for prompt in prompts]
     pairs = enumerate(zip(encoded, lengths, strict=True))
-    return encoded[0].head, [Request(key, one.row, max_tokens=length) for key, (one, length) in pairs]
+    return encoded[0].prefix, [Request(key, one.row, max_tokens=length) for key, (one, length) in pairs]
 
 
 def load(job: Job) -> tuple[Any, str]:

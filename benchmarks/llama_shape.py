@@ -28,7 +28,7 @@ from rir_mlx.data.rows import Row
 from rir_mlx.models.adapter_spec import AdapterSpec
 from rir_mlx.models.adapters import Adapter, read_adapter, write_adapter
 from rir_mlx.models.hub import resolve_model
-from rir_mlx.prompting.arms import Task, label_tokens, training_examples
+from rir_mlx.prompting.arms import ClassificationTask, label_tokens, training_examples
 from rir_mlx.prompting.batches import step_batches
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.recipe.loading import load_recipe
@@ -48,7 +48,7 @@ class Setting:
         self.rows: tuple[Row, ...] = data.train
         self.base = resolve_model(str(folder))
         self.codec = Codec(self.base.folder, "26 Jul 2024")
-        self.task = Task(data.labels, "Which feeling does the writer have now?", 512, NEW_TOKENS)
+        self.task = ClassificationTask(data.labels, "Which feeling does the writer have now?", 512, NEW_TOKENS)
         self.backend = open_backend("mlx" if backend == "mlx" else "torch")
         self.adapter_folder = folder.parent / "adapter"
         self.dtype: Any = "float32" if backend == "mlx" else "bfloat16"
@@ -82,7 +82,7 @@ def train(setting: Setting) -> dict[str, Any]:
             f"{arm} s a step (median)": float(np.median(times)),
             f"{arm} rows/s": BATCH / float(np.median(times)),
             f"{arm} loss, first and last": [round(losses[0], 3), round(losses[-1], 3)],
-            f"{arm} tokens a row, of them shared": [len(examples.head) + len(examples.rows[0]), len(examples.head)],
+            f"{arm} tokens a row, of them shared": [len(examples.prefix) + len(examples.rows[0]), len(examples.prefix)],
         }
     write_adapter(setting.adapter_folder, Adapter(SPEC, model.trained_tensors(), {}), setting.base)
     return figures
@@ -94,7 +94,7 @@ def generate(setting: Setting) -> dict[str, Any]:
     requests = [Request(index, row.prompt) for index, row in enumerate(examples.rows)]
     sampling = Sampling(max_tokens=NEW_TOKENS)  # no stop: every row writes them all
     start = time.perf_counter()
-    tokens = sum(len(one.tokens) for one in model.generate(requests, sampling, prefix=examples.head))
+    tokens = sum(len(one.tokens) for one in model.generate(requests, sampling, prefix=examples.prefix))
     seconds = time.perf_counter() - start
     return {"rows": ROWS, "tokens": tokens, "seconds": seconds, "tokens/s": tokens / seconds}
 
@@ -104,7 +104,7 @@ def score(setting: Setting) -> dict[str, Any]:
     examples = setting.examples("qa", ROWS)
     options = [label_tokens(setting.codec, label) for label in setting.task.labels]
     start = time.perf_counter()
-    scores = model.score([row.prompt for row in examples.rows], options, prefix=examples.head)
+    scores = model.score([row.prompt for row in examples.rows], options, prefix=examples.prefix)
     seconds = time.perf_counter() - start
     return {"rows": ROWS, "labels": scores.shape[1], "seconds": seconds, "rows/s": ROWS / seconds}
 

@@ -23,11 +23,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rir_mlx.augmentation.engines.base import Question
+from rir_mlx.augmentation.engines.base import LabelQuestion
 from rir_mlx.augmentation.engines.local import LocalEngine
-from rir_mlx.augmentation.filters import Judge
-from rir_mlx.augmentation.job import Augmentation, Job, flag
-from rir_mlx.augmentation.summary import Tally
+from rir_mlx.augmentation.filters import ReasoningFilters
+from rir_mlx.augmentation.job import AugmentationJob, AugmentationSettings, flag
+from rir_mlx.augmentation.summary import AugmentationSummary
 from rir_mlx.backends.base import Sampling
 from rir_mlx.backends.fake import FakeBackend
 from rir_mlx.data.rows import Row
@@ -74,14 +74,16 @@ class Rows(Sequence[Row]):
 def work(journal: Path, count: int) -> dict[str, float]:
     """The job alone: seconds, and memory before it and at its peak."""
     folder = resolve_model("builtin:tiny-llama").folder
-    codec, question = Codec(folder, "26 Jul 2024"), Question(LABELS, "Which emotion does the writer express?")
-    judge = Judge(codec, LABELS, question.instruction)
+    codec, question = Codec(folder, "26 Jul 2024"), LabelQuestion(LABELS, "Which emotion does the writer express?")
+    judge = ReasoningFilters(codec, LABELS, question.instruction)
     engine = LocalEngine(FakeBackend().load(folder), codec, question, 256, {"model": "fake"})
     before, start = peak_mb(), time.perf_counter()
     with Journal(journal, flag(judge)) as opened:
-        job = Augmentation(Rows(count), Job("", Sampling(64, batch_size=64), 0, retries=1), {}, judge, opened)
+        job = AugmentationJob(
+            Rows(count), AugmentationSettings("", Sampling(64, batch_size=64), 0, retries=1), {}, judge, opened
+        )
         job.write(engine, Silent())
-        tally = Tally()
+        tally = AugmentationSummary()
         for outcome in job.outcomes():
             tally.add(outcome)
     assert len(tally.lengths) > 0.9 * count

@@ -30,7 +30,7 @@ from rir_mlx.backends.torch.training import batch_loss
 from rir_mlx.models.hub import resolve_model
 from rir_mlx.prompting.batches import step_batches
 from rir_mlx.prompting.codec import Codec
-from rir_mlx.prompting.examples import Examples
+from rir_mlx.prompting.examples import TrainingExamples
 
 BATCH, DEVIATION = 16, 0.003
 WAYS = ("float32 compute", "float32 weights", "bfloat16")
@@ -57,7 +57,7 @@ def open_model(folder: Path, way: str, dtype: Any) -> Any:
     return model
 
 
-def gradient(model: Any, examples: Examples) -> dict[str, torch.Tensor]:
+def gradient(model: Any, examples: TrainingExamples) -> dict[str, torch.Tensor]:
     model.model.train()
     batch_loss(model, step_batches(examples, [range(BATCH)])[0]).backward()
     model.model.eval()
@@ -72,7 +72,7 @@ def error(found: dict[str, torch.Tensor], true: dict[str, torch.Tensor]) -> floa
     return float(np.sqrt(difference / sum(float(tensor.square().sum()) for tensor in true.values())))
 
 
-def moved(folder: Path, way: str, examples: Examples, rate: float) -> float:
+def moved(folder: Path, way: str, examples: TrainingExamples, rate: float) -> float:
     """Share of the adapter's numbers that a first step changes."""
     model = open_model(folder, way, "bfloat16")
     before = {name: parameter.detach().clone() for name, parameter in model.trained.items()}

@@ -58,10 +58,10 @@ from rir_mlx.backends.base import (
 from rir_mlx.data.loading import load_labelled
 from rir_mlx.models.adapter_spec import LINEAR_KEYS, AdapterSpec
 from rir_mlx.models.hub import resolve_model
-from rir_mlx.prompting.arms import Task, training_examples
+from rir_mlx.prompting.arms import ClassificationTask, training_examples
 from rir_mlx.prompting.batches import step_batches
 from rir_mlx.prompting.codec import Codec
-from rir_mlx.prompting.examples import Example, Examples
+from rir_mlx.prompting.examples import TrainingExample, TrainingExamples
 from rir_mlx.recipe.loading import load_recipe
 
 SPEC, OPTIMIZER, RATE = AdapterSpec(rank=16), OptimizerSpec(), 1e-4
@@ -95,7 +95,7 @@ class Job:
     steps: int
 
 
-def make_rows(codec: Codec, arm: str, count: int) -> tuple[Examples, float]:
+def make_rows(codec: Codec, arm: str, count: int) -> tuple[TrainingExamples, float]:
     """Rows of the `emotion` kind, and their texts' mean length: two embedded texts joined, the labels in turn."""
     texts = [row.text for row in load_labelled(load_recipe("demo").data, seed=0).train]
     joined = (f"{text}. {texts[i - shift]}" for shift in range(1, len(texts)) for i, text in enumerate(texts))
@@ -107,24 +107,26 @@ def make_rows(codec: Codec, arm: str, count: int) -> tuple[Examples, float]:
         for text, label, length in zip(fitting, cycle(LABELS), lengths, strict=False)
     ]
 
-    def encode(words: int, rows: list[tuple[str, str, str]]) -> Examples:
+    def encode(words: int, rows: list[tuple[str, str, str]]) -> TrainingExamples:
         labels = {name: " ".join(what.split()[:words]).rstrip(",") for name, what in LABELS.items()}
-        return training_examples(codec, Task(labels, INSTRUCTION, 512, 128), rows, "qra" if arm == "qra" else "qa")
+        return training_examples(
+            codec, ClassificationTask(labels, INSTRUCTION, 512, 128), rows, "qra" if arm == "qra" else "qa"
+        )
 
-    words = min(range(9), key=lambda words: abs(len(encode(words, rows[:1]).head) - PREFIX_TOKENS))
+    words = min(range(9), key=lambda words: abs(len(encode(words, rows[:1]).prefix) - PREFIX_TOKENS))
     return encode(words, rows), statistics.mean(len(codec.given(text)) for text in fitting)
 
 
-def make_groups(examples: Examples, batch: int) -> list[list[int]]:
+def make_groups(examples: TrainingExamples, batch: int) -> list[list[int]]:
     """Batches of like length in a drawn order: the ones, and the order, that mlx-lm makes of the same rows."""
     order = sorted(range(len(examples.rows)), key=lambda index: len(examples.rows[index]))
     groups = [order[start : start + batch] for start in range(0, len(order), batch)]
     return [groups[index] for index in np.random.RandomState(0).permutation(len(groups))]
 
 
-def whole(examples: Examples, row: Example) -> tuple[list[int], int]:
+def whole(examples: TrainingExamples, row: TrainingExample) -> tuple[list[int], int]:
     """A row with its prefix as one sequence, and where its completion starts."""
-    prompt = [*examples.head, *row.prompt]
+    prompt = [*examples.prefix, *row.prompt]
     return [*prompt, *row.reasoning, *row.answer], len(prompt)
 
 
@@ -196,7 +198,7 @@ class Meter:
         return figures | {"losses": self.losses, "about": self.about}
 
 
-def train_ours(job: Job, examples: Examples, groups: list[list[int]], meter: Meter) -> None:
+def train_ours(job: Job, examples: TrainingExamples, groups: list[list[int]], meter: Meter) -> None:
     backend = open_backend("mlx" if job.backend == "mlx" else "torch")
     model: Any = backend.load(Path(job.folder), dtype=job.dtype)  # type: ignore[arg-type]
     model.logits((1, 2))
@@ -232,7 +234,7 @@ def load_torch(job: Job, meter: Meter, dtype: str) -> tuple[Any, Any]:
     return model, LoraConfig(r=SPEC.rank, lora_alpha=alpha, target_modules=names, task_type="CAUSAL_LM")
 
 
-def train_plain(job: Job, examples: Examples, groups: list[list[int]], meter: Meter) -> None:
+def train_plain(job: Job, examples: TrainingExamples, groups: list[list[int]], meter: Meter) -> None:
     import torch
     from peft import get_peft_model
 
@@ -257,7 +259,7 @@ def train_plain(job: Job, examples: Examples, groups: list[list[int]], meter: Me
         meter.step()
 
 
-def train_trl(job: Job, examples: Examples, groups: list[list[int]], meter: Meter) -> None:
+def train_trl(job: Job, examples: TrainingExamples, groups: list[list[int]], meter: Meter) -> None:
     from datasets import Dataset
     from transformers import AutoTokenizer, TrainerCallback
     from trl import SFTConfig, SFTTrainer
@@ -286,7 +288,7 @@ def train_trl(job: Job, examples: Examples, groups: list[list[int]], meter: Mete
     meter.losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
-def train_mlx_lm(job: Job, examples: Examples, groups: list[list[int]], meter: Meter) -> None:
+def train_mlx_lm(job: Job, examples: TrainingExamples, groups: list[list[int]], meter: Meter) -> None:
     open_backend("mlx")  # finds a fast BLAS on Linux, for mlx-lm too
     import mlx.core as mx
     import mlx.optimizers as optim
@@ -321,7 +323,7 @@ def train_mlx_lm(job: Job, examples: Examples, groups: list[list[int]], meter: M
         train(model, optimizer, rows, None, settings, iterate_batches=counted, training_callback=Watch())
 
 
-TRAINERS: dict[str, Callable[[Job, Examples, list[list[int]], Meter], None]] = {
+TRAINERS: dict[str, Callable[[Job, TrainingExamples, list[list[int]], Meter], None]] = {
     **dict.fromkeys(("ours", "ours-unshared"), train_ours),
     "plain": train_plain,
     **dict.fromkeys(("trl", "trl-best"), train_trl),
@@ -335,14 +337,16 @@ def work(job: Job) -> dict[str, Any]:
     TRAINERS[job.trainer](job, examples, groups, meter)
     config = json.loads((Path(job.folder) / "config.json").read_text(encoding="utf-8"))
     completion = statistics.mean(len(row.reasoning) + len(row.answer) for row in examples.rows)
-    lengths = f"prefix {len(examples.head)} tokens; on average text {text:.1f}, completion {completion:.1f}, whole row "
+    lengths = (
+        f"prefix {len(examples.prefix)} tokens; on average text {text:.1f}, completion {completion:.1f}, whole row "
+    )
     lengths += f"{examples.tokens() / len(examples.rows):.1f}"
     counted = [examples.rows[index] for group in groups[job.warmup :] for index in group]
-    work = statistics.mean(flops(config, len(examples.head), row) for row in counted)
+    work = statistics.mean(flops(config, len(examples.prefix), row) for row in counted)
     return meter.figures(job) | {"lengths": lengths, "FLOPs a row": work}
 
 
-def flops(config: dict[str, Any], prefix: int, row: Example) -> float:
+def flops(config: dict[str, Any], prefix: int, row: TrainingExample) -> float:
     """Of one row's training, by the formula in this module's docstring."""
     hidden, middle, heads = (config[name] for name in ("hidden_size", "intermediate_size", "num_attention_heads"))
     head = config.get("head_dim") or hidden // heads

@@ -12,10 +12,13 @@ shuffled (`qra-words`)."""
 
 CONTROLS: tuple[Arm, ...] = ("qra-scrambled", "qra-words")
 
-Asked = Literal["label", "reasoning, label", "label, reasoning", "reasoning"]
+AnswerFormat = Literal["label", "reasoning, label", "label, reasoning", "reasoning"]
 """What a prompt asks for, in this order."""
 
 Filter = Literal["repeating", "copying", "restating", "another label", "ungrounded"]
+"""A rule that a reasoning must pass. `augmentation/filters.py` defines each."""
+
+DEFAULT_FILTERS: tuple[Filter, ...] = ("repeating", "copying", "restating", "another label")
 
 Baseline = Literal["majority", "tf-idf", "untuned"]
 

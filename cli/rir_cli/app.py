@@ -87,7 +87,7 @@ def augment(
     force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Let R-Gen write a reasoning for every labelled row, and keep those that pass the gates."""
+    """Let R-Gen write a reasoning for every labelled row, and keep those that pass the filters."""
     from rir_cli.console import print_augmentation, print_json, print_prompts
     from rir_mlx import stages
 

@@ -43,11 +43,11 @@ from rir_mlx.data.rows import Row
 from rir_mlx.errors import Failure, UserError
 from rir_mlx.models import adapters
 from rir_mlx.progress import Progress, counting_bytes
-from rir_mlx.prompting.arms import Task
+from rir_mlx.prompting.arms import ClassificationTask
 from rir_mlx.prompting.prompts import (
     DELIMITER,
     Prompt,
-    asked_for,
+    answer_format,
     classifier_prompt,
 )
 from rir_mlx.recipe.loading import dump_recipe
@@ -100,7 +100,7 @@ class Exam:
             raise UserError(f"{context.run.folder} has no {arm} classifier.", hint=f"Trained arms: {arms}.")
         self.folder = stage.adapter
         self.adapter = adapters.read_adapter(stage.adapter, context.base)
-        self.task = Task(**self.adapter.about["task"])
+        self.task = ClassificationTask(**self.adapter.about["task"])
 
     @cached_property
     def rows(self) -> list[tuple[Row, str]]:
@@ -114,11 +114,11 @@ class Exam:
     @cached_property
     def prompts(self) -> list[tuple[Prompt, Tokens]]:
         """Prompts with the ids that training had for them."""
-        asked, task, made = asked_for(self.arm), self.task, []
+        asked, task, made = answer_format(self.arm), self.task, []
         for row, _ in self.rows:
             prompt = classifier_prompt(row.text, task.labels, task.instruction, asked)
             encoded = self.context.codec.encode(prompt, task.max_seq_length)
-            made.append((prompt, encoded.head + encoded.row))
+            made.append((prompt, encoded.prefix + encoded.row))
         return made
 
     def answer(self) -> tuple[Probe, Answers, float]:

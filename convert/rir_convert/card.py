@@ -17,7 +17,7 @@ import yaml
 from rir_convert.example import environment, way_of
 from rir_mlx.evaluation.comparison import MEANING
 from rir_mlx.evaluation.report import formats
-from rir_mlx.prompting.arms import Task
+from rir_mlx.prompting.arms import ClassificationTask
 from rir_mlx.prompting.prompts import reasons_first
 from rir_mlx.statistics.calibration import Calibration
 from rir_mlx.types import CONTROLS, Arm
@@ -106,7 +106,7 @@ class CardFacts:
     base_licence: str | None
     sources: Sequence[DataSource]
     arm: Arm
-    task: Task
+    task: ClassificationTask
     calibration: Calibration
     recipe: str
     example: Example

@@ -16,19 +16,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rir_mlx.errors import Failure
-from rir_mlx.prompting.arms import Task
+from rir_mlx.prompting.arms import ClassificationTask
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.prompting.prompts import (
     DELIMITER,
     REASONING,
     Prompt,
-    asked_for,
+    answer_format,
     classifier_prompt,
     label_text,
     reasons_first,
 )
 from rir_mlx.statistics.calibration import Calibration
-from rir_mlx.types import Arm, Asked, Way
+from rir_mlx.types import AnswerFormat, Arm, Way
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -47,7 +47,7 @@ def way_of(arm: Arm) -> Way:
 
 
 def example_code(
-    arm: Arm, task: Task, codec: Codec, *, text: str = MADE_UP, calibration: Calibration | None = None
+    arm: Arm, task: ClassificationTask, codec: Codec, *, text: str = MADE_UP, calibration: Calibration | None = None
 ) -> str:
     """The source of a program that asks the model in its working directory what it makes of `text`.
 
@@ -55,9 +55,9 @@ def example_code(
     `rir_mlx.classification.classifier.Classifier` answers, whose prompts and ids it uses. It cuts no text.
 
     Raises Failure where the prompt cannot be written as constant strings around the text."""
-    asked = asked_for(arm)
+    asked = answer_format(arm)
     before, question, after = prompt_around(codec, classifier_prompt(text, task.labels, task.instruction, asked))
-    again: Asked = "reasoning"
+    again: AnswerFormat = "reasoning"
     _, question_why, after_why = prompt_around(codec, classifier_prompt(text, task.labels, task.instruction, again))
     spell = codec.tokenizer.convert_ids_to_tokens
     source = environment().get_template("example.py.j2")
@@ -82,10 +82,10 @@ def example_code(
     )
 
 
-def example_prompt(arm: Arm, task: Task, codec: Codec, text: str = MADE_UP) -> str:
+def example_prompt(arm: Arm, task: ClassificationTask, codec: Codec, text: str = MADE_UP) -> str:
     """All that the model reads before it writes, as text, control tokens included."""
     before, question, after = prompt_around(
-        codec, classifier_prompt(text, task.labels, task.instruction, asked_for(arm))
+        codec, classifier_prompt(text, task.labels, task.instruction, answer_format(arm))
     )
     return before + question + text + after
 
@@ -99,10 +99,10 @@ def prompt_around(codec: Codec, prompt: Prompt) -> tuple[str, str, str]:
     encoded = codec.encode(prompt, sys.maxsize)
     text = codec.given(prompt.text)
     after = codec.decode(encoded.row[len(text) :])
-    question = "".join(piece.text for piece in prompt.head)
-    before = codec.decode(encoded.head).removesuffix(question)
+    question = "".join(piece.text for piece in prompt.prefix)
+    before = codec.decode(encoded.prefix).removesuffix(question)
     ids = codec.constant(before) + codec.given(question) + text + codec.constant(after)
-    if ids != encoded.head + encoded.row:
+    if ids != encoded.prefix + encoded.row:
         raise Failure(
             "The prompt is not what its parts are when they are tokenised one by one, so no example can be written.",
             hint="Please report this, with the name of the base model.",

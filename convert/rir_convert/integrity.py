@@ -93,6 +93,6 @@ def _prompts(own: Codec, codec: Codec, prompts: Sequence[tuple[Prompt, Tokens]])
             return ["the chat template prints today's date, not that of training"]
     for prompt, ids in prompts:
         encoded = own.encode(prompt, len(ids))
-        if encoded.head + encoded.row != ids:
+        if encoded.prefix + encoded.row != ids:
             return ["the tokenizer and chat template give other ids for a prompt than in training"]
     return []

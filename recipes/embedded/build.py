@@ -24,7 +24,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 from world import INSTRUCTION, draw_world, write_world
 
 from rir_mlx.prompting.prompts import Piece, classifier_prompt, rgen_prompt
-from rir_mlx.types import Asked
+from rir_mlx.types import AnswerFormat
 
 SEED = 7
 LIMIT = 4_000_000
@@ -42,11 +42,11 @@ def constant_texts() -> list[str]:
         "joy, sadness, anger, fear, love, surprise, positive, negative, neutral, yes, no",
     ]  # fmt: skip
     labels = dict.fromkeys(("joy", "sadness", "anger", "fear", "love", "surprise"), "")
-    for asked in get_args(Asked)[:2]:
+    for asked in get_args(AnswerFormat)[:2]:
         prompt = classifier_prompt("", labels, INSTRUCTION, asked)
-        constants.append("".join(piece.text for piece in prompt.head) + "\nLabel: " + "\nReasoning: ")
+        constants.append("".join(piece.text for piece in prompt.prefix) + "\nLabel: " + "\nReasoning: ")
     prompt = rgen_prompt("", "")
-    constants.append("".join(piece.text for piece in (*prompt.head, *prompt.tail, Piece(" Choices: Text:"))))
+    constants.append("".join(piece.text for piece in (*prompt.prefix, *prompt.tail, Piece(" Choices: Text:"))))
     return [*constants, *corpus.ASKS]
 
 
@@ -163,7 +163,7 @@ def prefix_length(folder: Path) -> int:
     """Tokens that every classifier prompt of the demo starts with."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     prompt = classifier_prompt("", dict.fromkeys(("joy", "sadness", "anger", "fear"), ""), INSTRUCTION, "label")
-    content = "".join(piece.text for piece in prompt.head) + "\0"
+    content = "".join(piece.text for piece in prompt.prefix) + "\0"
     chat = tokenizer.apply_chat_template(
         [{"role": "user", "content": content}], tokenize=False, date_string=DATE, add_generation_prompt=True
     )

@@ -1,4 +1,4 @@
-"""What a reasoning must not be: the gates that it passes before a classifier learns from it, each a rule in words.
+"""The filters that a reasoning must pass before a classifier learns from it.
 
 The rules count words and know no model. A word is a run of letters, digits and their marks, or a single character of a
 script that writes no spaces; case is ignored. Lists of English words make two rules sharper and do nothing in other
@@ -21,9 +21,9 @@ from rir_mlx.prompting.arms import reasoning_tokens
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.prompting.prompts import DELIMITER
 from rir_mlx.storage.digests import digest_of
-from rir_mlx.types import Filter
+from rir_mlx.types import DEFAULT_FILTERS, Filter
 
-Reason = Literal["cut off", "control", "empty", "delimiter", Filter]
+RejectionReason = Literal["cut off", "control", "empty", "delimiter", Filter]
 """Why a reasoning is rejected, in the order in which the rules are tried. The first four always hold: such a text
 cannot be learned. The others are `Filter`s.
 
@@ -40,9 +40,6 @@ another label  the last of its sentences that names a label names others only; n
 ungrounded     none of its words stands in the text, but for words of the labels and the instruction, and words that
                say nothing alone; only where it is asked for, since a good reasoning may use words of its own alone
 """
-GATES: tuple[Filter, ...] = ("repeating", "copying", "restating", "another label")
-"""Those that are asked for where nothing else is said."""
-
 _RULES = 2
 """Counts changes of the rules: results that were judged by earlier ones are judged anew."""
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
@@ -135,18 +132,20 @@ def _plain(label: str) -> str:
     return str(regex.sub(r"[\s_-]+", " ", _normal(label)))
 
 
-class Judge:
-    """Says why a reasoning is not fit to learn from. `gates` are the rules that hold beside those that always do."""
+class ReasoningFilters:
+    """Says why a reasoning is rejected. `names` are the filters that apply besides those that always do."""
 
-    def __init__(self, codec: Codec, labels: Sequence[str], instruction: str, gates: Sequence[Filter] = GATES) -> None:
-        self.codec, self.gates = codec, frozenset(gates)
+    def __init__(
+        self, codec: Codec, labels: Sequence[str], instruction: str, names: Sequence[Filter] = DEFAULT_FILTERS
+    ) -> None:
+        self.codec, self.names = codec, frozenset(names)
         self.labels = LabelWords(labels)
         self.asked = frozenset(words_of(instruction))
-        self.digest = digest_of([_RULES, sorted(self.gates)])[:8]
+        self.digest = digest_of([_RULES, sorted(self.names)])[:8]
 
     def __call__(
         self, text: str, label: str, reasoning: str, finish_reason: str = "stop", control: bool = False
-    ) -> Reason | None:
+    ) -> RejectionReason | None:
         """Why the `reasoning` of a labelled text is rejected, or None."""
         if finish_reason == "length":
             return "cut off"
@@ -157,15 +156,15 @@ class Judge:
             return "empty"
         if self._holds_delimiter(reasoning):
             return "delimiter"
-        if "repeating" in self.gates and _repeats(words):
+        if "repeating" in self.names and _repeats(words):
             return "repeating"
-        if "copying" in self.gates and _copies(words, words_of(text)):
+        if "copying" in self.names and _copies(words, words_of(text)):
             return "copying"
-        if "restating" in self.gates and self._hollow.issuperset(words):
+        if "restating" in self.names and self._hollow.issuperset(words):
             return "restating"
-        if "another label" in self.gates and self._concludes_another(text, label, reasoning, words):
+        if "another label" in self.names and self._concludes_another(text, label, reasoning, words):
             return "another label"
-        if "ungrounded" in self.gates and self._hollow.issuperset(set(words) & set(words_of(text))):
+        if "ungrounded" in self.names and self._hollow.issuperset(set(words) & set(words_of(text))):
             return "ungrounded"
         return None
 

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from rir_mlx import __version__
-from rir_mlx.augmentation.engines.base import Engine, Order, Written
-from rir_mlx.augmentation.filters import Judge
+from rir_mlx.augmentation.engines.base import Engine, GeneratedReasoning, ReasoningRequest
+from rir_mlx.augmentation.filters import ReasoningFilters
 from rir_mlx.backends.base import Sampling
 from rir_mlx.classification.classifier import Classifier
 from rir_mlx.data.rows import Row
@@ -37,7 +37,7 @@ _KEPT, _REJECTED, _JUDGED_OTHERWISE = range(3)
 
 
 @dataclass(frozen=True)
-class Job:
+class AugmentationSettings:
     """All that decides what is written beside the row and the engine: `prompt` is a digest of what stands around the
     text. `n` reasonings are written for a row; where all are rejected, again up to `retries` times. `scorer` names the
     model that chooses among several."""
@@ -71,7 +71,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class AugmentedRow:
     """What came of a row: the record that is kept, if any, and every candidate that was rejected on the way."""
 
     row: Row
@@ -80,22 +80,27 @@ class Outcome:
     trimmed: bool = False
 
 
-def flag(judge: Judge) -> Callable[[dict[str, Any]], int]:
+def flag(judge: ReasoningFilters) -> Callable[[dict[str, Any]], int]:
     """What the journal's index remembers of a result."""
 
     def of(result: dict[str, Any]) -> int:
-        if result.get("gates", judge.digest) != judge.digest:
+        if result.get("filters", result.get("gates", judge.digest)) != judge.digest:
             return _JUDGED_OTHERWISE
         return _KEPT if result.get("rejected") is None else _REJECTED
 
     return of
 
 
-class Augmentation:
+class AugmentationJob:
     """One job on some rows. Rows that have a reasoning of their own are judged, and never written."""
 
     def __init__(
-        self, rows: Sequence[Row], job: Job, engine: Mapping[str, str], judge: Judge, journal: Journal
+        self,
+        rows: Sequence[Row],
+        job: AugmentationSettings,
+        engine: Mapping[str, str],
+        judge: ReasoningFilters,
+        journal: Journal,
     ) -> None:
         self.rows, self.job, self.judge, self.journal = rows, job, judge, journal
         self.engine = {name: value for name, value in engine.items() if name != "server"}  # which may move
@@ -165,13 +170,13 @@ class Augmentation:
         """Why a result in the journal is rejected, by the rules of today."""
         if result["rejected"] == "refused":
             return "refused"
-        if result["gates"] == self.judge.digest:
+        if result.get("filters", result.get("gates")) == self.judge.digest:
             stored: str | None = result["rejected"]
             return stored
         how = (result["finish_reason"], result.get("control", False))
         return self.judge(row.text, row.label, result["reasoning"], *how)
 
-    def _orders(self, attempt: int, writing: dict[str, Row], stopped: Callable[[], bool]) -> Iterator[Order]:
+    def _orders(self, attempt: int, writing: dict[str, Row], stopped: Callable[[], bool]) -> Iterator[ReasoningRequest]:
         due = self._due(attempt)
         while stretch := list(islice(due, _STRETCH)):
             for key, row in sorted(stretch, key=lambda pair: len(pair[1].text)):
@@ -179,16 +184,16 @@ class Augmentation:
                     return
                 if key not in writing and key not in self.journal:  # rows that are alike are written once
                     writing[key] = row
-                    yield Order(key, row.text, row.label, seed=int(key, 16) >> 1)
+                    yield ReasoningRequest(key, row.text, row.label, seed=int(key, 16) >> 1)
 
-    def _judged(self, row: Row, written: Written) -> bool:
+    def _judged(self, row: Row, written: GeneratedReasoning) -> bool:
         """Put what was written into the journal; whether it is kept."""
         how = (written.finish_reason, written.control)
         rejected = "refused" if written.refused else self.judge(row.text, row.label, written.text, *how)
         result: dict[str, Any] = {
             "key": written.key,
             "rejected": rejected,
-            "gates": self.judge.digest,
+            "filters": self.judge.digest,
             "reasoning": written.text,
         }
         result |= {"tokens": written.tokens, "finish_reason": written.finish_reason}
@@ -247,7 +252,7 @@ class Augmentation:
                 return kept, rejected
         return [], rejected
 
-    def outcomes(self) -> Iterator[Outcome]:
+    def outcomes(self) -> Iterator[AugmentedRow]:
         """What came of each row, in their order. Rows that are not written yet come out with nothing."""
         for row in self.rows:
             if row.reasoning is not None:
@@ -255,16 +260,16 @@ class Augmentation:
                 continue
             kept, rejected = self._candidates(row)
             trimmed = any(one.trimmed for one in (*kept, *rejected))
-            yield Outcome(row, self._record(row, kept) if kept else None, rejected, trimmed)
+            yield AugmentedRow(row, self._record(row, kept) if kept else None, rejected, trimmed)
 
-    def _own(self, row: Row) -> Outcome:
+    def _own(self, row: Row) -> AugmentedRow:
         reasoning = row.reasoning or ""
         tokens = len(self.judge.codec.given(reasoning))
         why = self.judge(row.text, row.label, reasoning)
         if why is not None:
-            return Outcome(row, None, [Candidate("", 0, 0, reasoning, tokens, why)])
+            return AugmentedRow(row, None, [Candidate("", 0, 0, reasoning, tokens, why)])
         record = {"text": row.text, "label": row.label, "reasoning": reasoning, "tokens": tokens}
-        return Outcome(row, record | {"provenance": {"engine": "given", "version": __version__}}, [])
+        return AugmentedRow(row, record | {"provenance": {"engine": "given", "version": __version__}}, [])
 
     def _record(self, row: Row, kept: list[Candidate]) -> dict[str, Any]:
         best, choice = kept[0], {}
@@ -295,7 +300,7 @@ class _Shown:
         self.rows = self.all_rows = self.kept = self.tokens = 0
         self.shown = time.monotonic()
 
-    def add(self, written: Written, kept: bool) -> None:
+    def add(self, written: GeneratedReasoning, kept: bool) -> None:
         self.rows += 1
         self.all_rows += 1
         self.kept += kept

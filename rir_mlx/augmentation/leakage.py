@@ -23,23 +23,23 @@ _FOLDS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Reasoned:
+class LabelledReasoning:
     """A label, and the reasoning that was kept for a text with it."""
 
     label: str
     reasoning: str
 
 
-class Sample:
+class ReservoirSample:
     """At most `size` of the items that are added, each as likely as any other, decided by the seed (Vitter's
     algorithm R)."""
 
     def __init__(self, size: int = 3000, seed: int = 0) -> None:
         self.size, self.seen = size, 0
-        self.items: list[Reasoned] = []
+        self.items: list[LabelledReasoning] = []
         self._random = random.Random(seed)
 
-    def add(self, item: Reasoned) -> None:
+    def add(self, item: LabelledReasoning) -> None:
         self.seen += 1
         if len(self.items) < self.size:
             self.items.append(item)
@@ -47,7 +47,7 @@ class Sample:
             self.items[place] = item
 
 
-def leakage(sample: Sample, words: LabelWords) -> dict[str, Any]:
+def leakage(sample: ReservoirSample, words: LabelWords) -> dict[str, Any]:
     """What the reasonings of a sample give away:
 
     majority              share of the most frequent label among the sampled rows
@@ -74,14 +74,14 @@ def leakage(sample: Sample, words: LabelWords) -> dict[str, Any]:
     }
 
 
-def _first_named(row: Reasoned, words: LabelWords) -> float | None:
+def _first_named(row: LabelledReasoning, words: LabelWords) -> float | None:
     for label, place, _ in words.named(row.reasoning):
         if label == row.label:
             return place / max(1, len(row.reasoning))
     return None
 
 
-def _readable(rows: Sequence[Reasoned], reasonings: Sequence[str]) -> dict[str, float] | None:
+def _readable(rows: Sequence[LabelledReasoning], reasonings: Sequence[str]) -> dict[str, float] | None:
     labels = [row.label for row in rows]
     if len(set(labels)) < 2:
         return None

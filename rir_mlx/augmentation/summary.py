@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from rir_mlx.augmentation.job import Outcome
+from rir_mlx.augmentation.job import AugmentedRow
 
 _FEW = 0.5
 """A label of which less than this share of the overall keep-rate is kept is worth a warning."""
 
 
-class Tally:
+class AugmentationSummary:
     """What was kept and what was rejected, by reason, label, attempt and length."""
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class Tally:
         self.lengths, self.margins = array("i"), array("d")
         self.tokens = self.given = self.tied = self.trimmed = 0
 
-    def add(self, outcome: Outcome) -> None:
+    def add(self, outcome: AugmentedRow) -> None:
         label = outcome.row.label
         self.rows[label] += 1
         self.given += outcome.row.reasoning is not None
@@ -64,8 +64,7 @@ class Tally:
         return values
 
     def warnings(self) -> list[str]:
-        """Texts that were cut, orders that a server refused, and labels that the gates thin out, so that a rare one is
-        not lost in silence."""
+        """Warnings about trimmed texts, refused requests, and labels of which few rows are kept."""
         overall = self.kept.total() / max(1, self.rows.total())
         found = []
         if self.trimmed:

@@ -19,22 +19,22 @@ from rir_mlx.backends.base import (
 )
 from rir_mlx.errors import Failure, UserError
 from rir_mlx.prompting.arms import (
-    Task,
+    ClassificationTask,
     first_label_tokens,
     label_tokens,
     no_room,
 )
-from rir_mlx.prompting.codec import Codec, Encoded
+from rir_mlx.prompting.codec import Codec, EncodedPrompt
 from rir_mlx.prompting.prompts import (
     DELIMITER,
     REASONING,
-    asked_for,
+    answer_format,
     classifier_prompt,
     label_text,
     reasons_first,
 )
 from rir_mlx.statistics.calibration import Calibration
-from rir_mlx.types import Arm, Asked, Way
+from rir_mlx.types import AnswerFormat, Arm, Way
 
 OnText = Callable[[str], None]
 Reason = Literal["never", "always", "auto"]
@@ -130,7 +130,7 @@ class Classifier:
     """A model trained for one arm of a task."""
 
     def __init__(
-        self, model: Model, codec: Codec, task: Task, arm: Arm, calibration: Calibration | None = None
+        self, model: Model, codec: Codec, task: ClassificationTask, arm: Arm, calibration: Calibration | None = None
     ) -> None:
         self.model = model
         self.codec = codec
@@ -187,7 +187,7 @@ class Classifier:
 
     def direct(self, texts: Sequence[str], batch_size: int = 32) -> LabelScores:
         """Labels from the text alone. Where the arm reasons first, after an empty reasoning."""
-        encoded = self._encode(texts, asked_for(self.arm), self.room)
+        encoded = self._encode(texts, answer_format(self.arm), self.room)
         after = self.delimiter if self.reasons_first else ()
         return self._score(encoded, [after] * len(texts), [None] * len(texts), batch_size)
 
@@ -206,19 +206,21 @@ class Classifier:
         return self._score(encoded, after, list(reasonings), batch_size)
 
     def prompts(self, texts: Sequence[str], reasonings: Sequence[str]) -> tuple[Tokens, list[Tokens]]:
-        """What stands before a label, given a reasoning where the arm reasons first: the head that all share, and each
-        row's own."""
+        """What stands before a label, given a reasoning where the arm reasons first: the prefix that all share, and
+        each row's own."""
         if self.reasons_first:
             encoded, after = self._with_given(texts, reasonings)
         else:
-            encoded, after = self._encode(texts, asked_for(self.arm), self.room), [()] * len(texts)
-        return encoded[0].head, [one.row + tokens for one, tokens in zip(encoded, after, strict=True)]
+            encoded, after = self._encode(texts, answer_format(self.arm), self.room), [()] * len(texts)
+        return encoded[0].prefix, [one.row + tokens for one, tokens in zip(encoded, after, strict=True)]
 
-    def _with_given(self, texts: Sequence[str], reasonings: Sequence[str]) -> tuple[list[Encoded], list[Tokens]]:
+    def _with_given(self, texts: Sequence[str], reasonings: Sequence[str]) -> tuple[list[EncodedPrompt], list[Tokens]]:
         after = [self.codec.given(reasoning) + self.delimiter for reasoning in reasonings]
         rest = self.task.max_seq_length - self.longest
         rooms = [min(self.room, rest - len(tokens)) for tokens in after]  # as much of a text as beside one's own
-        encoded = [self._encode([text], asked_for(self.arm), room)[0] for text, room in zip(texts, rooms, strict=True)]
+        encoded = [
+            self._encode([text], answer_format(self.arm), room)[0] for text, room in zip(texts, rooms, strict=True)
+        ]
         return encoded, after
 
     def predictions(self, scored: LabelScores, way: Way) -> list[Prediction]:
@@ -249,13 +251,13 @@ class Classifier:
             prompts = [one.row for one in encoded]
         else:
             between = self.codec.constant(REASONING)
-            encoded = self._encode(texts, asked_for(self.arm), self.room_beside_reasoning)
+            encoded = self._encode(texts, answer_format(self.arm), self.room_beside_reasoning)
             prompts = [
                 one.row + self.codec.given(label_text(label)) + between
                 for one, label in zip(encoded, labels, strict=True)
             ]
         sampling = self._sampling(Decoding(batch_size=batch_size))
-        written = self._write(encoded[0].head, [Request(i, row) for i, row in enumerate(prompts)], sampling, on_text)
+        written = self._write(encoded[0].prefix, [Request(i, row) for i, row in enumerate(prompts)], sampling, on_text)
         return [(self.codec.decode(tokens).strip(), len(tokens)) for tokens in written]
 
     # how they are made
@@ -277,7 +279,7 @@ class Classifier:
         pairs = zip(found, reasons, strict=True)
         return [replace(one, reasoning=reasoning, tokens=tokens) for one, (reasoning, tokens) in pairs]
 
-    def _encode(self, texts: Sequence[str], asked: Asked, room: int) -> list[Encoded]:
+    def _encode(self, texts: Sequence[str], asked: AnswerFormat, room: int) -> list[EncodedPrompt]:
         labels, instruction = self.task.labels, self.task.instruction
         return self.codec.encode_many([classifier_prompt(text, labels, instruction, asked) for text in texts], room)
 
@@ -285,16 +287,16 @@ class Classifier:
         self, texts: Sequence[str], how: Decoding, on_text: OnText | None = None, *, after: int = 0
     ) -> list[LabelScores]:
         """Scores after each of a text's reasonings: the likeliest, or as many as are drawn."""
-        encoded, count = self._encode(texts, asked_for(self.arm), self.room), how.samples - after
+        encoded, count = self._encode(texts, answer_format(self.arm), self.room), how.samples - after
         requests = [
             Request(index * count + chain, one.row, seed=zlib.crc32(f"{after + chain}\0{text}".encode()))
             for index, (one, text) in enumerate(zip(encoded, texts, strict=True))
             for chain in range(count)
         ]
-        written = self._write(encoded[0].head, requests, self._sampling(how), on_text)
+        written = self._write(encoded[0].prefix, requests, self._sampling(how), on_text)
         return [self._after(encoded, written[chain::count], how.batch_size) for chain in range(count)]
 
-    def _after(self, encoded: Sequence[Encoded], written: Sequence[Tokens], batch_size: int) -> LabelScores:
+    def _after(self, encoded: Sequence[EncodedPrompt], written: Sequence[Tokens], batch_size: int) -> LabelScores:
         reasonings: list[str | None] = [self.codec.decode(tokens).strip() for tokens in written]
         scored = self._score(encoded, [tokens + self.delimiter for tokens in written], reasonings, batch_size)
         return replace(scored, tokens=[len(tokens) for tokens in written])
@@ -309,13 +311,13 @@ class Classifier:
         )
 
     def _write(
-        self, head: Tokens, requests: Sequence[Request], sampling: Sampling, on_text: OnText | None
+        self, prefix: Tokens, requests: Sequence[Request], sampling: Sampling, on_text: OnText | None
     ) -> list[Tokens]:
         """What is written for each request, by its key, without the stop sequence: up to it, or to the limit."""
         watcher = _Watcher(self.codec, sampling.stop[0], on_text) if on_text is not None else None
         written: dict[int, Tokens] = {}
         ordered = sorted(requests, key=lambda one: len(one.tokens))
-        for completion in self.model.generate(ordered, sampling, prefix=head, on_token=watcher):
+        for completion in self.model.generate(ordered, sampling, prefix=prefix, on_token=watcher):
             written[completion.key] = completion.tokens
         if watcher is not None:
             watcher.finish(written[0])
@@ -323,13 +325,13 @@ class Classifier:
 
     def _score(
         self,
-        encoded: Sequence[Encoded],
+        encoded: Sequence[EncodedPrompt],
         after: Sequence[Tokens],
         reasonings: Sequence[str | None],
         batch_size: int,
     ) -> LabelScores:
         prompts = [one.row + tokens for one, tokens in zip(encoded, after, strict=True)]
-        scores = self.model.score(prompts, self.options, prefix=encoded[0].head, batch_size=batch_size)
+        scores = self.model.score(prompts, self.options, prefix=encoded[0].prefix, batch_size=batch_size)
         if np.isnan(scores).any():
             raise Failure("The model's probabilities are not numbers.", hint="Set dtype to float32 or bfloat16.")
         return LabelScores(scores, reasonings, [0] * len(prompts), [one.trimmed for one in encoded])

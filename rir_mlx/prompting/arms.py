@@ -8,20 +8,20 @@ from dataclasses import dataclass, replace
 from rir_mlx.backends.base import Tokens
 from rir_mlx.errors import UserError
 from rir_mlx.prompting.codec import Codec
-from rir_mlx.prompting.examples import Examples, encode_examples
+from rir_mlx.prompting.examples import TrainingExamples, encode_examples
 from rir_mlx.prompting.prompts import (
     DELIMITER,
     REASONING,
-    asked_for,
+    answer_format,
     classifier_prompt,
     label_text,
     reasons_first,
 )
-from rir_mlx.types import Arm, Asked
+from rir_mlx.types import AnswerFormat, Arm
 
 
 @dataclass(frozen=True)
-class Task:
+class ClassificationTask:
     """A label set and how it is asked for. Lengths are in tokens."""
 
     labels: dict[str, str]
@@ -54,11 +54,11 @@ def following_tokens(codec: Codec, reasoning: str) -> Tokens:
     return (*codec.constant(REASONING)[1:], *codec.given(f" {reasoning}"), codec.terminator)
 
 
-def check_room(codec: Codec, task: Task, arm: Arm) -> None:
+def check_room(codec: Codec, task: ClassificationTask, arm: Arm) -> None:
     """Whether a text has room beside all that the arm reads and writes: to be asked before a training.
 
     Raises UserError where it has none."""
-    asked: set[Asked] = {asked_for(arm), "reasoning"} if arm == "multitask" else {asked_for(arm)}
+    asked: set[AnswerFormat] = {answer_format(arm), "reasoning"} if arm == "multitask" else {answer_format(arm)}
     between = codec.constant(DELIMITER if reasons_first(arm) else REASONING)
     reasoning = 0 if arm == "qa" else task.max_reasoning_tokens + len(between)
     room = task.max_seq_length - reasoning - max(len(label_tokens(codec, label)) for label in task.labels)
@@ -70,7 +70,7 @@ def check_room(codec: Codec, task: Task, arm: Arm) -> None:
         raise no_room(task) from error
 
 
-def no_room(task: Task) -> UserError:
+def no_room(task: ClassificationTask) -> UserError:
     return UserError(
         f"max_seq_length {task.max_seq_length} leaves no room for a text beside "
         f"{task.max_reasoning_tokens} tokens of reasoning.",
@@ -78,18 +78,20 @@ def no_room(task: Task) -> UserError:
     )
 
 
-def training_examples(codec: Codec, task: Task, rows: Iterable[tuple[str, str, str | None]], arm: Arm) -> Examples:
+def training_examples(
+    codec: Codec, task: ClassificationTask, rows: Iterable[tuple[str, str, str | None]], arm: Arm
+) -> TrainingExamples:
     """Rows of (text, label, reasoning) as the arm learns them. `qa` ignores the reasoning; an arm that reasons first
     leaves rows without one out, the others learn their label alone."""
 
-    def encode(asked: Asked, pairs: Iterable[tuple[str, Tokens, Tokens]]) -> Examples:
+    def encode(asked: AnswerFormat, pairs: Iterable[tuple[str, Tokens, Tokens]]) -> TrainingExamples:
         parts = (
             (classifier_prompt(text, task.labels, task.instruction, asked), reasoning, answer)
             for text, reasoning, answer in pairs
         )
         return encode_examples(codec, parts, task.max_seq_length, answer_first=asked == "label, reasoning")
 
-    asked = asked_for(arm)
+    asked = answer_format(arm)
     match asked:
         case "reasoning, label":
             own = (row for row in rows if row[2] is not None)
@@ -109,7 +111,7 @@ def training_examples(codec: Codec, task: Task, rows: Iterable[tuple[str, str, s
             return _paired(labels, second)
 
 
-def _paired(first: Examples, second: Examples) -> Examples:
+def _paired(first: TrainingExamples, second: TrainingExamples) -> TrainingExamples:
     """Two tasks on the same rows. Where a row does not fit into one of them it is left out of both."""
     places = {origin: place for place, origin in enumerate(second.origins)}
     both = [(place, places[origin]) for place, origin in enumerate(first.origins) if origin in places]

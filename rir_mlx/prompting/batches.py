@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rir_mlx.backends.base import Batch, Tokens, pad_right
-from rir_mlx.prompting.examples import Example, Examples
+from rir_mlx.prompting.examples import TrainingExample, TrainingExamples
 
 _BUCKET_BATCHES = 50
 _SHORTEST_PREFIX = 16
@@ -57,7 +57,7 @@ def batch_order(lengths: Sequence[int], size: BatchSize, seed: int, epoch: int) 
     return [batches[index] for index in rng.permutation(len(batches))]
 
 
-def whole_batches(examples: Examples, size: BatchSize) -> list[list[int]]:
+def whole_batches(examples: TrainingExamples, size: BatchSize) -> list[list[int]]:
     """All rows once in batches of like length, for measuring."""
     lengths = examples.lengths()
     return size.cut(sorted(range(len(lengths)), key=lambda index: lengths[index]), lengths)
@@ -84,7 +84,7 @@ def _halves(group: Sequence[int]) -> list[Sequence[int]]:
 
 
 def step_batches(
-    examples: Examples,
+    examples: TrainingExamples,
     groups: Sequence[Sequence[int]],
     *,
     mine: Sequence[Sequence[int]] | None = None,
@@ -105,16 +105,16 @@ def step_batches(
     reasonings = sum(len(row.reasoning) for row in rows) or 1
     each = (answer_weight / answers, reasoning_weight / reasonings)
     return [
-        _batch(task.head, chosen, each, shared_prefix)
+        _batch(task.prefix, chosen, each, shared_prefix)
         for task in tasks
         for group in (groups if mine is None else mine)
         if (chosen := [task.rows[index] for index in group if task.rows[index].learned])
     ]
 
 
-def _batch(head: Tokens, rows: Sequence[Example], each: tuple[float, float], shared_prefix: bool) -> Batch:
-    shared = shared_prefix and len(rows) > 1 and len(head) >= _SHORTEST_PREFIX
-    own = () if shared else head
+def _batch(prefix: Tokens, rows: Sequence[TrainingExample], each: tuple[float, float], shared_prefix: bool) -> Batch:
+    shared = shared_prefix and len(rows) > 1 and len(prefix) >= _SHORTEST_PREFIX
+    own = () if shared else prefix
     tokens, lengths = pad_right([(*own, *row.prompt, *row.learned) for row in rows])
     weights = np.zeros(tokens.shape, dtype=np.float32)
     for index, row in enumerate(rows):
@@ -123,4 +123,4 @@ def _batch(head: Tokens, rows: Sequence[Example], each: tuple[float, float], sha
         for length, weight in reversed(parts) if row.answer_first else parts:
             weights[index, place : place + length] = weight
             place += length
-    return Batch(head if shared else (), tokens, lengths, weights)
+    return Batch(prefix if shared else (), tokens, lengths, weights)

@@ -24,10 +24,10 @@ def _mark(index: int) -> str:
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """A prompt as ids: `head` is shared by the task's rows, `row` is its own, whose text lost `trimmed` tokens."""
+class EncodedPrompt:
+    """A prompt as ids: `prefix` is shared by the task's rows, `row` is its own, whose text lost `trimmed` tokens."""
 
-    head: Tokens
+    prefix: Tokens
     row: Tokens
     trimmed: int
 
@@ -79,17 +79,17 @@ class Codec:
     def has_control(self, tokens: Iterable[int]) -> bool:
         return not self._control.isdisjoint(tokens)
 
-    def encode(self, prompt: Prompt, max_tokens: int) -> Encoded:
+    def encode(self, prompt: Prompt, max_tokens: int) -> EncodedPrompt:
         """The prompt in at most `max_tokens` ids; the end of its text is cut where it is longer.
 
         Raises UserError where the rest of the prompt alone is longer than that."""
         return self.encode_many([prompt], max_tokens)[0]
 
-    def encode_many(self, prompts: Sequence[Prompt], max_tokens: int) -> list[Encoded]:
+    def encode_many(self, prompts: Sequence[Prompt], max_tokens: int) -> list[EncodedPrompt]:
         """`encode` for each of the prompts, several times as fast."""
         encoded = []
         for prompt, ids in zip(prompts, self._given_many([prompt.text for prompt in prompts]), strict=True):
-            before, after = self._around(prompt.head, prompt.tail, prompt.answer_start)
+            before, after = self._around(prompt.prefix, prompt.tail, prompt.answer_start)
             room = max_tokens - len(before) - len(after)
             if room < 1:
                 raise UserError(
@@ -97,17 +97,17 @@ class Codec:
                     "it.",
                     hint="Raise max_seq_length, or shorten the instruction and the label descriptions.",
                 )
-            encoded.append(Encoded(before, (*ids[:room], *after), max(0, len(ids) - room)))
+            encoded.append(EncodedPrompt(before, (*ids[:room], *after), max(0, len(ids) - room)))
         return encoded
 
     def _encode_around(
-        self, head: tuple[Piece, ...], tail: tuple[Piece, ...], answer_start: str
+        self, prefix: tuple[Piece, ...], tail: tuple[Piece, ...], answer_start: str
     ) -> tuple[Tokens, Tokens]:
         """Ids of what stands before a prompt's text, and after it."""
-        pieces = (*head, Piece("", given=True), *tail)
+        pieces = (*prefix, Piece("", given=True), *tail)
         constants = self._constants(tuple(None if p.given else p.text for p in pieces), answer_start)
         slots = [self.given(piece.text) for piece in pieces if piece.given]
-        slot = sum(piece.given for piece in head)
+        slot = sum(piece.given for piece in prefix)
         return (
             _interleave(constants[: slot + 1], slots[:slot]),
             _interleave(constants[slot + 1 :], slots[slot + 1 :]),

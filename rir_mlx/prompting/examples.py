@@ -12,8 +12,8 @@ from rir_mlx.prompting.prompts import Prompt
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
-    """A row to learn: the prompt after the shared head, then what is learned, the reasoning first or the answer. What
+class TrainingExample:
+    """A row to learn: the prompt after the shared prefix, then what is learned, the reasoning first or the answer. What
     ends `answer` belongs to it. `weight` is that of its answer beside other rows'."""
 
     prompt: Tokens
@@ -31,28 +31,28 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Examples:
-    """The encoded rows of one task. `trimmed` texts were cut; `dropped` rows have too long a completion. `head` is
+class TrainingExamples:
+    """The encoded rows of one task. `trimmed` texts were cut; `dropped` rows have too long a completion. `prefix` is
     empty where no row is left. `origins` says which of the given rows each one was. `second` is another task on the
     same rows, of which a step takes both."""
 
-    head: Tokens
-    rows: tuple[Example, ...]
+    prefix: Tokens
+    rows: tuple[TrainingExample, ...]
     trimmed: int = 0
     dropped: int = 0
     origins: tuple[int, ...] = ()
-    second: Examples | None = None
+    second: TrainingExamples | None = None
 
     def tokens(self) -> int:
         """Tokens of one pass when every row runs alone."""
-        return sum(len(row) for row in self.rows) + len(self.head) * len(self.rows)
+        return sum(len(row) for row in self.rows) + len(self.prefix) * len(self.rows)
 
     def lengths(self) -> list[int]:
-        """Of each row, without the head; of a row of two tasks the longer one."""
+        """Of each row, without the prefix; of a row of two tasks the longer one."""
         own = [len(row) for row in self.rows]
         return own if self.second is None else list(map(max, own, self.second.lengths()))
 
-    def at(self, places: Sequence[int]) -> Examples:
+    def at(self, places: Sequence[int]) -> TrainingExamples:
         """The rows at these places, in their order."""
         rows, origins = tuple(self.rows[place] for place in places), tuple(self.origins[place] for place in places)
         return replace(self, rows=rows, origins=origins, second=self.second and self.second.at(places))
@@ -60,11 +60,11 @@ class Examples:
 
 def encode_examples(
     codec: Codec, rows: Iterable[tuple[Prompt, Tokens, Tokens]], max_seq_length: int, *, answer_first: bool = False
-) -> Examples:
+) -> TrainingExamples:
     """Rows of (prompt, reasoning ids, answer ids) as examples of at most `max_seq_length` tokens."""
-    examples: list[Example] = []
+    examples: list[TrainingExample] = []
     origins: list[int] = []
-    head: Tokens = ()
+    prefix: Tokens = ()
     trimmed = dropped = 0
     too_long: UserError | None = None
     for index, (prompt, reasoning, answer) in enumerate(rows):
@@ -74,30 +74,30 @@ def encode_examples(
             too_long = too_long or error
             dropped += 1
             continue
-        head = encoded.head
+        prefix = encoded.prefix
         trimmed += encoded.trimmed > 0
-        examples.append(Example(encoded.row, reasoning, answer, answer_first))
+        examples.append(TrainingExample(encoded.row, reasoning, answer, answer_first))
         origins.append(index)
     if too_long is not None and not examples:
         raise too_long
-    return Examples(head, tuple(examples), trimmed, dropped, tuple(origins))
+    return TrainingExamples(prefix, tuple(examples), trimmed, dropped, tuple(origins))
 
 
-def joined(first: Examples, second: Examples) -> Examples:
-    """The examples of two tasks as one: what their heads do not share becomes part of the rows. `origins` of the second
-    follow those of the first."""
+def joined(first: TrainingExamples, second: TrainingExamples) -> TrainingExamples:
+    """The examples of two tasks as one. What their prefixes do not share becomes part of the rows; `origins` of the
+    second follow those of the first."""
     if not first.rows or not second.rows:
         return first if first.rows else second
-    pairs = zip(first.head, second.head, strict=False)
-    shared = next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(first.head), len(second.head)))
+    pairs = zip(first.prefix, second.prefix, strict=False)
+    shared = next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(first.prefix), len(second.prefix)))
     rows = [
-        replace(row, prompt=examples.head[shared:] + row.prompt)
+        replace(row, prompt=examples.prefix[shared:] + row.prompt)
         for examples in (first, second)
         for row in examples.rows
     ]
     given = len(first.rows) + first.dropped
-    return Examples(
-        first.head[:shared],
+    return TrainingExamples(
+        first.prefix[:shared],
         tuple(rows),
         first.trimmed + second.trimmed,
         first.dropped + second.dropped,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rir_mlx.types import CONTROLS, Arm, Asked
+from rir_mlx.types import CONTROLS, AnswerFormat, Arm
 
 DELIMITER = "\nLabel:"
 """Stands between a reasoning and its label. Where the label comes first it ends the prompt, so that all arms predict
@@ -18,7 +18,7 @@ the same label tokens."""
 REASONING = "\nReasoning:"
 """Stands between a label and its reasoning."""
 
-_HOW: dict[Asked, str] = {
+_HOW: dict[AnswerFormat, str] = {
     "label": "Answer with the label.",
     "reasoning, label": "Give your reasoning, then the label.",
     "label, reasoning": "Give the label, then your reasoning.",
@@ -38,11 +38,11 @@ class Piece:
 class Prompt:
     """One row's user message, and the constant text that the answer starts with.
 
-    `head` is the same for every row of a task. `text` is the row's own, and the only piece that may be trimmed.
+    `prefix` is the same for every row of a task. `text` is the row's own, and the only piece that may be trimmed.
     `tail` is what follows it in the message: more of the row's own.
     """
 
-    head: tuple[Piece, ...]
+    prefix: tuple[Piece, ...]
     text: str
     tail: tuple[Piece, ...] = ()
     answer_start: str = ""
@@ -50,15 +50,15 @@ class Prompt:
     @property
     def message(self) -> str:
         """The whole user message as text, for a server that applies its own chat template."""
-        return "".join(piece.text for piece in (*self.head, Piece(self.text), *self.tail))
+        return "".join(piece.text for piece in (*self.prefix, Piece(self.text), *self.tail))
 
 
 def rgen_prompt(question: str, answer: str) -> Prompt:
     """R-Gen's prompt: a question and its answer, asking for the reasoning between them (stage 1, (Q, A) → R)."""
-    head = (
+    prefix = (
         Piece("Explain in a sentence or two, step by step, what leads from the question to the answer.\n\nQuestion: "),
     )
-    return Prompt(head=head, text=question, tail=(Piece("\nAnswer: "), Piece(answer, given=True)))
+    return Prompt(prefix=prefix, text=question, tail=(Piece("\nAnswer: "), Piece(answer, given=True)))
 
 
 def question_of(labels: Sequence[str], instruction: str) -> str:
@@ -67,9 +67,9 @@ def question_of(labels: Sequence[str], instruction: str) -> str:
 
 
 def rgen_row_prompt(text: str, label: str, labels: Sequence[str], instruction: str) -> Prompt:
-    """R-Gen's prompt for a labelled row. Differs from `rgen_prompt` only in that the choices belong to the head."""
+    """R-Gen's prompt for a labelled row. Differs from `rgen_prompt` only in that the choices belong to the prefix."""
     base = rgen_prompt("", label)
-    return Prompt(head=(*base.head, Piece(question_of(labels, instruction), given=True)), text=text, tail=base.tail)
+    return Prompt(prefix=(*base.prefix, Piece(question_of(labels, instruction), given=True)), text=text, tail=base.tail)
 
 
 def reasons_first(arm: Arm) -> bool:
@@ -77,22 +77,22 @@ def reasons_first(arm: Arm) -> bool:
     return arm == "qra" or arm in CONTROLS
 
 
-def asked_for(arm: Arm) -> Asked:
+def answer_format(arm: Arm) -> AnswerFormat:
     """What an arm's prompt for a label asks for."""
     if reasons_first(arm):
         return "reasoning, label"
     return "label, reasoning" if arm == "qar" else "label"
 
 
-def classifier_prompt(text: str, labels: Mapping[str, str], instruction: str, asked: Asked) -> Prompt:
+def classifier_prompt(text: str, labels: Mapping[str, str], instruction: str, asked: AnswerFormat) -> Prompt:
     """The classifier's prompt: instruction and labels, then the text alone. `labels` maps names to descriptions.
 
-    The head is one piece that ends in a line break. So all of it is tokenised at once, and a program that tokenises the
-    whole prompt as one string, as Ollama does, gets the ids that were trained, unless a text begins with a line break
-    or spells out a control token."""
+    The prefix is one piece that ends in a line break. A program that tokenises the whole prompt as one string, as
+    Ollama does, therefore gets the ids that were trained, unless a text begins with a line break or spells out a
+    control token."""
     listed = ", ".join(f"{name} ({what})" if what else name for name, what in labels.items())
-    head = Piece(f"{instruction} {_HOW[asked]}\nLabels: {listed}\n\nText:\n", given=True)
-    return Prompt(head=(head,), text=text, answer_start=DELIMITER.lstrip("\n") if asked.startswith("label") else "")
+    prefix = Piece(f"{instruction} {_HOW[asked]}\nLabels: {listed}\n\nText:\n", given=True)
+    return Prompt(prefix=(prefix,), text=text, answer_start=DELIMITER.lstrip("\n") if asked.startswith("label") else "")
 
 
 def label_text(label: str) -> str:

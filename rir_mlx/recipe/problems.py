@@ -10,12 +10,17 @@ from pydantic import BaseModel, ValidationError
 from rir_mlx.errors import did_you_mean
 from rir_mlx.recipe.schema import Recipe
 
+RENAMED = {"augment.gates": "augment.filters"}
+"""Old names of keys, and what they are called today."""
+
 
 def explain(error: ValidationError) -> Iterator[str]:
     for fault in error.errors():
         location = [str(part) for part in fault["loc"]]
         name = ".".join(location)
-        if fault["type"] == "extra_forbidden":
+        if name in RENAMED:
+            yield f"{name!r} is now called {RENAMED[name]!r}."
+        elif fault["type"] == "extra_forbidden":
             known = _fields_at(location[:-1])
             yield f"unknown key {name!r}.{did_you_mean(location[-1], known) or _known_at(known)}"
         else:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from rir_mlx.types import Arm, Baseline, Filter, OptimizerName, Reporter
+from rir_mlx.types import DEFAULT_FILTERS, Arm, Baseline, Filter, OptimizerName, Reporter
 
 
 class Section(BaseModel):
@@ -60,7 +60,7 @@ class DataSection(Section):
     label_column: str | None = None
     """Column of the label; the usual names (label, category, class, …) are found alone."""
     reasoning_column: str | None = None
-    """Column with reasonings of your own for training (and validation) rows. They pass the same gates as R-Gen's, and
+    """Column with reasonings of your own for training (and validation) rows. They pass the same filters as R-Gen's, and
     R-Gen learns from them; it writes only where the cell is empty."""
     license: str | None = None
     """Licence of the rows, for the model card of an export."""
@@ -205,7 +205,7 @@ class AugmentSection(Section):
     retries: int = Field(default=2, ge=0)
     """A row whose reasonings are all rejected is written again up to so many times, with new seeds and at a temperature
     of at least 0.7."""
-    gates: tuple[Filter, ...] = ("repeating", "copying", "restating", "another label")
+    filters: tuple[Filter, ...] = DEFAULT_FILTERS
     """Rules that a reasoning must pass: not `repeating` itself, not `copying` the text, not only `restating` the label,
     not concluding `another label`; and, where reasonings are to point at the text, not `ungrounded` in its words. One
     that is empty, cut off, or holds control tokens or the label's delimiter is always rejected."""

@@ -13,12 +13,12 @@ from typing import Any
 
 from huggingface_hub.constants import HF_HUB_OFFLINE
 
-from rir_mlx.augmentation.engines.base import Engine, Order, Question
+from rir_mlx.augmentation.engines.base import Engine, LabelQuestion, ReasoningRequest
 from rir_mlx.augmentation.engines.local import LocalEngine
-from rir_mlx.augmentation.filters import Judge
-from rir_mlx.augmentation.job import Augmentation, Job, flag
-from rir_mlx.augmentation.leakage import Reasoned, Sample, leakage
-from rir_mlx.augmentation.summary import Tally
+from rir_mlx.augmentation.filters import ReasoningFilters
+from rir_mlx.augmentation.job import AugmentationJob, AugmentationSettings, flag
+from rir_mlx.augmentation.leakage import LabelledReasoning, ReservoirSample, leakage
+from rir_mlx.augmentation.summary import AugmentationSummary
 from rir_mlx.backends.base import Model, Request, Sampling
 from rir_mlx.classification.classifier import Classifier
 from rir_mlx.data.rows import Row
@@ -27,7 +27,7 @@ from rir_mlx.errors import NoServer, UserError
 from rir_mlx.interrupts import Interrupts
 from rir_mlx.models import adapters
 from rir_mlx.prompting.arms import label_tokens, reasoning_tokens
-from rir_mlx.prompting.prompts import asked_for, classifier_prompt
+from rir_mlx.prompting.prompts import answer_format, classifier_prompt
 from rir_mlx.stages.context import Context, is_due, on_main_process
 from rir_mlx.storage.atomic import make_folder, replacing, write_json
 from rir_mlx.storage.digests import changes, digest_of, digest_of_file
@@ -43,7 +43,7 @@ _TEST = re.compile(r"(?<![a-z])test(?![a-z])", re.IGNORECASE)
 
 @on_main_process
 def augment_rows(context: Context, limit: int | None = None) -> dict[str, Any] | None:
-    """A reasoning for each training and validation row; those that pass the gates are kept. Returns the statistics,
+    """A reasoning for each training and validation row; those that pass the filters are kept. Returns the statistics,
     or None where the stage was done already. With a `limit` only so many rows are looked at, and the stage is not done
     by that unless these are all."""
     return _Stage(context, limit).run()
@@ -56,15 +56,15 @@ def exact_prompts(context: Context, count: int) -> Iterator[dict[str, Any]]:
     for row in stage.rows:
         if row.reasoning is not None:
             continue
-        order = Order("", row.text, row.label, 0)
+        order = ReasoningRequest("", row.text, row.label, 0)
         encoded = context.codec.encode(stage.question.prompt(order), stage.room)
-        text = context.codec.decode(encoded.head + encoded.row)
+        text = context.codec.decode(encoded.prefix + encoded.row)
         if stage.remote:
             from rir_mlx.augmentation.engines.server import fitted_order
 
             fitted, _ = fitted_order(order, stage.question, context.codec, stage.room)
             text = stage.question.prompt(fitted).message
-        length = len(encoded.head) + len(encoded.row)
+        length = len(encoded.prefix) + len(encoded.row)
         yield {"text": row.text, "label": row.label, "prompt": text, "tokens": length, "trimmed": encoded.trimmed}
 
 
@@ -77,7 +77,7 @@ class _Stage:
         _refuse_test_rows(context)
         self.train = len(data.train)
         self.rows: list[Row] = [*data.train, *data.validation][:limit]
-        self.question = Question(list(data.labels), recipe.data.instruction)
+        self.question = LabelQuestion(list(data.labels), recipe.data.instruction)
         self.room = recipe.max_seq_length - self.options.max_tokens
         self.remote = self.options.engine == "openai"
         self.writes = any(row.reasoning is None for row in self.rows)
@@ -104,7 +104,7 @@ class _Stage:
         inputs = self._inputs(identity)
         if not is_due(context, run.augmented, inputs, "augmentation", begins=False):
             return None
-        judge = Judge(context.codec, self.question.labels, self.question.instruction, self.options.gates)
+        judge = ReasoningFilters(context.codec, self.question.labels, self.question.instruction, self.options.filters)
         make_folder(run.augmented.folder)
         if context.force and run.journal().is_file():
             os.replace(run.journal(), run.old_journal())
@@ -112,7 +112,7 @@ class _Stage:
             Interrupts(loud=True, first="Finishes the rows that are being written") as interrupts,
             Journal(run.journal(), flag(judge)) as journal,
         ):
-            job = Augmentation(self.rows, self._job(), identity, judge, journal)
+            job = AugmentationJob(self.rows, self._job(), identity, judge, journal)
             due = self._say_what_is_there(job, journal)
             writes = job.is_due()
             if writes:
@@ -151,7 +151,7 @@ class _Stage:
         if self.options.n > 1:
             task, codec = self.context.task, self.context.codec
             longest = max(len(label_tokens(codec, label)) for label in task.labels)
-            prompt = classifier_prompt("", task.labels, task.instruction, asked_for("qra"))
+            prompt = classifier_prompt("", task.labels, task.instruction, answer_format("qra"))
             codec.encode(prompt, self.room - longest - len(reasoning_tokens(codec, "")))
 
     def _inputs(self, identity: dict[str, str]) -> dict[str, Any]:
@@ -174,9 +174,9 @@ class _Stage:
         adapter = self.context.run.rgen.adapter / adapters.MLX_WEIGHTS
         return named | {"adapter": digest_of_file(adapter)} if adapter.is_file() else named
 
-    def _job(self) -> Job:
+    def _job(self) -> AugmentationSettings:
         recipe, options = self.context.recipe, self.options
-        around = self.question.prompt(Order("", "", "", 0)).message
+        around = self.question.prompt(ReasoningRequest("", "", "", 0)).message
         sampling = Sampling(
             max_tokens=options.max_tokens,
             temperature=options.temperature,
@@ -186,9 +186,11 @@ class _Stage:
             repetition_penalty=options.repetition_penalty,
         )
         prompt = digest_of([around, recipe.date, recipe.max_seq_length])
-        return Job(prompt, sampling, recipe.seed, options.n, options.retries, digest_of(self._identity()))
+        return AugmentationSettings(
+            prompt, sampling, recipe.seed, options.n, options.retries, digest_of(self._identity())
+        )
 
-    def _say_what_is_there(self, job: Augmentation, journal: Journal) -> int:
+    def _say_what_is_there(self, job: AugmentationJob, journal: Journal) -> int:
         """How much the first attempt has still to write."""
         progress = self.context.progress
         if journal.unreadable:
@@ -214,10 +216,10 @@ class _Stage:
     def _engine(self, identity: dict[str, str], due: int) -> Engine:
         context, length = self.context, self.context.recipe.max_seq_length
         if self.options.engine == "ray":
-            from rir_mlx.augmentation.engines.cluster import RayEngine, Setup
+            from rir_mlx.augmentation.engines.cluster import RayEngine, WorkerSetup
 
             rgen = adapters.read_adapter(context.run.rgen.adapter, context.base)
-            setup = Setup(
+            setup = WorkerSetup(
                 backend=context.recipe.backend,
                 model=context.recipe.model,
                 revision=context.recipe.revision,
@@ -254,22 +256,22 @@ class _Stage:
         context = self.context
         if not due:
             return
-        orders = [Order("", row.text, row.label, 0) for row in self.rows[:_SAMPLE]]
+        orders = [ReasoningRequest("", row.text, row.label, 0) for row in self.rows[:_SAMPLE]]
         encoded = context.codec.encode_many([self.question.prompt(order) for order in orders], self.room)
         requests = [Request(index, one.row) for index, one in enumerate(encoded)]
-        cost = generation_cost(model, requests, encoded[0].head, sampling, context.base.config)
+        cost = generation_cost(model, requests, encoded[0].prefix, sampling, context.base.config)
         times = due / len(requests)
         whole = replace(cost, rows=due, tokens=round(cost.tokens * times), seconds=cost.seconds * times)
         context.progress.say("At most, " + whole.text("augmentation", context.backend.device()))
 
     # results
 
-    def _write_down(self, job: Augmentation, judge: Judge) -> dict[str, Any]:
+    def _write_down(self, job: AugmentationJob, judge: ReasoningFilters) -> dict[str, Any]:
         """The kept rows of each part, the rejected ones, and the statistics, in one pass over the rows."""
         run, progress = self.context.run, self.context.progress
         parts = ("train", "validation")
-        tallies = {part: Tally() for part in parts}
-        sample = Sample(seed=self.context.recipe.seed)
+        tallies = {part: AugmentationSummary() for part in parts}
+        sample = ReservoirSample(seed=self.context.recipe.seed)
         paths = [*(run.augmented_rows(part) for part in parts), run.rejected_rows()]
         with ExitStack() as stack:
             *kept, rejected = (
@@ -282,7 +284,7 @@ class _Stage:
                 if outcome.kept is not None:
                     kept[which].write(json.dumps(outcome.kept, ensure_ascii=False) + "\n")
                     if part == "train":
-                        sample.add(Reasoned(outcome.kept["label"], outcome.kept["reasoning"]))
+                        sample.add(LabelledReasoning(outcome.kept["label"], outcome.kept["reasoning"]))
                 for one in outcome.rejected:
                     line = asdict(outcome.row) | asdict(one) | {"part": part, "lost": outcome.kept is None}
                     rejected.write(json.dumps(line, ensure_ascii=False) + "\n")

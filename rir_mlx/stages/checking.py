@@ -16,7 +16,7 @@ from rir_mlx.errors import RirError
 from rir_mlx.models.hub import local_tokenizer
 from rir_mlx.prompting.arms import label_tokens
 from rir_mlx.prompting.codec import Codec
-from rir_mlx.prompting.prompts import DELIMITER, asked_for, classifier_prompt
+from rir_mlx.prompting.prompts import DELIMITER, answer_format, classifier_prompt
 from rir_mlx.stages.context import Context
 from rir_mlx.types import Arm
 
@@ -83,8 +83,8 @@ def _ruler(context: Context, codec: Codec, labels: Mapping[str, str]) -> Ruler:
     room: dict[str, int] = {}
     for arm in _ARMS:
         empty = codec.encode(
-            classifier_prompt("", labels, recipe.data.instruction, asked_for(arm)), recipe.max_seq_length + _BATCH
+            classifier_prompt("", labels, recipe.data.instruction, answer_format(arm)), recipe.max_seq_length + _BATCH
         )
         reasoning = recipe.evaluate.max_reasoning_tokens + len(codec.constant(DELIMITER)) if arm == "qra" else 0
-        room[arm] = recipe.max_seq_length - longest - reasoning - len(empty.head) - len(empty.row)
+        room[arm] = recipe.max_seq_length - longest - reasoning - len(empty.prefix) - len(empty.row)
     return Ruler(count, room, codec.control_words())

@@ -24,7 +24,7 @@ from rir_mlx.models import adapters
 from rir_mlx.models.adapter_spec import AdapterSpec
 from rir_mlx.models.hub import ModelFiles, resolve_model
 from rir_mlx.progress import Progress, Silent
-from rir_mlx.prompting.arms import Task
+from rir_mlx.prompting.arms import ClassificationTask
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.recipe.schema import Recipe, SourceSpec
 from rir_mlx.storage.layout import RunDir, Stage
@@ -114,8 +114,8 @@ class Context:
         return self.backend.processes.all_sum([float(answer)])[0] > 0
 
     @property
-    def task(self) -> Task:
-        return Task(
+    def task(self) -> ClassificationTask:
+        return ClassificationTask(
             self.data.labels,
             self.recipe.data.instruction,
             self.recipe.max_seq_length,

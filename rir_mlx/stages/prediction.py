@@ -10,7 +10,7 @@ from rir_mlx import __version__
 from rir_mlx.classification.classifier import Classifier, Decoding, Prediction
 from rir_mlx.errors import UserError
 from rir_mlx.models import adapters
-from rir_mlx.prompting.arms import Task
+from rir_mlx.prompting.arms import ClassificationTask
 from rir_mlx.stages.context import Context
 from rir_mlx.statistics.calibration import Calibration
 from rir_mlx.storage.atomic import read_json
@@ -28,7 +28,9 @@ def load_classifier(context: Context, arm: Arm, seed: int | None = None) -> Clas
             f"{context.run.folder} has no trained {arm} classifier.", hint="Run `rir-mlx train-classifier` first."
         )
     adapter = adapters.read_adapter(stage.adapter, context.base)
-    task = replace(Task(**adapter.about["task"]), max_reasoning_tokens=context.recipe.evaluate.max_reasoning_tokens)
+    task = replace(
+        ClassificationTask(**adapter.about["task"]), max_reasoning_tokens=context.recipe.evaluate.max_reasoning_tokens
+    )
     calibration = None
     if stage.calibration.is_file():
         stored = read_json(stage.calibration)

@@ -16,7 +16,7 @@ from rir_mlx.errors import UserError
 from rir_mlx.models import adapters
 from rir_mlx.prompting.ablations import shuffle_among, shuffle_words
 from rir_mlx.prompting.arms import check_room, training_examples
-from rir_mlx.prompting.examples import Examples, encode_examples, joined
+from rir_mlx.prompting.examples import TrainingExamples, encode_examples, joined
 from rir_mlx.prompting.prompts import reasons_first, rgen_prompt, rgen_row_prompt
 from rir_mlx.stages.checking import warn
 from rir_mlx.stages.context import Context, is_due
@@ -72,7 +72,7 @@ def _own(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row.reasoning is not None]
 
 
-def _rgen_examples(context: Context, part: str) -> Examples:
+def _rgen_examples(context: Context, part: str) -> TrainingExamples:
     """What R-Gen learns from: the triples' part, and the rows' own reasonings behind the prompt that it will get."""
     codec, data, recipe = context.codec, context.data, context.recipe
     triples = ((rgen_prompt(one.question, one.answer), one.reasoning) for one in getattr(context.triples, part))
@@ -131,7 +131,7 @@ def _train_arm(context: Context, arm: Arm, seed: int) -> None:
     train = _arm_examples(context, arm, "train")
     if arm != "qa" and not train.dropped and not any(row.reasoning for row in (train.second or train).rows):
         raise UserError(
-            f"No reasoning of this run passed the gates; {context.run.rejected_rows()} says why.",
+            f"No reasoning of this run passed the filters; {context.run.rejected_rows()} says why.",
             hint="Train R-Gen longer, or raise augment.max_tokens.",
         )
     alpha = options.multitask_alpha
@@ -174,7 +174,7 @@ def _weights_unused(arm: Arm) -> set[str]:
     )
 
 
-def _arm_examples(context: Context, arm: Arm, part: str) -> Examples:
+def _arm_examples(context: Context, arm: Arm, part: str) -> TrainingExamples:
     """The rows of a part as an arm learns them, their labels weighted as the recipe says."""
     rows: Sequence[Row] = getattr(context.data, part)
     reasonings: list[str | None] = [None] * len(rows)
@@ -196,7 +196,7 @@ def _arm_examples(context: Context, arm: Arm, part: str) -> Examples:
 
 
 def _kept(context: Context, part: str, rows: Sequence[Row]) -> list[str | None]:
-    """The reasoning that each row of a part has; None where none passed the gates."""
+    """The reasoning that each row of a part has; None where none passed the filters."""
     kept = read_jsonl(context.run.augmented_rows(part))
     found: list[str | None] = []
     record = next(kept, None)

@@ -39,7 +39,7 @@ from rir_mlx.prompting.batches import (
     step_batches,
     whole_batches,
 )
-from rir_mlx.prompting.examples import Examples
+from rir_mlx.prompting.examples import TrainingExamples
 from rir_mlx.recipe.schema import TrainingSection
 from rir_mlx.storage.atomic import write_jsonl
 from rir_mlx.training.checkpoints import Checkpoints
@@ -56,8 +56,8 @@ class Job:
     the loss says too little about that: then the best weights are those of the highest accuracy, and of equals those
     of the lowest loss."""
 
-    train: Examples
-    validation: Examples
+    train: TrainingExamples
+    validation: TrainingExamples
     options: TrainingSection
     seed: int
     steps: int
@@ -71,7 +71,7 @@ class Job:
         return BatchSize(self.options.batch_size, self.options.batch_tokens)
 
     def batches(
-        self, examples: Examples, groups: Sequence[Sequence[int]], mine: Sequence[Sequence[int]] | None = None
+        self, examples: TrainingExamples, groups: Sequence[Sequence[int]], mine: Sequence[Sequence[int]] | None = None
     ) -> list[Batch]:
         return step_batches(
             examples,
@@ -129,7 +129,7 @@ class Position:
     """How often the batches were halved because memory ran out."""
 
 
-def steps_for(examples: Examples, options: TrainingSection, *, rows: int | None = None, seed: int = 0) -> int:
+def steps_for(examples: TrainingExamples, options: TrainingSection, *, rows: int | None = None, seed: int = 0) -> int:
     """Optimizer steps that the options mean for these examples, or for so many `rows`."""
     if options.iters is not None:
         return options.iters

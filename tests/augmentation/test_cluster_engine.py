@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from tiny import make_tiny_llama
 
-from rir_mlx.augmentation.engines.base import Order, Question, Written
+from rir_mlx.augmentation.engines.base import GeneratedReasoning, LabelQuestion, ReasoningRequest
 from rir_mlx.augmentation.engines.cluster import (
     LOOPBACK,
     RayEngine,
-    Setup,
+    WorkerSetup,
     share_of_a_worker,
 )
 from rir_mlx.backends import open_backend
@@ -34,7 +34,9 @@ slow = pytest.mark.slow
 
 SAMPLING = Sampling(max_tokens=24, temperature=1.0, batch_size=2)
 ORDERS = [
-    Order(f"row-{index}", "i feel happy today because my friend came home " * (index % 4 + 1), "joy", index * 7919)
+    ReasoningRequest(
+        f"row-{index}", "i feel happy today because my friend came home " * (index % 4 + 1), "joy", index * 7919
+    )
     for index in range(200)
 ]
 
@@ -47,7 +49,7 @@ class Cluster:
     before: list[Any]
     after: list[Any]
 
-    def on(self, setup: Setup, workers: int = 2) -> RayEngine:
+    def on(self, setup: WorkerSetup, workers: int = 2) -> RayEngine:
         return RayEngine(setup, workers, {})
 
 
@@ -56,7 +58,7 @@ def _handlers() -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def setup(tmp_path_factory: pytest.TempPathFactory) -> Setup:
+def setup(tmp_path_factory: pytest.TempPathFactory) -> WorkerSetup:
     folder = make_tiny_llama(tmp_path_factory.mktemp("ray") / "tiny")
     spec = AdapterSpec(rank=4)
     model = open_backend("torch").load(folder, dtype="float32")
@@ -66,10 +68,10 @@ def setup(tmp_path_factory: pytest.TempPathFactory) -> Setup:
         name: (tensor + rng.normal(0, 0.1, tensor.shape)).astype(np.float32)
         for name, tensor in sorted(model.trained_tensors().items())
     }
-    return Setup(
+    return WorkerSetup(
         model=str(folder),
         date="26 Jul 2024",
-        question=Question(("joy", "anger"), "Which label fits the text?"),
+        question=LabelQuestion(("joy", "anger"), "Which label fits the text?"),
         max_seq_length=512,
         backend="torch",
         dtype="float32",
@@ -78,7 +80,7 @@ def setup(tmp_path_factory: pytest.TempPathFactory) -> Setup:
 
 
 @pytest.fixture(scope="module")
-def cluster(setup: Setup, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(setup: WorkerSetup, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))  # where Ray keeps its clusters' token
         patch.setenv("OMP_NUM_THREADS", "1")
@@ -91,7 +93,7 @@ def cluster(setup: Setup, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture(scope="module")
-def alone(setup: Setup) -> dict[str, Written]:
+def alone(setup: WorkerSetup) -> dict[str, GeneratedReasoning]:
     """What the engine in this process writes for the same orders."""
     import torch
 
@@ -127,7 +129,7 @@ def _killed_if_busy(process: Any) -> int:
 
 @slow
 def test_two_workers_write_what_one_process_writes_through_an_interrupt(
-    cluster: Cluster, alone: dict[str, Written]
+    cluster: Cluster, alone: dict[str, GeneratedReasoning]
 ) -> None:
     """Ctrl-C reaches every process of the terminal; the driver decides when to stop."""
     results = cluster.engine.write(iter(ORDERS), SAMPLING)
@@ -142,7 +144,7 @@ def test_two_workers_write_what_one_process_writes_through_an_interrupt(
 
 @slow
 def test_a_killed_worker_loses_and_repeats_no_order_and_leaves_stdout_clean(
-    cluster: Cluster, alone: dict[str, Written], capfd: pytest.CaptureFixture[str]
+    cluster: Cluster, alone: dict[str, GeneratedReasoning], capfd: pytest.CaptureFixture[str]
 ) -> None:
     results = cluster.engine.write(iter(ORDERS), SAMPLING)
     written = [next(results)]
@@ -157,16 +159,16 @@ def test_a_killed_worker_loses_and_repeats_no_order_and_leaves_stdout_clean(
 
 
 @slow
-def test_orders_are_taken_a_few_ahead_and_those_taken_are_finished(cluster: Cluster, setup: Setup) -> None:
+def test_orders_are_taken_a_few_ahead_and_those_taken_are_finished(cluster: Cluster, setup: WorkerSetup) -> None:
     taken: list[str] = []
     stopped = False
 
-    def endless() -> Iterator[Order]:
+    def endless() -> Iterator[ReasoningRequest]:
         for index in count():
             if stopped:
                 return
             taken.append(f"row-{index}")
-            yield Order(taken[-1], "i was sad", "anger", index)
+            yield ReasoningRequest(taken[-1], "i was sad", "anger", index)
 
     fake = cluster.on(replace(setup, backend="fake", adapter=None))
     written = []
@@ -179,7 +181,7 @@ def test_orders_are_taken_a_few_ahead_and_those_taken_are_finished(cluster: Clus
 
 @slow
 def test_a_model_that_cannot_be_loaded_is_named_as_on_one_machine_and_frees_the_workers(
-    cluster: Cluster, setup: Setup, tmp_path: Path
+    cluster: Cluster, setup: WorkerSetup, tmp_path: Path
 ) -> None:
     import ray
 
@@ -230,7 +232,7 @@ def test_signals_are_handled_as_before(cluster: Cluster) -> None:
 
 
 @slow
-def test_more_workers_than_the_cluster_holds_are_refused(cluster: Cluster, setup: Setup) -> None:
+def test_more_workers_than_the_cluster_holds_are_refused(cluster: Cluster, setup: WorkerSetup) -> None:
     with pytest.raises(UserError, match="9999 workers do not fit into the Ray cluster"):
         cluster.on(setup, workers=9999)
 
@@ -263,4 +265,4 @@ def test_without_ray_the_command_that_installs_it_is_named(monkeypatch: pytest.M
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"pip install 'rir-mlx\[ray\]'"):
-        RayEngine(Setup("model", "26 Jul 2024", Question(("joy",), "Why?"), 512), 1, {})
+        RayEngine(WorkerSetup("model", "26 Jul 2024", LabelQuestion(("joy",), "Why?"), 512), 1, {})

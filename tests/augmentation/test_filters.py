@@ -1,17 +1,17 @@
-"""The gates: what each rejects, and what passes all of them."""
+"""The filters: what each rejects, and what passes all of them."""
 
 from __future__ import annotations
 
 import pytest
 
 from rir_mlx.augmentation.filters import (
-    GATES,
-    Judge,
     LabelWords,
+    ReasoningFilters,
     words_of,
 )
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.prompting.prompts import DELIMITER
+from rir_mlx.types import DEFAULT_FILTERS
 
 LABELS = ["sadness", "joy", "love", "anger", "fear", "surprise"]
 TEXT = "i feel like a million dollars because my friend came home for the weekend"
@@ -56,17 +56,17 @@ REJECTED = [
 
 
 @pytest.fixture
-def judge(codec: Codec) -> Judge:
-    return Judge(codec, LABELS, INSTRUCTION)
+def judge(codec: Codec) -> ReasoningFilters:
+    return ReasoningFilters(codec, LABELS, INSTRUCTION)
 
 
 @pytest.mark.parametrize("reasoning", PASS)
-def test_a_reasoning_passes(judge: Judge, reasoning: str) -> None:
+def test_a_reasoning_passes(judge: ReasoningFilters, reasoning: str) -> None:
     assert judge(TEXT, "joy", reasoning) is None
 
 
 @pytest.mark.parametrize(("reason", "reasoning"), REJECTED)
-def test_a_reasoning_is_rejected(judge: Judge, reason: str, reasoning: str) -> None:
+def test_a_reasoning_is_rejected(judge: ReasoningFilters, reason: str, reasoning: str) -> None:
     assert judge(TEXT, "joy", reasoning) == reason
 
 
@@ -92,7 +92,7 @@ def test_a_reasoning_is_rejected(judge: Judge, reason: str, reasoning: str) -> N
 def test_another_label_that_is_denied_quoted_or_a_common_word_is_no_conclusion(
     codec: Codec, labels: list[str], label: str, text: str, reasoning: str
 ) -> None:
-    assert Judge(codec, labels, "Which one is it?")(text, label, reasoning) is None
+    assert ReasoningFilters(codec, labels, "Which one is it?")(text, label, reasoning) is None
 
 
 def test_words_of_other_scripts_are_whole() -> None:
@@ -109,41 +109,47 @@ def test_labels_are_found_where_no_space_stands_around_them() -> None:
     assert [label for label, _, _ in LabelWords(["긍정", "부정"]).named("긍정적이다")] == ["긍정"]
 
 
-def test_how_it_ended_and_control_tokens_count(judge: Judge) -> None:
+def test_how_it_ended_and_control_tokens_count(judge: ReasoningFilters) -> None:
     assert judge(TEXT, "joy", PASS[0], "length") == "cut off"
     assert judge(TEXT, "joy", PASS[0], "stop", True) == "control"
 
 
-@pytest.mark.parametrize("gate", GATES)
-def test_a_gate_that_is_left_out_rejects_nothing(codec: Codec, gate: str) -> None:
-    judge = Judge(codec, LABELS, INSTRUCTION, [one for one in GATES if one != gate])
-    mine = [reasoning for reason, reasoning in REJECTED if reason == gate]
+@pytest.mark.parametrize("name", DEFAULT_FILTERS)
+def test_a_filter_that_is_left_out_rejects_nothing(codec: Codec, name: str) -> None:
+    judge = ReasoningFilters(codec, LABELS, INSTRUCTION, [one for one in DEFAULT_FILTERS if one != name])
+    mine = [reasoning for reason, reasoning in REJECTED if reason == name]
     assert len(mine) >= 3
-    assert gate not in {judge(TEXT, "joy", reasoning) for reasoning in mine}
+    assert name not in {judge(TEXT, "joy", reasoning) for reasoning in mine}
 
 
 def test_a_reasoning_may_be_asked_to_point_at_the_text(codec: Codec) -> None:
-    judge = Judge(codec, LABELS, INSTRUCTION, [*GATES, "ungrounded"])
+    judge = ReasoningFilters(codec, LABELS, INSTRUCTION, [*DEFAULT_FILTERS, "ungrounded"])
     text = "i passed my exam today"
     assert judge(text, "joy", "The word exam shows it.") is None
     assert judge(text, "joy", "The word funeral shows it.") == "ungrounded"
     assert judge(text, "joy", "They say that it was joy, and i hear it in my heart.") == "ungrounded"
-    assert Judge(codec, LABELS, INSTRUCTION)(text, "joy", "The word funeral shows it.") is None
+    assert ReasoningFilters(codec, LABELS, INSTRUCTION)(text, "joy", "The word funeral shows it.") is None
 
 
-def test_without_gates_what_cannot_be_learned_is_still_rejected(codec: Codec) -> None:
-    judge = Judge(codec, LABELS, INSTRUCTION, [])
+def test_without_filters_what_cannot_be_learned_is_still_rejected(codec: Codec) -> None:
+    judge = ReasoningFilters(codec, LABELS, INSTRUCTION, [])
     always = {"empty", "delimiter"}
     for reason, reasoning in REJECTED:
         assert judge(TEXT, "joy", reasoning) == (reason if reason in always else None)
 
 
-def test_judges_with_the_same_gates_have_the_same_digest(codec: Codec) -> None:
-    assert Judge(codec, LABELS, "", GATES).digest == Judge(codec, LABELS, "", GATES[::-1]).digest
-    assert Judge(codec, LABELS, "", GATES).digest != Judge(codec, LABELS, "", GATES[1:]).digest
+def test_the_same_filters_have_the_same_digest(codec: Codec) -> None:
+    assert (
+        ReasoningFilters(codec, LABELS, "", DEFAULT_FILTERS).digest
+        == ReasoningFilters(codec, LABELS, "", DEFAULT_FILTERS[::-1]).digest
+    )
+    assert (
+        ReasoningFilters(codec, LABELS, "", DEFAULT_FILTERS).digest
+        != ReasoningFilters(codec, LABELS, "", DEFAULT_FILTERS[1:]).digest
+    )
 
 
-def test_what_passes_is_learned_up_to_one_delimiter(codec: Codec, judge: Judge) -> None:
+def test_what_passes_is_learned_up_to_one_delimiter(codec: Codec, judge: ReasoningFilters) -> None:
     """A classifier stops at the first delimiter: a second one in what it learned would put its label elsewhere."""
     from rir_mlx.prompting.arms import reasoning_tokens
 
@@ -191,7 +197,9 @@ def test_labels_that_are_numbers_are_never_named(codec: Codec) -> None:
     words = LabelWords(["0", "1", "2"])
     assert words.named("2 days and 1 night") == []
     assert words.masked("2 days") == "2 days"
-    assert Judge(codec, ["0", "1", "2"], "Which?")("a text", "0", "They had waited 2 days in the rain.") is None
+    assert (
+        ReasoningFilters(codec, ["0", "1", "2"], "Which?")("a text", "0", "They had waited 2 days in the rain.") is None
+    )
 
 
 def test_labels_in_other_scripts_are_found() -> None:

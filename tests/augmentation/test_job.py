@@ -12,50 +12,51 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rir_mlx.augmentation.engines.base import Order, Question, Written
+from rir_mlx.augmentation.engines.base import GeneratedReasoning, LabelQuestion, ReasoningRequest
 from rir_mlx.augmentation.engines.local import LocalEngine
-from rir_mlx.augmentation.filters import GATES, Judge
+from rir_mlx.augmentation.filters import ReasoningFilters
 from rir_mlx.augmentation.job import (
-    Augmentation,
-    Job,
-    Outcome,
+    AugmentationJob,
+    AugmentationSettings,
+    AugmentedRow,
     flag,
 )
-from rir_mlx.augmentation.summary import Tally
+from rir_mlx.augmentation.summary import AugmentationSummary
 from rir_mlx.backends.base import Sampling
 from rir_mlx.backends.fake import FakeBackend
 from rir_mlx.classification.classifier import Classifier, LabelScores
 from rir_mlx.data.rows import Row
 from rir_mlx.progress import Silent
-from rir_mlx.prompting.arms import Task
+from rir_mlx.prompting.arms import ClassificationTask
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.storage.journal import Journal, read_results
+from rir_mlx.types import DEFAULT_FILTERS
 
 LABELS = ["joy", "sadness"]
-QUESTION = Question(LABELS, "Which label fits?")
+QUESTION = LabelQuestion(LABELS, "Which label fits?")
 IDENTITY = {"model": "m", "revision": "1", "adapter": "a"}
 
 
 class Writer:
     """Writes what `says` makes of an order, and remembers what it was asked. Raises after `dies_after` orders."""
 
-    def __init__(self, says: Callable[[Order], str] | None = None, dies_after: int | None = None) -> None:
+    def __init__(self, says: Callable[[ReasoningRequest], str] | None = None, dies_after: int | None = None) -> None:
         self.says = says or (lambda order: f"It has to do with {order.text[::-1]}, plainly.")
         self.dies_after = dies_after
-        self.asked: list[Order] = []
+        self.asked: list[ReasoningRequest] = []
         self.sampled: list[Sampling] = []
 
     def identity(self) -> dict[str, str]:
         return IDENTITY
 
-    def write(self, orders: Iterable[Order], sampling: Sampling) -> Iterator[Written]:
+    def write(self, orders: Iterable[ReasoningRequest], sampling: Sampling) -> Iterator[GeneratedReasoning]:
         self.sampled.append(sampling)
         for order in orders:
             if len(self.asked) == self.dies_after:
                 raise KeyboardInterrupt
             self.asked.append(order)
             text = self.says(order)
-            yield Written(order.key, text, len(text.split()), "stop")
+            yield GeneratedReasoning(order.key, text, len(text.split()), "stop")
 
     def close(self) -> None:
         return
@@ -66,7 +67,7 @@ def rows_of(*texts: str, label: str = "joy") -> list[Row]:
 
 
 ROWS = [*rows_of("one", "two \U0001f642", "three"), *rows_of("four", "five", label="sadness")]
-JOB = Job("prompt", Sampling(max_tokens=32), seed=0)
+JOB = AugmentationSettings("prompt", Sampling(max_tokens=32), seed=0)
 
 
 def run(
@@ -74,19 +75,19 @@ def run(
     rows: list[Row],
     journal: Path,
     engine: Writer,
-    job: Job = JOB,
+    job: AugmentationSettings = JOB,
     identity: dict[str, str] | None = None,
-    gates: Any = GATES,
+    filters: Any = DEFAULT_FILTERS,
     stopped: Callable[[], bool] = lambda: False,
-) -> list[Outcome]:
-    judge = Judge(codec, LABELS, QUESTION.instruction, gates)
+) -> list[AugmentedRow]:
+    judge = ReasoningFilters(codec, LABELS, QUESTION.instruction, filters)
     with Journal(journal, flag(judge)) as opened:
-        augmentation = Augmentation(rows, job, identity or IDENTITY, judge, opened)
+        augmentation = AugmentationJob(rows, job, identity or IDENTITY, judge, opened)
         augmentation.write(engine, Silent(), stopped)
         return list(augmentation.outcomes())
 
 
-def kept(outcomes: list[Outcome]) -> list[str | None]:
+def kept(outcomes: list[AugmentedRow]) -> list[str | None]:
     return [one.kept["reasoning"] if one.kept else None for one in outcomes]
 
 
@@ -198,11 +199,11 @@ def test_no_rows_are_no_work(codec: Codec, tmp_path: Path) -> None:
 # rejected and written again
 
 
-def stubborn(times: int) -> Callable[[Order], str]:
+def stubborn(times: int) -> Callable[[ReasoningRequest], str]:
     """Empty texts for `two`, so many times."""
     left = Counter(two=times)
 
-    def says(order: Order) -> str:
+    def says(order: ReasoningRequest) -> str:
         if order.text.startswith("two") and left["two"]:
             left["two"] -= 1
             return " "
@@ -244,47 +245,47 @@ def test_killed_while_rejected_rows_are_written_again_it_continues(codec: Codec,
     assert len(list(read_results(tmp_path / "journal"))) == len(ROWS) + 2
 
 
-def test_other_gates_judge_what_is_there_and_write_only_what_they_reject(codec: Codec, tmp_path: Path) -> None:
-    def says(order: Order) -> str:
+def test_other_filters_judge_what_is_there_and_write_only_what_they_reject(codec: Codec, tmp_path: Path) -> None:
+    def says(order: ReasoningRequest) -> str:
         return "The label is joy." if order.text == "one" else f"It has to do with {order.text[::-1]}, plainly."
 
-    run(codec, ROWS, tmp_path / "journal", Writer(says), gates=())
+    run(codec, ROWS, tmp_path / "journal", Writer(says), filters=())
     engine = Writer()
     outcomes = run(codec, ROWS, tmp_path / "journal", engine, replace(JOB, retries=1))
     assert [order.text for order in engine.asked] == ["one"]
     assert [one.rejected for one in outcomes[0].rejected] == ["restating"]
     none = Writer()
-    assert kept(run(codec, ROWS, tmp_path / "journal", none, gates=()))[0] == "The label is joy."
+    assert kept(run(codec, ROWS, tmp_path / "journal", none, filters=()))[0] == "The label is joy."
     assert none.asked == []
 
 
 def test_an_attempt_is_due_only_where_all_before_were_rejected(codec: Codec, tmp_path: Path) -> None:
-    """Under other gates the first attempt may be kept though the second was rejected: a third is not needed."""
+    """Under other filters the first attempt may be kept though the second was rejected: a third is not needed."""
     says = iter(["The label is joy.", " ", "Never asked for."])
     rows = ROWS[:1]
     first = Writer(lambda order: next(says))
     run(codec, rows, tmp_path / "journal", first, replace(JOB, retries=1))
     assert len(first.asked) == 2
     after = Writer()
-    outcomes = run(codec, rows, tmp_path / "journal", after, replace(JOB, retries=3), gates=())
+    outcomes = run(codec, rows, tmp_path / "journal", after, replace(JOB, retries=3), filters=())
     assert after.asked == []
     assert kept(outcomes) == ["The label is joy."]
 
 
 def test_what_an_engine_refuses_is_rejected_and_the_rest_goes_on(codec: Codec, tmp_path: Path) -> None:
     class Picky(Writer):
-        def write(self, orders: Iterable[Order], sampling: Sampling) -> Iterator[Written]:
+        def write(self, orders: Iterable[ReasoningRequest], sampling: Sampling) -> Iterator[GeneratedReasoning]:
             for written in super().write(orders, sampling):
                 bad = self.asked[-1].text == "one"
-                yield Written(written.key, "", 0, "stop", refused="not that one") if bad else written
+                yield GeneratedReasoning(written.key, "", 0, "stop", refused="not that one") if bad else written
 
     outcomes = run(codec, ROWS, tmp_path / "journal", Picky(), replace(JOB, retries=1))
     assert [one.rejected for one in outcomes[0].rejected] == ["refused", "refused"]
     assert all(outcome.kept for outcome in outcomes[1:])
     again = Picky()
-    assert run(codec, ROWS, tmp_path / "journal", again, replace(JOB, retries=1), gates=()) is not None
+    assert run(codec, ROWS, tmp_path / "journal", again, replace(JOB, retries=1), filters=()) is not None
     assert again.asked == []
-    tally = Tally()
+    tally = AugmentationSummary()
     for outcome in outcomes:
         tally.add(outcome)
     assert "refused 2 requests" in tally.warnings()[0]
@@ -294,6 +295,17 @@ def test_half_a_character_does_not_stop_the_journal(codec: Codec, tmp_path: Path
     with Journal(tmp_path / "journal") as journal:
         journal.append({"key": "0" * 16, "reasoning": "half of one: \ud83d"})
     assert len(list(read_results(tmp_path / "journal"))) == 1
+
+
+def test_a_journal_that_calls_the_filters_gates_is_still_read(codec: Codec, tmp_path: Path) -> None:
+    before = run(codec, ROWS, tmp_path / "journal", Writer())
+    lines = (tmp_path / "journal").read_text()
+    assert '"filters": ' in lines
+    (tmp_path / "journal").write_text(lines.replace('"filters": ', '"gates": '))
+    again = Writer()
+    assert run(codec, ROWS, tmp_path / "journal", again) == before
+    assert run(codec, ROWS, tmp_path / "journal", again, filters=()) == before
+    assert again.asked == []
 
 
 # a reasoning of one's own
@@ -342,16 +354,16 @@ def test_every_row_says_where_its_reasoning_comes_from(codec: Codec, tmp_path: P
 # several a row
 
 
-def choosing(codec: Codec, tmp_path: Path, name: str = "journal", n: int = 4) -> tuple[list[Outcome], Path]:
+def choosing(codec: Codec, tmp_path: Path, name: str = "journal", n: int = 4) -> tuple[list[AugmentedRow], Path]:
     from rir_mlx.models.hub import resolve_model
 
     journal = tmp_path / name
     model = FakeBackend().load(resolve_model("builtin:tiny-llama").folder)
-    job = Job("prompt", Sampling(max_tokens=16, temperature=1.0), 0, n=n)
-    judge = Judge(codec, LABELS, QUESTION.instruction)
-    task = Task(dict.fromkeys(LABELS, ""), QUESTION.instruction, 400, 64)
+    job = AugmentationSettings("prompt", Sampling(max_tokens=16, temperature=1.0), 0, n=n)
+    judge = ReasoningFilters(codec, LABELS, QUESTION.instruction)
+    task = ClassificationTask(dict.fromkeys(LABELS, ""), QUESTION.instruction, 400, 64)
     with Journal(journal, flag(judge)) as opened:
-        augmentation = Augmentation(ROWS, job, IDENTITY, judge, opened)
+        augmentation = AugmentationJob(ROWS, job, IDENTITY, judge, opened)
         says = Writer(lambda order: " " if order.seed % 5 == 0 else f"Number {order.seed % 1000}, {order.label}.")
         augmentation.write(says, Silent())
         scorer = Classifier(model, codec, task, "qra")
@@ -367,7 +379,9 @@ def test_of_several_the_one_is_kept_under_which_the_label_is_likeliest(codec: Co
     written = [one for one in read_results(journal) if "reasoning" in one]
     assert len(written) == 4 * len(ROWS)
     model = FakeBackend().load(resolve_model("builtin:tiny-llama").folder)
-    scorer = Classifier(model, codec, Task(dict.fromkeys(LABELS, ""), QUESTION.instruction, 400, 64), "qra")
+    scorer = Classifier(
+        model, codec, ClassificationTask(dict.fromkeys(LABELS, ""), QUESTION.instruction, 400, 64), "qra"
+    )
     for one in outcomes:
         assert one.kept
         choice = one.kept["choice"]
@@ -387,14 +401,14 @@ def test_a_choice_is_made_once(codec: Codec, tmp_path: Path) -> None:
 
 
 def test_a_tie_is_recorded_and_the_first_is_kept(codec: Codec, tmp_path: Path) -> None:
-    judge = Judge(codec, LABELS, QUESTION.instruction)
+    judge = ReasoningFilters(codec, LABELS, QUESTION.instruction)
     with Journal(tmp_path / "journal", flag(judge)) as opened:
-        job = Job("prompt", Sampling(max_tokens=16, temperature=1.0), 0, n=3)
-        augmentation = Augmentation(ROWS[:1], job, IDENTITY, judge, opened)
+        job = AugmentationSettings("prompt", Sampling(max_tokens=16, temperature=1.0), 0, n=3)
+        augmentation = AugmentationJob(ROWS[:1], job, IDENTITY, judge, opened)
         augmentation.write(Writer(lambda order: "Their friend came home."), Silent())
 
         class Even:
-            task = Task({"joy": "", "sadness": ""}, "", 400, 64)
+            task = ClassificationTask({"joy": "", "sadness": ""}, "", 400, 64)
 
             def given(self, texts: list[str], reasonings: list[str], batch_size: int) -> LabelScores:
                 rows = len(texts)
@@ -424,7 +438,10 @@ def test_a_long_text_leaves_room_for_its_reasoning(codec: Codec) -> None:
 
     model.generate = watched  # type: ignore[method-assign]
     engine = LocalEngine(model, codec, QUESTION, 220, {})
-    orders = [Order("a", "happy because my friend came home " * 40, "joy", 1), Order("b", "short", "joy", 2)]
+    orders = [
+        ReasoningRequest("a", "happy because my friend came home " * 40, "joy", 1),
+        ReasoningRequest("b", "short", "joy", 2),
+    ]
     assert [one.key for one in engine.write(orders, Sampling(max_tokens=50))] == ["a", "b"]
     assert seen[0] == 170
     assert seen[1] < 170
@@ -436,10 +453,10 @@ def test_the_local_engine_takes_no_more_than_a_batch_ahead(codec: Codec) -> None
 
     taken: list[int] = []
 
-    def orders() -> Iterator[Order]:
+    def orders() -> Iterator[ReasoningRequest]:
         for number in range(10_000):
             taken.append(number)
-            yield Order(f"{number:x}", f"text {number}", "joy", number)
+            yield ReasoningRequest(f"{number:x}", f"text {number}", "joy", number)
 
     model = FakeBackend().load(resolve_model("builtin:tiny-llama").folder)
     going = LocalEngine(model, codec, QUESTION, 400, {}).write(orders(), Sampling(max_tokens=16, batch_size=8))
@@ -459,9 +476,9 @@ def test_a_tally_counts_rows_reasons_and_labels() -> None:
         record: dict[str, Any] = {"tokens": tokens, "provenance": {"attempt": attempt}}
         record |= {} if margin is None else {"choice": {"margin": margin, "tied": margin == 0}}
         lost = [Candidate("0", 0, at, "x", 3, why) for at, why in enumerate(rejected)]
-        return Outcome(Row("t", label), None if attempt is None else record, lost)
+        return AugmentedRow(Row("t", label), None if attempt is None else record, lost)
 
-    tally = Tally()
+    tally = AugmentationSummary()
     for one in (
         outcome("joy", tokens=10),
         outcome("joy", "empty", attempt=1, tokens=20, margin=0.5),
@@ -486,10 +503,10 @@ def test_a_tally_counts_rows_reasons_and_labels() -> None:
 
 
 def test_a_tally_of_nothing() -> None:
-    values = Tally().values()
+    values = AugmentationSummary().values()
     assert values["rows"] == values["kept"] == values["tokens"] == 0
     assert values["lengths"] == {}
-    assert Tally().warnings() == []
+    assert AugmentationSummary().warnings() == []
 
 
 # memory
@@ -511,14 +528,14 @@ def peak_of(codec: Codec, folder: Path, count: int) -> int:
 
     from rir_mlx.models.hub import resolve_model
 
-    judge = Judge(codec, LABELS, QUESTION.instruction)
+    judge = ReasoningFilters(codec, LABELS, QUESTION.instruction)
     engine = LocalEngine(FakeBackend().load(resolve_model("builtin:tiny-llama").folder), codec, QUESTION, 400, IDENTITY)
     tracemalloc.start()
     with Journal(folder / f"journal-{count}", flag(judge)) as journal:
-        augmentation = Augmentation(Rows(), JOB, IDENTITY, judge, journal)
+        augmentation = AugmentationJob(Rows(), JOB, IDENTITY, judge, journal)
         augmentation.write(engine, Silent())
         assert len(journal) == count
-        tally = Tally()
+        tally = AugmentationSummary()
         for outcome in augmentation.outcomes():
             tally.add(outcome)
     peak = tracemalloc.get_traced_memory()[1]

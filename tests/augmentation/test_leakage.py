@@ -5,20 +5,22 @@ from __future__ import annotations
 import random
 
 from rir_mlx.augmentation.filters import LabelWords
-from rir_mlx.augmentation.leakage import Reasoned, Sample, leakage
+from rir_mlx.augmentation.leakage import LabelledReasoning, ReservoirSample, leakage
 
 LABELS = ["joy", "anger", "fear"]
 WORDS = LabelWords(LABELS)
 FILLER = ["the", "a", "of", "to", "and", "when", "they", "there", "it", "was", "not", "about", "day", "home", "rain"]
 
 
-def sample_of(say: str, count: int = 300) -> Sample:
+def sample_of(say: str, count: int = 300) -> ReservoirSample:
     rng = random.Random(0)
-    sample = Sample()
+    sample = ReservoirSample()
     for number in range(count):
         label = LABELS[number % 3]
         words = " ".join(rng.choices(FILLER, k=12))
-        sample.add(Reasoned(label, say.format(label=label, words=words, cue={"joy": "smile"}.get(label, label + "x"))))
+        sample.add(
+            LabelledReasoning(label, say.format(label=label, words=words, cue={"joy": "smile"}.get(label, label + "x")))
+        )
     return sample
 
 
@@ -41,12 +43,12 @@ def test_a_cue_gives_the_label_away_without_its_words() -> None:
 def test_a_signal_that_is_spread_over_many_words_is_read_off() -> None:
     """A solver that stops by the size of its first gradients finds little more than the majority here."""
     rng = random.Random(0)
-    sample = Sample()
+    sample = ReservoirSample()
     for number in range(900):
         cues = [f"{LABELS[number % 3][:2]}cue{rng.randrange(60)}" for _ in range(2)]
         words = [*rng.choices([f"word{place}" for place in range(300)], k=14), *cues]
         rng.shuffle(words)
-        sample.add(Reasoned(LABELS[number % 3], " ".join(words)))
+        sample.add(LabelledReasoning(LABELS[number % 3], " ".join(words)))
     assert leakage(sample, WORDS)["label_from_reasoning"]["value"] > 0.9
 
 
@@ -56,8 +58,12 @@ def test_nothing_is_read_off_what_says_nothing() -> None:
 
 
 def test_few_rows_are_no_error() -> None:
-    for rows in ([], [Reasoned("joy", "x y")], [Reasoned("joy", "x y"), Reasoned("anger", "z")]):
-        sample = Sample()
+    for rows in (
+        [],
+        [LabelledReasoning("joy", "x y")],
+        [LabelledReasoning("joy", "x y"), LabelledReasoning("anger", "z")],
+    ):
+        sample = ReservoirSample()
         for row in rows:
             sample.add(row)
         values = leakage(sample, WORDS)
@@ -68,17 +74,17 @@ def test_few_rows_are_no_error() -> None:
 def test_a_label_with_two_rows_is_cross_validated_in_two_parts() -> None:
     sample = sample_of("{words}, so {label}", 30)
     for number in range(2):
-        sample.add(Reasoned("surprise", f"rare thing {number}"))
-    sample.add(Reasoned("single", "left out"))
+        sample.add(LabelledReasoning("surprise", f"rare thing {number}"))
+    sample.add(LabelledReasoning("single", "left out"))
     assert leakage(sample, WORDS)["label_from_reasoning"]["value"] > 0.8
 
 
 def test_a_sample_is_even_and_of_its_size() -> None:
     counts = [0] * 20
     for seed in range(2000):
-        sample = Sample(size=5, seed=seed)
+        sample = ReservoirSample(size=5, seed=seed)
         for number in range(20):
-            sample.add(Reasoned("joy", str(number)))
+            sample.add(LabelledReasoning("joy", str(number)))
         assert len(sample.items) == 5
         assert sample.seen == 20
         for item in sample.items:

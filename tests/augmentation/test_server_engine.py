@@ -22,27 +22,31 @@ import pytest
 from server_stand_in import Reply, StandInServer, chat, echo, text_of
 
 from rir_mlx.augmentation.engines import server as openai
-from rir_mlx.augmentation.engines.base import Order, Question, Written
+from rir_mlx.augmentation.engines.base import GeneratedReasoning, LabelQuestion, ReasoningRequest
 from rir_mlx.augmentation.engines.server import OpenAIEngine, Server
 from rir_mlx.backends.base import Sampling
 from rir_mlx.errors import Failure, RirError, UserError
 from rir_mlx.prompting.codec import Codec
 
-QUESTION = Question(("joy", "sadness"), "Which feeling?")
+QUESTION = LabelQuestion(("joy", "sadness"), "Which feeling?")
 KEY = "sk-test-5e6f7a8b"
 SHORT = Sampling(max_tokens=12)
 READY_WITHIN = 120.0
 
 
-def make_orders(count: int) -> list[Order]:
-    return [Order(f"k{number}", f"text {number} i feel happy", "joy", seed=number) for number in range(count)]
+def make_orders(count: int) -> list[ReasoningRequest]:
+    return [
+        ReasoningRequest(f"k{number}", f"text {number} i feel happy", "joy", seed=number) for number in range(count)
+    ]
 
 
 def engine_at(url: str, codec: Codec | None = None, max_seq_length: int = 400, **fields: Any) -> OpenAIEngine:
     return OpenAIEngine(Server(url, fields.pop("model", "tiny"), **fields), codec, QUESTION, max_seq_length)
 
 
-def write(engine: OpenAIEngine, orders: list[Order], sampling: Sampling = SHORT) -> dict[str, Written]:
+def write(
+    engine: OpenAIEngine, orders: list[ReasoningRequest], sampling: Sampling = SHORT
+) -> dict[str, GeneratedReasoning]:
     written = list(engine.write(orders, sampling))
     assert sorted(one.key for one in written) == sorted(order.key for order in orders)
     return {one.key: one for one in written}
@@ -94,7 +98,7 @@ def healthy(port: int) -> bool:
         return False
 
 
-def alone(url: str, model: str, order: Order, sampling: Sampling) -> dict[str, Any]:
+def alone(url: str, model: str, order: ReasoningRequest, sampling: Sampling) -> dict[str, Any]:
     """What the server gives when nothing else runs."""
     body = {
         "model": model,
@@ -127,7 +131,9 @@ def test_mlx_server_gives_each_order_the_text_that_it_gives_it_alone(
 @pytest.mark.slow
 def test_the_seed_decides_what_mlx_server_draws(mlx_server: str) -> None:
     engine = engine_at(mlx_server, model=None)
-    orders = [Order(f"k{seed}-{again}", "i feel", "joy", seed) for seed in (1, 2, 2**63 - 1) for again in range(2)]
+    orders = [
+        ReasoningRequest(f"k{seed}-{again}", "i feel", "joy", seed) for seed in (1, 2, 2**63 - 1) for again in range(2)
+    ]
     written = write(engine, orders, Sampling(max_tokens=12, temperature=1.0))
     texts = [{written[f"k{seed}-{again}"].text for again in range(2)} for seed in (1, 2, 2**63 - 1)]
     assert [len(same) for same in texts] == [1, 1, 1]
@@ -192,13 +198,13 @@ def test_orders_are_taken_no_further_ahead_than_requests_run_and_all_are_finishe
     taken: list[str] = []
     written: list[str] = []
 
-    def endless() -> Iterator[Order]:
+    def endless() -> Iterator[ReasoningRequest]:
         for number in itertools.count():
             if len(written) >= 20:
                 return
             assert len(taken) - len(written) < 5
             taken.append(f"k{number}")
-            yield Order(taken[-1], f"text {number}", "joy", number)
+            yield ReasoningRequest(taken[-1], f"text {number}", "joy", number)
 
     with StandInServer(echo).running() as url:
         for one in engine_at(url, concurrency=5).write(endless(), SHORT):
@@ -241,10 +247,10 @@ def test_an_interrupt_ends_a_process_whose_server_hangs() -> None:
     program = (
         "import sys\n"
         "from rir_mlx.backends.base import Sampling\n"
-        "from rir_mlx.augmentation.engines.base import Order, Question\n"
+        "from rir_mlx.augmentation.engines.base import ReasoningRequest, LabelQuestion\n"
         "from rir_mlx.augmentation.engines.server import OpenAIEngine, Server\n"
-        "engine = OpenAIEngine(Server(sys.argv[1], 'tiny'), None, Question(('joy',), 'Which?'), 100)\n"
-        "list(engine.write([Order('k', 'text', 'joy', 1)], Sampling()))\n"
+        "engine = OpenAIEngine(Server(sys.argv[1], 'tiny'), None, LabelQuestion(('joy',), 'Which?'), 100)\n"
+        "list(engine.write([ReasoningRequest('k', 'text', 'joy', 1)], Sampling()))\n"
     )
 
     def reply(body: dict[str, Any]) -> Reply:
@@ -374,7 +380,7 @@ def test_a_server_that_refuses_everything_ends_the_job() -> None:
 def test_what_a_model_thinks_aloud_and_half_characters_are_left_out() -> None:
     answers = [chat("<think>\nwell, let me see\n</think>\n\nso happy"), chat("so happy \ud83d"), chat("a <think> b")]
     with StandInServer(lambda body: answers[int(text_of(body))]).running() as url:
-        written = write(engine_at(url), [Order(str(number), str(number), "joy", 0) for number in range(3)])
+        written = write(engine_at(url), [ReasoningRequest(str(number), str(number), "joy", 0) for number in range(3)])
     assert [written[key].text for key in "012"] == ["so happy", "so happy ?", "a <think> b"]
 
 
@@ -452,7 +458,7 @@ def test_nobody_listening_at_first_says_how_to_start_a_server() -> None:
 
 
 def test_a_server_that_is_restarted_is_waited_for() -> None:
-    written: list[Written] = []
+    written: list[GeneratedReasoning] = []
     with StandInServer(echo).running() as url:
         engine = engine_at(url, retries=1000)
         write(engine, make_orders(1))
@@ -528,7 +534,7 @@ def test_the_only_model_that_is_listed_is_taken() -> None:
 
 def test_what_is_asked_is_the_prompt_and_the_sampling() -> None:
     fake = StandInServer(echo)
-    order = Order("k", "i feel", "joy", seed=2**63 - 2)
+    order = ReasoningRequest("k", "i feel", "joy", seed=2**63 - 2)
     with fake.running() as url:
         engine = engine_at(f"{url}/")
         write(engine, [order], Sampling(max_tokens=7))
@@ -555,7 +561,7 @@ def test_seeds_of_63_bits_are_sent_in_31_of_them() -> None:
     fake = StandInServer(echo)
     seeds = [0, 2**31 - 1, 2**31, 2**40 + 5, 2**63 - 1]
     with fake.running() as url:
-        orders = [Order(f"k{seed}", "text", "joy", seed) for seed in seeds]
+        orders = [ReasoningRequest(f"k{seed}", "text", "joy", seed) for seed in seeds]
         write(engine_at(url, concurrency=1), orders, Sampling(7, temperature=1.0))
     assert [body["seed"] for body in fake.bodies] == [0, 2**31 - 1, 0, 5, 2**31 - 1]
 
@@ -563,18 +569,18 @@ def test_seeds_of_63_bits_are_sent_in_31_of_them() -> None:
 def test_what_is_written_carries_its_length_and_why_it_ended(codec: Codec) -> None:
     answers = [chat("so happy", "length", 5), chat(None), chat("so happy", "tool_calls", None)]
     with StandInServer(lambda body: answers[int(text_of(body))]).running() as url:
-        orders = [Order(str(number), str(number), "joy", 0) for number in range(3)]
+        orders = [ReasoningRequest(str(number), str(number), "joy", 0) for number in range(3)]
         written, counted = write(engine_at(url), orders), write(engine_at(url, codec), orders)
-    assert written["0"] == Written("0", "so happy", 5, "length")
-    assert written["1"] == Written("1", "", 3, "stop")
-    assert written["2"] == Written("2", "so happy", 2, "stop")
+    assert written["0"] == GeneratedReasoning("0", "so happy", 5, "length")
+    assert written["1"] == GeneratedReasoning("1", "", 3, "stop")
+    assert written["2"] == GeneratedReasoning("2", "so happy", 2, "stop")
     assert counted["2"].tokens == len(codec.given("so happy")) != 2
 
 
 def test_a_control_token_that_is_written_out_is_found(codec: Codec) -> None:
     with StandInServer(lambda body: chat(f"so{text_of(body)}")).running() as url:
         texts = {" happy": False, "<|eot_id|>": True, " <|python_tag|> x": True, "<|eot_id": False, " <b>": False}
-        orders = [Order(text, text, "joy", 0) for text in texts]
+        orders = [ReasoningRequest(text, text, "joy", 0) for text in texts]
         written = write(engine_at(url, codec), orders)
         assert {key: one.control for key, one in written.items()} == texts
         assert not any(one.control for one in write(engine_at(url), orders).values())
@@ -583,7 +589,7 @@ def test_a_control_token_that_is_written_out_is_found(codec: Codec) -> None:
 def test_a_text_is_cut_so_that_the_answer_fits_behind_the_prompt(codec: Codec) -> None:
     fake = StandInServer(echo)
     texts = ["i feel happy today " * 50, "é🙂" * 100, "<|eot_id|>" * 40, "short"]
-    orders = [Order(str(number), text, "joy", 0) for number, text in enumerate(texts)]
+    orders = [ReasoningRequest(str(number), text, "joy", 0) for number, text in enumerate(texts)]
     limit = 200
     with fake.running() as url:
         write(engine_at(url, codec, max_seq_length=limit + SHORT.max_tokens, concurrency=1), orders)
@@ -594,9 +600,9 @@ def test_a_text_is_cut_so_that_the_answer_fits_behind_the_prompt(codec: Codec) -
     for order, text in zip(orders[:3], cut[:3], strict=True):
         assert order.text.startswith(text)
         assert text not in ("", order.text)
-        fits = QUESTION.prompt(Order(order.key, text, "joy", 0))
+        fits = QUESTION.prompt(ReasoningRequest(order.key, text, "joy", 0))
         assert codec.encode(fits, limit).trimmed == 0
-        longer = QUESTION.prompt(Order(order.key, order.text[: len(text) + 12], "joy", 0))
+        longer = QUESTION.prompt(ReasoningRequest(order.key, order.text[: len(text) + 12], "joy", 0))
         assert codec.encode(longer, limit).trimmed > 0
 
 

@@ -30,13 +30,13 @@ from rir_mlx.classification.classifier import (
     Prediction,
 )
 from rir_mlx.errors import Failure, UserError
-from rir_mlx.prompting.arms import Task, label_tokens
+from rir_mlx.prompting.arms import ClassificationTask, label_tokens
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.prompting.prompts import DELIMITER, classifier_prompt
 from rir_mlx.statistics.calibration import Calibration
 from rir_mlx.types import Arm
 
-TASK = Task(dict.fromkeys(LABELS, ""), "Which label fits the text?", 320, 12)
+TASK = ClassificationTask(dict.fromkeys(LABELS, ""), "Which label fits the text?", 320, 12)
 TEXTS = ["i feel happy today because my friend came home", "i was sad", "angry at the rain", "a friend", "happy, sad"]
 SAMPLED = Decoding(samples=3, temperature=1.0)
 
@@ -47,7 +47,7 @@ Make = Callable[..., Classifier]
 def made(framework: Backend, tiny: Path, codec: Codec) -> Make:
     model = framework.load(tiny, dtype="float32")
 
-    def make(arm: Arm = "qra", calibration: Calibration | None = None, task: Task = TASK) -> Classifier:
+    def make(arm: Arm = "qra", calibration: Calibration | None = None, task: ClassificationTask = TASK) -> Classifier:
         return Classifier(model, codec, task, arm, calibration)
 
     return make
@@ -115,7 +115,7 @@ def test_never_scores_the_labels_after_an_empty_reasoning(made: Make, codec: Cod
     assert all(one.reasoning is None and one.tokens == 0 for one in never)
     for row, (text, one) in enumerate(zip(TEXTS[:2], never, strict=False)):
         encoded = codec.encode(classifier_prompt(text, TASK.labels, TASK.instruction, "reasoning, label"), 280)
-        prompt = (*encoded.head, *encoded.row, *codec.constant(DELIMITER))
+        prompt = (*encoded.prefix, *encoded.row, *codec.constant(DELIMITER))
         scores = np.array([naive(classifier.model, prompt, label_tokens(codec, label)) for label in LABELS])
         assert np.abs(direct.scores[row] - scores).max() < 1e-4
         assert one.mass == pytest.approx(np.exp(scores).sum(), rel=1e-3)
@@ -269,7 +269,7 @@ def test_a_model_that_never_stops_still_gives_a_label_after_the_limit(codec: Cod
     encoded = codec.encode(classifier_prompt("a day", TASK.labels, TASK.instruction, "reasoning, label"), 280)
     prompt = (*encoded.row, *kept, *codec.constant(DELIMITER))
     assert classifier.reasoned(["a day"]).scores == pytest.approx(
-        classifier.model.score([prompt], classifier.options, prefix=encoded.head)
+        classifier.model.score([prompt], classifier.options, prefix=encoded.prefix)
     )
 
 

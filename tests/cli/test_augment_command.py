@@ -69,7 +69,7 @@ def test_a_limit_tries_it_out_and_the_rest_continues(trained: Run, tmp_path: Pat
 
 
 def test_statistics_rows_and_rejected_rows_are_written_down(trained: Run, tmp_path: Path) -> None:
-    assert trained("augment", "-s", "augment.gates=[restating]", "-s", "augment.max_tokens=6", "-q").code == 0
+    assert trained("augment", "-s", "augment.filters=[restating]", "-s", "augment.max_tokens=6", "-q").code == 0
     folder = tmp_path / "runs" / "small" / "augmented"
     stats = json.loads((folder / "stats.json").read_text())
     kept, rejected = rows_in(folder / "train.jsonl"), rows_in(folder / "rejected.jsonl")
@@ -216,14 +216,14 @@ def test_a_servers_model_writes_and_another_servers_model_writes_anew(rir: Run, 
         fake = StandInServer(echo)
         fake.models = 200, {}, {"data": [{"id": name}]}
         with fake.running() as url:
-            result = rir("augment", str(recipe), "--base-url", url, "--json", "-s", "augment.gates=[]")
+            result = rir("augment", str(recipe), "--base-url", url, "--json", "-s", "augment.filters=[]")
         assert result.code == 0, result.err
         assert json.loads(result.out)["train"]["kept"] == 45
         provenance = rows_in(folder / "train.jsonl")[0]["provenance"]
         assert (provenance["engine"], provenance["model"]) == ("openai", name)
-    again = rir("augment", str(recipe), "--base-url", url, "-s", "augment.gates=[]")
+    again = rir("augment", str(recipe), "--base-url", url, "-s", "augment.filters=[]")
     assert (again.code, "skipped" in again.err) == (0, True), "what is done needs no server"
-    assert rir("augment", str(recipe), "--base-url", url, "-s", "augment.gates=[copying]").code == 2
+    assert rir("augment", str(recipe), "--base-url", url, "-s", "augment.filters=[copying]").code == 2
     assert rir("run", str(recipe), "--set", "augment.engine=local", "-q").code == 0
 
 
@@ -233,7 +233,7 @@ def test_what_a_server_refuses_is_set_aside_and_said(rir: Run, recipe: Path, tmp
 
     fake = StandInServer(reply)
     fake.models = 200, {}, {"data": [{"id": "one"}]}
-    more = ["-s", "augment.gates=[]", "-s", "augment.retries=0", "-s", "augment.concurrency=4"]
+    more = ["-s", "augment.filters=[]", "-s", "augment.retries=0", "-s", "augment.concurrency=4"]
     with fake.running() as url:
         result = rir("augment", str(recipe), "--base-url", url, *more)
     assert result.code == 0, result.err

@@ -14,7 +14,7 @@ from rir_mlx.backends.base import (
     Tokens,
 )
 from rir_mlx.models.adapter_spec import AdapterSpec
-from rir_mlx.prompting.examples import Example, Examples
+from rir_mlx.prompting.examples import TrainingExample, TrainingExamples
 
 VOCABULARY = 300
 """Fewer than the tiny model's, so that every id below is one of its tokens."""
@@ -26,18 +26,18 @@ def draw(rng: np.random.Generator, count: int) -> Tokens:
     return tuple(rng.integers(8, VOCABULARY, count).tolist())
 
 
-def some_examples(rows: int = 6, *, reasoning: bool = True, seed: int = 0) -> Examples:
+def some_examples(rows: int = 6, *, reasoning: bool = True, seed: int = 0) -> TrainingExamples:
     """Rows of clearly different lengths behind one head, long enough to be shared."""
     rng = np.random.default_rng(seed)
     made = tuple(
-        Example(
+        TrainingExample(
             prompt=draw(rng, 1 + 3 * index),
             reasoning=draw(rng, 1 + (5 * index) % 7) if reasoning else (),
             answer=draw(rng, 1 + index % 3),
         )
         for index in range(rows)
     )
-    return Examples(draw(rng, HEAD), made)
+    return TrainingExamples(draw(rng, HEAD), made)
 
 
 def spec_of(fine_tune_type: str, **changes: object) -> AdapterSpec:

@@ -26,7 +26,7 @@ from rir_mlx.backends.base import (
 )
 from rir_mlx.errors import Failure, ModelError, OutOfMemory
 from rir_mlx.prompting.batches import step_batches
-from rir_mlx.prompting.examples import Example, Examples
+from rir_mlx.prompting.examples import TrainingExample, TrainingExamples
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 OPTIMIZERS = ["adamw", "adam", "sgd", "rmsprop", "adagrad", "adafactor"]
@@ -284,8 +284,8 @@ def test_peak_memory_does_not_grow_with_the_vocabulary_times_the_prompt(open_nam
     backend = open_named("mlx")
     peaks = []
     for copies in (1, 8):
-        rows = tuple(Example(draw(np.random.default_rng(row), 170), (), (20, 21)) for row in range(8))
-        batches = step_batches(Examples((), rows), [range(8)])
+        rows = tuple(TrainingExample(draw(np.random.default_rng(row), 170), (), (20, 21)) for row in range(8))
+        batches = step_batches(TrainingExamples((), rows), [range(8)])
         model = backend.load(tiny, dtype="float32")
         embedding = model.model.model.embed_tokens
         embedding.weight = mx.concatenate([embedding.weight] * copies)
@@ -331,7 +331,7 @@ from rir_mlx.backends import open_backend
 from rir_mlx.models.adapter_spec import AdapterSpec
 from rir_mlx.progress import Silent
 from rir_mlx.recipe.schema import TrainingSection
-from rir_mlx.prompting.examples import Example, Examples
+from rir_mlx.prompting.examples import TrainingExample, TrainingExamples
 from rir_mlx.training.loop import Job, Outputs, train
 
 class Loud(Silent):
@@ -341,8 +341,9 @@ class Loud(Silent):
 folder, backend, limited = Path(sys.argv[1]), open_backend("torch"), sys.argv[2] == "limited"
 model = backend.load(folder, dtype="float32")
 model.add_adapter(AdapterSpec(rank=4), seed=0)
-rows = tuple(Example((20 + i,) * 300, (), (30, 31)) for i in range(32))
-job = Job(Examples((), rows), Examples((), ()), TrainingSection(batch_size=32, grad_accumulation_steps=1), 0, 3)
+rows = tuple(TrainingExample((20 + i,) * 300, (), (30, 31)) for i in range(32))
+options = TrainingSection(batch_size=32, grad_accumulation_steps=1)
+job = Job(TrainingExamples((), rows), TrainingExamples((), ()), options, 0, 3)
 if limited:
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + 120 * 2**20, resource.RLIM_INFINITY))

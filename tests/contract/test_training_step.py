@@ -20,7 +20,7 @@ from rir_mlx.backends.base import (
     Tokens,
 )
 from rir_mlx.prompting.batches import step_batches
-from rir_mlx.prompting.examples import Example, Examples, joined
+from rir_mlx.prompting.examples import TrainingExample, TrainingExamples, joined
 
 TYPES = ["lora", "dora", "full"]
 LOW_RANK = ["lora", "dora"]
@@ -147,8 +147,8 @@ def test_sharing_the_prefix_changes_neither_loss_nor_gradients(
     examples = some_examples(rows)
     whole = step_batches(examples, [range(rows)], shared_prefix=False)
     assert whole[0].prefix == ()
-    cut = len(examples.head)
-    shared = [Batch(examples.head, whole[0].tokens[:, cut:], whole[0].lengths - cut, whole[0].weights[:, cut:])]
+    cut = len(examples.prefix)
+    shared = [Batch(examples.prefix, whole[0].tokens[:, cut:], whole[0].lengths - cut, whole[0].weights[:, cut:])]
     one, two = fresh(backend, tiny, fine_tune_type), fresh(backend, tiny, fine_tune_type)
     assert one.loss(shared[0]) == pytest.approx(two.loss(whole[0]), rel=1e-6)
     first, second = one.train_step(shared, 1e-2), two.train_step(whole, 1e-2)
@@ -217,8 +217,8 @@ def test_loss_is_mean_of_answers_plus_weighted_mean_of_reasonings(
     batches = step_batches(examples, [[0, 1, 2], [3, 4]], reasoning_weight=reasoning_weight, shared_prefix=share)
     answers, reasonings = [], []
     for row in examples.rows:
-        start = len(examples.head) + len(row.prompt)
-        tokens = (*examples.head, *row.prompt, *row.reasoning, *row.answer)
+        start = len(examples.prefix) + len(row.prompt)
+        tokens = (*examples.prefix, *row.prompt, *row.reasoning, *row.answer)
         ones = np.zeros((1, len(tokens)), dtype=np.float32)
         for place in range(start, len(tokens)):
             ones[:] = 0
@@ -309,7 +309,7 @@ def test_same_seed_gives_same_training(framework: Backend, tiny: Path, fine_tune
 
 
 def test_a_row_with_a_prompt_of_one_token_is_learned(backend: Backend, tiny: Path) -> None:
-    examples = Examples((9, 10, 11), (Example((12,), (), (13,)),))
+    examples = TrainingExamples((9, 10, 11), (TrainingExample((12,), (), (13,)),))
     model = fresh(backend, tiny)
     for share in (True, False):
         batch = step_batches(examples, [[0]], shared_prefix=share)[0]
@@ -324,13 +324,17 @@ def token_losses(model: Model, head: Tokens, prompt: Tokens, learned: Tokens) ->
     return [-float(chances[place - 1, sequence[place]]) for place in range(start, len(sequence))]
 
 
-def both_tasks() -> Examples:
+def both_tasks() -> TrainingExamples:
     """Rows of two tasks behind heads of their own; two of them have no reasoning."""
     rng = np.random.default_rng(5)
     prompts = [draw(rng, 2 + index) for index in range(5)]
-    first = Examples(draw(rng, HEAD), tuple(Example(one, (), draw(rng, 1 + len(one) % 3)) for one in prompts))
+    first = TrainingExamples(
+        draw(rng, HEAD), tuple(TrainingExample(one, (), draw(rng, 1 + len(one) % 3)) for one in prompts)
+    )
     reasonings = [draw(rng, count) for count in (3, 0, 6, 0, 1)]
-    second = Examples(draw(rng, HEAD + 4), tuple(Example(*pair, ()) for pair in zip(prompts, reasonings, strict=True)))
+    second = TrainingExamples(
+        draw(rng, HEAD + 4), tuple(TrainingExample(*pair, ()) for pair in zip(prompts, reasonings, strict=True))
+    )
     return replace(first, second=second)
 
 
@@ -340,8 +344,10 @@ def test_two_tasks_train_in_one_step_by_their_shares(backend: Backend, tiny: Pat
     examples = both_tasks()
     assert examples.second is not None
     model = fresh(backend, tiny)
-    answers = [token_losses(model, examples.head, row.prompt, row.answer) for row in examples.rows]
-    reasonings = [token_losses(model, examples.second.head, row.prompt, row.reasoning) for row in examples.second.rows]
+    answers = [token_losses(model, examples.prefix, row.prompt, row.answer) for row in examples.rows]
+    reasonings = [
+        token_losses(model, examples.second.prefix, row.prompt, row.reasoning) for row in examples.second.rows
+    ]
     means = [np.mean([one for row in rows for one in row]) for rows in (answers, reasonings)]
     batches = step_batches(examples, [[0, 1, 2], [3, 4]], answer_weight=alpha, reasoning_weight=1 - alpha)
     assert len(batches) == 4
@@ -357,7 +363,7 @@ def test_weighted_labels_give_the_weighted_mean(backend: Backend, tiny: Path) ->
     rows = tuple(replace(row, weight=weight) for row, weight in zip(examples.rows, weights, strict=True))
     examples = replace(examples, rows=rows)
     model = fresh(backend, tiny)
-    losses = [token_losses(model, examples.head, row.prompt, row.learned)[len(row.reasoning) :] for row in rows]
+    losses = [token_losses(model, examples.prefix, row.prompt, row.learned)[len(row.reasoning) :] for row in rows]
     total = sum(weight * sum(row) for weight, row in zip(weights, losses, strict=True))
     expected = total / sum(weight * len(row) for weight, row in zip(weights, losses, strict=True))
     batches = step_batches(examples, [[0, 1], [2, 3, 4]], reasoning_weight=0)
@@ -366,7 +372,7 @@ def test_weighted_labels_give_the_weighted_mean(backend: Backend, tiny: Path) ->
 
 def test_sets_that_are_joined_lose_what_they_lose_apart(backend: Backend, tiny: Path) -> None:
     first, other = some_examples(3, reasoning=False), some_examples(4, reasoning=False, seed=1)
-    second = replace(other, head=first.head[:12] + other.head)
+    second = replace(other, prefix=first.prefix[:12] + other.prefix)
     model = fresh(backend, tiny)
     apart = [sum(model.loss(batch) for batch in step_batches(one, [range(len(one.rows))])) for one in (first, second)]
     tokens = [sum(len(row.answer) for row in one.rows) for one in (first, second)]

@@ -45,7 +45,7 @@ LABELS = {"joy": "feels good", "joyful": "", "anger": ""}
 def prompts(codec: Codec) -> list[tuple[Prompt, Tokens]]:
     made = [classifier_prompt(text, LABELS, "Which?", "label") for text in ("i feel happy", "it was <|eot_id|> sad")]
     encoded = [codec.encode(prompt, 300) for prompt in made]
-    return [(prompt, one.head + one.row) for prompt, one in zip(made, encoded, strict=True)]
+    return [(prompt, one.prefix + one.row) for prompt, one in zip(made, encoded, strict=True)]
 
 
 def probe_of(codec: Codec) -> Probe:

@@ -224,7 +224,7 @@ def test_the_modelfile_gives_the_ids_of_training(model: str, asked: Any, request
     before, after = around(codec, prompt)
     for text in TEXTS:
         encoded = codec.encode(classifier_prompt(text, LABELS, "Which one fits?", asked), 600)
-        assert joint_ids(codec, text, before, after) == encoded.head + encoded.row, text
+        assert joint_ids(codec, text, before, after) == encoded.prefix + encoded.row, text
     written = modelfile(codec, prompt, "x.gguf", max_tokens=9, context=320)
     template = written.split('TEMPLATE """', 1)[1].rpartition('"""\nPARAMETER stop')[0]
     quoted = before.replace("{{", '{{ "{{" }}').replace('"""', '{{ "\\"\\"\\"" }}')

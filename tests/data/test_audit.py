@@ -248,7 +248,7 @@ def test_room_is_what_a_classifier_leaves_for_a_text(
 ) -> None:
     """The longest text that fits by the audit is not trimmed in the prompt of a prediction; a token more is."""
     from rir_mlx.classification.classifier import Classifier
-    from rir_mlx.prompting.prompts import asked_for, classifier_prompt
+    from rir_mlx.prompting.prompts import answer_format, classifier_prompt
 
     monkeypatch.chdir(recipe.parent)
     context, _ = context_of(recipe)
@@ -259,7 +259,9 @@ def test_room_is_what_a_classifier_leaves_for_a_text(
         for more, trimmed in ((0, 0), (1, 1)):
             text = codec.decode(codec.given("a") * (lengths.room[arm] + more))
             assert len(codec.given(text)) == lengths.room[arm] + more
-            prompt = classifier_prompt(text, context.task.labels, context.task.instruction, asked_for(classifier.arm))
+            prompt = classifier_prompt(
+                text, context.task.labels, context.task.instruction, answer_format(classifier.arm)
+            )
             assert codec.encode(prompt, classifier.room).trimmed == trimmed
 
 

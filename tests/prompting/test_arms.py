@@ -17,11 +17,11 @@ from rir_mlx.backends.fake import FakeModel
 from rir_mlx.classification.classifier import Classifier
 from rir_mlx.errors import UserError
 from rir_mlx.progress import Silent
-from rir_mlx.prompting.arms import Task, training_examples
+from rir_mlx.prompting.arms import ClassificationTask, training_examples
 from rir_mlx.prompting.codec import Codec
-from rir_mlx.prompting.examples import Examples
+from rir_mlx.prompting.examples import TrainingExamples
 from rir_mlx.prompting.prompts import (
-    asked_for,
+    answer_format,
     classifier_prompt,
     reasons_first,
     rgen_row_prompt,
@@ -36,14 +36,16 @@ from rir_mlx.training.loop import Job, Outcome
 from rir_mlx.types import CONTROLS, Arm
 
 LABELS = {"joy": "feels good", "sadness": "", "anger": ""}
-TASK = Task(LABELS, "Which label fits the text?", 320, 16)
+TASK = ClassificationTask(LABELS, "Which label fits the text?", 320, 16)
 ARMS: tuple[Arm, ...] = get_args(Arm)
 ROW = ("i feel happy today", "joy", "because my friend came home")
 LONG = "because " * 300
 """A reasoning that fits beside no text."""
 
 
-def learned(codec: Codec, arm: Arm, *rows: tuple[str, str, str | None], task: Task = TASK) -> Examples:
+def learned(
+    codec: Codec, arm: Arm, *rows: tuple[str, str, str | None], task: ClassificationTask = TASK
+) -> TrainingExamples:
     return training_examples(codec, task, rows, arm)
 
 
@@ -72,12 +74,12 @@ def test_each_arm_learns_just_the_tokens_of_its_completion(codec: Codec) -> None
 @pytest.mark.parametrize("arm", ARMS)
 def test_a_row_is_learned_behind_the_prompt_that_it_is_asked_by(codec: Codec, arm: Arm) -> None:
     examples = learned(codec, arm, ROW)
-    whole = codec.decode(examples.head + examples.rows[0].prompt)
-    prompt = classifier_prompt(ROW[0], LABELS, TASK.instruction, asked_for(arm))
+    whole = codec.decode(examples.prefix + examples.rows[0].prompt)
+    prompt = classifier_prompt(ROW[0], LABELS, TASK.instruction, answer_format(arm))
     assert prompt.message in whole
     assert whole.endswith("Label:") == (not reasons_first(arm))
     if examples.second is not None:
-        whole = codec.decode(examples.second.head + examples.second.rows[0].prompt)
+        whole = codec.decode(examples.second.prefix + examples.second.rows[0].prompt)
         assert classifier_prompt(ROW[0], LABELS, TASK.instruction, "reasoning").message in whole
         assert not whole.endswith("Label:")
 
@@ -156,7 +158,7 @@ COUNTS = {"joy": 16, "sadness": 10, "anger": 6}
 
 
 def rows_of_the_run() -> Iterator[tuple[str, str, str]]:
-    """Text, label and reasoning. Every fourth reasoning only restates the label, which a gate rejects."""
+    """Text, label and reasoning. Every fourth reasoning only restates the label, which a filter rejects."""
     for label, count in COUNTS.items():
         for number in range(count):
             told = f"{number} friends came home on day {number}"
@@ -208,7 +210,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
     return found
 
 
-def reasonings_of(codec: Codec, examples: Examples) -> list[str]:
+def reasonings_of(codec: Codec, examples: TrainingExamples) -> list[str]:
     size = len(codec.constant("\nLabel:"))
     return [codec.decode(row.reasoning[:-size]) for row in examples.rows]
 
@@ -451,7 +453,7 @@ def test_without_a_single_reasoning_an_arm_that_learns_from_them_is_refused(
     (folder / "rows.csv").write_text("text,label,why\n" + table)
     context = context_of(folder, codec)
     augment_rows(context)
-    with pytest.raises(UserError, match="No reasoning of this run passed the gates"):
+    with pytest.raises(UserError, match="No reasoning of this run passed the filters"):
         train_classifier(context, arm)
 
 
@@ -470,7 +472,7 @@ def test_rgen_learns_from_own_reasonings_behind_the_prompt_that_it_will_get(
         assert len(examples.rows) == len(rows) > 0
         for row, example in zip(rows, examples.rows, strict=True):
             prompt = codec.encode(rgen_row_prompt(row.text, row.label, labels, instruction), 256)
-            assert examples.head + example.prompt == prompt.head + prompt.row
+            assert examples.prefix + example.prompt == prompt.prefix + prompt.row
             assert example.learned == (*codec.given(row.reasoning), codec.terminator)
 
 
@@ -486,7 +488,7 @@ def test_triples_and_own_reasonings_are_learned_together_and_named_rightly(
     assert len(job.train.rows) == 5 + len(context.data.train)
     assert len(job.validation.rows) == 2 + len(context.data.validation)
     for origin, row in zip(job.train.origins, job.train.rows, strict=True):
-        assert job.texts[origin] in codec.decode(job.train.head + row.prompt)
+        assert job.texts[origin] in codec.decode(job.train.prefix + row.prompt)
 
 
 def test_rgen_without_anything_to_learn_from_is_refused(folder: Path, codec: Codec) -> None:

@@ -14,7 +14,7 @@ import pytest
 from rir_mlx.classification.classifier import Classifier
 from rir_mlx.errors import ModelError, UserError
 from rir_mlx.prompting.arms import (
-    Task,
+    ClassificationTask,
     label_tokens,
     reasoning_tokens,
     training_examples,
@@ -27,16 +27,16 @@ from rir_mlx.prompting.batches import (
     step_batches,
     whole_batches,
 )
-from rir_mlx.prompting.codec import Codec, Encoded
+from rir_mlx.prompting.codec import Codec, EncodedPrompt
 from rir_mlx.prompting.examples import (
-    Example,
-    Examples,
+    TrainingExample,
+    TrainingExamples,
     encode_examples,
     joined,
 )
 from rir_mlx.prompting.prompts import (
     Prompt,
-    asked_for,
+    answer_format,
     classifier_prompt,
     label_text,
     question_of,
@@ -65,8 +65,8 @@ TEXTS = [
 ]
 
 
-def ids(encoded: Encoded) -> tuple[int, ...]:
-    return encoded.head + encoded.row
+def ids(encoded: EncodedPrompt) -> tuple[int, ...]:
+    return encoded.prefix + encoded.row
 
 
 def prompts_of(text: str) -> dict[str, Prompt]:
@@ -79,7 +79,7 @@ def prompts_of(text: str) -> dict[str, Prompt]:
 
 
 def message_of(prompt: Prompt) -> str:
-    return "".join(piece.text for piece in prompt.head) + prompt.text + "".join(piece.text for piece in prompt.tail)
+    return "".join(piece.text for piece in prompt.prefix) + prompt.text + "".join(piece.text for piece in prompt.tail)
 
 
 def rendered(prompt: Prompt) -> str:
@@ -158,25 +158,25 @@ def test_the_date_is_frozen(tiny: Path) -> None:
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_training_ids_are_the_inference_prompt_and_the_completion(codec: Codec, arm: Arm) -> None:
-    task = Task(LABELS, INSTRUCTION, LIMIT, 32)
+    task = ClassificationTask(LABELS, INSTRUCTION, LIMIT, 32)
     rows = [(text, "sadness", f"they say {text}") for text in TEXTS]
     examples = training_examples(codec, task, rows, arm)
     assert len(examples.rows) == len(rows)
     for (text, label, reasoning), example in zip(rows, examples.rows, strict=True):
-        prompt = classifier_prompt(text, LABELS, INSTRUCTION, asked_for(arm))
+        prompt = classifier_prompt(text, LABELS, INSTRUCTION, answer_format(arm))
         encoded = codec.encode(prompt, LIMIT - 100)
-        assert examples.head + example.prompt == ids(encoded)
+        assert examples.prefix + example.prompt == ids(encoded)
         assert example.answer == label_tokens(codec, label)
-        whole = codec.decode(examples.head + example.prompt + example.reasoning + example.answer)
+        whole = codec.decode(examples.prefix + example.prompt + example.reasoning + example.answer)
         middle = f"{reasoning}\nLabel:" if arm == "qra" else ""
         assert whole == rendered(prompt) + middle + f" {label}<|eot_id|>"
 
 
 def test_both_arms_predict_the_same_label_tokens_after_the_same_word(codec: Codec) -> None:
-    task = Task(LABELS, INSTRUCTION, LIMIT, 32)
+    task = ClassificationTask(LABELS, INSTRUCTION, LIMIT, 32)
     qa, qra = (training_examples(codec, task, [("x", "joy", "because")], arm) for arm in ARMS)
     assert qa.rows[0].answer == qra.rows[0].answer
-    before = [codec.decode((*one.head, *one.rows[0].prompt, *one.rows[0].reasoning)) for one in (qa, qra)]
+    before = [codec.decode((*one.prefix, *one.rows[0].prompt, *one.rows[0].reasoning)) for one in (qa, qra)]
     assert [text.endswith("Label:") for text in before] == [True, True]
     assert qra.rows[0].reasoning[-len(codec.constant("\nLabel:")) :] == codec.constant("\nLabel:")
 
@@ -189,7 +189,7 @@ def test_the_space_before_a_label_belongs_to_it(codec: Codec) -> None:
 def test_the_classifier_scores_what_was_learned(codec: Codec) -> None:
     from rir_mlx.backends.fake import FakeModel
 
-    task = Task(LABELS, INSTRUCTION, LIMIT, 32)
+    task = ClassificationTask(LABELS, INSTRUCTION, LIMIT, 32)
     classifier = Classifier(FakeModel(400), codec, task, "qra")
     rows = [("x", label, "because") for label in LABELS]
     learned = training_examples(codec, task, rows, "qra").rows
@@ -204,7 +204,7 @@ def test_the_terminator_is_learned_and_stops_generation(codec: Codec, plain_code
         assert one.terminator == expected
         assert label_tokens(one, "joy")[-1] == expected
         assert expected in one.stops
-        task = Task(LABELS, INSTRUCTION, LIMIT, 32)
+        task = ClassificationTask(LABELS, INSTRUCTION, LIMIT, 32)
         batch = step_batches(training_examples(one, task, [("x", "joy", None)], "qa"), [[0]])[0]
         place = int(batch.lengths[0]) - 1
         assert batch.tokens[0, place] == expected
@@ -219,20 +219,20 @@ def test_every_end_of_text_token_of_the_model_stops_generation(codec: Codec) -> 
 @pytest.mark.parametrize("arm", ARMS)
 def test_a_long_text_is_trimmed_and_the_answer_never(codec: Codec, arm: Arm) -> None:
     """mlx-lm cuts a long row at its end, where the label sits."""
-    task = Task(LABELS, INSTRUCTION, 220, 32)
+    task = ClassificationTask(LABELS, INSTRUCTION, 220, 32)
     long = "i feel happy today because my friend came home " * 30
     examples = training_examples(codec, task, [(long, "joy", "they say so"), ("short", "joy", "they say so")], arm)
     row, short = examples.rows
     assert (examples.trimmed, examples.dropped) == (1, 0)
-    assert len(examples.head) + len(row) == 220
+    assert len(examples.prefix) + len(row) == 220
     assert (row.reasoning, row.answer) == (short.reasoning, short.answer)
-    text = codec.decode(examples.head + row.prompt)
+    text = codec.decode(examples.prefix + row.prompt)
     start, _, rest = text.partition("Text:\n")
     kept, _, end = rest.partition("<|eot_id|>")
     assert long.startswith(kept)
     assert len(kept) > 20
     assert end == codec.decode(short.prompt).partition("<|eot_id|>")[2]
-    assert start == codec.decode(examples.head + short.prompt).partition("Text:\n")[0]
+    assert start == codec.decode(examples.prefix + short.prompt).partition("Text:\n")[0]
 
 
 def test_a_trimmed_prompt_counts_the_tokens_it_lost(codec: Codec) -> None:
@@ -268,15 +268,15 @@ def test_a_prompt_that_cannot_fit_is_refused_with_both_numbers(codec: Codec, roo
 
 def test_a_label_list_that_leaves_no_room_is_refused_in_training(codec: Codec) -> None:
     with pytest.raises(UserError, match="without its text takes"):
-        training_examples(codec, Task(LABELS, INSTRUCTION, 60, 8), [("x", "joy", None)], "qa")
+        training_examples(codec, ClassificationTask(LABELS, INSTRUCTION, 60, 8), [("x", "joy", None)], "qa")
 
 
 def test_a_row_whose_reasoning_alone_is_too_long_is_dropped_and_counted(codec: Codec) -> None:
-    task = Task(LABELS, INSTRUCTION, 200, 32)
+    task = ClassificationTask(LABELS, INSTRUCTION, 200, 32)
     rows = [("x", "joy", "because " * 200), ("y", "joy", "because")]
     examples = training_examples(codec, task, rows, "qra")
     assert (len(examples.rows), examples.dropped, examples.trimmed) == (1, 1, 0)
-    assert examples.head
+    assert examples.prefix
 
 
 def test_a_triple_whose_reasoning_alone_is_too_long_does_not_end_the_run(codec: Codec) -> None:
@@ -292,13 +292,13 @@ def test_a_triple_whose_reasoning_alone_is_too_long_does_not_end_the_run(codec: 
 def test_the_head_is_shared_by_all_rows_and_holds_the_labels(codec: Codec) -> None:
     for kind in ("qa", "qra", "rgen row"):
         encoded = [codec.encode(prompts_of(text)[kind], LIMIT) for text in TEXTS]
-        assert len({one.head for one in encoded}) == 1
-        head = codec.decode(encoded[0].head)
+        assert len({one.prefix for one in encoded}) == 1
+        head = codec.decode(encoded[0].prefix)
         assert all(label in head for label in LABELS)
         assert INSTRUCTION in head
         assert len({one.row for one in encoded}) == len(TEXTS)
     triples = [codec.encode(rgen_prompt(text, answer), LIMIT) for text in TEXTS for answer in ("joy", "no")]
-    assert len({one.head for one in triples}) == 1
+    assert len({one.prefix for one in triples}) == 1
 
 
 def test_rgens_row_prompt_reads_as_its_triple_prompt(codec: Codec) -> None:
@@ -309,7 +309,7 @@ def test_rgens_row_prompt_reads_as_its_triple_prompt(codec: Codec) -> None:
 
 
 def test_arms_ask_for_what_they_learn() -> None:
-    qa, qra = (classifier_prompt("x", LABELS, INSTRUCTION, asked_for(arm)) for arm in ARMS)
+    qa, qra = (classifier_prompt("x", LABELS, INSTRUCTION, answer_format(arm)) for arm in ARMS)
     assert "Answer with the label." in message_of(qa)
     assert qa.answer_start == "Label:"
     assert "reasoning, then the label" in message_of(qra)
@@ -395,7 +395,7 @@ def test_batches_are_not_in_order_of_length() -> None:
 
 
 def test_whole_batches_hold_each_row_once_by_length() -> None:
-    examples = Examples((1,), tuple(Example((2,) * length, (), (3,)) for length in lengths_of(21)))
+    examples = TrainingExamples((1,), tuple(TrainingExample((2,) * length, (), (3,)) for length in lengths_of(21)))
     groups = list(whole_batches(examples, BatchSize(4)))
     flat = [index for group in groups for index in group]
     assert sorted(flat) == list(range(21))
@@ -404,7 +404,7 @@ def test_whole_batches_hold_each_row_once_by_length() -> None:
 
 @pytest.mark.parametrize("share", [True, False])
 def test_weights_stand_on_the_completion_and_sum_to_its_parts(share: bool) -> None:
-    examples = Examples(HEAD, (Example((3, 4), (5, 6, 7), (8, 9)), Example((3,), (5,), (8,))))
+    examples = TrainingExamples(HEAD, (TrainingExample((3, 4), (5, 6, 7), (8, 9)), TrainingExample((3,), (5,), (8,))))
     batch = step_batches(examples, [[0, 1]], reasoning_weight=0.5, shared_prefix=share)[0]
     shift = 0 if share else len(HEAD)
     expected = np.zeros((2, 7 + shift))
@@ -422,7 +422,7 @@ def test_weights_stand_on_the_completion_and_sum_to_its_parts(share: bool) -> No
 @pytest.mark.parametrize(("rows", "head"), [(1, 40), (8, 15), (8, 0)])
 def test_a_prefix_that_saves_nothing_is_not_run_apart(rows: int, head: int) -> None:
     """One row, or a prefix of a few tokens: a second pass through the model costs more than it spares."""
-    examples = Examples(tuple(range(head)), tuple(Example((3, 4), (), (8, 9)) for _ in range(rows)))
+    examples = TrainingExamples(tuple(range(head)), tuple(TrainingExample((3, 4), (), (8, 9)) for _ in range(rows)))
     batch = step_batches(examples, [range(rows)])[0]
     assert batch.prefix == ()
     assert batch.tokens.shape == (rows, head + 4)
@@ -453,7 +453,9 @@ def test_the_ranks_together_have_each_row_once(groups: list[list[int]], ranks: i
 
 @pytest.mark.parametrize("times", [0, 1, 2, 5])
 def test_halving_keeps_rows_and_weights(times: int) -> None:
-    examples = Examples(HEAD, tuple(Example((3,) * (1 + i % 3), (5,) * (i % 4), (8, 9)) for i in range(12)))
+    examples = TrainingExamples(
+        HEAD, tuple(TrainingExample((3,) * (1 + i % 3), (5,) * (i % 4), (8, 9)) for i in range(12))
+    )
     groups = [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9, 10, 11]]
     parts = halved(groups, times)
     assert [index for group in parts for index in group] == list(range(12))
@@ -462,7 +464,7 @@ def test_halving_keeps_rows_and_weights(times: int) -> None:
     assert sum(float(batch.weights.sum()) for batch in batches) == pytest.approx(1.5)
 
 
-def spread(examples: Examples, weights: dict[str, float]) -> list[float]:
+def spread(examples: TrainingExamples, weights: dict[str, float]) -> list[float]:
     """What each learned token of one step of all rows weighs, row by row."""
     batches = step_batches(examples, [range(len(examples.rows))], **weights)  # type: ignore[arg-type]
     return [float(weight) for batch in batches for row in batch.weights for weight in row if weight]
@@ -470,8 +472,8 @@ def spread(examples: Examples, weights: dict[str, float]) -> list[float]:
 
 @pytest.mark.parametrize("answer_first", [False, True])
 def test_weights_follow_the_order_of_answer_and_reasoning(answer_first: bool) -> None:
-    row = Example((3, 4), (5, 6, 7), (8, 9), answer_first)
-    (batch,) = step_batches(Examples((1,), (row,)), [[0]], reasoning_weight=0.6)
+    row = TrainingExample((3, 4), (5, 6, 7), (8, 9), answer_first)
+    (batch,) = step_batches(TrainingExamples((1,), (row,)), [[0]], reasoning_weight=0.6)
     answer, reasoning = [0.5, 0.5], [0.2, 0.2, 0.2]
     expected = answer + reasoning if answer_first else reasoning + answer
     np.testing.assert_allclose(batch.weights, [[0, 0, 0, *expected]], rtol=1e-6)
@@ -481,8 +483,8 @@ def test_weights_follow_the_order_of_answer_and_reasoning(answer_first: bool) ->
 def test_rows_weigh_their_answers_and_not_their_reasonings() -> None:
     """A weighted mean: the weights of the answers sum to the answer's weight, whatever the rows' own are."""
     weights = (3.0, 1.0, 0.5)
-    rows = tuple(Example((i,), (20,) * (i + 1), (30, 31), weight=weight) for i, weight in enumerate(weights))
-    (batch,) = step_batches(Examples((), rows), [[2, 0, 1]], reasoning_weight=0.6)
+    rows = tuple(TrainingExample((i,), (20,) * (i + 1), (30, 31), weight=weight) for i, weight in enumerate(weights))
+    (batch,) = step_batches(TrainingExamples((), rows), [[2, 0, 1]], reasoning_weight=0.6)
     place = [[1 + len(rows[i].reasoning), 3 + len(rows[i].reasoning)] for i in (2, 0, 1)]
     found = [batch.weights[row, start:end].tolist() for row, (start, end) in enumerate(place)]
     np.testing.assert_allclose(found, [[w / 9] * 2 for w in (0.5, 3.0, 1.0)], rtol=1e-6)
@@ -494,9 +496,9 @@ def test_rows_weigh_their_answers_and_not_their_reasonings() -> None:
 @pytest.mark.parametrize("times", [0, 1, 3])
 def test_ranks_and_halves_together_weigh_what_the_whole_step_does(times: int, ranks: int) -> None:
     """Weighted rows, two tasks, and rows without a reasoning in the second."""
-    rows = tuple(Example((i,), (), (8,) * (1 + i % 3), weight=1 + i % 4) for i in range(11))
-    second = Examples(HEAD, tuple(Example((i,), (7,) * (i % 5), ()) for i in range(11)))
-    examples, groups = Examples((), rows, second=second), [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
+    rows = tuple(TrainingExample((i,), (), (8,) * (1 + i % 3), weight=1 + i % 4) for i in range(11))
+    second = TrainingExamples(HEAD, tuple(TrainingExample((i,), (7,) * (i % 5), ()) for i in range(11)))
+    examples, groups = TrainingExamples((), rows, second=second), [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
     weights = {"answer_weight": 0.25, "reasoning_weight": 0.75}
     found: list[float] = []
     for rank in range(ranks):
@@ -508,15 +510,17 @@ def test_ranks_and_halves_together_weigh_what_the_whole_step_does(times: int, ra
 
 
 def test_two_tasks_keep_their_tokens_and_origins_when_joined() -> None:
-    first = Examples((1, 2, 3, 4), (Example((5,), (), (6,)), Example((7,), (), (8,))), 1, 2, (0, 3))
-    second = Examples((1, 2, 9), (Example((10,), (), (11, 12)),), 0, 1, (1,))
+    first = TrainingExamples(
+        (1, 2, 3, 4), (TrainingExample((5,), (), (6,)), TrainingExample((7,), (), (8,))), 1, 2, (0, 3)
+    )
+    second = TrainingExamples((1, 2, 9), (TrainingExample((10,), (), (11, 12)),), 0, 1, (1,))
     both = joined(first, second)
-    assert both.head == (1, 2)
-    assert [both.head + row.prompt + row.learned for row in both.rows] == [
+    assert both.prefix == (1, 2)
+    assert [both.prefix + row.prompt + row.learned for row in both.rows] == [
         *((1, 2, 3, 4, 5, 6), (1, 2, 3, 4, 7, 8), (1, 2, 9, 10, 11, 12))
     ]
     assert both.origins == (0, 3, 5)
     assert (both.trimmed, both.dropped) == (1, 3)
-    assert joined(first, Examples((), ())) == first
-    assert joined(Examples((), ()), second) == second
-    assert joined(first, replace(second, head=(1, 2, 3, 4, 5))).head == first.head
+    assert joined(first, TrainingExamples((), ())) == first
+    assert joined(TrainingExamples((), ()), second) == second
+    assert joined(first, replace(second, prefix=(1, 2, 3, 4, 5))).prefix == first.prefix

@@ -42,6 +42,7 @@ def test_scientific_notation_without_a_point_is_a_number() -> None:
 @pytest.mark.parametrize(
     ("override", "words"),
     [
+        ("augment.gates=[]", "'augment.gates' is now called 'augment.filters'."),
         ("rgen.learnig_rate=1", "'rgen.learnig_rate'. Did you mean 'learning_rate'?"),
         ("data.trian=x.csv", "'data.trian'. Did you mean 'train'?"),
         ("data.train.confg=x", "'data.train.confg'. Did you mean 'config'?"),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rir_mlx.backends.base import PLAIN, Batch, Execution, OptimizerSpec, StepResult
-from rir_mlx.prompting.examples import Example, Examples
+from rir_mlx.prompting.examples import TrainingExample, TrainingExamples
 from rir_mlx.recipe.schema import TrainingSection
 from rir_mlx.training.loop import Job
 
@@ -43,9 +43,11 @@ class Recorder:
         return self.validation[min(self.measured, len(self.validation)) - 1]
 
 
-def rows_of(count: int) -> Examples:
+def rows_of(count: int) -> TrainingExamples:
     """Rows that can be told by their first token, of different lengths."""
-    return Examples(HEAD, tuple(Example((100 + i,) + (3,) * (i % 7), (4,), (5, 6)) for i in range(count)))
+    return TrainingExamples(
+        HEAD, tuple(TrainingExample((100 + i,) + (3,) * (i % 7), (4,), (5, 6)) for i in range(count))
+    )
 
 
 def job_of(rows: int, steps: int, validation: int = 0, **options: Any) -> Job:

@@ -20,7 +20,7 @@ from rir_mlx.backends.base import (
 from rir_mlx.backends.fake import FakeModel
 from rir_mlx.models.adapter_spec import AdapterSpec
 from rir_mlx.models.hub import resolve_model
-from rir_mlx.prompting.examples import Example, Examples
+from rir_mlx.prompting.examples import TrainingExample, TrainingExamples
 from rir_mlx.recipe.schema import TrainingSection
 from rir_mlx.training.cost import (
     _FRAMEWORK,
@@ -90,7 +90,9 @@ def test_the_memory_of_a_1b_model_is_near_what_was_measured() -> None:
 
 
 def job_of(rows: int, **options: Any) -> Job:
-    examples = Examples(tuple(range(20)), tuple(Example((30,) * 200, (31,) * 60, (40, 41)) for _ in range(rows)))
+    examples = TrainingExamples(
+        tuple(range(20)), tuple(TrainingExample((30,) * 200, (31,) * 60, (40, 41)) for _ in range(rows))
+    )
     return Job(examples, examples, TrainingSection(**options), seed=0, steps=3)
 
 

@@ -31,7 +31,7 @@ from rir_mlx.errors import Failure, OutOfMemory, UserError
 from rir_mlx.models.adapter_spec import AdapterSpec
 from rir_mlx.progress import Silent
 from rir_mlx.prompting.batches import step_batches
-from rir_mlx.prompting.examples import Example, Examples
+from rir_mlx.prompting.examples import TrainingExample, TrainingExamples
 from rir_mlx.recipe import schema as recipe
 from rir_mlx.recipe.schema import TrainingSection
 from rir_mlx.training.checkpoints import Checkpoints
@@ -243,8 +243,8 @@ def test_a_new_training_starts_a_new_file_of_metrics(tmp_path: Path) -> None:
 
 def test_validation_is_weighted_over_all_rows_at_once() -> None:
     """Not a mean of the batches' means: a last batch of one row would count as much as a full one."""
-    rows = tuple(Example((10 + i,), (20,) * (1 + i), tuple(range(30, 31 + i % 3))) for i in range(5))
-    examples = Examples((1, 2), rows)
+    rows = tuple(TrainingExample((10 + i,), (20,) * (1 + i), tuple(range(30, 31 + i % 3))) for i in range(5))
+    examples = TrainingExamples((1, 2), rows)
     model = FakeModel(64)
     losses = [
         mean_loss(model, Job(examples, examples, TrainingSection(batch_size=size), 0, 1, reasoning_weight=0.5))
@@ -256,7 +256,7 @@ def test_validation_is_weighted_over_all_rows_at_once() -> None:
 
 def test_training_lowers_the_validation_loss_of_what_can_be_learned(tmp_path: Path) -> None:
     model, saved = FakeModel(128), []
-    examples = Examples((1, 2), tuple(Example((10 + i,), (), (40 + i % 3,)) for i in range(12)))
+    examples = TrainingExamples((1, 2), tuple(TrainingExample((10 + i,), (), (40 + i % 3,)) for i in range(12)))
     options = TrainingSection(learning_rate=1e-2, steps_per_eval=20, max_grad_norm=100)
     job = Job(examples, examples, options, 0, 150)
     before = mean_loss(model, job)
@@ -310,7 +310,7 @@ def test_a_single_row_that_does_not_fit_is_a_failure_with_a_mend(tmp_path: Path)
 def test_a_row_that_is_not_finite_is_named_by_its_text(tmp_path: Path) -> None:
     """Rows that were left out shift the indices: what is named is the row as it was given."""
     job = job_of(4, 5, batch_size=1, grad_accumulation_steps=1)
-    examples = Examples(HEAD, job.train.rows, origins=(0, 2, 3, 7))
+    examples = TrainingExamples(HEAD, job.train.rows, origins=(0, 2, 3, 7))
     texts = [f"text {n}" for n in range(8)]
     model = Recorder(losses=[math.nan])
     with pytest.raises(Failure) as failed:
@@ -543,8 +543,8 @@ def test_the_first_rank_measures_the_accuracy_and_all_choose_by_it(tmp_path: Pat
 
 def test_a_token_budget_holds_for_both_of_two_tasks(tmp_path: Path) -> None:
     """Batches were cut by the first task's lengths, and the longer rows of the second ran together all the same."""
-    first = Examples((), tuple(Example((100 + i, 2), (), (3,)) for i in range(12)))
-    second = Examples((), tuple(Example((100 + i, 2), (5,) * 17, ()) for i in range(12)))
+    first = TrainingExamples((), tuple(TrainingExample((100 + i, 2), (), (3,)) for i in range(12)))
+    second = TrainingExamples((), tuple(TrainingExample((100 + i, 2), (5,) * 17, ()) for i in range(12)))
     options = TrainingSection(batch_tokens=40, epochs=1, grad_accumulation_steps=1)
     both = replace(first, second=second)
     assert steps_for(both, options) == 6

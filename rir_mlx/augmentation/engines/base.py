@@ -1,6 +1,6 @@
 """What an engine is: labelled texts in, reasonings out, as they are finished.
 
-An engine knows nothing of journals, gates or choices.
+An engine knows nothing of journals, filters or choices.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rir_mlx.types import FinishReason
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class ReasoningRequest:
     """A reasoning to write for a labelled text. `key` names it; the 63 bits of `seed` decide its random draws."""
 
     key: str
@@ -25,7 +25,7 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class GeneratedReasoning:
     """What was written for the order `key`: its text and its length in tokens. `finish_reason` is `length` where it
     ran into the limit; `control`: a control token stands inside; `trimmed`: so many tokens of the order's text were cut
     off to fit; `refused`: why the engine writes nothing for it."""
@@ -40,13 +40,13 @@ class Written:
 
 
 @dataclass(frozen=True)
-class Question:
+class LabelQuestion:
     """What every order of a job asks: the label set and the question that it answers."""
 
     labels: Sequence[str]
     instruction: str
 
-    def prompt(self, order: Order) -> Prompt:
+    def prompt(self, order: ReasoningRequest) -> Prompt:
         return rgen_row_prompt(order.text, order.label, self.labels, self.instruction)
 
 
@@ -56,7 +56,7 @@ class Engine(Protocol):
         of every key, and stands in every row."""
         ...
 
-    def write(self, orders: Iterable[Order], sampling: Sampling) -> Iterator[Written]:
+    def write(self, orders: Iterable[ReasoningRequest], sampling: Sampling) -> Iterator[GeneratedReasoning]:
         """Each order once, as they are finished. Orders are taken a few ahead of need, so that whoever gives them
         can stop: what was taken is still finished. Raises an RirError where the engine fails."""
         ...

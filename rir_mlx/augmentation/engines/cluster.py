@@ -21,7 +21,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from rir_mlx import errors
-from rir_mlx.augmentation.engines.base import Order, Question, Written
+from rir_mlx.augmentation.engines.base import GeneratedReasoning, LabelQuestion, ReasoningRequest
 from rir_mlx.augmentation.engines.local import LocalEngine
 from rir_mlx.backends import open_backend
 from rir_mlx.backends.base import Sampling
@@ -54,13 +54,13 @@ _PASSED_ON = ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "OMP_NUM_THREADS")
 
 
 @dataclass(frozen=True)
-class Setup:
+class WorkerSetup:
     """What each worker loads. `model` is a folder that every node sees under this name, or a hub id that each node
     resolves for itself; where `fingerprint` is given, a node that finds other weights there raises ModelError."""
 
     model: str
     date: str
-    question: Question
+    question: LabelQuestion
     max_seq_length: int
     backend: BackendName = "auto"
     revision: str | None = None
@@ -90,7 +90,7 @@ class RayEngine:
     Each worker has a GPU where the cluster has GPUs, else an even share of the processors. Every `write` loads the
     models anew. Raises UserError where Ray is absent or the cluster cannot hold so many workers."""
 
-    def __init__(self, setup: Setup, workers: int, identity: dict[str, str]) -> None:
+    def __init__(self, setup: WorkerSetup, workers: int, identity: dict[str, str]) -> None:
         self.setup, self.workers, self._identity = setup, workers, identity
         self._open = _connect()
         try:
@@ -102,7 +102,7 @@ class RayEngine:
     def identity(self) -> dict[str, str]:
         return self._identity
 
-    def write(self, orders: Iterable[Order], sampling: Sampling) -> Iterator[Written]:
+    def write(self, orders: Iterable[ReasoningRequest], sampling: Sampling) -> Iterator[GeneratedReasoning]:
         """Each order once, a shard at a time. At most three shards a worker are taken ahead.
 
         Raises the RirError that a worker met, and Failure where a shard's worker died again and again."""
@@ -116,7 +116,7 @@ class RayEngine:
         queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": _here()})
         outstanding: set[str] = set()  # of the few shards under way: what is not in it has been handed out
 
-        def feed(shard: list[Order] | None) -> None:
+        def feed(shard: list[ReasoningRequest] | None) -> None:
             outstanding.update(order.key for order in shard or ())
             queue.put(None if shard is None else json.dumps([astuple(order) for order in shard]))
 
@@ -143,7 +143,7 @@ class RayEngine:
             with suppress(ray.exceptions.RayError):
                 queue.shutdown(force=True)
 
-    def _results(self, queue: Any, sampling: Sampling) -> Generator[list[Written], None, None]:
+    def _results(self, queue: Any, sampling: Sampling) -> Generator[list[GeneratedReasoning], None, None]:
         """One Ray Data pipeline from the queue to what was written, shard by shard, in no order."""
         import ray
         from ray.data import ActorPoolStrategy
@@ -201,18 +201,18 @@ def _table(shards: list[str]) -> pyarrow.Table:
     return pyarrow.table({_COLUMN: pyarrow.array(shards, pyarrow.large_string())})
 
 
-def _packed(result: list[Written] | RirError) -> str:
+def _packed(result: list[GeneratedReasoning] | RirError) -> str:
     if isinstance(result, RirError):
         return json.dumps({"error": type(result).__name__, "what": result.what, "hint": result.hint})
     return json.dumps([astuple(written) for written in result])
 
 
-def _unpacked(packed: str) -> list[Written]:
+def _unpacked(packed: str) -> list[GeneratedReasoning]:
     """What a worker wrote. Raises the RirError that it met."""
     result = json.loads(packed)
     if isinstance(result, dict):
         raise getattr(errors, result["error"], Failure)(result["what"], hint=result["hint"])
-    return [Written(*written) for written in result]
+    return [GeneratedReasoning(*written) for written in result]
 
 
 def _take(_: object, queue: Any) -> Iterator[pyarrow.Table]:
@@ -235,10 +235,10 @@ class _Writer:
             self.engine = error
 
     def __call__(self, shards: pyarrow.Table) -> pyarrow.Table:
-        shard = [[Order(*order) for order in json.loads(one)] for one in shards[_COLUMN].to_pylist()]
+        shard = [[ReasoningRequest(*order) for order in json.loads(one)] for one in shards[_COLUMN].to_pylist()]
         return _table([_packed(self._write(orders)) for orders in shard])
 
-    def _write(self, orders: list[Order]) -> list[Written] | RirError:
+    def _write(self, orders: list[ReasoningRequest]) -> list[GeneratedReasoning] | RirError:
         if isinstance(self.engine, RirError):
             return self.engine
         try:
@@ -250,7 +250,7 @@ class _Writer:
             return Failure(f"A worker failed at {where.name}: {type(error).__name__}: {error}")
 
 
-def _shards(orders: Iterator[Order], workers: int, rows: int) -> Iterator[list[Order]]:
+def _shards(orders: Iterator[ReasoningRequest], workers: int, rows: int) -> Iterator[list[ReasoningRequest]]:
     """Orders in shards of at most `rows`. What is left at the end is dealt evenly, so that no worker stands idle."""
     while stretch := list(islice(orders, workers * rows)):
         size = -(-len(stretch) // workers)

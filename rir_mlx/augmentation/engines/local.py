@@ -6,16 +6,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain, islice
 
-from rir_mlx.augmentation.engines.base import Order, Question, Written
+from rir_mlx.augmentation.engines.base import GeneratedReasoning, LabelQuestion, ReasoningRequest
 from rir_mlx.backends.base import Model, Request, Sampling
-from rir_mlx.prompting.codec import Codec, Encoded
+from rir_mlx.prompting.codec import Codec, EncodedPrompt
 
 
 class LocalEngine:
     """R-Gen on a backend. `identity` names it: the model, its revision and its adapter."""
 
     def __init__(
-        self, model: Model, codec: Codec, question: Question, max_seq_length: int, identity: dict[str, str]
+        self, model: Model, codec: Codec, question: LabelQuestion, max_seq_length: int, identity: dict[str, str]
     ) -> None:
         self.model, self.codec, self.question = model, codec, question
         self.max_seq_length, self._identity = max_seq_length, identity
@@ -23,22 +23,24 @@ class LocalEngine:
     def identity(self) -> dict[str, str]:
         return self._identity
 
-    def write(self, orders: Iterable[Order], sampling: Sampling) -> Iterator[Written]:
+    def write(self, orders: Iterable[ReasoningRequest], sampling: Sampling) -> Iterator[GeneratedReasoning]:
         orders = iter(orders)
         first = list(islice(orders, 1))
         if not first:
             return
         sampling = replace(sampling, stop=tuple((token,) for token in self.codec.stops))
-        head = self._encode(first, sampling)[0].head
+        prefix = self._encode(first, sampling)[0].prefix
         waiting: dict[int, tuple[str, int]] = {}
-        for one in self.model.generate(self._requests(chain(first, orders), sampling, waiting), sampling, prefix=head):
+        for one in self.model.generate(
+            self._requests(chain(first, orders), sampling, waiting), sampling, prefix=prefix
+        ):
             text = self.codec.decode(one.tokens)
             control = self.codec.has_control(one.tokens)
             key, trimmed = waiting.pop(one.key)
-            yield Written(key, text, len(one.tokens), one.finish_reason, control, trimmed)
+            yield GeneratedReasoning(key, text, len(one.tokens), one.finish_reason, control, trimmed)
 
     def _requests(
-        self, orders: Iterator[Order], sampling: Sampling, waiting: dict[int, tuple[str, int]]
+        self, orders: Iterator[ReasoningRequest], sampling: Sampling, waiting: dict[int, tuple[str, int]]
     ) -> Iterator[Request]:
         number = 0
         while chunk := list(islice(orders, sampling.batch_size)):  # more would be written after a stop
@@ -47,7 +49,7 @@ class LocalEngine:
                 yield Request(number, encoded.row, order.seed)
                 number += 1
 
-    def _encode(self, orders: list[Order], sampling: Sampling) -> list[Encoded]:
+    def _encode(self, orders: list[ReasoningRequest], sampling: Sampling) -> list[EncodedPrompt]:
         prompts = [self.question.prompt(order) for order in orders]
         return self.codec.encode_many(prompts, self.max_seq_length - sampling.max_tokens)
 

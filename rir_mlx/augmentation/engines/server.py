@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 import httpx2
 
-from rir_mlx.augmentation.engines.base import Order, Question, Written
+from rir_mlx.augmentation.engines.base import GeneratedReasoning, LabelQuestion, ReasoningRequest
 from rir_mlx.backends.base import Sampling
 from rir_mlx.errors import (
     Failure,
@@ -137,7 +137,7 @@ class _NotFound(Exception):
 class OpenAIEngine:
     """R-Gen on a server. Without a codec nothing is trimmed, and no control token is found in what is written."""
 
-    def __init__(self, server: Server, codec: Codec | None, question: Question, max_seq_length: int) -> None:
+    def __init__(self, server: Server, codec: Codec | None, question: LabelQuestion, max_seq_length: int) -> None:
         self.server, self.codec, self.question, self.max_seq_length = server, codec, question, max_seq_length
         self._key = _read_key(server.key_variable)
         self._reached = self._answered = False
@@ -152,7 +152,7 @@ class OpenAIEngine:
     def identity(self) -> dict[str, str]:
         return {"engine": "openai", "model": self.model, "server": self.server.shown}
 
-    def write(self, orders: Iterable[Order], sampling: Sampling) -> Iterator[Written]:
+    def write(self, orders: Iterable[ReasoningRequest], sampling: Sampling) -> Iterator[GeneratedReasoning]:
         """As `Engine.write`. Where an order fails, what was taken with it is finished before its error is raised.
 
         Raises UserError where the server, the key or the model is not there, Failure where it does not answer."""
@@ -160,7 +160,7 @@ class OpenAIEngine:
         running: dict[Future[_Answer], tuple[str, int]] = {}
         done: SimpleQueue[Future[_Answer]] = SimpleQueue()
         failed: RirError | None = None
-        refused: list[Written] = []
+        refused: list[GeneratedReasoning] = []
         ending = asyncio.Event()
         with self._client() as (client, loop):
             while True:
@@ -177,7 +177,7 @@ class OpenAIEngine:
                 try:
                     answer = future.result()
                 except _RefusedOrder as refusal:
-                    refused.append(Written(key, "", 0, "stop", trimmed=trimmed, refused=str(refusal)))
+                    refused.append(GeneratedReasoning(key, "", 0, "stop", trimmed=trimmed, refused=str(refusal)))
                     if not self._answered and len(refused) >= _ALL_REFUSED:
                         failed = failed or Failure(f"{self.server.shown} refuses every request: {refusal}")
                         loop.call_soon_threadsafe(ending.set)
@@ -200,7 +200,7 @@ class OpenAIEngine:
     def _room(self, sampling: Sampling) -> int:
         return self.max_seq_length - sampling.max_tokens
 
-    def _body(self, order: Order, sampling: Sampling) -> dict[str, Any]:
+    def _body(self, order: ReasoningRequest, sampling: Sampling) -> dict[str, Any]:
         # OpenAI refuses the names that it does not know. mlx_lm.server answers what has a seed one by one.
         extras = {name: getattr(sampling, name) for name in ("min_p", "repetition_penalty")}
         return {
@@ -214,14 +214,14 @@ class OpenAIEngine:
             **{name: value for name, value in extras.items() if value != getattr(_DEFAULT, name)},
         }
 
-    def _written(self, key: str, answer: _Answer) -> Written:
+    def _written(self, key: str, answer: _Answer) -> GeneratedReasoning:
         if self.codec is None:
             counted, control = len(answer.text.split()), False
         else:
             ids = self.codec.constant(answer.text)
             counted, control = len(ids), self.codec.has_control(ids)
         tokens = counted if answer.tokens is None else answer.tokens
-        return Written(key, answer.text, tokens, answer.finish_reason, control)
+        return GeneratedReasoning(key, answer.text, tokens, answer.finish_reason, control)
 
     @contextmanager
     def _client(self) -> Iterator[tuple[httpx2.AsyncClient, asyncio.AbstractEventLoop]]:
@@ -366,7 +366,9 @@ class OpenAIEngine:
         return text if len(text) <= _EXCERPT else text[: _EXCERPT - 1] + "…"
 
 
-def fitted_order(order: Order, question: Question, codec: Codec | None, room: int) -> tuple[Order, int]:
+def fitted_order(
+    order: ReasoningRequest, question: LabelQuestion, codec: Codec | None, room: int
+) -> tuple[ReasoningRequest, int]:
     """The order with the end of its text cut where the prompt takes more than `room` tokens, and how many it lost.
     Without a codec nothing is cut."""
     lost = 0
