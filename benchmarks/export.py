@@ -241,7 +241,7 @@ def corrupted(run: Path) -> None:
         folder.mkdir()
         for path in whole.iterdir():
             shutil.copyfile(path, folder / path.name)
-        corrupt(folder, context.base.folder)
+        corrupt(folder, context.model.files.folder)
         for one in judge_folder(exam, folder, answered):
             print(
                 f"| {what} | {one.engine} | {'; '.join(one.faults) or 'passes'} | {one.first_difference or ''} |",

@@ -103,7 +103,7 @@ def augment(
     from rir_mlx.storage.atomic import read_json
 
     stages.augment_rows(context, limit)
-    if context.first and context.run.stats().is_file():
+    if _is_main(context) and context.run.stats().is_file():
         stats = read_json(context.run.stats())
         print_json(stats) if json else print_augmentation(stats)
 
@@ -188,7 +188,7 @@ def demo(
     context.progress.say("Synthetic sentences and a tiny model that ship with rir-mlx: this shows the method, offline.")
     comparison = stages.run_all(context)
     _show_comparison(context, comparison, json=json)
-    if not json and context.first:
+    if not json and _is_main(context):
         _show_example(context)
 
 
@@ -221,10 +221,10 @@ def _show_comparison(context: Context, comparison: dict[str, Any] | None, *, jso
 
 def _show_example(context: Context) -> None:
     """The first test row that the arm which was chosen answered with a reasoning."""
-    from rir_mlx.stages import default_arm
+    from rir_mlx.classification.loading import default_arm
     from rir_mlx.storage.atomic import read_jsonl
 
-    rows = read_jsonl(context.run.predictions(default_arm(context)))
+    rows = read_jsonl(context.run.predictions(default_arm(context.run)))
     if (row := next((row for row in rows if row["reasoning"]), None)) is None:
         return
     typer.echo(f"\nText:      {row['text']}\nReasoning: {row['reasoning']}")
@@ -237,6 +237,12 @@ def _own_name() -> str:
     if shutil.which("rir-mlx"):
         return "rir-mlx"
     return "python -m rir_cli" if sys.argv[0].endswith("__main__.py") else sys.argv[0]
+
+
+def _is_main(context: Context) -> bool:
+    from rir_mlx.backends.processes import is_main
+
+    return is_main(context.processes)
 
 
 def _rank() -> int:

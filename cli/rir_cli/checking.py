@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rir_cli.context import data_context
+from rir_cli.context import open_options, prepare
 
 if TYPE_CHECKING:
     from rir_mlx.data.audit import (
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
         Finding,
         Severity,
     )
-    from rir_mlx.stages import Context
+    from rir_mlx.recipe.schema import Recipe
 
 _SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
@@ -48,23 +48,25 @@ def check(
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Look over labelled rows before training: leaks, contradictions, duplicates, rare labels, texts too long."""
+    prepare(offline=offline)
     from rir_cli.console import print_json
     from rir_mlx import stages
     from rir_mlx.errors import UserError
 
-    context = data_context(data, set_, runs, offline=offline, quiet=quiet)
-    audit = stages.check(context)
+    options = open_options(set_ or (), runs, offline=offline, quiet=quiet)
+    recipe = stages.recipe_of_rows(data, options)
+    audit = stages.check(recipe, options.progress)
     if json:
-        print_json(_as_json(context, audit))
+        print_json(_as_json(recipe, audit))
     else:
-        print_audit(context.recipe.data.train.path, audit)
+        print_audit(recipe.data.train.path, audit)
     if strict and (found := audit.of("error", "warning")):
         names = ", ".join(finding.name for finding in found)
         raise UserError(f"--strict: {_count(len(found), 'finding')} that should be mended: {names}.")
 
 
-def _as_json(context: Context, audit: Audit) -> dict[str, Any]:
-    section = context.recipe.data.model_dump(mode="json", include={"train", "validation", "test"})
+def _as_json(recipe: Recipe, audit: Audit) -> dict[str, Any]:
+    section = recipe.data.model_dump(mode="json", include={"train", "validation", "test"})
     counts = {severity: len(audit.of(severity)) for severity in _SEVERITIES}
     return {"version": 1, "data": section, "counts": counts} | asdict(audit)
 

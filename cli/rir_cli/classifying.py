@@ -80,12 +80,12 @@ def classify(
     """
     single, texts = _input(text, file, output, text_column)
     context = trained_context(run, runs, backend, offline=offline, quiet=quiet)
-    from rir_mlx import stages
+    from rir_mlx.classification import loading
     from rir_mlx.classification.classifier import Decoding
 
-    chosen = arm.value if arm else stages.default_arm(context)
+    chosen = arm.value if arm else loading.default_arm(context.run)
     context.progress.say(f"Using the {chosen} classifier of {context.run.folder}.")
-    classifier, options = stages.load_classifier(context, chosen), context.recipe.evaluate
+    classifier, options = loading.load_classifier(context.run, context.model, chosen), context.recipe.evaluate
     if threshold is None and (threshold := classifier.calibration.answer_from) is not None:
         context.progress.say(f"No label where its probability is below {threshold:.3f} (evaluate.wanted_accuracy).")
     asked = _Asked(
@@ -95,7 +95,7 @@ def classify(
         _Form(json or jsonl, top_k, threshold),
     )
     if file is not None and output is not None:
-        identity = stages.classifier_identity(context, chosen, asked.how)
+        identity = loading.classifier_identity(context.run, context.model, chosen, asked.how)
         _to_file(asked, (file, output), text_column, identity, force=force)
     elif single:
         _one(asked, text or "")

@@ -84,8 +84,8 @@ def export(
     from rir_cli.console import print_json
     from rir_cli.context import trained_context
     from rir_cli.exporting import Wanted, export_classifier
+    from rir_mlx.classification.loading import default_arm
     from rir_mlx.errors import UserError
-    from rir_mlx.stages import default_arm
 
     if (public or dry_run) and not push_to_hub:
         raise UserError("--public and --dry-run say how to upload.", hint="Add --push-to-hub OWNER/NAME.")
@@ -94,7 +94,7 @@ def export(
     context = trained_context(run, runs, backend, offline=offline, quiet=quiet)
     bits = int(quantize.value) if quantize else None
     wanted = Wanted(to.value, output, bits, gguf_type.value, dtype.value)
-    folder, verification = export_classifier(context, arm.value if arm else default_arm(context), wanted)
+    folder, verification = export_classifier(context, arm.value if arm else default_arm(context.run), wanted)
     found = {"folder": str(folder)} | verification
     if push_to_hub:
         from rir_convert.hub import push_folder

@@ -99,7 +99,7 @@ class Exam:
             arms = ", ".join(context.run.trained_arms())
             raise UserError(f"{context.run.folder} has no {arm} classifier.", hint=f"Trained arms: {arms}.")
         self.folder = stage.adapter
-        self.adapter = adapters.read_adapter(stage.adapter, context.base)
+        self.adapter = adapters.read_adapter(stage.adapter, context.model.files)
         self.task = ClassificationTask(**self.adapter.about["task"])
 
     @cached_property
@@ -117,7 +117,7 @@ class Exam:
         asked, task, made = answer_format(self.arm), self.task, []
         for row, _ in self.rows:
             prompt = classifier_prompt(row.text, task.labels, task.instruction, asked)
-            encoded = self.context.codec.encode(prompt, task.max_seq_length)
+            encoded = self.context.model.codec.encode(prompt, task.max_seq_length)
             made.append((prompt, encoded.prefix + encoded.row))
         return made
 
@@ -125,14 +125,14 @@ class Exam:
         """The probe, the adapter model's answers in float32, and how far they are from the base's."""
         context, spec = self.context, self.adapter.spec
         context.progress.say(f"Asking the trained model for {len(self.rows)} rows …")
-        model = context.backend.load(context.base.folder, dtype="float32", adapter=(spec, self.adapter.tensors))
-        classifier = Classifier(model, context.codec, self.task, self.arm)
+        model = context.backend.load(context.model.files.folder, dtype="float32", adapter=(spec, self.adapter.tensors))
+        classifier = Classifier(model, context.model.codec, self.task, self.arm)
         head, prompts = classifier.prompts([row.text for row, _ in self.rows], [reason for _, reason in self.rows])
         probe = Probe(head, prompts, classifier.options)
         answers = ask(model, probe)
         del model, classifier
         release_memory()
-        base = ask_rows(context.backend.load(context.base.folder, dtype="float32"), probe, _EFFECT_ROWS)
+        base = ask_rows(context.backend.load(context.model.files.folder, dtype="float32"), probe, _EFFECT_ROWS)
         release_memory()
         return probe, answers, mean_difference(base, answers.rows)
 
@@ -199,7 +199,7 @@ class _Export:
 
     @cached_property
     def fused(self) -> Fused:
-        base = base_weights(self.context.base.folder, self.context.base.config)
+        base = base_weights(self.context.model.files.folder, self.context.model.files.config)
         dtype = "float32" if self.wanted.to == "gguf" else self.wanted.dtype  # GGUF has formats of its own
         return Fused(base, self.spec, self.exam.adapter.tensors, dtype=dtype)
 
@@ -226,14 +226,14 @@ class _Export:
         match self.wanted.to:
             case "adapter":
                 shutil.copytree(self.exam.folder, written)
-                base = self.context.base.folder
+                base = self.context.model.files.folder
                 return asked.by(installed_engines(), "float32", lambda engine: engine.load_as_is(base, written))
             case "gguf":
                 from rir_cli.gguf import export_gguf
 
                 with _scratch(written) as source:
                     source.mkdir(parents=True)
-                    write_about(source, self.context.base, self.about, "float32")
+                    write_about(source, self.context.model.files, self.about, "float32")
                     return export_gguf(source, self.fused, written, self.wanted.gguf, asked, self.exam, self.name)
             case "mlx" if self.wanted.quantize:
                 return self._quantised(written, asked)
@@ -252,16 +252,16 @@ class _Export:
                 "instruction": exam.task.instruction,
                 "date": context.recipe.date,
                 "delimiter": DELIMITER,
-                "terminator": context.codec.terminator,
+                "terminator": context.model.codec.terminator,
             }
         }
-        return About(list(context.codec.stops), exam.task.names, context.recipe.date, extra)
+        return About(list(context.model.codec.stops), exam.task.names, context.recipe.date, extra)
 
     def _write_fused(self, folder: Path) -> None:
         context, made_for = self.context, "mlx" if self.wanted.to == "mlx" else "pt"
-        what = f"fuse into {context.base.name}"
+        what = f"fuse into {context.model.files.name}"
         with counting_bytes(context.progress, what, size_of(self.fused)) as advance:
-            write_hf_folder(folder, self.fused, context.base, self.about, made_for=made_for, advance=advance)
+            write_hf_folder(folder, self.fused, context.model.files, self.about, made_for=made_for, advance=advance)
 
     def _quantised(self, written: Path, asked: Asked) -> list[Comparison]:
         """Quantised only once the unquantised folder has been proven, and the cost in labels is known."""
@@ -292,19 +292,19 @@ class _Export:
         calibration = Calibration()
         if stage.calibration.is_file():
             calibration = Calibration.from_dict(read_json(stage.calibration)["calibration"])
-        prompt = example_prompt(exam.arm, exam.task, context.codec)
-        example = Example(without_first_token(context.codec, prompt) if form == "gguf" else prompt)
+        prompt = example_prompt(exam.arm, exam.task, context.model.codec)
+        example = Example(without_first_token(context.model.codec, prompt) if form == "gguf" else prompt)
         if form in ("hf", "mlx"):
-            code = example_code(exam.arm, exam.task, context.codec, calibration=calibration)
+            code = example_code(exam.arm, exam.task, context.model.codec, calibration=calibration)
             context.progress.say("Running the model card's program …")
             example = replace(example, code=code, output=run_example(written, code, _EXAMPLE_SECONDS))
         comparison = context.run.comparison
         own = recipe.augment.model_copy(update={"base_url": None})  # a server's address is nobody else's business
         facts = CardFacts(
             name=self.name,
-            base=context.base.name,
-            base_revision=context.base.revision,
-            base_licence=base_licence(context.base.folder),
+            base=context.model.files.name,
+            base_revision=context.model.files.revision,
+            base_licence=base_licence(context.model.files.folder),
             sources=self._sources(),
             arm=exam.arm,
             task=exam.task,
@@ -353,7 +353,7 @@ class Asked:
 
     def of_folder(self, folder: Path, exam: Exam, *, suffix: str = "") -> list[Comparison]:
         """A folder in Hugging Face format: what it holds, and what each installed engine makes of it."""
-        found = faults(folder, exam.context.codec, exam.prompts)
+        found = faults(folder, exam.context.model.codec, exam.prompts)
         kind = stored_as(Weights(folder))
         return self.by(installed_engines(), kind, lambda engine: engine.load_as_is(folder), found, suffix=suffix)
 

@@ -52,7 +52,7 @@ def export_gguf(
 
 def _of_modelfile(asked: Asked, exam: Exam, written: Path, file: str) -> list[str]:
     """Write it, and count on how many prompts one string gives the ids of training."""
-    codec = exam.context.codec
+    codec = exam.context.model.codec
     prompt = exam.prompts[0][0]
     limit = exam.task.max_reasoning_tokens + max(len(option) for option in asked.probe.options)
     text = modelfile(codec, prompt, file, max_tokens=limit, context=exam.task.max_seq_length)

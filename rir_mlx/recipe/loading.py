@@ -30,14 +30,17 @@ def shipped_recipe(name: str) -> Path:
     )
 
 
-def load_recipe(source: str | Path | None = None, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe file, a shipped recipe by name, or (None) the defaults; then apply `section.key=value` texts.
+def load_recipe(source: str | Path | Recipe | None = None, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file, a shipped recipe by name, a recipe itself, or (None) the defaults; then apply
+    `section.key=value` texts.
 
     Raises RecipeError naming every key that is unknown, missing or of the wrong kind, with its file.
     """
     values: dict[str, Any] = {}
     where = "the default recipe"
-    if source is not None:
+    if isinstance(source, Recipe):
+        where, values = source.name, source.model_dump(mode="json")
+    elif source is not None:
         path = Path(source)
         if not path.is_file():
             if path.suffix in (".yaml", ".yml") or os.sep in str(source):

@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.constants import HF_HUB_OFFLINE
+from huggingface_hub import constants
 
 from rir_mlx.augmentation.engines.base import Engine, LabelQuestion, ReasoningRequest
 from rir_mlx.augmentation.engines.local import LocalEngine
@@ -57,12 +57,12 @@ def exact_prompts(context: Context, count: int) -> Iterator[dict[str, Any]]:
         if row.reasoning is not None:
             continue
         order = ReasoningRequest("", row.text, row.label, 0)
-        encoded = context.codec.encode(stage.question.prompt(order), stage.room)
-        text = context.codec.decode(encoded.prefix + encoded.row)
+        encoded = context.model.codec.encode(stage.question.prompt(order), stage.room)
+        text = context.model.codec.decode(encoded.prefix + encoded.row)
         if stage.remote:
             from rir_mlx.augmentation.engines.server import fitted_order
 
-            fitted, _ = fitted_order(order, stage.question, context.codec, stage.room)
+            fitted, _ = fitted_order(order, stage.question, context.model.codec, stage.room)
             text = stage.question.prompt(fitted).message
         length = len(encoded.prefix) + len(encoded.row)
         yield {"text": row.text, "label": row.label, "prompt": text, "tokens": length, "trimmed": encoded.trimmed}
@@ -104,7 +104,9 @@ class _Stage:
         inputs = self._inputs(identity)
         if not is_due(context, run.augmented, inputs, "augmentation", begins=False):
             return None
-        judge = ReasoningFilters(context.codec, self.question.labels, self.question.instruction, self.options.filters)
+        judge = ReasoningFilters(
+            context.model.codec, self.question.labels, self.question.instruction, self.options.filters
+        )
         make_folder(run.augmented.folder)
         if context.force and run.journal().is_file():
             os.replace(run.journal(), run.old_journal())
@@ -149,7 +151,7 @@ class _Stage:
         """Whoever chooses reads the classifier's prompt. Raises UserError where a text would have no room in it: better
         now than after hours of writing."""
         if self.options.n > 1:
-            task, codec = self.context.task, self.context.codec
+            task, codec = self.context.task, self.context.model.codec
             longest = max(len(label_tokens(codec, label)) for label in task.labels)
             prompt = classifier_prompt("", task.labels, task.instruction, answer_format("qra"))
             codec.encode(prompt, self.room - longest - len(reasoning_tokens(codec, "")))
@@ -169,7 +171,7 @@ class _Stage:
 
     def _identity(self) -> dict[str, str]:
         """R-Gen, wherever it runs."""
-        base = self.context.base
+        base = self.context.model.files
         named = {"model": base.name, "revision": base.revision or base.fingerprint[:16]}
         adapter = self.context.run.rgen.adapter / adapters.MLX_WEIGHTS
         return named | {"adapter": digest_of_file(adapter)} if adapter.is_file() else named
@@ -208,8 +210,8 @@ class _Stage:
         """R-Gen, fused; the base model where there is no R-Gen."""
         if self._model is None:
             rgen = self.context.run.rgen
-            adapter = adapters.read_adapter(rgen.adapter, self.context.base) if rgen.done() else None
-            self._model = self.context.load(adapter)
+            adapter = adapters.read_adapter(rgen.adapter, self.context.model.files) if rgen.done() else None
+            self._model = self.context.model.load(adapter)
             self._model.fuse()
         return self._model
 
@@ -218,12 +220,12 @@ class _Stage:
         if self.options.engine == "ray":
             from rir_mlx.augmentation.engines.cluster import RayEngine, WorkerSetup
 
-            rgen = adapters.read_adapter(context.run.rgen.adapter, context.base)
+            rgen = adapters.read_adapter(context.run.rgen.adapter, context.model.files)
             setup = WorkerSetup(
                 backend=context.recipe.backend,
                 model=context.recipe.model,
                 revision=context.recipe.revision,
-                fingerprint=context.base.fingerprint,
+                fingerprint=context.model.files.fingerprint,
                 dtype=context.recipe.dtype,
                 date=context.recipe.date,
                 adapter=(rgen.spec, rgen.tensors),
@@ -233,16 +235,16 @@ class _Stage:
             return RayEngine(setup, self.options.workers, identity)
         model = self._model_with_adapter()
         self._say_cost(model, self._job().sampling, due)
-        return LocalEngine(model, context.codec, self.question, length, identity)
+        return LocalEngine(model, context.model.codec, self.question, length, identity)
 
     def _remote_engine(self) -> Engine:
         from rir_mlx.augmentation.engines.server import OpenAIEngine, Server
 
         options = self.options
         server = Server(options.base_url or "", options.server_model, options.concurrency, options.timeout)
-        if server.remote and HF_HUB_OFFLINE:
+        if server.remote and constants.HF_HUB_OFFLINE:
             raise UserError(f"{server.shown} is not on this machine, and --offline contacts no server.")
-        engine = OpenAIEngine(server, self.context.codec, self.question, self.context.recipe.max_seq_length)
+        engine = OpenAIEngine(server, self.context.model.codec, self.question, self.context.recipe.max_seq_length)
         if engine.remote:
             plain = "" if server.url.scheme == "https" else ", and so is the key where there is one, unencrypted"
             self.context.progress.warn(f"texts and labels are sent to {server.shown}{plain}.")
@@ -250,16 +252,16 @@ class _Stage:
 
     def _scorer(self) -> Classifier:
         task = replace(self.context.task, max_reasoning_tokens=self.options.max_tokens)
-        return Classifier(self._model_with_adapter(), self.context.codec, task, "qra")
+        return Classifier(self._model_with_adapter(), self.context.model.codec, task, "qra")
 
     def _say_cost(self, model: Model, sampling: Sampling, due: int) -> None:
         context = self.context
         if not due:
             return
         orders = [ReasoningRequest("", row.text, row.label, 0) for row in self.rows[:_SAMPLE]]
-        encoded = context.codec.encode_many([self.question.prompt(order) for order in orders], self.room)
+        encoded = context.model.codec.encode_many([self.question.prompt(order) for order in orders], self.room)
         requests = [Request(index, one.row) for index, one in enumerate(encoded)]
-        cost = generation_cost(model, requests, encoded[0].prefix, sampling, context.base.config)
+        cost = generation_cost(model, requests, encoded[0].prefix, sampling, context.model.files.config)
         times = due / len(requests)
         whole = replace(cost, rows=due, tokens=round(cost.tokens * times), seconds=cost.seconds * times)
         context.progress.say("At most, " + whole.text("augmentation", context.backend.device()))

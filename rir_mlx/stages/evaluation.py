@@ -62,7 +62,7 @@ def evaluate(context: Context) -> dict[str, Any]:
 class _Evaluation:
     def __init__(self, context: Context) -> None:
         self.context, self.folder, self.options = context, context.run, context.recipe.evaluate
-        self.test = context.test_rows()
+        self.test = context.data.test_rows()
         self.texts = [row.text for row in self.test]
         self.seeds = context.recipe.classifier.seeds
         self.arms = self._trained()
@@ -208,7 +208,7 @@ class _Evaluation:
         stage = self.folder.evaluation(name)
 
         def load() -> Classifier:
-            return Classifier(context.load(), context.codec, context.task, "qa")
+            return Classifier(context.model.load(), context.model.codec, context.task, "qa")
 
         with Journal(stage.readings) as journal:
             reader = Reader(journal, reading_identity(context, None), load, context.progress)
@@ -240,7 +240,7 @@ class _Evaluation:
                     row | {"mass": mass, "reasoning": reasoning, "tokens": tokens}
                     for row, (mass, reasoning, tokens) in zip(self._answered(chances), more, strict=True)
                 )
-                write_jsonl(self.folder.predictions(one.arm + self.context.of_seed(seed)), lines)
+                write_jsonl(self.folder.predictions(one.arm + self.context.seed_suffix(seed)), lines)
 
     def _explain(self, arm: Arm, reasonings: list[str | None], probabilities: Floats, entries: Sequence[Entry]) -> None:
         """Ask an arm that answers first for its reasonings, for the surest rows of each outcome beside label-only's."""
@@ -260,7 +260,7 @@ class _Evaluation:
 
     def _card(self) -> dict[str, Any]:
         """Where the figures come from."""
-        context, recipe, base = self.context, self.context.recipe, self.context.base
+        context, recipe, base = self.context, self.context.recipe, self.context.model.files
         versions = {"rir-mlx": __version__, "python": platform.python_version()}
         for package in ("numpy", "scikit-learn", "transformers", "torch", "mlx", "mlx-lm"):
             try:

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from rir_mlx.classification.classifier import Classifier, Decoding, LabelScores
+from rir_mlx.classification.loading import load_classifier
 from rir_mlx.evaluation.comparison import Answers, Rows, calibrate
 from rir_mlx.evaluation.score_cache import Reader, Timed
 from rir_mlx.models import adapters
 from rir_mlx.prompting.ablations import corrupt, swap_among, vocabulary
 from rir_mlx.prompting.prompts import reasons_first
 from rir_mlx.stages.context import Context, is_due
-from rir_mlx.stages.prediction import load_classifier
 from rir_mlx.statistics.calibration import Calibration
 from rir_mlx.storage.atomic import write_json
 from rir_mlx.storage.digests import digest_of, digest_of_file
@@ -67,7 +67,7 @@ def reading_identity(context: Context, adapter: str | None) -> str:
     """What decides how a text is read: not how many are, nor what is made of it."""
     recipe = context.recipe
     prompt = [recipe.data.instruction, context.data.labels, recipe.date, recipe.evaluate.max_reasoning_tokens]
-    model = [adapter, context.base.fingerprint, recipe.dtype, context.backend.name == "fake"]
+    model = [adapter, context.model.files.fingerprint, recipe.dtype, context.backend.name == "fake"]
     return digest_of([*model, recipe.max_seq_length, prompt])
 
 
@@ -76,7 +76,7 @@ class _Measuring:
 
     def __init__(self, context: Context, arm: Arm, seed: int) -> None:
         self.context, self.arm, self.seed = context, arm, seed
-        self.name = arm + context.of_seed(seed)
+        self.name = arm + context.seed_suffix(seed)
         self.stage = context.run.evaluation(self.name)
         self.options = context.recipe.evaluate
         self.adapter = digest_of_file(context.trained(arm, seed).adapter / adapters.MLX_WEIGHTS)
@@ -110,7 +110,7 @@ class _Measuring:
 
     def _reader(self, journal: Journal) -> Reader:
         def load() -> Classifier:
-            return load_classifier(self.context, self.arm, self.seed)
+            return load_classifier(self.context.run, self.context.model, self.arm, self.seed)
 
         return Reader(journal, self.identity, load, self.context.progress)
 

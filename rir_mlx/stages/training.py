@@ -9,6 +9,7 @@ from typing import Any
 
 from rir_mlx import __version__
 from rir_mlx.backends.base import Model
+from rir_mlx.backends.processes import decide_on_main, run_on_main
 from rir_mlx.classification.classifier import Classifier
 from rir_mlx.data.rows import Row
 from rir_mlx.data.splits import draw_rows
@@ -18,7 +19,7 @@ from rir_mlx.prompting.ablations import shuffle_among, shuffle_words
 from rir_mlx.prompting.arms import check_room, training_examples
 from rir_mlx.prompting.examples import TrainingExamples, encode_examples, joined
 from rir_mlx.prompting.prompts import reasons_first, rgen_prompt, rgen_row_prompt
-from rir_mlx.stages.checking import warn
+from rir_mlx.stages.checking import warn_about_data
 from rir_mlx.stages.context import Context, is_due
 from rir_mlx.storage.atomic import read_jsonl
 from rir_mlx.storage.digests import digest_of, digest_of_file
@@ -43,15 +44,15 @@ def train_rgen(context: Context) -> None:
     data = context.data
     own = [[row.text, row.label, row.reasoning] for row in _own(data.train)]
     held = [[row.text, row.label, row.reasoning] for row in _own(data.validation)]
-    inputs = context.training_inputs() | {
-        "triples": context.triples.digest,
+    inputs = _training_inputs(context) | {
+        "triples": context.data.triples.digest,
         "rgen": options.model_dump(mode="json", exclude=_NOT_THE_RESULT),
     }
     if own or held:
         inputs["own"] = digest_of([own, held, data.labels, context.recipe.data.instruction])
     if not _training_due(context, stage, inputs, "R-Gen"):
         return
-    if not own and not context.triples.train:
+    if not own and not context.data.triples.train:
         raise UserError(
             "R-Gen has nothing to learn from: there is no reasoning.source, and no row has a reasoning of its own.",
             hint="Name triples in reasoning.source, or the column of your own reasonings in data.reasoning_column.",
@@ -63,9 +64,26 @@ def train_rgen(context: Context) -> None:
         options=options,
         seed=seed,
         steps=training.steps_for(train, options, seed=seed),
-        texts=[one.question for one in context.triples.train] + [text or "" for text, *_ in own],
+        texts=[one.question for one in context.data.triples.train] + [text or "" for text, *_ in own],
     )
     _train(context, stage, inputs, job, {"what": "R-Gen"})
+
+
+def _training_inputs(context: Context) -> dict[str, Any]:
+    """What decides the weights of every trained model alike. The backend does not: both compute the same."""
+    recipe = context.recipe
+    lora = {} if recipe.fine_tune_type == "full" else recipe.lora_parameters.model_dump(mode="json")
+    return {
+        "model": context.model.files.fingerprint,
+        "fake": context.backend.name == "fake",
+        "dtype": recipe.dtype,
+        "seed": recipe.seed,
+        "max_seq_length": recipe.max_seq_length,
+        "date": recipe.date,
+        "fine_tune_type": recipe.fine_tune_type,
+        "num_layers": recipe.num_layers,
+        "lora_parameters": lora,
+    }
 
 
 def _own(rows: Sequence[Row]) -> list[Row]:
@@ -74,8 +92,8 @@ def _own(rows: Sequence[Row]) -> list[Row]:
 
 def _rgen_examples(context: Context, part: str) -> TrainingExamples:
     """What R-Gen learns from: the triples' part, and the rows' own reasonings behind the prompt that it will get."""
-    codec, data, recipe = context.codec, context.data, context.recipe
-    triples = ((rgen_prompt(one.question, one.answer), one.reasoning) for one in getattr(context.triples, part))
+    codec, data, recipe = context.model.codec, context.data, context.recipe
+    triples = ((rgen_prompt(one.question, one.answer), one.reasoning) for one in getattr(context.data.triples, part))
     rows = (
         (rgen_row_prompt(row.text, row.label, list(data.labels), recipe.data.instruction), row.reasoning or "")
         for row in _own(getattr(data, part))
@@ -99,8 +117,8 @@ def train_classifier(context: Context, arm: Arm) -> None:
 
 def _train_arm(context: Context, arm: Arm, seed: int) -> None:
     stage, recipe = context.trained(arm, seed), context.recipe
-    options, what = recipe.classifier, f"classifier {arm}" + context.of_seed(seed)
-    inputs = context.training_inputs() | {
+    options, what = recipe.classifier, f"classifier {arm}" + context.seed_suffix(seed)
+    inputs = _training_inputs(context) | {
         "seed": seed,
         "arm": arm,
         "data": context.data.digest,
@@ -126,8 +144,8 @@ def _train_arm(context: Context, arm: Arm, seed: int) -> None:
         inputs["shuffled"] = recipe.seed
     if not _training_due(context, stage, inputs, what):
         return
-    warn(context)
-    check_room(context.codec, context.task, arm)
+    warn_about_data(context)
+    check_room(context.model.codec, context.task, arm)
     train = _arm_examples(context, arm, "train")
     if arm != "qa" and not train.dropped and not any(row.reasoning for row in (train.second or train).rows):
         raise UserError(
@@ -157,7 +175,7 @@ def _accuracy_of(context: Context, arm: Arm) -> Callable[[Model], float]:
         rows = tuple(draw_rows(rows, _MEASURED, "measured"))
 
     def accuracy(model: Model) -> float:
-        classifier = Classifier(model, context.codec, context.task, arm)
+        classifier = Classifier(model, context.model.codec, context.task, arm)
         texts = [row.text for row in rows]
         read = classifier.reasoned(texts, size) if reasons_first(arm) else classifier.direct(texts, size)
         names = context.task.names
@@ -183,7 +201,7 @@ def _arm_examples(context: Context, arm: Arm, part: str) -> TrainingExamples:
     parts = [(row.text, row.label, reasoning) for row, reasoning in zip(rows, reasonings, strict=True)]
     if reasons_first(arm):
         parts = [one for one in parts if one[2] is not None]
-    examples = training_examples(context.codec, context.task, parts, arm)
+    examples = training_examples(context.model.codec, context.task, parts, arm)
     if context.recipe.classifier.class_weight is None:
         return examples
     counts = Counter(row.label for row in context.data.train)
@@ -236,16 +254,16 @@ def _training_due(context: Context, stage: Stage, inputs: dict[str, Any], what: 
             checkpoints.check()
         return is_due(context, stage, inputs, what)
 
-    return context.says_first(decide)
+    return decide_on_main(context.processes, decide)
 
 
 def _checkpoints(context: Context, stage: Stage, inputs: dict[str, Any]) -> Checkpoints:
     """What a training may go on from: one that another backend or version began would not end with the same bytes."""
     more: dict[str, Any] = {"backend": context.backend.name, "rir_mlx": __version__}
-    if context.spec.dropout:  # whose draws depend on how a step is computed
+    if context.model.adapter_spec.dropout:  # whose draws depend on how a step is computed
         section = context.recipe.rgen if stage.folder == context.run.rgen.folder else context.recipe.classifier
         more |= {key: getattr(section, key) for key in ("shared_prefix", "grad_checkpoint", "compile")}
-        more["processes"] = context.backend.processes.size
+        more["processes"] = context.processes.size
     return Checkpoints(stage.checkpoints, inputs | more)
 
 
@@ -268,24 +286,24 @@ def _train(context: Context, stage: Stage, inputs: dict[str, Any], job: training
             checkpoints.clear()
         checkpoints.begin()
 
-    context.of_first(begin)
-    model = context.load()
+    run_on_main(context.processes, begin)
+    model = context.model.load()
     rest = replace(job, steps=job.steps - checkpoints.step())
-    context.of_first(lambda: _say_cost(context, model, rest, stage, what))
-    model.add_adapter(context.spec, job.seed)
+    run_on_main(context.processes, lambda: _say_cost(context, model, rest, stage, what))
+    model.add_adapter(context.model.adapter_spec, job.seed)
 
     def save() -> None:
-        adapter = adapters.Adapter(context.spec, model.trained_tensors(), about)
-        adapters.write_adapter(stage.adapter, adapter, context.base)
+        adapter = adapters.Adapter(context.model.adapter_spec, model.trained_tensors(), about)
+        adapters.write_adapter(stage.adapter, adapter, context.model.files)
 
     outputs = training.Outputs(stage.metrics, save, checkpoints)
-    outcome = training.train(model, job, outputs, progress=progress, what=what, processes=context.backend.processes)
+    outcome = training.train(model, job, outputs, progress=progress, what=what, processes=context.processes)
 
     def finish() -> None:
         stage.finish(inputs, **asdict(outcome), rows=len(job.train.rows), backend=context.backend.name)
         checkpoints.clear()
 
-    context.of_first(finish)
+    run_on_main(context.processes, finish)
     speed = outcome.tokens / max(outcome.seconds, 1e-9)
     progress.say(f"{what}: {outcome.steps:,} steps, {speed:,.0f} tokens/s → {stage.adapter}")
 
@@ -294,7 +312,7 @@ def _say_cost(context: Context, model: Model, job: training.Job, stage: Stage, n
     section, rows = ("rgen", "reasoning") if stage.folder == context.run.rgen.folder else ("classifier", "data")
     smaller = f"{section}.iters" if job.options.iters else f"{rows}.max_samples, {section}.epochs"
     device = context.backend.device()
-    what = Trained(model, context.spec, context.base.config, context.backend.processes.size)
+    what = Trained(model, context.model.adapter_spec, context.model.files.config, context.processes.size)
     cost = training_cost(what, job, device, section, smaller)
     context.progress.say(cost.text(name, device))
     if warning := cost.warning(device):

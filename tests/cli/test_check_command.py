@@ -164,7 +164,7 @@ def test_a_training_warns_of_what_the_check_finds(rir: Run, recipe: Path) -> Non
     )
     assert result.code == 0
     assert "note: test rows whose text stands in train: 1 of 2" in result.err
-    assert "`rir-mlx check` shows where" in result.err
+    assert "`rir-mlx check` shows the rows" in result.err
 
 
 def test_quiet_prints_the_report_alone(rir: Run, table: Path, tiny: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from commands import LABELS, Run, write_csv
 
-from rir_mlx import stages
+from rir_mlx.classification import loading
 from rir_mlx.classification.classifier import Decoding, Prediction
 from rir_mlx.statistics.calibration import Calibration
 
@@ -43,7 +43,7 @@ def fake(rir: Run, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
     """A run with a classifier, which this one stands in for."""
     assert rir("train-classifier", str(recipe), "--arm", "qa", "-q").code == 0
     answers = Fake()
-    monkeypatch.setattr(stages, "load_classifier", lambda context, arm: answers)
+    monkeypatch.setattr(loading, "load_classifier", lambda run, model, arm: answers)
     return answers
 
 

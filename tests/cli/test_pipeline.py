@@ -68,7 +68,7 @@ def test_a_run_makes_every_artifact_and_a_second_run_skips_every_stage(rir: Run,
     second = rir("run", str(recipe))
     assert second.code == 0
     assert (
-        second.err.count("done already with these inputs, skipped") == 2 + 3 + 3 + 3
+        second.err.count("already done with these inputs, skipped") == 2 + 3 + 3 + 3
     )  # stages, arms, measured, baselines
     assert {path: path.stat().st_mtime_ns for path in run.glob("*/adapter/*")} == before
 
@@ -77,8 +77,8 @@ def test_a_changed_key_runs_the_stages_that_it_touches_and_says_why(rir: Run, re
     rir("run", str(recipe))
     again = rir("run", str(recipe), "--set", "classifier.learning_rate=1e-3")
     assert again.code == 0
-    assert "R-Gen: done already" in again.err
-    assert "augmentation: done already" in again.err
+    assert "R-Gen: already done" in again.err
+    assert "augmentation: already done" in again.err
     assert "classifier qa: runs, because classifier.learning_rate was 0.0001, is 0.001." in again.err
 
 
@@ -527,7 +527,7 @@ def test_code_in_a_models_folder_is_never_run(rir: Run, recipe: Path, tmp_path: 
 def test_the_weight_of_the_reasoning_leaves_the_label_only_arm_alone(rir: Run, recipe: Path) -> None:
     rir("run", str(recipe), "-q")
     again = rir("train-classifier", "runs/small", "--set", "classifier.reasoning_weight=0.1")
-    assert "classifier qa: done already" in again.err
+    assert "classifier qa: already done" in again.err
     assert "runs, because classifier.reasoning_weight was 0.5, is 0.1" in again.err
 
 

@@ -7,6 +7,7 @@ import pytest
 from commands import write_csv
 
 from rir_mlx.backends import open_backend
+from rir_mlx.classification.loading import RecipeModel
 from rir_mlx.data.audit import (
     RARE,
     Audit,
@@ -24,7 +25,8 @@ from rir_mlx.progress import Silent
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.recipe.loading import load_recipe
 from rir_mlx.recipe.schema import DataSection
-from rir_mlx.stages import Context, check, warn
+from rir_mlx.stages import Context, check, warn_about_data
+from rir_mlx.stages.checking import audit_used_rows
 from rir_mlx.storage.layout import RunDir
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -240,7 +242,8 @@ class Heard(Silent):
 
 def context_of(recipe: Path, *more: str) -> tuple[Context, Heard]:
     heard = Heard()
-    return Context(RunDir(recipe.parent / "run"), load_recipe(recipe, more), open_backend("fake"), heard), heard
+    model = RecipeModel(load_recipe(recipe, more), open_backend("fake"))
+    return Context(RunDir(recipe.parent / "run"), model, heard), heard
 
 
 def test_room_is_what_a_classifier_leaves_for_a_text(
@@ -252,10 +255,10 @@ def test_room_is_what_a_classifier_leaves_for_a_text(
 
     monkeypatch.chdir(recipe.parent)
     context, _ = context_of(recipe)
-    lengths = check(context).lengths
+    lengths = check(context.recipe).lengths
     assert lengths is not None
     for arm in ("qa", "qra"):
-        classifier = Classifier(context.load(), context.codec, context.task, "qa" if arm == "qa" else "qra")
+        classifier = Classifier(context.model.load(), context.model.codec, context.task, "qa" if arm == "qa" else "qra")
         for more, trimmed in ((0, 0), (1, 1)):
             text = codec.decode(codec.given("a") * (lengths.room[arm] + more))
             assert len(codec.given(text)) == lengths.room[arm] + more
@@ -265,29 +268,24 @@ def test_room_is_what_a_classifier_leaves_for_a_text(
             assert codec.encode(prompt, classifier.room).trimmed == trimmed
 
 
-def test_a_training_is_warned_once_and_counts_lengths_only_where_the_tokenizer_is_in_use(
-    recipe: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_training_warns_once_and_counts_token_lengths(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(recipe.parent)
     write_csv(Path("test.csv"), [("i feel happy today 3", "joy"), ("i feel happy today 4", "sadness")])
     context, heard = context_of(recipe, "data.test=test.csv", "data.val_size=0")
-    warn(context)
-    warn(context)
+    warn_about_data(context)
+    warn_about_data(context)
     assert heard.warnings == [
         "test rows whose text stands in train: 2 of 2, 100.0% (letter by letter: 2, with another label there: 1)",
         "texts across parts with more than one label: 1 (2 rows)",
-        "`rir-mlx check` shows where, and what helps.",
+        "`rir-mlx check` shows the rows and what helps.",
     ]
-    assert context.audit.lengths is None
-    context, _ = context_of(recipe)
-    assert context.codec.lengths(["a"]) == [len(context.codec.given("a"))]
-    assert context.audit.lengths is not None
+    assert audit_used_rows(context).lengths is not None
 
 
 def test_clean_rows_are_trained_on_without_a_word(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(recipe.parent)
     context, heard = context_of(recipe)
-    warn(context)
+    warn_about_data(context)
     assert heard.warnings == []
 
 

@@ -19,9 +19,10 @@ from rir_cli.console import print_comparison
 from rir_cli.context import context_for
 
 from rir_mlx import stages
-from rir_mlx.api import RirClassifier
 from rir_mlx.backends.base import Tokens
 from rir_mlx.backends.fake import FakeModel
+from rir_mlx.classification.estimator import RirClassifier
+from rir_mlx.classification.loading import default_arm, load_classifier
 from rir_mlx.errors import UserError
 from rir_mlx.stages import Context
 from rir_mlx.statistics.calibration import Calibration
@@ -155,14 +156,15 @@ def test_the_chosen_arm_is_the_best_of_the_reasoning_arms_on_validation_rows(run
     del arms["qa"]
     assert found["chosen"] == max(arms, key=arms.__getitem__)
     assert f"{found['chosen']} was chosen among 3 arms on validation rows." in found["verdict"]
-    assert stages.default_arm(opened("runs/small")) == found["chosen"]
+    assert default_arm(opened("runs/small").run) == found["chosen"]
 
 
 def test_an_arm_that_answers_first_is_asked_for_its_reasonings_where_it_is_shown(run: Path) -> None:
     found = kept(run)
     rows = lines_of(run / f"evaluation/{found['chosen']}/predictions.jsonl")
     if found["chosen"] != "qra":
-        classifier = stages.load_classifier(opened("runs/small"), found["chosen"])
+        context = opened("runs/small")
+        classifier = load_classifier(context.run, context.model, found["chosen"])
         [(reasoning, _)] = classifier.explanations([rows[0]["text"]], [rows[0]["predicted"]])
         assert rows[0]["reasoning"] == reasoning
     assert all(isinstance(row["reasoning"], str) for row in rows)
@@ -244,7 +246,7 @@ def test_readings_of_the_fake_backend_are_never_taken_for_a_real_ones(run: Path)
     from rir_mlx.stages.measuring import reading_identity
 
     fake, real = opened("runs/small"), opened("runs/small")
-    real.backend = type("Real", (), {"name": "torch", "processes": fake.backend.processes})()  # type: ignore[assignment]
+    real.model.backend = type("Real", (), {"name": "torch", "processes": fake.backend.processes})()  # type: ignore[assignment]
     assert reading_identity(fake, None) != reading_identity(real, None)
 
 
@@ -256,13 +258,15 @@ def test_a_calibration_is_used_until_the_adapter_changes(run: Path) -> None:
     stored = json.loads(path.read_text(encoding="utf-8"))
     assert stored["calibration"]["rows"] == 24
     context = opened("runs/small")
-    assert stages.load_classifier(context, "qra").calibration == Calibration.from_dict(stored["calibration"])
+    assert load_classifier(context.run, context.model, "qra").calibration == Calibration.from_dict(
+        stored["calibration"]
+    )
     other = run / "classifier-qra-seed3/calibration.json"
     assert json.loads(other.read_text(encoding="utf-8"))["adapter"] != stored["adapter"]
-    assert stages.load_classifier(context, "qra", 3).calibration.rows == 24
+    assert load_classifier(context.run, context.model, "qra", 3).calibration.rows == 24
     shutil.rmtree(run / "classifier-qra/adapter")
     shutil.copytree(run / "classifier-qra-seed3/adapter", run / "classifier-qra/adapter")
-    assert stages.load_classifier(context, "qra").calibration == Calibration()
+    assert load_classifier(context.run, context.model, "qra").calibration == Calibration()
 
 
 def test_predictions_are_those_that_classify_gives(run: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,6 +16,7 @@ from rir_mlx.backends import open_backend
 from rir_mlx.backends.base import Backend, Tokens
 from rir_mlx.backends.fake import FakeModel
 from rir_mlx.classification.classifier import Classifier
+from rir_mlx.classification.loading import RecipeModel
 from rir_mlx.errors import UserError
 from rir_mlx.progress import Silent
 from rir_mlx.prompting.arms import ClassificationTask, training_examples
@@ -186,9 +188,9 @@ def make_recipe(tmp_path: Path, tiny: Path) -> Path:
 
 def context_of(folder: Path, codec: Codec, *changes: str) -> Context:
     recipe = load_recipe(folder / "own.yaml", changes)
-    context = Context(RunDir(folder / "run"), recipe, open_backend("fake"), Heard())
-    context.codec = codec
-    return context
+    model = RecipeModel(recipe, open_backend("fake"))
+    model.codec = codec
+    return Context(RunDir(folder / "run"), model, Heard())
 
 
 def heard(context: Context) -> Heard:
@@ -389,7 +391,7 @@ def test_a_control_is_trained_again_where_its_reasonings_are_shuffled_otherwise(
     train_classifier(again, "qra")
     said = [line for line in heard(again).said if line.startswith("classifier")]
     assert any(line.startswith("classifier qra-words: runs") for line in said)
-    assert any(line.startswith("classifier qra: done already") for line in said)
+    assert any(line.startswith("classifier qra: already done") for line in said)
 
 
 def test_a_changed_validation_reasoning_trains_again(folder: Path, codec: Codec) -> None:
@@ -513,7 +515,7 @@ def test_a_changed_reasoning_of_ones_own_trains_rgen_again(folder: Path, codec: 
     assert any(line.startswith("R-Gen: runs") for line in heard(again).said)
     once_more = context_of(folder, codec)
     train_rgen(once_more)
-    assert any(line.startswith("R-Gen: done already") for line in heard(once_more).said)
+    assert any(line.startswith("R-Gen: already done") for line in heard(once_more).said)
 
 
 # stopped, and gone on with
@@ -532,8 +534,8 @@ def test_an_arm_that_is_killed_ends_with_the_same_bytes(
     more = [f"classifier={section}", "lora_parameters={rank: 2, dropout: 0.2}", "dtype=float32"]
 
     def go(name: str, kill_at: int | None = None) -> dict[str, Any]:
-        context = context_of(folder, codec, *more)
-        context.run, context.backend = RunDir(folder / name), framework
+        context = replace(context_of(folder, codec, *more), run=RunDir(folder / name))
+        context.model.backend = framework
         augment_rows(context)
         if kill_at is not None:
             real, steps = training.learning_rate_at, []

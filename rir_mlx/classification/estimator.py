@@ -28,15 +28,10 @@ from rir_mlx.classification.classifier import (
     Prediction,
     Reason,
 )
+from rir_mlx.classification.loading import RecipeModel, default_arm, load_classifier
 from rir_mlx.data.rows import checked_text
 from rir_mlx.errors import UserError
 from rir_mlx.models.hub import resolve_model
-from rir_mlx.stages import (
-    Context,
-    default_arm,
-    load_classifier,
-    resolve_recipe,
-)
 from rir_mlx.storage.layout import RunDir
 from rir_mlx.types import Arm, BackendName
 
@@ -95,11 +90,9 @@ class RirClassifier:
         if not folder.recipe_file.is_file():
             raise UserError(f"{run} is no run's folder: it holds no recipe.yaml.", hint="For example: runs/demo")
         recipe = folder.recipe()
-        base = resolve_model(recipe.model, recipe.revision, offline=offline)
-        recipe = recipe.model_copy(update={"model": str(base.folder)})
-        context = Context(folder, recipe, open_backend(backend or recipe.backend))
-        resolve_recipe(context)
-        found = cls(load_classifier(context, arm or default_arm(context)), **parameters)
+        files = resolve_model(recipe.model, recipe.revision, offline=offline)
+        model = RecipeModel(recipe, open_backend(backend or recipe.backend), files)
+        found = cls(load_classifier(folder, model, arm or default_arm(folder)), **parameters)
         found.temperature = recipe.evaluate.sample_temperature  # which the calibration is of
         return found
 

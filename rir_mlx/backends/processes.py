@@ -1,0 +1,37 @@
+"""Work that one process of several does while the others wait for it. Knows process groups, not what they compute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from rir_mlx.backends.base import ProcessGroup
+from rir_mlx.errors import RirError, UserError
+
+T = TypeVar("T")
+
+
+def is_main(processes: ProcessGroup) -> bool:
+    """Whether this process is the one that writes: the only one, or the first of several ranks."""
+    return processes.rank == 0
+
+
+def run_on_main(processes: ProcessGroup, work: Callable[[], T]) -> T | None:
+    """The result of `work` in the main process; None in the others, which wait for it and stop if it fails."""
+    if not is_main(processes):
+        if processes.all_sum([0.0])[0]:
+            raise UserError("The main process stopped and said why.")
+        return None
+    try:
+        result = work()
+    except RirError:
+        processes.all_sum([1.0])
+        raise
+    processes.all_sum([0.0])
+    return result
+
+
+def decide_on_main(processes: ProcessGroup, question: Callable[[], bool]) -> bool:
+    """The main process's answer, in all processes."""
+    answer = bool(run_on_main(processes, question))
+    return processes.all_sum([float(answer)])[0] > 0

@@ -1,0 +1,127 @@
+"""From a recipe to its base model, and from a run's folder to its trained classifier."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from functools import cached_property
+from typing import Any
+
+from rir_mlx import __version__
+from rir_mlx.backends import release_memory
+from rir_mlx.backends.base import Backend, Model
+from rir_mlx.classification.classifier import Classifier, Decoding
+from rir_mlx.errors import UserError
+from rir_mlx.models import adapters
+from rir_mlx.models.adapter_spec import AdapterSpec
+from rir_mlx.models.hub import ModelFiles, resolve_model
+from rir_mlx.prompting.arms import ClassificationTask
+from rir_mlx.prompting.codec import Codec
+from rir_mlx.recipe.schema import Recipe
+from rir_mlx.statistics.calibration import Calibration
+from rir_mlx.storage.atomic import read_json
+from rir_mlx.storage.digests import digest_of, digest_of_file
+from rir_mlx.storage.layout import RunDir, Stage
+from rir_mlx.types import CONTROLS, Arm
+
+
+class RecipeModel:
+    """The base model that a recipe names, on a backend. Files and tokenizer are found when they are first needed."""
+
+    def __init__(self, recipe: Recipe, backend: Backend, files: ModelFiles | None = None) -> None:
+        self.recipe, self.backend, self._files = recipe, backend, files
+
+    @cached_property
+    def files(self) -> ModelFiles:
+        return self._files or resolve_model(self.recipe.model, self.recipe.revision)
+
+    @cached_property
+    def codec(self) -> Codec:
+        return Codec(self.files.folder, self.recipe.date)
+
+    @cached_property
+    def adapter_spec(self) -> AdapterSpec:
+        """What the recipe trains on top of the base model."""
+        lora = self.recipe.lora_parameters
+        return AdapterSpec(
+            self.recipe.fine_tune_type, self.recipe.num_layers, lora.rank, lora.scale, lora.dropout, lora.keys
+        )
+
+    def load(self, adapter: adapters.Adapter | None = None) -> Model:
+        """The base model's weights; with a trained adapter, or ready to be trained without one."""
+        release_memory()  # of the model before, which its optimizer points back to
+        dtype = self.recipe.dtype
+        if adapter is None:
+            return self.backend.load(
+                self.files.folder, dtype="float32" if self.adapter_spec.fine_tune_type == "full" else dtype
+            )
+        return self.backend.load(self.files.folder, dtype=dtype, adapter=(adapter.spec, adapter.tensors))
+
+
+def trained_stage(run: RunDir, recipe: Recipe, arm: Arm, seed: int | None = None) -> Stage:
+    """The folder of an arm that was trained with a seed: the recipe's first where none is given."""
+    return run.classifier(arm + seed_suffix(recipe, recipe.classifier.seeds[0] if seed is None else seed))
+
+
+def seed_suffix(recipe: Recipe, seed: int) -> str:
+    """How a seed's artifacts are named apart from those of the first one, which classifies and is exported."""
+    return "" if seed == recipe.classifier.seeds[0] else f"-seed{seed}"
+
+
+def load_classifier(run: RunDir, model: RecipeModel, arm: Arm, seed: int | None = None) -> Classifier:
+    """A trained arm, of the recipe's first seed unless another is given, calibrated if it has been measured.
+
+    Raises UserError if the arm is not trained, ModelError if its adapter is damaged or of another base model."""
+    stage = trained_stage(run, model.recipe, arm, seed)
+    if stage.done() is None:
+        raise UserError(f"{run.folder} has no trained {arm} classifier.", hint="Run `rir-mlx train-classifier` first.")
+    adapter = adapters.read_adapter(stage.adapter, model.files)
+    limit = model.recipe.evaluate.max_reasoning_tokens
+    task = replace(ClassificationTask(**adapter.about["task"]), max_reasoning_tokens=limit)
+    return Classifier(model.load(adapter), model.codec, task, arm, _stored_calibration(stage))
+
+
+def _stored_calibration(stage: Stage) -> Calibration | None:
+    """The calibration beside an adapter, unless it was measured on another one."""
+    if not stage.calibration.is_file():
+        return None
+    stored = read_json(stage.calibration)
+    if stored["adapter"] != digest_of_file(stage.adapter / adapters.MLX_WEIGHTS):
+        return None
+    return Calibration.from_dict(stored["calibration"])
+
+
+def default_arm(run: RunDir) -> Arm:
+    """The arm that answers if none is named: the reasoning arm that did best on the validation rows, or, before any
+    was measured, the first trained one that reasons.
+
+    Raises UserError if the run has no trained classifier."""
+    trained = run.trained_arms()
+    if not trained:
+        raise UserError(
+            f"{run.folder} holds no trained classifier.",
+            hint="`rir-mlx demo` makes one in two minutes; `rir-mlx run RECIPE` makes yours.",
+        )
+    if run.comparison.is_file() and (best := read_json(run.comparison).get("chosen")) in trained:
+        found: Arm = best
+        return found
+    order: tuple[Arm, ...] = ("qra", "qar", "multitask", "qa", *CONTROLS)
+    return next(arm for arm in order if arm in trained)
+
+
+def classifier_identity(run: RunDir, model: RecipeModel, arm: Arm, decoding: Decoding) -> str:
+    """A short hash of everything that decides a classifier's answers, the backend included: backends differ in their
+    last digits."""
+    stage, recipe = run.classifier(arm), model.recipe
+    values: dict[str, Any] = {
+        "adapter": digest_of_file(stage.adapter / adapters.MLX_WEIGHTS),
+        "made": {path.name: digest_of_file(path) for path in sorted(stage.folder.glob("*.json"))},
+        "base": model.files.fingerprint,
+        "backend": model.backend.name,
+        "dtype": recipe.dtype,
+        "date": recipe.date,
+        "evaluate": recipe.evaluate.model_dump(mode="json"),
+        "arm": arm,
+        "how": asdict(decoding),
+        "rir_mlx": __version__,
+    }
+    return digest_of(values)

@@ -1,0 +1,136 @@
+"""The Python API of the stages. Each function takes a recipe, does what the command of its name does, and returns
+what came of it.
+
+A recipe is a `Recipe`, a YAML file, the name of a shipped recipe ("demo", "emotion", …), or the folder of a run. The
+options are those of `OpenOptions`: `runs`, `overrides`, `backend`, `offline`, `progress`, `force`. Every function
+raises RecipeError, DataError or ModelError for what the user gave, and Failure for work that failed.
+
+Under `torchrun` or `mlx.launch` all processes call the same function; those after the first get None from a stage
+that one process does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict, Unpack
+
+from rir_mlx import stages
+from rir_mlx.models.offline import without_network
+from rir_mlx.progress import Progress, Silent
+from rir_mlx.stages.context import Context
+from rir_mlx.stages.opening import OpenOptions, RecipeSource, open_run
+from rir_mlx.storage.atomic import read_json
+from rir_mlx.storage.layout import RUNS, Stage
+from rir_mlx.types import Arm, BackendName
+
+
+class Options(TypedDict, total=False):
+    """Keyword arguments of every stage; `OpenOptions` says what each one does."""
+
+    runs: str | Path
+    overrides: Sequence[str]
+    backend: BackendName | None
+    offline: bool
+    progress: Progress | None
+    force: bool
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """A finished training. `steps`, `tokens` and `seconds` were spent in all, `best_step` is the one whose weights were
+    kept, `rows` were learned from. `arm` and `seed` are None for R-Gen."""
+
+    adapter: Path
+    steps: int
+    tokens: int
+    seconds: float
+    best_step: int
+    rows: int
+    arm: Arm | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class AugmentationResult:
+    """The rows with their reasonings, as JSONL files, and the statistics of `stats.json`."""
+
+    train: Path
+    validation: Path
+    rejected: Path
+    stats: dict[str, Any]
+
+
+def run(recipe: RecipeSource, **options: Unpack[Options]) -> dict[str, Any] | None:
+    """Every stage of a recipe; finished ones are skipped. Returns the comparison of the arms on the test rows, as in
+    `comparison.json`."""
+    with _opened(recipe, options) as context:
+        return stages.run_all(context)
+
+
+def train_rgen(recipe: RecipeSource, **options: Unpack[Options]) -> TrainingResult:
+    """Stage 1: train R-Gen, which writes a reasoning from a question and its answer."""
+    with _opened(recipe, options) as context:
+        stages.train_rgen(context)
+        return _training_result(context.run.rgen)
+
+
+def augment(recipe: RecipeSource, *, limit: int | None = None, **options: Unpack[Options]) -> AugmentationResult:
+    """Write a reasoning for every labelled row and keep those that pass the filters. With a `limit`, only for so many
+    rows; the stage then stays unfinished."""
+    with _opened(recipe, options) as context:
+        stages.augment_rows(context, limit)
+        folder = context.run
+        return AugmentationResult(
+            folder.augmented_rows("train"),
+            folder.augmented_rows("validation"),
+            folder.rejected_rows(),
+            read_json(folder.stats()),
+        )
+
+
+def train_classifier(
+    recipe: RecipeSource, *, arms: Sequence[Arm] | None = None, **options: Unpack[Options]
+) -> list[TrainingResult]:
+    """Stage 2: train the classifier's arms, those of the recipe unless others are named. Returns a result for each arm
+    and seed."""
+    results = []
+    with _opened(recipe, options) as context:
+        for arm in arms or context.recipe.classifier.arms:
+            stages.train_classifier(context, arm)
+            for seed in context.recipe.classifier.seeds:
+                results.append(_training_result(context.trained(arm, seed), arm, seed))
+    return results
+
+
+def evaluate(recipe: RecipeSource, **options: Unpack[Options]) -> dict[str, Any] | None:
+    """Measure the trained arms and the baselines on the test rows. Returns their comparison, as in
+    `comparison.json`."""
+    with _opened(recipe, options) as context:
+        return stages.evaluate(context)
+
+
+@contextmanager
+def _opened(recipe: RecipeSource, options: Options) -> Iterator[Context]:
+    """The run of a recipe, while the hub is out of reach if the caller wants it so."""
+    offline = options.get("offline", False)
+    with without_network(offline):
+        yield open_run(
+            recipe,
+            OpenOptions(
+                runs=Path(options.get("runs", RUNS)),
+                overrides=tuple(options.get("overrides", ())),
+                backend=options.get("backend"),
+                offline=offline,
+                progress=options.get("progress") or Silent(),
+                force=options.get("force", False),
+            ),
+        )
+
+
+def _training_result(stage: Stage, arm: Arm | None = None, seed: int | None = None) -> TrainingResult:
+    results = (stage.done() or {})["results"]
+    counted = {name: results[name] for name in ("steps", "tokens", "seconds", "best_step", "rows")}
+    return TrainingResult(stage.adapter, **counted, arm=arm, seed=seed)

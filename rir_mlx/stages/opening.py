@@ -1,0 +1,129 @@
+"""From a recipe's name, file or run folder to the context that the stages work with."""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rir_mlx.backends import open_backend
+from rir_mlx.classification.loading import RecipeModel
+from rir_mlx.data.tables import SUFFIXES
+from rir_mlx.errors import UserError
+from rir_mlx.models.hub import ModelFiles, resolve_model
+from rir_mlx.progress import Progress, Silent
+from rir_mlx.recipe.loading import SHIPPED, load_recipe
+from rir_mlx.recipe.schema import Recipe, SourceSpec
+from rir_mlx.stages.context import Context
+from rir_mlx.storage.layout import RUNS, RunDir, newest_run
+from rir_mlx.types import BackendName
+
+DEFAULT_RECIPE = "emotion"
+RecipeSource = str | Path | Recipe | None
+"""A recipe; a recipe's file or shipped name; a run's folder; None for the newest run, or the default recipe."""
+
+
+@dataclass(frozen=True)
+class OpenOptions:
+    """How a run is opened.
+
+    runs       the folder that holds the runs; a recipe's run is the folder of its name in there
+    overrides  recipe keys to change, as `rgen.epochs=1`
+    backend    in place of the recipe's
+    offline    fetch no model: the base model must be on this machine
+    progress   who hears about it; nobody by default. Ranks after the first are always silent
+    force      run a stage again even if nothing changed
+    command    what the user typed, for the report and the model card
+    """
+
+    runs: Path = RUNS
+    overrides: Sequence[str] = ()
+    backend: BackendName | None = None
+    offline: bool = False
+    progress: Progress = field(default_factory=Silent)
+    force: bool = False
+    command: str = ""
+
+
+_DEFAULTS = OpenOptions()
+
+
+def open_run(source: RecipeSource, options: OpenOptions = _DEFAULTS) -> Context:
+    """The run of a recipe, with its backend open, its base model found and its recipe resolved.
+
+    Raises RecipeError, ModelError, or UserError if the backend is not installed."""
+    run, recipe = find_run(source, options)
+    backend = open_backend(recipe.backend)
+    files = resolve_model(recipe.model, recipe.revision, offline=options.offline)
+    model = RecipeModel(_resolved(recipe, files), backend, files)
+    progress = Silent() if backend.processes.rank else options.progress
+    return Context(run, model, progress, options.force, options.command)
+
+
+def open_trained_run(folder: str | Path | None, options: OpenOptions = _DEFAULTS) -> Context:
+    """A run that has a trained classifier: the one in `folder`, or the newest one.
+
+    Raises UserError if there is none."""
+    run = newest_run(options.runs, trained=True) if folder is None else RunDir(Path(folder))
+    if run is None or not run.recipe_file.is_file() or not run.trained_arms():
+        raise UserError(
+            f"There is no run in {options.runs}/ with a trained classifier."
+            if folder is None
+            else f"{folder} holds no trained classifier.",
+            hint="`rir-mlx demo` makes one in two minutes; `rir-mlx run RECIPE` makes yours.",
+        )
+    return open_run(run.folder, options)
+
+
+def recipe_of_rows(source: str | None, options: OpenOptions = _DEFAULTS) -> Recipe:
+    """The recipe whose rows an audit reads: the default one with a data file, pattern or data set in place of its
+    training rows, or that of a recipe or run. Finds no model and opens no framework."""
+    if source is not None and _names_rows(source):
+        quoted = json.dumps(source, ensure_ascii=False)  # a pattern may start with *
+        return load_recipe(None, (f"data.train={quoted}", *options.overrides))
+    return find_run(source, options)[1]
+
+
+def find_run(source: RecipeSource, options: OpenOptions = _DEFAULTS) -> tuple[RunDir, Recipe]:
+    """The run that `source` names and its recipe, which is not resolved yet."""
+    overrides = (*options.overrides, *((f"backend={options.backend}",) if options.backend else ()))
+    if isinstance(source, Recipe):
+        recipe = load_recipe(source, overrides)
+        return RunDir(options.runs / recipe.name), recipe
+    run = newest_run(options.runs) if source is None else RunDir(Path(source))
+    if run is not None and run.recipe_file.is_file():
+        return run, run.recipe(overrides)
+    recipe = load_recipe(source or DEFAULT_RECIPE, overrides)
+    return RunDir(options.runs / recipe.name), recipe
+
+
+def _names_rows(source: str) -> bool:
+    """Whether a name is one of rows rather than of a recipe or a run."""
+    path = Path(source)
+    if source in SHIPPED or (path / "recipe.yaml").is_file() or path.suffix in (".yaml", ".yml"):
+        return False
+    if source.startswith("builtin:") or path.suffix in SUFFIXES or glob.has_magic(source) or "/" in source:
+        return True
+    return path.exists() and (path.is_dir() or bool(path.suffix))
+
+
+def _resolved(recipe: Recipe, files: ModelFiles) -> Recipe:
+    """The recipe such that it means the same in any folder and on any day: local paths absolute, the model's revision
+    fixed."""
+    data = {part: _absolute(getattr(recipe.data, part)) for part in ("train", "validation", "test")}
+    return recipe.model_copy(
+        update={
+            "model": str(files.folder.resolve()) if Path(recipe.model).expanduser().is_dir() else recipe.model,
+            "revision": files.revision,
+            "data": recipe.data.model_copy(update=data),
+            "reasoning": recipe.reasoning.model_copy(update={"source": _absolute(recipe.reasoning.source)}),
+        }
+    )
+
+
+def _absolute(source: SourceSpec | None) -> SourceSpec | None:
+    if source is None or not (Path(source.path).exists() or glob.has_magic(source.path)):
+        return source
+    return source.model_copy(update={"path": str(Path(source.path).absolute())})
