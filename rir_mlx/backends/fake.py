@@ -98,21 +98,22 @@ class FakeModel:
     def _loss(self, batch: Batch, gradient: NDArray[np.float64]) -> float:
         total = 0.0
         for row, length, weights in zip(batch.tokens, batch.lengths, batch.weights, strict=True):
-            sequence = (*batch.prefix, *row[:length].tolist())
-            chances = self._log_chances(sequence)
-            buckets = self._buckets(sequence)
-            for column in np.nonzero(weights)[0]:
-                place, weight = len(batch.prefix) + int(column) - 1, float(weights[column])
-                total -= weight * float(chances[place, row[column]])
-                gradient[buckets[place]] += weight * np.exp(chances[place])
-                gradient[buckets[place], row[column]] -= weight
+            columns = np.nonzero(weights)[0]
+            buckets = self._buckets((*batch.prefix, *row[:length].tolist()))[len(batch.prefix) + columns - 1]
+            predicted = self._log_probabilities(buckets)
+            for column, bucket, log_probabilities in zip(columns.tolist(), buckets, predicted, strict=True):
+                weight = float(weights[column])
+                total -= weight * float(log_probabilities[row[column]])
+                gradient[bucket] += weight * np.exp(log_probabilities)
+                gradient[bucket, row[column]] -= weight
         return total
 
     def _buckets(self, tokens: Tokens) -> NDArray[np.int64]:
         return np.cumsum(np.array(tokens, dtype=np.int64)) % _BUCKETS
 
-    def _log_chances(self, tokens: Tokens) -> NDArray[np.float64]:
-        logits = self.table[self._buckets(tokens)]
+    def _log_probabilities(self, buckets: NDArray[np.int64]) -> NDArray[np.float64]:
+        """[places, vocabulary]: of the token after each place, whose bucket is given."""
+        logits = self.table[buckets]
         shifted = logits - logits.max(axis=-1, keepdims=True)
         result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
         return result
@@ -143,10 +144,10 @@ class FakeModel:
         scores = np.zeros((len(prompts), len(options)))
         for row, prompt in enumerate(prompts):
             for column, option in enumerate(options):
-                sequence = (*prefix, *prompt, *option)
-                chances = self._log_chances(sequence)
-                start = len(prefix) + len(prompt)
-                scores[row, column] = sum(chances[start + i - 1, token] for i, token in enumerate(option))
+                start = len(prefix) + len(prompt) - 1
+                buckets = self._buckets((*prefix, *prompt, *option))[start : start + len(option)]
+                predicted = self._log_probabilities(buckets)
+                scores[row, column] = sum(predicted[place, token] for place, token in enumerate(option))
         return scores
 
     def fuse(self) -> None:

@@ -20,6 +20,7 @@ LEVEL = 0.95
 BINS = 15
 _LEAST = 1e-12
 _ROOM = 8_000_000  # numbers held at once while resampling: 64 MB
+_COUNTED = 100_000  # drawn rows counted at once: a call of numpy for each sample would cost more than its work
 
 FIGURES = ("accuracy", "balanced_accuracy", "macro_f1", "mcc", "log_loss", "brier", "ece")
 OF_PROBABILITIES = ("log_loss", "brier", "ece")
@@ -197,10 +198,12 @@ def resampled_sums(columns: Any, seed: int = 0) -> Floats:
     draw = np.random.default_rng(seed)
     sums = np.empty((RESAMPLES, count))
     at_once = max(1, min(RESAMPLES, _ROOM // max(1, rows)))
+    together = max(1, _COUNTED // max(1, rows))
     for start in range(0, RESAMPLES, at_once):
         drawn = np.empty((min(at_once, RESAMPLES - start), rows))
-        for one in drawn:
-            one[:] = np.bincount(draw.integers(0, rows, rows, dtype=np.int32), minlength=rows)
+        for samples in np.split(drawn, range(together, len(drawn), together)):
+            cells = draw.integers(0, rows, samples.shape, dtype=np.int32) + rows * np.arange(len(samples))[:, None]
+            samples[:] = np.bincount(cells.ravel(), minlength=samples.size).reshape(samples.shape)
         sums[start : start + len(drawn)] = (columns @ np.ascontiguousarray(drawn.T)).T
     return sums
 
