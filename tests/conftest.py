@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
+import processes
 import pytest
 from commands import LABELS, WORDS, Result, Run, write_csv
 from tiny import make_tiny_llama
@@ -87,6 +91,21 @@ def codec(tiny: Path) -> Codec:
 @pytest.fixture(scope="session")
 def plain_codec(plain: Path) -> Codec:
     return Codec(plain, DATE)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _modules_are_not_garbage() -> None:
+    """Each model that is loaded collects garbage before. What a file's tests find imported, a million objects, need not
+    be gone through each time."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture
+def warm_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program on a model's card runs in a process that has imported PyTorch and transformers already."""
+    stand_in = SimpleNamespace(run=processes.run, DEVNULL=None, TimeoutExpired=subprocess.TimeoutExpired)
+    monkeypatch.setattr("rir_convert.example.subprocess", stand_in)
 
 
 @pytest.fixture

@@ -86,6 +86,7 @@ def answered(
     return found
 
 
+@pytest.mark.usefixtures("warm_examples")
 @pytest.mark.parametrize("text", [MADE_UP, NASTY])
 @pytest.mark.parametrize("arm", ARMS)
 def test_the_program_answers_what_the_classifier_does(tiny: Path, codec: Codec, arm: Arm, text: str) -> None:
@@ -101,6 +102,7 @@ def test_the_program_answers_what_the_classifier_does(tiny: Path, codec: Codec, 
     assert reasoning == (expected.reasoning if arm != "qa" else None)
 
 
+@pytest.mark.usefixtures("warm_examples")
 def test_its_probabilities_are_calibrated_by_the_temperature_of_its_way_of_reading(tiny: Path, codec: Codec) -> None:
     calibration = Calibration({"direct": 5.0, "reasoned": 0.4, "sampled": 9.0}, 500)
     expected, plain = (answered(tiny, "qra", MADE_UP, one) for one in (calibration, None))
@@ -110,6 +112,7 @@ def test_its_probabilities_are_calibrated_by_the_temperature_of_its_way_of_readi
     assert expected.probability > plain.probability + 0.05
 
 
+@pytest.mark.usefixtures("warm_examples")
 def test_it_ends_a_reasoning_where_the_classifier_does(
     tiny: Path, codec: Codec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,6 +131,7 @@ def test_it_ends_a_reasoning_where_the_classifier_does(
     assert chances == pytest.approx(expected.probabilities, abs=1e-4)
 
 
+@pytest.mark.usefixtures("warm_examples")
 def test_it_is_greedy_and_quiet_whatever_the_base_generates_with(tiny: Path, tmp_path: Path, codec: Codec) -> None:
     """Llama's own settings draw, and transformers warns of a temperature that is not used."""
     shutil.copytree(tiny, tmp_path / "hot")
@@ -135,14 +139,15 @@ def test_it_is_greedy_and_quiet_whatever_the_base_generates_with(tiny: Path, tmp
     hot = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "repetition_penalty": 1.3}
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | hot), encoding="utf-8")
     code = example_code("qra", TASK, codec)
-    output = run_example(tmp_path / "hot", code, 120)
-    assert output == run_example(tiny, code, 120)
-    command = [sys.executable, "-c", code]
-    ended = subprocess.run(command, cwd=tmp_path / "hot", capture_output=True, text=True, check=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path / "hot", capture_output=True, text=True, check=True
+    )
+    assert ended.stdout == run_example(tiny, code, 120)
     assert "temperature" not in ended.stderr
     assert "Warning" not in ended.stderr
 
 
+@pytest.mark.usefixtures("warm_examples")
 def test_it_asks_a_model_without_a_chat_template_too(plain: Path, plain_codec: Codec) -> None:
     expected = answered(plain, "qra", MADE_UP, None)
     output = run_example(plain, example_code("qra", TASK, plain_codec), 120, label=expected.label)
