@@ -1,0 +1,271 @@
+"""Pages show only what exists: commands that parse, keys that a recipe has, messages that the code prints."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pages
+import pytest
+import typer.main
+import yaml
+from pages import ROOT, Place
+from pydantic import BaseModel, ValidationError
+from reference import GENERATED
+from rir_cli.app import app
+
+from rir_mlx.recipe.loading import SHIPPED, load_recipe
+from rir_mlx.recipe.schema import Recipe
+
+_SOURCES = ("rir_mlx", "cli", "convert")
+_FOREIGN_OPTIONS = {"--hosts", "--adapter-path", "--strict"}
+_RECIPE_COMMANDS = ("run", "recipe", "train-rgen", "augment", "train-classifier", "evaluate")
+_BAR_LINE = re.compile(r"^\S+ +\d+\.\d%( +█*)?$")
+_MODEL_OUTPUT = {"The writer waits for the lamp, which is not here."}
+
+
+def _id(value: object) -> str:
+    return str(value)[:70] if isinstance(value, Place) else ""
+
+
+@cache
+def _source_text() -> str:
+    files = [
+        file for folder in _SOURCES for file in sorted((ROOT / folder).rglob("*")) if file.suffix in (".py", ".j2")
+    ]
+    files += [ROOT / "pyproject.toml", ROOT / "Makefile", *(ROOT / "recipes").glob("*.yaml")]
+    files += [*(ROOT / "benchmarks").glob("*.py")]
+    return "\n".join(file.read_text(encoding="utf-8") for file in files)
+
+
+@cache
+def _source_words() -> frozenset[str]:
+    return frozenset(re.findall(r"\w+", _source_text()))
+
+
+def _recipe_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        for inner in _models(field.annotation):
+            yield from _recipe_keys(inner, f"{prefix}{name}.")
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in getattr(annotation, "__args__", ()):
+        yield from _models(argument)
+
+
+KEYS = frozenset(_recipe_keys(Recipe))
+SECTIONS = {key.split(".")[0] for key in KEYS if "." in key}
+
+
+@cache
+def _root() -> Any:
+    return typer.main.get_command(app)
+
+
+@pytest.mark.parametrize(("place", "words"), list(pages.product_commands()), ids=_id)
+def test_every_command_line_parses(place: Place, words: list[str]) -> None:
+    command, path = _root(), []
+    while hasattr(command, "commands") and words and not words[0].startswith("-"):
+        assert words[0] in command.commands, f"{place}: there is no command {words[0]!r}"
+        command = command.commands[words[0]]
+        path.append(words.pop(0))
+    if not words and path[:1] != ["demo"]:
+        return  # a command that is named, not called
+    try:
+        context = command.make_context(" ".join(path), [word.replace("…", "x") for word in words])
+    except (SystemExit, typer.Exit):
+        return  # --version, --help
+    except Exception as error:
+        raise AssertionError(f"{place}: {error}") from error
+    overrides = [text for text in context.params.get("set_") or () if text != "KEY=VALUE"]
+    recipe = context.params.get("recipe")
+    if path[0] in _RECIPE_COMMANDS and recipe and re.fullmatch(r"[a-z-]+", recipe):
+        assert recipe in SHIPPED, f"{place}: there is no shipped recipe {recipe!r}"
+    load_recipe(None, overrides)
+
+
+@pytest.mark.parametrize("place", [block for block in pages.blocks() if block.language == "yaml"], ids=_id)
+def test_every_yaml_block_is_a_recipe(place: Place) -> None:
+    try:
+        Recipe.model_validate(yaml.safe_load(place.text))
+    except ValidationError as error:
+        raise AssertionError(f"{place.file}:{place.line}: {error}") from error
+
+
+def test_every_recipe_key_in_a_sentence_exists() -> None:
+    faults = []
+    for place in pages.inline_code():
+        if found := re.match(r"([a-z_]+(?:\.[a-z_]+)+)\b(?!\()", place.text):
+            if found[1].split(".")[0] in SECTIONS and not found[1].endswith("_") and found[1] not in KEYS:
+                faults.append(str(place))
+        elif (found := re.match(r"([a-z_]+): \S", place.text)) and not any(
+            key.rsplit(".", 1)[-1] == found[1] for key in KEYS
+        ):
+            faults.append(str(place))
+    assert not faults
+
+
+def test_every_option_in_a_sentence_exists() -> None:
+    known = set(re.findall(r"--[a-z][a-z-]+", _source_text())) | _FOREIGN_OPTIONS | _typer_options()
+    faults = [
+        str(place)
+        for place in pages.inline_code()
+        if not place.text.startswith(("rir-mlx", "pip"))
+        for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", place.text)
+        if option not in known
+    ]
+    assert not faults
+
+
+def _typer_options() -> set[str]:
+    from reference import commands_page
+
+    return set(re.findall(r"--[a-z][a-z-]+", commands_page()))
+
+
+def test_every_name_in_a_sentence_stands_in_the_code() -> None:
+    """Single words in code type are names of keys, labels, filters, files or functions: each occurs in the code."""
+    faults = [
+        str(place)
+        for place in pages.inline_code()
+        if re.fullmatch(r"[A-Za-z]\w*_\w+|[a-z]\w*\.(?:jsonl?|html|yaml|safetensors)", place.text)
+        and not set(re.findall(r"\w+", place.text)) <= _source_words()
+    ]
+    assert not faults
+
+
+@pytest.mark.parametrize("place", [block for block in pages.blocks() if block.language == "python"], ids=_id)
+def test_every_python_block_compiles_and_imports_what_is_there(place: Place) -> None:
+    tree = ast.parse(place.text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rir_"):
+            for name in node.names:
+                assert hasattr(import_module(node.module or ""), name.name), f"{place.file}: {name.name} is not there"
+    from rir_mlx import RirClassifier
+
+    used = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "classifier"
+    }
+    assert used <= set(dir(RirClassifier)), f"{place.file}:{place.line}"
+
+
+@cache
+def _messages() -> list[tuple[re.Pattern[str], int]]:
+    """Texts of the code as patterns, with anything where a value goes; and how many letters of each are fixed."""
+    found: set[tuple[str, ...]] = set()
+    for folder in _SOURCES:
+        for file in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.JoinedStr):
+                    found.add(tuple(v.value if isinstance(v, ast.Constant) else "" for v in node.values))
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    found.add((node.value,))
+    patterns = []
+    for parts in found:
+        fixed = sum(character.isalpha() for part in parts for character in part)
+        if fixed >= 4 and "\n" not in "".join(parts).strip("\n"):
+            expression = "".join(f"({re.escape(part.strip(chr(10)))})" if part.strip("\n") else ".*?" for part in parts)
+            patterns.append((re.compile(expression), fixed))
+    return patterns
+
+
+def share_that_the_code_prints(line: str) -> float:
+    """How many of a line's letters stand in texts of the code that fit into it."""
+    covered: set[int] = set()
+    for pattern, _ in _messages():
+        if found := pattern.search(line):
+            for group in range(1, (pattern.groups or 0) + 1):
+                covered.update(range(*found.span(group)))
+    letters = [place for place, character in enumerate(line) if character.isalpha()]
+    return sum(place in covered for place in letters) / max(1, len(letters))
+
+
+def _transcript_lines() -> list[Place]:
+    return [
+        Place(block.file, block.line + offset, text)
+        for block in pages.blocks()
+        if block.language == "console"
+        for offset, text in enumerate(block.text.splitlines())
+        if text.strip(" …") and not text.startswith("$ ")
+    ]
+
+
+def test_every_line_of_a_transcript_is_one_that_the_code_prints() -> None:
+    faults = []
+    for place in _transcript_lines():
+        text = place.text
+        if text in _MODEL_OUTPUT or text[0] in "┏┡└├│" or _BAR_LINE.match(text) or re.fullmatch(r"runs/\S+", text):
+            continue
+        if text[0] == "┃":
+            text = " ".join(text.split("┃")[1:-1])
+        if share_that_the_code_prints(text) < 0.6:
+            faults.append(str(place))
+    assert not faults, "nothing in the code prints these lines any more: run the command again and paste its output"
+
+
+def test_a_line_that_the_code_does_not_print_is_noticed() -> None:
+    assert share_that_the_code_prints("Saved the best model to disk after an epoch of training.") < 0.6
+
+
+def _anchors(text: str) -> set[str]:
+    headings = re.findall(r"^#+ +(.+)$", text, re.MULTILINE)
+    return {
+        re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading.replace("`", "")).strip().lower())
+        for heading in headings
+    }
+
+
+@pytest.mark.parametrize("place", list(pages.links()), ids=_id)
+def test_every_link_leads_somewhere(place: Place) -> None:
+    path, _, anchor = place.text.partition("#")
+    if re.match(r"[a-z]+:", place.text):
+        assert re.match(r"https://", place.text), f"{place}: links to other servers are https"
+        return
+    target = (ROOT / place.file).parent / path if path else ROOT / place.file
+    name = str(target.resolve().relative_to(ROOT))
+    if name.removeprefix("docs/") in GENERATED:
+        return
+    assert target.exists(), f"{place}: there is no such file"
+    if anchor:
+        assert anchor in _anchors(target.read_text(encoding="utf-8")), f"{place}: there is no such heading"
+
+
+@pytest.mark.parametrize(("place", "words"), [found for found in pages.commands() if found[1][0] == "make"], ids=_id)
+def test_every_make_target_exists(place: Place, words: list[str]) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in (word for word in words[1:] if "=" not in word):
+        assert re.search(rf"^{re.escape(target)}:", makefile, re.MULTILINE), f"{place}: make has no target {target}"
+
+
+def test_every_extra_that_is_installed_exists() -> None:
+    import tomllib
+
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    faults = [
+        f"{file}: {extra}"
+        for file, text in pages.pages().items()
+        for names in re.findall(r"(?:rir-mlx|\.)\[([\w,-]+)\]'", text)
+        for extra in names.split(",")
+        if extra not in extras
+    ]
+    assert not faults
+
+
+def test_the_readme_can_be_read_in_five_minutes_and_shows_a_small_picture() -> None:
+    readme = pages.pages()["README.md"]
+    assert len(readme.splitlines()) <= 130
+    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", readme)
+    assert pictures
+    for picture in pictures:
+        assert Path(ROOT / picture).stat().st_size < 300_000
