@@ -24,9 +24,10 @@ from rir_mlx.stages.context import Context, is_due
 from rir_mlx.storage.atomic import read_jsonl
 from rir_mlx.storage.digests import digest_of, digest_of_file
 from rir_mlx.storage.layout import Stage
-from rir_mlx.training import loop as training
 from rir_mlx.training.checkpoints import Checkpoints
 from rir_mlx.training.cost import Trained, training_cost
+from rir_mlx.training.job import TrainingJob, TrainingOutputs, steps_for
+from rir_mlx.training.loop import train as run_training
 from rir_mlx.training.trackers import check_installed
 from rir_mlx.types import CONTROLS, Arm
 
@@ -58,13 +59,14 @@ def train_rgen(context: Context) -> None:
             hint="Name triples in reasoning.source, or the column of your own reasonings in data.reasoning_column.",
         )
     train = _rgen_examples(context, "train")
-    job = training.Job(
+    job = TrainingJob(
         train=train,
         validation=_rgen_examples(context, "validation"),
         options=options,
         seed=seed,
-        steps=training.steps_for(train, options, seed=seed),
+        steps=steps_for(train, options, seed=seed),
         texts=[one.question for one in context.data.triples.train] + [text or "" for text, *_ in own],
+        name="R-Gen",
     )
     _train(context, stage, inputs, job, {"what": "R-Gen"})
 
@@ -153,16 +155,17 @@ def _train_arm(context: Context, arm: Arm, seed: int) -> None:
             hint="Train R-Gen longer, or raise augment.max_tokens.",
         )
     alpha = options.multitask_alpha
-    job = training.Job(
+    job = TrainingJob(
         train=train,
         validation=_arm_examples(context, arm, "validation"),
         options=options,
         seed=seed,
-        steps=training.steps_for(train, options, rows=len(context.data.train), seed=seed),
+        steps=steps_for(train, options, rows=len(context.data.train), seed=seed),
         texts=[] if reasons_first(arm) else [row.text for row in context.data.train],
         answer_weight=alpha if arm == "multitask" else 1.0,
         reasoning_weight=1.0 - alpha if arm == "multitask" else options.reasoning_weight,
         accuracy=_accuracy_of(context, arm) if context.data.validation else None,
+        name=what,
     )
     _train(context, stage, inputs, job, {"what": what, "arm": arm, "seed": seed, "task": asdict(context.task)})
 
@@ -267,7 +270,7 @@ def _checkpoints(context: Context, stage: Stage, inputs: dict[str, Any]) -> Chec
     return Checkpoints(stage.checkpoints, inputs | more)
 
 
-def _train(context: Context, stage: Stage, inputs: dict[str, Any], job: training.Job, about: dict[str, Any]) -> None:
+def _train(context: Context, stage: Stage, inputs: dict[str, Any], job: TrainingJob, about: dict[str, Any]) -> None:
     progress, what = context.progress, str(about["what"])
     if not job.train.rows:
         raise UserError(f"{what}: no row fits into max_seq_length.", hint="Raise max_seq_length.")
@@ -296,8 +299,8 @@ def _train(context: Context, stage: Stage, inputs: dict[str, Any], job: training
         adapter = adapters.Adapter(context.model.adapter_spec, model.trained_tensors(), about)
         adapters.write_adapter(stage.adapter, adapter, context.model.files)
 
-    outputs = training.Outputs(stage.metrics, save, checkpoints)
-    outcome = training.train(model, job, outputs, progress=progress, what=what, processes=context.processes)
+    outputs = TrainingOutputs(stage.metrics, save, checkpoints)
+    outcome = run_training(model, job, outputs, progress=progress, processes=context.processes)
 
     def finish() -> None:
         stage.finish(inputs, **asdict(outcome), rows=len(job.train.rows), backend=context.backend.name)
@@ -308,7 +311,7 @@ def _train(context: Context, stage: Stage, inputs: dict[str, Any], job: training
     progress.say(f"{what}: {outcome.steps:,} steps, {speed:,.0f} tokens/s → {stage.adapter}")
 
 
-def _say_cost(context: Context, model: Model, job: training.Job, stage: Stage, name: str) -> None:
+def _say_cost(context: Context, model: Model, job: TrainingJob, stage: Stage, name: str) -> None:
     section, rows = ("rgen", "reasoning") if stage.folder == context.run.rgen.folder else ("classifier", "data")
     smaller = f"{section}.iters" if job.options.iters else f"{rows}.max_samples, {section}.epochs"
     device = context.backend.device()

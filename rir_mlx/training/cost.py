@@ -22,7 +22,7 @@ from rir_mlx.backends.base import (
 from rir_mlx.errors import OutOfMemory
 from rir_mlx.models.adapter_spec import LINEAR_KEYS, AdapterSpec, adapted_layers
 from rir_mlx.prompting.batches import whole_batches
-from rir_mlx.training.loop import Job
+from rir_mlx.training.job import TrainingJob
 
 _USABLE = 0.9
 """Share of the machine's memory that a training may take."""
@@ -86,7 +86,7 @@ class Trained:
     processes: int = 1
 
 
-def training_cost(what: Trained, job: Job, device: Device, section: str, smaller: str) -> Cost:
+def training_cost(what: Trained, job: TrainingJob, device: Device, section: str, smaller: str) -> Cost:
     """The cost of a training job, from one forward pass over rows of middling length. `section` is the recipe's, whose
     keys an edit would name."""
     groups = whole_batches(job.train, job.size)
@@ -108,7 +108,7 @@ def training_cost(what: Trained, job: Job, device: Device, section: str, smaller
     )
 
 
-def _forward(model: Model, job: Job, group: Sequence[int]) -> float:
+def _forward(model: Model, job: TrainingJob, group: Sequence[int]) -> float:
     """Seconds of a forward pass over rows; where they do not fit, from a part of them."""
     try:
         batches = job.batches(job.train, [group])
@@ -120,7 +120,7 @@ def _forward(model: Model, job: Job, group: Sequence[int]) -> float:
         return 2 * _forward(model, job, group[: len(group) // 2])
 
 
-def _edit_that_fits(what: Trained, job: Job, longest: Sequence[int], device: Device, section: str) -> str:
+def _edit_that_fits(what: Trained, job: TrainingJob, longest: Sequence[int], device: Device, section: str) -> str:
     """The first of ever stronger edits that fits: smaller batches for the same step, then checkpointing too."""
     options = job.options
     for checkpointed in sorted({options.grad_checkpoint, True}):
@@ -162,7 +162,7 @@ def generation_cost(
     )
 
 
-def _step_memory(what: Trained, job: Job, rows: Sequence[int], checkpointed: bool) -> int:
+def _step_memory(what: Trained, job: TrainingJob, rows: Sequence[int], checkpointed: bool) -> int:
     return max(training_memory(what, batch, checkpointed) for batch in job.batches(job.train, [rows]))
 
 

@@ -563,7 +563,7 @@ def test_a_refused_change_leaves_the_recipe_of_the_run(rir: Run, recipe: Path, m
     assert refused.code == 2
     assert "classifier.learning_rate was 0.0001, is 0.5" in refused.err
     assert "learning_rate: 0.5" not in Path("runs/small/recipe.yaml").read_text()
-    assert "Goes on after step 2" in rir("train-classifier", "--arm", "qa").err
+    assert "Resuming from step 2" in rir("train-classifier", "--arm", "qa").err
 
 
 def test_force_starts_a_half_trained_model_again(rir: Run, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -332,7 +332,8 @@ from rir_mlx.models.adapter_spec import AdapterSpec
 from rir_mlx.progress import Silent
 from rir_mlx.recipe.schema import TrainingSection
 from rir_mlx.prompting.examples import TrainingExample, TrainingExamples
-from rir_mlx.training.loop import Job, Outputs, train
+from rir_mlx.training.job import TrainingJob, TrainingOutputs
+from rir_mlx.training.loop import train
 
 class Loud(Silent):
     def warn(self, text):
@@ -343,11 +344,11 @@ model = backend.load(folder, dtype="float32")
 model.add_adapter(AdapterSpec(rank=4), seed=0)
 rows = tuple(TrainingExample((20 + i,) * 300, (), (30, 31)) for i in range(32))
 options = TrainingSection(batch_size=32, grad_accumulation_steps=1)
-job = Job(TrainingExamples((), rows), TrainingExamples((), ()), options, 0, 3)
+job = TrainingJob(TrainingExamples((), rows), TrainingExamples((), ()), options, 0, 3)
 if limited:
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + 120 * 2**20, resource.RLIM_INFINITY))
-outcome = train(model, job, Outputs(folder / "metrics.jsonl", lambda: None), progress=Loud(), what="x")
+outcome = train(model, job, TrainingOutputs(folder / "metrics.jsonl", lambda: None), progress=Loud())
 print("loss", outcome.train_loss, float(np.abs(model.trained_tensors()["model.layers.0.mlp.up_proj.lora_b"]).sum()))
 """
 

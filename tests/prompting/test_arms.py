@@ -32,9 +32,9 @@ from rir_mlx.recipe.loading import load_recipe
 from rir_mlx.stages import augment_rows, train_classifier, train_rgen
 from rir_mlx.stages.context import Context
 from rir_mlx.storage.layout import RunDir, Stage
-from rir_mlx.training import loop as training
+from rir_mlx.training import loop
 from rir_mlx.training.checkpoints import Checkpoints
-from rir_mlx.training.loop import Job, Outcome
+from rir_mlx.training.job import TrainingJob, TrainingOutcome
 from rir_mlx.types import CONTROLS, Arm
 
 LABELS = {"joy": "feels good", "sadness": "", "anger": ""}
@@ -199,16 +199,16 @@ def heard(context: Context) -> Heard:
 
 
 @pytest.fixture
-def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+def jobs(monkeypatch: pytest.MonkeyPatch) -> list[TrainingJob]:
     """The jobs that a stage hands to the training loop."""
-    found: list[Job] = []
-    real = training.train
+    found: list[TrainingJob] = []
+    real = loop.train
 
-    def spy(model: Any, job: Job, *rest: Any, **more: Any) -> Outcome:
+    def spy(model: Any, job: TrainingJob, *rest: Any, **more: Any) -> TrainingOutcome:
         found.append(job)
         return real(model, job, *rest, **more)
 
-    monkeypatch.setattr(training, "train", spy)
+    monkeypatch.setattr("rir_mlx.stages.training.run_training", spy)
     return found
 
 
@@ -218,7 +218,7 @@ def reasonings_of(codec: Codec, examples: TrainingExamples) -> list[str]:
 
 
 def test_arms_are_matched_by_steps_though_they_learn_of_different_rows(
-    folder: Path, codec: Codec, jobs: list[Job]
+    folder: Path, codec: Codec, jobs: list[TrainingJob]
 ) -> None:
     context = context_of(folder, codec, "classifier.iters=null", "classifier.epochs=1.5", "classifier.batch_size=4")
     augment_rows(context)
@@ -235,7 +235,9 @@ def test_arms_are_matched_by_steps_though_they_learn_of_different_rows(
     assert jobs[0].steps == round(1.5 * -(-whole // 8))
 
 
-def test_a_control_learns_other_reasonings_and_the_same_labels(folder: Path, codec: Codec, jobs: list[Job]) -> None:
+def test_a_control_learns_other_reasonings_and_the_same_labels(
+    folder: Path, codec: Codec, jobs: list[TrainingJob]
+) -> None:
     context = context_of(folder, codec)
     augment_rows(context)
     for arm in ("qra", *CONTROLS):
@@ -250,7 +252,7 @@ def test_a_control_learns_other_reasonings_and_the_same_labels(folder: Path, cod
         assert others == [plain, plain]
 
 
-def test_a_row_learns_the_reasoning_that_was_kept_for_it(folder: Path, codec: Codec, jobs: list[Job]) -> None:
+def test_a_row_learns_the_reasoning_that_was_kept_for_it(folder: Path, codec: Codec, jobs: list[TrainingJob]) -> None:
     """Where the one before it has none, the rest must not move up."""
     context = context_of(folder, codec)
     augment_rows(context)
@@ -262,7 +264,7 @@ def test_a_row_learns_the_reasoning_that_was_kept_for_it(folder: Path, codec: Co
         assert codec.decode(example.learned).replace("<|eot_id|>", "").strip() == f"{label}\n{own}".strip()
 
 
-def test_multitask_weighs_its_tasks_by_alpha(folder: Path, codec: Codec, jobs: list[Job]) -> None:
+def test_multitask_weighs_its_tasks_by_alpha(folder: Path, codec: Codec, jobs: list[TrainingJob]) -> None:
     context = context_of(folder, codec, "classifier.multitask_alpha=0.3", "classifier.reasoning_weight=0.9")
     augment_rows(context)
     train_classifier(context, "multitask")
@@ -273,7 +275,7 @@ def test_multitask_weighs_its_tasks_by_alpha(folder: Path, codec: Codec, jobs: l
     assert len(reasonings.tokens) < len(labels.tokens)
 
 
-def test_balanced_labels_weigh_alike_in_all(folder: Path, codec: Codec, jobs: list[Job]) -> None:
+def test_balanced_labels_weigh_alike_in_all(folder: Path, codec: Codec, jobs: list[TrainingJob]) -> None:
     """rows / (labels · rows of the label), as scikit-learn has it, of all training rows."""
     from sklearn.utils.class_weight import compute_class_weight
 
@@ -295,14 +297,14 @@ def test_balanced_labels_weigh_alike_in_all(folder: Path, codec: Codec, jobs: li
         assert sum(row.weight for label, row in rows if label == name) == pytest.approx(len(labels) / 3)
 
 
-def test_labels_that_are_not_weighted_all_count_one(folder: Path, codec: Codec, jobs: list[Job]) -> None:
+def test_labels_that_are_not_weighted_all_count_one(folder: Path, codec: Codec, jobs: list[TrainingJob]) -> None:
     context = context_of(folder, codec)
     train_classifier(context, "qa")
     assert {row.weight for row in jobs[0].train.rows} == {1.0}
 
 
 def test_each_seed_has_a_folder_and_initial_weights_but_the_same_rows(
-    folder: Path, codec: Codec, jobs: list[Job]
+    folder: Path, codec: Codec, jobs: list[TrainingJob]
 ) -> None:
     context = context_of(folder, codec, "classifier.seeds=[5,0,17]")
     augment_rows(context)
@@ -353,7 +355,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What would be trained again. It is not, so that a run serves many tests."""
     found: list[str] = []
 
-    def instead(context: Context, stage: Stage, inputs: Any, job: Job, about: dict[str, Any]) -> None:
+    def instead(context: Context, stage: Stage, inputs: Any, job: TrainingJob, about: dict[str, Any]) -> None:
         found.append(stage.folder.name.removeprefix("classifier-"))
 
     monkeypatch.setattr("rir_mlx.stages.training._train", instead)
@@ -407,7 +409,7 @@ def test_a_changed_validation_reasoning_trains_again(folder: Path, codec: Codec)
 
 
 def test_an_arm_is_measured_on_rows_of_all_labels_while_it_trains(
-    folder: Path, codec: Codec, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+    folder: Path, codec: Codec, jobs: list[TrainingJob], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows stand in the order of their file, often by label: of the first so many, two labels in seventy may be all."""
     monkeypatch.setattr("rir_mlx.stages.training._MEASURED", 8)
@@ -434,7 +436,7 @@ def test_an_arm_is_measured_on_rows_of_all_labels_while_it_trains(
 
 @pytest.mark.parametrize("arm", ["qra", "qar", "multitask"])
 def test_a_reasoning_that_leaves_a_text_no_room_is_refused_before_training(
-    folder: Path, codec: Codec, jobs: list[Job], arm: Arm
+    folder: Path, codec: Codec, jobs: list[TrainingJob], arm: Arm
 ) -> None:
     """It came up at the first measurement, after a hundred steps."""
     context = context_of(folder, codec, "evaluate.max_reasoning_tokens=300")
@@ -463,7 +465,7 @@ def test_without_a_single_reasoning_an_arm_that_learns_from_them_is_refused(
 
 
 def test_rgen_learns_from_own_reasonings_behind_the_prompt_that_it_will_get(
-    folder: Path, codec: Codec, jobs: list[Job]
+    folder: Path, codec: Codec, jobs: list[TrainingJob]
 ) -> None:
     context = context_of(folder, codec)
     train_rgen(context)
@@ -479,7 +481,7 @@ def test_rgen_learns_from_own_reasonings_behind_the_prompt_that_it_will_get(
 
 
 def test_triples_and_own_reasonings_are_learned_together_and_named_rightly(
-    folder: Path, codec: Codec, jobs: list[Job]
+    folder: Path, codec: Codec, jobs: list[TrainingJob]
 ) -> None:
     triples = [{"question": f"how is {n}?", "answer": "so", "reasoning": f"because {n}"} for n in range(7)]
     (folder / "triples.jsonl").write_text("".join(json.dumps(one) + "\n" for one in triples))
@@ -538,7 +540,7 @@ def test_an_arm_that_is_killed_ends_with_the_same_bytes(
         context.model.backend = framework
         augment_rows(context)
         if kill_at is not None:
-            real, steps = training.learning_rate_at, []
+            real, steps = loop.learning_rate_at, []
 
             def killing(*given: Any) -> float:
                 steps.append(given)
@@ -547,7 +549,7 @@ def test_an_arm_that_is_killed_ends_with_the_same_bytes(
                 return real(*given)
 
             with monkeypatch.context() as patched:
-                patched.setattr(training, "learning_rate_at", killing)
+                patched.setattr(loop, "learning_rate_at", killing)
                 with pytest.raises(Killed):
                     train_classifier(context, arm)
             return {}

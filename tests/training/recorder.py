@@ -10,7 +10,7 @@ from typing import Any
 from rir_mlx.backends.base import PLAIN, Batch, Execution, OptimizerSpec, StepResult
 from rir_mlx.prompting.examples import TrainingExample, TrainingExamples
 from rir_mlx.recipe.schema import TrainingSection
-from rir_mlx.training.loop import Job
+from rir_mlx.training.job import TrainingJob
 
 HEAD = tuple(range(16))
 """The shortest prefix that is worth running apart."""
@@ -50,8 +50,8 @@ def rows_of(count: int) -> TrainingExamples:
     )
 
 
-def job_of(rows: int, steps: int, validation: int = 0, **options: Any) -> Job:
-    return Job(rows_of(rows), rows_of(validation), TrainingSection(**options), seed=0, steps=steps)
+def job_of(rows: int, steps: int, validation: int = 0, **options: Any) -> TrainingJob:
+    return TrainingJob(rows_of(rows), rows_of(validation), TrainingSection(**options), seed=0, steps=steps)
 
 
 def logged(folder: Path) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ from rir_mlx.training.cost import (
     training_cost,
     training_memory,
 )
-from rir_mlx.training.loop import Job
+from rir_mlx.training.job import TrainingJob
 
 LLAMA_1B = {
     "hidden_size": 2048,
@@ -89,11 +89,11 @@ def test_the_memory_of_a_1b_model_is_near_what_was_measured() -> None:
         assert 0.7 < (training_memory(what, batch) - weights) / 2**30 / measured < 1.4
 
 
-def job_of(rows: int, **options: Any) -> Job:
+def job_of(rows: int, **options: Any) -> TrainingJob:
     examples = TrainingExamples(
         tuple(range(20)), tuple(TrainingExample((30,) * 200, (31,) * 60, (40, 41)) for _ in range(rows))
     )
-    return Job(examples, examples, TrainingSection(**options), seed=0, steps=3)
+    return TrainingJob(examples, examples, TrainingSection(**options), seed=0, steps=3)
 
 
 @pytest.mark.parametrize(

@@ -35,26 +35,21 @@ from rir_mlx.prompting.examples import TrainingExample, TrainingExamples
 from rir_mlx.recipe import schema as recipe
 from rir_mlx.recipe.schema import TrainingSection
 from rir_mlx.training.checkpoints import Checkpoints
-from rir_mlx.training.loop import (
-    Job,
-    Outcome,
-    Outputs,
-    learning_rate_at,
-    mean_loss,
-    steps_for,
-    train,
-)
+from rir_mlx.training.job import TrainingJob, TrainingOutcome, TrainingOutputs, learning_rate_at, steps_for
+from rir_mlx.training.loop import mean_loss, train
 from rir_mlx.training.trackers import check_installed
 
 
-def run(model: Any, job: Job, folder: Path, saved: list[int] | None = None) -> tuple[Outcome, list[dict[str, Any]]]:
+def run(
+    model: Any, job: TrainingJob, folder: Path, saved: list[int] | None = None
+) -> tuple[TrainingOutcome, list[dict[str, Any]]]:
     path = folder / "metrics.jsonl"
 
     def save() -> None:
         if saved is not None:
             saved.append(len(model.steps))
 
-    outcome = train(model, job, Outputs(path, save), progress=Silent(), what="test")
+    outcome = train(model, job, TrainingOutputs(path, save), progress=Silent())
     return outcome, [json.loads(line) for line in path.read_text().splitlines()]
 
 
@@ -87,7 +82,7 @@ def test_each_step_is_normalised_by_its_own_tokens(tmp_path: Path) -> None:
     """Also the last and smaller one of an epoch: the weights of a step sum to 1 + reasoning_weight."""
     model = Recorder()
     job = job_of(10, 4, batch_size=4, grad_accumulation_steps=2)
-    run(model, Job(job.train, job.validation, job.options, 0, 4, reasoning_weight=0.25), tmp_path)
+    run(model, TrainingJob(job.train, job.validation, job.options, 0, 4, reasoning_weight=0.25), tmp_path)
     sums = [sum(float(batch.weights.sum()) for batch in step) for step in model.steps]
     np.testing.assert_allclose(sums, 1.25, rtol=1e-5)
     assert len({len(step) for step in model.steps}) == 2
@@ -98,7 +93,7 @@ def test_the_same_seed_trains_the_same_rows_in_the_same_order(tmp_path: Path) ->
     for seed in (0, 0, 1):
         model = Recorder()
         job = job_of(20, 12, batch_size=4, grad_accumulation_steps=1)
-        run(model, Job(job.train, job.validation, job.options, seed, 12), tmp_path)
+        run(model, TrainingJob(job.train, job.validation, job.options, seed, 12), tmp_path)
         orders.append(seen(model))
     assert orders[0] == orders[1] != orders[2]
 
@@ -247,7 +242,7 @@ def test_validation_is_weighted_over_all_rows_at_once() -> None:
     examples = TrainingExamples((1, 2), rows)
     model = FakeModel(64)
     losses = [
-        mean_loss(model, Job(examples, examples, TrainingSection(batch_size=size), 0, 1, reasoning_weight=0.5))
+        mean_loss(model, TrainingJob(examples, examples, TrainingSection(batch_size=size), 0, 1, reasoning_weight=0.5))
         for size in (1, 2, 5)
     ]
     whole = step_batches(examples, [range(5)], reasoning_weight=0.5)[0]
@@ -258,9 +253,9 @@ def test_training_lowers_the_validation_loss_of_what_can_be_learned(tmp_path: Pa
     model, saved = FakeModel(128), []
     examples = TrainingExamples((1, 2), tuple(TrainingExample((10 + i,), (), (40 + i % 3,)) for i in range(12)))
     options = TrainingSection(learning_rate=1e-2, steps_per_eval=20, max_grad_norm=100)
-    job = Job(examples, examples, options, 0, 150)
+    job = TrainingJob(examples, examples, options, 0, 150)
     before = mean_loss(model, job)
-    outcome = train(model, job, Outputs(tmp_path / "m", lambda: saved.append(1)), progress=Silent(), what="test")
+    outcome = train(model, job, TrainingOutputs(tmp_path / "m", lambda: saved.append(1)), progress=Silent())
     assert outcome.validation_loss is not None
     assert outcome.validation_loss < 0.5 * before
     assert saved
@@ -292,7 +287,7 @@ def test_where_memory_runs_out_the_batches_are_halved(tmp_path: Path) -> None:
     job, progress = job_of(24, 6, batch_size=8, grad_accumulation_steps=2), Hearing()
     whole, small = Recorder(), Small(3)
     run(whole, job, tmp_path)
-    train(small, job, Outputs(tmp_path / "m", lambda: None), progress=progress, what="x")
+    train(small, job, TrainingOutputs(tmp_path / "m", lambda: None), progress=progress)
     assert [sorted(step) for step in seen(small)] == [sorted(step) for step in seen(whole)]
     assert {len(batch.tokens) for step in small.steps for batch in step} <= {1, 2}
     sums = [[sum(float(batch.weights.sum()) for batch in step) for step in model.steps] for model in (whole, small)]
@@ -314,9 +309,9 @@ def test_a_row_that_is_not_finite_is_named_by_its_text(tmp_path: Path) -> None:
     texts = [f"text {n}" for n in range(8)]
     model = Recorder(losses=[math.nan])
     with pytest.raises(Failure) as failed:
-        run(model, Job(examples, rows_of(0), job.options, 0, 5, texts=texts), tmp_path)
+        run(model, TrainingJob(examples, rows_of(0), job.options, 0, 5, texts=texts), tmp_path)
     row = examples.origins[seen(model)[0][0]]
-    assert f"training rows {row + 1}, the first being 'text {row}'" in failed.value.what
+    assert f"training rows {row + 1}, starting with 'text {row}'" in failed.value.what
 
 
 def test_dropout_has_a_seed_of_its_own_at_every_step(tmp_path: Path) -> None:
@@ -399,8 +394,8 @@ def test_where_memory_runs_out_in_validation_the_batches_are_halved(tmp_path: Pa
     job, progress, ends = job_of(12, 4, validation=9, batch_size=4, steps_per_eval=2), Hearing(), []
     for model in (FakeModel(200), Narrow(200)):
         model.add_adapter(AdapterSpec(), seed=0)
-        outputs = Outputs(tmp_path / "m", lambda: None)
-        ends.append(train(model, job, outputs, progress=progress, what="x").validation_loss)
+        outputs = TrainingOutputs(tmp_path / "m", lambda: None)
+        ends.append(train(model, job, outputs, progress=progress).validation_loss)
     assert ends[0] == pytest.approx(ends[1], rel=1e-9)
     assert len(progress.warnings) == 1
 
@@ -410,9 +405,9 @@ def test_all_ranks_stop_where_one_was_asked_to(tmp_path: Path) -> None:
     model, checkpoints = Recorder(), Checkpoints(tmp_path / "checkpoints", {})
     model.training_state = lambda: TrainingState({"w": np.zeros(1)})  # type: ignore[attr-defined]
     processes = Others(0, 2, [0.0], [10.0, 0.0], [10.0, 1.0])
-    outputs = Outputs(tmp_path / "m", lambda: None, checkpoints)
+    outputs = TrainingOutputs(tmp_path / "m", lambda: None, checkpoints)
     with pytest.raises(KeyboardInterrupt):
-        train(model, job_of(20, 9), outputs, progress=Silent(), what="x", processes=processes)
+        train(model, job_of(20, 9), outputs, progress=Silent(), processes=processes)
     assert len(model.steps) == 2
     assert checkpoints.step() == 2
 
@@ -435,13 +430,13 @@ def test_an_interrupt_after_the_last_step_is_heard_too(tmp_path: Path) -> None:
             return super().loss(batch)
 
     checkpoints = Checkpoints(tmp_path / "checkpoints", {})
-    outputs = Outputs(tmp_path / "m", lambda: None, checkpoints)
+    outputs = TrainingOutputs(tmp_path / "m", lambda: None, checkpoints)
     job = job_of(8, 6, validation=2, steps_per_eval=3)
     with pytest.raises(KeyboardInterrupt):
-        train(Pressed(), job, outputs, progress=Silent(), what="x")
+        train(Pressed(), job, outputs, progress=Silent())
     assert checkpoints.step() == 6
     model = Pressed()
-    assert train(model, job, outputs, progress=Silent(), what="x").steps == 6
+    assert train(model, job, outputs, progress=Silent()).steps == 6
     assert model.steps == []
 
 
@@ -466,7 +461,7 @@ class Watching(Silent):
 def test_progress_reaches_its_total(tmp_path: Path) -> None:
     progress = Watching()
     job = job_of(8, 9, steps_per_report=4)
-    train(Recorder(), job, Outputs(tmp_path / "m", lambda: None), progress=progress, what="x")
+    train(Recorder(), job, TrainingOutputs(tmp_path / "m", lambda: None), progress=progress)
     assert progress.totals == [9]
     assert sum(progress.amounts) == 9
     assert progress.fields == {"loss": 3, "tokens_per_second": 3}
@@ -512,9 +507,9 @@ def test_patience_counts_from_the_most_accurate(tmp_path: Path) -> None:
     heard: list[str] = []
     progress = Hearing()
     progress.say = heard.append  # type: ignore[method-assign]
-    outcome = train(model, job, Outputs(tmp_path / "m", lambda: None), progress=progress, what="x")
+    outcome = train(model, job, TrainingOutputs(tmp_path / "m", lambda: None), progress=progress)
     assert (outcome.steps, outcome.best_step) == (8, 4)
-    assert heard == ["Stopped after step 8: 2 measurements without one better than 80.0% right at step 4."]
+    assert heard == ["Stopped after step 8: 2 validations without improving on 80.0% correct at step 4."]
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -536,7 +531,7 @@ def test_the_first_rank_measures_the_accuracy_and_all_choose_by_it(tmp_path: Pat
 
     job = replace(job_of(8, 1, validation=4), accuracy=accuracy)
     processes = Pair(rank, 2)
-    outcome = train(model, job, Outputs(tmp_path / "m", lambda: None), progress=Silent(), what="x", processes=processes)
+    outcome = train(model, job, TrainingOutputs(tmp_path / "m", lambda: None), progress=Silent(), processes=processes)
     assert outcome.validation_accuracy == 0.75
     assert measured == [0] * (rank == 0)
 
@@ -549,6 +544,6 @@ def test_a_token_budget_holds_for_both_of_two_tasks(tmp_path: Path) -> None:
     both = replace(first, second=second)
     assert steps_for(both, options) == 6
     model = Recorder()
-    run(model, Job(both, rows_of(0), options, seed=0, steps=6), tmp_path)
+    run(model, TrainingJob(both, rows_of(0), options, seed=0, steps=6), tmp_path)
     assert max(batch.tokens.size for step in model.steps for batch in step) == 38
     assert sorted(row for step in seen(model) for row in step) == sorted([*range(12)] * 2)

@@ -132,7 +132,7 @@ def test_a_rank_that_dies_ends_the_job_which_then_goes_on(folder: Path, backend_
     assert "is gone" not in out
     (folder / "small.yaml").write_text(recipe)
     out = finished(start(folder, "killed", backend_name, 2))
-    assert "Goes on after step" in out
+    assert "Resuming from step" in out
     name = "adapter/adapters.safetensors"
     assert (stage / name).read_bytes() == (folder / "whole/small/classifier-qa" / name).read_bytes()
     assert logged(stage) == logged(folder / "whole/small/classifier-qa")

@@ -23,7 +23,8 @@ from rir_mlx.backends.base import Batch, TrainingState
 from rir_mlx.errors import Failure, UserError
 from rir_mlx.progress import Silent
 from rir_mlx.training.checkpoints import Checkpoints
-from rir_mlx.training.loop import Outcome, Outputs, train
+from rir_mlx.training.job import TrainingOutcome, TrainingOutputs
+from rir_mlx.training.loop import train
 
 
 class Stopped(Exception):
@@ -59,20 +60,20 @@ class Learner(Recorder):
 OPTIONS = {"batch_size": 3, "steps_per_eval": 3, "steps_per_report": 2, "save_every": 4}
 
 
-def go(folder: Path, model: Learner, inputs: dict[str, Any] | None = None, **options: Any) -> Outcome:
+def go(folder: Path, model: Learner, inputs: dict[str, Any] | None = None, **options: Any) -> TrainingOutcome:
     accuracy = options.pop("accuracy", None)
     job = replace(job_of(20, 30, validation=4, **(OPTIONS | options)), accuracy=accuracy)
     saves = folder / "saved.txt"
     folder.mkdir(exist_ok=True)
-    outputs = Outputs(
+    outputs = TrainingOutputs(
         folder / "metrics.jsonl",
         lambda: saves.write_text(repr(model.weights)) and None,
         Checkpoints(folder / "checkpoints", inputs or {}),
     )
-    return train(model, job, outputs, progress=Silent(), what="test")
+    return train(model, job, outputs, progress=Silent())
 
 
-def without_time(outcome: Outcome) -> dict[str, Any]:
+def without_time(outcome: TrainingOutcome) -> dict[str, Any]:
     return {key: value for key, value in vars(outcome).items() if key != "seconds"}
 
 
@@ -361,6 +362,6 @@ def test_an_interrupt_keeps_the_step_and_other_inputs_are_refused(folder: Path) 
     again = start(folder, "runs", name)
     _, err = again.communicate(timeout=120)
     assert again.returncode == 0, err
-    assert f"Goes on after step {step}" in err
+    assert f"Resuming from step {step}" in err
     assert [line["step"] for line in logged(stage)] == list(range(1, 151))
     shutil.rmtree(folder / "runs")
