@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import get_args
 
 from rir_mlx.data.columns import Column
-from rir_mlx.data.rows import Row, Triple, _collect, _triple_reader, checked_text, row_reader
+from rir_mlx.data.rows import Row, Triple, _collect, _triple_reader, checked_text, row_readers
 from rir_mlx.data.splits import _sample_train, _shuffled, carve, carved_size, draw_rows
 from rir_mlx.data.tables import (
     Table,
@@ -158,7 +158,7 @@ def _read_rows(
             continue
         tables = read_tables(source, columns_of(section, part), f"data.{part}")
         try:
-            rows[part] = _collect([(table, row_reader(table, labels)) for table in tables], notes)
+            rows[part] = _collect(row_readers(tables, part, labels), notes)
         except DataError as error:
             broken.append(error)
             continue

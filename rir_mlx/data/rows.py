@@ -18,14 +18,19 @@ from rir_mlx.errors import did_you_mean
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A text and its label. `reasoning` is one that the user gave with them; `file` and `number` say where it stands,
-    counted as the user finds it."""
+    """A text and its label, and the reasoning that the user gave with them, if any.
+
+    `file` and `number` say where the row stands, counted as the user finds it. `id` names the row within a run, the
+    same on every load: `<source part>:<number>`, or `<source part>:<file>:<number>` where the source is several files,
+    counted from 1. The source part is the recipe key that the row was read from, also when the row was carved into
+    another part."""
 
     text: str
     label: str
     reasoning: str | None = None
     file: str = field(default="", compare=False, repr=False)
     number: int = field(default=0, compare=False, repr=False)
+    id: str = field(default="", compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +95,13 @@ def _name(value: Any, classes: tuple[str, ...] | None, what: str) -> str:
     return checked_text(value, what)
 
 
-def row_reader(table: Table, known: Mapping[str, str]) -> Reader[Row]:
+def row_readers(tables: Sequence[Table], part: str, known: Mapping[str, str]) -> list[tuple[Table, Reader[Row]]]:
+    """Each table of a source with the reader of its rows. `part` is the source's key, with which row ids start."""
+    prefixes = [part] if len(tables) == 1 else [f"{part}:{number}" for number in range(1, len(tables) + 1)]
+    return [(table, _row_reader(table, prefix, known)) for table, prefix in zip(tables, prefixes, strict=True)]
+
+
+def _row_reader(table: Table, prefix: str, known: Mapping[str, str]) -> Reader[Row]:
     """Rows from the cells of text, label and perhaps reasoning; of the labels `known`, where there are any."""
     classes, hints = table.class_names[1], dict[str, str]()
     interned = dict[str, str]()
@@ -103,7 +114,7 @@ def row_reader(table: Table, known: Mapping[str, str]) -> Reader[Row]:
             if label not in hints:
                 hints[label] = did_you_mean(label, known)
             raise _UnknownLabelError(f"the label {label!r} is not one of the {len(known)} labels.{hints[label]}")
-        return Row(text, label, reasoning, table.name, number)
+        return Row(text, label, reasoning, table.name, number, f"{prefix}:{number}")
 
     return read
 

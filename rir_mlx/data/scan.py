@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from rir_mlx.data.audit import Material, Refused
 from rir_mlx.data.loading import check_labels, columns_of, labels_in
-from rir_mlx.data.rows import Row, row_reader, sift
+from rir_mlx.data.rows import Row, row_readers, sift
 from rir_mlx.data.splits import carve, carved_size
 from rir_mlx.data.tables import read_tables
 from rir_mlx.errors import DataError
@@ -29,8 +29,8 @@ def scan_sources(section: DataSection, seed: int) -> Material:
             continue
         tables = read_tables(source, columns_of(section, part), f"data.{part}")
         rows[part] = []
-        for table in tables:
-            found = sift(table, row_reader(table, {}), notes)
+        for table, read in row_readers(tables, part, {}):
+            found = sift(table, read, notes)
             rows[part] += found.rows
             refused += [Refused(part, table.name, fault.row, fault.what) for fault in sorted(found.faults)]
         if not rows[part]:

@@ -18,6 +18,7 @@ from rir_mlx.data.loading import (
     read_texts,
 )
 from rir_mlx.data.rows import Row
+from rir_mlx.data.scan import scan_sources
 from rir_mlx.errors import DataError
 from rir_mlx.recipe.schema import DataSection, ReasoningSection
 
@@ -333,6 +334,35 @@ def test_carved_parts_are_disjoint_complete_in_file_order_and_decided_by_the_see
     other = load(path, seed=1, **sizes)
     assert other.test != data.test
     assert other.digest != data.digest
+
+
+def test_row_ids_are_unique_in_a_run_the_same_on_each_load_and_name_the_source(tmp_path: Path) -> None:
+    train = write_csv(tmp_path / "train.csv", some_rows(60))
+    test = write_csv(tmp_path / "test.csv", some_rows(6))
+    section = {"train": str(train), "test": str(test), "val_size": 10, "max_samples": 30}
+    data = load_labelled(DataSection.model_validate(section), 0)
+    assert [row.id for row in data.test] == [f"test:{line}" for line in range(2, 8)]
+    assert {row.id for row in (*data.train, *data.validation)} <= {f"train:{line}" for line in range(2, 62)}
+    ids = [row.id for row in (*data.train, *data.validation, *data.test)]
+    assert len(set(ids)) == len(ids) == 46
+    alone = load_labelled(DataSection.model_validate(section), 0, parts=["validation"])
+    assert [row.id for row in alone.validation] == [row.id for row in data.validation]
+    scanned = scan_sources(DataSection.model_validate(section), 0)
+    assert {row.id for row in scanned.parts["validation"]} == {row.id for row in data.validation}
+    both = load(tmp_path / "*.csv")
+    assert [row.id for row in both.train[:2]] == ["train:1:2", "train:1:3"]
+    assert both.train[-1].id == "train:2:61"
+    assert len({row.id for row in both.train}) == 66
+
+
+def test_the_digest_is_decided_by_what_rows_say_not_by_their_ids(tmp_path: Path) -> None:
+    write_csv(tmp_path / "1.csv", some_rows(6)[:4])
+    write_csv(tmp_path / "2.csv", some_rows(6)[4:])
+    one = load(write_csv(tmp_path / "all.csv", some_rows(6)))
+    two = load(tmp_path / "?.csv")
+    assert one.digest == two.digest
+    assert [row.id for row in one.train] != [row.id for row in two.train]
+    assert one.train == two.train
 
 
 def test_the_test_part_depends_on_neither_val_size_nor_max_samples(tmp_path: Path) -> None:
