@@ -232,19 +232,34 @@ def _plain_types(annotation: Any) -> Iterator[type]:
 
 
 def python_page() -> str:
-    """What `import rir_mlx` gives."""
-    import rir_mlx
+    """What `import rir_mlx` and `import rir_convert` give: functions, then classes, then errors."""
+    import rir_convert
 
-    lines = ["# Python", "", "What `rir_mlx` itself gives. Other modules may change from one version to the next.", ""]
-    for name in sorted(set(rir_mlx.__all__) - {"__version__"}):
-        lines += _member(name, getattr(rir_mlx, name))
+    import rir_mlx
+    from rir_mlx.stages.opening import OpenOptions
+
+    lines = ["# Python", "", "What the packages themselves give. Other modules may change with any version.", ""]
+    for package in (rir_mlx, rir_convert):
+        names = [name for name in getattr(package, "__all__", ()) if name != "__version__"]
+        members = sorted(((name, getattr(package, name)) for name in names), key=lambda member: _rank(member[1]))
+        if members:
+            lines += [f"`from {package.__name__} import {', '.join(name for name, _ in members)}`", ""]
+        for name, value in members:
+            lines += _member(name, value)
+        if package is rir_mlx:
+            lines += ["## Options of the stages", "", *_docstring_as_text(OpenOptions)]
     return "\n".join(lines)
+
+
+def _rank(value: Any) -> int:
+    """Functions first, then classes, then errors."""
+    return (1 + issubclass(value, BaseException)) if inspect.isclass(value) else 0
 
 
 def _member(name: str, value: Any) -> list[str]:
     lines = [f"## `{name}`", ""]
     if inspect.isclass(value) and issubclass(value, BaseException):
-        return [*lines, f"Exception, a kind of `{value.__base__.__name__}`.", "", *_docstring(value)]
+        return [*lines, f"An error, a kind of `{value.__base__.__name__}`.", "", *_docstring(value)]
     if inspect.isclass(value) and issubclass(value, BaseModel):
         return [*lines, *_docstring(value), "Its keys: [recipe keys](recipe.md).", ""]
     if callable(value):
@@ -263,13 +278,32 @@ def _own_members(value: type) -> set[str]:
 
 
 def _signature(function: Any) -> str:
-    try:
-        signature = inspect.signature(function, eval_str=True)
-    except NameError:  # an annotation that is imported for type checkers alone
-        signature = inspect.signature(function)
-    return re.sub(r"\b(?:\w+\.)+(\w+)", r"\1", str(signature))
+    """The signature as the source spells it."""
+    signature = inspect.signature(function)
+    shown, star = [], False
+    for parameter in signature.parameters.values():
+        if parameter.name in ("self", "cls"):
+            continue
+        if parameter.kind is parameter.KEYWORD_ONLY and not star:
+            shown.append("*")
+            star = True
+        mark = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+        default = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
+        shown.append(f"{mark}{parameter.name}{_annotated(': ', parameter.annotation)}{default}")
+    return f"({', '.join(shown)}){_annotated(' -> ', signature.return_annotation)}"
+
+
+def _annotated(before: str, annotation: Any) -> str:
+    if annotation is inspect.Signature.empty:
+        return ""
+    text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+    return before + re.sub(r"Unpack\[(\w+)\]", r"\1", text)
 
 
 def _docstring(value: Any) -> list[str]:
-    text = inspect.getdoc(value) or ""
-    return [text, ""]
+    return [inspect.getdoc(value) or "", ""]
+
+
+def _docstring_as_text(value: Any) -> list[str]:
+    """A docstring whose columns are aligned by hand."""
+    return ["```text", inspect.getdoc(value) or "", "```", ""]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import reference
+import rir_convert
 
 import rir_mlx
 from rir_mlx.recipe.schema import Recipe
@@ -42,8 +43,9 @@ def test_every_command_and_option_has_its_entry() -> None:
 
 def test_every_public_name_has_its_entry() -> None:
     page = reference.python_page()
-    for name in set(rir_mlx.__all__) - {"__version__"}:
-        assert f"## `{name}`\n" in page
+    for package in (rir_mlx, rir_convert):
+        for name in set(getattr(package, "__all__", ())) - {"__version__"}:
+            assert f"## `{name}`\n" in page
 
 
 @pytest.mark.parametrize(
