@@ -268,7 +268,7 @@ class AugmentationJob:
         why = self.judge(row.text, row.label, reasoning)
         if why is not None:
             return AugmentedRow(row, None, [Candidate("", 0, 0, reasoning, tokens, why)])
-        record = {"text": row.text, "label": row.label, "reasoning": reasoning, "tokens": tokens}
+        record = {"id": row.id, "text": row.text, "label": row.label, "reasoning": reasoning, "tokens": tokens}
         return AugmentedRow(row, record | {"provenance": {"engine": "given", "version": __version__}}, [])
 
     def _record(self, row: Row, kept: list[Candidate]) -> dict[str, Any]:
@@ -278,7 +278,13 @@ class AugmentationJob:
             order = sorted(range(len(kept)), key=lambda index: (-chances[index], index))
             best, margin = kept[order[0]], chances[order[0]] - chances[order[1]]
             choice = {"of": len(kept), "chance": chances[order[0]], "margin": margin, "tied": margin == 0}
-        record = {"text": row.text, "label": row.label, "reasoning": best.reasoning, "tokens": best.tokens}
+        record = {
+            "id": row.id,
+            "text": row.text,
+            "label": row.label,
+            "reasoning": best.reasoning,
+            "tokens": best.tokens,
+        }
         provenance: dict[str, Any] = self.engine | {
             "prompt": self.job.prompt,
             "seed": int(best.key, 16) >> 1,

@@ -29,6 +29,7 @@ from rir_mlx.models import adapters
 from rir_mlx.prompting.arms import label_tokens, reasoning_tokens
 from rir_mlx.prompting.prompts import answer_format, classifier_prompt
 from rir_mlx.stages.context import Context, is_due, on_main_process
+from rir_mlx.stages.run_data import row_ids_digest
 from rir_mlx.storage.atomic import make_folder, replacing, write_json
 from rir_mlx.storage.digests import changes, digest_of, digest_of_file
 from rir_mlx.storage.journal import Journal
@@ -167,6 +168,7 @@ class _Stage:
             "seed": recipe.seed,
             "max_seq_length": recipe.max_seq_length,
             "augment": self.options.model_dump(mode="json", exclude=_HOW_FAST),
+            "row_ids": row_ids_digest(self.context.data),  # rows of the same texts may stand at other places
         }
 
     def _identity(self) -> dict[str, str]:
@@ -288,7 +290,7 @@ class _Stage:
                     if part == "train":
                         sample.add(LabelledReasoning(outcome.kept["label"], outcome.kept["reasoning"]))
                 for one in outcome.rejected:
-                    line = asdict(outcome.row) | asdict(one) | {"part": part, "lost": outcome.kept is None}
+                    line = _place_of(outcome.row) | asdict(one) | {"part": part, "lost": outcome.kept is None}
                     rejected.write(json.dumps(line, ensure_ascii=False) + "\n")
         stats: dict[str, Any] = {part: tally.values() for part, tally in tallies.items()}
         stats["leakage"] = leakage(sample, judge.labels)
@@ -298,6 +300,10 @@ class _Stage:
         train = stats["train"]
         progress.say(f"Kept {train['kept']:,} of {train['rows']:,} reasonings → {run.augmented.folder}")
         return stats
+
+
+def _place_of(row: Row) -> dict[str, Any]:
+    return {"id": row.id, "text": row.text, "label": row.label, "file": row.file, "number": row.number}
 
 
 def _refuse_test_rows(context: Context) -> None:

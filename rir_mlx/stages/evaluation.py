@@ -221,6 +221,7 @@ class _Evaluation:
         for row, chances in zip(self.test, probabilities.tolist(), strict=True):
             best = max(range(len(chances)), key=chances.__getitem__)
             yield {
+                "id": row.id,
                 "text": row.text,
                 "label": row.label,
                 "predicted": self.rows.labels[best],

@@ -21,7 +21,7 @@ from rir_mlx.prompting.examples import TrainingExamples, encode_examples, joined
 from rir_mlx.prompting.prompts import reasons_first, rgen_prompt, rgen_row_prompt
 from rir_mlx.stages.checking import warn_about_data
 from rir_mlx.stages.context import Context, is_due
-from rir_mlx.storage.atomic import read_jsonl
+from rir_mlx.stages.run_data import read_reasonings, row_ids_digest
 from rir_mlx.storage.digests import digest_of, digest_of_file
 from rir_mlx.storage.layout import Stage
 from rir_mlx.training.checkpoints import Checkpoints
@@ -133,10 +133,17 @@ def _train_arm(context: Context, arm: Arm, seed: int) -> None:
         augmented = context.run.augmented.done()
         if augmented is None:
             raise UserError("The rows of this run have no reasonings yet.", hint="Run `rir-mlx augment` first.")
-        if augmented["inputs"]["data"] != context.data.digest:
+        made_from = augmented["inputs"]
+        if made_from["data"] != context.data.digest:
             raise UserError(
                 "The reasonings of this run were written for other rows, labels or splits than these.",
                 hint="Run `rir-mlx augment` again.",
+            )
+        if made_from.get("row_ids") != row_ids_digest(context.data):
+            raise UserError(
+                "The reasonings of this run do not name the rows they belong to: an earlier version wrote them, or the "
+                "rows have moved within their files.",
+                hint="Run `rir-mlx augment` again: it keeps the reasonings and writes their rows' ids.",
             )
         parts = ("train", "validation")
         inputs["augmented"] = digest_of([digest_of_file(context.run.augmented_rows(part)) for part in parts])
@@ -200,7 +207,7 @@ def _arm_examples(context: Context, arm: Arm, part: str) -> TrainingExamples:
     rows: Sequence[Row] = getattr(context.data, part)
     reasonings: list[str | None] = [None] * len(rows)
     if arm != "qa":
-        reasonings = _controlled(arm, _kept(context, part, rows), context.recipe.seed)
+        reasonings = _controlled(arm, read_reasonings(context.run.augmented_rows(part), rows), context.recipe.seed)
     parts = [(row.text, row.label, reasoning) for row, reasoning in zip(rows, reasonings, strict=True)]
     if reasons_first(arm):
         parts = [one for one in parts if one[2] is not None]
@@ -214,23 +221,6 @@ def _arm_examples(context: Context, arm: Arm, part: str) -> TrainingExamples:
         for one, origin in zip(examples.rows, examples.origins, strict=True)
     )
     return replace(examples, rows=tuple(weighted))
-
-
-def _kept(context: Context, part: str, rows: Sequence[Row]) -> list[str | None]:
-    """The reasoning that each row of a part has; None where none passed the filters."""
-    kept = read_jsonl(context.run.augmented_rows(part))
-    found: list[str | None] = []
-    record = next(kept, None)
-    for row in rows:  # the kept rows are a part of these, in the same order
-        fits = record is not None and (record["text"], record["label"]) == (row.text, row.label)
-        found.append(record["reasoning"] if record is not None and fits else None)
-        record = next(kept, None) if fits else record
-    if record is not None:
-        raise UserError(
-            f"{context.run.augmented_rows(part)} holds a row that is not one of {part}: {record['text'][:60]!r}.",
-            hint="Run `rir-mlx augment` again.",
-        )
-    return found
 
 
 def _controlled(arm: Arm, reasonings: list[str | None], seed: int) -> list[str | None]:

@@ -244,9 +244,9 @@ def test_what_a_server_refuses_is_set_aside_and_said(rir: Run, recipe: Path, tmp
 
 
 def test_offline_contacts_no_server_elsewhere(rir: Run, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rir_mlx.stages import augmentation
+    from huggingface_hub import constants
 
-    monkeypatch.setattr(augmentation, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     result = rir("augment", str(recipe), "--base-url", "http://192.0.2.1/v1", "-s", "augment.server_model=one")
     assert (result.code, "contacts no server" in result.err) == (2, True)
 
