@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from commands import LABELS, WORDS, Run, write_csv
+from processes import Running, start_command
 from server_stand_in import Reply, StandInServer, echo, text_of
 
 from rir_mlx.errors import Failure
@@ -254,21 +252,11 @@ def test_offline_contacts_no_server_elsewhere(rir: Run, recipe: Path, monkeypatc
 # real processes
 
 
-def start(folder: Path, runs: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "rir_cli", "augment", "small.yaml", "--runs", runs]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command,
-        cwd=folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+def start(folder: Path, runs: str) -> Running:
+    return start_command(folder, "augment", "small.yaml", "--runs", runs)
 
 
-def wait_for_lines(path: Path, count: int, process: subprocess.Popen[str]) -> bool:
+def wait_for_lines(path: Path, count: int, process: Running) -> bool:
     """Whether the journal got so many lines before the process ended."""
     end = time.monotonic() + 120
     while time.monotonic() < end and process.poll() is None:

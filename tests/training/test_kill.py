@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from processes import Running, start_command
 from tiny import make_tiny_llama
 
 LABELS = {"joy": "i feel happy today", "sadness": "i was sad", "anger": "now i am angry at the rain"}
@@ -34,13 +33,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(folder: Path, runs: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "rir_cli", "run", "small.yaml", "--runs", runs, "-q"]
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def hear_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+def start(folder: Path, runs: str, *more: str) -> Running:
+    return start_command(folder, "run", "small.yaml", "--runs", runs, *more)
 
 
 def artifacts(run: Path) -> dict[str, bytes]:
@@ -62,19 +56,19 @@ def read_once(run: Path) -> dict[str, dict[str, object]]:
 
 def test_a_run_killed_again_and_again_ends_with_the_same_rows_and_weights(folder: Path) -> None:
     begun = time.monotonic()
-    assert start(folder, "whole").wait(timeout=120) == 0
+    assert start(folder, "whole", "-q").wait(timeout=120) == 0
     length = time.monotonic() - begun
     rng = random.Random(7)
     kills = 0
     for _ in range(4):
-        process = start(folder, "killed")
+        process = start(folder, "killed", "-q")
         time.sleep(length * rng.uniform(0.3, 0.9))
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
             kills += 1
         process.wait(timeout=60)
     assert kills >= 1
-    assert start(folder, "killed").wait(timeout=120) == 0
+    assert start(folder, "killed", "-q").wait(timeout=120) == 0
     whole, killed = artifacts(folder / "whole" / "small"), artifacts(folder / "killed" / "small")
     assert len(whole) >= 10
     assert killed == whole
@@ -87,11 +81,12 @@ def test_a_run_killed_again_and_again_ends_with_the_same_rows_and_weights(folder
 
 
 def test_an_interrupt_says_how_to_go_on(folder: Path) -> None:
-    command = [sys.executable, "-m", "rir_cli", "run", "small.yaml", "--runs", "stopped"]
-    # A shell's background job, which these tests may be, ignores SIGINT, and so would what it starts.
-    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts)
-    assert process.stderr is not None
-    assert "R-Gen: runs" in process.stderr.readline() + process.stderr.readline() + process.stderr.readline()
+    process = start(folder, "stopped")
+    deadline = time.monotonic() + 120
+    while "R-Gen: runs" not in process.err():
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.err()
+        time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -6,8 +6,6 @@ import json
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import Running, start_command
 from recorder import Recorder, job_of, logged
 from tiny import make_tiny_llama
 
@@ -261,17 +260,15 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(folder: Path, runs: str, backend: str, *more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "rir_cli", "train-classifier", "small.yaml", "--runs", runs, "--backend", backend]
-    return subprocess.Popen([*command, *more], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+def start(folder: Path, runs: str, backend: str, *more: str) -> Running:
+    return start_command(folder, "train-classifier", "small.yaml", "--runs", runs, "--backend", backend, *more)
 
 
-def finished(process: subprocess.Popen[str]) -> None:
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
+def finished(process: Running) -> None:
+    assert process.wait(timeout=300) == 0, process.err()
 
 
-def await_path(process: subprocess.Popen[str], pattern: str, folder: Path) -> None:
+def await_path(process: Running, pattern: str, folder: Path) -> None:
     """Until a path of that pattern is there, or the process has ended."""
     deadline = time.monotonic() + 120
     while process.poll() is None and not any(folder.glob(pattern)):
@@ -279,10 +276,10 @@ def await_path(process: subprocess.Popen[str], pattern: str, folder: Path) -> No
         time.sleep(0.0005)
 
 
-def kill(process: subprocess.Popen[str]) -> bool:
+def kill(process: Running) -> bool:
     alive = process.poll() is None
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.wait(timeout=60)
     return alive
 
 
