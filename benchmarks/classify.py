@@ -57,6 +57,7 @@ from rir_mlx.backends.base import (
     Tokens,
 )
 from rir_mlx.data.loading import load_labelled
+from rir_mlx.data.rows import Row
 from rir_mlx.models.adapter_spec import AdapterSpec
 from rir_mlx.models.hub import EMBEDDED, resolve_model
 from rir_mlx.prompting.arms import ClassificationTask, label_tokens, training_examples
@@ -301,7 +302,7 @@ def train_briefly(backend: str, folder: Path, data: str | None, steps: int) -> N
     it tell labels apart."""
     shutil.copytree(EMBEDDED / "tiny-llama", folder)
     codec, task = Codec(folder, DATE), ClassificationTask(LABELS, INSTRUCTION, 512, LENGTHS[-1])
-    rows = [(text, label, None) for text, label in read_rows(data)[CHECKED:]]
+    rows = [Row(text, label) for text, label in read_rows(data)[CHECKED:]]
     examples = training_examples(codec, task, rows, "qa")
     model: Any = open_backend(backend).load(folder, dtype="float32")  # type: ignore[arg-type]
     model.add_adapter(AdapterSpec("full"), seed=0)

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from rir_mlx.models.adapter_spec import AdapterSpec
 from rir_mlx.models.adapters import Adapter, read_adapter, write_adapter
 from rir_mlx.models.hub import resolve_model
 from rir_mlx.prompting.arms import ClassificationTask, label_tokens, training_examples
-from rir_mlx.prompting.batches import step_batches
+from rir_mlx.prompting.batches import LossWeights, step_batches
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.recipe.loading import load_recipe
 from rir_mlx.types import Arm
@@ -55,7 +56,7 @@ class Setting:
 
     def examples(self, arm: Arm, count: int) -> Any:
         return training_examples(
-            self.codec, self.task, ((row.text, row.label, REASONING) for row in self.rows[:count]), arm
+            self.codec, self.task, (replace(row, reasoning=REASONING) for row in self.rows[:count]), arm
         )
 
     def load(self, *, adapted: bool) -> Any:
@@ -74,7 +75,9 @@ def train(setting: Setting) -> dict[str, Any]:
         examples = setting.examples("qa" if arm == "qa" else "qra", STEPS * BATCH)
         times, losses = [], []
         for step in range(STEPS):
-            batches = step_batches(examples, [range(step * BATCH, (step + 1) * BATCH)], reasoning_weight=0.5)
+            batches = step_batches(
+                examples, [range(step * BATCH, (step + 1) * BATCH)], weights=LossWeights(reasoning=0.5)
+            )
             start = time.perf_counter()
             losses.append(model.train_step(batches, 1e-4).loss)
             times.append(time.perf_counter() - start)

@@ -56,10 +56,11 @@ from rir_mlx.backends.base import (
     pad_right,
 )
 from rir_mlx.data.loading import load_labelled
+from rir_mlx.data.rows import Row
 from rir_mlx.models.adapter_spec import LINEAR_KEYS, AdapterSpec
 from rir_mlx.models.hub import resolve_model
 from rir_mlx.prompting.arms import ClassificationTask, training_examples
-from rir_mlx.prompting.batches import step_batches
+from rir_mlx.prompting.batches import LossWeights, step_batches
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.prompting.examples import TrainingExample, TrainingExamples
 from rir_mlx.recipe.loading import load_recipe
@@ -103,11 +104,11 @@ def make_rows(codec: Codec, arm: str, count: int) -> tuple[TrainingExamples, flo
     long = codec.given(REASONING * 8)
     lengths = (REASONING_TOKENS[17 * i % len(REASONING_TOKENS)] for i in range(count))
     rows = [
-        (text, label, codec.decode(long[:length]).strip())
+        Row(text, label, codec.decode(long[:length]).strip())
         for text, label, length in zip(fitting, cycle(LABELS), lengths, strict=False)
     ]
 
-    def encode(words: int, rows: list[tuple[str, str, str]]) -> TrainingExamples:
+    def encode(words: int, rows: list[Row]) -> TrainingExamples:
         labels = {name: " ".join(what.split()[:words]).rstrip(",") for name, what in LABELS.items()}
         return training_examples(
             codec, ClassificationTask(labels, INSTRUCTION, 512, 128), rows, "qra" if arm == "qra" else "qa"
@@ -210,7 +211,9 @@ def train_ours(job: Job, examples: TrainingExamples, groups: list[list[int]], me
         answers = sum(len(examples.rows[index].answer) for index in group)
         reasonings = sum(len(examples.rows[index].reasoning) for index in group)
         shared = job.trainer == "ours"
-        batches = step_batches(examples, [group], reasoning_weight=reasonings / answers, shared_prefix=shared)
+        batches = step_batches(
+            examples, [group], weights=LossWeights(reasoning=reasonings / answers), shared_prefix=shared
+        )
         loss = model.train_step(batches, RATE).loss
         meter.losses.append(loss * answers / (answers + reasonings))
         tokens += sum(batch.processed for batch in batches)

@@ -22,7 +22,6 @@ from rir_mlx.prompting.arms import (
     ClassificationTask,
     first_label_tokens,
     label_tokens,
-    no_room,
 )
 from rir_mlx.prompting.codec import Codec, EncodedPrompt
 from rir_mlx.prompting.prompts import (
@@ -33,6 +32,7 @@ from rir_mlx.prompting.prompts import (
     label_text,
     reasons_first,
 )
+from rir_mlx.prompting.room import no_room, prompt_room
 from rir_mlx.statistics.calibration import Calibration
 from rir_mlx.types import AnswerFormat, Arm, Way
 
@@ -139,12 +139,10 @@ class Classifier:
         self.calibration = calibration or Calibration()
         learned = first_label_tokens if arm == "qar" else label_tokens
         self.options = [learned(codec, label) for label in task.labels]
-        self.longest = max(len(option) for option in self.options)
         self.delimiter = codec.constant(DELIMITER)
-        between = self.delimiter if reasons_first(arm) else codec.constant(REASONING)
-        reasoning = task.max_reasoning_tokens + len(between)
-        self.room_beside_reasoning = task.max_seq_length - self.longest - reasoning
-        self.room = self.room_beside_reasoning if reasons_first(arm) else task.max_seq_length - self.longest
+        self.room_beside_label = prompt_room(codec, task, arm, reasoning=False)
+        self.room_beside_reasoning = prompt_room(codec, task, arm, reasoning=True)
+        self.room = self.room_beside_reasoning if reasons_first(arm) else self.room_beside_label
         if (self.room if arm == "qa" else self.room_beside_reasoning) < 1:
             raise no_room(task)
 
@@ -216,8 +214,8 @@ class Classifier:
 
     def _with_given(self, texts: Sequence[str], reasonings: Sequence[str]) -> tuple[list[EncodedPrompt], list[Tokens]]:
         after = [self.codec.given(reasoning) + self.delimiter for reasoning in reasonings]
-        rest = self.task.max_seq_length - self.longest
-        rooms = [min(self.room, rest - len(tokens)) for tokens in after]  # as much of a text as beside one's own
+        # The text gets no more room than beside a reasoning that the model writes itself.
+        rooms = [min(self.room, self.room_beside_label - len(tokens)) for tokens in after]
         encoded = [
             self._encode([text], answer_format(self.arm), room)[0] for text, room in zip(texts, rooms, strict=True)
         ]

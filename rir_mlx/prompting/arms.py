@@ -1,17 +1,18 @@
-"""The classifier's task, and what each arm learns of a row, token by token. Knows no model."""
+"""The classification task, and what each arm learns from a row, token by token. Knows no model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 from rir_mlx.backends.base import Tokens
-from rir_mlx.errors import UserError
+from rir_mlx.data.rows import Row
 from rir_mlx.prompting.codec import Codec
-from rir_mlx.prompting.examples import TrainingExamples, encode_examples
+from rir_mlx.prompting.examples import Lesson, TrainingExample, TrainingExamples, encode_examples
 from rir_mlx.prompting.prompts import (
     DELIMITER,
     REASONING,
+    Prompt,
     answer_format,
     classifier_prompt,
     label_text,
@@ -45,76 +46,52 @@ def reasoning_tokens(codec: Codec, reasoning: str) -> Tokens:
 
 
 def first_label_tokens(codec: Codec, label: str) -> Tokens:
-    """A label that a reasoning follows. What ends it is the first token of what stands between the two."""
+    """A label as it is learned before a reasoning. It ends with the first token of the text between the two."""
     return (*codec.given(label_text(label)), codec.constant(REASONING)[0])
 
 
 def following_tokens(codec: Codec, reasoning: str) -> Tokens:
-    """A reasoning as it is learned after a label, from the second token of what stands between the two."""
+    """A reasoning as it is learned after a label, from the second token of the text between the two."""
     return (*codec.constant(REASONING)[1:], *codec.given(f" {reasoning}"), codec.terminator)
 
 
-def check_room(codec: Codec, task: ClassificationTask, arm: Arm) -> None:
-    """Whether a text has room beside all that the arm reads and writes: to be asked before a training.
-
-    Raises UserError where it has none."""
-    asked: set[AnswerFormat] = {answer_format(arm), "reasoning"} if arm == "multitask" else {answer_format(arm)}
-    between = codec.constant(DELIMITER if reasons_first(arm) else REASONING)
-    reasoning = 0 if arm == "qa" else task.max_reasoning_tokens + len(between)
-    room = task.max_seq_length - reasoning - max(len(label_tokens(codec, label)) for label in task.labels)
-    try:
-        codec.encode_many([classifier_prompt("", task.labels, task.instruction, one) for one in asked], room)
-    except UserError as error:
-        if arm == "qa":
-            raise
-        raise no_room(task) from error
-
-
-def no_room(task: ClassificationTask) -> UserError:
-    return UserError(
-        f"max_seq_length {task.max_seq_length} leaves no room for a text beside "
-        f"{task.max_reasoning_tokens} tokens of reasoning.",
-        hint="Raise max_seq_length, or lower evaluate.max_reasoning_tokens.",
-    )
-
-
 def training_examples(
-    codec: Codec, task: ClassificationTask, rows: Iterable[tuple[str, str, str | None]], arm: Arm
+    codec: Codec,
+    task: ClassificationTask,
+    rows: Iterable[Row],
+    arm: Arm,
+    label_weights: Mapping[str, float] | None = None,
 ) -> TrainingExamples:
-    """Rows of (text, label, reasoning) as the arm learns them. `qa` ignores the reasoning; an arm that reasons first
-    leaves rows without one out, the others learn their label alone."""
+    """Rows as the arm learns them, each with the reasoning to learn. `label_weights` weigh the rows by their labels.
 
-    def encode(asked: AnswerFormat, pairs: Iterable[tuple[str, Tokens, Tokens]]) -> TrainingExamples:
-        parts = (
-            (classifier_prompt(text, task.labels, task.instruction, asked), reasoning, answer)
-            for text, reasoning, answer in pairs
-        )
-        return encode_examples(codec, parts, task.max_seq_length, answer_first=asked == "label, reasoning")
+    `qa` ignores reasonings. Arms that reason first skip rows without one; the others learn such a row's label alone.
+    A row of `multitask` that is too long for one of its two prompts is left out of both."""
+    weights = label_weights or {}
 
-    asked = answer_format(arm)
+    def lessons() -> Iterator[list[Lesson]]:
+        for row in rows:
+            if row.reasoning is not None or not reasons_first(arm):
+                yield list(_lessons(codec, task, row, arm, weights.get(row.label, 1.0)))
+
+    return encode_examples(codec, lessons(), task.max_seq_length)
+
+
+def _lessons(codec: Codec, task: ClassificationTask, row: Row, arm: Arm, weight: float) -> Iterator[Lesson]:
+    """The prompts of a row and what is learned behind each: two for `multitask`, one for every other arm."""
+
+    def lesson(asked: AnswerFormat, reasoning: Tokens, answer: Tokens) -> Lesson:
+        prompt: Prompt = classifier_prompt(row.text, task.labels, task.instruction, asked)
+        answer_first = asked == "label, reasoning"
+        return prompt, TrainingExample((), reasoning, answer, answer_first, weight, row.id, row.text)
+
+    reasoning, asked = row.reasoning or "", answer_format(arm)
     match asked:
         case "reasoning, label":
-            own = (row for row in rows if row[2] is not None)
-            return encode(asked, ((t, reasoning_tokens(codec, r or ""), label_tokens(codec, a)) for t, a, r in own))
+            yield lesson(asked, reasoning_tokens(codec, reasoning), label_tokens(codec, row.label))
         case "label, reasoning":
-            return encode(
-                asked,
-                ((t, following_tokens(codec, r) if r else (), first_label_tokens(codec, a)) for t, a, r in rows),
-            )
+            explanation = following_tokens(codec, reasoning) if reasoning else ()
+            yield lesson(asked, explanation, first_label_tokens(codec, row.label))
         case _:
-            rows = list(rows)
-            labels = encode("label", ((text, (), label_tokens(codec, label)) for text, label, _ in rows))
-            if arm != "multitask":
-                return labels
-            reasons = ((*codec.given(r), codec.terminator) if r else () for _, _, r in rows)
-            second = encode("reasoning", ((row[0], tokens, ()) for row, tokens in zip(rows, reasons, strict=True)))
-            return _paired(labels, second)
-
-
-def _paired(first: TrainingExamples, second: TrainingExamples) -> TrainingExamples:
-    """Two tasks on the same rows. Where a row does not fit into one of them it is left out of both."""
-    places = {origin: place for place, origin in enumerate(second.origins)}
-    both = [(place, places[origin]) for place, origin in enumerate(first.origins) if origin in places]
-    left = first.at([place for place, _ in both])
-    dropped = len(first.rows) + first.dropped - len(both)
-    return replace(left, dropped=dropped, second=second.at([place for _, place in both]))
+            yield lesson("label", (), label_tokens(codec, row.label))
+            if arm == "multitask":
+                yield lesson("reasoning", (*codec.given(reasoning), codec.terminator) if reasoning else (), ())

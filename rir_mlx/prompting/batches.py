@@ -1,4 +1,4 @@
-"""Which rows make a batch, in which order, and the batches as padded arrays of ids."""
+"""Which rows form a batch, in which order, and the batches as padded arrays of token ids."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from rir_mlx.prompting.examples import TrainingExample, TrainingExamples
 
 _BUCKET_BATCHES = 50
 _SHORTEST_PREFIX = 16
-"""Below so many shared tokens, running them apart costs more than it saves."""
+"""A shorter prefix costs more to run on its own than sharing it saves."""
 
 
 @dataclass(frozen=True)
 class BatchSize:
-    """How many rows make a batch: `rows` of them, or with `tokens` as many as fit when padded to the longest."""
+    """The size of a batch: `rows` rows or, with `tokens`, as many rows as fit when padded to the longest."""
 
     rows: int
     tokens: int | None = None
 
     def cut(self, order: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
-        """Consecutive batches of row indices that are sorted by length. A row longer than `tokens` stands alone."""
+        """Cut row indices, sorted by length, into consecutive batches. A row longer than `tokens` stands alone."""
         if self.tokens is None:
             return [list(order[start : start + self.rows]) for start in range(0, len(order), self.rows)]
         batches: list[list[int]] = []
@@ -34,7 +34,7 @@ class BatchSize:
         return batches
 
     def longest(self, lengths: Sequence[int]) -> list[int]:
-        """Indices of the longest rows, as many as make a batch."""
+        """Indices of the longest rows, one batch of them."""
         count = self.rows if self.tokens is None else max(1, self.tokens // max(lengths))
         return sorted(range(len(lengths)), key=lambda index: lengths[index])[-count:]
 
@@ -43,10 +43,10 @@ class BatchSize:
 
 
 def batch_order(lengths: Sequence[int], size: BatchSize, seed: int, epoch: int) -> list[list[int]]:
-    """One epoch's batches of row indices: rows of like length together, each row once, none dropped.
+    """One epoch's batches of row indices: rows of similar length together, each row once, none dropped.
 
-    The order is drawn from the seed and the epoch: rows are shuffled, sorted by length within stretches of some
-    50 batches, cut into batches, and the batches shuffled.
+    Seed and epoch decide the order: rows are shuffled, sorted by length within stretches of about 50 batches, and
+    cut into batches, which are shuffled.
     """
     rng = np.random.default_rng([seed, epoch])
     shuffled = rng.permutation(len(lengths)).tolist()
@@ -58,21 +58,21 @@ def batch_order(lengths: Sequence[int], size: BatchSize, seed: int, epoch: int) 
 
 
 def whole_batches(examples: TrainingExamples, size: BatchSize) -> list[list[int]]:
-    """All rows once in batches of like length, for measuring."""
+    """Every row once, in batches of similar length, for measuring."""
     lengths = examples.lengths()
     return size.cut(sorted(range(len(lengths)), key=lambda index: lengths[index]), lengths)
 
 
 def share_of(groups: Sequence[Sequence[int]], rank: int, ranks: int) -> list[Sequence[int]]:
-    """What one of several ranks runs of a step's batches: whole ones where they can be dealt out evenly, else its
-    part of each. Together the ranks have each row once."""
+    """A rank's share of a step's batches: whole batches where they divide evenly, else its part of each batch. Each
+    row belongs to exactly one rank."""
     if len(groups) % ranks == 0:
         return list(groups[rank::ranks])
     return [part for group in groups if (part := group[rank::ranks])]
 
 
 def halved(groups: Sequence[Sequence[int]], times: int) -> list[Sequence[int]]:
-    """The same rows in batches of half the size, `times` times over."""
+    """The same rows in batches halved `times` times."""
     for _ in range(times):
         groups = [part for group in groups for part in _halves(group)]
     return list(groups)
@@ -83,27 +83,34 @@ def _halves(group: Sequence[int]) -> list[Sequence[int]]:
     return [part for part in (group[:middle], group[middle:]) if part]
 
 
+@dataclass(frozen=True)
+class LossWeights:
+    """A step's loss is `answer` · mean CE(answer tokens) + `reasoning` · mean CE(reasoning tokens)."""
+
+    answer: float = 1.0
+    reasoning: float = 1.0
+
+
 def step_batches(
     examples: TrainingExamples,
     groups: Sequence[Sequence[int]],
     *,
     mine: Sequence[Sequence[int]] | None = None,
-    answer_weight: float = 1.0,
-    reasoning_weight: float = 1.0,
+    weights: LossWeights | None = None,
     shared_prefix: bool = True,
 ) -> list[Batch]:
-    """The batches of one optimizer step, weighted so that their summed loss is
-    `answer_weight` · mean CE(answer tokens) + `reasoning_weight` · mean CE(reasoning tokens), over all rows of `groups`
-    together; the first mean is weighted by the rows' own weights.
+    """The batches of one optimizer step, each token weighted so that the batches' summed loss is the loss of all rows
+    of `groups` together, as `LossWeights` defines it. The mean over answer tokens is weighted by the rows' own weights.
 
-    `mine` are the batches to make, where they are not `groups` themselves but a rank's share, or smaller ones: the
-    weights stay those of the whole step. A second task's batches of the same rows follow.
+    `mine` are the batches to make where they are not `groups` themselves: a rank's share of them, or smaller batches.
+    Their weights remain those of the whole step. Batches of a second task on the same rows follow.
     """
+    weights = weights or LossWeights()
     tasks = [task for task in (examples, examples.second) if task is not None]
     rows = [task.rows[index] for task in tasks for group in groups for index in group]
     answers = sum(row.weight * len(row.answer) for row in rows) or 1.0
     reasonings = sum(len(row.reasoning) for row in rows) or 1
-    each = (answer_weight / answers, reasoning_weight / reasonings)
+    each = LossWeights(weights.answer / answers, weights.reasoning / reasonings)
     return [
         _batch(task.prefix, chosen, each, shared_prefix)
         for task in tasks
@@ -112,14 +119,14 @@ def step_batches(
     ]
 
 
-def _batch(prefix: Tokens, rows: Sequence[TrainingExample], each: tuple[float, float], shared_prefix: bool) -> Batch:
+def _batch(prefix: Tokens, rows: Sequence[TrainingExample], each: LossWeights, shared_prefix: bool) -> Batch:
     shared = shared_prefix and len(rows) > 1 and len(prefix) >= _SHORTEST_PREFIX
     own = () if shared else prefix
     tokens, lengths = pad_right([(*own, *row.prompt, *row.learned) for row in rows])
     weights = np.zeros(tokens.shape, dtype=np.float32)
     for index, row in enumerate(rows):
         place = len(own) + len(row.prompt)
-        parts = [(len(row.reasoning), each[1]), (len(row.answer), each[0] * row.weight)]
+        parts = [(len(row.reasoning), each.reasoning), (len(row.answer), each.answer * row.weight)]
         for length, weight in reversed(parts) if row.answer_first else parts:
             weights[index, place : place + length] = weight
             place += length

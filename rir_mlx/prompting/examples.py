@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from rir_mlx.backends.base import Tokens
 from rir_mlx.errors import UserError
@@ -13,14 +13,17 @@ from rir_mlx.prompting.prompts import Prompt
 
 @dataclass(frozen=True, slots=True)
 class TrainingExample:
-    """A row to learn: the prompt after the shared prefix, then what is learned, the reasoning first or the answer. What
-    ends `answer` belongs to it. `weight` is that of its answer beside other rows'."""
+    """A row to learn: the prompt after the shared prefix, then what is learned, the reasoning first or the answer.
+    `answer` includes the token that ends it. `weight` is the weight of the answer relative to other rows'. `id` and
+    `text` are the row's own, and name it in messages."""
 
     prompt: Tokens
     reasoning: Tokens
     answer: Tokens
     answer_first: bool = False
     weight: float = 1.0
+    id: str = field(default="", compare=False, repr=False)
+    text: str = field(default="", compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.reasoning) + len(self.answer)
@@ -30,62 +33,69 @@ class TrainingExample:
         return self.answer + self.reasoning if self.answer_first else self.reasoning + self.answer
 
 
+Lesson = tuple[Prompt, TrainingExample]
+"""A prompt, and what is learned behind it: an example whose `prompt` is still to be encoded."""
+
+
 @dataclass(frozen=True)
 class TrainingExamples:
     """The encoded rows of one task. `trimmed` texts were cut; `dropped` rows have too long a completion. `prefix` is
-    empty where no row is left. `origins` says which of the given rows each one was. `second` is another task on the
-    same rows, of which a step takes both."""
+    empty where no row is left. `second` is another task on the same rows; a training step uses both."""
 
     prefix: Tokens
     rows: tuple[TrainingExample, ...]
     trimmed: int = 0
     dropped: int = 0
-    origins: tuple[int, ...] = ()
     second: TrainingExamples | None = None
 
     def tokens(self) -> int:
-        """Tokens of one pass when every row runs alone."""
+        """Tokens of one epoch without prefix sharing."""
         return sum(len(row) for row in self.rows) + len(self.prefix) * len(self.rows)
 
     def lengths(self) -> list[int]:
-        """Of each row, without the prefix; of a row of two tasks the longer one."""
+        """The length of each row without the prefix; with a second task, the longer of the two."""
         own = [len(row) for row in self.rows]
         return own if self.second is None else list(map(max, own, self.second.lengths()))
 
     def at(self, places: Sequence[int]) -> TrainingExamples:
-        """The rows at these places, in their order."""
-        rows, origins = tuple(self.rows[place] for place in places), tuple(self.origins[place] for place in places)
-        return replace(self, rows=rows, origins=origins, second=self.second and self.second.at(places))
+        """The rows at these places, in this order."""
+        rows = tuple(self.rows[place] for place in places)
+        return replace(self, rows=rows, second=self.second and self.second.at(places))
 
 
-def encode_examples(
-    codec: Codec, rows: Iterable[tuple[Prompt, Tokens, Tokens]], max_seq_length: int, *, answer_first: bool = False
-) -> TrainingExamples:
-    """Rows of (prompt, reasoning ids, answer ids) as examples of at most `max_seq_length` tokens."""
-    examples: list[TrainingExample] = []
-    origins: list[int] = []
-    prefix: Tokens = ()
-    trimmed = dropped = 0
+def encode_examples(codec: Codec, rows: Iterable[Sequence[Lesson]], max_seq_length: int) -> TrainingExamples:
+    """Encode the lessons of each row, one or two, in at most `max_seq_length` tokens each. A row of which one lesson
+    does not fit is dropped.
+
+    Raises UserError where no row fits."""
+    tasks: list[list[TrainingExample]] = []
+    prefixes: list[Tokens] = []
+    trimmed = [0, 0]
+    dropped = 0
     too_long: UserError | None = None
-    for index, (prompt, reasoning, answer) in enumerate(rows):
+    for lessons in rows:
         try:
-            encoded = codec.encode(prompt, max_seq_length - len(reasoning) - len(answer))
+            encoded = [codec.encode(prompt, max_seq_length - len(learned)) for prompt, learned in lessons]
         except UserError as error:
             too_long = too_long or error
             dropped += 1
             continue
-        prefix = encoded.prefix
-        trimmed += encoded.trimmed > 0
-        examples.append(TrainingExample(encoded.row, reasoning, answer, answer_first))
-        origins.append(index)
-    if too_long is not None and not examples:
+        if not tasks:
+            tasks = [[] for _ in lessons]
+            prefixes = [prompt.prefix for prompt in encoded]
+        for number, (prompt, (_, learned)) in enumerate(zip(encoded, lessons, strict=True)):
+            tasks[number].append(replace(learned, prompt=prompt.row))
+            trimmed[number] += prompt.trimmed > 0
+    if too_long is not None and not tasks:
         raise too_long
-    return TrainingExamples(prefix, tuple(examples), trimmed, dropped, tuple(origins))
+    examples: TrainingExamples | None = None
+    for number, prefix in reversed(list(enumerate(prefixes))):
+        examples = TrainingExamples(prefix, tuple(tasks[number]), trimmed[number], dropped, examples)
+    return examples or TrainingExamples((), ())
 
 
 def joined(first: TrainingExamples, second: TrainingExamples) -> TrainingExamples:
-    """The examples of two tasks as one. What their prefixes do not share becomes part of the rows; `origins` of the
-    second follow those of the first."""
+    """The rows of two tasks as one task. What their prefixes do not share becomes part of the rows."""
     if not first.rows or not second.rows:
         return first if first.rows else second
     pairs = zip(first.prefix, second.prefix, strict=False)
@@ -95,11 +105,6 @@ def joined(first: TrainingExamples, second: TrainingExamples) -> TrainingExample
         for examples in (first, second)
         for row in examples.rows
     ]
-    given = len(first.rows) + first.dropped
     return TrainingExamples(
-        first.prefix[:shared],
-        tuple(rows),
-        first.trimmed + second.trimmed,
-        first.dropped + second.dropped,
-        (*first.origins, *(given + origin for origin in second.origins)),
+        first.prefix[:shared], tuple(rows), first.trimmed + second.trimmed, first.dropped + second.dropped
     )

@@ -26,8 +26,9 @@ from rir_mlx.data.tables import SUFFIXES
 from rir_mlx.errors import NoServer, UserError
 from rir_mlx.interrupts import Interrupts
 from rir_mlx.models import adapters
-from rir_mlx.prompting.arms import label_tokens, reasoning_tokens
+from rir_mlx.prompting.arms import ClassificationTask
 from rir_mlx.prompting.prompts import answer_format, classifier_prompt
+from rir_mlx.prompting.room import prompt_room, rgen_room
 from rir_mlx.stages.context import Context, is_due, on_main_process
 from rir_mlx.stages.run_data import row_ids_digest
 from rir_mlx.storage.atomic import make_folder, replacing, write_json
@@ -79,7 +80,7 @@ class _Stage:
         self.train = len(data.train)
         self.rows: list[Row] = [*data.train, *data.validation][:limit]
         self.question = LabelQuestion(list(data.labels), recipe.data.instruction)
-        self.room = recipe.max_seq_length - self.options.max_tokens
+        self.room = rgen_room(recipe.max_seq_length, self.options.max_tokens)
         self.remote = self.options.engine == "openai"
         self.writes = any(row.reasoning is None for row in self.rows)
         self._model: Model | None = None
@@ -152,10 +153,13 @@ class _Stage:
         """Whoever chooses reads the classifier's prompt. Raises UserError where a text would have no room in it: better
         now than after hours of writing."""
         if self.options.n > 1:
-            task, codec = self.context.task, self.context.model.codec
-            longest = max(len(label_tokens(codec, label)) for label in task.labels)
+            task, codec = self._scoring_task(), self.context.model.codec
             prompt = classifier_prompt("", task.labels, task.instruction, answer_format("qra"))
-            codec.encode(prompt, self.room - longest - len(reasoning_tokens(codec, "")))
+            codec.encode(prompt, prompt_room(codec, task, "qra", reasoning=True))
+
+    def _scoring_task(self) -> ClassificationTask:
+        """What the model is asked that chooses among several reasonings of a row."""
+        return replace(self.context.task, max_reasoning_tokens=self.options.max_tokens)
 
     def _inputs(self, identity: dict[str, str]) -> dict[str, Any]:
         recipe = self.context.recipe
@@ -253,8 +257,7 @@ class _Stage:
         return engine
 
     def _scorer(self) -> Classifier:
-        task = replace(self.context.task, max_reasoning_tokens=self.options.max_tokens)
-        return Classifier(self._model_with_adapter(), self.context.model.codec, task, "qra")
+        return Classifier(self._model_with_adapter(), self.context.model.codec, self._scoring_task(), "qra")
 
     def _say_cost(self, model: Model, sampling: Sampling, due: int) -> None:
         context = self.context

@@ -11,9 +11,9 @@ from rir_mlx.data.scan import scan_sources
 from rir_mlx.errors import RirError
 from rir_mlx.models.hub import local_tokenizer
 from rir_mlx.progress import Progress, Silent
-from rir_mlx.prompting.arms import label_tokens
+from rir_mlx.prompting.arms import ClassificationTask
 from rir_mlx.prompting.codec import Codec
-from rir_mlx.prompting.prompts import DELIMITER, answer_format, classifier_prompt
+from rir_mlx.prompting.room import text_room
 from rir_mlx.recipe.schema import Recipe
 from rir_mlx.stages.context import Context
 from rir_mlx.types import Arm
@@ -74,12 +74,7 @@ def _ruler(recipe: Recipe, codec: Codec, labels: Mapping[str, str], progress: Pr
                 task.advance(min(_BATCH, len(texts) - start))
         return lengths
 
-    longest = max(len(label_tokens(codec, label)) for label in labels)
-    room: dict[str, int] = {}
-    for arm in _ARMS:
-        empty = codec.encode(
-            classifier_prompt("", labels, recipe.data.instruction, answer_format(arm)), recipe.max_seq_length + _BATCH
-        )
-        reasoning = recipe.evaluate.max_reasoning_tokens + len(codec.constant(DELIMITER)) if arm == "qra" else 0
-        room[arm] = recipe.max_seq_length - longest - reasoning - len(empty.prefix) - len(empty.row)
+    evaluated = recipe.evaluate.max_reasoning_tokens
+    task = ClassificationTask(dict(labels), recipe.data.instruction, recipe.max_seq_length, evaluated)
+    room: dict[str, int] = {arm: text_room(codec, task, arm) for arm in _ARMS}
     return Ruler(count, room, codec.control_words())

@@ -11,14 +11,16 @@ from rir_mlx import __version__
 from rir_mlx.backends.base import Model
 from rir_mlx.backends.processes import decide_on_main, run_on_main
 from rir_mlx.classification.classifier import Classifier
-from rir_mlx.data.rows import Row
+from rir_mlx.data.rows import Row, Triple
 from rir_mlx.data.splits import draw_rows
 from rir_mlx.errors import UserError
 from rir_mlx.models import adapters
 from rir_mlx.prompting.ablations import shuffle_among, shuffle_words
-from rir_mlx.prompting.arms import check_room, training_examples
-from rir_mlx.prompting.examples import TrainingExamples, encode_examples, joined
-from rir_mlx.prompting.prompts import reasons_first, rgen_prompt, rgen_row_prompt
+from rir_mlx.prompting.arms import training_examples
+from rir_mlx.prompting.batches import LossWeights
+from rir_mlx.prompting.examples import Lesson, TrainingExample, TrainingExamples, encode_examples, joined
+from rir_mlx.prompting.prompts import Prompt, reasons_first, rgen_prompt, rgen_row_prompt
+from rir_mlx.prompting.room import check_room
 from rir_mlx.stages.checking import warn_about_data
 from rir_mlx.stages.context import Context, is_due
 from rir_mlx.stages.run_data import read_reasonings, row_ids_digest
@@ -65,7 +67,6 @@ def train_rgen(context: Context) -> None:
         options=options,
         seed=seed,
         steps=steps_for(train, options, seed=seed),
-        texts=[one.question for one in context.data.triples.train] + [text or "" for text, *_ in own],
         name="R-Gen",
     )
     _train(context, stage, inputs, job, {"what": "R-Gen"})
@@ -95,20 +96,22 @@ def _own(rows: Sequence[Row]) -> list[Row]:
 def _rgen_examples(context: Context, part: str) -> TrainingExamples:
     """What R-Gen learns from: the triples' part, and the rows' own reasonings behind the prompt that it will get."""
     codec, data, recipe = context.model.codec, context.data, context.recipe
-    triples = ((rgen_prompt(one.question, one.answer), one.reasoning) for one in getattr(context.data.triples, part))
-    rows = (
-        (rgen_row_prompt(row.text, row.label, list(data.labels), recipe.data.instruction), row.reasoning or "")
+    labels, instruction = list(data.labels), recipe.data.instruction
+
+    def lesson(prompt: Prompt, reasoning: str | None, row_id: str) -> list[Lesson]:
+        answer = (*codec.given(reasoning or ""), codec.terminator)
+        return [(prompt, TrainingExample((), (), answer, id=row_id, text=prompt.text))]
+
+    triples: Sequence[Triple] = getattr(data.triples, part)
+    from_triples = (
+        lesson(rgen_prompt(triple.question, triple.answer), triple.reasoning, f"triple {number}")
+        for number, triple in enumerate(triples, 1)
+    )
+    from_rows = (
+        lesson(rgen_row_prompt(row.text, row.label, labels, instruction), row.reasoning, row.id)
         for row in _own(getattr(data, part))
     )
-    both = (
-        encode_examples(
-            codec,
-            ((prompt, (), (*codec.given(reasoning), codec.terminator)) for prompt, reasoning in pairs),
-            recipe.max_seq_length,
-        )
-        for pairs in (triples, rows)
-    )
-    return joined(*both)
+    return joined(*(encode_examples(codec, rows, recipe.max_seq_length) for rows in (from_triples, from_rows)))
 
 
 def train_classifier(context: Context, arm: Arm) -> None:
@@ -168,9 +171,7 @@ def _train_arm(context: Context, arm: Arm, seed: int) -> None:
         options=options,
         seed=seed,
         steps=steps_for(train, options, rows=len(context.data.train), seed=seed),
-        texts=[] if reasons_first(arm) else [row.text for row in context.data.train],
-        answer_weight=alpha if arm == "multitask" else 1.0,
-        reasoning_weight=1.0 - alpha if arm == "multitask" else options.reasoning_weight,
+        weights=LossWeights(alpha, 1 - alpha) if arm == "multitask" else LossWeights(1.0, options.reasoning_weight),
         accuracy=_accuracy_of(context, arm) if context.data.validation else None,
         name=what,
     )
@@ -205,22 +206,14 @@ def _weights_unused(arm: Arm) -> set[str]:
 def _arm_examples(context: Context, arm: Arm, part: str) -> TrainingExamples:
     """The rows of a part as an arm learns them, their labels weighted as the recipe says."""
     rows: Sequence[Row] = getattr(context.data, part)
-    reasonings: list[str | None] = [None] * len(rows)
     if arm != "qa":
         reasonings = _controlled(arm, read_reasonings(context.run.augmented_rows(part), rows), context.recipe.seed)
-    parts = [(row.text, row.label, reasoning) for row, reasoning in zip(rows, reasonings, strict=True)]
-    if reasons_first(arm):
-        parts = [one for one in parts if one[2] is not None]
-    examples = training_examples(context.model.codec, context.task, parts, arm)
-    if context.recipe.classifier.class_weight is None:
-        return examples
-    counts = Counter(row.label for row in context.data.train)
-    weights = {label: len(context.data.train) / (len(counts) * count) for label, count in counts.items()}
-    weighted = (
-        replace(one, weight=weights.get(parts[origin][1], 1.0))
-        for one, origin in zip(examples.rows, examples.origins, strict=True)
-    )
-    return replace(examples, rows=tuple(weighted))
+        rows = [replace(row, reasoning=reasoning) for row, reasoning in zip(rows, reasonings, strict=True)]
+    weights: dict[str, float] = {}
+    if context.recipe.classifier.class_weight == "balanced":
+        counts = Counter(row.label for row in context.data.train)
+        weights = {label: len(context.data.train) / (len(counts) * count) for label, count in counts.items()}
+    return training_examples(context.model.codec, context.task, rows, arm, weights)
 
 
 def _controlled(arm: Arm, reasonings: list[str | None], seed: int) -> list[str | None]:

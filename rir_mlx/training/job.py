@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rir_mlx.backends.base import Batch, Model
-from rir_mlx.prompting.batches import BatchSize, batch_order, step_batches
+from rir_mlx.prompting.batches import BatchSize, LossWeights, batch_order, step_batches
 from rir_mlx.prompting.examples import TrainingExamples
 from rir_mlx.recipe.schema import TrainingSection
 from rir_mlx.training.checkpoints import Checkpoints
@@ -18,19 +18,16 @@ DEFAULT_EPOCHS = 2.0
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What to train on. `steps` overrides the options, so that arms can be matched by steps. The `origins` of the
-    training examples index `texts`, which name a row in messages. `accuracy` measures the model as it will be used,
-    where the loss says too little about that: the best weights are then those with the highest accuracy, and among
-    equals the lowest loss. `name` is what progress lines and messages call this training."""
+    """What to train on. `steps` overrides the options, so that arms can be matched by steps. `accuracy` measures the
+    model as it will be used, where the loss says too little about that: the best weights are then those with the
+    highest accuracy, and among equals the lowest loss. `name` is what progress lines and messages call it."""
 
     train: TrainingExamples
     validation: TrainingExamples
     options: TrainingSection
     seed: int
     steps: int
-    answer_weight: float = 1.0
-    reasoning_weight: float = 1.0
-    texts: Sequence[str] = ()
+    weights: LossWeights = field(default_factory=LossWeights)
     accuracy: Callable[[Model], float] | None = None
     name: str = "training"
 
@@ -45,8 +42,7 @@ class TrainingJob:
             examples,
             groups,
             mine=mine,
-            answer_weight=self.answer_weight,
-            reasoning_weight=self.reasoning_weight,
+            weights=self.weights,
             shared_prefix=self.options.shared_prefix,
         )
 

@@ -40,6 +40,8 @@ from rir_mlx.training.job import LoopState, TrainingJob, TrainingOutcome, Traini
 from rir_mlx.training.trackers import Reporting, open_reporting
 
 _HINT_FINITE = "Start again with --force and a lower learning_rate, or with dtype float32."
+_NAMED = 3
+"""Rows whose texts a message quotes."""
 
 
 def train(
@@ -182,12 +184,10 @@ class _Loop:
         )
 
     def _named(self, chosen: Sequence[Sequence[int]]) -> str:
-        rows = [index for group in chosen for index in group]
-        origins = self.job.train.origins
-        named = [origins[row] for row in rows] if origins else rows
-        texts = [f"{self.job.texts[row][:40]!r}" for row in named[:3] if row < len(self.job.texts)]
+        rows = [self.job.train.rows[index] for group in chosen for index in group]
+        texts = [f"{row.text[:40]!r}" for row in rows[:_NAMED] if row.text]
         shown = f", starting with {', '.join(texts)}" if texts else ""
-        return "training rows " + ", ".join(str(row + 1) for row in named) + shown
+        return "training rows " + ", ".join(row.id for row in rows) + shown
 
     def _report(self, result: StepResult, rate: float) -> dict[str, float]:
         at = self.at

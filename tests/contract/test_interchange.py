@@ -21,7 +21,7 @@ from rir_mlx.errors import ModelError
 from rir_mlx.models.adapters import Adapter, read_adapter, write_adapter
 from rir_mlx.models.config import rope_for_both
 from rir_mlx.models.hub import ModelFiles
-from rir_mlx.prompting.batches import step_batches
+from rir_mlx.prompting.batches import LossWeights, step_batches
 
 TYPES = ["lora", "dora", "full"]
 LONG = draw(np.random.default_rng(0), 200)
@@ -122,7 +122,9 @@ def test_backends_start_from_the_same_weights_and_train_alike(
         starts.append({name: tensor.copy() for name, tensor in model.trained_tensors().items()})
         model.configure_optimizer(OptimizerSpec(epsilon=1e-3, weight_decay=0.1))
         steps = [
-            model.train_step(step_batches(some_examples(6), [range(4), [4, 5]], reasoning_weight=0.5), rate)
+            model.train_step(
+                step_batches(some_examples(6), [range(4), [4, 5]], weights=LossWeights(reasoning=0.5)), rate
+            )
             for rate in (1e-2, 5e-3, 1e-2, 5e-3, 1e-3)
         ]
         losses.append([step.loss for step in steps])

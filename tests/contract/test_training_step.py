@@ -19,7 +19,7 @@ from rir_mlx.backends.base import (
     Sampling,
     Tokens,
 )
-from rir_mlx.prompting.batches import step_batches
+from rir_mlx.prompting.batches import LossWeights, step_batches
 from rir_mlx.prompting.examples import TrainingExample, TrainingExamples, joined
 
 TYPES = ["lora", "dora", "full"]
@@ -183,7 +183,7 @@ def test_the_same_rows_in_other_batches_take_the_same_path(framework: Backend, t
     for size in (8, 4, 1):
         model = fresh(framework, tiny, optimizer=OptimizerSpec(epsilon=1e-4))
         groups = [range(start, start + size) for start in range(0, 8, size)]
-        batches = step_batches(examples, groups, reasoning_weight=0.5)
+        batches = step_batches(examples, groups, weights=LossWeights(reasoning=0.5))
         losses.append([model.train_step(batches, 3e-3).loss for _ in range(25)])
     assert losses[0][-1] < 0.9 * losses[0][0]
     for other in losses[1:]:
@@ -197,8 +197,8 @@ def test_accumulation_is_weighted_by_tokens(backend: Backend, tiny: Path, size: 
     """Batches of 8, 4, 2 or 1 rows make the same step. Averaging the batches' means, as mlx-lm and transformers once
     did, gives rows with few tokens too much weight."""
     examples = some_examples(8)
-    at_once = step_batches(examples, [range(8)], reasoning_weight=0.5)
-    parts = step_batches(examples, [range(i, i + size) for i in range(0, 8, size)], reasoning_weight=0.5)
+    at_once = step_batches(examples, [range(8)], weights=LossWeights(reasoning=0.5))
+    parts = step_batches(examples, [range(i, i + size) for i in range(0, 8, size)], weights=LossWeights(reasoning=0.5))
     assert len(parts) == 8 // size
     one, two = fresh(backend, tiny), fresh(backend, tiny)
     first, second = one.train_step(at_once, 1e-2), two.train_step(parts, 1e-2)
@@ -214,7 +214,9 @@ def test_loss_is_mean_of_answers_plus_weighted_mean_of_reasonings(
 ) -> None:
     examples = some_examples(5)
     model = fresh(backend, tiny)
-    batches = step_batches(examples, [[0, 1, 2], [3, 4]], reasoning_weight=reasoning_weight, shared_prefix=share)
+    batches = step_batches(
+        examples, [[0, 1, 2], [3, 4]], weights=LossWeights(reasoning=reasoning_weight), shared_prefix=share
+    )
     answers, reasonings = [], []
     for row in examples.rows:
         start = len(examples.prefix) + len(row.prompt)
@@ -349,7 +351,7 @@ def test_two_tasks_train_in_one_step_by_their_shares(backend: Backend, tiny: Pat
         token_losses(model, examples.second.prefix, row.prompt, row.reasoning) for row in examples.second.rows
     ]
     means = [np.mean([one for row in rows for one in row]) for rows in (answers, reasonings)]
-    batches = step_batches(examples, [[0, 1, 2], [3, 4]], answer_weight=alpha, reasoning_weight=1 - alpha)
+    batches = step_batches(examples, [[0, 1, 2], [3, 4]], weights=LossWeights(alpha, 1 - alpha))
     assert len(batches) == 4
     expected = pytest.approx(alpha * means[0] + (1 - alpha) * means[1], rel=1e-5)
     assert sum(model.loss(batch) for batch in batches) == expected
@@ -366,7 +368,7 @@ def test_weighted_labels_give_the_weighted_mean(backend: Backend, tiny: Path) ->
     losses = [token_losses(model, examples.prefix, row.prompt, row.learned)[len(row.reasoning) :] for row in rows]
     total = sum(weight * sum(row) for weight, row in zip(weights, losses, strict=True))
     expected = total / sum(weight * len(row) for weight, row in zip(weights, losses, strict=True))
-    batches = step_batches(examples, [[0, 1], [2, 3, 4]], reasoning_weight=0)
+    batches = step_batches(examples, [[0, 1], [2, 3, 4]], weights=LossWeights(reasoning=0))
     assert sum(model.loss(batch) for batch in batches) == pytest.approx(expected, rel=1e-5)
 
 

@@ -46,7 +46,7 @@ class Recorder:
 def rows_of(count: int) -> TrainingExamples:
     """Rows that can be told by their first token, of different lengths."""
     return TrainingExamples(
-        HEAD, tuple(TrainingExample((100 + i,) + (3,) * (i % 7), (4,), (5, 6)) for i in range(count))
+        HEAD, tuple(TrainingExample((100 + i,) + (3,) * (i % 7), (4,), (5, 6), id=f"train:{i}") for i in range(count))
     )
 
 

@@ -30,7 +30,7 @@ from rir_mlx.backends.fake import FakeModel
 from rir_mlx.errors import Failure, OutOfMemory, UserError
 from rir_mlx.models.adapter_spec import AdapterSpec
 from rir_mlx.progress import Silent
-from rir_mlx.prompting.batches import step_batches
+from rir_mlx.prompting.batches import LossWeights, step_batches
 from rir_mlx.prompting.examples import TrainingExample, TrainingExamples
 from rir_mlx.recipe import schema as recipe
 from rir_mlx.recipe.schema import TrainingSection
@@ -82,7 +82,7 @@ def test_each_step_is_normalised_by_its_own_tokens(tmp_path: Path) -> None:
     """Also the last and smaller one of an epoch: the weights of a step sum to 1 + reasoning_weight."""
     model = Recorder()
     job = job_of(10, 4, batch_size=4, grad_accumulation_steps=2)
-    run(model, TrainingJob(job.train, job.validation, job.options, 0, 4, reasoning_weight=0.25), tmp_path)
+    run(model, TrainingJob(job.train, job.validation, job.options, 0, 4, weights=LossWeights(reasoning=0.25)), tmp_path)
     sums = [sum(float(batch.weights.sum()) for batch in step) for step in model.steps]
     np.testing.assert_allclose(sums, 1.25, rtol=1e-5)
     assert len({len(step) for step in model.steps}) == 2
@@ -189,7 +189,7 @@ def test_a_loss_that_is_not_finite_names_step_and_rows(tmp_path: Path, loss: flo
     with pytest.raises(Failure, match="not finite at step 4") as failed:
         run(model, job_of(20, 10, validation=2, batch_size=3, steps_per_eval=2, steps_per_report=1), tmp_path, saved)
     rows = failed.value.what.partition("training rows ")[2].partition(")")[0]
-    assert sorted(int(row) - 1 for row in rows.split(", ")) == sorted(seen(model)[3])
+    assert sorted(int(row.removeprefix("train:")) for row in rows.split(", ")) == sorted(seen(model)[3])
     assert "learning_rate" in failed.value.hint
     assert saved == [2]
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
@@ -242,10 +242,13 @@ def test_validation_is_weighted_over_all_rows_at_once() -> None:
     examples = TrainingExamples((1, 2), rows)
     model = FakeModel(64)
     losses = [
-        mean_loss(model, TrainingJob(examples, examples, TrainingSection(batch_size=size), 0, 1, reasoning_weight=0.5))
+        mean_loss(
+            model,
+            TrainingJob(examples, examples, TrainingSection(batch_size=size), 0, 1, weights=LossWeights(reasoning=0.5)),
+        )
         for size in (1, 2, 5)
     ]
-    whole = step_batches(examples, [range(5)], reasoning_weight=0.5)[0]
+    whole = step_batches(examples, [range(5)], weights=LossWeights(reasoning=0.5))[0]
     np.testing.assert_allclose(losses, model.loss(whole), rtol=1e-6)
 
 
@@ -303,15 +306,14 @@ def test_a_single_row_that_does_not_fit_is_a_failure_with_a_mend(tmp_path: Path)
 
 
 def test_a_row_that_is_not_finite_is_named_by_its_text(tmp_path: Path) -> None:
-    """Rows that were left out shift the indices: what is named is the row as it was given."""
     job = job_of(4, 5, batch_size=1, grad_accumulation_steps=1)
-    examples = TrainingExamples(HEAD, job.train.rows, origins=(0, 2, 3, 7))
-    texts = [f"text {n}" for n in range(8)]
+    rows = tuple(replace(row, text=f"text {number}") for number, row in enumerate(job.train.rows))
+    examples = TrainingExamples(HEAD, rows)
     model = Recorder(losses=[math.nan])
     with pytest.raises(Failure) as failed:
-        run(model, TrainingJob(examples, rows_of(0), job.options, 0, 5, texts=texts), tmp_path)
-    row = examples.origins[seen(model)[0][0]]
-    assert f"training rows {row + 1}, starting with 'text {row}'" in failed.value.what
+        run(model, TrainingJob(examples, rows_of(0), job.options, 0, 5), tmp_path)
+    row = seen(model)[0][0]
+    assert f"training rows train:{row}, starting with 'text {row}'" in failed.value.what
 
 
 def test_dropout_has_a_seed_of_its_own_at_every_step(tmp_path: Path) -> None:

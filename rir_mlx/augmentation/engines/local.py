@@ -9,6 +9,7 @@ from itertools import chain, islice
 from rir_mlx.augmentation.engines.base import GeneratedReasoning, LabelQuestion, ReasoningRequest
 from rir_mlx.backends.base import Model, Request, Sampling
 from rir_mlx.prompting.codec import Codec, EncodedPrompt
+from rir_mlx.prompting.room import rgen_room
 
 
 class LocalEngine:
@@ -51,7 +52,7 @@ class LocalEngine:
 
     def _encode(self, orders: list[ReasoningRequest], sampling: Sampling) -> list[EncodedPrompt]:
         prompts = [self.question.prompt(order) for order in orders]
-        return self.codec.encode_many(prompts, self.max_seq_length - sampling.max_tokens)
+        return self.codec.encode_many(prompts, rgen_room(self.max_seq_length, sampling.max_tokens))
 
     def close(self) -> None:
         return

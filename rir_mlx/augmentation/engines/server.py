@@ -33,6 +33,7 @@ from rir_mlx.errors import (
     did_you_mean,
 )
 from rir_mlx.prompting.codec import Codec
+from rir_mlx.prompting.room import rgen_room
 from rir_mlx.types import FinishReason
 
 T = TypeVar("T")
@@ -198,7 +199,7 @@ class OpenAIEngine:
         return
 
     def _room(self, sampling: Sampling) -> int:
-        return self.max_seq_length - sampling.max_tokens
+        return rgen_room(self.max_seq_length, sampling.max_tokens)
 
     def _body(self, order: ReasoningRequest, sampling: Sampling) -> dict[str, Any]:
         # OpenAI refuses the names that it does not know. mlx_lm.server answers what has a seed one by one.
