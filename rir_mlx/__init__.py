@@ -3,7 +3,7 @@
     import rir_mlx
 
     comparison = rir_mlx.run("demo")                        # every stage: the embedded data and model, offline
-    print(comparison["verdict"])
+    print(comparison.verdict)
 
     recipe = rir_mlx.Recipe(name="mine", data={"train": "rows.csv", "val_size": 0.1, "test_size": 0.2})
     rir_mlx.train_classifier(recipe, arms=["qa"])           # or one stage at a time

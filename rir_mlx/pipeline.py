@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 from rir_mlx import stages
+from rir_mlx.evaluation.schema import Comparison
 from rir_mlx.models.offline import without_network
 from rir_mlx.progress import Progress, Silent
 from rir_mlx.stages.context import Context
@@ -63,9 +64,9 @@ class AugmentationResult:
     stats: dict[str, Any]
 
 
-def run(recipe: RecipeSource, **options: Unpack[Options]) -> dict[str, Any] | None:
-    """Every stage of a recipe; finished ones are skipped. Returns the comparison of the arms on the test rows, as in
-    `comparison.json`."""
+def run(recipe: RecipeSource, **options: Unpack[Options]) -> Comparison | None:
+    """Every stage of a recipe; finished ones are skipped. Returns the comparison of the arms on the test rows, the
+    content of `comparison.json`; None in processes other than the main one."""
     with _opened(recipe, options) as context:
         return stages.run_all(context)
 
@@ -105,9 +106,9 @@ def train_classifier(
     return results
 
 
-def evaluate(recipe: RecipeSource, **options: Unpack[Options]) -> dict[str, Any] | None:
-    """Measure the trained arms and the baselines on the test rows. Returns their comparison, as in
-    `comparison.json`."""
+def evaluate(recipe: RecipeSource, **options: Unpack[Options]) -> Comparison | None:
+    """Measure the trained arms and the baselines on the test rows. Returns their comparison, the content of
+    `comparison.json`; None in processes other than the main one."""
     with _opened(recipe, options) as context:
         return stages.evaluate(context)
 

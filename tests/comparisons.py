@@ -1,8 +1,12 @@
-"""A comparison and examples as an evaluation writes them, for tests of what is made from them."""
+"""The content of a comparison.json and paired examples, for tests of what is made from them."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
+
+from rir_mlx.evaluation.entries import DESCRIPTIONS
+from rir_mlx.evaluation.report.examples import ArmAnswer, PairedExample
 
 EMOTIONS = ("sadness", "joy", "love", "anger", "fear", "surprise")
 EVIL = ("<script>alert(1)</script>", "</script>", "\" onload='x'", "a&b", "{{ 7 * 7 }}", "$\\frac{")
@@ -12,7 +16,7 @@ def measured(value: float, width: float = 0.01) -> dict[str, float]:
     return {"value": value, "low": value - width, "high": value + width}
 
 
-def figures_of(accuracy: float, *, probabilities: bool = True) -> dict[str, Any]:
+def metrics_of(accuracy: float, *, probabilities: bool = True) -> dict[str, Any]:
     values: dict[str, Any] = {name: measured(accuracy) for name in ("accuracy", "balanced_accuracy", "macro_f1", "mcc")}
     return values | {name: measured(0.1) if probabilities else None for name in ("log_loss", "brier", "ece")}
 
@@ -28,11 +32,11 @@ def an_entry(name: str, kind: str, accuracy: float, labels: tuple[str, ...], **m
     values: dict[str, Any] = {
         "name": name,
         "kind": kind,
-        "what": f"what {name} is",
+        "description": DESCRIPTIONS.get(name, f"what {name} is"),
         "seeds": [0, 1, 2],
-        "figures": figures_of(accuracy),
+        "metrics": metrics_of(accuracy),
         "by_seed": {"accuracy": [accuracy - 0.004, accuracy, accuracy + 0.004]},
-        "cleaned": figures_of(accuracy + 0.01),
+        "cleaned": metrics_of(accuracy + 0.01),
         "against": {
             "first": "qa",
             "second": name,
@@ -43,25 +47,33 @@ def an_entry(name: str, kind: str, accuracy: float, labels: tuple[str, ...], **m
         "beats": ["majority"],
         "validation_accuracy": 0.9345,
         "training": {"steps": 1875, "tokens": 4812332, "rows": 16000, "seconds": 5412.0},
-        "cost": {"tokens_written": 41.27, "seconds": 0.0831},
+        "cost": {"tokens_generated": 41.27, "seconds": 0.0831},
         "calibration": {
             "rows": 1000,
             "temperature": [1.31, 1.28, 1.4],
             "before": {"log_loss": 0.311, "brier": 0.141, "ece": 0.051},
             "after": {"log_loss": 0.281, "brier": 0.134, "ece": 0.018},
         },
-        "per_class": [{"label": one, "precision": 0.9, "recall": 0.8, "f1": 0.847, "support": 300} for one in labels],
+        "per_class": [
+            {"label": label, "precision": 0.9, "recall": 0.8, "f1": 0.847, "support": 300} for label in labels
+        ],
         "confusion": counts,
         "reliability": {"before": bins, "after": bins},
         "risk_coverage": [{"coverage": at / 200, "accuracy": 1 - at / 2000, "threshold": 0.5} for at in range(1, 201)],
-        "curve": [
-            {"reason": "never", "samples": 1, "share_reasoned": 0.0, "accuracy": measured(0.9), "tokens_written": 2.1},
+        "cost_curve": [
+            {
+                "reason": "never",
+                "samples": 1,
+                "share_reasoned": 0.0,
+                "accuracy": measured(0.9),
+                "tokens_generated": 2.1,
+            },
             {
                 "reason": "always",
                 "samples": 5,
                 "share_reasoned": 1.0,
                 "accuracy": measured(0.93),
-                "tokens_written": 88,
+                "tokens_generated": 88,
             },
         ],
         "faithfulness": {
@@ -69,14 +81,24 @@ def an_entry(name: str, kind: str, accuracy: float, labels: tuple[str, ...], **m
             "swapped": {"flips": 0.412, "accuracy": 0.561},
             "corrupted": {"flips": 0.087, "accuracy": 0.882},
         },
-        "mass": {"mean": 0.998, "p5": 0.991, "p50": 0.999},
+        "label_mass": {"mean": 0.998, "p5": 0.991, "p50": 0.999},
     }
     return values | more
 
 
 def a_comparison(labels: tuple[str, ...] = EMOTIONS) -> dict[str, Any]:
-    none = ("cleaned", "against", "training", "calibration", "curve", "faithfulness", "mass", "validation_accuracy")
-    gaps: dict[str, Any] = {**dict.fromkeys(none), "seeds": [0], "by_seed": {}, "beats": []}
+    none = (
+        "cleaned",
+        "against",
+        "training",
+        "calibration",
+        "cost_curve",
+        "faithfulness",
+        "label_mass",
+        "validation_accuracy",
+    )
+    one_seed = {"seeds": [0], "by_seed": {"accuracy": [0.5]}, "beats": []}
+    gaps: dict[str, Any] = {**dict.fromkeys(none), **one_seed}
     bare = dict.fromkeys(("reliability", "risk_coverage", "cost"))
     part = {
         "rows": 16000,
@@ -100,7 +122,7 @@ def a_comparison(labels: tuple[str, ...] = EMOTIONS) -> dict[str, Any]:
         "first_named_at": [0.2, 0.4, 0.8],
     }
     return {
-        "version": 1,
+        "version": 2,
         "run": {
             "name": "emotion",
             "command": "rir-mlx evaluate emotion",
@@ -120,11 +142,11 @@ def a_comparison(labels: tuple[str, ...] = EMOTIONS) -> dict[str, Any]:
         "chosen": "qar",
         "warnings": ["66 test rows are near copies."],
         "entries": [
-            an_entry("qa", "arm", 0.91, labels, against=None, curve=None, faithfulness=None),
+            an_entry("qa", "arm", 0.91, labels, against=None, cost_curve=None, faithfulness=None),
             an_entry("qar", "arm", 0.925, labels),
             an_entry("qra-scrambled", "control", 0.86, labels),
             an_entry(
-                "majority", "baseline", 0.35, labels, **gaps, **bare, figures=figures_of(0.35, probabilities=False)
+                "majority", "baseline", 0.35, labels, **gaps, **bare, metrics=metrics_of(0.35, probabilities=False)
             ),
             an_entry("tf-idf", "baseline", 0.88, labels, **gaps),
         ],
@@ -132,12 +154,7 @@ def a_comparison(labels: tuple[str, ...] = EMOTIONS) -> dict[str, Any]:
     }
 
 
-def an_example(outcome: str = "won", probability: float = 0.9, **more: Any) -> dict[str, Any]:
-    return {
-        "text": "i feel great",
-        "label": "joy",
-        "reasoning": "Feeling great is joy.",
-        "outcome": outcome,
-        "first": {"name": "qa", "label": "sadness", "probability": 0.5},
-        "second": {"name": "qar", "label": "joy", "probability": probability},
-    } | more
+def an_example(outcome: str = "won", probability: float = 0.9, **changes: Any) -> PairedExample:
+    first, second = ArmAnswer("qa", "sadness", 0.5), ArmAnswer("qar", "joy", probability)
+    example = PairedExample("i feel great", "joy", "Feeling great is joy.", outcome, first, second)  # type: ignore[arg-type]
+    return replace(example, **changes)

@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -18,6 +18,7 @@ from rir_cli.options import RUNS, ArmChoice, BackendOption, JsonOption, OfflineO
 from rir_mlx import __version__
 
 if TYPE_CHECKING:
+    from rir_mlx.evaluation.schema import Comparison
     from rir_mlx.stages import Context
 
 app = typer.Typer(
@@ -207,13 +208,13 @@ def show_recipe(recipe: RecipeArgument = None, set_: SetOption = None) -> None:
     typer.echo(dump_recipe(load_recipe(recipe, set_ or ())), nl=False)
 
 
-def _show_comparison(context: Context, comparison: dict[str, Any] | None, *, json: bool) -> None:
+def _show_comparison(context: Context, comparison: Comparison | None, *, json: bool) -> None:
     from rir_cli.console import print_comparison, print_json
 
     if comparison is None:
         return
     if json:
-        print_json(comparison)
+        print_json(comparison.model_dump(mode="json"))
     else:
         print_comparison(comparison)
     context.progress.say(f"Report → {context.run.report}; figures and predictions → {context.run.comparison.parent}")

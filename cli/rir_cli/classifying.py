@@ -113,7 +113,9 @@ class _Form:
     threshold: float | None
 
     def abstains(self, prediction: Prediction) -> bool:
-        return self.threshold is not None and prediction.probabilities[prediction.label] < self.threshold
+        from rir_mlx.statistics.calibration import abstains
+
+        return abstains(prediction.probability, self.threshold)
 
     def best(self, prediction: Prediction) -> list[tuple[str, float]]:
         """The most probable labels, `top_k` of them or all."""

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,6 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from rir_mlx.errors import DataError, RirError
+
+if TYPE_CHECKING:  # numpy is not needed to print help
+    from rir_mlx.evaluation.schema import Comparison
+    from rir_mlx.statistics.metrics import Interval
 
 _PLAIN_SECONDS = 10.0
 _BAR = 30
@@ -108,40 +112,40 @@ def print_error(error: RirError, who: str = "") -> None:
         console.print(escape(error.hint), soft_wrap=True)
 
 
-def print_comparison(comparison: Mapping[str, Any]) -> None:
-    """The arms, controls and baselines with intervals, and the answer in words."""
-    console, rows = Console(highlight=False), comparison["rows"]
+def print_comparison(comparison: Comparison) -> None:
+    """The arms, controls and baselines with intervals, and the verdict."""
+    console = Console(highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, _WIDE)
-    seeds = len(comparison["run"]["seeds"])
+    seeds = len(comparison.run.seeds)
     several = f", mean of {seeds} seeds" if seeds > 1 else ""
-    table = Table(title=f"{rows['test']:,} test rows{several} (95 % bootstrap intervals)")
+    table = Table(title=f"{comparison.rows.test:,} test rows{several} (95 % intervals)")
     columns = ("", "accuracy", "against qa", "macro-F1", "steps", "tokens")[: 6 if console.width >= _WIDE else 4]
     for column in columns:
         table.add_column(column, justify="left" if column == "" else "right", no_wrap=True)
-    for line in comparison["entries"]:
-        figures, trained = line["figures"], line["training"]
+    for entry in comparison.entries:
+        trained = entry.training
         cells = (
-            escape(line["name"]),
-            _accuracy(figures["accuracy"]),
-            _points(line["against"]["difference"]) if line["against"] else "",
-            f"{figures['macro_f1']['value']:.3f}",
-            f"{trained['steps']:,.0f}" if trained else "",
-            f"{trained['tokens']:,.0f}" if trained else "",
+            escape(entry.name),
+            _accuracy(entry.metrics.accuracy),
+            _points(entry.against.difference) if entry.against else "",
+            f"{entry.metrics.macro_f1.value:.3f}",
+            f"{trained.steps:,.0f}" if trained else "",
+            f"{trained.tokens:,.0f}" if trained else "",
         )
         table.add_row(*cells[: len(columns)])
     console.print(table)
-    for line in comparison["entries"]:
-        if line["beats"]:
-            console.print(escape(f"{line['name']} beats {', '.join(line['beats'])}."), soft_wrap=True)
-    for warning in comparison["warnings"]:
+    for entry in comparison.entries:
+        if entry.beats:
+            console.print(escape(f"{entry.name} beats {', '.join(entry.beats)}."), soft_wrap=True)
+    for warning in comparison.warnings:
         console.print(escape(f"note: {warning}"), soft_wrap=True)
-    if comparison["verdict"]:
-        console.print(escape(comparison["verdict"]), soft_wrap=True)
+    if comparison.verdict:
+        console.print(escape(comparison.verdict), soft_wrap=True)
 
 
-def _points(difference: Mapping[str, float]) -> str:
-    value, low, high = (100 * difference[key] for key in ("value", "low", "high"))
+def _points(difference: Interval) -> str:
+    value, low, high = (100 * share for share in (difference.value, difference.low, difference.high))
     return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
@@ -195,8 +199,8 @@ def _percent(values: Mapping[str, float]) -> str:
     return f"{values['value']:.1%} ± {(values['high'] - values['low']) / 2:.1%}"
 
 
-def _accuracy(values: Mapping[str, float]) -> str:
-    return f"{100 * values['value']:.1f} % ({100 * values['low']:.1f} – {100 * values['high']:.1f})"
+def _accuracy(accuracy: Interval) -> str:
+    return f"{100 * accuracy.value:.1f} % ({100 * accuracy.low:.1f} – {100 * accuracy.high:.1f})"
 
 
 def print_probabilities(probabilities: Mapping[str, float]) -> None:

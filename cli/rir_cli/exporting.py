@@ -41,6 +41,7 @@ from rir_mlx.backends.base import Model, Tokens
 from rir_mlx.classification.classifier import Classifier
 from rir_mlx.data.rows import Row
 from rir_mlx.errors import Failure, UserError
+from rir_mlx.evaluation.schema import read_comparison
 from rir_mlx.models import adapters
 from rir_mlx.progress import Progress, counting_bytes
 from rir_mlx.prompting.arms import ClassificationTask
@@ -312,7 +313,7 @@ class _Export:
             recipe=dump_recipe(recipe.model_copy(update={"augment": own})),
             example=example,
             verification=verification,
-            comparison=read_json(comparison) if comparison.is_file() else None,
+            comparison=read_comparison(comparison) if comparison.is_file() else None,
             command=context.command,
             versions={"rir-mlx": __version__, "Python": platform.python_version()},
             form=form,

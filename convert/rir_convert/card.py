@@ -15,11 +15,13 @@ from typing import Any, Literal
 import yaml
 
 from rir_convert.example import environment, way_of
-from rir_mlx.evaluation.comparison import MEANING
+from rir_mlx.evaluation.entries import DESCRIPTIONS
 from rir_mlx.evaluation.report import formats
+from rir_mlx.evaluation.schema import Comparison
 from rir_mlx.prompting.arms import ClassificationTask
 from rir_mlx.prompting.prompts import reasons_first
 from rir_mlx.statistics.calibration import Calibration
+from rir_mlx.statistics.metrics import Interval
 from rir_mlx.types import CONTROLS, Arm
 
 _IDENTIFIERS = (
@@ -39,7 +41,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _FILES = {".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt"}
 _FEW = 1000
 """Test rows below which the card says that they are few: an accuracy of 90 % is then known to ± 1.9 points at best."""
-_FIGURES = {
+_METRICS = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
     "macro_f1": "macro-F1",
@@ -94,7 +96,7 @@ class CardFacts:
     base_licence   of `base_licence`
     recipe         YAML text
     verification   the content of verification.json, of `rir_convert.gate.record`; None where nothing was compared
-    comparison     the content of comparison.json; None where nothing was evaluated
+    comparison     of the run; None where nothing was evaluated
     command        how it was made
     versions       of programs, by name
     form           of the folder
@@ -111,7 +113,7 @@ class CardFacts:
     recipe: str
     example: Example
     verification: Mapping[str, Any] | None
-    comparison: Mapping[str, Any] | None
+    comparison: Comparison | None
     command: str
     versions: Mapping[str, str]
     form: Form = "hf"
@@ -119,7 +121,7 @@ class CardFacts:
     @property
     def verdict(self) -> str | None:
         """The sentence on whether reasoning helped."""
-        return (self.comparison or {}).get("verdict") or None
+        return self.comparison.verdict if self.comparison else None
 
 
 def base_licence(folder: Path) -> str | None:
@@ -166,7 +168,7 @@ def _what(arm: Arm) -> str:
         "multitask": "A text classifier that writes a label, or asked otherwise a reasoning.",
     }
     if arm in CONTROLS:
-        return f"A text classifier that was trained as a control, not to be used ({MEANING[arm]})."
+        return f"A text classifier that was trained as a control, not to be used ({DESCRIPTIONS[arm]})."
     return what[arm]
 
 
@@ -188,33 +190,32 @@ def _metadata(facts: CardFacts) -> dict[str, Any]:
     return values | {"tags": ["text-classification", "reasoning", "rir-mlx", facts.arm, *_TAGS[facts.form]]}
 
 
-def _table(arm: Arm, comparison: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The arm's figures beside those of label-only and the baselines; None where the arm was not measured."""
-    entries = {entry["name"]: entry for entry in comparison.get("entries") or ()}
-    if arm not in entries:
+def _table(arm: Arm, comparison: Comparison) -> dict[str, Any] | None:
+    """The arm's metrics beside those of label-only and the baselines; None where the arm was not measured."""
+    measured = comparison.entry(arm)
+    if measured is None:
         return None
-    others = [name for name, one in entries.items() if name != arm and (name == "qa" or one.get("kind") == "baseline")]
-    shown = [entries[name] for name in (arm, *others)]
-    rows = int((comparison.get("rows") or {}).get("test") or 0)
+    others = [entry for entry in comparison.entries if entry.name == "qa" or entry.kind == "baseline"]
+    shown = [measured, *(entry for entry in others if entry.name != arm)]
+    rows = comparison.rows.test
     return {
-        "rows": f"{rows:,}" if rows else "the",
-        "few": 0 < rows < _FEW,
-        "seeds": len(entries[arm].get("seeds") or (0,)),
-        "columns": [(one["name"], MEANING.get(one["name"], one.get("what", ""))) for one in shown],
+        "rows": f"{rows:,}",
+        "few": rows < _FEW,
+        "seeds": len(measured.seeds),
+        "columns": [(entry.name, entry.description) for entry in shown],
         "lines": [
-            (name, [_figure(key, (one.get("figures") or {}).get(key)) for one in shown])
-            for key, name in _FIGURES.items()
+            (name, [_metric(key, getattr(entry.metrics, key)) for entry in shown]) for key, name in _METRICS.items()
         ],
-        "warnings": comparison.get("warnings") or (),
+        "warnings": comparison.warnings,
     }
 
 
-def _figure(key: str, found: Mapping[str, float] | None) -> str:
+def _metric(key: str, found: Interval | None) -> str:
     if found is None:
         return formats.MISSING
     write = formats.hundredths if key in _SHARES else formats.number
     unit = "\u00a0%" if key in _SHARES else ""
-    return f"{write(found['value'])}{unit} ({write(found['low'])} to {write(found['high'])})"
+    return f"{write(found.value)}{unit} ({write(found.low)} to {write(found.high)})"
 
 
 def _front_matter(path: Path) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from rir_mlx.classification.loading import RecipeModel, default_arm, load_classi
 from rir_mlx.data.rows import checked_text
 from rir_mlx.errors import UserError
 from rir_mlx.models.hub import resolve_model
+from rir_mlx.statistics.calibration import abstains
 from rir_mlx.storage.layout import RunDir
 from rir_mlx.types import Arm, BackendName
 
@@ -139,8 +140,7 @@ class RirClassifier:
         return float(np.mean(predicted == truth))
 
     def _label(self, prediction: Prediction) -> str:
-        withheld = self.threshold is not None and prediction.probabilities[prediction.label] < self.threshold
-        return "" if withheld else prediction.label
+        return "" if abstains(prediction.probability, self.threshold) else prediction.label
 
     def __sklearn_tags__(self) -> Any:
         """What scikit-learn asks of an estimator: this one is a classifier, and is trained."""

@@ -41,6 +41,7 @@ from rir_mlx.data.rows import checked_text
 from rir_mlx.errors import DataError, UserError
 from rir_mlx.interrupts import Interrupts
 from rir_mlx.progress import Progress, Silent
+from rir_mlx.statistics.calibration import abstains
 from rir_mlx.storage.resumable import Resumable
 
 Classify = Callable[[Sequence[str]], Sequence[Prediction]]
@@ -194,7 +195,7 @@ class _Job:
     def _values(self, prediction: Prediction, result: BulkResult) -> dict[str, Any]:
         """The new cells, in the order of `names`."""
         chances, threshold = prediction.probabilities, self.options.threshold
-        abstained = threshold is not None and chances[prediction.label] < threshold
+        abstained = abstains(prediction.probability, threshold)
         result.abstained += abstained
         result.trimmed += prediction.trimmed > 0
         if not abstained:

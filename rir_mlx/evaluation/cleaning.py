@@ -1,4 +1,4 @@
-"""Test rows that training cannot have seen, and whose label nobody disputes."""
+"""Cleaned test rows: no copies of training rows, and no texts with two labels."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from rir_mlx.data.same_text import normalised
 
 
 def cleaned(train_texts: Sequence[str], test_texts: Sequence[str], test_labels: Sequence[str]) -> NDArray[np.bool_]:
-    """[test rows]: True for the rows of a test set that are fit to measure on. Left out are texts that stand in the
-    training rows, with whatever label, and texts that the test rows hold with two labels. Texts are the same when
-    they are after `texts.normalised`."""
+    """[test rows]: False for texts that are also training rows, whatever their label, and for texts that occur among
+    the test rows with two labels. Texts are compared by `same_text.normalised`."""
     seen = {normalised(text) for text in train_texts}
     texts = [normalised(text) for text in test_texts]
     labels: defaultdict[str, set[str]] = defaultdict(set)

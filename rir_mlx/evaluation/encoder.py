@@ -13,28 +13,28 @@ from rir_mlx.backends.base import EncoderOptions, EncoderRows, Tokens
 from rir_mlx.errors import ModelError, UserError
 from rir_mlx.models.hub import ModelFiles
 from rir_mlx.progress import Progress, Silent
-from rir_mlx.statistics.tfidf import Rows
+from rir_mlx.statistics.tfidf import LabelledTexts
 
 
 @dataclass(frozen=True)
-class LabelledRows:
-    """The labels in order, the rows to learn from, and those that tell which epoch was the best."""
+class EncoderTexts:
+    """The labels in order, the texts to train on, and the texts that decide which epoch is kept."""
 
     labels: Sequence[str]
-    train: Rows
-    validation: Rows = ()
+    train: LabelledTexts
+    validation: LabelledTexts = ()
 
 
 def encoder(
     model: ModelFiles,
-    rows: LabelledRows,
+    rows: EncoderTexts,
     texts: Sequence[str],
     options: EncoderOptions | None = None,
     progress: Progress | None = None,
 ) -> NDArray[np.float64]:
-    """[texts, labels] probabilities of an encoder (BERT and its like) fine-tuned on the rows, in PyTorch.
+    """[texts, labels] probabilities of an encoder (BERT and its like) fine-tuned on these texts, in PyTorch.
 
-    Raises UserError where PyTorch is not installed, and ModelError where the model lacks its tokenizer or cannot
+    Raises UserError where PyTorch is not installed, and ModelError where the model has no tokenizer or cannot
     classify."""
     if importlib.util.find_spec("torch") is None or importlib.util.find_spec("peft") is None:
         raise UserError(
@@ -55,8 +55,8 @@ def encoder(
 
 
 class _Tokenizer:
-    """Texts to token ids with the encoder's own marks around them. No text can smuggle in such a mark, and none
-    is without any token."""
+    """Texts to token ids with the encoder's special tokens around them. A text cannot contain a special token, and an
+    empty text becomes the single token 0."""
 
     def __init__(self, model: ModelFiles, max_length: int) -> None:
         from tokenizers import Tokenizer
@@ -75,4 +75,4 @@ class _Tokenizer:
         self._tokenizer.encode_special_tokens = True
 
     def __call__(self, texts: Sequence[str]) -> list[Tokens]:
-        return [tuple(one.ids) or (0,) for one in self._tokenizer.encode_batch(list(texts))]
+        return [tuple(encoded.ids) or (0,) for encoded in self._tokenizer.encode_batch(list(texts))]

@@ -1,5 +1,7 @@
-"""What a classifier makes of the rows it is measured on, kept as it is made: measuring goes on where it was stopped,
-and what was read once is never read again. Knows no recipe and no stage."""
+"""Label scores of the measured rows, cached in a journal.
+
+An interrupted evaluation resumes, and no row is scored twice. Knows no recipe and no stage.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +21,16 @@ _CHUNK = 256
 
 
 @dataclass(frozen=True)
-class Timed:
-    """A reading, and the seconds that a row of it took on this machine."""
+class TimedScores:
+    """Scores of n texts, and the mean seconds per text on this machine."""
 
-    reading: LabelScores
+    label_scores: LabelScores
     seconds: float
 
 
-class Reader:
-    """Reads texts with a classifier, unless the journal holds the reading. `identity` is all that decides a reading
-    beside the text and the way of reading; `load` is asked for the classifier when something is due."""
+class ScoreCache:
+    """Scores texts with a classifier unless the journal holds their scores. `identity` stands for everything that
+    decides a score besides the text and the way of scoring. `load` is called when a text has to be scored."""
 
     def __init__(self, journal: Journal, identity: str, load: Callable[[], Classifier], progress: Progress) -> None:
         self.journal, self.progress = journal, progress
@@ -42,46 +44,46 @@ class Reader:
             self._loaded = self._load()
         return self._loaded
 
-    def direct(self, texts: Sequence[str], batch_size: int, what: str) -> Timed:
+    def direct(self, texts: Sequence[str], batch_size: int, what: str) -> TimedScores:
         """Labels from the text alone."""
 
         def make(chunk: list[int]) -> list[LabelScores]:
             return [self.classifier.direct([texts[index] for index in chunk], batch_size)]
 
-        return self._read(what, texts, [["direct"] * len(texts)], make)[0]
+        return self._scores(what, texts, [["direct"] * len(texts)], make)[0]
 
-    def reasoned(self, texts: Sequence[str], batch_size: int, what: str) -> Timed:
+    def reasoned(self, texts: Sequence[str], batch_size: int, what: str) -> TimedScores:
         """Labels after the likeliest reasoning."""
 
         def make(chunk: list[int]) -> list[LabelScores]:
             return [self.classifier.reasoned([texts[index] for index in chunk], batch_size)]
 
-        return self._read(what, texts, [["reasoned"] * len(texts)], make)[0]
+        return self._scores(what, texts, [["reasoned"] * len(texts)], make)[0]
 
-    def sampled(self, texts: Sequence[str], how: Decoding, what: str) -> list[Timed]:
-        """Labels after drawn reasonings, one reading for each of them."""
+    def sampled(self, texts: Sequence[str], how: Decoding, what: str) -> list[TimedScores]:
+        """Labels after drawn reasonings: scores for each draw."""
 
         def make(chunk: list[int]) -> list[LabelScores]:
             return self.classifier.sampled([texts[index] for index in chunk], how, after=known)
 
         ways = [[f"sampled at {how.temperature}, number {chain}"] * len(texts) for chain in range(how.samples)]
         kept = [all(self._key(text, way[0]) in self.journal for text in texts) for way in ways]
-        known = kept.index(False) if False in kept else len(kept)  # of a time when fewer were wanted
-        return [self._read(what, texts, [way], make)[0] for way in ways[:known]] + (
-            self._read(what, texts, ways[known:], make) if known < len(ways) else []
+        known = kept.index(False) if False in kept else len(kept)  # from an evaluation with fewer samples
+        return [self._scores(what, texts, [way], make)[0] for way in ways[:known]] + (
+            self._scores(what, texts, ways[known:], make) if known < len(ways) else []
         )
 
-    def given(self, texts: Sequence[str], reasonings: Sequence[str], batch_size: int, what: str) -> Timed:
+    def given(self, texts: Sequence[str], reasonings: Sequence[str], batch_size: int, what: str) -> TimedScores:
         """Labels after the given reasonings."""
 
         def make(chunk: list[int]) -> list[LabelScores]:
             some = [texts[index] for index in chunk], [reasonings[index] for index in chunk]
             return [self.classifier.given(*some, batch_size)]
 
-        return self._read(what, texts, [[f"given {reasoning}" for reasoning in reasonings]], make)[0]
+        return self._scores(what, texts, [[f"given {reasoning}" for reasoning in reasonings]], make)[0]
 
     def explanations(self, texts: Sequence[str], labels: Sequence[str], batch_size: int, what: str) -> list[str]:
-        """The reasonings that are written after labels."""
+        """The reasonings that are generated after labels."""
 
         def make(chunk: list[int]) -> list[LabelScores]:
             written = self.classifier.explanations(
@@ -92,32 +94,32 @@ class Reader:
                 LabelScores(nothing, [text for text, _ in written], [size for _, size in written], [0] * len(chunk))
             ]
 
-        found = self._read(what, texts, [[f"explains {label}" for label in labels]], make)[0]
-        return [reasoning or "" for reasoning in found.reading.reasonings]
+        timed = self._scores(what, texts, [[f"explains {label}" for label in labels]], make)[0]
+        return [reasoning or "" for reasoning in timed.label_scores.reasonings]
 
-    def _read(
+    def _scores(
         self,
         what: str,
         texts: Sequence[str],
         ways: Sequence[Sequence[str]],
         make: Callable[[list[int]], list[LabelScores]],
-    ) -> list[Timed]:
-        """A reading for each list of `ways`, which says for every text how it is read. `make` reads the texts at the
-        given places in all of these ways."""
+    ) -> list[TimedScores]:
+        """Scores for each list of `ways`, which names for every text how it is scored. `make` scores the texts at the
+        given indices in all of these ways."""
         keys = [[self._key(text, way) for text, way in zip(texts, each, strict=True)] for each in ways]
         due = [index for index in range(len(texts)) if any(each[index] not in self.journal for each in keys)]
-        due = sorted({keys[0][index]: index for index in reversed(due)}.values())  # texts that are alike once
+        due = sorted({keys[0][index]: index for index in reversed(due)}.values())  # equal texts once
         if due:
             _ = self.classifier
             with self.progress.task(what, len(due)) as task:
                 for start in range(0, len(due), _CHUNK):
                     chunk = due[start : start + _CHUNK]
-                    begun = time.perf_counter()
+                    started = time.perf_counter()
                     made = make(chunk)
-                    seconds = (time.perf_counter() - begun) / len(chunk) / len(made)
-                    for each, reading in zip(keys, made, strict=True):
+                    seconds = (time.perf_counter() - started) / len(chunk) / len(made)
+                    for each, label_scores in zip(keys, made, strict=True):
                         for place, index in enumerate(chunk):
-                            self._keep(each[index], reading, place, seconds)
+                            self._keep(each[index], label_scores, place, seconds)
                     task.advance(len(chunk))
         return [self._stored(each) for each in keys]
 
@@ -126,19 +128,19 @@ class Reader:
         digest.update(json.dumps([way, text]).encode())
         return digest.hexdigest()[:16]
 
-    def _keep(self, key: str, reading: LabelScores, place: int, seconds: float) -> None:
-        line = {"key": key, "scores": reading.scores[place].tolist(), "reasoning": reading.reasonings[place]}
-        counts = {"tokens": reading.tokens[place], "trimmed": reading.trimmed[place]}
+    def _keep(self, key: str, scored: LabelScores, place: int, seconds: float) -> None:
+        line = {"key": key, "scores": scored.scores[place].tolist(), "reasoning": scored.reasonings[place]}
+        counts = {"tokens": scored.tokens[place], "trimmed": scored.trimmed[place]}
         self.journal.append(line | counts | {"seconds": round(seconds, 6)})
 
-    def _stored(self, keys: Sequence[str]) -> Timed:
-        if not keys:  # of no rows, so nobody asks of how many labels
-            return Timed(LabelScores(np.zeros((0, 1)), [], [], []), 0.0)
+    def _stored(self, keys: Sequence[str]) -> TimedScores:
+        if not keys:  # without rows the number of labels does not matter
+            return TimedScores(LabelScores(np.zeros((0, 1)), [], [], []), 0.0)
         scores = np.zeros((len(keys), len((self.journal.get(keys[0]) or {})["scores"])))
         rest = []
-        for place, key in enumerate(keys):  # one at a time: lists of numbers take four times the room of an array
+        for place, key in enumerate(keys):  # row by row: lists of numbers take four times the memory of an array
             found = self.journal.get(key) or {}
             scores[place] = found["scores"]
             rest.append([found[name] for name in ("reasoning", "tokens", "trimmed", "seconds")])
         reasonings, tokens, trimmed, seconds = (list(column) for column in zip(*rest, strict=True))
-        return Timed(LabelScores(scores, reasonings, tokens, trimmed), float(np.mean(seconds)))
+        return TimedScores(LabelScores(scores, reasonings, tokens, trimmed), float(np.mean(seconds)))

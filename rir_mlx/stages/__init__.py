@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from rir_mlx.evaluation.schema import Comparison
 from rir_mlx.stages.augmentation import augment_rows, exact_prompts
 from rir_mlx.stages.checking import check, warn_about_data
 from rir_mlx.stages.context import Context
@@ -29,7 +28,7 @@ __all__ = [
 ]
 
 
-def run_all(context: Context) -> dict[str, Any] | None:
+def run_all(context: Context) -> Comparison | None:
     """Every stage in order; finished ones are skipped. Faults of the data are found before any training."""
     arms = context.recipe.classifier.arms
     context.data.test_rows()

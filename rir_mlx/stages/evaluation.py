@@ -1,285 +1,225 @@
-"""The trained arms and their baselines on the test rows, and the answer to "did reasoning help?"."""
+"""Measure the trained arms and the baselines on the test rows, and answer "did reasoning help?"."""
 
 from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
 import numpy as np
 
 from rir_mlx import __version__
-from rir_mlx.classification.classifier import Classifier
 from rir_mlx.errors import UserError
 from rir_mlx.evaluation.cleaning import cleaned
-from rir_mlx.evaluation.comparison import (
-    Entry,
-    Floats,
-    Rows,
-    arm_entry,
-    chosen,
-    compared,
-    doubt,
-    warnings,
+from rir_mlx.evaluation.comparison import choose_arm, compare_entries, controls_as_good, different_steps, warnings
+from rir_mlx.evaluation.entries import EntryPredictions, arm_predictions
+from rir_mlx.evaluation.report.examples import pair_examples
+from rir_mlx.evaluation.report.page import write_report
+from rir_mlx.evaluation.schema import (
+    Comparison,
+    DataFacts,
+    EntryResult,
+    ModelFacts,
+    RowCounts,
+    RunFacts,
+    TrainingCost,
+    write_comparison,
 )
-from rir_mlx.evaluation.encoder import LabelledRows, encoder
-from rir_mlx.evaluation.report import examples_of, write_report
-from rir_mlx.evaluation.score_cache import Reader
-from rir_mlx.models.hub import resolve_model
+from rir_mlx.evaluation.scores import EvaluationRows, MeasuredArm
+from rir_mlx.evaluation.verdict import controls_sentence, different_steps_verdict, no_label_only_verdict, verdict
 from rir_mlx.recipe.loading import dump_recipe
-from rir_mlx.stages.context import Context, is_due, on_main_process
-from rir_mlx.stages.measuring import (
-    Measured,
-    explain,
-    measure,
-    reading_identity,
-)
-from rir_mlx.statistics.paired_tests import beats, verdict
-from rir_mlx.statistics.tfidf import majority_probabilities, tfidf
-from rir_mlx.storage.atomic import (
-    read_json,
-    read_jsonl,
-    write_json,
-    write_jsonl,
-)
-from rir_mlx.storage.journal import Journal
-from rir_mlx.types import CONTROLS, Arm
+from rir_mlx.stages.baselines import baseline_names, measure_baseline, predicted_rows
+from rir_mlx.stages.context import Context, on_main_process
+from rir_mlx.stages.measuring import explain, measure
+from rir_mlx.statistics.metrics import FloatArray
+from rir_mlx.statistics.paired_tests import is_better
+from rir_mlx.storage.atomic import read_json, read_jsonl, write_json, write_jsonl
+from rir_mlx.types import Arm
 
-_SHOWN = 100
-"""Examples of an outcome for which an arm that answers first is asked for its reasoning."""
+_EXPLAINED_EXAMPLES = 100
+"""Examples of each outcome for which an arm that writes the label first is asked for its reasoning."""
 
 
 @on_main_process
-def evaluate(context: Context) -> dict[str, Any]:
-    """Measure every trained arm on the test rows, beside the baselines, compare them, and write it all down. Returns
-    the comparison (`comparison.json`)."""
-    return _Evaluation(context).run()
+def evaluate(context: Context) -> Comparison:
+    """Measure every trained arm and the baselines on the test rows, compare them, and write `comparison.json`, the
+    predictions and the report.
+
+    Raises UserError where there are no test rows, no arm is trained, or one was trained on other rows or seeds."""
+    arms, rows, run = _trained_arms(context), _evaluation_rows(context), context.run
+    measured, entries = list[MeasuredArm](), list[EntryPredictions]()
+    for arm in arms:
+        scores = measure(context, arm, rows)
+        entries.append(arm_predictions(scores, context.recipe.classifier.seeds, rows))
+        measured.append(scores.only_headline())
+    chosen = choose_arm(entries)
+    _write_predictions(context, measured, entries, chosen)
+    entries += [measure_baseline(context, name) for name in baseline_names(context)]
+    comparison = _comparison(context, entries, rows, chosen)
+    for result in comparison.entries:
+        write_json(run.figures(result.name), result.model_dump(mode="json"))
+    write_comparison(run.comparison, comparison)
+    examples = []
+    if chosen is not None and "qa" in arms:
+        label_only, reasoning = (read_jsonl(run.predictions(arm)) for arm in ("qa", chosen))
+        examples = pair_examples(label_only, reasoning, ("qa", chosen))
+    write_report(run.report, comparison, examples)
+    return comparison
 
 
-class _Evaluation:
-    def __init__(self, context: Context) -> None:
-        self.context, self.folder, self.options = context, context.run, context.recipe.evaluate
-        self.test = context.data.test_rows()
-        self.texts = [row.text for row in self.test]
-        self.seeds = context.recipe.classifier.seeds
-        self.arms = self._trained()
-
-    def run(self) -> dict[str, Any]:
-        measured, entries = list[Measured](), list[Entry]()
-        for arm in self.arms:
-            one = measure(self.context, arm, self.rows)
-            entries.append(arm_entry(arm, "control" if arm in CONTROLS else "arm", self.seeds, one, self.rows))
-            measured.append(one.headlines())
-        best = chosen(entries)
-        self._write_predictions(measured, entries, best)
-        entries += [self._baseline(name) for name in self._baselines()]
-        comparison = self._comparison(entries, best)
-        for line in comparison["entries"]:
-            write_json(self.folder.figures(line["name"]), line)
-        write_json(self.folder.comparison, comparison)
-        examples: list[dict[str, Any]] = []
-        if best is not None and "qa" in self.arms:
-            paired = (read_jsonl(self.folder.predictions(arm)) for arm in ("qa", best))
-            examples = examples_of(next(paired), next(paired), ("qa", best))
-        write_report(self.folder.report, comparison, examples)
-        return comparison
-
-    def _comparison(self, entries: Sequence[Entry], best: str | None) -> dict[str, Any]:
-        data, stats = self.context.data, self.folder.stats()
-        lines, against = compared(entries, self.rows)
-        for line in lines:
-            line["training"] = None if line["kind"] == "baseline" else self._training(line["name"])
-        answer = None
-        if best is not None and "qa" not in self.arms:
-            answer = f"Label-only (qa) is not trained, so nothing says whether reasoning ({best}) helped or hurt."
-        elif best is not None:
-            steps = {line["name"]: line["training"]["planned"] for line in lines if line["training"]}
-            among = sum(line["kind"] == "arm" and line["name"] != "qa" for line in lines)
-            answer = verdict(against[best], chosen_among=among if data.validation else 1)
-            if beats(against[best]):
-                answer += doubt(entries, best, self.rows)
-            if steps["qa"] != steps[best]:
-                answer = f"The arms were given different numbers of steps ({steps}): no verdict. Train them again."
-        return {
-            "version": 1,
-            "run": self._card(),
-            "labels": list(data.labels),
-            "rows": {
-                "train": len(data.train),
-                "validation": len(data.validation),
-                "test": len(self.test),
-                "cleaned": int(self.rows.clean.sum()),
-            },
-            "verdict": answer,
-            "chosen": best,
-            "warnings": warnings(entries, self.rows),
-            "entries": lines,
-            "augmentation": read_json(stats) if stats.is_file() else None,
-        }
-
-    @cached_property
-    def rows(self) -> Rows:
-        data = self.context.data
-        place = {label: index for index, label in enumerate(data.labels)}
-        validation, test = (
-            np.array([place[row.label] for row in part], dtype=np.int64) for part in (data.validation, self.test)
-        )
-        clean = cleaned([row.text for row in data.train], self.texts, [row.label for row in self.test])
-        return Rows(list(data.labels), validation, test, clean)
-
-    # arms
-
-    def _trained(self) -> list[Arm]:
-        """The recipe's arms that are trained, each with all seeds and on these rows."""
-        context, found = self.context, list[Arm]()
-        for arm in context.recipe.classifier.arms:
-            done = [context.trained(arm, seed).done() for seed in self.seeds]
-            if not any(done):
-                continue
-            if missing := [
-                str(seed)
-                for seed, one in zip(self.seeds, done, strict=True)
-                if one is None or one["inputs"]["seed"] != seed  # the first seed's folder bears no number
-            ]:
-                raise UserError(
-                    f"The {arm} classifier is not trained with seed {', '.join(missing)}.",
-                    hint="Run `rir-mlx train-classifier`, or take the seed out of classifier.seeds.",
-                )
-            if any(one is not None and one["inputs"]["data"] != context.data.digest for one in done):
-                raise UserError(
-                    f"The {arm} classifier was trained on other rows, labels or splits than these: some of these test "
-                    "rows may be among them.",
-                    hint="Run `rir-mlx train-classifier` again.",
-                )
-            found.append(arm)
-        if not found:
+def _trained_arms(context: Context) -> list[Arm]:
+    """The recipe's arms that are trained. Each has all seeds, and was trained on these rows."""
+    found, seeds = list[Arm](), context.recipe.classifier.seeds
+    for arm in context.recipe.classifier.arms:
+        done = [context.trained(arm, seed).done() for seed in seeds]
+        if not any(done):
+            continue
+        if missing := [
+            str(seed)
+            for seed, record in zip(seeds, done, strict=True)
+            if record is None or record["inputs"]["seed"] != seed  # the folder of the first seed bears no number
+        ]:
             raise UserError(
-                f"{context.run.folder} has no trained classifier.", hint="Run `rir-mlx train-classifier` first."
+                f"The {arm} classifier is not trained with seed {', '.join(missing)}.",
+                hint="Run `rir-mlx train-classifier`, or remove the seed from classifier.seeds.",
             )
-        return found
-
-    def _training(self, arm: Arm) -> dict[str, Any]:
-        done = [(self.context.trained(arm, seed).done() or {})["results"] for seed in self.seeds]
-        means = {key: sum(one[key] for one in done) / len(done) for key in ("steps", "tokens", "seconds")}
-        first = done[0]
-        return means | {
-            "planned": first.get("planned", first["steps"]),
-            "rows": first["rows"],
-            "best_step": [one["best_step"] for one in done],
-        }
-
-    # baselines
-
-    def _baselines(self) -> list[str]:
-        return [*self.options.baselines, *(["encoder"] if self.options.encoder else [])]
-
-    def _baseline(self, name: str) -> Entry:
-        """A baseline's answers for the test rows, kept as any stage's results are."""
-        context, labels = self.context, self.rows.labels
-        stage, path = self.folder.evaluation(name), self.folder.predictions(name)
-        inputs: dict[str, Any] = {"data": context.data.digest, "seed": context.recipe.seed}
-        if name == "encoder":
-            inputs["encoder"] = self.options.encoder
-        elif name == "untuned":
-            inputs["model"] = reading_identity(context, None)
-        if is_due(context, stage, inputs, f"baseline {name}"):
-            stage.begin()
-            if context.force:
-                stage.readings.unlink(missing_ok=True)
-            write_jsonl(path, self._answered(self._baseline_probabilities(name)))
-            stage.finish(inputs)
-        found = [[row["probabilities"][label] for label in labels] for row in read_jsonl(path)]
-        return Entry(name, "baseline", np.array([found]), probabilistic=name != "majority")
-
-    def _baseline_probabilities(self, name: str) -> Floats:
-        context, data, labels = self.context, self.context.data, self.rows.labels
-        train, validation = ([(row.text, row.label) for row in part] for part in (data.train, data.validation))
-        if name == "majority":
-            return majority_probabilities([label for _, label in train], labels, len(self.texts))
-        if name == "tf-idf":
-            return tfidf(train, self.texts, labels, context.recipe.seed, validation)
-        if name == "encoder":
-            rows = LabelledRows(labels, train, validation)
-            model = resolve_model(self.options.encoder or "", key="evaluate.encoder")
-            return encoder(model, rows, self.texts, progress=context.progress)
-        stage = self.folder.evaluation(name)
-
-        def load() -> Classifier:
-            return Classifier(context.model.load(), context.model.codec, context.task, "qa")
-
-        with Journal(stage.readings) as journal:
-            reader = Reader(journal, reading_identity(context, None), load, context.progress)
-            read = reader.direct(self.texts, self.options.batch_size, f"evaluate {name}")
-        return np.asarray(np.exp(read.reading.log_probabilities))
-
-    # what is written
-
-    def _answered(self, probabilities: Floats) -> Iterator[dict[str, Any]]:
-        for row, chances in zip(self.test, probabilities.tolist(), strict=True):
-            best = max(range(len(chances)), key=chances.__getitem__)
-            yield {
-                "id": row.id,
-                "text": row.text,
-                "label": row.label,
-                "predicted": self.rows.labels[best],
-                "probabilities": dict(zip(self.rows.labels, chances, strict=True)),
-            }
-
-    def _write_predictions(self, measured: Sequence[Measured], entries: Sequence[Entry], best: str | None) -> None:
-        """Every test row as each arm and seed answered it, with its calibrated probabilities."""
-        for one, entry in zip(measured, entries, strict=True):
-            for seed, answers, chances in zip(self.seeds, one.answers, entry.probabilities, strict=True):
-                read = answers.test[answers.headline]
-                reasonings = list(read.reasonings)
-                if seed == self.seeds[0] and one.arm == best and answers.headline == "direct":
-                    self._explain(one.arm, reasonings, chances, entries)
-                more = zip(read.mass.tolist(), reasonings, read.tokens, strict=True)
-                lines = (
-                    row | {"mass": mass, "reasoning": reasoning, "tokens": tokens}
-                    for row, (mass, reasoning, tokens) in zip(self._answered(chances), more, strict=True)
-                )
-                write_jsonl(self.folder.predictions(one.arm + self.context.seed_suffix(seed)), lines)
-
-    def _explain(self, arm: Arm, reasonings: list[str | None], probabilities: Floats, entries: Sequence[Entry]) -> None:
-        """Ask an arm that answers first for its reasonings, for the surest rows of each outcome beside label-only's."""
-        predicted, truth = probabilities.argmax(1), self.rows.test
-        right = predicted == truth
-        label_only = next((entry.probabilities[0].argmax(1) for entry in entries if entry.name == "qa"), predicted)
-        other, sure = label_only == truth, probabilities.max(1)
-        shown: list[int] = []
-        for group in (right & ~other, ~right & other, ~right & ~other, right & other):
-            places = np.flatnonzero(group)
-            shown += places[np.argsort(-sure[places], kind="stable")][:_SHOWN].tolist()
-        texts, labels = (
-            [of[place] for place in shown] for of in (self.texts, [self.rows.labels[i] for i in predicted])
+        if any(record is not None and record["inputs"]["data"] != context.data.digest for record in done):
+            raise UserError(
+                f"The {arm} classifier was trained on other rows, labels or splits: some of these test rows may be "
+                "among its training rows.",
+                hint="Run `rir-mlx train-classifier` again.",
+            )
+        found.append(arm)
+    if not found:
+        raise UserError(
+            f"{context.run.folder} has no trained classifier.", hint="Run `rir-mlx train-classifier` first."
         )
-        for place, reasoning in zip(shown, explain(self.context, arm, texts, labels), strict=True):
-            reasonings[place] = reasoning
+    return found
 
-    def _card(self) -> dict[str, Any]:
-        """Where the figures come from."""
-        context, recipe, base = self.context, self.context.recipe, self.context.model.files
-        versions = {"rir-mlx": __version__, "python": platform.python_version()}
-        for package in ("numpy", "scikit-learn", "transformers", "torch", "mlx", "mlx-lm"):
-            try:
-                versions[package] = metadata.version(package)
-            except metadata.PackageNotFoundError:
-                continue
-        sources = {part: getattr(recipe.data, part) for part in ("train", "validation", "test")}
-        return {
-            "name": self.folder.folder.name,
-            "command": context.command,
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "versions": versions,
-            "backend": context.backend.name,
-            "device": context.backend.device().name,
-            "seed": recipe.seed,
-            "seeds": list(self.seeds),
-            "model": {"name": base.name, "revision": base.revision, "fingerprint": base.fingerprint},
-            "data": {"digest": context.data.digest}
-            | {part: one.path if one else None for part, one in sources.items()},
-            "recipe": dump_recipe(recipe),
-        }
+
+def _evaluation_rows(context: Context) -> EvaluationRows:
+    data, test = context.data, context.data.test_rows()
+    index = {label: place for place, label in enumerate(data.labels)}
+    validation_labels, test_labels = (
+        np.array([index[row.label] for row in part], dtype=np.int64) for part in (data.validation, test)
+    )
+    clean = cleaned([row.text for row in data.train], [row.text for row in test], [row.label for row in test])
+    return EvaluationRows(list(data.labels), validation_labels, test_labels, clean)
+
+
+def _comparison(
+    context: Context, entries: Sequence[EntryPredictions], rows: EvaluationRows, chosen: str | None
+) -> Comparison:
+    data, stats = context.data, context.run.stats()
+    results = [
+        result if result.kind == "baseline" else result.model_copy(update={"training": _training_cost(context, result)})
+        for result in compare_entries(entries, rows)
+    ]
+    return Comparison(
+        run=_run_facts(context),
+        labels=list(data.labels),
+        rows=RowCounts(
+            train=len(data.train), validation=len(data.validation), test=len(rows.test), cleaned=int(rows.clean.sum())
+        ),
+        verdict=_verdict(entries, results, rows, chosen),
+        chosen=chosen,
+        warnings=warnings(entries, rows),
+        entries=results,
+        augmentation=read_json(stats) if stats.is_file() else None,
+    )
+
+
+def _verdict(
+    entries: Sequence[EntryPredictions], results: Sequence[EntryResult], rows: EvaluationRows, chosen: str | None
+) -> str | None:
+    if chosen is None:
+        return None
+    against = next(result.against for result in results if result.name == chosen)
+    if against is None:
+        return no_label_only_verdict(chosen)
+    if steps := different_steps(results, chosen):
+        return different_steps_verdict(steps)
+    arms = sum(entry.is_reasoning_arm for entry in entries)
+    answer = verdict(against, chosen_among=arms if len(rows.validation) else 1)
+    return answer + (controls_sentence(chosen, controls_as_good(entries, chosen, rows)) if is_better(against) else "")
+
+
+def _training_cost(context: Context, result: EntryResult) -> TrainingCost:
+    arm: Any = result.name
+    done = [(context.trained(arm, seed).done() or {})["results"] for seed in context.recipe.classifier.seeds]
+    means = {key: sum(record[key] for record in done) / len(done) for key in ("steps", "tokens", "seconds")}
+    return TrainingCost(
+        **means,
+        planned=done[0].get("planned", done[0]["steps"]),
+        rows=done[0]["rows"],
+        best_step=[record["best_step"] for record in done],
+    )
+
+
+def _write_predictions(
+    context: Context, measured: Sequence[MeasuredArm], entries: Sequence[EntryPredictions], chosen: str | None
+) -> None:
+    """predictions.jsonl of every arm and seed: each test row with its calibrated probabilities and its reasoning."""
+    seeds = context.recipe.classifier.seeds
+    for arm, entry in zip(measured, entries, strict=True):
+        for seed, scores, probabilities in zip(seeds, arm.scores, entry.probabilities, strict=True):
+            scored = scores.test[scores.headline]
+            reasonings = list(scored.reasonings)
+            if seed == seeds[0] and arm.arm == chosen and scores.headline == "direct":
+                _add_explanations(context, arm.arm, reasonings, probabilities, entries)
+            details = zip(scored.mass.tolist(), reasonings, scored.tokens, strict=True)
+            lines = (
+                row | {"mass": mass, "reasoning": reasoning, "tokens": tokens}
+                for row, (mass, reasoning, tokens) in zip(predicted_rows(context, probabilities), details, strict=True)
+            )
+            write_jsonl(context.run.predictions(arm.arm + context.seed_suffix(seed)), lines)
+
+
+def _add_explanations(
+    context: Context,
+    arm: Arm,
+    reasonings: list[str | None],
+    probabilities: FloatArray,
+    entries: Sequence[EntryPredictions],
+) -> None:
+    """Fill in the reasonings of an arm that writes the label first, for the most confident rows of each outcome that
+    the report shows beside label-only."""
+    test, labels = context.data.test_rows(), list(context.data.labels)
+    truth = np.array([labels.index(row.label) for row in test])
+    predicted, confidence = probabilities.argmax(1), probabilities.max(1)
+    label_only = next((entry.probabilities[0].argmax(1) for entry in entries if entry.name == "qa"), predicted)
+    first_correct, second_correct = label_only == truth, predicted == truth
+    shown: list[int] = []
+    for second_outcome, first_outcome in ((True, False), (False, True), (False, False), (True, True)):
+        rows = np.flatnonzero((second_correct == second_outcome) & (first_correct == first_outcome))
+        shown += rows[np.argsort(-confidence[rows], kind="stable")][:_EXPLAINED_EXAMPLES].tolist()
+    texts, predicted_labels = [test[row].text for row in shown], [labels[predicted[row]] for row in shown]
+    for row, reasoning in zip(shown, explain(context, arm, texts, predicted_labels), strict=True):
+        reasonings[row] = reasoning
+
+
+def _run_facts(context: Context) -> RunFacts:
+    recipe, base = context.recipe, context.model.files
+    versions = {"rir-mlx": __version__, "python": platform.python_version()}
+    for package in ("numpy", "scikit-learn", "transformers", "torch", "mlx", "mlx-lm"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    parts = {part: getattr(recipe.data, part) for part in ("train", "validation", "test")}
+    sources = {part: source.path if source else None for part, source in parts.items()}
+    return RunFacts(
+        name=context.run.folder.name,
+        command=context.command,
+        finished=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        versions=versions,
+        backend=context.backend.name,
+        device=context.backend.device().name,
+        seed=recipe.seed,
+        seeds=list(recipe.classifier.seeds),
+        model=ModelFacts(name=base.name, revision=base.revision, fingerprint=base.fingerprint),
+        data=DataFacts(digest=context.data.digest, **sources),
+        recipe=dump_recipe(recipe),
+    )

@@ -1,8 +1,7 @@
-"""How good a classifier is, over rows and seeds, with intervals that cover both.
+"""How good a classifier is: metrics with intervals over rows and seeds.
 
-Everything here takes `truth` [n], the place of each row's label in the list of labels, and `probabilities`
-[seeds, n, labels] as float64. The predicted label is the most probable one; of equals, the first. Knows neither
-models nor files.
+Everything here takes `truth` [n], each row's index into the list of labels, and `probabilities` [seeds, n, labels] as
+float64. The predicted label is the most probable one; of ties, the first. Knows neither models nor files.
 """
 
 from __future__ import annotations
@@ -18,187 +17,218 @@ from numpy.typing import NDArray
 RESAMPLES = 2000
 LEVEL = 0.95
 BINS = 15
-_LEAST = 1e-12
-_ROOM = 8_000_000  # numbers held at once while resampling: 64 MB
-_COUNTED = 100_000  # drawn rows counted at once: a call of numpy for each sample would cost more than its work
+_SMALLEST_PROBABILITY = 1e-12
+_MAX_NUMBERS = 8_000_000  # held at once while resampling: 64 MB
+_ROWS_COUNTED_AT_ONCE = 100_000  # one numpy call per sample would cost more than the counting
 
-FIGURES = ("accuracy", "balanced_accuracy", "macro_f1", "mcc", "log_loss", "brier", "ece")
-OF_PROBABILITIES = ("log_loss", "brier", "ece")
+METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "mcc", "log_loss", "brier", "ece")
+PROBABILITY_METRICS = ("log_loss", "brier", "ece")
 
-Floats = NDArray[np.float64]
-Indices = NDArray[np.integer[Any]]
+FloatArray = NDArray[np.float64]
+IndexArray = NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and its 95 % percentile-bootstrap interval."""
+    """An estimate and its 95 % interval."""
 
     value: float
     low: float
     high: float
 
 
-def bootstrap_mean(values: Floats, seed: int = 0) -> Interval:
-    """The mean of [n] values, and an interval from resampling them with replacement."""
+@dataclass(frozen=True)
+class LabelMetrics:
+    """How well one label is recognised: means over seeds, each from 0 to 1."""
+
+    label: str
+    precision: float
+    """Share of the rows predicted as this label that have it; 0 where none is predicted."""
+    recall: float
+    """Share of the rows with this label that are predicted as it; 0 where no row has it."""
+    f1: float
+    """Harmonic mean of precision and recall."""
+    support: int
+    """Test rows with this label."""
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """Rows whose top probability lies in (low, high]."""
+
+    low: float
+    high: float
+    confidence: float
+    """Mean top probability of these rows."""
+    accuracy: float
+    """Share of these rows whose predicted label is correct."""
+    count: int
+    """Rows of all seeds."""
+
+
+@dataclass(frozen=True)
+class CoveragePoint:
+    """What a classifier reaches if it answers only where its top probability is `threshold` or more."""
+
+    coverage: float
+    """Share of rows answered."""
+    accuracy: float
+    """Share of the answered rows that are correct."""
+    threshold: float
+
+
+def bootstrap_mean(values: FloatArray, seed: int = 0) -> Interval:
+    """The mean of [n] values, with an interval from resampling them with replacement."""
     return bootstrap_means(values[None, None, :], seed)[0]
 
 
-def bootstrap_means(values: Floats, seed: int = 0) -> list[Interval]:
-    """The means of several quantities [quantities, seeds, n], each over seeds and rows, and intervals from resampling
-    rows and seeds: the same rows and seeds for every quantity."""
+def bootstrap_means(values: FloatArray, seed: int = 0) -> list[Interval]:
+    """The means of several quantities [quantities, seeds, n] over seeds and rows, with intervals from resampling rows
+    and seeds. Every quantity is resampled with the same rows and seeds."""
     quantities, seeds, rows = values.shape
     if rows == 0:
         return [Interval(float("nan"), float("nan"), float("nan"))] * quantities
     sums = resampled_sums(values.reshape(-1, rows), seed).reshape(-1, quantities, seeds)
     weights = _seed_weights(seeds, seed)
-    return [_interval(values[one].mean(), ((sums[:, one] / rows) * weights).sum(1)) for one in range(quantities)]
+    return [_interval(values[index].mean(), ((sums[:, index] / rows) * weights).sum(1)) for index in range(quantities)]
 
 
 def accuracy(truth: Sequence[str], predicted: Sequence[str]) -> Interval:
-    """The share of equal labels in two lists of names."""
+    """The share of positions at which two lists hold the same label."""
     return bootstrap_mean(np.array([a == b for a, b in zip(truth, predicted, strict=True)], dtype=np.float64))
 
 
 def majority(train_labels: Sequence[str]) -> str:
-    """The label that the training rows hold most often; of equals, the first in the alphabet."""
+    """The most frequent label of the training rows; of ties, the first in alphabetical order."""
     counts = Counter(train_labels)
     return min(counts, key=lambda label: (-counts[label], label))
 
 
-def figures(
-    truth: Indices, probabilities: Floats, *, probabilistic: bool = True, seed: int = 0
+def metric_intervals(
+    truth: IndexArray, probabilities: FloatArray, *, probabilistic: bool = True, seed: int = 0
 ) -> dict[str, Interval | None]:
-    """The figures of an entry: the mean over its seeds, with 95 % percentile-bootstrap intervals.
+    """Each metric of `METRICS`: the mean over seeds, with a 95 % percentile-bootstrap interval.
 
-    accuracy            share of rows whose label is the predicted one
+    accuracy            share of rows whose predicted label is correct
     balanced_accuracy   mean recall of the labels that occur in `truth`
-    macro_f1            mean F1 of the labels that occur in `truth`: the same labels for every entry
+    macro_f1            mean F1 of the labels that occur in `truth`: the same labels for every classifier
     mcc                 Matthews' correlation coefficient for several labels (Gorodkin 2004); 0 where it is undefined
     log_loss            mean of -ln p(label) in nats, p at least 1e-12
     brier               mean over rows of the squared differences summed over labels, 0 to 2 (Brier 1950)
     ece                 expected calibration error of the top probability, in 15 bins of equal width (Guo et al. 2017)
 
-    The last three are None for an entry without probabilities (`probabilistic=False`). An interval comes from 2000
-    resamples of the rows, the same rows for every seed, and of the seeds where there are several (the two-way
-    "pigeonhole" bootstrap, Owen 2007, which errs on the wide side). A label that a resample misses has no part in that
-    resample's balanced accuracy and macro-F1. A resample always has a larger ECE than its sample, since noise adds to
-    distances, so the ECE's resamples are moved to have the estimate as their mean.
-    Raises ValueError where the shapes do not fit, or a probability is negative or not a number. No rows give NaN."""
+    The last three are None for a classifier without probabilities (`probabilistic=False`). Intervals come from 2000
+    resamples of the rows, the same rows for every seed, and of the seeds if there are several (the two-way
+    "pigeonhole" bootstrap, Owen 2007). With two or three seeds that differ they are too narrow: so few seeds cannot
+    show how much seeds vary. A label missing from a resample does not count towards that resample's balanced accuracy
+    and macro-F1. Noise can only add to the ECE, so resamples overestimate it; they are shifted to have the estimate as
+    their mean. Raises ValueError where shapes do not match, or a probability is negative or not a number. Without rows
+    every value is NaN."""
     _check(truth, probabilities)
     if len(truth) == 0:
-        nothing = Interval(float("nan"), float("nan"), float("nan"))
-        return {name: nothing if probabilistic or name not in OF_PROBABILITIES else None for name in FIGURES}
+        undefined = Interval(float("nan"), float("nan"), float("nan"))
+        return {name: undefined if probabilistic or name not in PROBABILITY_METRICS else None for name in METRICS}
     seeds, _, labels = probabilities.shape
     columns = _columns(truth, probabilities)
     exact = _scores(columns @ np.ones((len(truth), 1)), seeds, labels)
     drawn = _scores(resampled_sums(columns, seed).T, seeds, labels)
     weights = _seed_weights(seeds, seed)
     result: dict[str, Interval | None] = {}
-    for name in FIGURES:
+    for name in METRICS:
         value, draws = float(exact[name].mean()), (drawn[name] * weights).sum(1)
         if name == "ece":
             draws = np.maximum(0.0, draws + value - draws.mean())
-        result[name] = _interval(value, draws) if probabilistic or name not in OF_PROBABILITIES else None
+        result[name] = _interval(value, draws) if probabilistic or name not in PROBABILITY_METRICS else None
     return result
 
 
-def by_seed(truth: Indices, probabilities: Floats, *, probabilistic: bool = True) -> dict[str, list[float] | None]:
-    """The same figures for each seed apart."""
+def metrics_by_seed(
+    truth: IndexArray, probabilities: FloatArray, *, probabilistic: bool = True
+) -> dict[str, list[float] | None]:
+    """The value of each metric for each seed."""
     _check(truth, probabilities)
     seeds, rows, labels = probabilities.shape
     if rows == 0:
-        scores = {name: np.full((1, seeds), np.nan) for name in FIGURES}
+        scores = {name: np.full((1, seeds), np.nan) for name in METRICS}
     else:
         scores = _scores(_columns(truth, probabilities) @ np.ones((rows, 1)), seeds, labels)
     return {
-        name: scores[name][0].tolist() if probabilistic or name not in OF_PROBABILITIES else None for name in FIGURES
+        name: scores[name][0].tolist() if probabilistic or name not in PROBABILITY_METRICS else None for name in METRICS
     }
 
 
-def right(truth: Indices, probabilities: Floats) -> NDArray[np.bool_]:
-    """[seeds, n]: whether the most probable label is the row's."""
+def correct(truth: IndexArray, probabilities: FloatArray) -> NDArray[np.bool_]:
+    """[seeds, n]: whether the predicted label is the row's own."""
     _check(truth, probabilities)
     return np.asarray(probabilities.argmax(-1) == truth)
 
 
-def confusion(truth: Indices, probabilities: Floats) -> list[list[int]]:
-    """How often each label (row) was taken for each (column), summed over seeds."""
+def confusion(truth: IndexArray, probabilities: FloatArray) -> list[list[int]]:
+    """How often each true label (row) was predicted as each label (column), summed over seeds."""
     _check(truth, probabilities)
     return [[int(count) for count in row] for row in _confusions(truth, probabilities).sum(0)]
 
 
-def per_class(truth: Indices, probabilities: Floats, labels: Sequence[str]) -> list[dict[str, Any]]:
-    """For each label its precision, recall and F1, means over seeds (0 where there is nothing to divide by), and its
-    support: the rows that have it."""
+def per_class(truth: IndexArray, probabilities: FloatArray, labels: Sequence[str]) -> list[LabelMetrics]:
+    """Precision, recall, F1 and support of each label."""
     _check(truth, probabilities)
     counts = _confusions(truth, probabilities).astype(np.float64)
     hits, of_label, predicted = np.diagonal(counts, axis1=1, axis2=2), counts.sum(2), counts.sum(1)
     precision, recall = _share(hits, predicted).mean(0), _share(hits, of_label).mean(0)
     f1, support = _share(2 * hits, of_label + predicted).mean(0), of_label[0]
     return [
-        {
-            "label": label,
-            "precision": float(precision[place]),
-            "recall": float(recall[place]),
-            "f1": float(f1[place]),
-            "support": int(support[place]),
-        }
-        for place, label in enumerate(labels)
+        LabelMetrics(label, float(precision[index]), float(recall[index]), float(f1[index]), int(support[index]))
+        for index, label in enumerate(labels)
     ]
 
 
-def reliability(truth: Indices, probabilities: Floats, bins: int = BINS) -> list[dict[str, float]]:
-    """How often the predicted label is right where its probability is about so high: bins of equal width over the top
-    probability, rows of all seeds pooled, empty bins left out. A bin holds its upper edge, not its lower one."""
-    hit, top = right(truth, probabilities).ravel(), probabilities.max(-1).ravel()
-    place = _bins(top, bins)
-    count = np.bincount(place, minlength=bins)
-    confidence = np.bincount(place, top, minlength=bins)
-    accurate = np.bincount(place, hit, minlength=bins)
+def reliability(truth: IndexArray, probabilities: FloatArray, bins: int = BINS) -> list[ReliabilityBin]:
+    """Accuracy by confidence, in bins of equal width over the top probability: rows of all seeds pooled, empty bins
+    left out."""
+    hit, top = correct(truth, probabilities).ravel(), probabilities.max(-1).ravel()
+    places = _bins(top, bins)
+    counts = np.bincount(places, minlength=bins)
+    confidence = np.bincount(places, top, minlength=bins)
+    hits = np.bincount(places, hit, minlength=bins)
     return [
-        {
-            "low": one / bins,
-            "high": (one + 1) / bins,
-            "confidence": float(confidence[one] / count[one]),
-            "accuracy": float(accurate[one] / count[one]),
-            "count": int(count[one]),
-        }
-        for one in np.flatnonzero(count).tolist()
+        ReliabilityBin(
+            low=place / bins,
+            high=(place + 1) / bins,
+            confidence=float(confidence[place] / counts[place]),
+            accuracy=float(hits[place] / counts[place]),
+            count=int(counts[place]),
+        )
+        for place in np.flatnonzero(counts).tolist()
     ]
 
 
-def risk_coverage(truth: Indices, probabilities: Floats, points: int = 50) -> list[dict[str, float]]:
-    """Accuracy among the surest rows, from few of them to all: at most `points` cuts at about equal steps of coverage,
-    rows of all seeds pooled. Rows are answered whose top probability is `threshold` or more, so rows of equal
-    probability are answered together."""
-    hit, top = right(truth, probabilities).ravel(), probabilities.max(-1).ravel()
+def risk_coverage(truth: IndexArray, probabilities: FloatArray, points: int = 50) -> list[CoveragePoint]:
+    """Accuracy on the most confident rows, from few of them to all: at most `points` thresholds at about equal steps
+    of coverage, rows of all seeds pooled. Rows of equal confidence are answered together."""
+    hit, top = correct(truth, probabilities).ravel(), probabilities.max(-1).ravel()
     if len(top) == 0:
         return []
     order = np.argsort(-top, kind="stable")
     top, hits = top[order], np.cumsum(hit[order])
-    ends = np.append(np.flatnonzero(np.diff(top)), len(top) - 1)  # the last row of each group of equals
+    ends = np.append(np.flatnonzero(np.diff(top)), len(top) - 1)  # the last row of each group of ties
     wanted = np.ceil(len(top) * np.arange(1, points + 1) / points).astype(int) - 1
     chosen = np.unique(ends[np.searchsorted(ends, wanted)])
     return [
-        {
-            "coverage": (place + 1) / len(top),
-            "accuracy": float(hits[place] / (place + 1)),
-            "threshold": float(top[place]),
-        }
+        CoveragePoint((place + 1) / len(top), float(hits[place] / (place + 1)), float(top[place]))
         for place in chosen.tolist()
     ]
 
 
-def resampled_sums(columns: Any, seed: int = 0) -> Floats:
+def resampled_sums(columns: Any, seed: int = 0) -> FloatArray:
     """Sums of `columns` [columns, n], dense or sparse, over 2000 samples of n rows with replacement: [2000, columns].
 
-    A sample is a vector of how often each row was drawn, so its sums are one product; few enough are drawn at a time
-    that a hundred thousand rows take megabytes. The same seed draws the same rows for any columns."""
+    A sample is a vector of how often each row was drawn, so its sums are one matrix product. Samples are drawn in
+    batches, so that a hundred thousand rows need megabytes. The same seed draws the same rows for any columns."""
     count, rows = columns.shape
     draw = np.random.default_rng(seed)
     sums = np.empty((RESAMPLES, count))
-    at_once = max(1, min(RESAMPLES, _ROOM // max(1, rows)))
-    together = max(1, _COUNTED // max(1, rows))
+    at_once = max(1, min(RESAMPLES, _MAX_NUMBERS // max(1, rows)))
+    together = max(1, _ROWS_COUNTED_AT_ONCE // max(1, rows))
     for start in range(0, RESAMPLES, at_once):
         drawn = np.empty((min(at_once, RESAMPLES - start), rows))
         for samples in np.split(drawn, range(together, len(drawn), together)):
@@ -208,19 +238,19 @@ def resampled_sums(columns: Any, seed: int = 0) -> Floats:
     return sums
 
 
-def _seed_weights(seeds: int, seed: int) -> Floats:
-    """[2000, seeds]: the share each seed has in a resample of the seeds."""
+def _seed_weights(seeds: int, seed: int) -> FloatArray:
+    """[2000, seeds]: the share of each seed in a resample of the seeds."""
     return np.random.default_rng([seed, 1]).multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES) / seeds
 
 
-def _interval(value: float, draws: Floats) -> Interval:
+def _interval(value: float, draws: FloatArray) -> Interval:
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(value), float(low), float(high))
 
 
-def _columns(truth: Indices, probabilities: Floats) -> Any:
-    """What has to be summed over rows for every figure, as a sparse matrix [columns, n]. Columns: a row's label;
-    then for each seed its label where it was predicted, the predicted label, right minus confidence in the bin of the
+def _columns(truth: IndexArray, probabilities: FloatArray) -> Any:
+    """What every metric sums over rows, as a sparse matrix [columns, n]. Columns: the true label; then for each seed
+    the true label where it is predicted, the predicted label, and correctness minus confidence in the bin of that
     confidence; then each seed's log loss and Brier score."""
     from scipy.sparse import csr_array, vstack
 
@@ -229,55 +259,61 @@ def _columns(truth: Indices, probabilities: Floats) -> Any:
     predicted = probabilities.argmax(-1)
     top = probabilities.max(-1)
 
-    def sorted_into(group: Indices, values: Floats, groups: int) -> Any:
+    def sorted_into(group: IndexArray, values: FloatArray, groups: int) -> Any:
         return csr_array((values, (group, places)), shape=(groups, rows))
 
     blocks = [sorted_into(truth, ones, labels)]
-    blocks += [sorted_into(truth, (one == truth).astype(np.float64), labels) for one in predicted]
-    blocks += [sorted_into(one, ones, labels) for one in predicted]
-    blocks += [sorted_into(_bins(top[one], BINS), (predicted[one] == truth) - top[one], BINS) for one in range(seeds)]
+    blocks += [sorted_into(truth, (labels_of_seed == truth).astype(np.float64), labels) for labels_of_seed in predicted]
+    blocks += [sorted_into(labels_of_seed, ones, labels) for labels_of_seed in predicted]
+    for seed in range(seeds):
+        gaps = (predicted[seed] == truth) - top[seed]
+        blocks.append(sorted_into(_bins(top[seed], BINS), gaps, BINS))
     of_truth = probabilities[:, places, truth]
     squares = np.einsum("snl,snl->sn", probabilities, probabilities) - 2 * of_truth + 1
-    return vstack([*blocks, csr_array(-np.log(np.clip(of_truth, _LEAST, None))), csr_array(squares)], format="csr")
+    return vstack(
+        [*blocks, csr_array(-np.log(np.clip(of_truth, _SMALLEST_PROBABILITY, None))), csr_array(squares)], format="csr"
+    )
 
 
-def _scores(sums: Floats, seeds: int, labels: int) -> dict[str, Floats]:
-    """The figures [draws, seeds] from sums [columns, draws] of `_columns`."""
+def _scores(sums: FloatArray, seeds: int, labels: int) -> dict[str, FloatArray]:
+    """Each metric [draws, seeds] from sums [columns, draws] of `_columns`."""
     widths = [labels, seeds * labels, seeds * labels, seeds * BINS, seeds, seeds]
     of_label, hits, predicted, gaps, log_loss, brier = np.split(sums.T, np.cumsum(widths)[:-1], axis=1)
     of_label = of_label[:, None, :]
-    hits, predicted, gaps = (one.reshape(len(one), seeds, -1) for one in (hits, predicted, gaps))
-    rows, correct = of_label.sum(-1), hits.sum(-1)
+    hits, predicted, gaps = (sums.reshape(len(sums), seeds, -1) for sums in (hits, predicted, gaps))
+    rows, correct_rows = of_label.sum(-1), hits.sum(-1)
     occurring = (of_label > 0).sum(-1)
     spread = (rows**2 - (predicted**2).sum(-1)) * (rows**2 - (of_label**2).sum(-1))
     return {
-        "accuracy": correct / rows,
+        "accuracy": correct_rows / rows,
         "balanced_accuracy": _share(hits, of_label).sum(-1) / occurring,
         "macro_f1": _share(2 * hits, of_label + predicted).sum(-1) / occurring,
-        "mcc": _share(correct * rows - (predicted * of_label).sum(-1), np.sqrt(spread)),
+        "mcc": _share(correct_rows * rows - (predicted * of_label).sum(-1), np.sqrt(spread)),
         "log_loss": log_loss / rows,
         "brier": brier / rows,
         "ece": np.abs(gaps).sum(-1) / rows,
     }
 
 
-def _confusions(truth: Indices, probabilities: Floats) -> NDArray[np.int64]:
+def _confusions(truth: IndexArray, probabilities: FloatArray) -> NDArray[np.int64]:
     seeds, _, labels = probabilities.shape
     cells = truth * labels + probabilities.argmax(-1)
-    return np.stack([np.bincount(one, minlength=labels**2) for one in cells]).reshape(seeds, labels, labels)
+    return np.stack([np.bincount(cells_of_seed, minlength=labels**2) for cells_of_seed in cells]).reshape(
+        seeds, labels, labels
+    )
 
 
-def _bins(top: Floats, bins: int) -> NDArray[np.int64]:
+def _bins(top: FloatArray, bins: int) -> NDArray[np.int64]:
     return np.clip(np.ceil(top * bins).astype(np.int64) - 1, 0, bins - 1)
 
 
-def _share(part: Floats, whole: Floats) -> Floats:
+def _share(part: FloatArray, whole: FloatArray) -> FloatArray:
     """part / whole, and 0 where the whole is 0."""
     part, whole = np.broadcast_arrays(part, whole)
     return np.divide(part, whole, out=np.zeros(part.shape), where=whole > 0)
 
 
-def _check(truth: Indices, probabilities: Floats) -> None:
+def _check(truth: IndexArray, probabilities: FloatArray) -> None:
     if probabilities.ndim != 3 or truth.ndim != 1 or probabilities.shape[1] != len(truth) or len(probabilities) == 0:
         raise ValueError(
             f"truth has the shape {truth.shape} and probabilities {probabilities.shape}; expected [n] and "

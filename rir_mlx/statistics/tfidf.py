@@ -1,6 +1,7 @@
-"""TF-IDF with logistic regression, and the most frequent label.
+"""Baselines that need no language model: TF-IDF with logistic regression, and the most frequent label.
 
-Probabilities are [texts, labels], with the columns in the order of `labels`."""
+Probabilities are [texts, labels], with columns in the order of `labels`.
+"""
 
 from __future__ import annotations
 
@@ -14,35 +15,35 @@ from numpy.typing import NDArray
 
 from rir_mlx.statistics.metrics import majority
 
-Rows = Sequence[tuple[str, str]]
-"""Texts, each with its label."""
+LabelledTexts = Sequence[tuple[str, str]]
+"""Pairs of a text and its label."""
 
 _WORDS, _CHARACTERS = 20_000, 40_000
-"""Features of each kind that are kept: the most frequent ones."""
+"""How many of the most frequent features of each kind are kept."""
 _STRENGTHS = (3.0, 10.0, 30.0, 100.0)
 _CHOOSING_ROWS = 10_000
 _FOLDS = 3
 _THREADS = 4
-"""Each holds a copy of the rows."""
+"""Each thread holds a copy of the rows, so more would cost memory."""
 
 
 def majority_probabilities(train_labels: Sequence[str], labels: Sequence[str], n: int) -> NDArray[np.float64]:
-    """[n, labels]: 1 for the label that the training rows hold most often, 0 for the others."""
+    """[n, labels]: 1 for the most frequent label of the training rows, 0 for the others."""
     probabilities = np.zeros((n, len(labels)))
     probabilities[:, list(labels).index(majority(train_labels))] = 1.0
     return probabilities
 
 
 def word_features(most: int = _WORDS) -> Any:
-    """TF-IDF of words and pairs of them, words of one letter too."""
+    """TF-IDF of words, including those of one letter, and of pairs of words."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     return TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, max_features=most, token_pattern=r"(?u)\b\w+\b")
 
 
 def regression(strength: float) -> Any:
-    """Logistic regression of each label against the rest (LIBLINEAR), which weighs errors by `strength` (scikit-learn's
-    C). On TF-IDF it ends sooner than the multinomial form, and its solver does not stop before it has learned."""
+    """Logistic regression of each label against the rest (LIBLINEAR); `strength` is scikit-learn's inverse
+    regularisation C. On TF-IDF it converges faster than the multinomial form."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.multiclass import OneVsRestClassifier
 
@@ -50,14 +51,13 @@ def regression(strength: float) -> Any:
 
 
 def tfidf(
-    train: Rows, texts: Sequence[str], labels: Sequence[str], seed: int, validation: Rows = ()
+    train: LabelledTexts, texts: Sequence[str], labels: Sequence[str], seed: int, validation: LabelledTexts = ()
 ) -> NDArray[np.float64]:
-    """[texts, labels] probabilities of logistic regression on TF-IDF of words, pairs of words, and two to five
-    characters inside of words.
+    """[texts, labels] probabilities of logistic regression on TF-IDF of words, pairs of words, and sequences of two to
+    five characters within words.
 
-    The regularisation is the one with the best accuracy on the validation rows, or without them in a
-    cross-validation over three folds; at most 10,000 rows take part in the choice, drawn by the seed. A label that no
-    training row has gets 0."""
+    The regularisation is chosen by accuracy on the validation rows, or in a three-fold cross-validation if there are
+    none, on at most 10,000 rows drawn with `seed`. A label without training rows gets probability 0."""
     shares = Counter(label for _, label in train)
     probabilities = np.zeros((len(texts), len(labels)))
     features = _fitted_features([text for text, _ in train])
@@ -81,7 +81,7 @@ def tfidf(
 
 
 def _fitted_features(texts: Sequence[str]) -> list[Any]:
-    """The kinds of features that the texts have: those without any word have characters alone."""
+    """Fitted vectorizers, leaving out a kind that the texts have no features of (texts without any word)."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True, max_features=_CHARACTERS)
@@ -97,18 +97,18 @@ def _fitted_features(texts: Sequence[str]) -> list[Any]:
 def _transformed(features: Sequence[Any], texts: Sequence[str]) -> Any:
     from scipy.sparse import hstack
 
-    return hstack([one.transform(texts) for one in features], format="csr")
+    return hstack([vectorizer.transform(texts) for vectorizer in features], format="csr")
 
 
 def _best_strength(parts: Sequence[tuple[Any, Any, Any, Any]]) -> float:
-    """Of the strengths the one with the most right rows over all (training, its labels, held out, its labels); of
-    equals the smallest."""
+    """The strength with the most correct rows over all folds, each (training rows, their labels, held-out rows, their
+    labels); of ties, the smallest."""
     parts = [part for part in parts if len(set(part[1])) > 1]
 
-    def right(strength: float) -> int:
+    def correct_rows(strength: float) -> int:
         return sum(int((_fitted(strength, x, y).predict(held) == truth).sum()) for x, y, held, truth in parts)
 
-    return max(_STRENGTHS, key=right)
+    return max(_STRENGTHS, key=correct_rows)
 
 
 def _fitted(strength: float, x: Any, y: Any) -> Any:

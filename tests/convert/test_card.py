@@ -23,6 +23,7 @@ from rir_convert.example import MADE_UP, example_code, example_prompt, prompt_ar
 from rir_mlx.backends import open_backend
 from rir_mlx.classification.classifier import Classifier, Prediction
 from rir_mlx.errors import Failure
+from rir_mlx.evaluation.schema import Comparison
 from rir_mlx.prompting.arms import ClassificationTask
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.prompting.prompts import answer_format, classifier_prompt
@@ -60,7 +61,7 @@ def facts_of(**more: Any) -> CardFacts:
         recipe="name: emotion\n",
         example=Example("<|begin|>Which?", "print(1)\n", "Label: joy\n0.5000 joy\n"),
         verification=VERIFICATION,
-        comparison=a_comparison(("joy", "sadness", "anger")),
+        comparison=Comparison.model_validate(a_comparison(("joy", "sadness", "anger"))),
         command="rir-mlx export emotion --to hf",
         versions={"rir-mlx": "0.1.0", "python": "3.11.7"},
     )
@@ -335,7 +336,7 @@ def test_figures_stand_with_their_intervals_beside_label_only_and_baselines() ->
     assert "rows are few" not in card
     few = a_comparison()
     few["rows"]["test"] = 600
-    assert "600 test rows are few" in model_card(facts_of(comparison=few))
+    assert "600 test rows are few" in model_card(facts_of(comparison=Comparison.model_validate(few)))
 
 
 def test_what_is_not_known_is_said() -> None:
@@ -346,7 +347,7 @@ def test_what_is_not_known_is_said() -> None:
     assert "Whether reasoning helped" not in card
     unmeasured = a_comparison()
     unmeasured["entries"] = [one for one in unmeasured["entries"] if one["name"] != "qar"]
-    assert "It has not been evaluated" in model_card(facts_of(comparison=unmeasured))
+    assert "It has not been evaluated" in model_card(facts_of(comparison=Comparison.model_validate(unmeasured)))
 
 
 def test_verification_calibration_and_sources_stand_on_the_card() -> None:

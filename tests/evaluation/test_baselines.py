@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from rir_mlx.backends.base import EncoderOptions
 from rir_mlx.errors import ModelError, UserError
-from rir_mlx.evaluation.encoder import LabelledRows, _Tokenizer, encoder
+from rir_mlx.evaluation.encoder import EncoderTexts, _Tokenizer, encoder
 from rir_mlx.models.hub import ModelFiles, resolve_model
 from rir_mlx.statistics import tfidf as baselines
 from rir_mlx.statistics.tfidf import majority_probabilities, tfidf
@@ -162,7 +162,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 OPTIONS = EncoderOptions(learning_rate=3e-3, epochs=8, batch_size=16)
-KNOWN = LabelledRows(LABELS, rows_of(300), rows_of(60, 2))
+KNOWN = EncoderTexts(LABELS, rows_of(300), rows_of(60, 2))
 
 
 @needs_torch
@@ -188,8 +188,8 @@ def test_the_epoch_with_the_best_validation_accuracy_is_kept(bert: Path) -> None
     turned = {"joy": "fear", "fear": "anger", "anger": "joy"}
     rows, test = rows_of(300), rows_of(90, 1)
     model = resolve_model(str(bert))
-    against = LabelledRows(LABELS, rows, [(text, turned[label]) for text, label in rows[:60]])
-    assert accuracy(encoder(model, LabelledRows(LABELS, rows), texts_of(test), OPTIONS), test, LABELS) > 0.9
+    against = EncoderTexts(LABELS, rows, [(text, turned[label]) for text, label in rows[:60]])
+    assert accuracy(encoder(model, EncoderTexts(LABELS, rows), texts_of(test), OPTIONS), test, LABELS) > 0.9
     assert accuracy(encoder(model, against, texts_of(test), OPTIONS), test, LABELS) < 0.9
 
 
@@ -197,7 +197,7 @@ def test_the_epoch_with_the_best_validation_accuracy_is_kept(bert: Path) -> None
 def test_long_and_empty_texts_and_written_marks_are_no_trouble_for_an_encoder(bert: Path) -> None:
     """The model has 18 places, and `[SEP]` in a text is three pieces of it."""
     model = resolve_model(str(bert))
-    known = LabelledRows(LABELS, [("smile " * 50, "joy"), ("", "fear"), ("[SEP]", "anger")])
+    known = EncoderTexts(LABELS, [("smile " * 50, "joy"), ("", "fear"), ("[SEP]", "anger")])
     probabilities = encoder(model, known, ["dark " * 500, "", "[SEP]"], EncoderOptions(epochs=1))
     assert np.isfinite(probabilities).all()
     assert _Tokenizer(model, 256)(["[SEP]", "smile " * 50, ""])[0].count(3) == 1
@@ -211,7 +211,7 @@ def test_an_encoder_tuned_for_other_labels_gets_a_new_head(bert: Path, tmp_path:
 
     AutoModelForSequenceClassification.from_pretrained(bert, num_labels=5).save_pretrained(tmp_path)
     shutil.copy(bert / "tokenizer.json", tmp_path)
-    known = LabelledRows(LABELS, rows_of(30))
+    known = EncoderTexts(LABELS, rows_of(30))
     assert encoder(resolve_model(str(tmp_path)), known, ["smile"], EncoderOptions(epochs=1)).shape == (1, 3)
 
 

@@ -11,7 +11,7 @@ import pytest
 from comparisons import EVIL, a_comparison
 
 from rir_mlx.errors import Failure, UserError
-from rir_mlx.evaluation.report import examples_of, formats
+from rir_mlx.evaluation.report import formats
 from rir_mlx.evaluation.report.charts import (
     Estimate,
     axis,
@@ -19,8 +19,10 @@ from rir_mlx.evaluation.report.charts import (
     scale_for,
     tag,
 )
+from rir_mlx.evaluation.report.examples import ArmAnswer, PairedExample, pair_examples
 from rir_mlx.evaluation.report.plots import write_plots
 from rir_mlx.evaluation.report.view import confused_pairs, thinned
+from rir_mlx.evaluation.schema import Comparison
 
 
 def _row(truth: str, predicted: str, probability: float = 0.6, **more: Any) -> dict[str, Any]:
@@ -30,22 +32,22 @@ def _row(truth: str, predicted: str, probability: float = 0.6, **more: Any) -> d
 def test_examples_pair_two_classifiers_and_the_second_s_confidence_sorts_them() -> None:
     first = [_row("a", "a"), _row("a", "b"), _row("a", "a"), _row("a", "b")]
     second = [_row("a", "a", 0.5), _row("a", "a", 0.9, reasoning="why"), _row("a", "b", 0.7), _row("a", "b", 0.8)]
-    examples = examples_of(first, second, ("qa", "qra"))
-    assert [one["outcome"] for one in examples] == ["won", "both wrong", "lost", "both right"]
-    assert examples[0] == {
-        "text": "t",
-        "label": "a",
-        "reasoning": "why",
-        "outcome": "won",
-        "first": {"name": "qa", "label": "b", "probability": 0.6},
-        "second": {"name": "qra", "label": "a", "probability": 0.9},
-    }
+    examples = pair_examples(first, second, ("qa", "qra"))
+    assert [example.outcome for example in examples] == ["won", "both wrong", "lost", "both right"]
+    assert examples[0] == PairedExample(
+        text="t",
+        label="a",
+        reasoning="why",
+        outcome="won",
+        first=ArmAnswer("qa", "b", 0.6),
+        second=ArmAnswer("qra", "a", 0.9),
+    )
 
 
 @pytest.mark.parametrize("second", [[_row("a", "a"), _row("b", "a")], [_row("a", "a")]], ids=["other", "shorter"])
 def test_predictions_of_different_rows_are_not_paired(second: list[dict[str, Any]]) -> None:
     with pytest.raises(Failure, match="from row 2 on"):
-        examples_of([_row("a", "a"), _row("a", "a")], second)
+        pair_examples([_row("a", "a"), _row("a", "a")], second, ("qa", "qar"))
 
 
 def test_the_most_confused_pairs_come_first() -> None:
@@ -126,7 +128,7 @@ def test_plots_are_png_files_of_the_same_charts(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     comparison = a_comparison(EVIL[:2] + EVIL[5:])
     comparison["entries"] = [comparison["entries"][1] | {"name": "a/$b$"}, comparison["entries"][3]]
-    paths = write_plots(tmp_path / "plots", comparison)
+    paths = write_plots(tmp_path / "plots", Comparison.model_validate(comparison))
     names = ["accuracy", "confusion-a-b-", "reliability-a-b-", "risk-coverage-a-b-", "cost-accuracy-a-b-"]
     assert [path.stem for path in paths] == [*names, "confusion-majority"]
     for path in paths:
@@ -139,6 +141,6 @@ def test_plots_are_png_files_of_the_same_charts(tmp_path: Path) -> None:
 def test_without_matplotlib_the_user_is_told_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UserError, match="matplotlib") as caught:
-        write_plots(tmp_path / "plots", a_comparison())
+        write_plots(tmp_path / "plots", Comparison.model_validate(a_comparison()))
     assert "pip install 'rir-mlx[plots]'" in caught.value.hint
     assert not (tmp_path / "plots").exists()

@@ -24,6 +24,7 @@ from rir_mlx.backends.fake import FakeModel
 from rir_mlx.classification.estimator import RirClassifier
 from rir_mlx.classification.loading import default_arm, load_classifier
 from rir_mlx.errors import UserError
+from rir_mlx.evaluation.schema import read_comparison
 from rir_mlx.stages import Context
 from rir_mlx.statistics.calibration import Calibration
 
@@ -68,7 +69,7 @@ def opened(recipe: str, *overrides: str, force: bool = False) -> Context:
 def evaluated(*overrides: str, force: bool = False) -> dict[str, Any]:
     found = stages.evaluate(opened("runs/small", *overrides, force=force))
     assert found is not None
-    return found
+    return found.model_dump(mode="json")
 
 
 def kept(run: Path) -> dict[str, Any]:
@@ -120,13 +121,13 @@ def test_the_files_of_a_comparison_agree_with_it(run: Path) -> None:
     for line in found["entries"]:
         folder = run / "evaluation" / line["name"]
         assert json.loads((folder / "metrics.json").read_text(encoding="utf-8")) == line
-        assert f"{100 * line['figures']['accuracy']['value']:.1f}" in page
+        assert f"{100 * line['metrics']['accuracy']['value']:.1f}" in page
         each = [lines_of(folder / "predictions.jsonl")]
         if line["kind"] != "baseline":
             each.append(lines_of(run / f"evaluation/{line['name']}-seed3/predictions.jsonl"))
         shares = [float(np.mean([row["predicted"] == row["label"] for row in rows])) for rows in each]
         assert shares == pytest.approx(line["by_seed"]["accuracy"])
-        assert np.mean(shares) == pytest.approx(line["figures"]["accuracy"]["value"])
+        assert np.mean(shares) == pytest.approx(line["metrics"]["accuracy"]["value"])
         for row in each[0]:
             assert sum(row["probabilities"].values()) == pytest.approx(1)
             assert row["predicted"] == max(row["probabilities"], key=row["probabilities"].__getitem__)
@@ -140,8 +141,8 @@ def test_the_files_of_a_comparison_agree_with_it(run: Path) -> None:
 def test_what_was_trained_and_written_stands_in_the_comparison(run: Path) -> None:
     found = {line["name"]: line for line in kept(run)["entries"]}
     assert found["qra"]["seeds"] == [0, 3]
-    assert found["qra"]["cost"]["tokens_written"] > 0
-    assert found["qa"]["cost"]["tokens_written"] == found["qar"]["cost"]["tokens_written"] == 0
+    assert found["qra"]["cost"]["tokens_generated"] > 0
+    assert found["qa"]["cost"]["tokens_generated"] == found["qar"]["cost"]["tokens_generated"] == 0
     assert found["majority"]["training"] is None
     assert len(found["qra"]["training"]["best_step"]) == 2
     rows = lines_of(run / "evaluation/qra/predictions.jsonl")
@@ -193,10 +194,10 @@ def test_more_samples_read_what_is_new_alone(run: Path, read: list[int]) -> None
     before = untimed(kept(run))
     three = evaluated("evaluate.samples=3")
     assert sum(read) == 3 * 2 * 48 * 3
-    assert {line["name"]: line["figures"] for line in three["entries"]} == {
-        line["name"]: line["figures"] for line in before["entries"]
+    assert {line["name"]: line["metrics"] for line in three["entries"]} == {
+        line["name"]: line["metrics"] for line in before["entries"]
     }
-    samples = {line["name"]: [one["samples"] for one in line["curve"] or ()] for line in three["entries"][:3]}
+    samples = {line["name"]: [one["samples"] for one in line["cost_curve"] or ()] for line in three["entries"][:3]}
     assert {1, 2, 3} == set(samples["qra"])
     read.clear()
     evaluated("evaluate.samples=4")
@@ -243,11 +244,11 @@ def test_an_evaluation_killed_in_the_middle_ends_as_if_it_had_not_been(run: Path
 
 
 def test_readings_of_the_fake_backend_are_never_taken_for_a_real_ones(run: Path) -> None:
-    from rir_mlx.stages.measuring import reading_identity
+    from rir_mlx.stages.measuring import scoring_identity
 
     fake, real = opened("runs/small"), opened("runs/small")
     real.model.backend = type("Real", (), {"name": "torch", "processes": fake.backend.processes})()  # type: ignore[assignment]
-    assert reading_identity(fake, None) != reading_identity(real, None)
+    assert scoring_identity(fake, None) != scoring_identity(real, None)
 
 
 # calibration
@@ -323,7 +324,7 @@ def test_without_label_only_the_verdict_says_that_nothing_can_be_said(run: Path)
     found = evaluated("classifier.arms=[qra, qar]", "evaluate.baselines=[]")
     best = found["chosen"]
     assert found["verdict"] == (
-        f"Label-only (qa) is not trained, so nothing says whether reasoning ({best}) helped or hurt."
+        f"The label-only arm (qa) is not trained, so nothing shows whether reasoning ({best}) helped or hurt."
     )
     assert [line["against"] for line in found["entries"]] == [None, None]
 
@@ -347,11 +348,14 @@ def test_without_validation_rows_a_run_ends_with_figures_and_says_what_is_missin
     recipe.write_text(text, encoding="utf-8")
     found = stages.run_all(opened(str(recipe), "classifier.arms=[qa, qar, qra]", "evaluate.samples=2"))
     assert found is not None
-    assert kept(Path("runs/small")) == json.loads(json.dumps(found))
+    found = found.model_dump(mode="json")
+    assert kept(Path("runs/small")) == found
     assert found["rows"]["test"] == test
     assert found["chosen"] == "qar"
     assert "on validation rows" not in found["verdict"]
-    assert found["warnings"][0] == "Without validation rows no arm could be chosen: qar is the first of the recipe's."
+    assert (
+        found["warnings"][0] == "There are no validation rows to choose an arm by: qar is the first one of the recipe."
+    )
     assert len(found["labels"]) == (4 if more else 3)
 
 
@@ -383,14 +387,14 @@ def test_no_figure_of_the_table_is_cut_however_narrow_the_terminal(
     if columns:
         monkeypatch.setenv("FORCE_COLOR", "1")
         monkeypatch.setenv("COLUMNS", str(columns))
-    print_comparison(kept(run))
+    print_comparison(read_comparison(run / "evaluation/comparison.json"))
     out = capsys.readouterr().out
     table = out[: out.rindex("┘")]
     assert "…" not in table
     assert ("steps" in table) == (columns is None)
     for line in kept(run)["entries"]:
         assert line["name"] in table
-        accuracy = line["figures"]["accuracy"]
+        accuracy = line["metrics"]["accuracy"]
         assert f"({100 * accuracy['low']:.1f} – {100 * accuracy['high']:.1f})" in table
     assert "24 test rows, mean of 2 seeds" in out
     assert "Reasoning (" in out

@@ -4,14 +4,17 @@ import base64
 import copy
 import hashlib
 import re
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
-from comparisons import EVIL, a_comparison, an_entry, an_example, measured
+from comparisons import EVIL, a_comparison, an_entry, an_example
 
-from rir_mlx.errors import UserError
-from rir_mlx.evaluation.report import render, write_report
+from rir_mlx.evaluation.report.examples import ArmAnswer, PairedExample
+from rir_mlx.evaluation.report.page import render, write_report
+from rir_mlx.evaluation.schema import Comparison
 
 
 class _Page(HTMLParser):
@@ -46,6 +49,11 @@ class _Page(HTMLParser):
         return [attributes for tag, attributes in self.tags if tag == name]
 
 
+def page_of(values: dict[str, Any], examples: Sequence[PairedExample] = ()) -> str:
+    """The page of a comparison.json with these values."""
+    return render(Comparison.model_validate(values), examples)
+
+
 def _text(page: str) -> str:
     return " ".join(" ".join(_Page(page).text).split())
 
@@ -55,7 +63,7 @@ def _panels(page: str) -> list[str]:
 
 
 def test_the_page_holds_what_was_measured() -> None:
-    text = _text(render(a_comparison(), [an_example()]))
+    text = _text(page_of(a_comparison(), [an_example()]))
     for said in (
         "Reasoning raised accuracy by 1.5 points.",
         "66 test rows are near copies.",
@@ -80,7 +88,7 @@ def test_the_page_holds_what_was_measured() -> None:
 
 
 def test_the_parts_stand_in_the_order_of_their_weight() -> None:
-    page = render(a_comparison(), [an_example()])
+    page = page_of(a_comparison(), [an_example()])
     parts = ("verdict", "warnings", "figures", "details", "augmentation", "examples", "run")
     places = [page.index(f'class="{part}"' if part == "verdict" else f'id="{part}"') for part in parts]
     assert places == sorted(places)
@@ -88,7 +96,7 @@ def test_the_parts_stand_in_the_order_of_their_weight() -> None:
 
 def test_every_element_is_closed_and_no_id_stands_twice() -> None:
     page = _Page(
-        render(a_comparison(), [an_example(outcome) for outcome in ("won", "lost", "both wrong", "both right")])
+        page_of(a_comparison(), [an_example(outcome) for outcome in ("won", "lost", "both wrong", "both right")])
     )
     assert page.open == []
     names = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
@@ -102,12 +110,10 @@ def test_nothing_of_the_users_becomes_markup() -> None:
     comparison["run"] |= {"name": evil, "command": evil, "recipe": evil, "versions": {evil: evil}}
     comparison["augmentation"]["train"]["rejected"] = {evil: 3}
     for entry in comparison["entries"]:
-        entry |= {"name": evil, "what": evil, "beats": [evil]}
-    example = an_example(text=evil, label=evil, reasoning=evil) | {
-        "first": {"name": evil, "label": evil, "probability": 1}
-    }
-    page = _Page(render(comparison, [example]))
-    plain = _Page(render(a_comparison(), [an_example()]))
+        entry |= {"name": evil, "description": evil, "beats": [evil]}
+    example = an_example(text=evil, label=evil, reasoning=evil, first=ArmAnswer(evil, evil, 1.0))
+    page = _Page(page_of(comparison, [example]))
+    plain = _Page(page_of(a_comparison(), [an_example()]))
     assert page.open == []
     assert page.sources == plain.sources  # the two scripts and the style, and nothing beside them
     assert len(page.named("script")) == 2
@@ -117,7 +123,7 @@ def test_nothing_of_the_users_becomes_markup() -> None:
 
 
 def test_the_page_loads_nothing_and_its_policy_forbids_it() -> None:
-    page = _Page(render(a_comparison(), [an_example(text="see https://example.org/x.png")]))
+    page = _Page(page_of(a_comparison(), [an_example(text="see https://example.org/x.png")]))
     assert not {"link", "img", "iframe", "object", "base", "form"} & {tag for tag, _ in page.tags}
     assert not any(name in attributes for _, attributes in page.tags for name in ("src", "srcset", "action", "style"))
     links = [attributes["href"] or "" for attributes in page.named("a")]
@@ -133,13 +139,13 @@ def test_the_page_loads_nothing_and_its_policy_forbids_it() -> None:
 
 
 def test_links_lead_to_panels_that_are_there() -> None:
-    page = _Page(render(a_comparison()))
+    page = _Page(page_of(a_comparison()))
     names = {attributes.get("id") for _, attributes in page.tags}
     assert {(one["href"] or "")[1:] for one in page.named("a")} <= names
 
 
 def test_tables_and_charts_can_be_read_aloud() -> None:
-    page = _Page(render(a_comparison(), [an_example()]))
+    page = _Page(page_of(a_comparison(), [an_example()]))
     assert all(one.get("scope") for one in page.named("th"))
     assert len(page.named("caption")) == len(page.named("table"))
     assert all(one.get("aria-label") or one.get("aria-hidden") for one in page.named("svg"))
@@ -155,35 +161,36 @@ def test_tables_and_charts_can_be_read_aloud() -> None:
         ("confusion", "Confusion matrix"),
         ("reliability", "Reliability"),
         ("risk_coverage", "Accuracy against coverage"),
-        ("curve", "Cost and accuracy"),
+        ("cost_curve", "Cost and accuracy"),
         ("against", "Gained"),
-        ("mass", "made to sum to one"),
+        ("label_mass", "Before renormalising"),
     ],
 )
 def test_a_part_that_was_not_measured_is_left_out(key: str, said: str) -> None:
     comparison = a_comparison()
-    whole = _panels(render(comparison))
+    whole = _panels(page_of(comparison))
     assert said in whole[1]
     absent = copy.deepcopy(comparison)
     absent["entries"][1][key] = None
     del comparison["entries"][1][key]
-    assert said not in _panels(render(absent))[1]
-    assert render(comparison) == render(absent)
+    assert said not in _panels(page_of(absent))[1]
+    assert page_of(comparison) == page_of(absent)
 
 
 def test_a_report_needs_no_baselines_no_augmentation_no_examples_and_one_seed_alone() -> None:
-    entry = {"name": "qa", "kind": "arm", "what": "label only", "seeds": [0], "figures": {"accuracy": measured(0.9)}}
-    page = render({"version": 1, "labels": ["a", "b"], "entries": [entry], "verdict": "One arm."})
-    assert "90.0 % 89.0 to 91.0 %" in _text(page)
+    comparison = a_comparison() | {"verdict": "One arm.", "chosen": None, "warnings": [], "augmentation": None}
+    whole = comparison["entries"][0]
+    kept = ("name", "kind", "description", "metrics")
+    bare = {key: whole[key] for key in kept} | {"seeds": [0], "by_seed": {"accuracy": [0.91]}}
+    page = page_of(comparison | {"entries": [bare]})
+    assert "91.0 % 90.0 to 92.0 %" in _text(page)
     headings = re.findall(r"<(?:h\d|th)\b[^>]*>(.*?)<", page)
+    metrics = ["What", "Macro-F1", "Balanced accuracy", "MCC", "Log-loss", "Brier", "ECE", "Arms", "qa"]
     assert headings == [
-        "Report: did reasoning help?",
+        "emotion: did reasoning help?",
         "How good they are",
-        "What",
-        "Accuracy",
-        "",
-        "Arms",
-        "qa",
+        *("What", "Accuracy", "", "Arms", "qa"),
+        *metrics,
         "The run",
     ]
     assert _panels(page) == []
@@ -191,17 +198,9 @@ def test_a_report_needs_no_baselines_no_augmentation_no_examples_and_one_seed_al
 
 def test_numbers_that_are_not_finite_are_dashes() -> None:
     comparison = a_comparison()
-    comparison["entries"][1]["figures"]["mcc"] = {"value": float("nan"), "low": float("nan"), "high": float("nan")}
-    page = render(comparison)
+    comparison["entries"][1]["metrics"]["mcc"] = {"value": float("nan"), "low": float("nan"), "high": float("nan")}
+    page = page_of(comparison)
     assert not re.search(r"\bnan\b", page)
-
-
-def test_another_version_of_the_comparison_is_refused() -> None:
-    with pytest.raises(UserError, match="version 2") as caught:
-        render(a_comparison() | {"version": 2})
-    assert "rir-mlx evaluate" in caught.value.hint
-    with pytest.raises(UserError, match="version None"):
-        render({"test_rows": 3})
 
 
 def test_77_labels_and_2000_long_examples_stay_under_five_megabytes() -> None:
@@ -210,7 +209,7 @@ def test_77_labels_and_2000_long_examples_stay_under_five_megabytes() -> None:
     comparison["entries"] += [an_entry(f"more-{number}", "control", 0.9, labels) for number in range(3)]
     outcomes = ("won", "lost", "both wrong", "both right")
     examples = [an_example(outcomes[number % 4], text="x" * 900, reasoning="y" * 600) for number in range(2000)]
-    page = render(comparison, examples)
+    page = page_of(comparison, examples)
     assert len(page.encode()) < 5_000_000
     assert page.count('<li class="example">') == 4 * 400
     assert "the 400 most confident of 500" in _text(page)
@@ -218,13 +217,14 @@ def test_77_labels_and_2000_long_examples_stay_under_five_megabytes() -> None:
 
 
 def test_long_texts_are_cut_and_the_page_says_so() -> None:
-    page = _text(render(a_comparison(), [an_example(text="x" * 5000)]))
+    page = _text(page_of(a_comparison(), [an_example(text="x" * 5000)]))
     assert "x" * 1200 + " […]" in page
     assert "x" * 1201 not in page
     assert "cut after 1,200 characters" in page
-    assert "cut after" not in _text(render(a_comparison(), [an_example()]))
+    assert "cut after" not in _text(page_of(a_comparison(), [an_example()]))
 
 
 def test_write_report_writes_the_page(tmp_path: Path) -> None:
-    write_report(tmp_path / "deep" / "report.html", a_comparison(), [an_example()])
-    assert (tmp_path / "deep" / "report.html").read_text(encoding="utf-8") == render(a_comparison(), [an_example()])
+    path = tmp_path / "deep" / "report.html"
+    write_report(path, Comparison.model_validate(a_comparison()), [an_example()])
+    assert path.read_text(encoding="utf-8") == page_of(a_comparison(), [an_example()])

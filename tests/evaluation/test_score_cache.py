@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from rir_mlx.classification.classifier import Decoding, LabelScores
-from rir_mlx.evaluation import score_cache as readings
-from rir_mlx.evaluation.score_cache import Reader, Timed
+from rir_mlx.evaluation import score_cache
+from rir_mlx.evaluation.score_cache import ScoreCache, TimedScores
 from rir_mlx.progress import Silent
 from rir_mlx.storage.journal import Journal
 
@@ -57,17 +57,17 @@ class Fake:
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readings, "_CHUNK", 4)
+    monkeypatch.setattr(score_cache, "_CHUNK", 4)
 
 
 @contextmanager
-def reader(folder: Path, model: Fake, identity: str = "this model") -> Iterator[Reader]:
+def reader(folder: Path, model: Fake, identity: str = "this model") -> Iterator[ScoreCache]:
     with Journal(folder / "readings.jsonl") as journal:
-        yield Reader(journal, identity, lambda: model, Silent())  # type: ignore[arg-type, return-value]
+        yield ScoreCache(journal, identity, lambda: model, Silent())  # type: ignore[arg-type, return-value]
 
 
-def same(first: Timed, second: Timed) -> bool:
-    one, other = first.reading, second.reading
+def same(first: TimedScores, second: TimedScores) -> bool:
+    one, other = first.label_scores, second.label_scores
     rest = [(r.reasonings, r.tokens, r.trimmed) for r in (one, other)]
     return np.array_equal(one.scores, other.scores) and rest[0] == rest[1]
 
@@ -77,7 +77,7 @@ def test_nothing_is_read_twice_and_no_model_is_loaded_for_what_is_kept(tmp_path:
         before = [first.direct(TEXTS, 8, ""), first.reasoned(TEXTS, 8, ""), first.given(TEXTS, TEXTS, 8, "")]
         explained = first.explanations(TEXTS, TEXTS[::-1], 8, "")
     with Journal(tmp_path / "readings.jsonl") as journal:
-        second = Reader(journal, "this model", lambda: pytest.fail("a model was loaded"), Silent())
+        second = ScoreCache(journal, "this model", lambda: pytest.fail("a model was loaded"), Silent())
         after = [second.direct(TEXTS, 8, ""), second.reasoned(TEXTS, 8, ""), second.given(TEXTS, TEXTS, 8, "")]
         assert second.explanations(TEXTS, TEXTS[::-1], 8, "") == explained
     assert all(same(one, other) for one, other in zip(before, after, strict=True))
@@ -86,7 +86,7 @@ def test_nothing_is_read_twice_and_no_model_is_loaded_for_what_is_kept(tmp_path:
 
 def test_what_is_kept_is_what_the_model_said_to_the_last_bit(tmp_path: Path) -> None:
     with reader(tmp_path, Fake()) as kept:
-        found = kept.reasoned(TEXTS, 8, "").reading
+        found = kept.reasoned(TEXTS, 8, "").label_scores
     said = Fake().reasoned(TEXTS, 8)
     assert np.array_equal(found.scores, said.scores)
     assert (found.reasonings, found.tokens) == (said.reasonings, said.tokens)
@@ -95,7 +95,7 @@ def test_what_is_kept_is_what_the_model_said_to_the_last_bit(tmp_path: Path) -> 
 def test_texts_that_are_alike_are_read_once_and_each_gets_the_answer(tmp_path: Path) -> None:
     model, texts = Fake(), ["a", "b", "a", "c", "b", "a"]
     with reader(tmp_path, model) as kept:
-        found = kept.direct(texts, 8, "").reading
+        found = kept.direct(texts, 8, "").label_scores
     assert model.read == ["direct a", "direct b", "direct c"]
     assert np.array_equal(found.scores, Fake().direct(texts, 8).scores)
 
@@ -163,10 +163,10 @@ def test_chains_of_another_temperature_are_others(tmp_path: Path) -> None:
 
 def test_no_texts_are_no_rows(tmp_path: Path) -> None:
     with Journal(tmp_path / "readings.jsonl") as journal:
-        kept = Reader(journal, "", lambda: pytest.fail("a model was loaded"), Silent())
+        kept = ScoreCache(journal, "", lambda: pytest.fail("a model was loaded"), Silent())
         found = [kept.direct([], 8, ""), kept.reasoned([], 8, ""), *kept.sampled([], Decoding(samples=2), "")]
-        assert [len(one.reading.scores.argmax(1)) for one in found] == [0] * 4
-        assert len(LabelScores.averaged([one.reading for one in found]).mass) == 0
+        assert [len(one.label_scores.scores.argmax(1)) for one in found] == [0] * 4
+        assert len(LabelScores.averaged([one.label_scores for one in found]).mass) == 0
         assert kept.explanations([], [], 8, "") == []
 
 

@@ -78,7 +78,7 @@ def test_stages_one_by_one_give_what_they_made(recipe: Path) -> None:
     assert all(result.rows > 0 and result.adapter.is_dir() for result in results)
     comparison = evaluate(Path("runs/small"))
     assert comparison is not None
-    assert {entry["name"] for entry in comparison["entries"]} >= {"qa", "qra"}
+    assert {entry.name for entry in comparison.entries} >= {"qa", "qra"}
     assert train_rgen("runs/small") == rgen  # done before, with the same result
 
 

@@ -12,16 +12,17 @@ from rir_mlx.statistics.calibration import (
     ALWAYS,
     NEVER,
     Calibration,
-    abstain_threshold,
+    abstains,
     apply_temperature,
     auto_curve,
+    fit_answer_from,
+    fit_reason_below,
     fit_temperature,
-    reason_below,
 )
-from rir_mlx.statistics.metrics import Floats, Indices, figures
+from rir_mlx.statistics.metrics import FloatArray, IndexArray, metric_intervals
 
 
-def drawn(rows: int = 3000, labels: int = 5, seed: int = 0) -> tuple[Floats, Indices]:
+def drawn(rows: int = 3000, labels: int = 5, seed: int = 0) -> tuple[FloatArray, IndexArray]:
     """Log-probabilities, and labels drawn from them, so that the scores are calibrated as they are."""
     rng = np.random.default_rng(seed)
     scores = rng.normal(size=(rows, labels)) * 2
@@ -57,7 +58,7 @@ def test_a_fitted_temperature_mends_confidence_and_keeps_every_label() -> None:
     temperature = fit_temperature(scores[:2000], truth[:2000])
     before, after = (apply_temperature(scores[2000:], one) for one in (1.0, temperature))
     assert (before.argmax(1) == after.argmax(1)).all()
-    found = [figures(truth[2000:], one[None]) for one in (before, after)]
+    found = [metric_intervals(truth[2000:], one[None]) for one in (before, after)]
     for name in ("log_loss", "ece", "brier"):
         first, second = found[0][name], found[1][name]
         assert first is not None
@@ -156,7 +157,7 @@ def test_a_calibration_that_cannot_be_right_is_refused_by_key(found: dict[str, A
         Calibration.from_dict(found)
 
 
-def cases(count: int) -> list[tuple[Floats, Any, Any]]:
+def cases(count: int) -> list[tuple[FloatArray, Any, Any]]:
     """Small random cases, with many equal confidences."""
     rng = np.random.default_rng(0)
     made = []
@@ -171,24 +172,24 @@ def test_no_threshold_for_reasoning_is_better_and_none_as_good_reasons_less() ->
         tried = [NEVER, *np.arange(0.1, 1.0, 0.2), ALWAYS]  # between any two of the confidences, which are fifths
         right = [int(np.where(confidence < one, reasoned, direct).sum()) for one in tried]
         least = min(int((confidence < one).sum()) for one, hits in zip(tried, right, strict=True) if hits == max(right))
-        found = reason_below(confidence, direct, reasoned)
+        found = fit_reason_below(confidence, direct, reasoned)
         assert np.where(confidence < found, reasoned, direct).sum() == max(right)
         assert (confidence < found).sum() == least
 
 
 def test_reasoning_that_gains_nothing_is_never_used_and_one_that_gains_everywhere_always() -> None:
     confidence, yes, no = np.array([0.2, 1.0]), np.array([True, True]), np.array([False, False])
-    assert reason_below(confidence, yes, yes) == NEVER
-    assert reason_below(confidence, yes, no) == NEVER
-    assert reason_below(confidence, no, yes) == ALWAYS > 1
-    assert reason_below(confidence, np.array([False, True]), yes) == pytest.approx(0.6)
-    assert reason_below(np.zeros(0), np.zeros(0, dtype=bool), np.zeros(0, dtype=bool)) == NEVER
+    assert fit_reason_below(confidence, yes, yes) == NEVER
+    assert fit_reason_below(confidence, yes, no) == NEVER
+    assert fit_reason_below(confidence, no, yes) == ALWAYS > 1
+    assert fit_reason_below(confidence, np.array([False, True]), yes) == pytest.approx(0.6)
+    assert fit_reason_below(np.zeros(0), np.zeros(0, dtype=bool), np.zeros(0, dtype=bool)) == NEVER
 
 
 def test_the_threshold_parts_confidences_that_differ_in_the_last_bit() -> None:
     low = 0.7
     confidence = np.array([low, np.nextafter(low, 1)])
-    found = reason_below(confidence, np.array([False, True]), np.array([True, False]))
+    found = fit_reason_below(confidence, np.array([False, True]), np.array([True, False]))
     assert (confidence < found).tolist() == [True, False]
 
 
@@ -199,7 +200,7 @@ def test_abstaining_answers_the_most_rows_that_reach_the_wanted_accuracy() -> No
             for one in sorted({0.0, *confidence.tolist()})
             if (confidence >= one).any() and right[confidence >= one].mean() >= wanted
         ]
-        found = abstain_threshold(confidence, right, wanted)
+        found = fit_answer_from(confidence, right, wanted)
         if not reached:
             assert found is None
         else:
@@ -208,21 +209,27 @@ def test_abstaining_answers_the_most_rows_that_reach_the_wanted_accuracy() -> No
 
 
 def test_where_all_rows_reach_the_wanted_accuracy_none_is_left_unanswered() -> None:
-    assert abstain_threshold(np.array([0.9, 0.4]), np.array([True, True]), 1.0) == 0.0
+    assert fit_answer_from(np.array([0.9, 0.4]), np.array([True, True]), 1.0) == 0.0
 
 
 def test_rows_of_equal_confidence_are_answered_together_or_not_at_all() -> None:
     confidence, right = np.array([0.9, 0.6, 0.6, 0.3]), np.array([True, True, False, False])
-    assert abstain_threshold(confidence, right, 0.9) == 0.9
-    assert abstain_threshold(confidence, right, 2 / 3) == 0.6
-    assert abstain_threshold(confidence[1:], right[1:], 0.9) is None
+    assert fit_answer_from(confidence, right, 0.9) == 0.9
+    assert fit_answer_from(confidence, right, 2 / 3) == 0.6
+    assert fit_answer_from(confidence[1:], right[1:], 0.9) is None
 
 
 def test_an_accuracy_that_is_no_share_is_refused() -> None:
     for wanted in (0.0, 95.0, math.nan):
         with pytest.raises(ValueError, match="above 0 and at most 1"):
-            abstain_threshold(np.array([0.5]), np.array([True]), wanted)
-    assert abstain_threshold(np.zeros(0), np.zeros(0, dtype=bool), 0.9) is None
+            fit_answer_from(np.array([0.5]), np.array([True]), wanted)
+    assert fit_answer_from(np.zeros(0), np.zeros(0, dtype=bool), 0.9) is None
+
+
+def test_a_label_is_withheld_below_the_threshold_and_never_without_one() -> None:
+    assert [abstains(probability, 0.5) for probability in (0.49, 0.5, 0.51)] == [True, False, False]
+    assert not abstains(0.0, None)
+    assert not abstains(0.0, 0.0)
 
 
 def test_the_curve_of_auto_goes_from_never_to_always() -> None:
@@ -233,13 +240,15 @@ def test_the_curve_of_auto_goes_from_never_to_always() -> None:
     tokens = np.tile(np.arange(300), (2, 1))
     curve = auto_curve(direct, reasoned, truth, tokens, points=10)
     first, last = curve[0], curve[-1]
-    assert (first["threshold"], first["share_reasoned"], first["tokens_written"]) == (NEVER, 0.0, 0.0)
-    assert (last["threshold"], last["share_reasoned"], last["tokens_written"]) == (ALWAYS, 1.0, 149.5)
+    assert (first.threshold, first.share_reasoned, first.tokens_generated) == (NEVER, 0.0, 0.0)
+    assert (last.threshold, last.share_reasoned, last.tokens_generated) == (ALWAYS, 1.0, 149.5)
     for point, alone in ((first, direct), (last, reasoned)):
-        expected = figures(truth, alone)["accuracy"]
+        expected = metric_intervals(truth, alone)["accuracy"]
         assert expected is not None
-        assert point["accuracy"] == pytest.approx({"value": expected.value, "low": expected.low, "high": expected.high})
-    shares = [point["share_reasoned"] for point in curve]
+        assert [point.accuracy.value, point.accuracy.low, point.accuracy.high] == pytest.approx(
+            [expected.value, expected.low, expected.high]
+        )
+    shares = [point.share_reasoned for point in curve]
     assert len(curve) == 11
     # A threshold lies at a row, which is not below itself: one of 600 off.
     assert shares == pytest.approx(np.arange(11) / 10, abs=0.002)
@@ -251,10 +260,10 @@ def test_a_point_of_the_curve_by_hand() -> None:
     reasoned = np.array([[[0.9, 0.1], [0.2, 0.8], [0.9, 0.1], [0.9, 0.1]]])
     truth, tokens = np.array([0, 0, 0, 0]), np.array([[10, 20, 30, 40]])
     curve = auto_curve(direct, reasoned, truth, tokens, points=4)
-    assert [point["threshold"] for point in curve] == [NEVER, 0.7, 0.8, ALWAYS]
-    assert [point["share_reasoned"] for point in curve] == [0.0, 0.25, 0.5, 1.0]
-    assert [point["tokens_written"] for point in curve] == [0.0, 2.5, 7.5, 25.0]
-    assert [point["accuracy"]["value"] for point in curve] == [0.5, 0.75, 0.5, 0.75]
+    assert [point.threshold for point in curve] == [NEVER, 0.7, 0.8, ALWAYS]
+    assert [point.share_reasoned for point in curve] == [0.0, 0.25, 0.5, 1.0]
+    assert [point.tokens_generated for point in curve] == [0.0, 2.5, 7.5, 25.0]
+    assert [point.accuracy.value for point in curve] == [0.5, 0.75, 0.5, 0.75]
 
 
 def test_the_curve_refuses_arrays_of_different_rows_and_has_no_points_without_rows() -> None:

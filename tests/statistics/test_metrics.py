@@ -8,17 +8,18 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 
 from rir_mlx.statistics.metrics import (
-    FIGURES,
-    Floats,
-    Indices,
+    METRICS,
+    FloatArray,
+    IndexArray,
     Interval,
+    ReliabilityBin,
     accuracy,
     bootstrap_mean,
     bootstrap_means,
-    by_seed,
     confusion,
-    figures,
     majority,
+    metric_intervals,
+    metrics_by_seed,
     per_class,
     reliability,
     resampled_sums,
@@ -26,7 +27,7 @@ from rir_mlx.statistics.metrics import (
 )
 
 
-def made(seeds: int = 1, rows: int = 200, labels: int = 4, seed: int = 0) -> tuple[Indices, Floats]:
+def made(seeds: int = 1, rows: int = 200, labels: int = 4, seed: int = 0) -> tuple[IndexArray, FloatArray]:
     """Labels of unequal frequency, and probabilities that are right more often than not."""
     rng = np.random.default_rng(seed)
     truth = rng.choice(labels, size=rows, p=np.arange(1, labels + 1) / np.arange(1, labels + 1).sum())
@@ -36,7 +37,7 @@ def made(seeds: int = 1, rows: int = 200, labels: int = 4, seed: int = 0) -> tup
     return truth, powers / powers.sum(-1, keepdims=True)
 
 
-def one_hot(predicted: list[int], labels: int) -> Floats:
+def one_hot(predicted: list[int], labels: int) -> FloatArray:
     return np.eye(labels)[predicted][None]
 
 
@@ -105,9 +106,11 @@ def test_values_that_are_all_alike_have_an_interval_of_no_width() -> None:
 
 def test_no_rows_have_no_accuracy() -> None:
     assert all(math.isnan(value) for value in (accuracy([], []).value, accuracy([], []).low, accuracy([], []).high))
-    found = figures(np.zeros(0, dtype=int), np.zeros((2, 0, 3)))
-    assert all(math.isnan(value(found, name).value) for name in FIGURES)
-    assert all(np.isnan(one or []).all() for one in by_seed(np.zeros(0, dtype=int), np.zeros((2, 0, 3))).values())
+    found = metric_intervals(np.zeros(0, dtype=int), np.zeros((2, 0, 3)))
+    assert all(math.isnan(value(found, name).value) for name in METRICS)
+    assert all(
+        np.isnan(one or []).all() for one in metrics_by_seed(np.zeros(0, dtype=int), np.zeros((2, 0, 3))).values()
+    )
 
 
 def test_accuracy_counts_equal_labels() -> None:
@@ -121,7 +124,7 @@ def test_lists_of_different_lengths_are_an_error() -> None:
 
 def test_the_figures_are_those_of_scikit_learn() -> None:
     truth, probabilities = made(seeds=3)
-    found, apart = figures(truth, probabilities), by_seed(truth, probabilities)
+    found, apart = metric_intervals(truth, probabilities), metrics_by_seed(truth, probabilities)
     predicted = probabilities.argmax(-1)
     theirs = {
         "accuracy": [sklearn_metrics.accuracy_score(truth, one) for one in predicted],
@@ -141,7 +144,7 @@ def test_the_figures_are_those_of_scikit_learn() -> None:
 def test_labels_absent_from_the_truth_have_no_part_in_the_averages() -> None:
     """Label 3 occurs nowhere, but is predicted: its rows are lost to recall, and the averages stay over 0 to 2."""
     truth, predicted = np.array([0, 0, 1, 1, 2, 2]), [0, 3, 1, 1, 0, 3]
-    found = figures(truth, one_hot(predicted, 5))
+    found = metric_intervals(truth, one_hot(predicted, 5))
     theirs = sklearn_metrics.f1_score(truth, predicted, average="macro", labels=[0, 1, 2], zero_division=0)
     assert value(found, "macro_f1").value == pytest.approx(theirs)
     with warnings.catch_warnings():  # it warns of the predicted label without rows
@@ -153,27 +156,27 @@ def test_labels_absent_from_the_truth_have_no_part_in_the_averages() -> None:
 
 def test_macro_f1_weighs_labels_alike_and_counts_those_never_predicted() -> None:
     """a: precision 2/4, recall 1, F1 2/3. b: precision 1, recall 1/2, F1 2/3. c: there once, never predicted, F1 0."""
-    found = figures(np.array([0, 0, 1, 1, 2]), one_hot([0, 0, 0, 1, 0], 3))
+    found = metric_intervals(np.array([0, 0, 1, 1, 2]), one_hot([0, 0, 0, 1, 0], 3))
     assert value(found, "macro_f1").value == pytest.approx((2 / 3 + 2 / 3) / 3)
 
 
 def test_a_classifier_that_knows_one_label_has_no_correlation() -> None:
-    found = figures(np.array([0, 1, 1, 0]), one_hot([1, 1, 1, 1], 2), probabilistic=False)
+    found = metric_intervals(np.array([0, 1, 1, 0]), one_hot([1, 1, 1, 1], 2), probabilistic=False)
     assert found["mcc"] == Interval(0.0, 0.0, 0.0)
 
 
 def test_an_entry_without_probabilities_has_no_figures_of_them() -> None:
     truth = np.array([0, 1, 1])
     for found in (
-        figures(truth, one_hot([1, 1, 1], 2), probabilistic=False),
-        by_seed(truth, one_hot([1, 1, 1], 2), probabilistic=False),
+        metric_intervals(truth, one_hot([1, 1, 1], 2), probabilistic=False),
+        metrics_by_seed(truth, one_hot([1, 1, 1], 2), probabilistic=False),
     ):
-        assert tuple(found) == FIGURES
-        assert [name for name in FIGURES if found[name] is None] == ["log_loss", "brier", "ece"]
+        assert tuple(found) == METRICS
+        assert [name for name in METRICS if found[name] is None] == ["log_loss", "brier", "ece"]
 
 
 def test_a_probability_of_zero_costs_no_more_than_one_in_a_million_millions() -> None:
-    found = figures(np.array([0, 0]), one_hot([0, 1], 2))
+    found = metric_intervals(np.array([0, 0]), one_hot([0, 1], 2))
     assert value(found, "log_loss").value == pytest.approx(-math.log(1e-12) / 2)
     assert value(found, "brier").value == pytest.approx(1.0)
 
@@ -183,16 +186,16 @@ def test_the_calibration_error_by_hand() -> None:
     last bin and right, 0.01 off. Weighted by their rows: (2 · 0.33 + 0.01) / 3."""
     probabilities = np.array([[[0.81, 0.19], [0.85, 0.15], [0.01, 0.99]]])
     truth = np.array([0, 1, 1])
-    assert value(figures(truth, probabilities), "ece").value == pytest.approx((2 * 0.33 + 0.01) / 3)
+    assert value(metric_intervals(truth, probabilities), "ece").value == pytest.approx((2 * 0.33 + 0.01) / 3)
     low, high = reliability(truth, probabilities)
-    assert low == {
-        "low": pytest.approx(0.8),
-        "high": pytest.approx(13 / 15),
-        "confidence": pytest.approx(0.83),
-        "accuracy": 0.5,
-        "count": 2,
-    }
-    assert (high["low"], high["high"], high["accuracy"], high["count"]) == (pytest.approx(14 / 15), 1.0, 1.0, 1)
+    assert low == ReliabilityBin(
+        low=pytest.approx(0.8),
+        high=pytest.approx(13 / 15),
+        confidence=pytest.approx(0.83),
+        accuracy=0.5,
+        count=2,
+    )
+    assert (high.low, high.high, high.accuracy, high.count) == (pytest.approx(14 / 15), 1.0, 1.0, 1)
 
 
 def test_the_interval_of_the_calibration_error_lies_around_the_estimate() -> None:
@@ -201,7 +204,7 @@ def test_the_interval_of_the_calibration_error_lies_around_the_estimate() -> Non
     rng = np.random.default_rng(0)
     top = rng.uniform(0.5, 1.0, 1000)
     truth = (rng.random(1000) > top).astype(int)
-    interval = value(figures(truth, np.stack([top, 1 - top], axis=-1)[None]), "ece")
+    interval = value(metric_intervals(truth, np.stack([top, 1 - top], axis=-1)[None]), "ece")
     assert 0 <= interval.low < interval.value < interval.high
     width = interval.high - interval.low
     assert (interval.low + interval.high) / 2 == pytest.approx(interval.value, abs=0.15 * width)
@@ -210,7 +213,7 @@ def test_the_interval_of_the_calibration_error_lies_around_the_estimate() -> Non
 def test_a_bin_of_confidence_holds_its_upper_edge() -> None:
     probabilities = np.array([[[0.75, 0.25], [0.76, 0.24], [1.0, 0.0]]])
     bins = reliability(np.array([0, 0, 0]), probabilities, bins=4)
-    assert [(one["low"], one["high"], one["count"]) for one in bins] == [(0.5, 0.75, 1), (0.75, 1.0, 2)]
+    assert [(one.low, one.high, one.count) for one in bins] == [(0.5, 0.75, 1), (0.75, 1.0, 2)]
 
 
 @pytest.mark.parametrize("name", ["accuracy", "macro_f1"])
@@ -219,14 +222,14 @@ def test_the_intervals_are_those_of_scipy(name: str) -> None:
 
     truth, probabilities = made(rows=300)
 
-    def theirs(rows: Indices, axis: int = -1) -> float:
+    def theirs(rows: IndexArray, axis: int = -1) -> float:
         chosen, predicted = truth[rows], probabilities[0].argmax(-1)[rows]
         if name == "accuracy":
             return float(np.mean(chosen == predicted))
         return float(sklearn_metrics.f1_score(chosen, predicted, average="macro"))
 
     drawn = bootstrap((np.arange(300),), theirs, vectorized=False, n_resamples=500, method="percentile", rng=0)
-    ours = value(figures(truth, probabilities), name)
+    ours = value(metric_intervals(truth, probabilities), name)
     # The 2.5 % quantile of 500 resamples has a deviation of 0.12 of theirs, that of 2000 of 0.06: 0.4 is three of both.
     tolerance = 0.4 * drawn.standard_error
     assert ours.low == pytest.approx(drawn.confidence_interval.low, abs=tolerance)
@@ -236,9 +239,9 @@ def test_the_intervals_are_those_of_scipy(name: str) -> None:
 def test_seeds_that_disagree_widen_the_interval_and_copies_of_one_seed_do_not() -> None:
     truth, good = made(rows=500)
     poor = np.roll(good, 1, axis=-1)
-    one, copies = figures(truth, good), figures(truth, np.concatenate([good] * 3))
-    mixed = figures(truth, np.concatenate([good, good, poor]))
-    for name in FIGURES:
+    one, copies = metric_intervals(truth, good), metric_intervals(truth, np.concatenate([good] * 3))
+    mixed = metric_intervals(truth, np.concatenate([good, good, poor]))
+    for name in METRICS:
         assert [value(copies, name).low, value(copies, name).high] == pytest.approx(
             [value(one, name).low, value(one, name).high]
         )
@@ -250,7 +253,7 @@ def test_seeds_that_disagree_widen_the_interval_and_copies_of_one_seed_do_not() 
 def test_how_many_rows_are_drawn_at_a_time_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     columns = np.random.default_rng(0).normal(size=(3, 40))
     at_once = resampled_sums(columns)
-    monkeypatch.setattr("rir_mlx.statistics.metrics._ROOM", 40 * 7)
+    monkeypatch.setattr("rir_mlx.statistics.metrics._MAX_NUMBERS", 40 * 7)
     assert np.allclose(resampled_sums(columns), at_once, rtol=1e-12)
     # The mean of 2000 resampled sums of 40 rows strays from the sum by √(40 / 2000) deviations of a row: 0.14.
     assert np.abs(at_once.mean(0) - columns.sum(1)).max() < 4 * 0.15
@@ -270,36 +273,36 @@ def test_the_figures_per_label_are_those_of_scikit_learn_averaged_over_seeds() -
         for one in probabilities.argmax(-1)
     ]
     found = per_class(truth, probabilities, ["a", "b", "c", "d"])
-    assert [row["label"] for row in found] == ["a", "b", "c", "d"]
+    assert [row.label for row in found] == ["a", "b", "c", "d"]
     for place, name in enumerate(("precision", "recall", "f1")):
-        assert [row[name] for row in found] == pytest.approx((parts[0][place] + parts[1][place]) / 2), name
-    assert [row["support"] for row in found] == parts[0][3].tolist()
+        assert [getattr(row, name) for row in found] == pytest.approx((parts[0][place] + parts[1][place]) / 2), name
+    assert [row.support for row in found] == parts[0][3].tolist()
 
 
 def test_reliability_has_every_row_of_every_seed_once() -> None:
     truth, probabilities = made(seeds=3)
     bins = reliability(truth, probabilities, bins=10)
-    assert sum(one["count"] for one in bins) == 3 * len(truth)
+    assert sum(one.count for one in bins) == 3 * len(truth)
     for one in bins:
-        assert one["low"] < one["confidence"] <= one["high"]
-    whole = sum(one["accuracy"] * one["count"] for one in bins) / (3 * len(truth))
-    assert whole == pytest.approx(value(figures(truth, probabilities), "accuracy").value)
+        assert one.low < one.confidence <= one.high
+    whole = sum(one.accuracy * one.count for one in bins) / (3 * len(truth))
+    assert whole == pytest.approx(value(metric_intervals(truth, probabilities), "accuracy").value)
 
 
 def test_the_surest_rows_come_first_and_rows_of_equal_probability_together() -> None:
     top = np.array([0.9, 0.8, 0.8, 0.7, 0.6])
     truth = np.array([0, 0, 1, 1, 0])
     points = risk_coverage(truth, np.stack([top, 1 - top], axis=-1)[None])
-    assert [(one["coverage"], one["threshold"]) for one in points] == [(0.2, 0.9), (0.6, 0.8), (0.8, 0.7), (1.0, 0.6)]
-    assert [one["accuracy"] for one in points] == pytest.approx([1, 2 / 3, 1 / 2, 3 / 5])
+    assert [(one.coverage, one.threshold) for one in points] == [(0.2, 0.9), (0.6, 0.8), (0.8, 0.7), (1.0, 0.6)]
+    assert [one.accuracy for one in points] == pytest.approx([1, 2 / 3, 1 / 2, 3 / 5])
 
 
 def test_the_curve_of_coverage_ends_with_all_rows_and_has_no_more_points_than_asked() -> None:
     truth, probabilities = made(seeds=2)
     points = risk_coverage(truth, probabilities, points=7)
     assert len(points) == 7
-    assert points[-1]["coverage"] == 1.0
-    assert points[-1]["accuracy"] == pytest.approx(value(figures(truth, probabilities), "accuracy").value)
+    assert points[-1].coverage == 1.0
+    assert points[-1].accuracy == pytest.approx(value(metric_intervals(truth, probabilities), "accuracy").value)
     assert risk_coverage(np.zeros(0, dtype=int), np.zeros((1, 0, 2))) == []
 
 
@@ -314,6 +317,6 @@ def test_the_curve_of_coverage_ends_with_all_rows_and_has_no_more_points_than_as
         (np.array([0, 1]), np.full((1, 2, 2), np.nan), "not a number"),
     ],
 )
-def test_arrays_that_do_not_fit_are_refused(truth: Indices, probabilities: Floats, said: str) -> None:
+def test_arrays_that_do_not_fit_are_refused(truth: IndexArray, probabilities: FloatArray, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        figures(truth, probabilities)
+        metric_intervals(truth, probabilities)

@@ -5,25 +5,24 @@ import math
 import numpy as np
 import pytest
 
-from rir_mlx.evaluation.cleaning import cleaned
-from rir_mlx.statistics.metrics import Floats, Interval
+from rir_mlx.evaluation.verdict import verdict
+from rir_mlx.statistics.metrics import FloatArray, Interval
 from rir_mlx.statistics.paired_tests import (
-    Comparison,
+    PairedComparison,
     SeedComparison,
-    beats,
     compare,
-    verdict,
+    is_better,
 )
 
 
-def predictions(both: int, gained: int, lost: int, neither: int) -> tuple[Floats, Floats]:
+def predictions(both: int, gained: int, lost: int, neither: int) -> tuple[FloatArray, FloatArray]:
     """[1, n, 2] of two classifiers, of which both, one, or neither are right for so many rows; the truth is 0."""
     first = [0] * both + [1] * gained + [0] * lost + [1] * neither
     second = [0] * both + [0] * gained + [1] * lost + [1] * neither
     return np.eye(2)[first][None], np.eye(2)[second][None]
 
 
-def outcomes(*counts: int, seeds: int = 1) -> Comparison:
+def outcomes(*counts: int, seeds: int = 1) -> PairedComparison:
     first, second = (np.concatenate([one] * seeds) for one in predictions(*counts))
     return compare(("qa", first), ("qra", second), np.zeros(sum(counts), dtype=int))
 
@@ -80,9 +79,9 @@ def test_a_gain_that_one_seed_in_three_loses_again_is_no_evidence() -> None:
     second = np.concatenate([better[1], better[1], worse[1]])
     comparison = compare(("qa", first), ("qra", second), np.zeros(200, dtype=int))
     assert comparison.difference.value == pytest.approx(40 / 600)
-    assert not beats(comparison)
+    assert not is_better(comparison)
     assert "no evidence" in verdict(comparison)
-    assert beats(compare(("qa", first[:2]), ("qra", second[:2]), np.zeros(200, dtype=int)))
+    assert is_better(compare(("qa", first[:2]), ("qra", second[:2]), np.zeros(200, dtype=int)))
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
@@ -91,62 +90,52 @@ def test_a_gain_that_one_seed_in_three_loses_again_is_no_evidence() -> None:
     [
         ((50, 40, 2, 8), "evidence that reasoning helped here"),
         ((50, 2, 40, 8), "evidence that reasoning hurt here"),
-        ((50, 11, 9, 30), "holds 0, so this is no evidence that reasoning helped or hurt"),
-        ((50, 0, 0, 50), "holds 0, so this is no evidence that reasoning helped or hurt"),
+        ((50, 11, 9, 30), "includes 0, so there is no evidence that reasoning helped or hurt"),
+        ((50, 0, 0, 50), "includes 0, so there is no evidence that reasoning helped or hurt"),
         # Few rows all to one side, and one row alone: resampling them finds no doubt, the exact test nothing else.
-        ((50, 5, 0, 5), "on 6 rows or more, so this is no evidence that reasoning helped or hurt"),
-        ((50, 0, 5, 5), "on 6 rows or more, so this is no evidence that reasoning helped or hurt"),
-        ((0, 1, 0, 0), "on 6 rows or more, so this is no evidence that reasoning helped or hurt"),
+        ((50, 5, 0, 5), "on 6 rows or more, so there is no evidence that reasoning helped or hurt"),
+        ((50, 0, 5, 5), "on 6 rows or more, so there is no evidence that reasoning helped or hurt"),
+        ((0, 1, 0, 0), "on 6 rows or more, so there is no evidence that reasoning helped or hurt"),
         ((50, 6, 0, 0), "evidence that reasoning helped here"),
-        ((1, 0, 0, 0), "holds 0, so this is no evidence"),
+        ((1, 0, 0, 0), "includes 0, so there is no evidence"),
     ],
 )
 def test_the_verdict_follows_the_interval(counts: tuple[int, int, int, int], found: str, seeds: int) -> None:
     comparison = outcomes(*counts, seeds=seeds)
     text = verdict(comparison)
     assert found in text
-    others = {"that is evidence that reasoning helped", "that is evidence that reasoning hurt", "this is no evidence"}
+    others = {"that is evidence that reasoning helped", "that is evidence that reasoning hurt", "there is no evidence"}
     assert sum(other in text.lower() for other in others) == 1
-    assert beats(comparison) == ("helped here" in text)
+    assert is_better(comparison) == ("helped here" in text)
 
 
 def test_the_verdict_says_the_numbers() -> None:
     change = Interval(-0.0123, -0.031, 0.0069)
     seeds = (SeedComparison(-0.0123, 40, 65, 0.0186), SeedComparison(-0.01, 40, 60, 0.0569))
-    text = verdict(Comparison("qa", "qra", 2000, change, seeds), chosen_among=3)
+    text = verdict(PairedComparison("qa", "qra", 2000, change, seeds), chosen_among=3)
     assert "Reasoning (qra) changed accuracy by -1.2 points against qa" in text
     assert "-3.1 to +0.7" in text
     assert "2,000 test rows, 2 seeds" in text
     assert "p = 0.019, 0.057" in text
     assert "qra was chosen among 3 arms on validation rows." in text
-    assert "one draw" not in text
+    assert "Another training seed" not in text
 
 
 def test_the_verdict_on_one_seed_says_that_it_is_one_draw_and_that_nothing_was_chosen() -> None:
     text = verdict(outcomes(50, 40, 2, 8))
     assert "one seed;" in text
-    assert text.endswith("One seed is one draw: another may come out otherwise.")
+    assert text.endswith("Another training seed may give another result.")
     assert "chosen" not in text
 
 
 def test_the_verdict_on_many_seeds_gives_the_median_and_the_range() -> None:
     seeds = tuple(SeedComparison(0.01, 30, 20, 0.1 * (one + 1)) for one in range(7))
-    text = verdict(Comparison("qa", "qra", 1000, Interval(0.01, -0.01, 0.03), seeds))
-    assert "McNemar p = 0.4 in the median, 0.1 to 0.7" in text
+    text = verdict(PairedComparison("qa", "qra", 1000, Interval(0.01, -0.01, 0.03), seeds))
+    assert "McNemar p = 0.4 (median), 0.1 to 0.7" in text
 
 
 def test_the_verdict_on_one_row_and_on_none() -> None:
     assert "1 test row," in verdict(outcomes(1, 0, 0, 0))
     nothing = outcomes(0, 0, 0, 0)
-    assert verdict(nothing) == "There are no test rows, so nothing says whether reasoning (qra) helped or hurt."
-    assert not beats(nothing)
-
-
-def test_rows_that_stand_in_train_or_contradict_each_other_are_left_out() -> None:
-    kept = cleaned(
-        ["I feel Great", "so sad"],
-        ["i  feel great", "fine", "odd", "ODD", "twice", "Twice ", "so sad!"],
-        ["joy", "joy", "joy", "anger", "fear", "fear", "sadness"],
-    )
-    assert kept.tolist() == [False, True, False, False, True, True, True]
-    assert cleaned([], [], []).tolist() == []
+    assert verdict(nothing) == "There are no test rows, so nothing shows whether reasoning (qra) helped or hurt."
+    assert not is_better(nothing)

@@ -1,7 +1,7 @@
-"""Charts of the report as inline SVG. Knows numbers and names, and nothing about where they come from.
+"""Charts of the report as inline SVG. Knows numbers and names, not where they come from.
 
-Colours are classes that the page's style sheet fills in, so that one drawing serves a light screen, a dark one and
-paper. Everything that comes from the user is escaped here.
+Colours are classes of the page's style sheet, so that one drawing works on a light screen, a dark one and paper.
+Everything that comes from the user is escaped here.
 """
 
 from __future__ import annotations
@@ -14,22 +14,21 @@ from typing import Any, Literal
 from markupsafe import Markup, escape
 
 from rir_mlx.evaluation.report import formats
-
-Kind = Literal["arm", "control", "baseline"]
+from rir_mlx.evaluation.schema import EntryKind
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 18.0, 10.0, 40.0
 _REACH = 1.5
 
 
 def tag(name: str, *children: str, **attributes: Any) -> Markup:
-    """An SVG element. Attribute names take a hyphen for an underscore; children that are no Markup are escaped."""
-    written = "".join(
+    """An SVG element. Underscores in attribute names become hyphens. Children that are not Markup are escaped."""
+    attributes_text = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escape(_short(value))}"'
         for key, value in attributes.items()
         if value is not None
     )
     inside = "".join(escape(child) for child in children)
-    return Markup(f"<{name}{written}>{inside}</{name}>" if children else f"<{name}{written}/>")
+    return Markup(f"<{name}{attributes_text}>{inside}</{name}>" if children else f"<{name}{attributes_text}/>")
 
 
 def _short(value: Any) -> str:
@@ -38,7 +37,7 @@ def _short(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Axis:
-    """A scale with its ticks, at round numbers. `high` is greater than `low`."""
+    """A scale with ticks at round numbers. `high` is greater than `low`."""
 
     label: str
     low: float
@@ -47,13 +46,13 @@ class Axis:
     write: Callable[[float], str]
 
     def at(self, value: float, start: float, end: float) -> float:
-        """Where a value lies between two places, held within them."""
+        """The coordinate of a value between `start` and `end`, clamped to them."""
         share = min(1.0, max(0.0, (value - self.low) / (self.high - self.low)))
         return start + share * (end - start)
 
 
 def axis(label: str, values: Sequence[float], *, share: bool = False, count: int = 5) -> Axis:
-    """A scale that holds all the values. Of a `share` it stays within 0 and 1 and is written in percent."""
+    """A scale that contains all the values. A `share` stays within 0 and 1 and is written in percent."""
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     least = 0.02 if share else max(1e-9, 0.1 * abs(high)) or 1.0
     if high - low < least:
@@ -76,7 +75,7 @@ def axis(label: str, values: Sequence[float], *, share: bool = False, count: int
 
 @dataclass(frozen=True)
 class Point:
-    """A place in a chart. `low` and `high` are the ends of y's interval, `tip` is said on hovering, `mark` is written
+    """A point of a chart. `low` and `high` are the ends of y's interval, `tip` is shown on hovering, `mark` is written
     into the point."""
 
     x: float
@@ -90,7 +89,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one colour. `style` 1 is filled, 2 hollow and dashed, so that they differ without colour as well."""
+    """Points of one colour. Style 1 is filled, style 2 hollow and dashed, so that they differ without colour too."""
 
     name: str
     points: Sequence[Point]
@@ -113,8 +112,8 @@ class Chart:
 
 
 def draw(chart: Chart) -> Markup:
-    """The chart as an SVG element of `chart.width` × `chart.height` units; a legend stands below where there are
-    several series."""
+    """The chart as an SVG element of `chart.width` × `chart.height` units; several series get a legend
+    below."""
     legend = len(chart.series) > 1
     height = chart.height + (18 if legend else 0)
     right, bottom = chart.width - _RIGHT, chart.height - _BOTTOM
@@ -174,11 +173,11 @@ def _series(chart: Chart, series: Series, right: float, bottom: float) -> list[M
 
 def _legend(series: Sequence[Series], y: float) -> list[Markup]:
     parts, x = [], _LEFT
-    for one in series:
-        parts.append(tag("line", class_=f"line s{one.style}", x1=x, y1=y - 4, x2=x + 18, y2=y - 4))
-        parts.append(tag("circle", class_=f"dot s{one.style}", cx=x + 9, cy=y - 4, r=3))
-        parts.append(tag("text", one.name, class_="tick", x=x + 24, y=y))
-        x += 36 + 6.2 * len(one.name)
+    for entry in series:
+        parts.append(tag("line", class_=f"line s{entry.style}", x1=x, y1=y - 4, x2=x + 18, y2=y - 4))
+        parts.append(tag("circle", class_=f"dot s{entry.style}", cx=x + 9, cy=y - 4, r=3))
+        parts.append(tag("text", entry.name, class_="tick", x=x + 24, y=y))
+        x += 36 + 6.2 * len(entry.name)
     return parts
 
 
@@ -187,10 +186,10 @@ def _legend(series: Sequence[Series], y: float) -> list[Markup]:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A row of the chart of intervals: a value, its interval, and one value for each seed."""
+    """A row of the chart of intervals: a value, its interval, and the value of each seed."""
 
     name: str
-    kind: Kind
+    kind: EntryKind
     value: float
     low: float
     high: float
@@ -198,11 +197,13 @@ class Estimate:
 
 
 def scale_for(rows: Sequence[Estimate], label: str = "", count: int = 8) -> Axis:
-    """A scale for these estimates. A baseline far below all that was trained, as the commonest label often is, would
-    press the others into a corner: it is left outside, to be drawn as an arrow at the edge."""
+    """A scale for these estimates. A baseline far below every trained entry, as the most frequent label often is, would
+    squeeze the others into a corner: it stays off the scale and is drawn as an arrow at the edge."""
 
-    def ends(those: Sequence[Estimate]) -> list[float]:
-        return [value for row in those for value in (row.low, row.high, row.value, *(seed for _, seed in row.seeds))]
+    def ends(estimates: Sequence[Estimate]) -> list[float]:
+        return [
+            value for row in estimates for value in (row.low, row.high, row.value, *(seed for _, seed in row.seeds))
+        ]
 
     trained = ends([row for row in rows if row.kind != "baseline"]) or ends(rows)
     least = min(trained, default=0.0) - _REACH * (max(trained, default=1.0) - min(trained, default=0.0))
@@ -212,8 +213,8 @@ def scale_for(rows: Sequence[Estimate], label: str = "", count: int = 8) -> Axis
 
 
 def intervals(title: str, label: str, rows: Sequence[Estimate], *, width: float = 720.0) -> Markup:
-    """One line for each row: its interval, its value as a mark whose shape says the kind, and a small ring below for
-    each seed. On a narrow drawing the names stand above the lines."""
+    """One line per row: its interval, its value as a mark whose shape shows the kind, and a small ring below for each
+    seed. On a narrow drawing the names stand above the lines."""
     narrow = width < 500
     scale = scale_for(rows, label, 4 if narrow else 8)
     left = 22.0 if narrow else 24.0 + 7.2 * max(len(row.name) for row in rows)
@@ -249,7 +250,7 @@ def _estimate(row: Estimate, scale: Axis, ends: tuple[float, float], y: float) -
 
 
 def _interval(row: Estimate, scale: Axis, ends: tuple[float, float], y: float, said: str) -> list[Markup]:
-    """The line and the mark, or an arrow where the value lies to the left of the scale."""
+    """The line and the mark, or an arrow where the value lies left of the scale."""
     low, high, x = (scale.at(value, *ends) for value in (row.low, row.high, row.value))
     if row.value < scale.low:
         corners = f"{_short(x - 3)},{_short(y)} {_short(x + 6)},{_short(y - 5)} {_short(x + 6)},{_short(y + 5)}"
@@ -257,7 +258,7 @@ def _interval(row: Estimate, scale: Axis, ends: tuple[float, float], y: float, s
     return [tag("line", class_=f"bar {row.kind}", x1=low, x2=high, y1=y, y2=y), shape(row.kind, x, y, said)]
 
 
-def shape(kind: Kind, x: float, y: float, tip: str = "") -> Markup:
+def shape(kind: EntryKind, x: float, y: float, tip: str = "") -> Markup:
     """A disc for an arm, a diamond for a control, a square for a baseline."""
     inside = (tag("title", tip),) if tip else ()
     if kind == "arm":
@@ -269,13 +270,13 @@ def shape(kind: Kind, x: float, y: float, tip: str = "") -> Markup:
     return tag("rect", *inside, class_=f"dot {kind}", transform=turn, **box)
 
 
-def key(kind: Kind) -> Markup:
+def key(kind: EntryKind) -> Markup:
     """The shape alone, for a legend."""
     return tag("svg", shape(kind, 7.0, 7.0), class_="key", viewBox="0 0 14 14", width=14, height=14, aria_hidden="true")
 
 
 def bar(row: Estimate, scale: Axis, width: float = 110.0) -> Markup:
-    """An interval as small as a word, on a scale that all rows of a table share."""
+    """An interval the size of a word, on a scale that all rows of a table share."""
     said = f"{formats.percent(row.low)} to {formats.percent(row.high)}"
     parts = [
         tag("title", said),

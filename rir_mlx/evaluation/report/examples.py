@@ -1,97 +1,122 @@
-"""Test rows as two classifiers saw them, side by side."""
+"""Test rows as two arms classified them, side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any, Literal
 
 from rir_mlx.errors import Failure
 
 Outcome = Literal["won", "lost", "both wrong", "both right"]
+"""Of the second arm against the first: `won` where only the second is correct."""
 
-OUTCOMES: tuple[Outcome, ...] = ("won", "lost", "both wrong", "both right")
-MOST = 400
-"""Examples of an outcome that the report shows: with four outcomes some two megabytes at the most."""
-LONGEST = 1200
+_OUTCOMES: tuple[Outcome, ...] = ("won", "lost", "both wrong", "both right")
+MAX_EXAMPLES = 400
+"""Examples of each outcome that the report shows: with four outcomes some two megabytes at most."""
+MAX_CHARACTERS = 1200
 """Characters of a text or a reasoning that the report shows."""
 
 
-def examples_of(
-    first_rows: Iterable[Mapping[str, Any]],
-    second_rows: Iterable[Mapping[str, Any]],
-    names: tuple[str, str] = ("qa", "qar"),
-) -> list[dict[str, Any]]:
-    """Pair the rows of two predictions.jsonl, which hold the same texts in the same order, under the `names` of their
-    arms. The second's confidence sorts them, highest first, and the reasoning is its own. An example is `won` where
-    only the second is right.
+@dataclass(frozen=True)
+class ArmAnswer:
+    """The label that an arm predicts, and its probability."""
 
-    Raises Failure, with the row's number, where the two files are not about the same rows.
-    """
-    paired = enumerate(zip_longest(first_rows, second_rows), start=1)
-    examples = [_pair(number, first, second, names) for number, (first, second) in paired]
-    return sorted(examples, key=lambda one: -one["second"]["probability"])
-
-
-def _pair(
-    number: int, first: Mapping[str, Any] | None, second: Mapping[str, Any] | None, names: tuple[str, str]
-) -> dict[str, Any]:
-    if first is None or second is None or (first["text"], first["label"]) != (second["text"], second["label"]):
-        raise Failure(
-            f"The predictions of {names[0]} and {names[1]} are of different rows: they differ from row {number} on.",
-            hint="Run `rir-mlx evaluate --force`.",
-        )
-    truth = second["label"]
-    return {
-        "text": second["text"],
-        "label": truth,
-        "reasoning": second.get("reasoning"),
-        "outcome": _outcome(first["predicted"] == truth, second["predicted"] == truth),
-        "first": _said(names[0], first),
-        "second": _said(names[1], second),
-    }
-
-
-def _outcome(first: bool, second: bool) -> Outcome:
-    if first:
-        return "both right" if second else "lost"
-    return "won" if second else "both wrong"
-
-
-def _said(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
-    return {"name": name, "label": row["predicted"], "probability": row["probabilities"][row["predicted"]]}
+    arm: str
+    label: str
+    probability: float
 
 
 @dataclass(frozen=True)
-class Group:
-    """The examples of one outcome that are shown, of `count`."""
+class PairedExample:
+    """A test row with its true label, the answers of two arms, and the reasoning of the second."""
+
+    text: str
+    label: str
+    reasoning: str | None
+    outcome: Outcome
+    first: ArmAnswer
+    second: ArmAnswer
+
+
+def pair_examples(
+    first_rows: Iterable[Mapping[str, Any]], second_rows: Iterable[Mapping[str, Any]], arms: tuple[str, str]
+) -> list[PairedExample]:
+    """Pair the rows of two predictions.jsonl, which hold the same texts in the same order. The examples are sorted by
+    the second arm's confidence, highest first.
+
+    Raises Failure with the row's number where the two files hold different rows.
+    """
+    paired = enumerate(zip_longest(first_rows, second_rows), start=1)
+    examples = [_pair(number, first, second, arms) for number, (first, second) in paired]
+    return sorted(examples, key=_least_confident_last)
+
+
+def _pair(
+    number: int, first: Mapping[str, Any] | None, second: Mapping[str, Any] | None, arms: tuple[str, str]
+) -> PairedExample:
+    if first is None or second is None or (first["text"], first["label"]) != (second["text"], second["label"]):
+        raise Failure(
+            f"The predictions of {arms[0]} and {arms[1]} differ in their rows from row {number} on.",
+            hint="Run `rir-mlx evaluate --force`.",
+        )
+    truth = second["label"]
+    return PairedExample(
+        text=second["text"],
+        label=truth,
+        reasoning=second.get("reasoning"),
+        outcome=_outcome(first["predicted"] == truth, second["predicted"] == truth),
+        first=_answer(arms[0], first),
+        second=_answer(arms[1], second),
+    )
+
+
+def _outcome(first_correct: bool, second_correct: bool) -> Outcome:
+    if first_correct:
+        return "both right" if second_correct else "lost"
+    return "won" if second_correct else "both wrong"
+
+
+def _answer(arm: str, row: Mapping[str, Any]) -> ArmAnswer:
+    return ArmAnswer(arm, row["predicted"], row["probabilities"][row["predicted"]])
+
+
+def _least_confident_last(example: PairedExample) -> float:
+    return -example.second.probability
+
+
+@dataclass(frozen=True)
+class ExampleGroup:
+    """The examples of one outcome: `count` of them, of which `shown` are in the report."""
 
     outcome: Outcome
     meaning: str
     count: int
-    shown: Sequence[Mapping[str, Any]]
+    shown: Sequence[PairedExample]
 
 
-def groups(examples: Sequence[Mapping[str, Any]]) -> list[Group]:
-    """The examples by outcome, most confident first, at most MOST of each, texts cut after LONGEST characters."""
+def example_groups(examples: Sequence[PairedExample]) -> list[ExampleGroup]:
+    """The examples by outcome, most confident first: at most MAX_EXAMPLES of each, texts cut to MAX_CHARACTERS."""
     if not examples:
         return []
-    first, second = examples[0]["first"]["name"], examples[0]["second"]["name"]
+    first, second = examples[0].first.arm, examples[0].second.arm
     meanings: dict[Outcome, str] = {
         "won": f"only {second} is right",
         "lost": f"only {first} is right",
         "both wrong": f"neither {first} nor {second} is right",
         "both right": f"{first} and {second} are right",
     }
-    found = []
-    for outcome in OUTCOMES:
-        rows = [one for one in examples if one["outcome"] == outcome]
-        rows.sort(key=lambda one: -one["second"]["probability"])
-        shown = [{**one, "text": cut(one["text"]), "reasoning": cut(one.get("reasoning"))} for one in rows[:MOST]]
-        found.append(Group(outcome, meanings[outcome], len(rows), shown))
-    return found
+    groups = []
+    for outcome in _OUTCOMES:
+        found = sorted((example for example in examples if example.outcome == outcome), key=_least_confident_last)
+        shown = [
+            replace(example, text=_cut(example.text), reasoning=example.reasoning and _cut(example.reasoning))
+            for example in found[:MAX_EXAMPLES]
+        ]
+        groups.append(ExampleGroup(outcome, meanings[outcome], len(found), shown))
+    return groups
 
 
-def cut(text: str | None) -> str | None:
-    return text if text is None or len(text) <= LONGEST else text[:LONGEST].rstrip() + " […]"
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_CHARACTERS else text[:MAX_CHARACTERS].rstrip() + " […]"

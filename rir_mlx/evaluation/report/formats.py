@@ -1,4 +1,4 @@
-"""How numbers are written in the report: one place, so that a figure reads alike in tables, charts and plots.
+"""How the report writes numbers, so that tables, charts and plots agree.
 
 A number that is missing or not finite becomes a dash.
 """
@@ -28,7 +28,7 @@ def percent(value: Any, digits: int = 1) -> str:
 
 
 def hundredths(value: Any) -> str:
-    """A share in percent without the sign, for a column whose heading has it."""
+    """A share in percent without the percent sign, for a column whose heading has it."""
     return percent(value).removesuffix("\u00a0%")
 
 
@@ -49,7 +49,7 @@ def whole(value: Any) -> str:
 
 
 def seconds(value: Any) -> str:
-    """A duration with two or three figures: 21 µs, 4.2 ms, 12 s, 3.4 min, 2.1 h."""
+    """A duration with two or three digits: 21 µs, 4.2 ms, 12 s, 3.4 min, 2.1 h."""
     found = finite(value)
     if found is None:
         return MISSING
@@ -59,7 +59,7 @@ def seconds(value: Any) -> str:
 
 
 def probability(value: Any) -> str:
-    """Two decimals, and never 1.00 for what is less: 0.998 is >0.99."""
+    """Two decimals. A probability below 1 is never written as 1.00: 0.998 becomes >0.99."""
     found = finite(value)
     if found is None:
         return MISSING
@@ -76,8 +76,8 @@ def p_value(value: Any) -> str:
 
 
 def spread(values: Sequence[Any] | None) -> str:
-    """The lowest and the highest of several shares; a dash where there are not several."""
-    found = [one for one in map(finite, values or ()) if one is not None]
+    """The lowest and the highest of several shares; a dash for fewer than two."""
+    found = [value for value in map(finite, values or ()) if value is not None]
     return MISSING if len(found) < 2 else f"{100 * min(found):.1f}–{100 * max(found):.1f}\u00a0%"
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from rir_mlx.errors import UserError
 from rir_mlx.evaluation.report import formats
 from rir_mlx.evaluation.report.charts import Axis, Estimate, scale_for
 from rir_mlx.evaluation.report.view import CROWDED, estimate, thinned
+from rir_mlx.evaluation.schema import Comparison, CostPoint, EntryResult, Reliability
+from rir_mlx.statistics.metrics import CoveragePoint
 from rir_mlx.storage.atomic import make_folder, replacing
 
 _COLOURS = {"arm": "#0a5c9e", "control": "#b4500a", "baseline": "#5f6b76"}
@@ -26,48 +28,44 @@ Draw = Callable[[Any], None]
 
 
 def check_installed() -> None:
-    """Raises UserError, naming what to install, before any work is done."""
+    """Raises UserError that names what to install, before any work is done."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise UserError(
-            "The plots need matplotlib, and it is not installed.", hint="pip install 'rir-mlx[plots]' installs it."
+            "The plots need matplotlib, which is not installed.", hint="pip install 'rir-mlx[plots]' installs it."
         ) from error
 
 
-def write_plots(folder: Path, comparison: Mapping[str, Any]) -> list[Path]:
+def write_plots(folder: Path, comparison: Comparison) -> list[Path]:
     """`accuracy.png`, and of each arm, control and baseline `confusion-`, `reliability-`, `risk-coverage-` and
-    `cost-accuracy-<name>.png` where the comparison holds them. Returns the paths.
+    `cost-accuracy-<name>.png` where they were measured. Returns the paths.
 
     Raises UserError where matplotlib is not installed.
     """
     check_installed()
     make_folder(folder)
-    labels = list(comparison.get("labels") or ())
-    entries = comparison.get("entries") or ()
-    estimates = [one for one in map(estimate, entries) if one]
-    written = []
-    if estimates:
-        size = (7.5, 1.2 + 0.38 * len(estimates))
-        written.append(_write(folder / "accuracy.png", size, lambda axes: _accuracy(axes, estimates)))
-    for entry in entries:
-        for kind, size, draw in _plots(entry, labels):
-            name = re.sub(r"[^\w.-]+", "-", str(entry["name"]))
-            written.append(_write(folder / f"{kind}-{name}.png", size, draw))
-    return written
+    estimates = [estimate(entry) for entry in comparison.entries]
+    size = (7.5, 1.2 + 0.38 * len(estimates))
+    paths = [_write(folder / "accuracy.png", size, lambda axes: _accuracy(axes, estimates))]
+    for entry in comparison.entries:
+        for kind, size, draw in _plots(entry, comparison.labels):
+            name = re.sub(r"[^\w.-]+", "-", entry.name)
+            paths.append(_write(folder / f"{kind}-{name}.png", size, draw))
+    return paths
 
 
-def _plots(entry: Mapping[str, Any], labels: Sequence[str]) -> list[tuple[str, tuple[float, float], Draw]]:
-    """The (kind, size in inches, drawing) of each plot that an entry has figures for."""
-    name, side = str(entry["name"]), max(4.0, 1.8 + (0.24 if len(labels) > CROWDED else 0.5) * len(labels))
+def _plots(entry: EntryResult, labels: Sequence[str]) -> list[tuple[str, tuple[float, float], Draw]]:
+    """The (kind, size in inches, drawing) of each plot that an entry has measurements for."""
+    name, side = entry.name, max(4.0, 1.8 + (0.24 if len(labels) > CROWDED else 0.5) * len(labels))
     plots: list[tuple[str, tuple[float, float], Draw]] = []
-    if counts := entry.get("confusion"):
+    if counts := entry.confusion:
         plots.append(("confusion", (side + 0.8, side), lambda axes: _confusion(axes, name, counts, labels)))
-    if reliability := entry.get("reliability"):
+    if reliability := entry.reliability:
         plots.append(("reliability", (4.4, 4.2), lambda axes: _reliability(axes, name, reliability)))
-    if places := entry.get("risk_coverage"):
+    if places := entry.risk_coverage:
         plots.append(("risk-coverage", (5.0, 3.6), lambda axes: _risk(axes, name, thinned(places))))
-    if curve := entry.get("curve"):
+    if curve := entry.cost_curve:
         plots.append(("cost-accuracy", (5.0, 3.6), lambda axes: _cost(axes, name, curve)))
     return plots
 
@@ -133,22 +131,25 @@ def _confusion(axes: Any, name: str, counts: Sequence[Sequence[int]], labels: Se
         colour = "white" if shares[row, column] > 0.55 else "black"
         text = axes.text(column, row, f"{matrix[row, column]:.0f}", ha="center", va="center", color=colour)
         text.set_fontsize(4.5 if small else 8)
-        text.set_in_layout(False)  # thousands of them need not be measured to place the axes
+        text.set_in_layout(False)  # placing the axes need not measure thousands of them
     _named(axes, f"Confusion of {name}; shading: share of the row", "predicted label", "true label")
     axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=5.5 if small else 8, parse_math=False)
     axes.set_yticks(range(len(labels)), labels, fontsize=5.5 if small else 8, parse_math=False)
 
 
-def _reliability(axes: Any, name: str, reliability: Mapping[str, Any]) -> None:
+def _reliability(axes: Any, name: str, reliability: Reliability) -> None:
     axes.plot([0, 1], [0, 1], color="#888888", linewidth=1, linestyle=":")
-    styles = (("before", "before calibration", "--", "#b4500a"), ("after", "after", "-", "#0a5c9e"))
-    for part, said, dashes, colour in styles:
-        bins = [one for one in reliability.get(part) or () if one["count"]]
+    styles = (
+        (reliability.before, "before calibration", "--", "#b4500a"),
+        (reliability.after, "after", "-", "#0a5c9e"),
+    )
+    for all_bins, label, dashes, colour in styles:
+        bins = [found for found in all_bins if found.count]
         if bins:
-            most = max(one["count"] for one in bins)
-            confidence, accuracy = ([one[key] for one in bins] for key in ("confidence", "accuracy"))
-            axes.plot(confidence, accuracy, linestyle=dashes, color=colour, label=said)
-            axes.scatter(confidence, accuracy, s=[10 + 60 * one["count"] / most for one in bins], color=colour)
+            most = max(found.count for found in bins)
+            confidence, accuracy = [found.confidence for found in bins], [found.accuracy for found in bins]
+            axes.plot(confidence, accuracy, linestyle=dashes, color=colour, label=label)
+            axes.scatter(confidence, accuracy, s=[10 + 60 * found.count / most for found in bins], color=colour)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     _percents(axes.xaxis)
@@ -158,8 +159,8 @@ def _reliability(axes: Any, name: str, reliability: Mapping[str, Any]) -> None:
     _named(axes, f"Reliability of {name}", "confidence", "accuracy")
 
 
-def _risk(axes: Any, name: str, places: Sequence[Mapping[str, Any]]) -> None:
-    axes.plot([one["coverage"] for one in places], [one["accuracy"] for one in places], color="#0a5c9e")
+def _risk(axes: Any, name: str, places: Sequence[CoveragePoint]) -> None:
+    axes.plot([point.coverage for point in places], [point.accuracy for point in places], color="#0a5c9e")
     axes.set_xlim(0, 1)
     axes.grid(alpha=0.3)
     _percents(axes.xaxis)
@@ -167,16 +168,15 @@ def _risk(axes: Any, name: str, places: Sequence[Mapping[str, Any]]) -> None:
     _named(axes, f"Accuracy against coverage of {name}", "share of rows answered, most confident first", "accuracy")
 
 
-def _cost(axes: Any, name: str, curve: Sequence[Mapping[str, Any]]) -> None:
-    for one in curve:
-        tokens, measured = one["tokens_written"], one["accuracy"]
-        if formats.finite(measured.get("low")) is not None:
-            axes.plot([tokens, tokens], [measured["low"], measured["high"]], color="#0a5c9e")
-        axes.plot([tokens], [measured["value"]], marker="o", color="#0a5c9e")
-        said = one["reason"] if one["samples"] == 1 else f"{one['reason']} ×{one['samples']}"
-        axes.annotate(said, (tokens, measured["value"]), (6, 4), textcoords="offset points", fontsize=8)
+def _cost(axes: Any, name: str, curve: Sequence[CostPoint]) -> None:
+    for point in curve:
+        tokens, accuracy = point.tokens_generated, point.accuracy
+        axes.plot([tokens, tokens], [accuracy.low, accuracy.high], color="#0a5c9e")
+        axes.plot([tokens], [accuracy.value], marker="o", color="#0a5c9e")
+        label = point.reason if point.samples == 1 else f"{point.reason} ×{point.samples}"
+        axes.annotate(label, (tokens, accuracy.value), (6, 4), textcoords="offset points", fontsize=8)
     axes.set_xlim(left=0)
     axes.margins(x=0.15)
     axes.grid(alpha=0.3)
     _percents(axes.yaxis)
-    _named(axes, f"Cost and accuracy of {name}", "tokens written a row", "accuracy")
+    _named(axes, f"Cost and accuracy of {name}", "tokens generated per row", "accuracy")

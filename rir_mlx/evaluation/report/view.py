@@ -1,21 +1,20 @@
-"""A comparison as the page needs it: every key there, charts drawn, shades chosen. Knows nothing of HTML but charts.
+"""A comparison prepared for the page: charts drawn, shades chosen. Knows no HTML except charts.
 
-What a comparison leaves out (an arm without a calibration, a baseline without a confusion matrix) stays None here, and
-the template leaves its part out.
+What was not measured (the calibration of an arm, the cost curve of a baseline) stays None, and the template leaves that
+part out.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from markupsafe import Markup
 
 from rir_mlx.evaluation.report import formats
 from rir_mlx.evaluation.report.charts import (
-    Axis,
     Chart,
     Estimate,
     Point,
@@ -26,6 +25,8 @@ from rir_mlx.evaluation.report.charts import (
     intervals,
     scale_for,
 )
+from rir_mlx.evaluation.schema import Comparison, CostPoint, EntryResult, Reliability
+from rir_mlx.statistics.metrics import CoveragePoint, ReliabilityBin
 
 CROWDED = 16
 """With more classes than this the confusion matrix has small cells and upright names, and is left out on paper."""
@@ -33,112 +34,91 @@ _PAIRS = 10
 _PLACES = 150
 _SHADES = 10
 
-_ENTRY: dict[str, Any] = {
-    "kind": "arm",
-    "what": "",
-    "seeds": (),
-    "figures": {},
-    "by_seed": {},
-    "beats": (),
-    **dict.fromkeys(("cleaned", "against", "validation_accuracy", "training", "cost", "calibration", "per_class")),
-    **dict.fromkeys(("confusion", "reliability", "risk_coverage", "curve", "faithfulness", "mass")),
-}
-_RUN = dict.fromkeys(("name", "command", "finished", "backend", "device", "seed", "recipe"))
+T = TypeVar("T")
 
 
-def page(comparison: Mapping[str, Any]) -> dict[str, Any]:
-    """What the template is filled with, but for the examples."""
-    labels = list(comparison.get("labels") or ())
-    entries = [{**_ENTRY, **_present(entry)} for entry in comparison.get("entries") or ()]
+def page(comparison: Comparison) -> dict[str, Any]:
+    """The template's variables, except for the examples."""
+    labels, entries = list(comparison.labels), comparison.entries
     estimates = [estimate(entry) for entry in entries]
-    drawn = [one for one in estimates if one]
-    scale = scale_for(drawn)
-    baselines = [entry["name"] for entry in entries if entry["kind"] == "baseline"]
+    scale = scale_for(estimates)
+    baselines = [entry.name for entry in entries if entry.kind == "baseline"]
     shown = [
-        {**entry, **_parts(entry, labels), "id": f"entry-{index}", "bar": _bar(entry, scale), "fails": fails}
+        {
+            **vars(entry),
+            **_charts(entry, labels),
+            "id": f"entry-{index}",
+            "bar": bar(estimates[index], scale),
+            "fails": [name for name in baselines if name not in entry.beats],
+        }
         for index, entry in enumerate(entries)
-        for fails in [[name for name in baselines if name not in entry["beats"]]]
     ]
-    kinds = [(kind, [one for one in shown if one["kind"] == kind]) for kind in ("arm", "control", "baseline")]
+    kinds = [(kind, [entry for entry in shown if entry["kind"] == kind]) for kind in ("arm", "control", "baseline")]
     return {
-        "run": {**_RUN, **_present(comparison.get("run") or {})},
-        "rows": comparison.get("rows") or {},
-        "verdict": comparison.get("verdict") or "",
-        "chosen": comparison.get("chosen"),
-        "warnings": list(comparison.get("warnings") or ()),
+        "run": comparison.run,
+        "rows": comparison.rows,
+        "verdict": comparison.verdict or "",
+        "chosen": comparison.chosen,
+        "warnings": comparison.warnings,
         "labels": labels,
         "entries": shown,
         "kinds": [(kind, those) for kind, those in kinds if those],
         "baselines": baselines,
-        "first_arm": next((entry["against"]["first"] for entry in entries if entry["against"]), None),
-        "accuracy_charts": accuracy_charts(drawn) if drawn else (),
+        "first_arm": next((entry.against.first for entry in entries if entry.against), None),
+        "accuracy_charts": accuracy_charts(estimates) if estimates else (),
         "has": _columns(entries),
-        "off_scale": any(one.value < scale.low for one in drawn),
-        "augmentation": comparison.get("augmentation"),
+        "off_scale": any(found.value < scale.low for found in estimates),
+        "augmentation": comparison.augmentation,
         "crowded": len(labels) > CROWDED,
     }
 
 
-def _present(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if value is not None}
-
-
-def _columns(entries: Sequence[Mapping[str, Any]]) -> dict[str, bool]:
-    """Which columns of the tables have anything in them."""
+def _columns(entries: Sequence[EntryResult]) -> dict[str, bool]:
+    """Which columns of the tables have any value."""
     return {
-        "seeds": any(len(entry["by_seed"].get("accuracy") or ()) > 1 for entry in entries),
-        "cleaned": any(entry["cleaned"] for entry in entries),
-        "against": any(entry["against"] for entry in entries),
-        "baselines": any(entry["kind"] == "baseline" for entry in entries),
-        "figures": any(value for entry in entries for key, value in entry["figures"].items() if key != "accuracy"),
-        "cost": any(entry["training"] or entry["cost"] for entry in entries),
+        "seeds": any(len(entry.by_seed.accuracy) > 1 for entry in entries),
+        "cleaned": any(entry.cleaned for entry in entries),
+        "against": any(entry.against for entry in entries),
+        "baselines": any(entry.kind == "baseline" for entry in entries),
+        "cost": any(entry.training or entry.cost for entry in entries),
     }
 
 
-def estimate(entry: Mapping[str, Any]) -> Estimate | None:
-    """An entry's accuracy with its interval and the seeds, or None where it was not measured."""
-    measured = (entry.get("figures") or {}).get("accuracy") or {}
-    value, low, high = (formats.finite(measured.get(key)) for key in ("value", "low", "high"))
-    if value is None:
-        return None
-    by_seed = (entry.get("by_seed") or {}).get("accuracy") or ()
-    seeds = [(str(seed), one) for seed, one in zip(entry.get("seeds") or range(len(by_seed)), by_seed, strict=False)]
-    kind = entry.get("kind", "arm")
-    low, high = value if low is None else low, value if high is None else high
-    return Estimate(str(entry["name"]), kind, value, low, high, seeds if len(seeds) > 1 else ())
+def estimate(entry: EntryResult) -> Estimate:
+    """An entry's accuracy with its interval, and the accuracy of each seed where there are several."""
+    accuracy = entry.metrics.accuracy
+    seeds = [(str(seed), value) for seed, value in zip(entry.seeds, entry.by_seed.accuracy, strict=False)]
+    return Estimate(
+        entry.name, entry.kind, accuracy.value, accuracy.low, accuracy.high, seeds if len(seeds) > 1 else ()
+    )
 
 
-def _bar(entry: Mapping[str, Any], scale: Axis) -> Markup | None:
-    one = estimate(entry)
-    return bar(one, scale) if one else None
-
-
-def accuracy_charts(rows: Sequence[Estimate]) -> tuple[Markup, Markup]:
+def accuracy_charts(estimates: Sequence[Estimate]) -> tuple[Markup, Markup]:
     """For a wide page and for a phone; the style sheet shows one of them."""
-    title = f"Accuracy with its interval: {', '.join(row.name for row in rows)}"
+    title = f"Accuracy with its interval: {', '.join(row.name for row in estimates)}"
     label = "accuracy on the test rows"
-    return intervals(title, label, rows), intervals(title, label, rows, width=340)
+    return intervals(title, label, estimates), intervals(title, label, estimates, width=340)
 
 
-def _parts(entry: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
-    name = entry["name"]
-    parts = {
-        "matrix": _matrix(entry["confusion"], labels) if entry["confusion"] else None,
-        "pairs": confused_pairs(entry["confusion"], labels) if entry["confusion"] else [],
-        "reliability_chart": reliability_chart(name, entry["reliability"]) if entry["reliability"] else None,
-        "risk_chart": risk_chart(name, entry["risk_coverage"]) if entry["risk_coverage"] else None,
-        "cost_chart": cost_chart(name, entry["curve"]) if entry["curve"] else None,
+def _charts(entry: EntryResult, labels: Sequence[str]) -> dict[str, Any]:
+    """The charts and tables of an entry's panel; `detailed` says whether there is anything in it."""
+    found = {
+        "matrix": _matrix(entry.confusion, labels) if entry.confusion else None,
+        "pairs": confused_pairs(entry.confusion, labels) if entry.confusion else [],
+        "reliability_chart": reliability_chart(entry.name, entry.reliability) if entry.reliability else None,
+        "risk_chart": risk_chart(entry.name, entry.risk_coverage) if entry.risk_coverage else None,
+        "cost_chart": cost_chart(entry.name, entry.cost_curve) if entry.cost_curve else None,
     }
-    facts = ("calibration", "faithfulness", "mass", "per_class", "against")
-    return {**parts, "detailed": any(parts.values()) or any(entry[key] for key in facts)}
+    facts = (entry.calibration, entry.faithfulness, entry.label_mass, entry.per_class, entry.against)
+    return {**found, "detailed": any(found.values()) or any(facts)}
 
 
 # Confusion
 
 
 def _matrix(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> list[tuple[str, list[tuple[int, int]]]]:
-    """For every true label the (count, shade) of each predicted one. The shade, 0 to 10, is the share of the row
-    rounded up, so that a single row among thousands is still seen."""
+    """For every true label the (count, shade) of each predicted label. The shade, 0 to 10, is the share of the true
+    label's rows, rounded up, so that a single row among thousands is still visible."""
     rows = []
     for label, row in zip(labels, counts, strict=True):
         total = sum(row) or 1
@@ -148,7 +128,7 @@ def _matrix(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> list[tupl
 
 @dataclass(frozen=True)
 class Pair:
-    """`count` rows of `truth` were taken for `predicted`: a `share` of all rows of that truth."""
+    """`count` rows of the label `truth`, a `share` of all its rows, were predicted as `predicted`."""
 
     truth: str
     predicted: str
@@ -157,7 +137,7 @@ class Pair:
 
 
 def confused_pairs(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> list[Pair]:
-    """The pairs that were confused most often, at most ten, most frequent first."""
+    """The ten most frequently confused pairs, most frequent first."""
     pairs = [
         Pair(truth, predicted, count, count / sum(row))
         for truth, row in zip(labels, counts, strict=True)
@@ -170,58 +150,55 @@ def confused_pairs(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> li
 # Charts of one entry
 
 
-def reliability_chart(name: str, reliability: Mapping[str, Any]) -> Markup:
+def reliability_chart(name: str, reliability: Reliability) -> Markup:
     """Accuracy against confidence in bins. A point's area grows with its bin's share of the rows."""
-    series = []
-    if before := reliability.get("before"):
-        series.append(Series("before calibration", _bins(before), 2))
-    if after := reliability.get("after"):
-        series.append(Series("after", _bins(after), 1))
-    whole = axis("confidence", (0.0, 1.0), share=True)
-    return draw(Chart(f"Reliability of {name}", whole, axis("accuracy", (0.0, 1.0), share=True), series, diagonal=True))
+    series = [
+        Series("before calibration", _bin_points(reliability.before), 2),
+        Series("after", _bin_points(reliability.after), 1),
+    ]
+    confidence, accuracy = axis("confidence", (0.0, 1.0), share=True), axis("accuracy", (0.0, 1.0), share=True)
+    return draw(Chart(f"Reliability of {name}", confidence, accuracy, series, diagonal=True))
 
 
-def _bins(bins: Sequence[Mapping[str, Any]]) -> list[Point]:
-    filled = [one for one in bins if one["count"]]
-    most = max((one["count"] for one in filled), default=1)
+def _bin_points(bins: Sequence[ReliabilityBin]) -> list[Point]:
+    filled = [found for found in bins if found.count]
+    most = max((found.count for found in filled), default=1)
     return [
         Point(
-            one["confidence"],
-            one["accuracy"],
-            f"confidence {formats.percent(one['confidence'])}, accuracy {formats.percent(one['accuracy'])}, "
-            f"{formats.whole(one['count'])} rows",
-            radius=2 + 4 * math.sqrt(one["count"] / most),
+            found.confidence,
+            found.accuracy,
+            f"confidence {formats.percent(found.confidence)}, accuracy {formats.percent(found.accuracy)}, "
+            f"{formats.whole(found.count)} rows",
+            radius=2 + 4 * math.sqrt(found.count / most),
         )
-        for one in filled
+        for found in filled
     ]
 
 
-def risk_chart(name: str, places: Sequence[Mapping[str, Any]]) -> Markup:
+def risk_chart(name: str, risk_coverage: Sequence[CoveragePoint]) -> Markup:
     """Accuracy on the most confident share of the rows."""
-    points = [Point(one["coverage"], one["accuracy"]) for one in thinned(places)]
+    points = [Point(found.coverage, found.accuracy) for found in thinned(risk_coverage)]
     y = axis("accuracy on these", [point.y for point in points], share=True)
     x = axis("share of rows answered, most confident first", (0.0, 1.0), share=True)
     return draw(Chart(f"Accuracy against coverage of {name}", x, y, [Series(name, points, dots=False)]))
 
 
-def thinned(places: Sequence[Any]) -> list[Any]:
-    """At most some 150 of them, evenly, the first and the last among them."""
+def thinned(places: Sequence[T]) -> list[T]:
+    """At most 150 of them, evenly spaced, including the first and the last."""
     if len(places) <= _PLACES:
         return list(places)
     last = len(places) - 1
     return [places[round(index * last / (_PLACES - 1))] for index in range(_PLACES)]
 
 
-def cost_chart(name: str, curve: Sequence[Mapping[str, Any]]) -> Markup:
-    """Accuracy against tokens written. A point bears its row's number in the table beside it."""
+def cost_chart(name: str, cost_curve: Sequence[CostPoint]) -> Markup:
+    """Accuracy against tokens generated. A point shows its row's number in the table beside it."""
     points = []
-    for row, one in enumerate(curve, start=1):
-        measured = one["accuracy"]
-        tip = f"{row}: {formats.percent(measured['value'])} with {formats.number(one['tokens_written'], 1)} tokens"
-        low, high = measured.get("low"), measured.get("high")
-        place = (one["tokens_written"], measured["value"])
-        points.append(Point(*place, tip, low=low, high=high, radius=7, mark=str(row)))
+    for row, found in enumerate(cost_curve, start=1):
+        accuracy, tokens = found.accuracy, found.tokens_generated
+        tip = f"{row}: {formats.percent(accuracy.value)} with {formats.number(tokens, 1)} tokens"
+        points.append(Point(tokens, accuracy.value, tip, low=accuracy.low, high=accuracy.high, radius=7, mark=str(row)))
     heights = [height for point in points for height in (point.y, point.low, point.high) if height is not None]
-    x = axis("tokens written a row", [0.0, *(point.x for point in points)])
+    x = axis("tokens generated per row", [0.0, *(point.x for point in points)])
     y = axis("accuracy", heights, share=True)
     return draw(Chart(f"Cost and accuracy of {name}", x, y, [Series(name, points, line=False)]))

@@ -1,0 +1,138 @@
+"""The lines of a comparison: arms, controls and baselines, from their probabilities to all their metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rir_mlx.evaluation.cost_curve import cost_curve
+from rir_mlx.evaluation.schema import (
+    CalibrationMetrics,
+    CalibrationResult,
+    EntryKind,
+    EntryResult,
+    InferenceCost,
+    LabelMass,
+    Metrics,
+    Reliability,
+    SeedMetrics,
+)
+from rir_mlx.evaluation.scores import FEWEST_TO_CALIBRATE, EvaluationRows, MeasuredArm
+from rir_mlx.statistics import metrics
+from rir_mlx.statistics.metrics import FloatArray
+from rir_mlx.types import CONTROLS
+
+DESCRIPTIONS = {
+    "qa": "label only",
+    "qra": "reasoning, then label",
+    "qar": "label, then reasoning",
+    "multitask": "label or reasoning, by two prompts",
+    "qra-scrambled": "control: reasonings of other rows",
+    "qra-words": "control: words of the reasoning shuffled",
+    "majority": "the most frequent label",
+    "tf-idf": "TF-IDF with logistic regression",
+    "untuned": "the base model, not trained",
+    "encoder": "a fine-tuned encoder",
+}
+
+
+@dataclass(frozen=True)
+class EntryPredictions:
+    """The probabilities of an entry for the test rows, [seeds, rows, labels].
+
+    probabilistic  False where they are only predicted labels, 0 or 1
+    fields         further fields of the entry's `EntryResult`, which arms alone have
+    """
+
+    name: str
+    kind: EntryKind
+    probabilities: FloatArray
+    seeds: Sequence[int] = (0,)
+    probabilistic: bool = True
+    fields: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def validation_accuracy(self) -> float | None:
+        found: float | None = self.fields.get("validation_accuracy")
+        return found
+
+    @property
+    def is_reasoning_arm(self) -> bool:
+        return self.kind == "arm" and self.name != "qa"
+
+
+def arm_predictions(measured: MeasuredArm, seeds: Sequence[int], rows: EvaluationRows) -> EntryPredictions:
+    """An arm's calibrated probabilities for the test rows, and what was measured of arms alone."""
+    way, scores = measured.headline, measured.scores
+    before = np.stack([np.exp(seed.test[way].log_probabilities) for seed in scores])
+    pairs = zip(scores, measured.calibrations, strict=True)
+    after = np.stack([fitted.probabilities(seed.test[way].log_probabilities, way) for seed, fitted in pairs])
+    validation = [seed.validation[way].scores.argmax(1) == rows.validation for seed in scores]
+    mass = np.concatenate([seed.test[way].mass for seed in scores])
+    fields: dict[str, Any] = {
+        "validation_accuracy": float(np.mean(validation)) if len(rows.validation) else None,
+        "cost": InferenceCost(
+            tokens_generated=float(np.mean([seed.test[way].tokens for seed in scores])),
+            seconds=float(np.mean([seed.seconds[way] for seed in scores])),
+        ),
+        "label_mass": LabelMass(
+            mean=float(mass.mean()), p5=float(np.quantile(mass, 0.05)), p50=float(np.quantile(mass, 0.5))
+        ),
+        "faithfulness": scores[0].faithfulness,
+        "trimmed": int(np.sum(np.array(scores[0].test[way].trimmed) > 0)),
+        "cost_curve": cost_curve(measured, rows) if way != "direct" else None,
+    }
+    if len(rows.validation) >= FEWEST_TO_CALIBRATE:
+        fields |= _calibration_fields(measured, rows, before, after)
+    kind: EntryKind = "control" if measured.arm in CONTROLS else "arm"
+    return EntryPredictions(measured.arm, kind, after, list(seeds), fields=fields)
+
+
+def _calibration_fields(
+    measured: MeasuredArm, rows: EvaluationRows, before: FloatArray, after: FloatArray
+) -> dict[str, Any]:
+    calibrations, truth = measured.calibrations, rows.test
+    return {
+        "calibration": CalibrationResult(
+            rows=calibrations[0].rows,
+            temperature=[fitted.temperature[measured.headline] for fitted in calibrations],
+            reason_below=[fitted.reason_below for fitted in calibrations],
+            answer_from=[fitted.answer_from for fitted in calibrations],
+            before=_calibration_metrics(rows, before),
+            after=_calibration_metrics(rows, after),
+        ),
+        "reliability": Reliability(before=metrics.reliability(truth, before), after=metrics.reliability(truth, after)),
+    }
+
+
+def _calibration_metrics(rows: EvaluationRows, probabilities: FloatArray) -> CalibrationMetrics:
+    found = metrics.metrics_by_seed(rows.test, probabilities)
+    return CalibrationMetrics(**{name: float(np.mean(found[name] or 0.0)) for name in metrics.PROBABILITY_METRICS})
+
+
+def entry_result(entry: EntryPredictions, rows: EvaluationRows) -> EntryResult:
+    """An entry with all its metrics, not yet compared with others."""
+    truth, probabilities, probabilistic = rows.test, entry.probabilities, entry.probabilistic
+    some_are_clean = 0 < rows.clean.sum() < len(truth)
+
+    def intervals(keep: NDArray[np.bool_]) -> Metrics:
+        found = metrics.metric_intervals(truth[keep], probabilities[:, keep], probabilistic=probabilistic)
+        return Metrics.model_validate(found)
+
+    return EntryResult(
+        name=entry.name,
+        kind=entry.kind,
+        description=DESCRIPTIONS[entry.name],
+        seeds=list(entry.seeds),
+        metrics=intervals(np.ones(len(truth), dtype=np.bool_)),
+        by_seed=SeedMetrics.model_validate(metrics.metrics_by_seed(truth, probabilities, probabilistic=probabilistic)),
+        cleaned=intervals(rows.clean) if some_are_clean else None,
+        per_class=metrics.per_class(truth, probabilities, rows.labels),
+        confusion=metrics.confusion(truth, probabilities),
+        risk_coverage=metrics.risk_coverage(truth, probabilities) if probabilistic else None,
+        **entry.fields,
+    )

@@ -1,0 +1,86 @@
+"""The report as one HTML document, rendered from a comparison and paired examples.
+
+Knows neither models, data files nor stages.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+
+from rir_mlx import __version__
+from rir_mlx.evaluation.report import formats, view
+from rir_mlx.evaluation.report.charts import key
+from rir_mlx.evaluation.report.examples import MAX_CHARACTERS, MAX_EXAMPLES, PairedExample, example_groups
+from rir_mlx.evaluation.schema import Comparison
+from rir_mlx.storage.atomic import write_text
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+def write_report(path: Path, comparison: Comparison, examples: Sequence[PairedExample] = ()) -> None:
+    write_text(path, render(comparison, examples))
+
+
+def render(comparison: Comparison, examples: Sequence[PairedExample] = ()) -> str:
+    """An HTML document that loads nothing; its Content-Security-Policy forbids loading anything.
+
+    Parts of the comparison that are None are left out. Of each outcome the 400 most confident examples are shown.
+    """
+    style, early, script = (_source(name) for name in ("report.css", "early.js", "report.js"))
+    policy = (
+        f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(early)} {_hash(script)}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    texts = [text for example in examples for text in (example.text, example.reasoning or "")]
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            **view.page(comparison),
+            groups=example_groups(examples),
+            names=(examples[0].first.arm, examples[0].second.arm) if examples else (),
+            clipped=any(len(text) > MAX_CHARACTERS for text in texts),
+            max_examples=MAX_EXAMPLES,
+            max_characters=MAX_CHARACTERS,
+            key=key,
+            version=__version__,
+            policy=policy,
+            style=style,
+            early=early,
+            script=script,
+        )
+    )
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(formats.FILTERS)
+    return environment
+
+
+def _source(name: str) -> Markup:
+    return Markup((_TEMPLATES / name).read_text(encoding="utf-8").strip())
+
+
+def _hash(source: str) -> str:
+    """The SHA-256 by which a Content-Security-Policy allows an inline script or style."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"

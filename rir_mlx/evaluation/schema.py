@@ -1,0 +1,339 @@
+"""The content of `comparison.json`, typed: what an evaluation measured. It is written, read and shown through this.
+
+Shares, accuracies and probabilities go from 0 to 1 unless a field says otherwise. A part that was not measured is null.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from rir_mlx.errors import UserError
+from rir_mlx.statistics.metrics import CoveragePoint, Interval, LabelMetrics, ReliabilityBin
+from rir_mlx.statistics.paired_tests import PairedComparison
+from rir_mlx.storage.atomic import read_json, write_json
+
+VERSION: Final = 2
+"""The version of `comparison.json` that is written and read."""
+
+EntryKind = Literal["arm", "control", "baseline"]
+
+
+class Part(BaseModel):
+    """A part of the comparison. Unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Metrics(Part):
+    """Metrics of one entry: means over its seeds with 95 % bootstrap intervals over rows and seeds."""
+
+    accuracy: Interval
+    """Share of test rows whose predicted label is correct."""
+    balanced_accuracy: Interval
+    """Mean recall of the labels that occur in the test rows."""
+    macro_f1: Interval
+    """Mean F1 of the labels that occur in the test rows."""
+    mcc: Interval
+    """Matthews' correlation coefficient, -1 to 1; 0 where it is undefined."""
+    log_loss: Interval | None = None
+    """Mean of -ln p(true label), in nats. Null for an entry without probabilities, like the next two."""
+    brier: Interval | None = None
+    """Brier score: squared differences summed over labels, mean over rows, 0 to 2."""
+    ece: Interval | None = None
+    """Expected calibration error of the top probability, in 15 bins."""
+
+
+class SeedMetrics(Part):
+    """The same metrics for each seed, in the order of the entry's `seeds`."""
+
+    accuracy: Sequence[float]
+    """Accuracy of each seed."""
+    balanced_accuracy: Sequence[float] = ()
+    """Balanced accuracy of each seed."""
+    macro_f1: Sequence[float] = ()
+    """Macro-F1 of each seed."""
+    mcc: Sequence[float] = ()
+    """Matthews' correlation coefficient of each seed."""
+    log_loss: Sequence[float] | None = None
+    """Log-loss of each seed, in nats."""
+    brier: Sequence[float] | None = None
+    """Brier score of each seed."""
+    ece: Sequence[float] | None = None
+    """Expected calibration error of each seed."""
+
+
+class CalibrationMetrics(Part):
+    """Means over seeds on the test rows."""
+
+    log_loss: float
+    """In nats."""
+    brier: float
+    """0 to 2."""
+    ece: float
+    """Expected calibration error."""
+
+
+class CalibrationResult(Part):
+    """What was fitted on the validation rows, and what it changed on the test rows. Lists hold one value a seed."""
+
+    rows: int
+    """Validation rows."""
+    temperature: Sequence[float]
+    """Temperature of the way in which the entry is measured."""
+    reason_below: Sequence[float | None] = ()
+    """`auto` reasons where the direct confidence is below this. Null where nothing was fitted."""
+    answer_from: Sequence[float | None] = ()
+    """Lowest confidence at which the classifier answers. Null where no accuracy was wanted or none is reached."""
+    before: CalibrationMetrics
+    """With the model's own probabilities."""
+    after: CalibrationMetrics
+    """With calibrated probabilities."""
+
+
+class Reliability(Part):
+    """Accuracy by confidence."""
+
+    before: Sequence[ReliabilityBin]
+    """With the model's own probabilities."""
+    after: Sequence[ReliabilityBin]
+    """With calibrated probabilities."""
+
+
+class CostPoint(Part):
+    """One way to classify with the entry: what it costs and what it reaches."""
+
+    reason: Literal["never", "always", "auto"]
+    """When a reasoning is generated."""
+    samples: int = 1
+    """Reasonings drawn per row, over which probabilities are averaged."""
+    threshold: float | None = None
+    """For `auto`: a reasoning is generated where the direct confidence is below this. Null for the fitted threshold."""
+    share_reasoned: float
+    """Share of the rows that get a reasoning."""
+    tokens_generated: float
+    """Mean over rows."""
+    accuracy: Interval
+    """On the test rows."""
+
+
+class Probe(Part):
+    """What happens when the reasoning is replaced."""
+
+    flips: float
+    """Share of rows whose predicted label changes."""
+    accuracy: float
+    """Accuracy afterwards."""
+
+
+class Faithfulness(Part):
+    """Whether the label depends on the reasoning (arXiv:2307.13702): the first seed on the first test rows, at most
+    500."""
+
+    rows: int
+    """Test rows probed."""
+    accuracy: float | None = None
+    """Accuracy on these rows with the classifier's own reasonings."""
+    swapped: Probe | None = None
+    """With the reasoning of a row that was given another label."""
+    corrupted: Probe | None = None
+    """With half of the reasoning's words replaced."""
+
+
+class LabelMass(Part):
+    """Probability that the model puts on all labels together before they are renormalised. Low: the prompt does not
+    make it write a label."""
+
+    mean: float
+    """Mean over rows and seeds."""
+    p5: float
+    """5 % of the rows lie below this."""
+    p50: float
+    """Median."""
+
+
+class InferenceCost(Part):
+    """What classifying one test row costs, mean over rows and seeds."""
+
+    tokens_generated: float
+    """Tokens of the reasoning."""
+    seconds: float
+    """On the machine of the evaluation, in batches."""
+
+
+class TrainingCost(Part):
+    """What training the entry cost, mean over seeds unless a field says otherwise."""
+
+    steps: float
+    """Optimizer steps taken."""
+    planned: int | None = None
+    """Optimizer steps of the whole training (first seed). Early stopping takes fewer."""
+    tokens: float
+    """Tokens trained on, padding excluded."""
+    rows: int
+    """Training rows (first seed)."""
+    seconds: float
+    """Wall-clock time."""
+    best_step: Sequence[int] = ()
+    """The step whose weights were kept, for each seed."""
+
+
+class EntryResult(Part):
+    """One line of the comparison: an arm, a control arm or a baseline, measured on the test rows."""
+
+    name: str
+    """The arm or baseline."""
+    kind: EntryKind
+    """`arm`, `control` (an arm that is trained on spoilt reasonings) or `baseline`."""
+    description: str
+    """The name in words."""
+    seeds: Sequence[int]
+    """Training seeds."""
+    metrics: Metrics
+    """On all test rows."""
+    by_seed: SeedMetrics
+    """Metrics of each seed on all test rows."""
+    cleaned: Metrics | None = None
+    """On the cleaned test rows: no copies of training rows, no texts with two labels. Null where that changes nothing
+    or leaves no row."""
+    against: PairedComparison | None = None
+    """Paired comparison with the label-only arm (`qa`). Null for that arm, and where it was not trained."""
+    beats: Sequence[str] = ()
+    """Baselines that the entry is better than, by a paired comparison."""
+    per_class: Sequence[LabelMetrics] | None = None
+    """Metrics of each label, in the order of the comparison's `labels`."""
+    confusion: Sequence[Sequence[int]] | None = None
+    """[labels, labels] test rows by true label (row) and predicted label (column), summed over seeds."""
+    risk_coverage: Sequence[CoveragePoint] | None = None
+    """Accuracy on the most confident rows, from few to all of them."""
+    validation_accuracy: float | None = None
+    """Mean over seeds on the validation rows, by which the arm is chosen."""
+    cost: InferenceCost | None = None
+    """Null for baselines, like everything that follows."""
+    training: TrainingCost | None = None
+    """What the training cost."""
+    label_mass: LabelMass | None = None
+    """Probability of all labels together."""
+    calibration: CalibrationResult | None = None
+    """Null where there were fewer than 20 validation rows."""
+    reliability: Reliability | None = None
+    """Accuracy by confidence."""
+    cost_curve: Sequence[CostPoint] | None = None
+    """Accuracy against tokens generated. Null for arms that write the label first."""
+    faithfulness: Faithfulness | None = None
+    """Null for arms that write the label first."""
+    trimmed: int = 0
+    """Test texts whose end was cut to fit into `max_seq_length` (first seed)."""
+
+
+class ModelFacts(Part):
+    """The base model."""
+
+    name: str
+    """Hub id or folder."""
+    revision: str | None = None
+    """Commit of the hub."""
+    fingerprint: str | None = None
+    """Hash of its files."""
+
+
+class DataFacts(Part):
+    """The labelled rows."""
+
+    digest: str
+    """Hash of the rows, labels and splits as used."""
+    train: str | None = None
+    """Where the training rows come from."""
+    validation: str | None = None
+    """Where the validation rows come from. Null where they were carved out of the training rows."""
+    test: str | None = None
+    """Where the test rows come from. Null where they were carved out of the training rows."""
+
+
+class RunFacts(Part):
+    """How the comparison was made."""
+
+    name: str
+    """Name of the run's folder."""
+    command: str
+    """The command as typed; empty from Python."""
+    finished: str
+    """ISO 8601 time with offset."""
+    versions: dict[str, str]
+    """Installed version of each package."""
+    backend: str
+    """`mlx`, `torch` or `fake`."""
+    device: str
+    """Name of the processor."""
+    seed: int
+    """Seed of the splits."""
+    seeds: Sequence[int]
+    """Training seeds of every arm."""
+    model: ModelFacts
+    """The base model."""
+    data: DataFacts
+    """The labelled rows."""
+    recipe: str
+    """The resolved recipe as YAML."""
+
+
+class RowCounts(Part):
+    """How many rows each part has."""
+
+    train: int
+    """Labelled training rows."""
+    validation: int
+    """Rows for early stopping, calibration and choosing the arm."""
+    test: int
+    """Rows that everything is measured on."""
+    cleaned: int
+    """Test rows that are neither copies of training rows nor texts with two labels."""
+
+
+class Comparison(Part):
+    """What an evaluation measured: every trained arm and baseline on the same test rows, and the verdict."""
+
+    version: Literal[2] = VERSION
+    """Version of this format."""
+    run: RunFacts
+    """How the comparison was made."""
+    labels: Sequence[str]
+    """The labels, in the order that every matrix and list by label follows."""
+    rows: RowCounts
+    """Size of each part."""
+    verdict: str | None = None
+    """Whether reasoning helped, in words. Null where no reasoning arm was trained."""
+    chosen: str | None = None
+    """The reasoning arm with the best validation accuracy; never chosen by test rows."""
+    warnings: Sequence[str] = ()
+    """What to know before relying on the numbers."""
+    entries: Sequence[EntryResult]
+    """Arms, controls and baselines, in this order."""
+    augmentation: dict[str, Any] | None = None
+    """The content of `augmented/stats.json`. Null where there is none."""
+
+    def entry(self, name: str) -> EntryResult | None:
+        """The line of an arm or baseline; None where it was not measured."""
+        return next((entry for entry in self.entries if entry.name == name), None)
+
+
+def write_comparison(path: Path, comparison: Comparison) -> None:
+    write_json(path, comparison.model_dump(mode="json"))
+
+
+def read_comparison(path: Path) -> Comparison:
+    """Raises UserError where the file was written by another version of rir-mlx, or is not a comparison."""
+    values = read_json(path)
+    found = values.get("version") if isinstance(values, dict) else None
+    hint = f"Run `rir-mlx evaluate {path.parent.parent}` to write it again; measured answers are reused."
+    if found != VERSION:
+        raise UserError(f"{path} has format version {found}; this rir-mlx reads version {VERSION}.", hint=hint)
+    try:
+        return Comparison.model_validate(values)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(map(str, fault["loc"]))
+        raise UserError(f"{path} is not a comparison: {place}: {fault['msg']}.", hint=hint) from error

@@ -1,0 +1,93 @@
+"""The measured scores of trained classifiers, and their calibration. Knows no model and no file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rir_mlx.classification.classifier import LabelScores
+from rir_mlx.evaluation.schema import Faithfulness
+from rir_mlx.statistics.calibration import Calibration, fit_answer_from, fit_reason_below, fit_temperature
+from rir_mlx.types import Arm, Way
+
+FEWEST_TO_CALIBRATE = 20
+"""Validation rows; with fewer, probabilities stay the model's own."""
+
+
+@dataclass(frozen=True)
+class EvaluationRows:
+    """The rows that every entry is measured on, as indices into `labels`.
+
+    validation  [validation rows]
+    test        [test rows]
+    clean       [test rows] whether a row is no copy of a training row and its label is undisputed
+    """
+
+    labels: Sequence[str]
+    validation: NDArray[np.int64]
+    test: NDArray[np.int64]
+    clean: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class ClassifierScores:
+    """The scores of one trained classifier, by the way of scoring.
+
+    headline    the way in which the arm is measured
+    validation  scores of the validation rows
+    test        scores of the test rows
+    seconds     time per test row
+    chains      scores of the test rows after each drawn reasoning
+    """
+
+    headline: Way
+    validation: Mapping[Way, LabelScores]
+    test: Mapping[Way, LabelScores]
+    seconds: Mapping[Way, float]
+    chains: Sequence[LabelScores] = ()
+    faithfulness: Faithfulness | None = None
+
+
+@dataclass(frozen=True)
+class MeasuredArm:
+    """An arm's scores and calibrations, by seed."""
+
+    arm: Arm
+    scores: Sequence[ClassifierScores]
+    calibrations: Sequence[Calibration]
+
+    @property
+    def headline(self) -> Way:
+        return self.scores[0].headline
+
+    def only_headline(self) -> MeasuredArm:
+        """Without the scores that no prediction is written from: with many labels they take gigabytes."""
+        kept = [
+            replace(scores, validation={}, test={scores.headline: scores.test[scores.headline]}, chains=())
+            for scores in self.scores
+        ]
+        return replace(self, scores=kept)
+
+
+def calibrate(scores: ClassifierScores, rows: EvaluationRows, wanted_accuracy: float | None) -> Calibration:
+    """Fit on the validation rows a temperature for each way of scoring, the confidence below which a reasoning is worth
+    writing, and the confidence from which answers reach the wanted accuracy."""
+    truth = rows.validation
+    if len(truth) < FEWEST_TO_CALIBRATE:
+        return Calibration(rows=len(truth))
+    log_probabilities = {way: scored.log_probabilities for way, scored in scores.validation.items()}
+    fitted = {way: fit_temperature(values, truth) for way, values in log_probabilities.items()}
+    calibration = Calibration({**Calibration().temperature, **fitted}, len(truth))
+    probabilities = {way: calibration.probabilities(values, way) for way, values in log_probabilities.items()}
+    correct = {way: values.argmax(1) == truth for way, values in probabilities.items()}
+    reason_below = answer_from = None
+    if scores.headline != "direct" and "direct" in probabilities:
+        confidence = probabilities["direct"].max(1)
+        reason_below = fit_reason_below(confidence, correct["direct"], correct[scores.headline])
+    if wanted_accuracy is not None:
+        confidence = probabilities[scores.headline].max(1)
+        answer_from = fit_answer_from(confidence, correct[scores.headline], wanted_accuracy)
+    return replace(calibration, reason_below=reason_below, answer_from=answer_from)

@@ -1,0 +1,85 @@
+"""The baselines that a trained arm should beat, on the test rows. Their predictions are kept like a stage's results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from rir_mlx.classification.classifier import Classifier
+from rir_mlx.evaluation.encoder import EncoderTexts, encoder
+from rir_mlx.evaluation.entries import EntryPredictions
+from rir_mlx.evaluation.score_cache import ScoreCache
+from rir_mlx.models.hub import resolve_model
+from rir_mlx.stages.context import Context, is_due
+from rir_mlx.stages.measuring import scoring_identity
+from rir_mlx.statistics.metrics import FloatArray
+from rir_mlx.statistics.tfidf import majority_probabilities, tfidf
+from rir_mlx.storage.atomic import read_jsonl, write_jsonl
+from rir_mlx.storage.journal import Journal
+
+
+def baseline_names(context: Context) -> list[str]:
+    options = context.recipe.evaluate
+    return [*options.baselines, *(["encoder"] if options.encoder else [])]
+
+
+def measure_baseline(context: Context, name: str) -> EntryPredictions:
+    """A baseline's probabilities for the test rows, computed unless they are there already."""
+    stage, path = context.run.evaluation(name), context.run.predictions(name)
+    inputs: dict[str, Any] = {"data": context.data.digest, "seed": context.recipe.seed}
+    if name == "encoder":
+        inputs["encoder"] = context.recipe.evaluate.encoder
+    elif name == "untuned":
+        inputs["model"] = scoring_identity(context, None)
+    if is_due(context, stage, inputs, f"baseline {name}"):
+        stage.begin()
+        if context.force:
+            stage.readings.unlink(missing_ok=True)
+        write_jsonl(path, predicted_rows(context, _probabilities(context, name)))
+        stage.finish(inputs)
+    kept = [[row["probabilities"][label] for label in context.data.labels] for row in read_jsonl(path)]
+    return EntryPredictions(name, "baseline", np.array([kept]), probabilistic=name != "majority")
+
+
+def predicted_rows(context: Context, probabilities: FloatArray) -> Iterator[dict[str, Any]]:
+    """The test rows with [rows, labels] probabilities, as lines of predictions.jsonl."""
+    labels = list(context.data.labels)
+    for row, row_probabilities in zip(context.data.test_rows(), probabilities.tolist(), strict=True):
+        best = max(range(len(labels)), key=row_probabilities.__getitem__)
+        yield {
+            "id": row.id,
+            "text": row.text,
+            "label": row.label,
+            "predicted": labels[best],
+            "probabilities": dict(zip(labels, row_probabilities, strict=True)),
+        }
+
+
+def _probabilities(context: Context, name: str) -> FloatArray:
+    """[rows, labels]"""
+    data, labels = context.data, list(context.data.labels)
+    texts = [row.text for row in context.data.test_rows()]
+    train, validation = ([(row.text, row.label) for row in part] for part in (data.train, data.validation))
+    match name:
+        case "majority":
+            return majority_probabilities([label for _, label in train], labels, len(texts))
+        case "tf-idf":
+            return tfidf(train, texts, labels, context.recipe.seed, validation)
+        case "encoder":
+            model = resolve_model(context.recipe.evaluate.encoder or "", key="evaluate.encoder")
+            known = EncoderTexts(labels, train, validation)
+            return encoder(model, known, texts, progress=context.progress)
+        case _:
+            return _untuned_probabilities(context, texts)
+
+
+def _untuned_probabilities(context: Context, texts: list[str]) -> FloatArray:
+    def load() -> Classifier:
+        return Classifier(context.model.load(), context.model.codec, context.task, "qa")
+
+    with Journal(context.run.evaluation("untuned").readings) as journal:
+        cache = ScoreCache(journal, scoring_identity(context, None), load, context.progress)
+        timed = cache.direct(texts, context.recipe.evaluate.batch_size, "evaluate untuned")
+    return np.asarray(np.exp(timed.label_scores.log_probabilities))
