@@ -36,7 +36,7 @@ def measure_baseline(context: Context, name: str) -> EntryPredictions:
     if is_due(context, stage, inputs, f"baseline {name}"):
         stage.begin()
         if context.force:
-            stage.readings.unlink(missing_ok=True)
+            stage.score_journal.unlink(missing_ok=True)
         write_jsonl(path, predicted_rows(context, _probabilities(context, name)))
         stage.finish(inputs)
     kept = [[row["probabilities"][label] for label in context.data.labels] for row in read_jsonl(path)]
@@ -79,7 +79,7 @@ def _untuned_probabilities(context: Context, texts: list[str]) -> FloatArray:
     def load() -> Classifier:
         return Classifier(context.model.load(), context.model.codec, context.task, "qa")
 
-    with Journal(context.run.evaluation("untuned").readings) as journal:
+    with Journal(context.run.evaluation("untuned").score_journal) as journal:
         cache = ScoreCache(journal, scoring_identity(context, None), load, context.progress)
         timed = cache.direct(texts, context.recipe.evaluate.batch_size, "evaluate untuned")
     return np.asarray(np.exp(timed.label_scores.log_probabilities))

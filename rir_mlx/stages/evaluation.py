@@ -59,7 +59,7 @@ def evaluate(context: Context) -> Comparison:
     entries += [measure_baseline(context, name) for name in baseline_names(context)]
     comparison = _comparison(context, entries, rows, chosen)
     for result in comparison.entries:
-        write_json(run.figures(result.name), result.model_dump(mode="json"))
+        write_json(run.entry_result(result.name), result.model_dump(mode="json"))
     write_comparison(run.comparison, comparison)
     examples = []
     if chosen is not None and "qa" in arms:

@@ -77,17 +77,17 @@ class _ArmMeasurement:
         before = stage.done()
         due = is_due(context, stage, inputs, f"evaluation {self.name}")
         if context.force or (before is not None and before["inputs"].get("readings") != self.identity):
-            stage.readings.unlink(missing_ok=True)  # cached scores of another model or prompt
+            stage.score_journal.unlink(missing_ok=True)  # cached scores of another model or prompt
         if due:
             stage.begin()
-        with Journal(stage.readings) as journal:
+        with Journal(stage.score_journal) as journal:
             found = self._classifier_scores(self._cache(journal), rows)
         if due:
             stage.finish(inputs)
         return found
 
     def explanations(self, texts: Sequence[str], labels: Sequence[str]) -> list[str]:
-        with Journal(self.stage.readings) as journal:
+        with Journal(self.stage.score_journal) as journal:
             what = f"evaluate {self.name}: reasonings to show"
             return self._cache(journal).explanations(texts, labels, self.options.batch_size, what)
 

@@ -32,7 +32,7 @@ class Stage:
         self.metrics = folder / "metrics.jsonl"
         self.checkpoints = folder / "checkpoints"
         self.calibration = folder / "calibration.json"
-        self.readings = folder / "readings.jsonl"
+        self.score_journal = folder / "readings.jsonl"
 
     def why_not_done(self, inputs: Mapping[str, Any]) -> str | None:
         """None where the stage was finished with just these inputs, else what is new about them."""
@@ -79,8 +79,8 @@ class RunDir:
     def predictions(self, arm: str) -> Path:
         return self.evaluation(arm).folder / "predictions.jsonl"
 
-    def figures(self, name: str) -> Path:
-        """An arm's or a baseline's line of the comparison."""
+    def entry_result(self, name: str) -> Path:
+        """One entry of the comparison, of an arm or a baseline."""
         return self.evaluation(name).folder / "metrics.json"
 
     def augmented_rows(self, part: str) -> Path:
