@@ -29,7 +29,7 @@ Int32Array = NDArray[np.int32]
 
 
 FEWER_ROWS = "Lower augment.batch_size or evaluate.batch_size; the same command continues."
-"""The mend where rows that are written together do not fit into memory."""
+"""The hint for rows that do not fit into memory together."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class OptimizerSpec:
 
 @dataclass(frozen=True)
 class Execution:
-    """How a step is computed; none of it changes what is computed, but for which dropout is drawn. `grad_checkpoint`
-    computes a layer's activations again in the backward pass instead of keeping them. `compile` fuses operations; None
-    is the backend's choice."""
+    """How a step is computed. The result stays the same, except for which dropout is drawn. `grad_checkpoint`
+    recomputes a layer's activations in the backward pass instead of keeping them. `compile` fuses operations; None
+    leaves the choice to the backend."""
 
     grad_checkpoint: bool = False
     compile: bool | None = None
@@ -64,8 +64,8 @@ PLAIN = Execution()
 
 @dataclass(frozen=True)
 class TrainingState:
-    """All that a training needs to go on exactly: tensors by name, in the backend's own names and layout. They may
-    share memory with the model, so they are written before the next step."""
+    """Everything needed to resume training exactly: tensors by name, in the backend's own names and layout. They may
+    share memory with the model, so write them before the next step."""
 
     tensors: Tensors
 
@@ -95,7 +95,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class StepResult:
-    """Weighted loss before the update, and the global gradient norm before clipping, both over all ranks. Where one of
+    """Weighted loss before the update, and the global gradient norm before clipping, both over all ranks. If one of
     them is not finite, no weight was changed."""
 
     loss: float
@@ -104,7 +104,7 @@ class StepResult:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn, in this order: logits of tokens that the row has written are divided (above 0) or
+    """How tokens are drawn, in this order: logits of tokens that the row has generated are divided (above 0) or
     multiplied (below) by `repetition_penalty` (arXiv:1909.05858, the prompt left out); all are divided by
     `temperature`, 0 being greedy; of the likeliest tokens those are kept that make up the mass `top_p`
     (arXiv:1904.09751), and of these the ones at least `min_p` as likely as the likeliest (arXiv:2407.01082). `stop`
@@ -121,8 +121,14 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Request:
-    """One row to continue. `seed` alone decides its random draws, whatever rows are beside it. `max_tokens` is a limit
-    of its own below the sampling's."""
+    """One row to continue. Its `max_tokens` can only lower the sampling's.
+
+    The random numbers of a row depend on its `seed` and the place of the token alone (`rir_mlx.backends.noise`), never
+    on the rows beside it, and are the same on every backend. The logits do depend on the batch, by rounding. So the
+    same request gives the same text in another batch unless two tokens tie to within that rounding, greedy or drawn:
+    in float32 that is rare (none of 48,000 draws with logits off by 1e-5); in 16 bits it is common, and nothing is
+    promised.
+    """
 
     key: int
     tokens: Tokens
@@ -135,7 +141,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Completion:
-    """The tokens written for `key`, without the stop sequence."""
+    """The tokens generated for `key`, without the stop sequence."""
 
     key: int
     tokens: Tokens
@@ -338,24 +344,12 @@ def learned_positions(batch: Batch) -> tuple[NDArray[np.int64], NDArray[np.int64
     )
 
 
-def uniforms(seeds: NDArray[np.uint64], steps: NDArray[np.uint64]) -> NDArray[np.float64]:
-    """[rows] numbers in [0, 1), each decided by a row's seed and the place of the token that it draws: SplitMix64
-    (Steele, Lea and Flood 2014), so that both backends draw the same."""
-    with np.errstate(over="ignore"):
-        mixed = (seeds ^ np.uint64(0x9E3779B97F4A7C15)) * np.uint64(0xD1342543DE82EF95)
-        mixed += (steps + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        mixed ^= mixed >> np.uint64(31)
-    return (mixed >> np.uint64(11)).astype(np.float64) / 2.0**53
-
-
-def stop_length(written: Sequence[int], stops: Sequence[Tokens]) -> int:
+def stop_length(generated: Sequence[int], stops: Sequence[Tokens]) -> int:
     """How many of the last tokens are a stop sequence; 0 where none ends here."""
-    return max((len(stop) for stop in stops if stop and tuple(written[-len(stop) :]) == tuple(stop)), default=0)
+    return max((len(stop) for stop in stops if stop and tuple(generated[-len(stop) :]) == tuple(stop)), default=0)
 
 
-def unstopped(written: Sequence[int], stops: Sequence[Tokens]) -> tuple[Tokens, FinishReason]:
+def unstopped(generated: Sequence[int], stops: Sequence[Tokens]) -> tuple[Tokens, FinishReason]:
     """A finished row without its stop sequence, and why it finished."""
-    cut = stop_length(written, stops)
-    return tuple(written[: len(written) - cut]), "stop" if cut else "length"
+    cut = stop_length(generated, stops)
+    return tuple(generated[: len(generated) - cut]), "stop" if cut else "length"

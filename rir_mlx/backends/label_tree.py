@@ -70,9 +70,9 @@ class OptionTree:
         """Tokens that are run after a prompt."""
         return len(self.tokens)
 
-    def totals(self, chances: NDArray[np.float64]) -> NDArray[np.float64]:
+    def totals(self, probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
         """[rows, options] scores from log p of the edges [rows, edges]."""
-        padded = np.concatenate([chances, np.zeros((len(chances), 1))], axis=1)
+        padded = np.concatenate([probabilities, np.zeros((len(probabilities), 1))], axis=1)
         total: NDArray[np.float64] = padded[:, self.edges].sum(-1)
         return total
 
@@ -93,12 +93,12 @@ def trees(options: Sequence[Tokens], most: int = 2048) -> Iterator[tuple[list[in
     for index in order:
         more = {options[index][:end] for end in range(1, len(options[index]))}
         if group and len(nodes | more) > most:
-            yield group, OptionTree.of([options[one] for one in group])
+            yield group, OptionTree.of([options[index] for index in group])
             group, nodes = [], set()
         group.append(index)
         nodes |= more
     if group:
-        yield group, OptionTree.of([options[one] for one in group])
+        yield group, OptionTree.of([options[index] for index in group])
 
 
 def scoring_groups(lengths: Sequence[int], nodes: int, batch_size: int, most: int) -> list[list[int]]:

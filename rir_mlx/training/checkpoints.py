@@ -1,8 +1,8 @@
-"""What a training needs to go on exactly as if it had never been stopped, on disk.
+"""Checkpoints on disk: everything a stopped training needs to resume exactly.
 
-A checkpoint is a folder, written beside its place and renamed: `state.safetensors` holds the backend's tensors,
-`state.json` how far the loop is. The last two are kept. `inputs.json` beside them says what the training is made from:
-one with other inputs does not go on from here.
+A checkpoint is a folder, written under a temporary name and renamed. `state.safetensors` holds the backend's tensors,
+`state.json` the loop's state. The last two are kept. `inputs.json` beside them records what the training was made
+from; a training with other inputs does not resume from here.
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ class Checkpoints:
         self._inputs = folder / "inputs.json"
 
     def check(self) -> None:
-        """Raises UserError where what lies here was made from other inputs."""
+        """Raises UserError if the checkpoints here were made from other inputs."""
         saved = self._saved()
         if not saved or not self._inputs.is_file():  # which `begin` clears away
             return
         changed = changes(read_json(self._inputs), self.inputs)
         if changed:
             raise UserError(
-                f"A training stopped at step {_step(saved[-1])} lies in {self.folder}, and it was made from something "
-                f"else: {'; '.join(changed)}.",
-                hint="Put that back to go on, or start again with --force.",
+                f"{self.folder} holds a training stopped at step {_step(saved[-1])} that was made from other inputs: "
+                f"{'; '.join(changed)}.",
+                hint="Restore those inputs to resume, or start over with --force.",
             )
 
     def begin(self) -> None:
-        """From here on checkpoints of these inputs are written. Those of unknown inputs are cleared away."""
+        """Start writing checkpoints of these inputs. Deletes checkpoints whose inputs are unknown."""
         if not self._inputs.is_file():
             self.clear()
         write_json(self._inputs, dict(self.inputs))
 
     def save(self, step: int, tensors: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> None:
-        """Write the checkpoint of a step at once, or not at all, and let go of all but the last two."""
+        """Write the checkpoint of a step atomically, then delete all but the last two."""
         from safetensors.numpy import save_file
 
         with replacing(self.folder / f"step-{step:08}") as temporary:
             temporary.mkdir()
-            # safetensors writes memory as it lies; an array in another order would come back transposed.
+            # safetensors writes raw memory: an array that is not C-contiguous would come back transposed.
             own = {name: np.require(tensor, requirements="C") for name, tensor in tensors.items()}
             save_file(own, temporary / "state.safetensors", {"format": "np"})
             (temporary / "state.json").write_text(json.dumps(dict(values)) + "\n", encoding="utf-8")
@@ -71,11 +71,11 @@ class Checkpoints:
                 values = json.loads((folder / "state.json").read_text(encoding="utf-8"))
                 return load_file(folder / "state.safetensors"), values
             except (OSError, ValueError, SafetensorError):
-                continue  # damaged from outside: the one before it is as good, and only a little older
+                continue  # damaged from outside: the previous one is only a little older
         return None
 
     def clear(self) -> None:
-        """Away with all of them at once: one that is left behind could be taken for that of another training."""
+        """Delete all checkpoints atomically; a stale one could be mistaken for another run's."""
         aside = self.folder.with_name(f".{self.folder.name}.old.tmp")
         shutil.rmtree(aside, ignore_errors=True)
         if self.folder.exists():

@@ -1,6 +1,6 @@
-"""Where else the metrics of a training go, when the user asks for it: TensorBoard, Weights & Biases, trackio.
+"""Optional destinations for training metrics: TensorBoard, Weights & Biases, trackio.
 
-`metrics.jsonl` is always written. These are optional installs, imported when asked for.
+`metrics.jsonl` is always written. These are optional packages, imported on demand.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def check_installed(names: Sequence[Reporter]) -> None:
 
 
 def open_reporting(names: Sequence[Reporter], folder: Path, what: str, *, after: int) -> Reporting:
-    """Open each of `names` for a training whose files lie in `folder`, `run/stage`, which goes on after a step."""
+    """Open each of `names` for a training whose files lie in `folder`, `run/stage`, which resumes after a step."""
     with redirect_stdout(sys.stderr):  # stdout is for data, and some of these are talkative
         opened = [_OPEN[name](folder, what, after) for name in names]
     return Reporting([log for log, _ in opened], [close for _, close in opened])
@@ -62,7 +62,7 @@ def open_reporting(names: Sequence[Reporter], folder: Path, what: str, *, after:
 def _tensorboard(folder: Path, what: str, after: int) -> tuple[Log, Callable[[], Any]]:
     from tensorboardX import SummaryWriter
 
-    # What was logged past the checkpoint is logged again: the old points are purged.
+    # Steps after the checkpoint run again, so purge the points already logged for them.
     writer = SummaryWriter(str(folder / "tensorboard"), purge_step=after + 1)
 
     def log(step: int, values: Mapping[str, float]) -> None:

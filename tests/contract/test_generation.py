@@ -18,8 +18,8 @@ from rir_mlx.backends.base import (
     Request,
     Sampling,
     Tokens,
-    uniforms,
 )
+from rir_mlx.backends.noise import blocks_of, gumbel_noise
 from rir_mlx.types import FineTuneType
 
 LENGTHS = (1, 40, 3, 17, 2, 90)
@@ -210,9 +210,12 @@ def _naive_draws(model: Model, row: Tokens, seed: int, sampling: Sampling, lengt
         before = np.cumsum(chances[order]) - chances[order]
         chances[order[before >= sampling.top_p]] = 0
         chances[chances < sampling.min_p * chances.max()] = 0
-        draw = uniforms(np.array([seed], dtype=np.uint64), np.array([step], dtype=np.uint64))[0]
-        mass = np.cumsum(chances)
-        written.append(int(np.searchsorted(mass, draw * mass[-1], side="right")))
+        blocks, width = blocks_of(len(chances))
+        noise = gumbel_noise(seed, step, (1, blocks + width))[0].astype(np.float64)
+        cut = np.pad(chances, (0, blocks * width - len(chances))).reshape(blocks, width)
+        with np.errstate(divide="ignore"):
+            block = int(np.argmax(np.log(cut.sum(axis=1)) + noise[:blocks]))
+            written.append(block * width + int(np.argmax(np.log(cut[block]) + noise[blocks:])))
     return tuple(written)
 
 
@@ -283,26 +286,33 @@ def test_a_row_draws_anew_at_each_token(framework: Backend, tiny: Path) -> None:
     assert len(set(done.tokens)) > 25
 
 
-@pytest.mark.parametrize(("temperature", "top_p"), [(0.7, 1.0), (1.5, 1.0), (1.0, 0.6)])
-def test_draws_follow_the_models_probabilities(
-    framework: Backend, tiny: Path, temperature: float, top_p: float
-) -> None:
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(1, temperature=0.7, batch_size=500),
+        Sampling(1, temperature=1.5, batch_size=500),
+        Sampling(1, temperature=1.0, top_p=0.6, batch_size=500),
+        Sampling(1, temperature=1.0, min_p=0.1, batch_size=500),
+    ],
+    ids=["cool", "hot", "top-p", "min-p"],
+)
+def test_draws_follow_the_models_probabilities(framework: Backend, tiny: Path, sampling: Sampling) -> None:
     model, row = lively(framework, tiny), rows_of()[1]
     draws = 1500
-    sampling = Sampling(max_tokens=1, temperature=temperature, top_p=top_p, batch_size=500)
     done = list(model.generate([Request(seed, row, seed=seed) for seed in range(draws)], sampling))
-    counts = Counter(one.tokens[0] for one in done)
-    chances = np.exp(log_softmax(model.logits(row)[-1] / temperature))
-    order = np.argsort(-chances)
-    before = np.cumsum(chances[order]) - chances[order]
-    nucleus = order[before < top_p]
-    kept = np.zeros_like(chances)
-    kept[nucleus] = chances[nucleus] / chances[nucleus].sum()
-    assert set(counts) <= set(nucleus.tolist())
-    for token in order[:5].tolist():
-        # Five standard deviations of a binomial share: by chance beyond once in a million.
-        bound = 5 * np.sqrt(kept[token] * (1 - kept[token]) / draws)
-        assert counts[token] / draws == pytest.approx(kept[token], abs=bound)
+    counts = np.bincount([completion.tokens[0] for completion in done], minlength=model.logits(row).shape[-1])
+    expected = np.exp(log_softmax(model.logits(row)[-1] / sampling.temperature))
+    order = np.argsort(-expected)
+    before = np.cumsum(expected[order]) - expected[order]
+    expected[order[before >= sampling.top_p]] = 0
+    expected[expected < sampling.min_p * expected.max()] = 0
+    expected *= draws / expected.sum()
+    assert counts[expected == 0].sum() == 0
+    # Chi-square over the likely tokens and all others together; beyond six standard deviations once in a million.
+    likely = expected >= 5
+    found, wanted = (np.append(array[likely], array[~likely].sum()) for array in (counts, expected))
+    found, wanted = found[wanted > 0], wanted[wanted > 0]
+    assert ((found - wanted) ** 2 / wanted).sum() < len(wanted) + 6 * np.sqrt(2 * len(wanted))
 
 
 def test_draws_in_bfloat16_reach_what_is_rare(framework: Backend, tmp_path: Path) -> None:

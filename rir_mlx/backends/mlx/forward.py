@@ -23,6 +23,11 @@ class MlxForward:
         """What projects to the vocabulary: the embedding where the two are tied."""
         return self.model.model.embed_tokens if self.model.args.tie_word_embeddings else self.model.lm_head
 
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that the model gives logits for."""
+        return int(self.model.args.vocab_size)
+
     def logits_of(self, hidden: mx.array) -> mx.array:
         """Next-token logits [..., vocabulary] of hidden states."""
         return self.lm_head.as_linear(hidden) if self.model.args.tie_word_embeddings else self.lm_head(hidden)

@@ -1,13 +1,13 @@
-"""Writing with an MLX model, many rows at a time: mlx-lm's `BatchGenerator` lets a row enter as another leaves."""
+"""Generation with an MLX model in a continuous batch: mlx-lm's `BatchGenerator` lets a row enter as another leaves."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 from mlx_lm.generate import BatchGenerator
 from mlx_lm.sample_utils import apply_min_p, apply_top_p
 
@@ -17,10 +17,10 @@ from rir_mlx.backends.base import (
     Request,
     Sampling,
     Tokens,
-    uniforms,
     unstopped,
 )
 from rir_mlx.backends.mlx.forward import MlxForward, prefix_cache
+from rir_mlx.backends.noise import RowNoise
 
 Processor = Callable[[mx.array, mx.array], mx.array]
 
@@ -50,20 +50,20 @@ def generate(
                         [list(request.tokens)],
                         max_tokens=[request.limit(sampling)],
                         caches=[shared] if prefix else None,
-                        samplers=[_sampler(sampling, request.seed)],
+                        samplers=[_sampler(sampling, request.seed, model.vocabulary)],
                         logits_processors=[_processors(sampling, len(request.tokens))],
                     )
                     waiting[uid] = (request, [])
             if not waiting:
                 return
             for response in generator.next_generated():
-                request, written = waiting[response.uid]
-                written.append(int(response.token))
+                request, generated = waiting[response.uid]
+                generated.append(int(response.token))
                 if on_token is not None:
-                    on_token(request.key, written[-1])
+                    on_token(request.key, generated[-1])
                 if response.finish_reason is not None:
                     del waiting[response.uid]
-                    yield Completion(request.key, *unstopped(written, sampling.stop))
+                    yield Completion(request.key, *unstopped(generated, sampling.stop))
     finally:
         generator.close()
 
@@ -87,26 +87,25 @@ class _Likeliest:
         return self.picked
 
 
-def _sampler(sampling: Sampling, seed: int) -> Callable[[mx.array], mx.array] | None:
-    """Draws from log-probabilities [1, vocabulary] with numbers of the row's own, so that its text does not depend on
-    the rows beside it. None, the generator's default, is greedy."""
+def _sampler(sampling: Sampling, seed: int, vocabulary: int) -> Callable[[mx.array], mx.array] | None:
+    """Draws from log-probabilities [1, vocabulary] with the row's own noise. None, the generator's default, is
+    greedy."""
     if sampling.temperature == 0:
         return None
-    seeds, step = np.array([seed], dtype=np.uint64), np.zeros(1, dtype=np.uint64)
+    noise, steps = RowNoise(seed, vocabulary), itertools.count()
 
-    def draw(chances: mx.array) -> mx.array:
+    def draw(log_probabilities: mx.array) -> mx.array:
         # In 16 bits a sum over the vocabulary loses all that is small beside it.
-        scaled = chances.astype(mx.float32) / sampling.temperature
-        scaled = scaled - mx.logsumexp(scaled, axis=-1, keepdims=True)
+        scaled = log_probabilities.astype(mx.float32) / sampling.temperature
         if sampling.top_p < 1:
-            scaled = apply_top_p(scaled, sampling.top_p)
+            scaled = apply_top_p(scaled - mx.logsumexp(scaled, axis=-1, keepdims=True), sampling.top_p)
         if sampling.min_p > 0:
             scaled = apply_min_p(scaled, sampling.min_p)
-        mass = mx.cumsum(mx.exp(scaled), axis=-1)
-        # Just below 1, so that rounding cannot reach beyond the last token that has a share.
-        target = mx.array(np.minimum(uniforms(seeds, step), 1 - 1e-6), dtype=mx.float32) * mass[:, -1]
-        np.add(step, np.uint64(1), out=step)
-        return (mass <= target[:, None]).sum(axis=-1).astype(mx.uint32)
+        of_blocks, inside = mx.split(mx.array(noise.at(next(steps))), [noise.blocks])
+        missing = noise.blocks * noise.width - vocabulary
+        blocks = mx.pad(scaled[0], (0, missing), constant_values=-mx.inf).reshape(noise.blocks, noise.width)
+        block = mx.argmax(mx.logsumexp(blocks, axis=-1) + of_blocks)
+        return (block * noise.width + mx.argmax(blocks[block] + inside)).astype(mx.uint32)[None]
 
     return draw
 
@@ -117,12 +116,12 @@ def _processors(sampling: Sampling, prompt: int) -> list[Processor]:
         return []
 
     def penalise(tokens: mx.array, logits: mx.array) -> mx.array:
-        written = tokens[prompt:]
-        if written.size == 0:
+        generated = tokens[prompt:]
+        if generated.size == 0:
             return logits
-        values = logits[:, written]
+        values = logits[:, generated]
         penalty = sampling.repetition_penalty
-        logits[:, written] = mx.where(values > 0, values / penalty, values * penalty)
+        logits[:, generated] = mx.where(values > 0, values / penalty, values * penalty)
         return logits
 
     return [penalise]

@@ -46,21 +46,21 @@ class _Attention(torch.autograd.Function):
         grouped = query.reshape(rows, shared, heads // shared * tokens, width)
         scores = (grouped @ key.transpose(2, 3)).float().mul_(scaling)
         scores.view(rows, shared, -1, tokens, key.shape[2]).masked_fill_(~mask[:, :, None], float("-inf"))
-        chances = torch.softmax(scores, -1).to(value.dtype)
-        ctx.save_for_backward(grouped, key, value, chances)
+        probabilities = torch.softmax(scores, -1).to(value.dtype)
+        ctx.save_for_backward(grouped, key, value, probabilities)
         ctx.scaling = scaling
-        return (chances @ value).view(rows, heads, tokens, width)
+        return (probabilities @ value).view(rows, heads, tokens, width)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        grouped, key, value, chances = ctx.saved_tensors
+        grouped, key, value, probabilities = ctx.saved_tensors
         out = gradients[0].reshape(grouped.shape)
-        of_chances = (out @ value.transpose(2, 3)).float()
+        of_probabilities = (out @ value.transpose(2, 3)).float()
         # d softmax: p · (g - Σ p g)
-        weighted = of_chances.mul_(chances)
-        of_scores = weighted.sub_(weighted.sum(-1, keepdim=True) * chances).mul_(ctx.scaling).to(key.dtype)
+        weighted = of_probabilities.mul_(probabilities)
+        of_scores = weighted.sub_(weighted.sum(-1, keepdim=True) * probabilities).mul_(ctx.scaling).to(key.dtype)
         of_query = (of_scores @ key).view(gradients[0].shape)
-        of_key, of_value = of_scores.transpose(2, 3) @ grouped, chances.transpose(2, 3) @ out
+        of_key, of_value = of_scores.transpose(2, 3) @ grouped, probabilities.transpose(2, 3) @ out
         return of_query, of_key, of_value, None, None
 
 

@@ -1,11 +1,12 @@
-"""Writing with a PyTorch model, many rows at a time: a row enters as another leaves.
+"""Generation with a PyTorch model in a continuous batch: a row enters as another leaves.
 
-Each row being written has a slot of the keys and values, from column 0 on, and its own length, so that rows of any age
-go through the model together and nothing is ever moved to make room for padding.
+Each row has a slot in the keys and values, starting at column 0, and its own length. So rows of any age go through the
+model together, and nothing is moved to make room for padding.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -18,15 +19,16 @@ from transformers.cache_utils import DynamicLayer
 
 from rir_mlx.backends.base import (
     Completion,
+    Float32Array,
     OnToken,
     Request,
     Sampling,
     Tokens,
     pad_right,
     stop_length,
-    uniforms,
     unstopped,
 )
+from rir_mlx.backends.noise import RowNoise, blocks_of
 from rir_mlx.backends.torch.forward import TorchForward
 from rir_mlx.errors import Failure
 
@@ -40,7 +42,12 @@ _LIKELIEST = 256
 class _Row:
     request: Request
     limit: int
-    written: list[int] = field(default_factory=list)
+    generated: list[int] = field(default_factory=list)
+    noise: RowNoise | None = None
+
+    def next_noise(self, vocabulary: int) -> Float32Array:
+        self.noise = self.noise or RowNoise(self.request.seed, vocabulary)
+        return self.noise.at(len(self.generated))
 
 
 @torch.inference_mode()
@@ -57,22 +64,22 @@ def generate(
         fresh: list[_Row] = []
         if not exhausted and sampling.batch_size - len(rows) >= (together if rows else 1):
             wanted = sampling.batch_size - len(rows)
-            fresh = [_Row(one, one.limit(sampling)) for one in islice(source, wanted)]
+            fresh = [_Row(request, request.limit(sampling)) for request in islice(source, wanted)]
             exhausted = len(fresh) < wanted
         if not rows and not fresh:
             return
-        hidden = [slots.step([row.written[-1] for row in rows])] if rows else []
+        hidden = [slots.step([row.generated[-1] for row in rows])] if rows else []
         hidden += [slots.enter([row.request.tokens for row in fresh])] if fresh else []
         rows += fresh
         drawn = draw(model.lm_head(torch.cat(hidden)), rows, sampling)
         done = []
         for slot, (row, token) in enumerate(zip(rows, drawn, strict=True)):
-            row.written.append(token)
+            row.generated.append(token)
             if on_token is not None:
                 on_token(row.request.key, token)
-            if stop_length(row.written, sampling.stop) or len(row.written) >= row.limit:
+            if stop_length(row.generated, sampling.stop) or len(row.generated) >= row.limit:
                 done.append(slot)
-                yield Completion(row.request.key, *unstopped(row.written, sampling.stop))
+                yield Completion(row.request.key, *unstopped(row.generated, sampling.stop))
         for slot in reversed(done):
             slots.leave(slot)
             rows[slot] = rows[-1]
@@ -80,7 +87,7 @@ def generate(
 
 
 class _Slots:
-    """The rows being written: row i of `step` is in slot i, and the first `count` slots are taken."""
+    """The rows in progress: row i of `step` is in slot i, and the first `count` slots are taken."""
 
     def __init__(self, model: TorchForward, prefix: Tokens, size: int) -> None:
         self.model, self.size = model, size
@@ -184,19 +191,28 @@ def draw(logits: torch.Tensor, rows: Sequence[_Row], sampling: Sampling) -> list
     logits = logits.float()
     _check(logits.amax(-1))
     if sampling.repetition_penalty != 1:
-        logits = _penalised(logits, [row.written for row in rows], sampling.repetition_penalty)
+        logits = _penalised(logits, [row.generated for row in rows], sampling.repetition_penalty)
     if sampling.temperature == 0:
         return list(logits.max(-1).indices.tolist())  # several times as fast as argmax
-    chances = torch.softmax(logits / sampling.temperature, -1)
+    scaled = logits / sampling.temperature
     if sampling.top_p < 1:
-        chances = _nucleus(chances, sampling.top_p)
+        scaled = _nucleus(scaled, sampling.top_p)
     if sampling.min_p > 0:
-        chances = chances.where(chances >= sampling.min_p * chances.amax(-1, keepdim=True), 0.0)
-    seeds = np.array([row.request.seed for row in rows], dtype=np.uint64)
-    steps = np.array([len(row.written) for row in rows], dtype=np.uint64)
-    mass = chances.double().cumsum(-1)
-    target = torch.as_tensor(uniforms(seeds, steps), device=logits.device)[:, None] * mass[:, -1:]
-    return list(torch.searchsorted(mass, target, right=True)[:, 0].tolist())
+        least = scaled.amax(-1, keepdim=True) + math.log(sampling.min_p)
+        scaled = scaled.masked_fill(scaled < least, -torch.inf)
+    return _gumbel_max(scaled, rows)
+
+
+def _gumbel_max(scaled: torch.Tensor, rows: Sequence[_Row]) -> list[int]:
+    """A token of each row by `rir_mlx.backends.noise`; `scaled` [rows, vocabulary] are logits, -inf where excluded."""
+    count, vocabulary = scaled.shape
+    blocks, width = blocks_of(vocabulary)
+    noise = torch.from_numpy(np.stack([row.next_noise(vocabulary) for row in rows])).to(scaled.device)
+    padded = torch.nn.functional.pad(scaled, (0, blocks * width - vocabulary), value=-torch.inf)
+    cut = padded.view(count, blocks, width)
+    block = (cut.logsumexp(-1) + noise[:, :blocks]).argmax(-1)
+    inside = cut[torch.arange(count, device=scaled.device), block] + noise[:, blocks:]
+    return list((block * width + inside.argmax(-1)).tolist())
 
 
 def _check(highest: torch.Tensor) -> None:
@@ -204,23 +220,25 @@ def _check(highest: torch.Tensor) -> None:
         raise Failure("The model's logits are not finite.", hint="Set dtype to float32 or bfloat16.")
 
 
-def _penalised(logits: torch.Tensor, written: Sequence[Sequence[int]], penalty: float) -> torch.Tensor:
-    if not any(written):
+def _penalised(logits: torch.Tensor, generated: Sequence[Sequence[int]], penalty: float) -> torch.Tensor:
+    if not any(generated):
         return logits
-    longest = max(len(tokens) for tokens in written)
-    # A row is filled up with its own first token, so that no place is written with two values.
-    index = np.array([[*tokens, *([tokens[0] if tokens else 0] * (longest - len(tokens)))] for tokens in written])
-    real = np.array([[bool(tokens)] for tokens in written])
+    longest = max(len(tokens) for tokens in generated)
+    # A row is filled up with its own first token, so that no place is generated with two values.
+    index = np.array([[*tokens, *([tokens[0] if tokens else 0] * (longest - len(tokens)))] for tokens in generated])
+    real = np.array([[bool(tokens)] for tokens in generated])
     places, any_written = (torch.as_tensor(array, device=logits.device) for array in (index, real))
     values = logits.gather(1, places)
     penalised = torch.where(values > 0, values / penalty, values * penalty)
     return logits.scatter(1, places, torch.where(any_written, penalised, values))
 
 
-def _nucleus(chances: torch.Tensor, top_p: float) -> torch.Tensor:
-    """The likeliest tokens that make up the mass `top_p`; all others become 0."""
-    top = chances.topk(min(_LIKELIEST, chances.shape[-1]), -1).values
-    if bool((top.sum(-1) < top_p).any()):
-        top = chances.sort(-1, descending=True).values
-    inside = (top.cumsum(-1) - top < top_p).sum(-1, keepdim=True)
-    return chances.where(chances >= top.gather(1, inside - 1), 0.0)
+def _nucleus(scaled: torch.Tensor, top_p: float) -> torch.Tensor:
+    """The logits of the likeliest tokens that make up the mass `top_p`; all others become -inf."""
+    total = scaled.logsumexp(-1, keepdim=True)
+    top = scaled.topk(min(_LIKELIEST, scaled.shape[-1]), -1).values
+    if bool(((top - total).exp().sum(-1) < top_p).any()):
+        top = scaled.sort(-1, descending=True).values
+    mass = (top - total).exp()
+    inside = (mass.cumsum(-1) - mass < top_p).sum(-1, keepdim=True)
+    return scaled.masked_fill(scaled < top.gather(1, inside - 1), -torch.inf)
