@@ -136,7 +136,7 @@ def make_given(codec: Codec, job: Job) -> Given:
     given = Given(
         codec,
         encoded[0].prefix,
-        [one.row for one in encoded],
+        [text.row for text in encoded],
         lengths if job.task == "reasoning" else [0] * job.total,
         [label_tokens(codec, label) for label in LABELS],
         codec.constant(DELIMITER) if job.task == "reasoning" else (),
@@ -150,7 +150,7 @@ def read_rows(data: str | None, count: int | None = None) -> list[tuple[str, str
         with Path(data).open(encoding="utf-8", newline="") as file:
             return [(row["text"], row["label"]) for row in csv.DictReader(file)][:count]
     rows = load_labelled(load_recipe("demo").data, seed=0).train
-    joined = (f"{one.text}. {other.text}" for one, other in zip(rows, reversed(rows), strict=True))
+    joined = (f"{row.text}. {other.text}" for row, other in zip(rows, reversed(rows), strict=True))
     return list(zip(joined, cycle(LABELS), strict=False))[:count]
 
 
@@ -160,7 +160,7 @@ def classify_ours(job: Job, model: Any, given: Given) -> Answers:
         sampling = Sampling(max_tokens=LENGTHS[-1] + len(given.delimiter), batch_size=job.batch)
         requests = given.requests(len(given.delimiter))
         written = model.generate(requests, sampling, prefix=given.prefix)
-        prompts = given.reasoned((one.key, one.tokens) for one in written)
+        prompts = given.reasoned((generated.key, generated.tokens) for generated in written)
     scores = model.score(prompts, given.options, prefix=given.prefix, batch_size=job.batch)
     return Answers(prompts, shares(scores))
 
@@ -222,8 +222,8 @@ def passes_torch(model: Any, prompts: Sequence[Tokens], option: Tokens) -> Any:
     settings = {"attention_mask": mask, "position_ids": positions, "use_cache": False}
     with torch.inference_mode():
         logits = model(ids, **settings, logits_to_keep=len(option) + 1).logits[:, :-1].float()
-        chances = torch.log_softmax(logits, -1).gather(-1, ids[:, -len(option) :, None])
-        return chances.sum((1, 2)).double().cpu().numpy()
+        log_probabilities = torch.log_softmax(logits, -1).gather(-1, ids[:, -len(option) :, None])
+        return log_probabilities.sum((1, 2)).double().cpu().numpy()
 
 
 def passes_mlx(model: Any, prompts: Sequence[Tokens], option: Tokens) -> Any:
@@ -235,14 +235,14 @@ def passes_mlx(model: Any, prompts: Sequence[Tokens], option: Tokens) -> Any:
     hidden = model.model(ids)[mx.arange(len(prompts))[:, None], starts + mx.arange(len(option))]
     tied = model.args.tie_word_embeddings
     logits = (model.model.embed_tokens.as_linear if tied else model.lm_head)(hidden).astype(mx.float32)
-    chances = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    log_probabilities = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
     words = mx.broadcast_to(mx.array(option), hidden.shape[:2])[..., None]
-    return np.array(mx.take_along_axis(chances, words, axis=-1).sum(axis=(1, 2)))
+    return np.array(mx.take_along_axis(log_probabilities, words, axis=-1).sum(axis=(1, 2)))
 
 
 def shares(scores: Any) -> list[list[float]]:
-    chances = np.exp(scores - scores.max(axis=1, keepdims=True))
-    result: list[list[float]] = (chances / chances.sum(axis=1, keepdims=True)).tolist()
+    probabilities = np.exp(scores - scores.max(axis=1, keepdims=True))
+    result: list[list[float]] = (probabilities / probabilities.sum(axis=1, keepdims=True)).tolist()
     return result
 
 
@@ -260,20 +260,20 @@ def work(job: Job) -> dict[str, Any]:
     answers = classify(job, model, given)
     seconds = time.perf_counter() - start
     lengths = f"{len(given.prefix)} tokens of prefix, {statistics.mean(map(len, given.rows)):.1f} of a row's own"
-    figures = {"seconds": seconds, "rows": job.rows, "rows/s": job.rows / seconds, "peak GB": peak()}
-    figures |= {"tokens a row": sum(counts.values()) / job.rows, "lengths": lengths}
-    return figures | asdict(answers) | {"device": open_backend(job.backend).device().name}
+    measured = {"seconds": seconds, "rows": job.rows, "rows/s": job.rows / seconds, "peak GB": peak()}
+    measured |= {"tokens a row": sum(counts.values()) / job.rows, "lengths": lengths}
+    return measured | asdict(answers) | {"device": open_backend(job.backend).device().name}
 
 
 def run_job(job: Job, device: str) -> dict[str, Any]:
-    """The figures of a process of its own."""
+    """What a process of its own measured."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     environment |= {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
     command = [sys.executable, "-m", "benchmarks.classify", "--job", json.dumps(asdict(job))]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
-    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    print(f"{job.task}, {job.peer}: {job.rows} rows, {figures['rows/s']:.2f} rows/s", file=sys.stderr)
-    return figures
+    measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(f"{job.task}, {job.peer}: {job.rows} rows, {measured['rows/s']:.2f} rows/s", file=sys.stderr)
+    return measured
 
 
 def rows_of(peer: str, task: str, options: argparse.Namespace) -> tuple[int, int]:
@@ -288,12 +288,15 @@ def report(results: dict[tuple[str, str], list[dict[str, Any]]]) -> Iterator[str
     heads = ["task", "peer", "rows", "rows/s", "`ours` is faster by", "tokens a row", "memory"]
     yield f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}"
     for (task, peer), rounds in results.items():
-        rates, mine = [one["rows/s"] for one in rounds], results.get((task, "ours"), [])
-        ratios = [one["rows/s"] / rate for one, rate in zip(mine, rates, strict=False)]
+        rates, mine = [result["rows/s"] for result in rounds], results.get((task, "ours"), [])
+        ratios = [result["rows/s"] / rate for result, rate in zip(mine, rates, strict=False)]
         cells = [task, peer, str(rounds[0]["rows"])]
         cells += [f"{statistics.median(rates):.3g} ({min(rates):.3g}–{max(rates):.3g})"]
         cells += [f"{statistics.median(ratios):.2f} ×" if ratios and peer != "ours" else ""]
-        cells += [f"{rounds[0]['tokens a row']:.1f}", f"{statistics.median(one['peak GB'] for one in rounds):.2f} GB"]
+        cells += [
+            f"{rounds[0]['tokens a row']:.1f}",
+            f"{statistics.median(result['peak GB'] for result in rounds):.2f} GB",
+        ]
         yield f"| {' | '.join(cells)} |"
 
 
@@ -323,15 +326,15 @@ def check(options: argparse.Namespace, folder: Path, data: str | None) -> Iterat
         job = Job("ours", task, options.backend, str(folder), "float32", options.batch, CHECKED, CHECKED, data)
         mine, passes = (run_job(replace(job, peer=peer), options.device) for peer in ("ours", "label-passes"))
         same = [a == b for a, b in zip(mine["prompts"], passes["prompts"], strict=True)]
-        chances = (np.array(one["probabilities"])[same] for one in (mine, passes))
-        difference = float(np.abs(np.subtract(*chances)).max())
+        probabilities = (np.array(answers["probabilities"])[same] for answers in (mine, passes))
+        difference = float(np.abs(np.subtract(*probabilities)).max())
         assert difference < 1e-4, f"{task}: the probabilities of ours and label-passes differ by {difference:.2g}"
         yield f"Embedded model, float32, {task}: ours and label-passes saw the same prompt in {sum(same)} of {CHECKED}"
         yield f"rows, and their probabilities differ by {difference:.1g} there at most."
         if task == "label":
             written = run_job(replace(job, peer="generate-batch"), options.device)["labels"]
             likeliest = np.argmax(mine["probabilities"], axis=1).tolist()
-            agree = sum(one == other for one, other in zip(written, likeliest, strict=True))
+            agree = sum(label == other for label, other in zip(written, likeliest, strict=True))
             yield f"generate-batch wrote ours's likeliest label in {agree} rows, another in"
             yield f"{CHECKED - agree - written.count(None)}, and none in {written.count(None)};"
             yield f"ours has {len(set(likeliest))} different labels."
@@ -365,7 +368,7 @@ def parse() -> argparse.Namespace:
     options.dtype = options.dtype or ("bfloat16" if options.backend == "torch" else "float32")
     options.data = options.data or (DATA if DATA.is_file() else None)
     for name, known in (("tasks", TASKS), ("peers", PEERS)):
-        setattr(options, name, [one for one in getattr(options, name).split(",") if one])
+        setattr(options, name, [part for part in getattr(options, name).split(",") if part])
         if odd := set(getattr(options, name)) - set(known):
             parser.error(f"--{name}: {min(odd)} is none of {', '.join(known)}")
     return options
@@ -375,8 +378,8 @@ def main() -> None:
     options = parse()
     if options.job:
         with contextlib.redirect_stdout(sys.stderr):
-            figures = work(Job(**json.loads(options.job)))
-        print(json.dumps(figures))
+            measured = work(Job(**json.loads(options.job)))
+        print(json.dumps(measured))
         return
     data = str(options.data.resolve()) if options.data else None
     if (found := len(read_rows(data))) < options.rows:

@@ -1,11 +1,11 @@
-"""Every export of a Llama-3.2-1B-shaped classifier: figures of the comparison, sizes, times and peak memory.
+"""Every export of a Llama-3.2-1B-shaped classifier: differences, sizes, times and peak memory.
 
     python -m benchmarks.export [--layers 16] [--folder FOLDER] [--formats hf,mlx,…]
 
 The weights are random, and so is the adapter: LoRA of rank 16 on every linear layer, neither factor zero. It is put
 into a run of six emotion labels as if it had been trained, with texts of the embedded data, and exported by the
 command, in a process of its own each. Then the Hugging Face folder is corrupted in the ways that are known to happen,
-and the gate's answer to each is printed. The tokenizer is the embedded model's.
+and the verification's answer to each is printed. The tokenizer is the embedded model's.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def own_memory(process: int) -> int:
     except OSError:
         return 0
     mine = next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon")), 0)
-    return max([mine, *(own_memory(int(one)) for one in below.split())])
+    return max([mine, *(own_memory(int(pid)) for pid in below.split())])
 
 
 WRITTEN: dict[str, str] = {
@@ -166,11 +166,11 @@ def export(run: Path, name: str) -> None:
         return
     values = json.loads(done.stdout)
     size = sum(path.stat().st_size for path in Path(values["folder"]).rglob("*") if path.is_file()) / 1e9
-    for engine, one in values["engines"].items():
+    for engine, found in values["engines"].items():
         keys = ("max_difference", "mean_difference", "label_agreement", "probability_difference")
-        figures = ["" if one[key] is None else f"{one[key]:.3g}" for key in keys]
+        measured = ["" if found[key] is None else f"{found[key]:.3g}" for key in keys]
         print(
-            f"| {name} | {engine} | {' | '.join(figures)} | {size:.2f} GB | {cost} |",
+            f"| {name} | {engine} | {' | '.join(measured)} | {size:.2f} GB | {cost} |",
             flush=True,
         )
 
@@ -228,7 +228,7 @@ CORRUPTIONS: dict[str, Callable[[Path, Path], None]] = {
 
 
 def corrupted(run: Path) -> None:
-    """What the gate says of each."""
+    """What the verification says of each."""
     from rir_cli.context import trained_context
     from rir_cli.exporting import Exam, judge_folder
 
@@ -242,9 +242,9 @@ def corrupted(run: Path) -> None:
         for path in whole.iterdir():
             shutil.copyfile(path, folder / path.name)
         corrupt(folder, context.model.files.folder)
-        for one in judge_folder(exam, folder, answered):
+        for found in judge_folder(exam, folder, answered):
             print(
-                f"| {what} | {one.engine} | {'; '.join(one.faults) or 'passes'} | {one.first_difference or ''} |",
+                f"| {what} | {found.engine} | {'; '.join(found.faults) or 'passes'} | {found.first_difference or ''} |",
                 flush=True,
             )
     shutil.rmtree(folder)

@@ -103,7 +103,7 @@ def make_requests(codec: Codec, job: Job) -> tuple[Tokens, list[Request]]:
     lengths = np.random.default_rng(0).integers(LENGTHS.start, LENGTHS.stop, job.rows).tolist()
     encoded = [codec.encode(prompt, 512 - LENGTHS[-1]) for prompt in prompts]
     pairs = enumerate(zip(encoded, lengths, strict=True))
-    return encoded[0].prefix, [Request(key, one.row, max_tokens=length) for key, (one, length) in pairs]
+    return encoded[0].prefix, [Request(key, prompt.row, max_tokens=length) for key, (prompt, length) in pairs]
 
 
 def load(job: Job) -> tuple[Any, str]:
@@ -134,7 +134,7 @@ def load(job: Job) -> tuple[Any, str]:
 
 def write_ours(job: Job, model: Any, prefix: Tokens, requests: Sequence[Request]) -> Iterator[Row]:
     sampling = Sampling(max_tokens=LENGTHS[-1], batch_size=job.batch)
-    yield from ((one.key, one.tokens) for one in model.generate(requests, sampling, prefix=prefix))
+    yield from ((generated.key, generated.tokens) for generated in model.generate(requests, sampling, prefix=prefix))
 
 
 def write_transformers(job: Job, model: Any, prefix: Tokens, requests: Sequence[Request]) -> Iterator[Row]:
@@ -185,10 +185,10 @@ def write_mlx_lm(job: Job, model: Any, prefix: Tokens, requests: Sequence[Reques
     from mlx_lm import batch_generate
 
     endless = SimpleNamespace(eos_token_ids=[], decode=lambda tokens: "")  # all that it wants of a tokenizer
-    prompts, limits = [[*prefix, *one.tokens] for one in requests], [one.max_tokens for one in requests]
+    prompts, limits = [[*prefix, *request.tokens] for request in requests], [request.max_tokens for request in requests]
     settings = {"completion_batch_size": job.batch, "return_token_ids": True}
     response = batch_generate(model, endless, prompts, max_tokens=limits, **settings)
-    yield from ((one.key, tuple(map(int, ids))) for one, ids in zip(requests, response.token_ids, strict=True))
+    yield from ((request.key, tuple(map(int, ids))) for request, ids in zip(requests, response.token_ids, strict=True))
 
 
 OURS = {"ours": write_ours}
@@ -199,7 +199,7 @@ PEERS = {"torch": OURS | THEIRS | {"generate_batch": write_continuous}, "mlx": O
 
 def work(job: Job) -> dict[str, Any]:
     prefix, requests = make_requests(Codec(Path(job.folder), "26 Jul 2024"), job)
-    limits, own = [one.max_tokens for one in requests], [len(one.tokens) for one in requests]
+    limits, own = [request.max_tokens for request in requests], [len(request.tokens) for request in requests]
     model, place = load(job)
     counts, peak, write = count_tokens(job.backend), watch_memory(place), PEERS[job.backend][job.peer]
     by_length = sorted(requests, key=lambda request: len(request.tokens))
@@ -218,36 +218,38 @@ def work(job: Job) -> dict[str, Any]:
         counts.update(prompt=sum(counts.values()) - steps, steps=steps)
     lengths = f"{len(prefix)} tokens of prefix, {statistics.mean(own):.1f} of a row's own, "
     lengths += f"{statistics.mean(limits):.1f} written"
-    figures = {"seconds": seconds, "rows/s": job.rows / seconds, "tokens/s": sum(limits) / seconds, "peak GB": peak()}
-    figures |= {"prompt tokens a row": counts["prompt"] / job.rows, "steps a token": counts["steps"] / sum(limits)}
-    return figures | {"texts": texts, "lengths": lengths, "device": open_backend(job.backend).device().name}
+    measured = {"seconds": seconds, "rows/s": job.rows / seconds, "tokens/s": sum(limits) / seconds, "peak GB": peak()}
+    measured |= {"prompt tokens a row": counts["prompt"] / job.rows, "steps a token": counts["steps"] / sum(limits)}
+    return measured | {"texts": texts, "lengths": lengths, "device": open_backend(job.backend).device().name}
 
 
 def run_job(job: Job, device: str) -> dict[str, Any]:
-    """The figures of a process of its own; `error` alone where a peer cannot do it."""
+    """What a process of its own measured; `error` alone where a peer cannot do it."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     environment |= {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
     command = [sys.executable, "-m", "benchmarks.generate", "--job", json.dumps(asdict(job))]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
-    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    shown = figures.get("error") or f"{figures['tokens/s']:.1f} tokens/s"
+    measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    shown = measured.get("error") or f"{measured['tokens/s']:.1f} tokens/s"
     print(f"{job.peer}: {shown}", file=sys.stderr)
-    return figures
+    return measured
 
 
 def report(results: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
-    """The table, then each peer's agreement with ours. `results` holds each peer's figures, one a round."""
+    """The table, then each peer's agreement with ours. `results` holds what each peer measured, once a round."""
     heads = ["peer", "seconds", "rows/s", "tokens/s", "`ours` is faster by", "prompt tokens a row", "steps a token"]
     yield f"| {' | '.join([*heads, 'memory'])} |\n|{'---|' * 8}"
     mine, notes = results.get("ours", []), [""]
     for peer, rounds in results.items():
-        if errors := [one["error"] for one in rounds if "error" in one]:
+        if errors := [result["error"] for result in rounds if "error" in result]:
             yield f"| {peer} |{' – |' * 7}"
             notes.append(f"{peer} failed in {len(errors)} of {len(rounds)} rounds: {errors[0]}")
             continue
-        seconds = [one["seconds"] for one in rounds]
-        ratios = [theirs / one["seconds"] for theirs, one in zip(seconds, mine, strict=False)]
-        median = {name: statistics.median(one[name] for one in rounds) for name in ("rows/s", "tokens/s", "peak GB")}
+        seconds = [result["seconds"] for result in rounds]
+        ratios = [theirs / result["seconds"] for theirs, result in zip(seconds, mine, strict=False)]
+        median = {
+            name: statistics.median(result[name] for result in rounds) for name in ("rows/s", "tokens/s", "peak GB")
+        }
         cells = [peer, f"{statistics.median(seconds):.3g} ({min(seconds):.3g}–{max(seconds):.3g})"]
         cells += [f"{median['rows/s']:.3g}", f"{median['tokens/s']:.4g}"]
         cells += [f"{statistics.median(ratios):.2f} ×" if ratios else "–", f"{rounds[0]['prompt tokens a row']:.1f}"]
@@ -262,14 +264,14 @@ def report(results: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
     yield from notes
 
 
-def report_machine(options: argparse.Namespace, figures: dict[str, Any]) -> str:
+def report_machine(options: argparse.Namespace, measured: dict[str, Any]) -> str:
     cpu = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").is_file():
         cpu = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("model name\t: ")[2].partition("\n")[0] or cpu
     package = "transformers" if options.backend == "torch" else "mlx-lm"
-    parts = [cpu, figures["device"], f"{package} {importlib.metadata.version(package)}", options.dtype]
+    parts = [cpu, measured["device"], f"{package} {importlib.metadata.version(package)}", options.dtype]
     random = f"random weights {options.hidden} wide, {options.layers} layers, vocabulary {options.vocab}"
-    parts += [options.model or random, f"{options.rows} rows, {options.batch} at a time", figures["lengths"]]
+    parts += [options.model or random, f"{options.rows} rows, {options.batch} at a time", measured["lengths"]]
     return f"\nMeasured on: {'; '.join(parts)}; median (range) of {options.repeats} rounds."
 
 
@@ -303,12 +305,12 @@ def main() -> None:
         job = Job(**json.loads(options.job))
         with contextlib.redirect_stdout(sys.stderr):
             try:
-                figures = work(job)
+                measured = work(job)
             except Exception as error:
                 if job.peer in OURS:
                     raise
-                figures = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(figures))
+                measured = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(measured))
         return
     results: dict[str, list[dict[str, Any]]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as temporary:
@@ -320,7 +322,7 @@ def main() -> None:
         for _, peer in product(range(options.repeats), options.peers):
             results[peer].append(run_job(Job(peer, *rest, data), options.device))
     print("\n".join(report(results)))
-    if complete := [one for rounds in results.values() for one in rounds if "error" not in one]:
+    if complete := [result for rounds in results.values() for result in rounds if "error" not in result]:
         print(report_machine(options, complete[0]))
     if options.json:
         options.json.write_text(json.dumps({"options": vars(options), "results": results}, default=str))

@@ -70,7 +70,7 @@ def train(setting: Setting) -> dict[str, Any]:
     loaded = peak_gb()
     model.add_adapter(SPEC, seed=0)
     model.configure_optimizer(OptimizerSpec())
-    figures: dict[str, Any] = {"peak after loading GB": loaded}
+    measured: dict[str, Any] = {"peak after loading GB": loaded}
     for arm in ("qa", "qra"):
         examples = setting.examples("qa" if arm == "qa" else "qra", STEPS * BATCH)
         times, losses = [], []
@@ -81,14 +81,14 @@ def train(setting: Setting) -> dict[str, Any]:
             start = time.perf_counter()
             losses.append(model.train_step(batches, 1e-4).loss)
             times.append(time.perf_counter() - start)
-        figures |= {
+        measured |= {
             f"{arm} s a step (median)": float(np.median(times)),
             f"{arm} rows/s": BATCH / float(np.median(times)),
             f"{arm} loss, first and last": [round(losses[0], 3), round(losses[-1], 3)],
             f"{arm} tokens a row, of them shared": [len(examples.prefix) + len(examples.rows[0]), len(examples.prefix)],
         }
     write_adapter(setting.adapter_folder, Adapter(SPEC, model.trained_tensors(), {}), setting.base)
-    return figures
+    return measured
 
 
 def generate(setting: Setting) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def generate(setting: Setting) -> dict[str, Any]:
     requests = [Request(index, row.prompt) for index, row in enumerate(examples.rows)]
     sampling = Sampling(max_tokens=NEW_TOKENS)  # no stop: every row writes them all
     start = time.perf_counter()
-    tokens = sum(len(one.tokens) for one in model.generate(requests, sampling, prefix=examples.prefix))
+    tokens = sum(len(generated.tokens) for generated in model.generate(requests, sampling, prefix=examples.prefix))
     seconds = time.perf_counter() - start
     return {"rows": ROWS, "tokens": tokens, "seconds": seconds, "tokens/s": tokens / seconds}
 
@@ -128,8 +128,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.phase:
         start = time.perf_counter()
-        figures = PHASES[options.phase](Setting(options.folder, options.backend))
-        print(json.dumps(figures | {"phase s": time.perf_counter() - start, "peak GB": peak_gb()}))
+        measured = PHASES[options.phase](Setting(options.folder, options.backend))
+        print(json.dumps(measured | {"phase s": time.perf_counter() - start, "peak GB": peak_gb()}))
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary) / "model"

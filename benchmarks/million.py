@@ -102,7 +102,7 @@ def write_inputs(folder: Path, rows: int) -> None:
         for number in range(rows):
             file.write(f"{' '.join(rng.choices(words, k=18))} {number},{LABELS[number % len(LABELS)]}\n")
     triples = [{"question": f"why {n}?", "answer": "joy", "reasoning": f"because {n}"} for n in range(20)]
-    (folder / "triples.jsonl").write_text("".join(json.dumps(one) + "\n" for one in triples), encoding="utf-8")
+    (folder / "triples.jsonl").write_text("".join(json.dumps(triple) + "\n" for triple in triples), encoding="utf-8")
     (folder / "recipe.yaml").write_text(RECIPE.format(folder=folder), encoding="utf-8")
 
 
@@ -154,10 +154,10 @@ def main() -> None:
     finally:
         shutil.rmtree(folder)
     print(f"| {options.rows:,} rows, {kept:,} kept | seconds | rows/s | peak memory |\n|---|---|---|---|")
-    for name, one in results.items():
-        rate = options.rows / one["seconds"]
-        before = f" ({one['before MB']:.0f} MB before it)" if "before MB" in one else ""
-        print(f"| {name} | {one['seconds']:.0f} | {rate:,.0f} | {one['peak MB']:.0f} MB{before} |")
+    for name, result in results.items():
+        rate = options.rows / result["seconds"]
+        before = f" ({result['before MB']:.0f} MB before it)" if "before MB" in result else ""
+        print(f"| {name} | {result['seconds']:.0f} | {rate:,.0f} | {result['peak MB']:.0f} MB{before} |")
     print(f"\nMeasured on: {sys.platform}, Python {sys.version.split()[0]}; the embedded tokenizer.")
 
 

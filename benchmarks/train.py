@@ -191,12 +191,12 @@ class Meter:
             torch.cuda.synchronize()
         self.ends.append(time.perf_counter())
 
-    def figures(self, job: Job) -> dict[str, Any]:
+    def measured(self, job: Job) -> dict[str, Any]:
         seconds = [after - before for before, after in pairwise(self.ends)][job.warmup :]
         tokens = self.tokens / (job.batch * job.steps)
-        figures: dict[str, Any] = {"rows/s": job.batch * len(seconds) / sum(seconds), "seconds": seconds}
-        figures |= {"tokens a row": tokens, "peak GB": self.peak(), "weights GB": self.weights}
-        return figures | {"losses": self.losses, "about": self.about}
+        measured: dict[str, Any] = {"rows/s": job.batch * len(seconds) / sum(seconds), "seconds": seconds}
+        measured |= {"tokens a row": tokens, "peak GB": self.peak(), "weights GB": self.weights}
+        return measured | {"losses": self.losses, "about": self.about}
 
 
 def train_ours(job: Job, examples: TrainingExamples, groups: list[list[int]], meter: Meter) -> None:
@@ -346,7 +346,7 @@ def work(job: Job) -> dict[str, Any]:
     lengths += f"{examples.tokens() / len(examples.rows):.1f}"
     counted = [examples.rows[index] for group in groups[job.warmup :] for index in group]
     work = statistics.mean(flops(config, len(examples.prefix), row) for row in counted)
-    return meter.figures(job) | {"lengths": lengths, "FLOPs a row": work}
+    return meter.measured(job) | {"lengths": lengths, "FLOPs a row": work}
 
 
 def flops(config: dict[str, Any], prefix: int, row: TrainingExample) -> float:
@@ -366,21 +366,24 @@ def run_job(job: Job, device: str) -> dict[str, Any]:
     environment |= {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
     command = [sys.executable, "-m", "benchmarks.train", "--job", json.dumps(asdict(job))]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
-    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    print(f"{job.arm} {job.trainer}: {figures['rows/s']:.2f} rows/s", file=sys.stderr)
-    return figures
+    measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(f"{job.arm} {job.trainer}: {measured['rows/s']:.2f} rows/s", file=sys.stderr)
+    return measured
 
 
 def report_arm(arm: str, results: dict[str, list[dict[str, Any]]], peak_tflops: float | None) -> Iterator[str]:
-    """Table rows of one arm. `results` holds each trainer's figures, one a round."""
-    ours = [one["rows/s"] for one in results.get("ours", [])]
+    """Table rows of one arm. `results` holds what each trainer measured, once a round."""
+    ours = [result["rows/s"] for result in results.get("ours", [])]
     for trainer, rounds in results.items():
-        rates = [one["rows/s"] for one in rounds]
+        rates = [result["rows/s"] for result in rounds]
         rate, first = statistics.median(rates), rounds[0]
         ratios = [mine / theirs for mine, theirs in zip(ours, rates, strict=False)]
         cells = [arm, trainer, f"{rate:.3g} ({min(rates):.3g}–{max(rates):.3g})"]
         cells += [f"{statistics.median(ratios):.2f} ×" if ratios else "–", f"{first['tokens a row']:.1f}"]
-        cells += [f"{statistics.median(one['peak GB'] for one in rounds):.2f} GB", f"{first['weights GB']:.2f} GB"]
+        cells += [
+            f"{statistics.median(result['peak GB'] for result in rounds):.2f} GB",
+            f"{first['weights GB']:.2f} GB",
+        ]
         cells.append(f"{first['losses'][0]:.3f} → {first['losses'][-1]:.3f}")
         cells += [f"{rate * first['FLOPs a row'] / (peak_tflops * 1e12):.1%}"] if peak_tflops else []
         yield f"| {' | '.join(cells)} |"
@@ -445,8 +448,8 @@ def main() -> None:
     options = parse()
     if options.job:
         with contextlib.redirect_stdout(sys.stderr):
-            figures = work(Job(**json.loads(options.job)))
-        print(json.dumps(figures))
+            measured = work(Job(**json.loads(options.job)))
+        print(json.dumps(measured))
         return
     arms = ["qa", "qra"] if options.arm == "both" else [options.arm]
     results: dict[str, dict[str, list[dict[str, Any]]]] = {arm: defaultdict(list) for arm in arms}
