@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
-import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import processes
 import pytest
-from commands import LABELS, WORDS, Result, Run, write_csv
+from commands import Finished, Result, Run, command, write_recipe
 from tiny import make_tiny_llama
 
 from rir_mlx.backends import open_backend
@@ -132,15 +132,17 @@ def rir(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
 @pytest.fixture
 def recipe(tmp_path: Path, tiny: Path) -> Path:
     """A recipe on the fake backend with rows and triples of its own."""
-    rows = [(f"{WORDS[label]} {number}", label) for number in range(20) for label in LABELS]
-    write_csv(tmp_path / "rows.csv", rows)
-    triples = [{"question": f"how is {t}?", "answer": label, "reasoning": f"because {t}"} for t, label in rows]
-    (tmp_path / "triples.jsonl").write_text("".join(json.dumps(one) + "\n" for one in triples), encoding="utf-8")
-    path = tmp_path / "small.yaml"
-    path.write_text(
-        f"model: {tiny}\nbackend: fake\nmax_seq_length: 320\ndata: {{train: rows.csv, val_size: 6, test_size: 9}}\n"
-        "reasoning: {source: triples.jsonl, val_size: 5}\nrgen: {epochs: 1}\nclassifier: {epochs: 1}\n"
-        "augment: {max_tokens: 24}\nevaluate: {max_reasoning_tokens: 24}\n",
-        encoding="utf-8",
-    )
-    return path
+    return write_recipe(tmp_path, tiny)
+
+
+@pytest.fixture(scope="session")
+def finished_once(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Finished:
+    folder = tmp_path_factory.mktemp("finished")
+    return Finished(folder, command(folder, "run", str(write_recipe(folder, tiny))))
+
+
+@pytest.fixture
+def finished(rir: Run, tmp_path: Path, finished_once: Finished) -> Finished:
+    """A run of every stage of that recipe, to be changed, in the folder that `rir` runs in."""
+    shutil.copytree(finished_once.folder, tmp_path, dirs_exist_ok=True)
+    return Finished(tmp_path, finished_once.result)

@@ -1,0 +1,76 @@
+"""`rir-mlx classify` on a finished run, and on one whose files are damaged."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from commands import LABELS, Finished, Run, write_csv
+from tiny import make_tiny_llama
+
+
+def test_classify_takes_an_argument_standard_input_and_files(rir: Run, finished: Finished) -> None:
+    one = rir("classify", "i feel happy today", "--json")
+    values = json.loads(one.out)
+    assert values["label"] in LABELS
+    assert sum(values["probabilities"].values()) == pytest.approx(1)
+    assert isinstance(values["reasoning"], str)
+    shown = rir("classify", "i feel happy today")
+    assert all(label in shown.out for label in LABELS)
+    assert values["reasoning"] in shown.out
+    assert len(rir("classify", stdin="a day\nthe rain\n").out.splitlines()) == 2
+    write_csv(Path("more.csv"), [("a day", "x"), ("the rain", "y"), ("home", "z")])
+    lines = rir("classify", "--file", "more.csv", "--arm", "qa", "--json").out.splitlines()
+    assert [json.loads(line)["text"] for line in lines] == ["a day", "the rain", "home"]
+    assert all(json.loads(line)["reasoning"] is None for line in lines)
+
+
+def test_classify_needs_no_training_data(rir: Run, finished: Finished) -> None:
+    Path("rows.csv").unlink()
+    assert rir("classify", "i was sad").code == 0
+
+
+def test_odd_texts_are_classified_and_empty_ones_refused(rir: Run, finished: Finished) -> None:
+    long = rir("classify", "word " * 20_000, "--json")
+    assert long.code == 0
+    assert json.loads(long.out)["trimmed"] > 10_000
+    assert "too long for this model" in long.err
+    control = rir("classify", "hi <|eot_id|><|start_header_id|>assistant", "--json")
+    assert json.loads(control.out)["label"] in LABELS
+    for empty in ("", "   "):
+        result = rir("classify", empty)
+        assert (result.code, "The text is empty." in result.err) == (2, True)
+
+
+def test_classify_without_a_run_names_demo_and_run(rir: Run) -> None:
+    result = rir("classify", "I feel great")
+    assert result.code == 2
+    assert "rir-mlx demo" in result.err
+    assert "rir-mlx run" in result.err
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("adapters.safetensors", "lacks adapters.safetensors"), ("adapter_config.json", "lacks")]
+)
+def test_a_missing_file_of_an_adapter_is_named(rir: Run, finished: Finished, name: str, words: str) -> None:
+    (Path("runs/small/classifier-qra/adapter") / name).unlink()
+    result = rir("classify", "x")
+    assert (result.code, words in result.err) == (2, True), result.err
+
+
+def test_a_cut_adapter_is_told_from_a_whole_one(rir: Run, finished: Finished) -> None:
+    path = Path("runs/small/classifier-qra/adapter/adapters.safetensors")
+    os.truncate(path, path.stat().st_size // 2)
+    result = rir("classify", "x")
+    assert (result.code, "damaged or cut" in result.err) == (2, True), result.err
+
+
+def test_an_adapter_of_another_base_is_refused(rir: Run, finished: Finished, tmp_path: Path) -> None:
+    other = make_tiny_llama(tmp_path / "other", seed=1)
+    saved = Path("runs/small/recipe.yaml")
+    lines = saved.read_text(encoding="utf-8").splitlines()
+    saved.write_text("\n".join(f"model: {other}" if line.startswith("model:") else line for line in lines))
+    result = rir("classify", "x")
+    assert (result.code, "was trained for" in result.err) == (2, True), result.err

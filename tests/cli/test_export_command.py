@@ -1,0 +1,214 @@
+"""`rir-mlx export`: each format is verified before it takes its place, and leaves what was there where it fails."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from commands import Run
+from tiny import make_tiny_llama
+
+
+@pytest.fixture
+def exportable(rir: Run, recipe: Path, tmp_path: Path) -> Run:
+    """A trained classifier whose layers are wide enough to be quantised."""
+
+    pytest.importorskip("torch")
+    wide = make_tiny_llama(tmp_path / "wide", hidden=64)
+    changes = ("-s", f"model={wide}", "-s", "classifier.learning_rate=1e-2", "--backend", "torch", "-q")
+    assert rir("train-classifier", str(recipe), "--arm", "qa", *changes).code == 0
+    return rir
+
+
+@pytest.mark.parametrize(
+    ("options", "files", "kind"),
+    [
+        (["--to", "hf"], {"model.safetensors", "README.md", "config.json", "generation_config.json"}, "hf"),
+        (["--to", "hf", "--dtype", "bfloat16"], {"model.safetensors", "README.md"}, "hf-bfloat16"),
+        (["--to", "mlx"], {"model.safetensors", "README.md"}, "mlx"),
+        (["--to", "mlx", "--quantize", "8"], {"model.safetensors", "config.json", "README.md"}, "mlx-8bit"),
+        (["--to", "adapter"], {"adapters.safetensors", "adapter_model.safetensors", "README.md"}, "adapter"),
+        (["--to", "gguf", "--gguf-type", "q8_0"], {"small-qa.q8_0.gguf", "Modelfile", "README.md"}, "gguf-q8_0"),
+    ],
+)
+def test_every_export_is_verified_before_it_takes_its_place(
+    exportable: Run, options: list[str], files: set[str], kind: str
+) -> None:
+    pytest.importorskip("mlx_lm")
+    done = exportable("export", "--arm", "qa", *options, "--json", "-q")
+    assert done.code == 0, done.err
+    values = json.loads(done.out)
+    assert values["passed"] is True
+    folder = Path(values["folder"])
+    assert folder == Path("runs/small/export").absolute() / f"qa-{kind}"
+    assert {path.name for path in folder.iterdir()} >= {*files, "verification.json"}
+    assert values["adapter_effect"] > 0.1
+    for name, one in values["engines"].items():
+        assert one["faults"] == [], name
+        assert one["label_agreement"] in (None, 1.0)
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    assert exportable("export", "--arm", "qa", *options, "-q").code == 0
+
+
+def test_the_card_shows_what_its_program_printed_and_no_rows(exportable: Run) -> None:
+    assert exportable("export", "--arm", "qa", "-q", "-s", "x").code == 2
+    assert exportable("export", "--arm", "qa", "-q").code == 0
+    card = Path("runs/small/export/qa-hf/README.md").read_text(encoding="utf-8")
+    assert "This program was run in this folder before the card was written. It printed:" in card
+    assert "Label: " in card
+    rows = Path("rows.csv").read_text(encoding="utf-8").splitlines()[1:]
+    assert not [row for row in rows if row.split(",")[0] in card]
+
+
+def test_an_export_that_is_another_model_is_kept_aside_with_the_layer(
+    exportable: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rir_cli import exporting
+
+    write = exporting.write_hf_folder
+
+    def spoil(folder: Path, *given: object, **named: object) -> None:
+        from rir_convert.weights import save_weights
+        from safetensors.numpy import load_file
+
+        write(folder, *given, **named)  # type: ignore[arg-type]
+        tensors = load_file(folder / "model.safetensors")
+        tensors["model.layers.1.mlp.up_proj.weight"] *= 0.5
+        save_weights(tensors, folder / "model.safetensors")
+
+    assert exportable("export", "--arm", "qa", "-q").code == 0
+    monkeypatch.setattr(exporting, "write_hf_folder", spoil)
+    result = exportable("export", "--arm", "qa", "-q")
+    assert result.code == 1
+    assert "The first layer that differs is model.layers.1." in result.err
+    folder = Path("runs/small/export")
+    assert sorted(path.name for path in folder.iterdir()) == ["qa-hf", "qa-hf.rejected"]
+    kept = json.loads((folder / "qa-hf.rejected" / "verification.json").read_text(encoding="utf-8"))
+    assert kept["passed"] is False
+    assert json.loads((folder / "qa-hf" / "verification.json").read_text(encoding="utf-8"))["passed"] is True
+
+
+def test_an_export_that_is_stopped_leaves_the_one_before_and_runs_again(
+    exportable: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rir_cli import exporting
+
+    assert exportable("export", "--arm", "qa", "-q").code == 0
+    folder = Path("runs/small/export")
+    before = {path.name: path.read_bytes() for path in (folder / "qa-hf").iterdir()}
+    with monkeypatch.context() as patched:
+
+        def stop(*_: object, **__: object) -> None:
+            raise KeyboardInterrupt
+
+        patched.setattr(exporting, "record", stop)
+        assert exportable("export", "--arm", "qa", "-q").code == 130
+    assert {path.name: path.read_bytes() for path in (folder / "qa-hf").iterdir()} == before
+    (folder / "qa-hf.unverified").mkdir()  # as a kill leaves it
+    (folder / "qa-hf.unverified" / "half").write_text("")
+    assert exportable("export", "--arm", "qa", "-q").code == 0
+    assert {path.name: path.read_bytes() for path in (folder / "qa-hf").iterdir()}.keys() == before.keys()
+    assert [path.name for path in folder.iterdir()] == ["qa-hf"]
+
+
+def test_an_export_is_pushed_only_when_asked_and_a_dry_run_contacts_nobody(exportable: Run) -> None:
+    result = exportable("export", "--arm", "qa", "--push-to-hub", "me/mine", "--dry-run", "--offline")
+    assert result.code == 0, result.err
+    assert "model.safetensors" in result.err
+    for options, says in (
+        (["--public"], "--push-to-hub"),
+        (["--push-to-hub", "me/mine", "--offline"], "needs a network"),
+        (["--quantize", "4"], "--to mlx"),
+    ):
+        refused = exportable("export", "--arm", "qa", "-q", *options)
+        assert (refused.code, says in refused.err) == (2, True), refused.err
+
+
+def test_an_export_never_replaces_a_folder_of_somebody_else(rir: Run, recipe: Path, tiny: Path) -> None:
+    pytest.importorskip("torch")
+    rir("train-classifier", str(recipe), "--arm", "qa", "--backend", "torch", "-q")
+    before = sorted(path.name for path in tiny.iterdir())
+    result = rir("export", "--arm", "qa", "--output", str(tiny))
+    assert (result.code, "did not write" in result.err) == (2, True), result.err
+    assert sorted(path.name for path in tiny.iterdir()) == before
+
+
+def test_a_classifier_of_a_quantised_base_is_exported_dequantised(rir: Run, recipe: Path, tmp_path: Path) -> None:
+    """Fused into packed weights, most of the adapter would be rounded away."""
+    pytest.importorskip("mlx_lm")
+    pytest.importorskip("torch")
+    import shutil
+
+    from rir_mlx.backends.mlx.quantisation import quantise
+
+    base = make_tiny_llama(tmp_path / "wide", hidden=64)
+    shutil.copytree(base, tmp_path / "four")
+    quantise(base, tmp_path / "four", 4)
+    changes = ("-s", f"model={tmp_path / 'four'}", "-s", "classifier.learning_rate=1e-2", "--backend", "mlx", "-q")
+    assert rir("train-classifier", str(recipe), "--arm", "qa", *changes).code == 0
+    done = rir("export", "--arm", "qa", "--json", "-q")
+    assert done.code == 0, done.err
+    values = json.loads(done.out)
+    assert set(values["engines"]) == {"torch", "mlx"}
+    assert all(one["max_difference"] < 1e-3 for one in values["engines"].values())
+    config = json.loads((Path(values["folder"]) / "config.json").read_text(encoding="utf-8"))
+    assert "quantization" not in config
+    assert "quantization_config" not in config
+
+
+def test_a_gguf_file_of_a_base_in_16_bits_is_nearer_than_those_bits(rir: Run, recipe: Path, tmp_path: Path) -> None:
+    """Not rounded to bfloat16 on the way; and the card's prompt has one first token where the tokenizer puts one."""
+    import ml_dtypes
+    import numpy as np
+    from exports import in_dtype
+    from rir_convert.fuse import Fused
+    from rir_convert.gguf import gguf_tensors
+    from rir_convert.weights import Weights
+
+    from rir_mlx.models.adapters import read_adapter
+    from rir_mlx.models.config import read_config
+    from rir_mlx.models.hub import resolve_model
+    from rir_mlx.prompting.codec import Codec
+
+    pytest.importorskip("torch")
+    base = in_dtype(make_tiny_llama(tmp_path / "wide", hidden=64), tmp_path / "base", ml_dtypes.bfloat16)
+    changes = ("-s", f"model={base}", "-s", "dtype=float32", "-s", "classifier.learning_rate=1e-2")
+    assert rir("train-classifier", str(recipe), "--arm", "qa", *changes, "--backend", "torch", "-q").code == 0
+    done = rir("export", "--arm", "qa", "--to", "gguf", "--json", "-q")
+    assert done.code == 0, done.err
+    [folder] = Path("runs/small/export").iterdir()
+    adapter = read_adapter(Path("runs/small/classifier-qa/adapter"), resolve_model(str(base)))
+    weights = Fused(Weights(base), adapter.spec, adapter.tensors, dtype="float32")
+    for name, tensor in gguf_tensors(folder / "small-qa.f16.gguf", read_config(base)):
+        expected = weights[name] if weights[name].ndim == 1 else weights[name].astype("float16")
+        np.testing.assert_array_equal(tensor, expected.astype("float32"), err_msg=name)
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    prompt = card.split("before it writes:\n\n```text\n")[1].split("\n```")[0]
+    tokenizer = Codec(base, "26 Jul 2024").tokenizer
+    assert tokenizer(prompt)["input_ids"].count(tokenizer.bos_token_id) == 1
+    refused = rir("export", "--arm", "qa", "--to", "gguf", "--dtype", "float16")
+    assert refused.code == 2
+    assert "--gguf-type" in refused.err
+
+
+def test_a_gguf_file_that_llama_cpp_cannot_run_is_kept_aside(exportable: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for room for the longest row, which is longer than llama.cpp's usual context may be."""
+    from rir_cli import gguf
+
+    from rir_mlx.errors import ModelError
+
+    contexts = []
+
+    def refused(path: Path, context: int) -> None:
+        assert path.is_file()
+        contexts.append(context)
+        raise ModelError("a bad magic number")
+
+    monkeypatch.setattr(gguf, "available", lambda: True)
+    monkeypatch.setattr(gguf, "LlamaCpp", refused)
+    done = exportable("export", "--arm", "qa", "--to", "gguf", "-q")
+    assert done.code == 1
+    assert "llama.cpp: it cannot be loaded: a bad magic number" in done.err
+    assert [path.name for path in Path("runs/small/export").iterdir()] == ["qa-gguf-f16.rejected"]
+    assert contexts[0] >= 1024

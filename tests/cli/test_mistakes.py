@@ -1,0 +1,138 @@
+"""Mistakes on the command line, in recipes and in tables: exit code 2, one clear message, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from commands import LABELS, Run, write_csv
+from rir_cli.app import _own_name
+from tiny import make_tiny_llama
+
+from rir_mlx import backends
+
+
+def test_help_and_version_import_no_framework() -> None:
+    code = (
+        "import sys\nfrom rir_cli.app import main\n"
+        "sys.argv = ['rir-mlx', '--help']\n"
+        "try:\n    main()\nexcept SystemExit as ended:\n    assert not ended.code\n"
+        "heavy = {'torch', 'mlx', 'mlx_lm', 'transformers', 'datasets', 'sklearn', 'numpy', 'huggingface_hub'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for command in ("train-rgen", "augment", "train-classifier", "evaluate", "classify", "run", "demo", "export"):
+        assert command in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("rows", "header", "words"),
+    [
+        ([("i feel fine", "joy")] * 30, "text,label", "needs two labels or more"),
+        ([("i feel fine", "joy"), ("i was sad", "sadness")] * 30, "words,kind", "words, kind"),
+        (
+            [(f"text {n}", LABELS[n % 3]) if n not in (5, 50, 5000) else ("", "joy") for n in range(10_000)],
+            "text,label",
+            "3 of 10,000 rows",
+        ),
+    ],
+    ids=["one label", "missing column", "three bad rows"],
+)
+def test_a_bad_table_is_one_clear_error(
+    rir: Run, recipe: Path, rows: list[tuple[str, str]], header: str, words: str
+) -> None:
+    write_csv(Path("rows.csv"), rows, header)
+    result = rir("train-classifier", str(recipe))
+    assert result.code == 2
+    assert words in result.err
+    assert "rows.csv" in result.err
+
+
+def test_three_bad_rows_are_named_by_their_line(rir: Run, recipe: Path) -> None:
+    rows = [(f"text {n}", LABELS[n % 3]) if n not in (5, 50, 5000) else ("", "joy") for n in range(10_000)]
+    write_csv(Path("rows.csv"), rows)
+    result = rir("train-classifier", str(recipe))
+    for line in (7, 52, 5002):
+        assert f"row {line}" in result.err
+
+
+def test_a_broken_line_of_json_is_named(rir: Run, recipe: Path) -> None:
+    with Path("triples.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"question": "who", \n')
+    result = rir("train-rgen", str(recipe))
+    assert result.code == 2
+    assert "row 61" in result.err
+    assert "triples.jsonl" in result.err
+
+
+def test_a_misspelt_key_is_exit_code_2_with_a_suggestion(rir: Run, recipe: Path) -> None:
+    recipe.write_text(recipe.read_text(encoding="utf-8") + "lora_paramters: {rank: 4}\n", encoding="utf-8")
+    result = rir("run", str(recipe))
+    assert result.code == 2
+    assert "Did you mean 'lora_parameters'?" in result.err
+
+
+def test_a_folder_that_cannot_be_written_is_exit_code_2(rir: Run, recipe: Path) -> None:
+    Path("runs").write_text("a file stands where the folder should be")
+    result = rir("run", str(recipe))
+    assert (result.code, "cannot be written" in result.err) == (2, True), result.err
+
+
+def test_an_absent_framework_names_its_extra(rir: Run, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: None)
+    result = rir("run", str(recipe), "--backend", "mlx")
+    assert result.code == 2
+    assert "rir-mlx[mlx-cpu]" in result.err
+
+
+def test_an_unforeseen_error_is_exit_code_1_without_a_traceback(
+    rir: Run, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("by surprise")
+
+    monkeypatch.setattr("rir_mlx.stages.train_rgen", broken)
+    result = rir("train-rgen", str(recipe))
+    assert result.code == 1
+    assert "ZeroDivisionError: by surprise" in result.err
+    assert "RIR_DEBUG=1" in result.err
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["run", "--no-such-option"], ["classify", "--arm", "zzz", "x"]])
+def test_wrong_usage_is_exit_code_2(rir: Run, arguments: list[str]) -> None:
+    assert rir(*arguments).code == 2
+
+
+def test_recipe_prints_yaml_alone_on_stdout(rir: Run) -> None:
+    result = rir("recipe", "demo", "--set", "seed=7")
+    assert "seed: 7" in result.out
+    assert result.err == ""
+
+
+def test_a_missing_model_says_how_to_get_one(rir: Run, recipe: Path) -> None:
+    assert "no model folder" in rir("run", str(recipe), "--set", "model=./nowhere").err
+    result = rir("run", str(recipe), "--set", "model=someone/something", "--offline")
+    assert result.code == 2
+    assert "hf download someone/something" in result.err
+
+
+def test_code_in_a_models_folder_is_never_run(rir: Run, recipe: Path, tmp_path: Path) -> None:
+    folder = make_tiny_llama(tmp_path / "evil")
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').write('x')\nclass Evil: pass\n")
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config |= {"auto_map": {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}, "tokenizer_class": "Evil"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    rir("train-classifier", str(recipe), "--set", f"model={folder}", "--arm", "qa", stdin="y\ny\ny\n")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_next_command_of_the_demo_can_be_typed_as_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [".venv/bin/rir-mlx", "demo"])
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert _own_name() == ".venv/bin/rir-mlx"
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    assert _own_name() == "rir-mlx"
