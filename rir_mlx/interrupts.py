@@ -1,4 +1,4 @@
-"""Ctrl-C and the request to end, held back until what is being done can be kept."""
+"""Ctrl-C and the request to end, held back until the work in hand can be kept."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any, Self
 
 
 class Interrupts:
-    """While it is open, the first SIGINT or SIGTERM sets `asked`, and says what is finished first; the second ends at
-    once."""
+    """While it is open, the first SIGINT or SIGTERM sets `asked` and says what is finished first. The second raises
+    KeyboardInterrupt at once."""
 
-    def __init__(self, *, loud: bool, first: str = "Stops after this step") -> None:
+    def __init__(self, *, loud: bool, first: str = "Stopping after this step") -> None:
         self.loud, self.first = loud, first
         self.asked = False
         self._before: dict[int, Any] = {}
@@ -28,12 +28,23 @@ class Interrupts:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        if self.asked and kind is None:  # nobody has heard it
+        if self.asked and kind is None:  # nothing has acted on it yet
             raise KeyboardInterrupt
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        if self.loud:  # written past Python's buffers, which this signal may have found in use
-            os.write(sys.stderr.fileno(), f"\n{self.first}; once more stops at once.\n".encode())
+        if self.loud:
+            _write_unbuffered(f"\n{self.first}; press Ctrl-C again to stop at once.\n")
+
+
+def _write_unbuffered(text: str) -> None:
+    """Write past Python's buffers: the signal may have interrupted a write to them, and buffers cannot be re-entered.
+
+    Says nothing where stderr is no open file: a notebook, a windowed program, a closed pipe. A signal handler that
+    raised would end the work that it is to protect."""
+    try:
+        os.write(sys.stderr.fileno(), text.encode())
+    except (AttributeError, OSError, ValueError):  # None or no fileno; io.UnsupportedOperation is both others
+        return

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
+
+Part = Literal["train", "validation", "test"]
+"""A part of the labelled rows."""
+PARTS: tuple[Part, ...] = get_args(Part)
+
+Severity = Literal["error", "warning", "note"]
+"""How bad a finding about the data is. `error`: training would refuse the data. `warning`: training would run, but its
+metrics would mislead or a label would not be learned. `note`: worth knowing."""
 
 Arm = Literal["qa", "qra", "qar", "multitask", "qra-scrambled", "qra-words"]
 """How a classifier is trained: `qa` writes the label, `qra` a reasoning and then the label (arXiv:2507.00214), `qar`
@@ -11,9 +19,19 @@ the label and then a reasoning (arXiv:2406.14511), `multitask` the label or a re
 shuffled (`qra-words`)."""
 
 CONTROLS: tuple[Arm, ...] = ("qra-scrambled", "qra-words")
+"""The arms that measure what the content of a reasoning is worth."""
 
 AnswerFormat = Literal["label", "reasoning, label", "label, reasoning", "reasoning"]
 """What a prompt asks for, in this order."""
+
+Way = Literal["direct", "reasoned", "sampled"]
+"""How label probabilities are scored: from the prompt alone, after one reasoning, or averaged over several."""
+
+ReasonMode = Literal["never", "always", "auto"]
+"""Whether a classifier writes a reasoning before it answers. `auto`: only if the label is uncertain without one."""
+
+EngineName = Literal["local", "openai", "ray"]
+"""What writes the reasonings in `augment`."""
 
 Filter = Literal["repeating", "copying", "restating", "another label", "ungrounded"]
 """A rule that a reasoning must pass. `augmentation/filters.py` defines each."""
@@ -21,19 +39,37 @@ Filter = Literal["repeating", "copying", "restating", "another label", "unground
 DEFAULT_FILTERS: tuple[Filter, ...] = ("repeating", "copying", "restating", "another label")
 
 Baseline = Literal["majority", "tf-idf", "untuned"]
-
-Reporter = Literal["tensorboard", "wandb", "trackio"]
-
-OptimizerName = Literal["adamw", "adam", "sgd", "rmsprop", "adagrad", "adafactor"]
-
-FineTuneType = Literal["lora", "dora", "full"]
-
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+"""What the arms are compared with."""
 
 BackendName = Literal["auto", "mlx", "torch", "fake"]
+"""The framework that runs the model. `fake` runs no model; it is for tests."""
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+"""Number format of the frozen weights."""
+
+FineTuneType = Literal["lora", "dora", "full"]
+"""Which weights are trained: a low-rank adapter, a weight-decomposed one, or all of them."""
+
+OptimizerName = Literal["adamw", "adam", "sgd", "rmsprop", "adagrad", "adafactor"]
+"""The optimizers that give the same result in MLX and in PyTorch."""
+
+LearningRateSchedule = Literal["cosine", "linear", "constant"]
+"""How the learning rate falls after the warm-up."""
+
+ClassWeight = Literal["balanced"]
+"""How the rows of a label are weighted in the loss."""
+
+Reporter = Literal["tensorboard", "wandb", "trackio"]
+"""Where training metrics go beside `metrics.jsonl`."""
 
 FinishReason = Literal["stop", "length"]
+"""Why a generated text ends: its end token, or the limit on tokens."""
 
-Way = Literal["direct", "reasoned", "sampled"]
+ExportFormat = Literal["hf", "mlx", "gguf", "adapter"]
+"""The formats of `rir-mlx export`."""
 
-Part = Literal["train", "validation", "test"]
+GgufType = Literal["f32", "f16", "bf16", "q8_0"]
+"""Number format of the weights in a GGUF file."""
+
+Ecosystem = Literal["peft", "mlx"]
+"""Whose adapter format a folder is in."""

@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from rir_cli.context import open_options, prepare
+from rir_mlx.types import Severity
 
 if TYPE_CHECKING:
     from rir_mlx.data.audit import (
         Audit,
         Example,
         Finding,
-        Severity,
     )
     from rir_mlx.recipe.schema import Recipe
 
-_SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+_SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 _LABELS = 30
 _TOLD = 3

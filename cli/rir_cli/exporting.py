@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import platform
 import re
 import shutil
@@ -12,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from rir_convert.card import CardFacts, DataSource, Example, Form, base_licence, model_card
 from rir_convert.example import example_code, example_prompt, run_example
@@ -29,7 +28,7 @@ from rir_convert.gate import (
     record,
     unreadable,
 )
-from rir_convert.gguf import BYTES, GgufType, check_installed
+from rir_convert.gguf import BYTES, check_installed
 from rir_convert.hf import About, stored_as, write_about, write_hf_folder
 from rir_convert.integrity import faults
 from rir_convert.ollama import without_first_token
@@ -53,13 +52,12 @@ from rir_mlx.prompting.prompts import (
 )
 from rir_mlx.recipe.loading import dump_recipe
 from rir_mlx.statistics.calibration import Calibration
-from rir_mlx.storage.atomic import read_json, read_jsonl
-from rir_mlx.types import Arm, Dtype
+from rir_mlx.storage.atomic import read_json, read_jsonl, replace_folder
+from rir_mlx.types import Arm, Dtype, ExportFormat, GgufType
 
 if TYPE_CHECKING:
     from rir_mlx.stages import Context
 
-Format = Literal["hf", "mlx", "gguf", "adapter"]
 _EFFECT_ROWS = 16
 _EXAMPLE_SECONDS = 1800.0
 _NEEDS = {"torch": ("torch", "peft"), "mlx": ("mlx_lm",)}
@@ -70,7 +68,7 @@ class Wanted:
     """What is to be written. `quantize` are bits for MLX, `gguf` the number format of a GGUF file, `dtype` that of the
     other weights."""
 
-    to: Format = "hf"
+    to: ExportFormat = "hf"
     output: Path | None = None
     quantize: int | None = None
     gguf: GgufType = "f16"
@@ -169,12 +167,12 @@ def aside(folder: Path) -> Iterator[Path]:
         yield written
     except Failure:
         if (written / "verification.json").is_file():
-            _move(written, folder.with_name(folder.name + ".rejected"))
+            replace_folder(written, folder.with_name(folder.name + ".rejected"))
         raise
     finally:
         if written.exists() and not (written / "verification.json").is_file():
             shutil.rmtree(written, ignore_errors=True)
-    _move(written, folder)
+    replace_folder(written, folder)
 
 
 def in_words(one: Comparison) -> str:
@@ -273,7 +271,7 @@ class _Export:
             self._write_fused(full)
             before = asked.of_folder(full, self.exam, suffix=", before quantising")
             if any(one.faults for one in before):
-                _move(full, written)
+                replace_folder(full, written)
                 return before
             written.mkdir()
             for path in full.iterdir():
@@ -380,8 +378,3 @@ def _scratch(beside: Path) -> Iterator[Path]:
 def _ours(folder: Path) -> bool:
     path = folder / "verification.json"
     return path.is_file() and "rir_mlx" in read_json(path)
-
-
-def _move(folder: Path, place: Path) -> None:
-    shutil.rmtree(place, ignore_errors=True)
-    os.replace(folder, place)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rir_convert.adapters import Ecosystem, ForeignAdapter, convert_adapter, read_any
+from rir_convert.adapters import ForeignAdapter, convert_adapter, read_any
 from rir_convert.fuse import Fused
 from rir_convert.gate import ROWS, Probe, ask, ask_rows, mean_difference, record
 from rir_convert.hf import About, stored_as, write_hf_folder
@@ -27,7 +27,7 @@ from rir_mlx.errors import UserError
 from rir_mlx.models.hub import ModelFiles, resolve_model
 from rir_mlx.progress import Progress, counting_bytes
 from rir_mlx.prompting.codec import Codec
-from rir_mlx.types import Dtype
+from rir_mlx.types import Dtype, Ecosystem
 
 _LENGTH = 32
 _LOADERS: dict[Ecosystem, str] = {"peft": "torch", "mlx": "mlx"}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rir_convert.gate import Comparison, ask, unreadable
-from rir_convert.gguf import BYTES, GgufType, gguf_tensors, write_gguf
+from rir_convert.gguf import BYTES, gguf_tensors, write_gguf
 from rir_convert.llama_cpp import LlamaCpp, available
 from rir_convert.ollama import around, joint_ids, modelfile
 from rir_convert.weights import Tensors, size_of
@@ -16,6 +16,7 @@ from rir_convert.weights import Tensors, size_of
 from rir_mlx.errors import ModelError
 from rir_mlx.models.config import read_config
 from rir_mlx.progress import counting_bytes
+from rir_mlx.types import GgufType
 
 if TYPE_CHECKING:
     from rir_cli.exporting import Asked, Exam

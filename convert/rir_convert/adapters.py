@@ -28,8 +28,8 @@ from rir_mlx.models.adapters import (
 )
 from rir_mlx.models.config import read_config
 from rir_mlx.storage.atomic import replacing
+from rir_mlx.types import Ecosystem
 
-Ecosystem = Literal["peft", "mlx"]
 _LEAVES = {"lora_A": "lora_a", "lora_B": "lora_b", "lora_magnitude_vector": "m"}
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.(.+)$")
 _PEFT_NAME = re.compile(

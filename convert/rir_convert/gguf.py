@@ -11,15 +11,15 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 
 from rir_convert.weights import Advance, Tensors, Weights
 from rir_mlx.errors import ModelError, UserError
 from rir_mlx.models.config import read_config, rope_for_both
+from rir_mlx.types import GgufType
 
-GgufType = Literal["f32", "f16", "bf16", "q8_0"]
 GGUF_TYPES: tuple[GgufType, ...] = get_args(GgufType)
 BYTES: dict[GgufType, float] = {"f32": 4, "f16": 2, "bf16": 2, "q8_0": 34 / 32}
 """Of a number."""

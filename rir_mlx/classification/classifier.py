@@ -5,7 +5,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,10 +33,9 @@ from rir_mlx.prompting.prompts import (
 )
 from rir_mlx.prompting.room import no_room, prompt_room
 from rir_mlx.statistics.calibration import Calibration
-from rir_mlx.types import AnswerFormat, Arm, Way
+from rir_mlx.types import AnswerFormat, Arm, ReasonMode, Way
 
 OnText = Callable[[str], None]
-Reason = Literal["never", "always", "auto"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Decoding:
     temperature  of the drawn ones
     """
 
-    reason: Reason = "always"
+    reason: ReasonMode = "always"
     samples: int = 1
     temperature: float = 0.7
     batch_size: int = 32

@@ -26,7 +26,6 @@ from rir_mlx.classification.classifier import (
     Classifier,
     Decoding,
     Prediction,
-    Reason,
 )
 from rir_mlx.classification.loading import RecipeModel, default_arm, load_classifier
 from rir_mlx.data.rows import checked_text
@@ -34,7 +33,7 @@ from rir_mlx.errors import UserError
 from rir_mlx.models.hub import resolve_model
 from rir_mlx.statistics.calibration import abstains
 from rir_mlx.storage.layout import RunDir
-from rir_mlx.types import Arm, BackendName
+from rir_mlx.types import Arm, BackendName, ReasonMode
 
 _CHUNK = 1024
 
@@ -56,7 +55,7 @@ class RirClassifier:
         self,
         classifier: Classifier,
         *,
-        reason: Reason = "always",
+        reason: ReasonMode = "always",
         samples: int = 1,
         batch_size: int = 32,
         threshold: float | None = None,
@@ -66,7 +65,7 @@ class RirClassifier:
         if samples < 1 or batch_size < 1:
             raise ValueError("samples and batch_size are 1 or more")
         self.classifier = classifier
-        self.reason: Reason = reason
+        self.reason: ReasonMode = reason
         self.samples, self.batch_size = samples, batch_size
         self.temperature = Decoding.temperature
         self.threshold = classifier.calibration.answer_from if threshold is None else threshold

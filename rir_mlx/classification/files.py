@@ -42,7 +42,7 @@ from rir_mlx.errors import DataError, UserError
 from rir_mlx.interrupts import Interrupts
 from rir_mlx.progress import Progress, Silent
 from rir_mlx.statistics.calibration import abstains
-from rir_mlx.storage.resumable import Resumable
+from rir_mlx.storage.resumable_file import ResumableFile
 
 Classify = Callable[[Sequence[str]], Sequence[Prediction]]
 _VERSION = 1
@@ -119,7 +119,7 @@ def classify_file(
         progress.warn(
             f"{source} has a column {job.clash!r}: the new columns are called {', '.join(job.names.values())}."
         )
-    with Resumable(target, _inputs(about, options), force=options.force, progress=progress) as file:
+    with ResumableFile(target, _inputs(about, options), force=options.force, progress=progress) as file:
         result = _result(file.state, about.rows, job.prefix)
         if file.finished:
             progress.say(f"{target}: was finished before.")
@@ -136,12 +136,14 @@ def classify_file(
     return result
 
 
-def _work(source: Path, job: _Job, file: Resumable, result: BulkResult, classify: Classify, progress: Progress) -> None:
+def _work(
+    source: Path, job: _Job, file: ResumableFile, result: BulkResult, classify: Classify, progress: Progress
+) -> None:
     """Classify the rows that are left, chunk by chunk. Raises KeyboardInterrupt after a chunk where asked to stop."""
     total, done = result.rows, result.resumed
     size, begun = job.options.chunk, time.monotonic()
     rows = in_chunks(islice(job.stream.scan(), done, None), size)
-    first = f"Stops after these {size:,} rows"
+    first = f"Stopping after these {size:,} rows"
     with (
         Interrupts(loud=not isinstance(progress, Silent), first=first) as interrupts,
         progress.task(f"classify {source.name}", total, done) as task,

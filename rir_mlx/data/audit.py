@@ -2,7 +2,7 @@
 measurement, and what is worth knowing.
 
 Knows rows, and how many tokens a text takes; no file, tokenizer or framework. Two texts are the same here when they are
-so to a reader: case, Unicode's compatibility forms and kinds of whitespace aside (`texts.normalised`).
+so to a reader: case, Unicode's compatibility forms and kinds of whitespace aside (`same_text.normalised`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 
@@ -20,12 +19,8 @@ from rir_mlx.data.rows import Row
 from rir_mlx.data.same_text import normalised
 from rir_mlx.data.unusual_characters import odd_kinds, spelt
 from rir_mlx.errors import did_you_mean
+from rir_mlx.types import PARTS, Severity
 
-Severity = Literal["error", "warning", "note"]
-"""`error`: training would be refused. `warning`: it would run, and its figures would mislead or a label not be learned.
-`note`: worth knowing."""
-
-PARTS = ("train", "validation", "test")
 RARE = 10
 """A label of fewer training rows is rare. A share would not do: of 77 labels most have about one row in a hundred."""
 UNEVEN = 10.0
@@ -140,7 +135,7 @@ class Audit:
 
 def audit(material: Material, ruler: Ruler | None = None) -> Audit:
     """Look over the rows. Token lengths are counted where there is a ruler."""
-    parts = {part: material.parts.get(part, ()) for part in PARTS}
+    parts: dict[str, Sequence[Row]] = {part: material.parts.get(part, ()) for part in PARTS}
     counts = {part: Counter(row.label for row in rows) for part, rows in parts.items()}
     order = dict.fromkeys([*material.named, *sorted({label for count in counts.values() for label in count})])
     groups = _same_texts(parts)

@@ -13,7 +13,6 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 from rir_mlx.data.columns import Column
 from rir_mlx.data.rows import Row, Triple, _collect, _triple_reader, checked_text, row_readers
@@ -27,7 +26,7 @@ from rir_mlx.data.tables import (
 )
 from rir_mlx.errors import DataError
 from rir_mlx.recipe.schema import DataSection, ReasoningSection, SourceSpec
-from rir_mlx.types import Part
+from rir_mlx.types import PARTS
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def load_labelled(
     A part comes out the same whichever others are asked for with it; the test part does not depend on `val_size`
     or `max_samples`. Raises DataError with all faults of all files.
     """
-    if odd := set(parts) - set(get_args(Part)):
+    if odd := set(parts) - set(PARTS):
         raise ValueError(f"not parts of the data: {sorted(odd)}")
     sources = {"train": section.train, "validation": section.validation, "test": section.test}
     needed = set(parts)

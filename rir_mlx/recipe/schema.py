@@ -5,11 +5,24 @@ The models below are the one place where a key, its default and its help stand. 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from rir_mlx.types import DEFAULT_FILTERS, Arm, Baseline, Filter, OptimizerName, Reporter
+from rir_mlx.types import (
+    DEFAULT_FILTERS,
+    Arm,
+    BackendName,
+    Baseline,
+    ClassWeight,
+    Dtype,
+    EngineName,
+    Filter,
+    FineTuneType,
+    LearningRateSchedule,
+    OptimizerName,
+    Reporter,
+)
 
 
 class Section(BaseModel):
@@ -122,7 +135,7 @@ class TrainingSection(Section):
     """The rule of the update; those whose result is the same in MLX and in PyTorch."""
     learning_rate: float = Field(default=1e-4, gt=0)
     """Peak learning rate."""
-    lr_schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    lr_schedule: LearningRateSchedule = "cosine"
     """How the rate falls after the warm-up: to 0 along a cosine or a line, or not at all."""
     warmup: float = Field(default=0.05, ge=0, lt=1)
     """Share of the steps in which the rate rises from 0."""
@@ -180,7 +193,7 @@ class ClassifierSection(TrainingSection):
     reasoning tokens."""
     multitask_alpha: float = Field(default=0.5, gt=0, le=1)
     """Loss of `multitask`: this · mean cross-entropy of the label tokens + the rest · that of the reasoning tokens."""
-    class_weight: Literal["balanced"] | None = None
+    class_weight: ClassWeight | None = None
     """`balanced` weighs a row's label by how rare it is: rows / (labels · rows of the label). `null`: all alike."""
 
     @model_validator(mode="after")
@@ -196,7 +209,7 @@ class ClassifierSection(TrainingSection):
 class AugmentSection(Section):
     """A reasoning for every labelled row, written by R-Gen or by a model on a server."""
 
-    engine: Literal["local", "openai", "ray"] = "local"
+    engine: EngineName = "local"
     """Who writes: `local`, R-Gen in this process; `ray`, R-Gen on the workers of a Ray cluster; `openai`, the model of
     an OpenAI-compatible server."""
     n: int = Field(default=1, ge=1, le=64)
@@ -271,9 +284,9 @@ class Recipe(Section):
     """Base model of every stage: a Hugging Face id, a folder in its format, or `builtin:tiny-llama`."""
     revision: str | None = None
     """Commit, tag or branch of the model on the hub."""
-    backend: Literal["auto", "mlx", "torch", "fake"] = "auto"
+    backend: BackendName = "auto"
     """`auto`: MLX on Apple silicon, PyTorch elsewhere."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Dtype = "auto"
     """Number format of the frozen weights; what is trained is always float32. `auto`: bfloat16 where the machine is
     fast in it, else float32. float16 is for inference: small gradients are lost in it."""
     seed: int = Field(default=0, ge=0)
@@ -282,7 +295,7 @@ class Recipe(Section):
     """Longest row in tokens. Longer *texts* are trimmed and counted, answers never."""
     date: str = "26 Jul 2024"
     """The date that Llama's chat template prints. Frozen, so that a prompt is the same tomorrow."""
-    fine_tune_type: Literal["lora", "dora", "full"] = "lora"
+    fine_tune_type: FineTuneType = "lora"
     """Train a low-rank adapter, a weight-decomposed one, or all weights."""
     num_layers: int = Field(default=-1, ge=-1)
     """Train the last so many layers; 0 and -1 mean all."""

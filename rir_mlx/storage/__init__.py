@@ -1,1 +1,1 @@
-"""Where a run keeps its artifacts, and how files are written so that nothing is lost."""
+"""Where a run keeps its artifacts, and how files are written without losing data."""

@@ -1,7 +1,8 @@
-"""Files and folders that appear whole or not at all: written beside their place, synced, and renamed."""
+"""Files and folders that appear whole or not at all: written to a temporary path, synced, and renamed."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -14,12 +15,16 @@ from typing import Any
 from rir_mlx.errors import Failure, UserError
 from rir_mlx.storage.digests import plain_json
 
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+"""What a write to an open file can fail with. Such errors name no file."""
+
 
 def make_folder(folder: Path) -> None:
+    """Make a folder and its parents. Raises UserError if it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
-            raise PermissionError(13, "Permission denied")
+            raise PermissionError(errno.EACCES, "Permission denied")
     except OSError as error:
         raise UserError(
             f"{folder} cannot be written: {error.strerror}.", hint="Choose another folder with --runs FOLDER."
@@ -28,26 +33,66 @@ def make_folder(folder: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path that takes the place of `path`, a file or a folder, when the block ends well."""
+    """A temporary path that replaces `path`, a file or a folder, if the block ends without an error.
+
+    Raises Failure if the file or folder cannot be written. Other errors of the block are raised as they are, an OSError
+    about another file among them."""
     make_folder(path.parent)
-    for left in path.parent.glob(f".{path.name}.*.tmp"):  # by a process that was killed here
-        shutil.rmtree(left, ignore_errors=True)
-    try:
+    for stale in path.parent.glob(f".{path.name}.*.tmp"):  # left by a process that was killed here
+        shutil.rmtree(stale, ignore_errors=True)
+    with _failure_to_write(path):
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    try:
         try:
             yield temporary / path.name
+        except OSError as error:
+            if _is_about(error, temporary):
+                raise _not_written(path, error) from error
+            raise
+        with _failure_to_write(path):
             _sync(temporary / path.name)
-            _take_place(temporary / path.name, path, aside=temporary / "old")
+            _rename(temporary / path.name, path, aside=temporary / "old")
             _sync_names(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def replace_folder(new: Path, place: Path) -> None:
+    """Rename the folder `new` to `place` on the same file system; delete what stood there only once `new` has its name.
+
+    Raises Failure if it cannot be renamed; `place` is then as before."""
+    with _failure_to_write(place):
+        temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".tmp", dir=place.parent))
+        try:
+            _rename(new, place, aside=temporary / "old")
+            _sync_names(place.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _failure_to_write(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        raise Failure(f"{path} could not be written: {error.strerror or error}.") from error
+        raise _not_written(path, error) from error
 
 
-def _take_place(new: Path, path: Path, *, aside: Path) -> None:
-    """Rename `new` to `path`. A folder cannot be renamed over another, so the old one steps aside, and back again if
-    the new one cannot come."""
+def _not_written(path: Path, error: OSError) -> Failure:
+    return Failure(f"{path} could not be written: {error.strerror or error}.")
+
+
+def _is_about(error: OSError, folder: Path) -> bool:
+    """Whether an error comes from writing to `folder`: it names a file there, or the disk is full or broken."""
+    if error.filename is None:
+        return error.errno in _DISK_ERRORS
+    names = [name for name in (error.filename, error.filename2) if isinstance(name, (str, bytes, os.PathLike))]
+    return any(Path(os.fsdecode(name)).is_relative_to(folder) for name in names)
+
+
+def _rename(new: Path, path: Path, *, aside: Path) -> None:
+    """Rename `new` to `path`. A folder cannot be renamed over another: the old one moves aside first, and back if the
+    new one cannot be renamed."""
     if not path.is_dir():
         os.replace(new, path)
         return
@@ -70,7 +115,7 @@ def _sync(path: Path) -> None:
 
 
 def _sync_names(folder: Path) -> None:
-    """A rename outlives a power cut once the folder that holds the name is on disk."""
+    """Sync a folder: only then does a rename in it survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -9,11 +9,12 @@ from typing import Any
 
 
 def digest_of(values: Any) -> str:
-    """A short hash of anything that can be written as JSON."""
+    """The first 16 hexadecimal digits of the SHA-256 of anything that can be written as JSON."""
     return hashlib.sha256(json.dumps(plain_json(values), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def digest_of_file(path: Path) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
@@ -25,6 +26,7 @@ def changes(before: Any, now: Any) -> list[str]:
 
 
 def plain_json(values: Any) -> Any:
+    """The values as JSON returns them: tuples as lists, keys as text, paths and other objects as text."""
     return json.loads(json.dumps(values, default=str))
 
 

@@ -1,6 +1,6 @@
-"""An append-only file of results, one JSON line each: what is in it is never made again.
+"""The journal: an append-only file of results, one JSON line each. A result that is in it is never computed again.
 
-In memory there is only where each result stands, some 20 bytes a result, so that millions are no burden.
+Memory holds only the position of each result, some 20 bytes a result, so that millions fit.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from rir_mlx.errors import Failure, UserError
 
 _LINES = 64
 _SECONDS = 1.0
-"""A line waits in memory for so many others, and no longer than this, before it is handed to the system."""
+"""Lines are buffered up to this many, and no longer than this, before they are handed to the system."""
 _FLAG_BITS = 2
 _RECENT = 50_000
 
 
 class _Index:
-    """Numbers by 64-bit keys: sorted arrays, and a dictionary of what came since they were sorted."""
+    """Numbers by 64-bit keys: sorted arrays, and a dictionary of what was added since they were sorted."""
 
     def __init__(self) -> None:
         self.keys, self.values = array("Q"), array("Q")
@@ -55,12 +55,12 @@ class _Index:
         keys = np.concatenate([np.fromiter(self.recent, np.uint64, len(self.recent)), np.array(self.keys)])
         values = np.concatenate([np.fromiter(self.recent.values(), np.uint64, len(self.recent)), np.array(self.values)])
         self.recent = {}
-        keys, first = np.unique(keys, return_index=True)  # of equal keys the first, which is the recent one
+        keys, first = np.unique(keys, return_index=True)  # keeps the first of equal keys, which is the newest
         self.keys, self.values = array("Q", keys.tobytes()), array("Q", values[first].tobytes())
 
 
 def lock(file: FileIO, path: Path) -> None:
-    """Hold a file as its only writer until it is closed. Raises UserError, and closes it, where another does."""
+    """Lock a file until it is closed. Raises UserError, and closes the file, if another process holds the lock."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -71,11 +71,11 @@ def lock(file: FileIO, path: Path) -> None:
 
 
 class Journal:
-    """Results by their `key` of 16 hexadecimal digits, the first in a line. `flag` sums a result up in a number below
-    4, which `flag_of` gives without reading the file.
+    """Results by their `key` of 16 hexadecimal digits, the first item of a line. `flag` maps a result to a number from
+    0 to 3, which `flag_of` gives without reading the file.
 
-    Opening it cuts off a last line that a kill tore, and passes over lines that cannot be read: what they held is made
-    again. One process at a time may hold it: raises UserError where another does.
+    Opening it cuts off a last line that a kill tore, and skips lines that cannot be read; their results are computed
+    again. Raises UserError if another process has it open.
     """
 
     def __init__(self, path: Path, flag: Callable[[dict[str, Any]], int] = lambda _: 0) -> None:
@@ -91,7 +91,7 @@ class Journal:
         self._writing = threading.Lock()
         self._failed: Failure | None = None
         self._closed = threading.Event()
-        self._timer = threading.Thread(target=self._flush_now_and_then, name="rir-mlx-journal", daemon=True)
+        self._timer = threading.Thread(target=self._flush_regularly, name="rir-mlx-journal", daemon=True)
         self._timer.start()
 
     def _read_all(self) -> int:
@@ -111,7 +111,7 @@ class Journal:
 
     @property
     def unreadable(self) -> int:
-        """Lines that were passed over when it was opened."""
+        """Lines that were skipped when it was opened."""
         return self._unreadable
 
     def __len__(self) -> int:
@@ -121,7 +121,7 @@ class Journal:
         return self._index.get(int(key, 16)) is not None
 
     def flag_of(self, key: str) -> int | None:
-        """The result's flag; None where there is no result."""
+        """The result's flag, or None if there is no result."""
         entry = self._index.get(int(key, 16))
         return None if entry is None else entry & (1 << _FLAG_BITS) - 1
 
@@ -129,13 +129,13 @@ class Journal:
         entry = self._index.get(int(key, 16))
         if entry is None:
             return None
-        self.flush()  # the timer may be in the middle of it
+        self.flush()  # the result may still be buffered
         self._reader.seek(entry >> _FLAG_BITS)
         result: dict[str, Any] = json.loads(self._reader.readline())
         return result
 
     def append(self, result: dict[str, Any]) -> None:
-        """Add a result, whose first item is its key. Raises Failure where the disk is full; what was there is kept."""
+        """Add a result, whose first item is its key. Raises Failure if the disk is full; earlier results are kept."""
         line = json.dumps(result, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
         with self._writing:
             self._index.put(int(result["key"], 16), self._end << _FLAG_BITS | self._flag(result))
@@ -159,8 +159,8 @@ class Journal:
                 )
                 raise self._failed from error
 
-    def _flush_now_and_then(self) -> None:
-        """Whoever appends may wait long for the next result, and be killed while it waits."""
+    def _flush_regularly(self) -> None:
+        """Flush even if no result comes for long: the process may be killed while it waits for one."""
         while not self._closed.wait(_SECONDS):
             try:
                 self.flush()
@@ -184,12 +184,12 @@ class Journal:
         try:
             self.close()
         except (Failure, OSError):
-            if kind is None:  # else what ended the block says more
+            if kind is None:  # otherwise the error that ended the block says more
                 raise
 
 
 def read_results(path: Path) -> Iterator[dict[str, Any]]:
-    """The results of a journal that nobody writes, in the order in which they were finished."""
+    """The results of a journal that no process writes to, in the order in which they were appended."""
     with path.open("rb") as file:
         for line in file:
             if line.endswith(b"\n"):

@@ -1,8 +1,8 @@
-"""A run's folder: the only file that spells the names of artifacts, and the only way they are written.
+"""The layout of a run's folder: the only file that spells the names of artifacts.
 
-Every file is written beside its place, synced, and renamed, so that a reader never sees half of one. A stage's
-`done.json` is written last and holds what the stage was made from: a stage whose inputs still match is skipped, and
-one whose inputs changed can say which.
+Every artifact is written to a temporary file, synced and renamed, so that a reader never sees half of one. A stage's
+`done.json` is written last and records the stage's inputs: a stage whose inputs still match is skipped, and one whose
+inputs changed says which.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class Stage:
         self.score_journal = folder / "readings.jsonl"
 
     def why_not_done(self, inputs: Mapping[str, Any]) -> str | None:
-        """None where the stage was finished with just these inputs, else what is new about them."""
+        """None if the stage was finished with exactly these inputs, else what changed."""
         done = self.done()
         if done is None:
-            return "it has not been finished yet"
+            return "it has not finished yet"
         changed = changes(done["inputs"], inputs)
         more = f", and {len(changed) - 1} more" if len(changed) > 1 else ""
         return changed[0] + more if changed else None
@@ -48,7 +48,7 @@ class Stage:
         return read_json(path) if path.is_file() else None
 
     def begin(self) -> None:
-        """The stage is about to be made anew: from here on it is not done."""
+        """Mark the stage as not done; it is about to run again."""
         make_folder(self.folder)
         (self.folder / "done.json").unlink(missing_ok=True)
 
@@ -58,7 +58,7 @@ class Stage:
 
 
 class RunDir:
-    """The folder that a recipe fills."""
+    """The folder of one run."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -70,7 +70,7 @@ class RunDir:
         self.plots = folder / "plots"
 
     def classifier(self, arm: str) -> Stage:
-        """An arm's stage; of a seed after the first, `<arm>-seed<number>`."""
+        """An arm's stage. `arm` is `<arm>-seed<number>` for a seed after the first."""
         return Stage(self.folder / f"classifier-{arm}")
 
     def evaluation(self, arm: str) -> Stage:
@@ -102,7 +102,7 @@ class RunDir:
         return self.folder / "export" / f"{arm}-{kind}"
 
     def trained_arms(self) -> list[str]:
-        """Arms whose first seed is trained."""
+        """The arms whose first seed is trained."""
         found = (path.parent.name.removeprefix("classifier-") for path in self.folder.glob("classifier-*/done.json"))
         return sorted(name for name in found if not _SEED.search(name))
 
@@ -115,7 +115,8 @@ class RunDir:
 
 
 def newest_run(root: Path = RUNS, *, trained: bool = False) -> RunDir | None:
-    """The run under `root` whose recipe, classifier or evaluation was written last; `trained`: with a classifier."""
+    """The run under `root` whose recipe, classifier or evaluation was written last. `trained` skips runs without a
+    classifier."""
     recipes = list(root.glob("*/recipe.yaml")) if root.is_dir() else []
     if trained:
         recipes = [recipe for recipe in recipes if RunDir(recipe.parent).trained_arms()]

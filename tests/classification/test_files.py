@@ -24,7 +24,7 @@ from rir_mlx.classification.classifier import Prediction
 from rir_mlx.classification.files import BulkOptions, BulkResult, classify_file
 from rir_mlx.errors import DataError, Failure, UserError
 from rir_mlx.progress import Silent
-from rir_mlx.storage import resumable
+from rir_mlx.storage import resumable_file
 
 LABELS = ("joy", "sadness", "anger")
 SMALL = BulkOptions(chunk=2)
@@ -300,7 +300,7 @@ def test_a_job_of_other_inputs_starts_anew_and_says_why(tmp_path: Path, change: 
     result = classify_file(source, target, classify, options[change], heard)
     assert result.resumed == 0
     assert why in heard.said[0]
-    assert "starts anew" in heard.said[0]
+    assert "Starting over" in heard.said[0]
     classify_file(source, tmp_path / "whole.csv", classify, options[change])
     assert target.read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
@@ -308,7 +308,7 @@ def test_a_job_of_other_inputs_starts_anew_and_says_why(tmp_path: Path, change: 
 def test_a_file_of_somebody_else_is_replaced_by_force_alone(tmp_path: Path) -> None:
     source, target = make_rows(tmp_path / "in.csv", 9), tmp_path / "out.csv"
     target.write_text("precious")
-    with pytest.raises(UserError, match=r"exists already(.|\n)*--force"):
+    with pytest.raises(UserError, match=r"already exists(.|\n)*--force"):
         classify_file(source, target, classify, SMALL)
     assert target.read_text() == "precious"
     assert sorted(os.listdir(tmp_path)) == ["in.csv", "out.csv"]
@@ -347,7 +347,7 @@ def test_two_processes_never_write_one_file(tmp_path: Path, monkeypatch: pytest.
     assert len(refused) == 5
     # A process that waited to open what another one has finished meanwhile holds the finished file.
     target.unlink()
-    monkeypatch.setattr(resumable, "lock", lambda file, path: os.replace(path, target))
+    monkeypatch.setattr(resumable_file, "lock", lambda file, path: os.replace(path, target))
     with pytest.raises(UserError, match="has just written"):
         classify_file(source, target, classify, SMALL)
 

@@ -137,7 +137,7 @@ def test_a_stopped_file_goes_on_unless_the_classifier_is_another(
     assert (stopped.code, "the same command continues" in stopped.err) == (130, True)
     other = rir(*command, "--samples", "2")
     assert "classifier was" in other.err
-    assert "starts anew" in other.err
+    assert "Starting over" in other.err
     assert other.code == 0
     os.remove("out.csv")
     fake.asked.clear()

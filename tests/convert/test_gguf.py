@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from exports import SEQUENCES, adapter_for, in_dtype, read, spec_of
 from rir_convert.fuse import Fused
-from rir_convert.gguf import GGUF_TYPES, GgufType, gguf_tensors, permute, pre_tokenizer, rope_factors, write_gguf
+from rir_convert.gguf import GGUF_TYPES, gguf_tensors, permute, pre_tokenizer, rope_factors, write_gguf
 from rir_convert.ollama import around, joint_ids, modelfile
 from rir_convert.weights import Weights
 from safetensors.numpy import load_file
@@ -24,6 +24,7 @@ from rir_mlx.errors import ModelError, UserError
 from rir_mlx.models.config import read_config
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.prompting.prompts import classifier_prompt
+from rir_mlx.types import GgufType
 
 gguf = pytest.importorskip("gguf")
 LABELS = {"joy": "feels {{good}}", "anger": '"""', "sadness": ""}

@@ -335,7 +335,7 @@ def test_an_interrupt_keeps_the_step_and_other_inputs_are_refused(folder: Path) 
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "Stops after this step" in err
+    assert "Stopping after this step" in err
     assert "the same command continues" in err
     (checkpoint,) = stage.glob("checkpoints/step-*")
     step = int(checkpoint.name.removeprefix("step-"))

@@ -30,7 +30,7 @@ def _prefer_openblas() -> None:
 _prefer_openblas()
 # Importing mlx_lm lowers the process's limit of open files for good, the hard limit included.
 _setrlimit, resource.setrlimit = resource.setrlimit, lambda *_: None
-
-import mlx_lm  # noqa: E402, F401
-
-resource.setrlimit = _setrlimit
+try:
+    import mlx_lm  # noqa: F401
+finally:
+    resource.setrlimit = _setrlimit

@@ -1,7 +1,7 @@
-"""A file written in parts: what a killed process had put there stays, and the next one goes on after it.
+"""A file written in parts: after a kill, the next process resumes from the last complete part.
 
-Parts go to `TARGET.partial`, each on disk before `TARGET.partial.json` says that it counts; whatever lies beyond what
-that record counts is cut off. The whole file takes its name at the end, in one step. Knows bytes, not what they mean.
+Parts go to `TARGET.partial`. Each is synced before `TARGET.partial.json` counts it; bytes that the record does not
+count are cut off. At the end the file is renamed to its target. Knows bytes, not what they mean.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from rir_mlx.storage.journal import lock
 _AGAIN = "Make room and run the same command again; it continues."
 
 
-class Resumable:
-    """A target file of `inputs`, everything that decides its bytes, which must be plain JSON.
+class ResumableFile:
+    """A target file made from `inputs`: everything that decides its bytes, as plain JSON.
 
-    On entering, `state` holds what the last `append` of the same inputs gave, or nothing; `finished` says that the
-    target stands already, whole and of these inputs. Raises UserError where the target is somebody else's (`force`
-    replaces it), cannot be written, or is being written by another process.
+    On entering, `state` is that of the last `append` with the same inputs, or empty. `finished` is true if the target
+    is already complete and made from these inputs. Raises UserError if the target exists and was made otherwise
+    (`force` replaces it), cannot be written, or is being written by another process.
     """
 
     def __init__(self, target: Path, inputs: Mapping[str, Any], *, force: bool, progress: Progress) -> None:
@@ -61,7 +61,7 @@ class Resumable:
             self._file.close()
 
     def _finished_before(self) -> bool:
-        """Whether a process was killed after the target had taken its name and before the record was removed."""
+        """Whether a process was killed between renaming the file to the target and removing the record."""
         record = self._read_record()
         if self.force or not record.get("complete") or record["inputs"] != self.inputs or self.partial.exists():
             return False
@@ -74,41 +74,44 @@ class Resumable:
         except OSError as error:
             raise UserError(f"{self.partial} cannot be written: {error.strerror}.") from error
         lock(file, self.partial)
-        # Whoever held it may have given it its name by now: what is open here would then be a finished file.
+        # The process that held the lock may have renamed it by now: the open file would then be the finished target.
         if not self.partial.exists() or not os.path.samestat(os.fstat(file.fileno()), self.partial.stat()):
             file.close()
-            raise UserError(f"Another process has just written {self.target}.", hint="Look at it first.")
+            raise UserError(
+                f"Another process has just written {self.target}.",
+                hint="Check it before you run the command again.",
+            )
         return file
 
     def _begin(self) -> None:
         record = self._read_record()
         held = os.fstat(self._file.fileno()).st_size
         same = record.get("inputs") == self.inputs and record.get("bytes", 0) <= held
-        goes_on = bool(record) and same and not self.force
-        if self.target.exists() and not self.force and not (goes_on and record["replaces"]):
+        resumes = bool(record) and same and not self.force
+        if self.target.exists() and not self.force and not (resumes and record["replaces"]):
             if not held:
                 self.partial.unlink()
             raise UserError(
-                f"{self.target} exists already.",
-                hint="--force writes it anew; or name another file with --output.",
+                f"{self.target} already exists.",
+                hint="Replace it with --force, or name another file with --output.",
             )
-        if goes_on:
+        if resumes:
             self.state, self.bytes, self._replaces = record["state"], record["bytes"], record["replaces"]
             os.ftruncate(self._file.fileno(), self.bytes)
             self._file.seek(self.bytes)
             return
         if record.get("state") and not self.force:
             changed = changes(record.get("inputs"), self.inputs)
-            why = f"{changed[0]}" if changed else "it is shorter than it was"
-            self.progress.warn(f"{self.partial} is not gone on with, because {why}: starts anew.")
-        self.record.unlink(missing_ok=True)  # first: a record must never count bytes of another file
+            why = changed[0] if changed else "it is shorter than it was"
+            self.progress.warn(f"Not resuming {self.partial}: {why}. Starting over.")
+        self.record.unlink(missing_ok=True)  # first: a record must never count the bytes of another file
         os.ftruncate(self._file.fileno(), 0)
         self._count(complete=False)
 
     def append(self, data: bytes, state: Mapping[str, Any]) -> None:
-        """Add a part; when it returns, the part is on disk and counts, with `state` beside it.
+        """Add a part. On return, the part and `state` are on disk.
 
-        Raises Failure where the disk is full; what was added before is kept."""
+        Raises Failure if the disk is full; earlier parts are kept."""
         try:
             rest = memoryview(data)
             while rest:
@@ -121,13 +124,13 @@ class Resumable:
         self._count(complete=False)
 
     def finish(self) -> None:
-        """Give the file its name."""
+        """Rename the file to its target."""
         self._count(complete=True)
         try:
             os.replace(self.partial, self.target)
             descriptor = os.open(self.target.parent, os.O_RDONLY)
             try:
-                os.fsync(descriptor)  # a rename outlives a power cut once its folder is on disk
+                os.fsync(descriptor)  # only then does the rename survive a power cut
             finally:
                 os.close(descriptor)
         except OSError as error:
@@ -135,7 +138,7 @@ class Resumable:
         self.record.unlink(missing_ok=True)
 
     def discard(self) -> None:
-        """Take away what was written."""
+        """Delete what was written."""
         self.record.unlink(missing_ok=True)
         self.partial.unlink(missing_ok=True)
 
@@ -152,7 +155,7 @@ class Resumable:
     def _read_record(self) -> dict[str, Any]:
         try:
             record = read_json(self.record) if self.record.is_file() else {}
-        except UserError:  # written in one step, so only another program can have torn it
+        except UserError:  # written atomically, so only another program can have damaged it
             return {}
         whole = isinstance(record, dict) and {"inputs", "bytes", "state", "replaces"} <= record.keys()
         return record if whole else {}

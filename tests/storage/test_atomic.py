@@ -1,0 +1,70 @@
+"""Atomic writes: a file or folder is the old one or the new one, and only failed writes are reported as such."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from rir_mlx.errors import Failure
+from rir_mlx.storage import atomic
+from rir_mlx.storage.atomic import replace_folder, replacing, write_text
+
+
+def folder_with(path: Path, text: str) -> Path:
+    path.mkdir()
+    (path / "file").write_text(text)
+    return path
+
+
+def test_a_missing_input_is_not_reported_as_a_failed_write(tmp_path: Path) -> None:
+    write_text(tmp_path / "target", "before")
+    with pytest.raises(FileNotFoundError, match="no-such-input"), replacing(tmp_path / "target") as temporary:
+        temporary.write_text((tmp_path / "no-such-input").read_text())
+    assert (tmp_path / "target").read_text() == "before"
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]
+
+
+def test_a_lost_connection_is_not_reported_as_a_failed_write(tmp_path: Path) -> None:
+    with pytest.raises(ConnectionResetError), replacing(tmp_path / "target"):
+        raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+
+
+def test_an_unwritable_path_and_a_full_disk_are_reported_with_the_target(tmp_path: Path) -> None:
+    with (
+        pytest.raises(Failure, match=r"target could not be written: No such file"),
+        replacing(tmp_path / "target") as new,
+    ):
+        (new / "missing folder" / "file").write_text("x")
+    with pytest.raises(Failure, match=r"target could not be written: No space left"), replacing(tmp_path / "target"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(Failure, match=r"target could not be written"), replacing(tmp_path / "target"):
+        pass  # nothing was written
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
+    new, place = folder_with(tmp_path / "new", "new"), folder_with(tmp_path / "place", "old")
+    (place / "only in the old one").touch()
+    replace_folder(new, place)
+    assert [path.name for path in place.iterdir()] == ["file"]
+    assert (place / "file").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["place"]
+
+
+def test_a_folder_that_cannot_be_replaced_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    new, place = folder_with(tmp_path / "new", "new"), folder_with(tmp_path / "place", "old")
+    rename = os.replace
+
+    def failing(source: Path, target: Path) -> None:
+        if source == new:
+            raise OSError(errno.EIO, "Input/output error", str(source))
+        rename(source, target)
+
+    monkeypatch.setattr(atomic.os, "replace", failing)
+    with pytest.raises(Failure, match=r"place could not be written: Input/output error"):
+        replace_folder(new, place)
+    assert (place / "file").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "place"]
