@@ -59,11 +59,12 @@ from rir_mlx.backends.base import (
 from rir_mlx.data.loading import load_labelled
 from rir_mlx.data.rows import Row
 from rir_mlx.models.adapter_spec import AdapterSpec
-from rir_mlx.models.hub import EMBEDDED, resolve_model
+from rir_mlx.models.hub import resolve_model
 from rir_mlx.prompting.arms import ClassificationTask, label_tokens, training_examples
 from rir_mlx.prompting.batches import step_batches
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.prompting.prompts import DELIMITER, answer_format, classifier_prompt
+from rir_mlx.recipe.builtin import EMBEDDED
 from rir_mlx.recipe.loading import load_recipe
 
 DATA = Path("../shared/data/emotion/train.csv")

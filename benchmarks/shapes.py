@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
-from rir_mlx.models.hub import EMBEDDED
+from rir_mlx.recipe.builtin import EMBEDDED
 
 
 def make_shape(folder: Path, hidden: int, layers: int, vocabulary: int, seed: int = 0) -> None:

@@ -13,11 +13,7 @@ from rir_cli.context import open_options, prepare
 from rir_mlx.types import Severity
 
 if TYPE_CHECKING:
-    from rir_mlx.data.audit import (
-        Audit,
-        Example,
-        Finding,
-    )
+    from rir_mlx.data.audit.findings import Audit, Example, Finding
     from rir_mlx.recipe.schema import Recipe
 
 _SEVERITIES: tuple[Severity, ...] = get_args(Severity)

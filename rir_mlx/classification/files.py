@@ -28,7 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from rir_mlx.classification.classifier import Prediction
-from rir_mlx.data.row_streams import (
+from rir_mlx.data.rows import checked_text
+from rir_mlx.data.tables.row_streams import (
     Outline,
     Record,
     Stream,
@@ -37,7 +38,6 @@ from rir_mlx.data.row_streams import (
     open_stream,
     outline,
 )
-from rir_mlx.data.rows import checked_text
 from rir_mlx.errors import DataError, UserError
 from rir_mlx.interrupts import Interrupts
 from rir_mlx.progress import Progress, Silent

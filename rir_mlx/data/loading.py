@@ -17,13 +17,9 @@ from pathlib import Path
 from rir_mlx.data.columns import Column
 from rir_mlx.data.rows import Row, Triple, _collect, _triple_reader, checked_text, row_readers
 from rir_mlx.data.splits import _sample_train, _shuffled, carve, carved_size, draw_rows
-from rir_mlx.data.tables import (
-    Table,
-    missing_file,
-    read_file,
-    read_lines,
-    read_tables,
-)
+from rir_mlx.data.tables.sources import read_file, read_tables
+from rir_mlx.data.tables.table import Table, missing_file
+from rir_mlx.data.tables.text_files import read_lines
 from rir_mlx.errors import DataError
 from rir_mlx.recipe.schema import DataSection, ReasoningSection, SourceSpec
 from rir_mlx.types import PARTS

@@ -8,11 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from rir_mlx.data.tables import (
-    Fault,
-    Table,
-    refuse,
-)
+from rir_mlx.data.tables.table import Fault, Table, refuse
 from rir_mlx.errors import did_you_mean
 
 

@@ -9,9 +9,8 @@ from typing import Any
 
 from rir_mlx.errors import ModelError, did_you_mean
 from rir_mlx.models.config import read_config
+from rir_mlx.recipe.builtin import BUILTIN, EMBEDDED
 
-EMBEDDED = Path(__file__).parents[1] / "embedded"
-BUILTIN = "builtin:"
 OPEN_MIRROR = "mlx-community/Llama-3.2-1B-Instruct-bf16"
 
 _WANTED = ["*.json", "*.safetensors", "*.jinja", "README.md", "LICENSE*", "USE_POLICY*"]

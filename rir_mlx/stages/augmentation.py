@@ -22,7 +22,7 @@ from rir_mlx.augmentation.summary import AugmentationSummary
 from rir_mlx.backends.base import Model, Request, Sampling
 from rir_mlx.classification.classifier import Classifier
 from rir_mlx.data.rows import Row
-from rir_mlx.data.tables import SUFFIXES
+from rir_mlx.data.tables.table import SUFFIXES
 from rir_mlx.errors import NoServer, UserError
 from rir_mlx.interrupts import Interrupts
 from rir_mlx.models import adapters

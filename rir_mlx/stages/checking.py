@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from rir_mlx.backends.processes import is_main
-from rir_mlx.data.audit import Audit, Material, Ruler, audit
-from rir_mlx.data.scan import scan_sources
+from rir_mlx.data.audit.checks import audit
+from rir_mlx.data.audit.findings import Audit, Material, Ruler
+from rir_mlx.data.audit.scan import scan_sources
 from rir_mlx.errors import RirError
 from rir_mlx.models.hub import local_tokenizer
 from rir_mlx.progress import Progress, Silent

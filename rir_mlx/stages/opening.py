@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rir_mlx.backends import open_backend
 from rir_mlx.classification.loading import RecipeModel
-from rir_mlx.data.tables import SUFFIXES
+from rir_mlx.data.tables.table import SUFFIXES
 from rir_mlx.errors import UserError
 from rir_mlx.models.hub import ModelFiles, resolve_model
 from rir_mlx.progress import Progress, Silent

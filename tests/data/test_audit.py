@@ -8,18 +8,11 @@ from commands import write_csv
 
 from rir_mlx.backends import open_backend
 from rir_mlx.classification.loading import RecipeModel
-from rir_mlx.data.audit import (
-    RARE,
-    Audit,
-    Finding,
-    Material,
-    Refused,
-    Ruler,
-    audit,
-)
+from rir_mlx.data.audit.checks import RARE, audit
+from rir_mlx.data.audit.findings import Audit, Finding, Material, Refused, Ruler
+from rir_mlx.data.audit.scan import scan_sources
 from rir_mlx.data.loading import load_labelled
 from rir_mlx.data.rows import Row
-from rir_mlx.data.scan import scan_sources
 from rir_mlx.errors import DataError
 from rir_mlx.progress import Silent
 from rir_mlx.prompting.codec import Codec

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rir_mlx.data import tables
+from rir_mlx.data.audit.scan import scan_sources
 from rir_mlx.data.loading import (
     LabelledData,
     load_labelled,
@@ -18,7 +18,7 @@ from rir_mlx.data.loading import (
     read_texts,
 )
 from rir_mlx.data.rows import Row
-from rir_mlx.data.scan import scan_sources
+from rir_mlx.data.tables import sources
 from rir_mlx.errors import DataError
 from rir_mlx.recipe.schema import DataSection, ReasoningSection
 
@@ -111,7 +111,7 @@ def test_a_pattern_joins_its_files_in_order(tmp_path: Path) -> None:
 
 
 def test_embedded_data_goes_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "EMBEDDED", tmp_path)
+    monkeypatch.setattr(sources, "EMBEDDED", tmp_path)
     write_csv(tmp_path / "tickets.csv", some_rows(6))
     assert pairs(load("builtin:tickets.csv").train) == some_rows(6)
     assert "Did you mean 'tickets.csv'?" in fault_of("builtin:ticket.csv").what

@@ -6,11 +6,11 @@ Parts without rows of their own are carved as in training, which draws its sampl
 
 from __future__ import annotations
 
-from rir_mlx.data.audit import Material, Refused
+from rir_mlx.data.audit.findings import Material, Refused
 from rir_mlx.data.loading import check_labels, columns_of, labels_in
 from rir_mlx.data.rows import Row, row_readers, sift
 from rir_mlx.data.splits import carve, carved_size
-from rir_mlx.data.tables import read_tables
+from rir_mlx.data.tables.sources import read_tables
 from rir_mlx.errors import DataError
 from rir_mlx.recipe.schema import DataSection
 

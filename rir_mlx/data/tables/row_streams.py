@@ -17,19 +17,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from rir_mlx.data.columns import Column, find_columns
-from rir_mlx.data.tables import (
-    ACCEPTED,
-    Fault,
-    csv_records,
-    delimiter_of,
-    json_record,
-    long_fields,
-    missing_file,
-    not_lines_of_json,
-    refuse,
-    refuse_other_text,
-    wrong_length,
-)
+from rir_mlx.data.tables.delimited import csv_records, delimiter_of, long_fields, wrong_length
+from rir_mlx.data.tables.json_lines import json_record, not_lines_of_json
+from rir_mlx.data.tables.table import ACCEPTED, Fault, missing_file, refuse
+from rir_mlx.data.tables.text_files import refuse_other_text
 from rir_mlx.errors import DataError, Failure
 
 READABLE = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".txt")

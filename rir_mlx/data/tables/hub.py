@@ -1,0 +1,95 @@
+"""Data sets in Hugging Face's format, from the hub or from a folder."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rir_mlx.data.columns import Column, find_columns
+from rir_mlx.data.tables.table import ACCEPTED, Table, first_line
+from rir_mlx.errors import DataError, did_you_mean
+from rir_mlx.recipe.schema import SourceSpec
+
+HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
+
+
+def holds_data_set(folder: Path) -> bool:
+    """Whether a folder is laid out like a data set on the hub: a card that starts with YAML, or Parquet files."""
+    if any(folder.glob("*.parquet")) or any(folder.glob("*/*.parquet")):
+        return True
+    try:
+        return (folder / "README.md").read_bytes().startswith(b"---")
+    except OSError:
+        return False
+
+
+def read_data_set(source: SourceSpec, columns: Sequence[Column], key: str, path: str) -> Table:
+    import datasets
+
+    split = source.split or "train"
+    try:
+        with _no_bars_off_a_terminal():
+            data = datasets.load_dataset(path, source.config, split=split, revision=source.revision)
+    except Exception as error:  # a dozen kinds, from four libraries; those that are not known keep their own words
+        raise _explain(error, source, key) from error
+    shown = f"{source.path} ({split})"
+    if not data.num_rows:
+        raise DataError(f"{shown} has no rows.", hint=f"Set {key}.split to another split.")
+    found = find_columns(data.column_names, columns, shown)
+    features = [data.features[name] for name in found]
+    classes = tuple(tuple(f.names) if isinstance(f, datasets.ClassLabel) else None for f in features)
+    part: dict[str, list[Any]] = data.select_columns(found)[:]
+    cells = tuple(part[name] for name in found)
+    return Table(shown, range(1, data.num_rows + 1), cells, classes, editable=False)
+
+
+@contextmanager
+def _no_bars_off_a_terminal() -> Iterator[None]:
+    import datasets
+
+    hide = not sys.stderr.isatty() and not datasets.are_progress_bars_disabled()
+    if hide:
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if hide:
+            datasets.enable_progress_bars()
+
+
+def _explain(error: Exception, source: SourceSpec, key: str) -> DataError:
+    """Why a data set could not be loaded, in one sentence, and the edit or command that helps."""
+    path, words = source.path, str(error)
+    if listed := re.search(r"Unknown split .* Should be one of \[(.*)\]", words):
+        splits = re.findall(r"'([^']*)'", listed[1])
+        split = source.split or "train"
+        return DataError(
+            f"{key}: {path} has no split {split!r}.{did_you_mean(split, splits)}",
+            hint=f"Set {key}.split to one of: {', '.join(splits)}.",
+        )
+    if listed := re.search(r"(?:not found. Available|available configs): \[(.*?)\]", words):
+        configs = re.findall(r"'([^']*)'", listed[1])
+        what = f"has no configuration {source.config!r}" if source.config else "has several configurations"
+        return DataError(f"{key}: {path} {what}.", hint=f"Set {key}.config to one of: {', '.join(configs)}.")
+    if "gated" in words:
+        return DataError(
+            f"{key}: the data set {path} is gated: its owner asks for consent first.",
+            hint=f"Accept the terms at https://huggingface.co/datasets/{path}, then run: hf auth login",
+        )
+    if words.startswith("Revision "):
+        return DataError(f"{key}: {path} has no revision {source.revision!r}.", hint=f"Mend {key}.revision.")
+    if type(error).__name__ == "DatasetNotFoundError":
+        return DataError(
+            f"{key}: there is no data set {path} on the Hugging Face hub, no such file here, or it is private.",
+            hint="Check the id or the path; for a private data set run: hf auth login",
+        )
+    if isinstance(error, ConnectionError) or "OfflineModeIsEnabled" in words:
+        return DataError(
+            f"{key}: {path} is no file here, and the Hugging Face hub cannot be reached to look it up.",
+            hint=f"Connect to a network or leave out --offline, or set {key} to a file of your own.",
+        )
+    return DataError(f"{key}: {path} cannot be loaded as a data set: {first_line(error)}", hint=ACCEPTED)

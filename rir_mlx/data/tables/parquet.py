@@ -1,0 +1,38 @@
+"""Parquet files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rir_mlx.data.columns import Column, find_columns
+from rir_mlx.data.tables.table import Table, first_line
+from rir_mlx.errors import DataError
+
+
+def read_parquet(path: Path, columns: Sequence[Column], shown: str) -> Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            found = find_columns(schema.names, columns, shown)
+            table = file.read(columns=found)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{shown} cannot be read as Parquet: {first_line(error)}") from error
+    if not table.num_rows:
+        raise DataError(f"{shown} has columns but no rows.", hint="It needs a row for each text.")
+    # The `datasets` library keeps its features, and with them the names of class ids, in the schema's metadata.
+    features: dict[str, Any] = {}
+    stored = (schema.metadata or {}).get(b"huggingface")
+    if stored:
+        features = json.loads(stored).get("info", {}).get("features", {})
+    names = [features.get(name) for name in found]
+    classes = tuple(
+        tuple(f["names"]) if isinstance(f, dict) and f.get("_type") == "ClassLabel" else None for f in names
+    )
+    cells = tuple(table.column(name).to_pylist() for name in found)
+    return Table(shown, range(1, table.num_rows + 1), cells, classes)

@@ -1,0 +1,75 @@
+"""A table in memory, the faults of its rows, and the error that names all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rir_mlx.errors import DataError, did_you_mean
+
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+ACCEPTED = (
+    f"Accepted: files ending in {', '.join(SUFFIXES)}, a pattern of such files (data/*.jsonl), "
+    "the id of a Hugging Face data set, or a folder in its format (data/train-*.parquet)."
+)
+FAULTS_SHOWN = 20
+
+
+class Fault(NamedTuple):
+    """Something that keeps a row from being used. `row` is numbered as the user finds it."""
+
+    row: int
+    what: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """The wanted columns of one file or data set."""
+
+    name: str
+    rows: Sequence[int]
+    """The number of each row: its line in a text file, else counted from 1."""
+    cells: tuple[Sequence[Any], ...]
+    """One sequence a wanted column, in the order in which they were asked for."""
+    class_names: tuple[tuple[str, ...] | None, ...]
+    """For a column of class ids: the name of each id."""
+    faults: tuple[Fault, ...] = ()
+    editable: bool = True
+    """Whether the user can mend a row: not in a data set that others published."""
+
+    @property
+    def total(self) -> int:
+        return len(self.rows) + len({fault.row for fault in self.faults})
+
+
+def missing_file(path: Path, key: str = "") -> DataError:
+    """The error for a file that is not there, with the closest name in its folder."""
+    where = f"{key}: " if key else ""
+    if not path.parent.is_dir():
+        return DataError(f"{where}there is no file {path}: there is no folder {path.parent}.", hint=ACCEPTED)
+    near = [file.name for file in path.parent.iterdir() if file.is_file()]
+    return DataError(f"{where}there is no file {path}.{did_you_mean(path.name, near)}", hint=ACCEPTED)
+
+
+def refuse(tables: Iterable[tuple[str, int, Sequence[Fault]]], hint: str = "Mend these lines.") -> None:
+    """Raise one DataError for all faults of all files, given as (file, rows in all, faults); none, and it passes."""
+    blocks, lines = [], []
+    for name, total, faults in tables:
+        if not faults:
+            continue
+        own = [f"row {fault.row}: {fault.what}" for fault in sorted(faults)]
+        count = len({fault.row for fault in faults})
+        shown = own[:FAULTS_SHOWN] + ([f"and {len(own) - FAULTS_SHOWN:,} more"] if len(own) > FAULTS_SHOWN else [])
+        numbering = "" if Path(name).suffix.lower() in (*SUFFIXES[:-1], ".txt") else " (counted from 1)"
+        blocks.append(f"{name}: {count:,} of {total:,} rows cannot be used{numbering}:\n  " + "\n  ".join(shown))
+        lines += [f"{name}, {line}" for line in own]
+    if len(blocks) == 1:
+        lines = [line.removeprefix(f"{name}, ") for line in lines]
+    if blocks:
+        raise DataError("\n".join(blocks), faults=lines, hint=hint)
+
+
+def first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
