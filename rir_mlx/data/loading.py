@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rir_mlx.data.columns import Column
 from rir_mlx.data.rows import Row, Triple, _collect, _triple_reader, checked_text, row_readers
-from rir_mlx.data.splits import _sample_train, _shuffled, carve, carved_size, draw_rows
+from rir_mlx.data.splits import carve_missing_parts, carved_size, draw_rows, sample_train, shuffled
 from rir_mlx.data.tables.sources import read_file, read_tables
 from rir_mlx.data.tables.table import Table, missing_file
 from rir_mlx.data.tables.text_files import read_lines
@@ -66,20 +66,14 @@ def load_labelled(
         needed.add("train")
     notes: list[str] = []
     labels, rows = _read_rows(section, {part: sources[part] for part in sources if part in needed}, notes)
-    everything = len(rows.get("train", ()))
+    for part, size in (("test", section.test_size), ("validation", section.val_size)):
+        if part in rows and 1 <= size < len(rows[part]):
+            notes.append(f"{part}: {int(size):,} of {len(rows[part]):,} rows drawn")
+            rows[part] = draw_rows(rows[part], int(size), f"{seed}/{part}")
     if "train" in rows:
         notes += check_labels(section, labels, rows["train"])
-    for part, size in (("test", section.test_size), ("validation", section.val_size)):
-        if part in rows:
-            if 1 <= size < len(rows[part]):
-                notes.append(f"{part}: {int(size):,} of {len(rows[part]):,} rows drawn")
-                rows[part] = draw_rows(rows[part], int(size), f"{seed}/{part}")
-        elif sources[part] is None and "train" in rows:
-            rows[part], rows["train"] = carve(rows["train"], part, size, everything, seed)
-            if size > 0:
-                notes.append(f"{part} carved out of train: {len(rows[part]):,} rows")
-    if "train" in rows:
-        rows["train"] = _sample_train(rows["train"], section.max_samples, seed, notes)
+        notes += carve_missing_parts(rows, section, seed)
+        rows["train"] = sample_train(rows["train"], section.max_samples, seed, notes)
     used = {part: tuple(rows[part]) if part in parts and part in rows else () for part in sources}
     digest = _digest([["label", *pair] for pair in labels.items()], used)
     return LabelledData(labels, used["train"], used["validation"], used["test"], digest, tuple(notes))
@@ -104,7 +98,7 @@ def load_triples(section: ReasoningSection, seed: int) -> TripleData:
     if not triples:
         raise DataError(f"reasoning.source: {section.source.path} has no complete triples.")
     count = carved_size(section.val_size, len(triples), len(triples), "reasoning.val_size", "")
-    order = _shuffled(range(len(triples)), f"{seed}/triples")
+    order = shuffled(range(len(triples)), f"{seed}/triples")
     held, kept = order[:count], order[count:]
     if section.max_samples is not None and len(kept) > section.max_samples:
         notes.append(f"train: {section.max_samples:,} of {len(kept):,} triples drawn")

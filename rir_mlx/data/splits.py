@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from rir_mlx.data.rows import Row
 from rir_mlx.errors import DataError
+from rir_mlx.recipe.schema import DataSection
 
 
-def _shuffled(places: Iterable[int], seed: str) -> list[int]:
+def shuffled(places: Iterable[int], seed: str) -> list[int]:
     """The places in an order decided by the seed, alike on every machine and in every process."""
     order = list(places)
     random.Random(seed).shuffle(order)
@@ -43,7 +44,7 @@ def _draw(rows: Sequence[Row], total: int, seed: str, *, at_least: int = 0, spar
         places[row.label].append(place)
     counts = {name: len(own) for name, own in places.items()}
     shares = _shares(counts, total, at_least=at_least, spare=spare)
-    return {place for name, n in shares.items() for place in _shuffled(places[name], f"{seed}/{name}")[:n]}
+    return {place for name, n in shares.items() for place in shuffled(places[name], f"{seed}/{name}")[:n]}
 
 
 def draw_rows(rows: Sequence[Row], total: int, seed: str, *, at_least: int = 0) -> list[Row]:
@@ -52,7 +53,32 @@ def draw_rows(rows: Sequence[Row], total: int, seed: str, *, at_least: int = 0) 
     return [rows[place] for place in sorted(drawn)]
 
 
-def carve(rows: Sequence[Row], part: str, size: float, everything: int, seed: int) -> tuple[list[Row], list[Row]]:
+def carve_missing_parts(
+    rows: dict[str, list[Row]],
+    section: DataSection,
+    seed: int,
+    fallback: Callable[[str, DataError], float] | None = None,
+) -> list[str]:
+    """Carve the parts that have no source out of the training rows, in place: first test, then validation, so that the
+    test part does not depend on `val_size`. Returns a note for each carved part.
+
+    `fallback` gives the size to use for a part whose size does not fit. Without it, DataError is raised."""
+    notes, everything = [], len(rows["train"])
+    for part, size in (("test", section.test_size), ("validation", section.val_size)):
+        if getattr(section, part) is not None:
+            continue
+        try:
+            rows[part], rows["train"] = _carve(rows["train"], part, size, everything, seed)
+        except DataError as error:
+            if fallback is None:
+                raise
+            rows[part], rows["train"] = _carve(rows["train"], part, fallback(part, error), everything, seed)
+        if rows[part]:
+            notes.append(f"{part} carved out of train: {len(rows[part]):,} rows")
+    return notes
+
+
+def _carve(rows: Sequence[Row], part: str, size: float, everything: int, seed: int) -> tuple[list[Row], list[Row]]:
     """A stratified part of the training rows, and the rest, which keeps a row of every label. `size` is a share of
     `everything` below 1, else a count. Raises DataError where it is more than half of the rows."""
     key = f"data.{'val' if part == 'validation' else part}_size"
@@ -72,7 +98,7 @@ def carved_size(size: float, rows: int, left: int, key: str, otherwise: str) -> 
     return count
 
 
-def _sample_train(rows: list[Row], most: int | None, seed: int, notes: list[str]) -> list[Row]:
+def sample_train(rows: list[Row], most: int | None, seed: int, notes: list[str]) -> list[Row]:
     if most is None or len(rows) <= most:
         return rows
     labels = len({row.label for row in rows})

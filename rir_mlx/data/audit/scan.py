@@ -1,7 +1,7 @@
-"""Every row of a recipe's sources for an audit: nothing is drawn, and what loading would refuse is kept and told.
+"""Every row of a recipe's sources for an audit: nothing is sampled, and faults are collected instead of raised.
 
-Parts without rows of their own are carved as in training, which draws its sample afterwards: so the rows that train on
-`max_samples` are among these. Reads through `tables.py` and `data.py`; knows no check.
+Parts without a source are carved as in training, which samples `max_samples` afterwards: the rows that it trains on are
+among these. Knows no check.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ from __future__ import annotations
 from rir_mlx.data.audit.findings import Material, Refused
 from rir_mlx.data.loading import check_labels, columns_of, labels_in
 from rir_mlx.data.rows import Row, row_readers, sift
-from rir_mlx.data.splits import carve, carved_size
+from rir_mlx.data.splits import carve_missing_parts
 from rir_mlx.data.tables.sources import read_tables
 from rir_mlx.errors import DataError
 from rir_mlx.recipe.schema import DataSection
 
 _SHARES = {"test": 0.2, "validation": 0.1}
-"""What is carved where the wanted size does not fit."""
+"""What is carved if the requested size does not fit."""
 
 
 def scan_sources(section: DataSection, seed: int) -> Material:
-    """Read and split all rows. Raises DataError where a source is not there, or cannot be read at all."""
+    """Read and split all rows. Raises DataError if a source is missing or cannot be read at all."""
     rows: dict[str, list[Row]] = {}
     refused: list[Refused] = []
     notes: list[str] = []
@@ -42,24 +42,15 @@ def scan_sources(section: DataSection, seed: int) -> Material:
             notes += check_labels(section, labels, rows["train"])
         except DataError as error:
             refused.append(Refused("train", section.train.path, 0, str(error)))
-        everything = len(rows["train"])
-        for part in ("test", "validation"):
-            if part not in rows:
-                size, problem = _size(section, part, everything, len(rows["train"]))
-                refused += [Refused("train", section.train.path, 0, problem)] if problem else []
-                rows[part], rows["train"] = carve(rows["train"], part, size, everything, seed)
-                if rows[part]:
-                    notes.append(f"{part} carved out of train: {len(rows[part]):,} rows")
+        problems: list[str] = []
+        notes += carve_missing_parts(rows, section, seed, lambda part, error: _fallback(section, part, error, problems))
+        refused += [Refused("train", section.train.path, 0, problem) for problem in problems]
     return Material(rows, tuple(section.labels), refused, notes)
 
 
-def _size(section: DataSection, part: str, everything: int, left: int) -> tuple[float, str]:
-    """How much to carve, and why loading would refuse that. A size that does not fit gives way to a share, so that
-    the parts can be compared; it is refused where somebody asked for it, not where it is the default."""
-    key = "val_size" if part == "validation" else "test_size"
-    size: float = getattr(section, key)
-    try:
-        carved_size(size, everything, left, f"data.{key}", f", or give rows of its own in data.{part}")
-    except DataError as error:
-        return _SHARES[part], str(error) if key in section.model_fields_set else ""
-    return size, ""
+def _fallback(section: DataSection, part: str, error: DataError, problems: list[str]) -> float:
+    """A share in place of a size that does not fit, so that the parts can be compared. It is a problem only if the user
+    asked for that size: the default sizes are too large for small tables."""
+    if ("val_size" if part == "validation" else "test_size") in section.model_fields_set:
+        problems.append(str(error))
+    return _SHARES[part]
