@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
-from commands import Run
+from commands import Run, command, write_recipe
 from tiny import make_tiny_llama
 
 
-@pytest.fixture
-def exportable(rir: Run, recipe: Path, tmp_path: Path) -> Run:
+@pytest.fixture(scope="module")
+def classifier_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained classifier whose layers are wide enough to be quantised."""
-
     pytest.importorskip("torch")
-    wide = make_tiny_llama(tmp_path / "wide", hidden=64)
-    changes = ("-s", f"model={wide}", "-s", "classifier.learning_rate=1e-2", "--backend", "torch", "-q")
-    assert rir("train-classifier", str(recipe), "--arm", "qa", *changes).code == 0
+    folder = tmp_path_factory.mktemp("exportable")
+    recipe = write_recipe(folder, make_tiny_llama(folder / "wide", hidden=64))
+    changes = ("-s", "classifier.learning_rate=1e-2", "--backend", "torch", "-q")
+    assert command(folder, "train-classifier", str(recipe), "--arm", "qa", *changes).code == 0
+    return folder
+
+
+@pytest.fixture
+def exportable(rir: Run, tmp_path: Path, classifier_once: Path) -> Run:
+    """A copy of it, in the folder that `rir` runs in."""
+    shutil.copytree(classifier_once, tmp_path, dirs_exist_ok=True)
     return rir
 
 
+@pytest.mark.usefixtures("warm_examples")
 @pytest.mark.parametrize(
     ("options", "files", "kind"),
     [
@@ -61,6 +70,7 @@ def test_the_card_shows_what_its_program_printed_and_no_rows(exportable: Run) ->
     assert not [row for row in rows if row.split(",")[0] in card]
 
 
+@pytest.mark.usefixtures("warm_examples")
 def test_an_export_that_is_another_model_is_kept_aside_with_the_layer(
     exportable: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,6 +99,7 @@ def test_an_export_that_is_another_model_is_kept_aside_with_the_layer(
     assert json.loads((folder / "qa-hf" / "verification.json").read_text(encoding="utf-8"))["passed"] is True
 
 
+@pytest.mark.usefixtures("warm_examples")
 def test_an_export_that_is_stopped_leaves_the_one_before_and_runs_again(
     exportable: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,6 +123,7 @@ def test_an_export_that_is_stopped_leaves_the_one_before_and_runs_again(
     assert [path.name for path in folder.iterdir()] == ["qa-hf"]
 
 
+@pytest.mark.usefixtures("warm_examples")
 def test_an_export_is_pushed_only_when_asked_and_a_dry_run_contacts_nobody(exportable: Run) -> None:
     result = exportable("export", "--arm", "qa", "--push-to-hub", "me/mine", "--dry-run", "--offline")
     assert result.code == 0, result.err
@@ -134,12 +146,11 @@ def test_an_export_never_replaces_a_folder_of_somebody_else(rir: Run, recipe: Pa
     assert sorted(path.name for path in tiny.iterdir()) == before
 
 
+@pytest.mark.usefixtures("warm_examples")
 def test_a_classifier_of_a_quantised_base_is_exported_dequantised(rir: Run, recipe: Path, tmp_path: Path) -> None:
     """Fused into packed weights, most of the adapter would be rounded away."""
     pytest.importorskip("mlx_lm")
     pytest.importorskip("torch")
-    import shutil
-
     from rir_mlx.backends.mlx.quantisation import quantise
 
     base = make_tiny_llama(tmp_path / "wide", hidden=64)
