@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
+from schema_pages import comparison_page, one_line, recipe_page
 from typer.models import ArgumentInfo, CommandInfo, OptionInfo
 
 ROOT = Path(__file__).resolve().parents[1]
 
 GENERATED = (
     "reference/recipe.md",
+    "reference/comparison.md",
     "reference/commands.md",
     "reference/python.md",
     "benchmarks.md",
@@ -32,133 +33,12 @@ def generated_pages() -> dict[str, str]:
     """Every generated page by its path in the site."""
     return {
         "reference/recipe.md": recipe_page(),
+        "reference/comparison.md": comparison_page(),
         "reference/commands.md": commands_page(),
         "reference/python.md": python_page(),
         "benchmarks.md": (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8"),
         "changelog.md": (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"),
     }
-
-
-def recipe_page() -> str:
-    """Every recipe key with its type, default and meaning."""
-    from rir_mlx.recipe.schema import Recipe, TrainingSection
-
-    lines = [
-        "# Recipe keys",
-        "",
-        "A recipe is one YAML file. A key that it leaves out has the default below; together the defaults are the",
-        "shipped recipe `emotion`. `rir-mlx recipe` prints a recipe with every key. `--set section.key=value`",
-        "overrides one.",
-        "",
-        "## Top level",
-        "",
-    ]
-    sections = {name: field for name, field in Recipe.model_fields.items() if _section(field)}
-    lines += _keys("", {name: field for name, field in Recipe.model_fields.items() if name not in sections})
-    shared = TrainingSection.model_fields
-    for name, field in sections.items():
-        model = _section(field)
-        assert model is not None
-        fields = model.model_fields
-        if issubclass(model, TrainingSection):
-            if model is TrainingSection:
-                lines += [
-                    "## rgen and classifier",
-                    "",
-                    "Both stages train by these keys: `rgen.epochs`, `classifier.epochs` and so on.",
-                    "",
-                ]
-                lines += _keys("", fields)
-                continue
-            fields = {key: value for key, value in fields.items() if key not in shared}
-        lines += [f"## {name}", "", _sentence(model.__doc__), ""]
-        lines += _keys(f"{name}.", fields)
-    lines += [
-        "## Where rows come from",
-        "",
-        "`data.train`, `data.validation`, `data.test` and `reasoning.source` are a path, or:",
-        "",
-    ]
-    source = next(model for model in _models(Recipe) if model.__name__ == "SourceSpec")
-    lines += _keys("", source.model_fields)
-    return "\n".join(lines)
-
-
-def _models(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
-    """The models inside a model's fields, at any depth."""
-    for field in model.model_fields.values():
-        for inner in _inner(field.annotation):
-            yield inner
-            yield from _models(inner)
-
-
-def _inner(annotation: Any) -> Iterator[type[BaseModel]]:
-    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _inner(argument)
-
-
-def _section(field: FieldInfo) -> type[BaseModel] | None:
-    kind = field.annotation
-    return kind if inspect.isclass(kind) and issubclass(kind, BaseModel) and field.description is None else None
-
-
-def _keys(prefix: str, fields: Mapping[str, FieldInfo]) -> list[str]:
-    lines = []
-    for name, field in fields.items():
-        bounds = "".join(_bound(item) for item in field.metadata)
-        kind = f"{_type(field.annotation)}{bounds}"
-        lines += [
-            f"### `{prefix}{name}`",
-            "",
-            f"{kind} · default {_default(field)}",
-            "",
-            _sentence(field.description),
-            "",
-        ]
-    return lines
-
-
-def _type(annotation: Any) -> str:
-    """An annotation in words."""
-    if annotation is None or annotation is type(None):
-        return "`null`"
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Literal:
-        return " \\| ".join(f"`{value}`" for value in arguments)
-    if origin is Union or type(annotation).__name__ == "UnionType":
-        return " or ".join(_type(argument) for argument in arguments)
-    if type(annotation).__name__ == "_AnnotatedAlias":
-        return _type(arguments[0])
-    if origin is tuple:
-        return f"list of {_type(arguments[0])}"
-    if origin is dict:
-        return "map of names to texts"
-    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
-        return "source"
-    return {"int": "whole number", "float": "number", "str": "text", "bool": "`true` \\| `false`"}[annotation.__name__]
-
-
-def _bound(item: Any) -> str:
-    signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "min_length": "at least"}
-    parts = [f", {sign} {getattr(item, name)}" for name, sign in signs.items() if getattr(item, name, None) is not None]
-    return "".join(parts)
-
-
-def _default(field: FieldInfo) -> str:
-    value = field.get_default(call_default_factory=True)
-    if isinstance(value, BaseModel):
-        return "`" + ", ".join(f"{key}: {inner}" for key, inner in value if inner is not None) + "`"
-    if isinstance(value, tuple):
-        return f"`[{', '.join(map(str, value))}]`"
-    if value is None or isinstance(value, bool):
-        return f"`{ {None: 'null', True: 'true', False: 'false'}[value] }`"
-    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
-
-
-def _sentence(text: str | None) -> str:
-    return " ".join((text or "").split())
 
 
 def commands(app: typer.Typer | None = None, path: str = "rir-mlx") -> Iterator[tuple[str, CommandInfo]]:
@@ -192,7 +72,7 @@ def commands_page() -> str:
 
 
 def _paragraphs(text: str | None) -> list[str]:
-    return [part for paragraph in inspect.cleandoc(text or "").split("\n\n") for part in (_sentence(paragraph), "")]
+    return [part for paragraph in inspect.cleandoc(text or "").split("\n\n") for part in (one_line(paragraph), "")]
 
 
 def _parameters(function: Any) -> Iterator[tuple[str, str, str]]:
@@ -207,7 +87,7 @@ def _parameters(function: Any) -> Iterator[tuple[str, str, str]]:
         kinds = [kind for kind in _plain_types(annotation) if kind is not type(None)]
         choices = [value.value for kind in kinds if issubclass(kind, Enum) for value in kind]
         default = getattr(parameter.default, "value", parameter.default)
-        text = _sentence(info.help)
+        text = one_line(info.help)
         text += f" One of {', '.join(f'`{choice}`' for choice in choices)}." if choices else ""
         text += " Required." if required and isinstance(info, OptionInfo) else ""
         text += "" if required or default in (None, False) else f" Default: `{default}`."

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import reference
 import rir_convert
 
 import rir_mlx
+from rir_mlx.evaluation.schema import Comparison, EntryResult, Metrics
 from rir_mlx.recipe.schema import Recipe
+from rir_mlx.statistics.metrics import Interval
+from rir_mlx.statistics.paired_tests import PairedComparison
 
 
 def test_every_generated_page_is_in_the_list_that_links_are_checked_by() -> None:
@@ -21,6 +26,14 @@ def test_every_recipe_key_has_its_entry() -> None:
         for key in inner or [name]:
             plain, full = f"### `{key}`\n", f"### `{name}.{key}`\n"
             assert plain in page or full in page, f"{name}.{key}"
+
+
+def test_every_field_of_the_comparison_has_its_entry() -> None:
+    page = reference.comparison_page()
+    for part in (Comparison, EntryResult, Metrics, Interval, PairedComparison):
+        section = page.split(f"## {part.__name__}\n")[1].split("\n## ")[0]
+        for name in getattr(part, "model_fields", None) or [field.name for field in dataclasses.fields(part)]:
+            assert f"| `{name}` |" in section, f"{part.__name__}.{name}"
 
 
 def test_every_command_and_option_has_its_entry() -> None:
