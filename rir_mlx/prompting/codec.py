@@ -1,12 +1,14 @@
-"""Prompts and completions as token ids with exact boundaries, and ids as batches.
+"""Prompts and completions as token ids with exact boundaries.
 
 The chat template is rendered once, with marks where the user's text goes, and split at the marks. What the template
-and we wrote is tokenised with control tokens; what the user gave is tokenised without; the ids are concatenated. So
-the prompt's length is exact, training and inference see the same ids, and no text can smuggle in a control token.
+and we wrote is tokenised with control tokens, what the user gave without them, and the ids are concatenated. So the
+prompt's length is exact, training and inference see the same ids, and no text can smuggle in a control token. A codec
+may be used by many threads at once.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -25,7 +27,8 @@ def _mark(index: int) -> str:
 
 @dataclass(frozen=True)
 class EncodedPrompt:
-    """A prompt as ids: `prefix` is shared by the task's rows, `row` is its own, whose text lost `trimmed` tokens."""
+    """A prompt as ids: the `prefix` that all rows of a task share, then the `row`'s own, whose text lost `trimmed`
+    tokens."""
 
     prefix: Tokens
     row: Tokens
@@ -33,7 +36,9 @@ class EncodedPrompt:
 
 
 class Codec:
-    """A model's tokenizer and chat template. `date` is what the template prints as today's."""
+    """A model's tokenizer and chat template. `date` is what the template prints as today's date.
+
+    Raises ModelError where the folder has no fast tokenizer or the template cannot be rendered."""
 
     def __init__(self, folder: Path, date: str) -> None:
         from transformers import AutoTokenizer
@@ -44,6 +49,11 @@ class Codec:
             raise ModelError(f"{folder} has no tokenizer that can be loaded: {error}") from error
         if not getattr(self.tokenizer, "is_fast", False):
             raise ModelError(f"{folder} has no tokenizer.json.", hint="Name a model with a fast tokenizer.")
+        # Whether control tokens are recognised is a flag of the tokenizer object. Calling the one above with
+        # `split_special_tokens` sets and resets it, and a thread that encodes in between reads control tokens where
+        # there must be none. So user texts have a tokenizer of their own.
+        self._plain: Any = copy.deepcopy(self.tokenizer.backend_tokenizer)
+        self._plain.encode_special_tokens = True
         self.date = date
         self.terminator = self._find_terminator()
         self.stops = tuple(sorted({self.terminator, *_eos_ids(folder), *_as_ids(self.tokenizer.eos_token_id)}))
@@ -53,24 +63,27 @@ class Codec:
 
     def given(self, text: str) -> Tokens:
         """Ids of text that a user gave: `<|eot_id|>` in it is spelt out, never a control token."""
-        return tuple(self._given_many([text])[0])
+        return tuple(self._plain.encode(text, add_special_tokens=False).ids)
+
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """The characters of a user's text that each of its ids covers: start and end."""
+        offsets: list[tuple[int, int]] = self._plain.encode(text, add_special_tokens=False).offsets
+        return offsets
 
     def _given_many(self, texts: list[str]) -> list[list[int]]:
-        plain = {"add_special_tokens": False, "split_special_tokens": True, "return_attention_mask": False}
-        ids: list[list[int]] = self.tokenizer(texts, **plain)["input_ids"] if texts else []
-        return ids
+        return [encoding.ids for encoding in self._plain.encode_batch(texts, add_special_tokens=False)]
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
-        """How many ids each of the texts that a user gave takes."""
+        """The number of ids of each text that a user gave."""
         return [len(ids) for ids in self._given_many(list(texts))]
 
     def control_words(self) -> list[str]:
-        """How the control tokens are spelt."""
+        """The control tokens as text."""
         return sorted(token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special)
 
     def constant(self, text: str) -> Tokens:
         """Ids of text that we or the template wrote, control tokens included."""
-        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else ()
+        return tuple(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids) if text else ()
 
     def decode(self, tokens: Sequence[int]) -> str:
         text: str = self.tokenizer.backend_tokenizer.decode(list(tokens), skip_special_tokens=False)
@@ -80,13 +93,13 @@ class Codec:
         return not self._control.isdisjoint(tokens)
 
     def encode(self, prompt: Prompt, max_tokens: int) -> EncodedPrompt:
-        """The prompt in at most `max_tokens` ids; the end of its text is cut where it is longer.
+        """The prompt in at most `max_tokens` ids. The end of its text is cut if it is longer.
 
-        Raises UserError where the rest of the prompt alone is longer than that."""
+        Raises UserError if the prompt without its text is already too long."""
         return self.encode_many([prompt], max_tokens)[0]
 
     def encode_many(self, prompts: Sequence[Prompt], max_tokens: int) -> list[EncodedPrompt]:
-        """`encode` for each of the prompts, several times as fast."""
+        """Encode many prompts, several times as fast as one by one. Raises UserError like `encode`."""
         encoded = []
         for prompt, ids in zip(prompts, self._given_many([prompt.text for prompt in prompts]), strict=True):
             before, after = self._around(prompt.prefix, prompt.tail, prompt.answer_start)
@@ -103,7 +116,7 @@ class Codec:
     def _encode_around(
         self, prefix: tuple[Piece, ...], tail: tuple[Piece, ...], answer_start: str
     ) -> tuple[Tokens, Tokens]:
-        """Ids of what stands before a prompt's text, and after it."""
+        """Ids of everything before a prompt's text, and of everything after it."""
         pieces = (*prefix, Piece("", given=True), *tail)
         constants = self._constants(tuple(None if p.given else p.text for p in pieces), answer_start)
         slots = [self.given(piece.text) for piece in pieces if piece.given]
@@ -114,7 +127,8 @@ class Codec:
         )
 
     def _constants(self, texts: tuple[str | None, ...], answer_start: str) -> list[Tokens]:
-        """Ids of what stands around the given pieces (None in `texts`) of a message, in the rendered template."""
+        """Ids of the constant stretches around the user's pieces (None in `texts`) of a message, in the rendered
+        template."""
         key = (texts, answer_start)
         if key not in self._rendered:
             count = texts.count(None)
@@ -145,7 +159,7 @@ class Codec:
         return text
 
     def _with_bos(self, ids: Tokens) -> Tokens:
-        """A template that leaves the first token to the tokenizer gets it once, never twice."""
+        """Add the first token where the template leaves it to the tokenizer, so that it occurs exactly once."""
         bos = self.tokenizer.bos_token_id
         added = self.tokenizer("")["input_ids"]
         if bos is not None and bos in added and ids[:1] != (bos,):

@@ -374,9 +374,7 @@ def fitted_order(
     Without a codec nothing is cut."""
     lost = 0
     while codec is not None and (over := codec.encode(question.prompt(order), room).trimmed):
-        spans = codec.tokenizer(
-            order.text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
-        )["offset_mapping"]
+        spans = codec.offsets(order.text)
         # A character may take several tokens: the cut is where the first lost token's character starts.
         order = replace(order, text=order.text[: spans[-over][0]])
         lost += over
