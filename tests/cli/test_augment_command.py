@@ -49,7 +49,7 @@ def test_a_limit_tries_it_out_and_the_rest_continues(trained: Run, tmp_path: Pat
     result = trained("augment", "--limit", "10", "--json")
     assert result.code == 0, result.err
     assert json.loads(result.out)["train"]["rows"] == 10
-    assert "without --limit it continues" in result.err
+    assert "run without --limit for the rest" in result.err
     assert not (folder / "done.json").exists()
     first = {one["key"] for one in rows_in(folder / "journal.jsonl")}
     assert len(first) >= 10
@@ -292,7 +292,7 @@ def test_killed_and_interrupted_a_real_model_writes_the_same_rows(
         _, err = process.communicate(timeout=300)
         if number == signal.SIGINT:
             assert process.returncode == 130
-            assert "Finishes the rows" in err
+            assert "Finishing the rows" in err
             assert "the same command continues" in err
         before = journal.read_bytes().count(b"\n")
     process = start(tmp_path, "killed")

@@ -1,0 +1,119 @@
+"""The model that writes a run's reasonings: R-Gen in this process or on a cluster, or the model of a server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from huggingface_hub import constants
+
+from rir_mlx.augmentation.engines.base import Engine, LabelQuestion, ReasoningRequest
+from rir_mlx.augmentation.engines.local import LocalEngine
+from rir_mlx.backends.base import Model, Request, Sampling
+from rir_mlx.classification.classifier import Classifier
+from rir_mlx.data.rows import Row
+from rir_mlx.errors import UserError
+from rir_mlx.models import adapters
+from rir_mlx.prompting.arms import ClassificationTask
+from rir_mlx.prompting.room import rgen_room
+from rir_mlx.stages.context import Context
+from rir_mlx.storage.digests import digest_of_file
+from rir_mlx.training.cost import generation_cost
+
+_SAMPLE = 256
+"""Rows from which the cost of all of them is estimated."""
+
+
+class ReasoningModel:
+    """Opens the engine that the recipe names. R-Gen's weights are loaded at most once."""
+
+    def __init__(self, context: Context) -> None:
+        self.context, self.options = context, context.recipe.augment
+        self.question = LabelQuestion(list(context.data.labels), context.recipe.data.instruction)
+        self.room = rgen_room(context.recipe.max_seq_length, self.options.max_tokens)
+        self.remote = self.options.engine == "openai"
+        self._loaded: Model | None = None
+
+    def rgen_identity(self) -> dict[str, str]:
+        """R-Gen's base model and adapter, wherever it runs."""
+        files = self.context.model.files
+        named = {"model": files.name, "revision": files.revision or files.fingerprint[:16]}
+        adapter = self.context.run.rgen.adapter / adapters.MLX_WEIGHTS
+        return named | {"adapter": digest_of_file(adapter)} if adapter.is_file() else named
+
+    def require_rgen(self) -> None:
+        """Raise UserError if R-Gen is to write and has not been trained."""
+        if not self.remote and self.context.run.rgen.done() is None:
+            raise UserError(
+                "R-Gen has not been trained in this run.",
+                hint="Run `rir-mlx train-rgen` first. (Or let a server's model write: --engine openai --base-url URL.)",
+            )
+
+    def scoring_task(self) -> ClassificationTask:
+        """What the model is asked that chooses among several reasonings of a row."""
+        return replace(self.context.task, max_reasoning_tokens=self.options.max_tokens)
+
+    def scorer(self) -> Classifier:
+        """Tells how likely a reasoning makes a label."""
+        return Classifier(self._rgen(), self.context.model.codec, self.scoring_task(), "qra")
+
+    def rgen_engine(self, identity: dict[str, str]) -> Engine:
+        """R-Gen, on this machine or on a Ray cluster."""
+        if self.options.engine == "ray":
+            return self._cluster_engine(identity)
+        length = self.context.recipe.max_seq_length
+        return LocalEngine(self._rgen(), self.context.model.codec, self.question, length, identity)
+
+    def _cluster_engine(self, identity: dict[str, str]) -> Engine:
+        from rir_mlx.augmentation.engines.cluster import RayEngine, WorkerSetup
+
+        context, recipe = self.context, self.context.recipe
+        adapter = adapters.read_adapter(context.run.rgen.adapter, context.model.files)
+        setup = WorkerSetup(
+            backend=recipe.backend,
+            model=recipe.model,
+            revision=recipe.revision,
+            fingerprint=context.model.files.fingerprint,
+            dtype=recipe.dtype,
+            date=recipe.date,
+            adapter=(adapter.spec, adapter.tensors),
+            question=self.question,
+            max_seq_length=recipe.max_seq_length,
+        )
+        return RayEngine(setup, self.options.workers, identity)
+
+    def server_engine(self) -> Engine:
+        """The model of an OpenAI-compatible server. Raises NoServer if nobody answers at its address."""
+        from rir_mlx.augmentation.engines.server import OpenAIEngine, Server
+
+        options = self.options
+        server = Server(options.base_url or "", options.server_model, options.concurrency, options.timeout)
+        if server.remote and constants.HF_HUB_OFFLINE:
+            raise UserError(f"{server.shown} is not on this machine, and --offline contacts no server.")
+        engine = OpenAIEngine(server, self.context.model.codec, self.question, self.context.recipe.max_seq_length)
+        if engine.remote:
+            unencrypted = "" if server.url.scheme == "https" else ", unencrypted, and so is the key if there is one"
+            self.context.progress.warn(f"Texts and labels are sent to {server.shown}{unencrypted}.")
+        return engine
+
+    def say_cost(self, rows: Sequence[Row], sampling: Sampling, due: int) -> None:
+        """Say what `due` reasonings cost at most, estimated from the first rows."""
+        if not due or self.options.engine == "ray":
+            return
+        context, codec = self.context, self.context.model.codec
+        prompts = [self.question.prompt(ReasoningRequest("", row.text, row.label, 0)) for row in rows[:_SAMPLE]]
+        encoded = codec.encode_many(prompts, self.room)
+        requests = [Request(index, prompt.row) for index, prompt in enumerate(encoded)]
+        cost = generation_cost(self._rgen(), requests, encoded[0].prefix, sampling, context.model.files.config)
+        factor = due / len(requests)
+        whole = replace(cost, rows=due, tokens=round(cost.tokens * factor), seconds=cost.seconds * factor)
+        context.progress.say("At most, " + whole.text("augmentation", context.backend.device()))
+
+    def _rgen(self) -> Model:
+        """R-Gen, fused; the base model if there is no R-Gen."""
+        if self._loaded is None:
+            rgen = self.context.run.rgen
+            adapter = adapters.read_adapter(rgen.adapter, self.context.model.files) if rgen.done() else None
+            self._loaded = self.context.model.load(adapter)
+            self._loaded.fuse()
+        return self._loaded
