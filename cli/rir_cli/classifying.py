@@ -26,8 +26,10 @@ from rir_cli.options import (
 )
 
 if TYPE_CHECKING:
-    from rir_mlx.classification.classifier import Classifier, Decoding, Prediction
+    from rir_mlx.classification.classifier import Classifier
     from rir_mlx.classification.files import BulkResult
+    from rir_mlx.classification.scores import Prediction
+    from rir_mlx.classification.scoring import PredictOptions
     from rir_mlx.progress import Progress
     from rir_mlx.stages import Context
 
@@ -81,7 +83,7 @@ def classify(
     single, texts = _input(text, file, output, text_column)
     context = trained_context(run, runs, backend, offline=offline, quiet=quiet)
     from rir_mlx.classification import loading
-    from rir_mlx.classification.classifier import Decoding
+    from rir_mlx.classification.scoring import PredictOptions
 
     chosen = arm.value if arm else loading.default_arm(context.run)
     context.progress.say(f"Using the {chosen} classifier of {context.run.folder}.")
@@ -91,7 +93,7 @@ def classify(
     asked = _Asked(
         context,
         classifier,
-        Decoding(reason.value, samples, options.sample_temperature, options.batch_size),
+        PredictOptions(reason.value, samples, options.sample_temperature, options.batch_size),
         _Form(json or jsonl, top_k, threshold),
     )
     if file is not None and output is not None:
@@ -151,7 +153,7 @@ class _Form:
 class _Asked:
     context: Context
     classifier: Classifier
-    how: Decoding
+    how: PredictOptions
     form: _Form
 
     def answers(self, texts: Sequence[str]) -> list[Prediction]:

@@ -127,7 +127,7 @@ class Exam:
         model = context.backend.load(context.model.files.folder, dtype="float32", adapter=(spec, self.adapter.tensors))
         classifier = Classifier(model, context.model.codec, self.task, self.arm)
         head, prompts = classifier.prompts([row.text for row, _ in self.rows], [reason for _, reason in self.rows])
-        probe = Probe(head, prompts, classifier.options)
+        probe = Probe(head, prompts, classifier.label_tokens)
         answers = ask(model, probe)
         del model, classifier
         release_memory()

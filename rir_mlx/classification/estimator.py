@@ -22,12 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rir_mlx.backends import open_backend
-from rir_mlx.classification.classifier import (
-    Classifier,
-    Decoding,
-    Prediction,
-)
+from rir_mlx.classification.classifier import Classifier
 from rir_mlx.classification.loading import RecipeModel, default_arm, load_classifier
+from rir_mlx.classification.scores import Prediction
+from rir_mlx.classification.scoring import PredictOptions
 from rir_mlx.data.rows import checked_text
 from rir_mlx.errors import UserError
 from rir_mlx.models.hub import resolve_model
@@ -67,7 +65,7 @@ class RirClassifier:
         self.classifier = classifier
         self.reason: ReasonMode = reason
         self.samples, self.batch_size = samples, batch_size
-        self.temperature = Decoding.temperature
+        self.temperature = PredictOptions.temperature
         self.threshold = classifier.calibration.answer_from if threshold is None else threshold
 
     @classmethod
@@ -122,10 +120,10 @@ class RirClassifier:
         """Where the label comes first, a reasoning is written for whoever asked for it alone."""
         checked = _texts(texts)
         reason = self.reason if explained or self.classifier.reasons_first else "never"
-        how = Decoding(reason, self.samples, self.temperature, self.batch_size)
+        options = PredictOptions(reason, self.samples, self.temperature, self.batch_size)
         predictions: list[Prediction] = []
         for start in range(0, len(checked), _CHUNK):
-            predictions += self.classifier.predict(checked[start : start + _CHUNK], how)
+            predictions += self.classifier.predict(checked[start : start + _CHUNK], options)
         return predictions
 
     def score(self, texts: Iterable[str], labels: Iterable[str]) -> float:

@@ -27,7 +27,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from rir_mlx.classification.classifier import Prediction
+from rir_mlx.classification.scores import Prediction
 from rir_mlx.data.rows import checked_text
 from rir_mlx.data.tables.row_streams import (
     Outline,

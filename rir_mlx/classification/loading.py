@@ -9,7 +9,8 @@ from typing import Any
 from rir_mlx import __version__
 from rir_mlx.backends import release_memory
 from rir_mlx.backends.base import Backend, Model
-from rir_mlx.classification.classifier import Classifier, Decoding
+from rir_mlx.classification.classifier import Classifier
+from rir_mlx.classification.scoring import PredictOptions
 from rir_mlx.errors import UserError
 from rir_mlx.models import adapters
 from rir_mlx.models.adapter_spec import AdapterSpec
@@ -108,7 +109,7 @@ def default_arm(run: RunDir) -> Arm:
     return next(arm for arm in order if arm in trained)
 
 
-def classifier_identity(run: RunDir, model: RecipeModel, arm: Arm, decoding: Decoding) -> str:
+def classifier_identity(run: RunDir, model: RecipeModel, arm: Arm, options: PredictOptions) -> str:
     """A short hash of everything that decides a classifier's answers, the backend included: backends differ in their
     last digits."""
     stage, recipe = run.classifier(arm), model.recipe
@@ -121,7 +122,7 @@ def classifier_identity(run: RunDir, model: RecipeModel, arm: Arm, decoding: Dec
         "date": recipe.date,
         "evaluate": recipe.evaluate.model_dump(mode="json"),
         "arm": arm,
-        "how": asdict(decoding),
+        "how": asdict(options),
         "rir_mlx": __version__,
     }
     return digest_of(values)

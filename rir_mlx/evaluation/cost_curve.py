@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rir_mlx.classification.classifier import LabelScores
+from rir_mlx.classification.scores import LabelScores
 from rir_mlx.evaluation.schema import CostPoint
 from rir_mlx.evaluation.scores import EvaluationRows, MeasuredArm
 from rir_mlx.statistics.calibration import auto_curve

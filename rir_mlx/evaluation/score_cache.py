@@ -13,7 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rir_mlx.classification.classifier import Classifier, Decoding, LabelScores
+from rir_mlx.classification.classifier import Classifier
+from rir_mlx.classification.scores import LabelScores
+from rir_mlx.classification.scoring import PredictOptions
 from rir_mlx.progress import Progress
 from rir_mlx.storage.journal import Journal
 
@@ -60,7 +62,7 @@ class ScoreCache:
 
         return self._scores(what, texts, [["reasoned"] * len(texts)], make)[0]
 
-    def sampled(self, texts: Sequence[str], how: Decoding, what: str) -> list[TimedScores]:
+    def sampled(self, texts: Sequence[str], how: PredictOptions, what: str) -> list[TimedScores]:
         """Labels after drawn reasonings: scores for each draw."""
 
         def make(chunk: list[int]) -> list[LabelScores]:

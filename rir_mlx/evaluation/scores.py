@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from rir_mlx.classification.classifier import LabelScores
+from rir_mlx.classification.scores import LabelScores
 from rir_mlx.evaluation.schema import Faithfulness
 from rir_mlx.statistics.calibration import Calibration, fit_answer_from, fit_reason_below, fit_temperature
 from rir_mlx.types import Arm, Way

@@ -7,8 +7,10 @@ from typing import Literal
 
 import numpy as np
 
-from rir_mlx.classification.classifier import Classifier, Decoding, LabelScores
+from rir_mlx.classification.classifier import Classifier
 from rir_mlx.classification.loading import load_classifier
+from rir_mlx.classification.scores import LabelScores
+from rir_mlx.classification.scoring import PredictOptions
 from rir_mlx.evaluation.schema import Faithfulness, Probe
 from rir_mlx.evaluation.score_cache import ScoreCache, TimedScores
 from rir_mlx.evaluation.scores import ClassifierScores, EvaluationRows, MeasuredArm, calibrate
@@ -123,7 +125,9 @@ class _ArmMeasurement:
         found["reasoned"] = cache.reasoned(texts, options.batch_size, f"{what}, reasoning")
         if options.samples == 1:
             return found, []
-        how = Decoding(samples=options.samples, temperature=options.sample_temperature, batch_size=options.batch_size)
+        how = PredictOptions(
+            samples=options.samples, temperature=options.sample_temperature, batch_size=options.batch_size
+        )
         drawn = cache.sampled(texts, how, f"{what}, {how.samples} reasonings")
         chains = [timed.label_scores for timed in drawn]
         found["sampled"] = TimedScores(LabelScores.averaged(chains), sum(timed.seconds for timed in drawn))

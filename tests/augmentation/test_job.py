@@ -24,7 +24,8 @@ from rir_mlx.augmentation.job import (
 from rir_mlx.augmentation.summary import AugmentationSummary
 from rir_mlx.backends.base import Sampling
 from rir_mlx.backends.fake import FakeBackend
-from rir_mlx.classification.classifier import Classifier, LabelScores
+from rir_mlx.classification.classifier import Classifier
+from rir_mlx.classification.scores import LabelScores
 from rir_mlx.data.rows import Row
 from rir_mlx.progress import Silent
 from rir_mlx.prompting.arms import ClassificationTask

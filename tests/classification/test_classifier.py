@@ -23,12 +23,9 @@ from rir_mlx.backends.base import (
     unstopped,
 )
 from rir_mlx.backends.fake import FakeModel
-from rir_mlx.classification.classifier import (
-    Classifier,
-    Decoding,
-    LabelScores,
-    Prediction,
-)
+from rir_mlx.classification.classifier import Classifier
+from rir_mlx.classification.scores import LabelScores, Prediction
+from rir_mlx.classification.scoring import PredictOptions
 from rir_mlx.errors import Failure, UserError
 from rir_mlx.prompting.arms import ClassificationTask, label_tokens
 from rir_mlx.prompting.codec import Codec
@@ -38,7 +35,7 @@ from rir_mlx.types import Arm
 
 TASK = ClassificationTask(dict.fromkeys(LABELS, ""), "Which label fits the text?", 320, 12)
 TEXTS = ["i feel happy today because my friend came home", "i was sad", "angry at the rain", "a friend", "happy, sad"]
-SAMPLED = Decoding(samples=3, temperature=1.0)
+SAMPLED = PredictOptions(samples=3, temperature=1.0)
 
 Make = Callable[..., Classifier]
 
@@ -91,7 +88,7 @@ def scripted(codec: Codec, tokens: Sequence[int], arm: Arm = "qra") -> Classifie
 
 @pytest.mark.parametrize("arm", ["qa", "qar", "multitask", "qra"])
 def test_probabilities_sum_to_one_and_the_mass_is_that_of_the_labels(made: Make, codec: Codec, arm: Arm) -> None:
-    for one in made(arm).predict(TEXTS, Decoding("never")):
+    for one in made(arm).predict(TEXTS, PredictOptions("never")):
         assert sum(one.probabilities.values()) == pytest.approx(1, abs=1e-12)
         assert 0 < one.mass < 1
         assert one.label == max(one.probabilities, key=one.probabilities.__getitem__)
@@ -111,7 +108,7 @@ def test_never_scores_the_labels_after_an_empty_reasoning(made: Make, codec: Cod
     classifier = made()
     direct, empty = classifier.direct(TEXTS), classifier.given(TEXTS, [""] * len(TEXTS))
     assert np.abs(direct.scores - empty.scores).max() < 1e-4
-    never = classifier.predict(TEXTS, Decoding("never"))
+    never = classifier.predict(TEXTS, PredictOptions("never"))
     assert all(one.reasoning is None and one.tokens == 0 for one in never)
     for row, (text, one) in enumerate(zip(TEXTS[:2], never, strict=False)):
         encoded = codec.encode(classifier_prompt(text, TASK.labels, TASK.instruction, "reasoning, label"), 280)
@@ -125,16 +122,18 @@ def test_never_scores_the_labels_after_an_empty_reasoning(made: Make, codec: Cod
 @pytest.mark.parametrize("arm", ["qar", "multitask"])
 def test_an_explanation_written_or_not_changes_no_probability(made: Make, arm: Arm) -> None:
     classifier = made(arm)
-    with_, without = classifier.predict(TEXTS), classifier.predict(TEXTS, Decoding("never"))
+    with_, without = classifier.predict(TEXTS), classifier.predict(TEXTS, PredictOptions("never"))
     assert [replace(one, reasoning=None) for one in with_] == without
     assert all(one.reasoning is None and one.tokens == 0 for one in without)
     assert all(isinstance(one.reasoning, str) and 0 < one.tokens <= 12 for one in with_)
-    assert classifier.predict(TEXTS, Decoding("auto")) == without
+    assert classifier.predict(TEXTS, PredictOptions("auto")) == without
 
 
 def test_label_only_writes_nothing_however_it_is_asked(made: Make) -> None:
     classifier = made("qa")
-    found = [classifier.predict(TEXTS, how) for how in (Decoding(), Decoding("never"), Decoding("auto", 3))]
+    found = [
+        classifier.predict(TEXTS, how) for how in (PredictOptions(), PredictOptions("never"), PredictOptions("auto", 3))
+    ]
     assert found[0] == found[1] == found[2]
     assert {one.reasoning for one in found[0]} == {None}
 
@@ -165,9 +164,9 @@ def test_both_frameworks_read_alike_in_every_way(
 def test_auto_reasons_about_the_doubtful_texts_and_answers_each_as_it_would_otherwise(made: Make) -> None:
     temperatures: Any = {"direct": 0.5, "reasoned": 2.0, "sampled": 1.0}
     plain = made("qra", Calibration(temperatures))
-    never, always = plain.predict(TEXTS, Decoding("never")), plain.predict(TEXTS)
+    never, always = plain.predict(TEXTS, PredictOptions("never")), plain.predict(TEXTS)
     threshold = sorted(one.probability for one in never)[2]
-    auto = made("qra", Calibration(temperatures, reason_below=threshold)).predict(TEXTS, Decoding("auto"))
+    auto = made("qra", Calibration(temperatures, reason_below=threshold)).predict(TEXTS, PredictOptions("auto"))
     doubtful = [one.probability < threshold for one in never]
     assert sum(doubtful) == 2
     for one, doubted, without, with_ in zip(auto, doubtful, never, always, strict=True):
@@ -179,14 +178,14 @@ def test_auto_reasons_about_the_doubtful_texts_and_answers_each_as_it_would_othe
 @pytest.mark.parametrize(("below", "share"), [(0.0, 0), (2.0, 5)])
 def test_auto_knows_never_and_always(tiny: Path, codec: Codec, below: float, share: int) -> None:
     found = Classifier(Scripted([5]), codec, TASK, "qra", Calibration(reason_below=below)).predict(
-        TEXTS, Decoding("auto")
+        TEXTS, PredictOptions("auto")
     )
     assert sum(one.reasoning is not None for one in found) == share
 
 
 def test_auto_without_a_measured_threshold_says_what_to_do(codec: Codec) -> None:
     with pytest.raises(UserError, match="has not been measured") as raised:
-        scripted(codec, [5]).predict(TEXTS, Decoding("auto"))
+        scripted(codec, [5]).predict(TEXTS, PredictOptions("auto"))
     assert raised.value.hint == "Run `rir-mlx evaluate`, or choose always or never."
 
 
@@ -269,7 +268,7 @@ def test_a_model_that_never_stops_still_gives_a_label_after_the_limit(codec: Cod
     encoded = codec.encode(classifier_prompt("a day", TASK.labels, TASK.instruction, "reasoning, label"), 280)
     prompt = (*encoded.row, *kept, *codec.constant(DELIMITER))
     assert classifier.reasoned(["a day"]).scores == pytest.approx(
-        classifier.model.score([prompt], classifier.options, prefix=encoded.prefix)
+        classifier.model.score([prompt], classifier.label_tokens, prefix=encoded.prefix)
     )
 
 
@@ -289,7 +288,7 @@ def test_text_is_passed_on_as_it_is_written_and_is_the_text_that_is_returned(
     pieces: list[str] = []
     classifier = scripted(codec, [*written, *codec.constant(DELIMITER), *written][:60], arm)
     classifier.task = replace(TASK, max_reasoning_tokens=60)
-    [one] = classifier.predict(["a day"], Decoding(samples=samples), on_text=pieces.append)
+    [one] = classifier.predict(["a day"], PredictOptions(samples=samples), on_text=pieces.append)
     assert "".join(pieces) == one.reasoning
     assert one.reasoning is not None
     assert one.reasoning.startswith("because\nmy friend came")
@@ -312,7 +311,7 @@ def test_half_a_character_at_the_limit_is_shown_as_it_is_returned(codec: Codec) 
 def test_auto_that_does_not_reason_passes_nothing_on(codec: Codec) -> None:
     pieces: list[str] = []
     classifier = Classifier(Scripted([5]), codec, TASK, "qra", Calibration(reason_below=0.0))
-    assert classifier.predict(["a day"], Decoding("auto"), on_text=pieces.append)[0].reasoning is None
+    assert classifier.predict(["a day"], PredictOptions("auto"), on_text=pieces.append)[0].reasoning is None
     assert pieces == []
 
 
@@ -322,7 +321,7 @@ def test_auto_that_does_not_reason_passes_nothing_on(codec: Codec) -> None:
 @pytest.mark.parametrize("arm", ["qa", "qra", "qar", "multitask"])
 def test_no_texts_give_no_predictions(codec: Codec, arm: Arm) -> None:
     classifier = scripted(codec, [5], arm)
-    assert all(classifier.predict([], Decoding(reason)) == [] for reason in ("never", "always", "auto"))  # type: ignore[arg-type]
+    assert all(classifier.predict([], PredictOptions(reason)) == [] for reason in ("never", "always", "auto"))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("arm", ["qa", "qra", "qar", "multitask"])

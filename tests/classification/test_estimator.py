@@ -14,7 +14,8 @@ import pytest
 from commands import LABELS, Run
 
 from rir_mlx import RirClassifier
-from rir_mlx.classification.classifier import Decoding, Prediction
+from rir_mlx.classification.scores import Prediction
+from rir_mlx.classification.scoring import PredictOptions
 from rir_mlx.errors import UserError
 from rir_mlx.statistics.calibration import Calibration
 
@@ -31,9 +32,9 @@ class Fake:
     task = SimpleNamespace(names=list(UNSORTED))
 
     def __init__(self) -> None:
-        self.asked: list[tuple[int, Decoding]] = []
+        self.asked: list[tuple[int, PredictOptions]] = []
 
-    def predict(self, texts: Sequence[str], how: Decoding, *, on_text: Any = None) -> list[Prediction]:
+    def predict(self, texts: Sequence[str], how: PredictOptions, *, on_text: Any = None) -> list[Prediction]:
         self.asked.append((len(texts), how))
         return [self.answer(len(text)) for text in texts]
 
@@ -141,7 +142,7 @@ def test_parameters_reach_the_classifier_and_many_texts_are_given_in_parts() -> 
     assert len(classifier.explain(["a"] * 2500)) == 2500
     asked = classifier.classifier.asked  # type: ignore[attr-defined]
     assert [count for count, _ in asked] == [1024, 1024, 452]
-    assert {how for _, how in asked} == {Decoding("auto", 5, batch_size=8)}
+    assert {how for _, how in asked} == {PredictOptions("auto", 5, batch_size=8)}
     for wrong in ({"threshold": 1.5}, {"samples": 0}, {"batch_size": 0}):
         with pytest.raises(ValueError, match=r"threshold|1 or more"):
             made(**wrong)

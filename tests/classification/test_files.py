@@ -20,8 +20,8 @@ from typing import Any
 
 import pytest
 
-from rir_mlx.classification.classifier import Prediction
 from rir_mlx.classification.files import BulkOptions, BulkResult, classify_file
+from rir_mlx.classification.scores import Prediction
 from rir_mlx.errors import DataError, Failure, UserError
 from rir_mlx.progress import Silent
 from rir_mlx.storage import resumable_file

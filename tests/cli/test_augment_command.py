@@ -57,7 +57,7 @@ def test_a_limit_tries_it_out_and_the_rest_continues(trained: Run, tmp_path: Pat
     assert (stopped.code, "rir-mlx augment" in stopped.err) == (2, True)
     whole = trained("augment")
     assert whole.code == 0
-    assert "are written already" in whole.err
+    assert "are already written" in whole.err
     assert "45 training rows have a reasoning" in whole.out
     assert "From the reasoning alone" in whole.out
     keys = [one["key"] for one in rows_in(folder / "journal.jsonl")]
@@ -122,7 +122,7 @@ def test_force_writes_anew_and_puts_the_old_journal_aside(trained: Run, tmp_path
     assert trained("augment", "-q").code == 0
     before = (folder / "journal.jsonl").read_bytes()
     assert "skipped" in trained("augment").err
-    assert "written already" not in trained("augment", "--force").err
+    assert "already written" not in trained("augment", "--force").err
     assert (folder / "journal.old.jsonl").read_bytes() == before
 
 

@@ -16,7 +16,8 @@ import pytest
 from commands import LABELS, Run, write_csv
 
 from rir_mlx.classification import loading
-from rir_mlx.classification.classifier import Decoding, Prediction
+from rir_mlx.classification.scores import Prediction
+from rir_mlx.classification.scoring import PredictOptions
 from rir_mlx.statistics.calibration import Calibration
 
 
@@ -28,9 +29,9 @@ class Fake:
     task = SimpleNamespace(names=list(LABELS))
 
     def __init__(self) -> None:
-        self.asked: list[tuple[list[str], Decoding]] = []
+        self.asked: list[tuple[list[str], PredictOptions]] = []
 
-    def predict(self, texts: Sequence[str], how: Decoding, *, on_text: Any = None) -> list[Prediction]:
+    def predict(self, texts: Sequence[str], how: PredictOptions, *, on_text: Any = None) -> list[Prediction]:
         self.asked.append((list(texts), how))
         if on_text is not None:
             on_text("because")
@@ -125,7 +126,7 @@ def test_a_stopped_file_goes_on_unless_the_classifier_is_another(
     write_csv(Path("more.csv"), [(f"text {n}", "joy") for n in range(3000)])
     real = fake.predict
 
-    def interrupted(texts: Sequence[str], how: Decoding, **more: Any) -> list[Prediction]:
+    def interrupted(texts: Sequence[str], how: PredictOptions, **more: Any) -> list[Prediction]:
         if len(fake.asked) == 2:
             raise KeyboardInterrupt
         return real(texts, how, **more)

@@ -21,7 +21,8 @@ from rir_convert.card import CardFacts, DataSource, Example, Form, base_licence,
 from rir_convert.example import MADE_UP, example_code, example_prompt, prompt_around, run_example
 
 from rir_mlx.backends import open_backend
-from rir_mlx.classification.classifier import Classifier, Prediction
+from rir_mlx.classification.classifier import Classifier
+from rir_mlx.classification.scores import Prediction
 from rir_mlx.errors import Failure
 from rir_mlx.evaluation.schema import Comparison
 from rir_mlx.prompting.arms import ClassificationTask

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rir_mlx.classification.classifier import LabelScores
+from rir_mlx.classification.scores import LabelScores
 from rir_mlx.evaluation.comparison import choose_arm, compare_entries, controls_as_good, warnings
 from rir_mlx.evaluation.entries import EntryPredictions, arm_predictions, entry_result
 from rir_mlx.evaluation.schema import EntryKind

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rir_mlx.classification.classifier import Decoding, LabelScores
+from rir_mlx.classification.scores import LabelScores
+from rir_mlx.classification.scoring import PredictOptions
 from rir_mlx.evaluation import score_cache
 from rir_mlx.evaluation.score_cache import ScoreCache, TimedScores
 from rir_mlx.progress import Silent
@@ -42,7 +43,7 @@ class Fake:
     def reasoned(self, texts: Sequence[str], batch_size: int) -> LabelScores:
         return self._reading(texts, "reasoned")
 
-    def sampled(self, texts: Sequence[str], how: Decoding, *, after: int = 0) -> list[LabelScores]:
+    def sampled(self, texts: Sequence[str], how: PredictOptions, *, after: int = 0) -> list[LabelScores]:
         return [self._reading(texts, f"chain {number} at {how.temperature}") for number in range(after, how.samples)]
 
     def given(self, texts: Sequence[str], reasonings: Sequence[str], batch_size: int) -> LabelScores:
@@ -141,30 +142,30 @@ def test_another_identity_reads_anew(tmp_path: Path) -> None:
 
 def test_more_samples_read_only_the_chains_that_are_new(tmp_path: Path) -> None:
     with reader(tmp_path, Fake()) as kept:
-        two = kept.sampled(TEXTS, Decoding(samples=2), "")
+        two = kept.sampled(TEXTS, PredictOptions(samples=2), "")
     model = Fake()
     with reader(tmp_path, model) as kept:
-        four = kept.sampled(TEXTS, Decoding(samples=4), "")
-        fewer = kept.sampled(TEXTS, Decoding(samples=3), "")
+        four = kept.sampled(TEXTS, PredictOptions(samples=4), "")
+        fewer = kept.sampled(TEXTS, PredictOptions(samples=3), "")
     assert sorted(model.read) == sorted(f"chain {number} at 0.7 {text}" for number in (2, 3) for text in TEXTS)
     assert all(same(one, other) for one, other in zip(two, four, strict=False))
     assert all(same(one, other) for one, other in zip(fewer, four, strict=False))
     with reader(tmp_path / "whole", Fake()) as kept:
-        whole = kept.sampled(TEXTS, Decoding(samples=4), "")
+        whole = kept.sampled(TEXTS, PredictOptions(samples=4), "")
     assert [same(one, other) for one, other in zip(four, whole, strict=True)] == [True] * 4
 
 
 def test_chains_of_another_temperature_are_others(tmp_path: Path) -> None:
     with reader(tmp_path, Fake()) as kept:
-        cool = kept.sampled(TEXTS, Decoding(samples=2, temperature=0.5), "")
-        warm = kept.sampled(TEXTS, Decoding(samples=2, temperature=1.0), "")
+        cool = kept.sampled(TEXTS, PredictOptions(samples=2, temperature=0.5), "")
+        warm = kept.sampled(TEXTS, PredictOptions(samples=2, temperature=1.0), "")
     assert not any(same(one, other) for one, other in zip(cool, warm, strict=True))
 
 
 def test_no_texts_are_no_rows(tmp_path: Path) -> None:
     with Journal(tmp_path / "readings.jsonl") as journal:
         kept = ScoreCache(journal, "", lambda: pytest.fail("a model was loaded"), Silent())
-        found = [kept.direct([], 8, ""), kept.reasoned([], 8, ""), *kept.sampled([], Decoding(samples=2), "")]
+        found = [kept.direct([], 8, ""), kept.reasoned([], 8, ""), *kept.sampled([], PredictOptions(samples=2), "")]
         assert [len(one.label_scores.scores.argmax(1)) for one in found] == [0] * 4
         assert len(LabelScores.averaged([one.label_scores for one in found]).mass) == 0
         assert kept.explanations([], [], 8, "") == []

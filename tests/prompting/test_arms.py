@@ -75,7 +75,7 @@ def test_what_scoring_scores_is_what_training_learned_there(codec: Codec, arm: A
     reader = classifier_of(codec, arm)
     (example,) = learned(codec, arm, ROW).rows
     start = len(example.reasoning) if reasons_first(arm) else 0
-    option = reader.options[reader.task.names.index("joy")]
+    option = reader.label_tokens[reader.task.names.index("joy")]
     assert example.learned[start : start + len(option)] == option == example.answer
     if reasons_first(arm):
         assert example.reasoning[-len(reader.delimiter) :] == reader.delimiter

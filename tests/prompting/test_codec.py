@@ -216,7 +216,7 @@ def test_the_classifier_scores_what_was_learned(codec: Codec) -> None:
     classifier = Classifier(FakeModel(400), codec, task, "qra")
     rows = [("x", label, "because") for label in LABELS]
     learned = training_examples(codec, task, [Row(*row) for row in rows], "qra").rows
-    assert [row.answer for row in learned] == classifier.options
+    assert [row.answer for row in learned] == classifier.label_tokens
     assert learned[0].reasoning == codec.given("because") + classifier.delimiter
 
 

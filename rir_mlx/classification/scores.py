@@ -1,0 +1,80 @@
+"""What comes of a text: the scores of every label, and the prediction made from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import logsumexp
+
+
+@dataclass(frozen=True)
+class LabelScores:
+    """A model's scores of every label for n texts, all scored the same way (`Way`).
+
+    scores      [n, labels] log p of each label among everything that the model could write
+    reasonings  the reasoning in front of the label; None where there is none
+    tokens      how many tokens were generated
+    trimmed     how many tokens were cut from the end of the text
+    """
+
+    scores: NDArray[np.float64]
+    reasonings: Sequence[str | None]
+    tokens: Sequence[int]
+    trimmed: Sequence[int]
+
+    @property
+    def mass(self) -> NDArray[np.float64]:
+        return np.asarray(np.exp(logsumexp(self.scores, axis=1)))
+
+    @property
+    def log_probabilities(self) -> NDArray[np.float64]:
+        """[n, labels], renormalised over the labels."""
+        return np.asarray(self.scores - logsumexp(self.scores, axis=1, keepdims=True))
+
+    @staticmethod
+    def averaged(chains: Sequence[LabelScores]) -> LabelScores:
+        """The mean of several chains: probabilities and masses are averaged (self-consistency, arXiv:2203.11171), and
+        of the chains that chose the winning label the first one's reasoning is kept."""
+        each = np.stack([chain.log_probabilities for chain in chains])
+        mean = logsumexp(each, axis=0) - np.log(len(chains))
+        mass = np.mean([chain.mass for chain in chains], axis=0)
+        winners, votes = mean.argmax(1), each.argmax(2)
+        agreeing = [int(np.argmax(votes[:, row] == winner)) for row, winner in enumerate(winners)]
+        return LabelScores(
+            mean + np.log(mass)[:, None],
+            [chains[which].reasonings[row] for row, which in enumerate(agreeing)],
+            np.sum([chain.tokens for chain in chains], axis=0).tolist(),
+            chains[0].trimmed,
+        )
+
+    def where(self, chosen: NDArray[np.bool_], other: LabelScores) -> LabelScores:
+        """These scores, with the chosen rows [n] replaced by those of `other`, which has the chosen rows alone."""
+        scores, places = self.scores.copy(), np.flatnonzero(chosen).tolist()
+        scores[chosen] = other.scores
+        reasonings, tokens, trimmed = list(self.reasonings), list(self.tokens), list(self.trimmed)
+        for index, place in enumerate(places):
+            reasonings[place], tokens[place] = other.reasonings[index], other.tokens[index]
+            trimmed[place] = other.trimmed[index]
+        return LabelScores(scores, reasonings, tokens, trimmed)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A label for a text. `probabilities` sum to 1 over the labels; `mass` is the share of the model's whole
+    probability that the labels hold, low for a text that fits none of them. `reasoning` is None if none was generated,
+    `tokens` its length; `trimmed` tokens of the text were cut off."""
+
+    label: str
+    probabilities: dict[str, float]
+    mass: float
+    reasoning: str | None = None
+    trimmed: int = field(default=0, compare=False)
+    tokens: int = field(default=0, compare=False)
+
+    @property
+    def probability(self) -> float:
+        """The probability of the label."""
+        return self.probabilities[self.label]
