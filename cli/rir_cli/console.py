@@ -19,7 +19,7 @@ from rir_mlx.errors import DataError, RirError
 
 if TYPE_CHECKING:  # numpy is not needed to print help
     from rir_mlx.evaluation.schema import Comparison
-    from rir_mlx.statistics.metrics import Interval
+    from rir_mlx.statistics.intervals import Interval
 
 _PLAIN_SECONDS = 10.0
 _BAR = 30

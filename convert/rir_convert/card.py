@@ -21,7 +21,7 @@ from rir_mlx.evaluation.schema import Comparison
 from rir_mlx.prompting.arms import ClassificationTask
 from rir_mlx.prompting.prompts import reasons_first
 from rir_mlx.statistics.calibration import Calibration
-from rir_mlx.statistics.metrics import Interval
+from rir_mlx.statistics.intervals import Interval
 from rir_mlx.types import CONTROLS, Arm
 
 _IDENTIFIERS = (

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from rir_mlx.evaluation.entries import EntryPredictions, entry_result
 from rir_mlx.evaluation.schema import EntryResult
 from rir_mlx.evaluation.scores import FEWEST_TO_CALIBRATE, EvaluationRows
-from rir_mlx.statistics.paired_tests import PairedComparison, compare, is_better
+from rir_mlx.statistics.paired_tests import PairedComparison, compare, is_better, is_worse
 
 _ENOUGH_TO_CALIBRATE = 500
 """Validation rows from which a temperature is steady."""
@@ -22,19 +22,39 @@ def choose_arm(entries: Sequence[EntryPredictions]) -> str | None:
 def compare_entries(entries: Sequence[EntryPredictions], rows: EvaluationRows) -> list[EntryResult]:
     """Every entry with its metrics, compared with label-only and, unless it is a baseline, with each baseline."""
     label_only = next((entry for entry in entries if entry.name == "qa"), None)
+    arms = max(1, sum(entry.is_reasoning_arm for entry in entries))
     results = []
     for entry in entries:
         baselines = [other for other in entries if other.kind == "baseline" and entry.kind != "baseline"]
         compared = {
-            "against": paired(label_only, entry, rows) if label_only and entry is not label_only else None,
-            "beats": [other.name for other in baselines if is_better(paired(other, entry, rows))],
+            "against": paired(label_only, entry, rows, arms) if label_only and entry is not label_only else None,
+            "beats": [other.name for other in baselines if is_better(paired(other, entry, rows, arms))],
         }
         results.append(entry_result(entry, rows).model_copy(update=compared))
     return results
 
 
-def paired(first: EntryPredictions, second: EntryPredictions, rows: EvaluationRows) -> PairedComparison:
-    return compare((first.name, first.probabilities), (second.name, second.probabilities), rows.test)
+def paired(
+    first: EntryPredictions, second: EntryPredictions, rows: EvaluationRows, compared: int = 1
+) -> PairedComparison:
+    """With an interval that is corrected for `compared` comparisons."""
+    named = [(entry.name, entry.probabilities) for entry in (first, second)]
+    return compare(named[0], named[1], rows.test, compared=compared)
+
+
+def arms_better_than(
+    baseline: EntryPredictions, entries: Sequence[EntryPredictions], rows: EvaluationRows
+) -> list[str]:
+    return [entry.name for entry in entries if entry.kind == "arm" and is_better(paired(baseline, entry, rows))]
+
+
+def all_arms_worse_than(baseline: EntryPredictions, entries: Sequence[EntryPredictions], rows: EvaluationRows) -> bool:
+    return all(is_worse(paired(baseline, entry, rows)) for entry in entries if entry.kind == "arm")
+
+
+def accuracy(entry: EntryPredictions, rows: EvaluationRows) -> float:
+    """On the test rows, mean over seeds."""
+    return float((entry.probabilities.argmax(-1) == rows.test).mean())
 
 
 def controls_as_good(entries: Sequence[EntryPredictions], arm: str, rows: EvaluationRows) -> list[str]:

@@ -12,7 +12,7 @@ from rir_mlx.classification.scores import LabelScores
 from rir_mlx.evaluation.schema import CostPoint
 from rir_mlx.evaluation.scores import EvaluationRows, MeasuredArm
 from rir_mlx.statistics.calibration import auto_curve
-from rir_mlx.statistics.metrics import FloatArray, bootstrap_means
+from rir_mlx.statistics.intervals import FloatArray, share_interval
 from rir_mlx.types import Way
 
 _CHAIN_COUNTS = (2, 4, 8, 16, 32)
@@ -80,5 +80,5 @@ def _point(
         samples=samples,
         share_reasoned=share_reasoned,
         tokens_generated=float(tokens.mean()),
-        accuracy=bootstrap_means(correct.astype(np.float64)[None])[0],
+        accuracy=share_interval(correct),
     )

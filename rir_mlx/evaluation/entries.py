@@ -23,7 +23,7 @@ from rir_mlx.evaluation.schema import (
 )
 from rir_mlx.evaluation.scores import FEWEST_TO_CALIBRATE, EvaluationRows, MeasuredArm
 from rir_mlx.statistics import metrics
-from rir_mlx.statistics.metrics import FloatArray
+from rir_mlx.statistics.intervals import FloatArray
 from rir_mlx.types import CONTROLS
 
 DESCRIPTIONS = {

@@ -12,7 +12,8 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rir_mlx.errors import UserError
-from rir_mlx.statistics.metrics import CoveragePoint, Interval, LabelMetrics, ReliabilityBin
+from rir_mlx.statistics.intervals import Interval
+from rir_mlx.statistics.metrics import CoveragePoint, LabelMetrics, ReliabilityBin
 from rir_mlx.statistics.paired_tests import PairedComparison
 from rir_mlx.storage.atomic import read_json, write_json
 
@@ -29,7 +30,7 @@ class Part(BaseModel):
 
 
 class Metrics(Part):
-    """Metrics of one entry: means over its seeds with 95 % bootstrap intervals over rows and seeds."""
+    """Metrics of one entry: means over its seeds with 95 % intervals over rows and seeds."""
 
     accuracy: Interval
     """Share of test rows whose predicted label is correct."""
@@ -200,9 +201,10 @@ class EntryResult(Part):
     """On the cleaned test rows: no copies of training rows, no texts with two labels. Null where that changes nothing
     or leaves no row."""
     against: PairedComparison | None = None
-    """Paired comparison with the label-only arm (`qa`). Null for that arm, and where it was not trained."""
+    """Paired comparison with the label-only arm (`qa`), corrected for the number of reasoning arms. Null for that arm,
+    and where it was not trained."""
     beats: Sequence[str] = ()
-    """Baselines that the entry is better than, by a paired comparison."""
+    """Baselines that the entry is better than, by paired comparisons corrected for the number of reasoning arms."""
     per_class: Sequence[LabelMetrics] | None = None
     """Metrics of each label, in the order of the comparison's `labels`."""
     confusion: Sequence[Sequence[int]] | None = None

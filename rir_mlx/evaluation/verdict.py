@@ -1,6 +1,7 @@
 """The verdict: whether reasoning helped, in plain sentences.
 
-Statistics come from `statistics.paired_tests`; here they are put into words.
+Statistics come from `statistics.paired_tests`; here they are put into words. With one or two seeds a verdict speaks of
+the trained classifiers alone; it judges the way of training from three seeds on.
 """
 
 from __future__ import annotations
@@ -9,7 +10,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from rir_mlx.statistics.paired_tests import MIN_DISCORDANT, PairedComparison, enough_discordant
+from rir_mlx.statistics.paired_tests import MIN_DISCORDANT, MIN_SEEDS, PairedComparison, is_significant
+
+_CAUSES = (
+    "too few training steps, an unsuitable learning rate, a model that is too small, or too many labels ({labels})"
+)
 
 
 def no_label_only_verdict(arm: str) -> str:
@@ -19,6 +24,24 @@ def no_label_only_verdict(arm: str) -> str:
 def different_steps_verdict(steps: Mapping[str, int | None]) -> str:
     listed = ", ".join(f"{arm} {count}" for arm, count in steps.items())
     return f"No verdict: the arms were trained for different numbers of steps ({listed}). Train them again."
+
+
+def nothing_learned_verdict(best: tuple[str, float], majority: float, labels: int) -> str:
+    """For arms that are no better than the most frequent label. `best` is the most accurate arm with its accuracy."""
+    return (
+        "Nothing was learned: no arm is shown to be better than always predicting the most frequent label "
+        f"({100 * majority:.1f} %; the best arm, {best[0]}, has {100 * best[1]:.1f} %). So this run says nothing about "
+        f"reasoning. Likely causes: {_CAUSES.format(labels=labels)}."
+    )
+
+
+def worse_than_tfidf_verdict(best: tuple[str, float], tfidf: float, labels: int) -> str:
+    """For arms that all lose to TF-IDF. `best` is the most accurate arm with its accuracy."""
+    return (
+        f"Every arm is worse than TF-IDF with logistic regression ({100 * tfidf:.1f} %; the best arm, {best[0]}, has "
+        f"{100 * best[1]:.1f} %). The task was not learned well enough to judge reasoning. Likely causes: "
+        f"{_CAUSES.format(labels=labels)}."
+    )
 
 
 def controls_sentence(arm: str, controls: Sequence[str]) -> str:
@@ -36,34 +59,54 @@ def verdict(comparison: PairedComparison, *, chosen_among: int = 1) -> str:
     from, on validation rows."""
     if comparison.rows == 0:
         return f"There are no test rows, so nothing shows whether reasoning ({comparison.second}) helped or hurt."
-    change, seeds = comparison.difference, len(comparison.by_seed)
-    rows = "1 test row" if comparison.rows == 1 else f"{comparison.rows:,} test rows"
-    parts = [
-        f"Reasoning ({comparison.second}) changed accuracy by {100 * change.value:+.1f} points against "
-        f"{comparison.first} (95 % interval {100 * change.low:+.1f} to {100 * change.high:+.1f}, "
-        f"{rows}, {'one seed' if seeds == 1 else f'{seeds} seeds'}; {_p_values(comparison)})."
-    ]
+    parts = [_headline(comparison)]
     if chosen_among > 1:
-        parts.append(f"{comparison.second} was chosen among {chosen_among} arms on validation rows.")
+        corrected = ", and the interval is corrected for that" if comparison.compared > 1 else ""
+        parts.append(f"{comparison.second} was chosen among {chosen_among} arms on validation rows{corrected}.")
     parts.append(_finding(comparison))
-    if seeds == 1:
-        parts.append("Another training seed may give another result.")
     return " ".join(parts)
 
 
-def _p_values(comparison: PairedComparison) -> str:
-    """McNemar's p of each seed; of more than five seeds the median and the range."""
-    values = sorted(seed.p_value for seed in comparison.by_seed)
-    if len(values) <= 5:
-        return "McNemar p = " + ", ".join(f"{seed.p_value:.2g}" for seed in comparison.by_seed)
-    return f"McNemar p = {np.median(values):.2g} (median), {values[0]:.2g} to {values[-1]:.2g}"
+def _headline(comparison: PairedComparison) -> str:
+    change, seeds = comparison.difference, len(comparison.by_seed)
+    rows = "1 test row" if comparison.rows == 1 else f"{comparison.rows:,} test rows"
+    measured = (
+        f"{100 * change.value:+.1f} points against {comparison.first} (95 % interval {100 * change.low:+.1f} to "
+        f"{100 * change.high:+.1f}, {rows}, {'one seed' if seeds == 1 else f'{seeds} seeds'}; {_by_seed(comparison)})."
+    )
+    if seeds == 1:
+        return f"Two classifiers compared, not two ways of training: the {comparison.second} one has {measured}"
+    return f"Reasoning ({comparison.second}) changed accuracy by {measured}"
+
+
+def _by_seed(comparison: PairedComparison) -> str:
+    """The difference of each seed with McNemar's p; of more than five seeds the median and the range."""
+    seeds = comparison.by_seed
+    if len(seeds) == 1:
+        return f"McNemar p = {seeds[0].p_value:.2g}"
+    if len(seeds) <= 5:
+        return "by seed " + ", ".join(f"{100 * seed.difference:+.1f} (p = {seed.p_value:.2g})" for seed in seeds)
+    values = sorted(100 * seed.difference for seed in seeds)
+    return f"by seed {np.median(values):+.1f} (median), {values[0]:+.1f} to {values[-1]:+.1f}"
 
 
 def _finding(comparison: PairedComparison) -> str:
-    change = comparison.difference
+    change, seeds, significant = comparison.difference, len(comparison.by_seed), is_significant(comparison)
+    if seeds < MIN_SEEDS:
+        if seeds == 1 and significant:
+            better = comparison.second if change.value > 0 else comparison.first
+            found = f"On rows like these, this {better} classifier is the better one."
+        elif seeds == 1:
+            found = "Which of the two is better cannot be told."
+        else:
+            found = "Two seeds cannot show how much seeds vary."
+        return (
+            f"{found} This is no evidence that reasoning helps or hurts in training: that takes {MIN_SEEDS} seeds or "
+            "more (classifier.seeds=[0, 1, 2])."
+        )
     if change.low <= 0 <= change.high:
         return "The interval includes 0, so there is no evidence that reasoning helped or hurt."
-    if not enough_discordant(comparison):
+    if not significant:
         return (
             f"In no seed do the two differ on {MIN_DISCORDANT} rows or more, so there is no evidence that reasoning "
             "helped or hurt."

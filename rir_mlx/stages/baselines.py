@@ -14,7 +14,7 @@ from rir_mlx.evaluation.score_cache import ScoreCache
 from rir_mlx.models.hub import resolve_model
 from rir_mlx.stages.context import Context, is_due
 from rir_mlx.stages.measuring import scoring_identity
-from rir_mlx.statistics.metrics import FloatArray
+from rir_mlx.statistics.intervals import FloatArray
 from rir_mlx.statistics.tfidf import majority_probabilities, tfidf
 from rir_mlx.storage.atomic import read_jsonl, write_jsonl
 from rir_mlx.storage.journal import Journal
@@ -41,6 +41,11 @@ def measure_baseline(context: Context, name: str) -> EntryPredictions:
         stage.finish(inputs)
     kept = [[row["probabilities"][label] for label in context.data.labels] for row in read_jsonl(path)]
     return EntryPredictions(name, "baseline", np.array([kept]), probabilistic=name != "majority")
+
+
+def majority_entry(context: Context) -> EntryPredictions:
+    """The most frequent training label, whether or not it is one of the recipe's baselines."""
+    return EntryPredictions("majority", "baseline", _probabilities(context, "majority")[None], probabilistic=False)
 
 
 def predicted_rows(context: Context, probabilities: FloatArray) -> Iterator[dict[str, Any]]:

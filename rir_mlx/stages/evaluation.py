@@ -13,7 +13,16 @@ import numpy as np
 from rir_mlx import __version__
 from rir_mlx.errors import UserError
 from rir_mlx.evaluation.cleaning import cleaned
-from rir_mlx.evaluation.comparison import choose_arm, compare_entries, controls_as_good, different_steps, warnings
+from rir_mlx.evaluation.comparison import (
+    accuracy,
+    all_arms_worse_than,
+    arms_better_than,
+    choose_arm,
+    compare_entries,
+    controls_as_good,
+    different_steps,
+    warnings,
+)
 from rir_mlx.evaluation.entries import EntryPredictions, arm_predictions
 from rir_mlx.evaluation.report.examples import pair_examples
 from rir_mlx.evaluation.report.page import write_report
@@ -28,12 +37,19 @@ from rir_mlx.evaluation.schema import (
     write_comparison,
 )
 from rir_mlx.evaluation.scores import EvaluationRows, MeasuredArm
-from rir_mlx.evaluation.verdict import controls_sentence, different_steps_verdict, no_label_only_verdict, verdict
+from rir_mlx.evaluation.verdict import (
+    controls_sentence,
+    different_steps_verdict,
+    no_label_only_verdict,
+    nothing_learned_verdict,
+    verdict,
+    worse_than_tfidf_verdict,
+)
 from rir_mlx.recipe.loading import dump_recipe
-from rir_mlx.stages.baselines import baseline_names, measure_baseline, predicted_rows
+from rir_mlx.stages.baselines import baseline_names, majority_entry, measure_baseline, predicted_rows
 from rir_mlx.stages.context import Context, on_main_process
 from rir_mlx.stages.measuring import explain, measure
-from rir_mlx.statistics.metrics import FloatArray
+from rir_mlx.statistics.intervals import FloatArray
 from rir_mlx.statistics.paired_tests import is_better
 from rir_mlx.storage.atomic import read_json, read_jsonl, write_json, write_jsonl
 from rir_mlx.types import Arm
@@ -57,7 +73,7 @@ def evaluate(context: Context) -> Comparison:
     chosen = choose_arm(entries)
     _write_predictions(context, measured, entries, chosen)
     entries += [measure_baseline(context, name) for name in baseline_names(context)]
-    comparison = _comparison(context, entries, rows, chosen)
+    comparison = _comparison(context, entries, rows)
     for result in comparison.entries:
         write_json(run.entry_result(result.name), result.model_dump(mode="json"))
     write_comparison(run.comparison, comparison)
@@ -109,9 +125,7 @@ def _evaluation_rows(context: Context) -> EvaluationRows:
     return EvaluationRows(list(data.labels), validation_labels, test_labels, clean)
 
 
-def _comparison(
-    context: Context, entries: Sequence[EntryPredictions], rows: EvaluationRows, chosen: str | None
-) -> Comparison:
+def _comparison(context: Context, entries: Sequence[EntryPredictions], rows: EvaluationRows) -> Comparison:
     data, stats = context.data, context.run.stats()
     results = [
         result if result.kind == "baseline" else result.model_copy(update={"training": _training_cost(context, result)})
@@ -123,8 +137,8 @@ def _comparison(
         rows=RowCounts(
             train=len(data.train), validation=len(data.validation), test=len(rows.test), cleaned=int(rows.clean.sum())
         ),
-        verdict=_verdict(entries, results, rows, chosen),
-        chosen=chosen,
+        verdict=_verdict(context, entries, results, rows),
+        chosen=choose_arm(entries),
         warnings=warnings(entries, rows),
         entries=results,
         augmentation=read_json(stats) if stats.is_file() else None,
@@ -132,8 +146,9 @@ def _comparison(
 
 
 def _verdict(
-    entries: Sequence[EntryPredictions], results: Sequence[EntryResult], rows: EvaluationRows, chosen: str | None
+    context: Context, entries: Sequence[EntryPredictions], results: Sequence[EntryResult], rows: EvaluationRows
 ) -> str | None:
+    chosen = choose_arm(entries)
     if chosen is None:
         return None
     against = next(result.against for result in results if result.name == chosen)
@@ -141,9 +156,26 @@ def _verdict(
         return no_label_only_verdict(chosen)
     if steps := different_steps(results, chosen):
         return different_steps_verdict(steps)
+    if failure := _failure_to_learn(context, entries, rows):
+        return failure
     arms = sum(entry.is_reasoning_arm for entry in entries)
     answer = verdict(against, chosen_among=arms if len(rows.validation) else 1)
-    return answer + (controls_sentence(chosen, controls_as_good(entries, chosen, rows)) if is_better(against) else "")
+    helped = against.judges_training and is_better(against)
+    return answer + (controls_sentence(chosen, controls_as_good(entries, chosen, rows)) if helped else "")
+
+
+def _failure_to_learn(context: Context, entries: Sequence[EntryPredictions], rows: EvaluationRows) -> str | None:
+    """The verdict on arms that did not learn the task; None where they did."""
+    best = max(
+        ((entry.name, accuracy(entry, rows)) for entry in entries if entry.kind == "arm"), key=lambda pair: pair[1]
+    )
+    majority = majority_entry(context)
+    if not arms_better_than(majority, entries, rows):
+        return nothing_learned_verdict(best, accuracy(majority, rows), len(rows.labels))
+    tfidf = next((entry for entry in entries if entry.name == "tf-idf"), None)
+    if tfidf is not None and all_arms_worse_than(tfidf, entries, rows):
+        return worse_than_tfidf_verdict(best, accuracy(tfidf, rows), len(rows.labels))
+    return None
 
 
 def _training_cost(context: Context, result: EntryResult) -> TrainingCost:

@@ -14,13 +14,8 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from rir_mlx.statistics.metrics import (
-    FloatArray,
-    IndexArray,
-    Interval,
-    bootstrap_means,
-    correct,
-)
+from rir_mlx.statistics.intervals import FloatArray, Interval, share_interval
+from rir_mlx.statistics.metrics import IndexArray, correct
 from rir_mlx.types import Way
 
 NEVER = 0.0
@@ -207,8 +202,8 @@ def auto_curve(
     inner = np.quantile(confidence, np.arange(1, points) / points, method="inverted_cdf")
     thresholds = [NEVER, *np.unique(inner[inner > confidence.min()]).tolist(), ALWAYS]
     below = [confidence < threshold for threshold in thresholds]
-    outcomes = np.stack([np.where(reasons, of_reasoned, of_direct) for reasons in below]).astype(np.float64)
+    outcomes = [np.where(reasons, of_reasoned, of_direct) for reasons in below]
     return [
-        AutoPoint(threshold, float(reasons.mean()), float((tokens * reasons).mean()), interval)
-        for threshold, reasons, interval in zip(thresholds, below, bootstrap_means(outcomes), strict=True)
+        AutoPoint(threshold, float(reasons.mean()), float((tokens * reasons).mean()), share_interval(hits))
+        for threshold, reasons, hits in zip(thresholds, below, outcomes, strict=True)
     ]

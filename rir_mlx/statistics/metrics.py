@@ -14,27 +14,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-RESAMPLES = 2000
-LEVEL = 0.95
+from rir_mlx.statistics.intervals import (
+    UNDEFINED,
+    FloatArray,
+    Interval,
+    crossed_interval,
+    percentile_interval,
+    resampled_sums,
+    share_interval,
+)
+
 BINS = 15
 _SMALLEST_PROBABILITY = 1e-12
-_MAX_NUMBERS = 8_000_000  # held at once while resampling: 64 MB
-_ROWS_COUNTED_AT_ONCE = 100_000  # one numpy call per sample would cost more than the counting
 
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "mcc", "log_loss", "brier", "ece")
 PROBABILITY_METRICS = ("log_loss", "brier", "ece")
+_BOUNDS = dict.fromkeys(METRICS, (0.0, 1.0)) | {
+    "mcc": (-1.0, 1.0),
+    "log_loss": (0.0, np.inf),
+    "brier": (0.0, 2.0),
+}
 
-FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.integer[Any]]
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate and its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -77,25 +78,9 @@ class CoveragePoint:
     threshold: float
 
 
-def bootstrap_mean(values: FloatArray, seed: int = 0) -> Interval:
-    """The mean of [n] values, with an interval from resampling them with replacement."""
-    return bootstrap_means(values[None, None, :], seed)[0]
-
-
-def bootstrap_means(values: FloatArray, seed: int = 0) -> list[Interval]:
-    """The means of several quantities [quantities, seeds, n] over seeds and rows, with intervals from resampling rows
-    and seeds. Every quantity is resampled with the same rows and seeds."""
-    quantities, seeds, rows = values.shape
-    if rows == 0:
-        return [Interval(float("nan"), float("nan"), float("nan"))] * quantities
-    sums = resampled_sums(values.reshape(-1, rows), seed).reshape(-1, quantities, seeds)
-    weights = _seed_weights(seeds, seed)
-    return [_interval(values[index].mean(), ((sums[:, index] / rows) * weights).sum(1)) for index in range(quantities)]
-
-
 def accuracy(truth: Sequence[str], predicted: Sequence[str]) -> Interval:
     """The share of positions at which two lists hold the same label."""
-    return bootstrap_mean(np.array([a == b for a, b in zip(truth, predicted, strict=True)], dtype=np.float64))
+    return share_interval(np.array([[a == b for a, b in zip(truth, predicted, strict=True)]], dtype=np.bool_))
 
 
 def majority(train_labels: Sequence[str]) -> str:
@@ -107,7 +92,7 @@ def majority(train_labels: Sequence[str]) -> str:
 def metric_intervals(
     truth: IndexArray, probabilities: FloatArray, *, probabilistic: bool = True, seed: int = 0
 ) -> dict[str, Interval | None]:
-    """Each metric of `METRICS`: the mean over seeds, with a 95 % percentile-bootstrap interval.
+    """Each metric of `METRICS`: the mean over seeds, with a 95 % interval over rows and seeds.
 
     accuracy            share of rows whose predicted label is correct
     balanced_accuracy   mean recall of the labels that occur in `truth`
@@ -117,29 +102,36 @@ def metric_intervals(
     brier               mean over rows of the squared differences summed over labels, 0 to 2 (Brier 1950)
     ece                 expected calibration error of the top probability, in 15 bins of equal width (Guo et al. 2017)
 
-    The last three are None for a classifier without probabilities (`probabilistic=False`). Intervals come from 2000
-    resamples of the rows, the same rows for every seed, and of the seeds if there are several (the two-way
-    "pigeonhole" bootstrap, Owen 2007). With two or three seeds that differ they are too narrow: so few seeds cannot
-    show how much seeds vary. A label missing from a resample does not count towards that resample's balanced accuracy
-    and macro-F1. Noise can only add to the ECE, so resamples overestimate it; they are shifted to have the estimate as
-    their mean. Raises ValueError where shapes do not match, or a probability is negative or not a number. Without rows
-    every value is NaN."""
+    The last three are None for a classifier without probabilities (`probabilistic=False`). The accuracy's interval is
+    `share_interval`. The others come from 2000 resamples of the rows: percentiles with one seed, `crossed_interval`
+    with several. A label missing from a resample does not count towards that resample's balanced accuracy and macro-F1.
+    Noise can only add to the ECE, so resamples overestimate it; they are shifted to have the estimate as their mean.
+    The ECE's interval does not cover a true value near 0, since the estimate itself is too high there.
+    Raises ValueError where shapes do not match, or a probability is negative or not a number. Without rows every value
+    is NaN."""
     _check(truth, probabilities)
+    names = [name for name in METRICS if probabilistic or name not in PROBABILITY_METRICS]
     if len(truth) == 0:
-        undefined = Interval(float("nan"), float("nan"), float("nan"))
-        return {name: undefined if probabilistic or name not in PROBABILITY_METRICS else None for name in METRICS}
+        return {name: UNDEFINED if name in names else None for name in METRICS}
     seeds, _, labels = probabilities.shape
     columns = _columns(truth, probabilities)
     exact = _scores(columns @ np.ones((len(truth), 1)), seeds, labels)
     drawn = _scores(resampled_sums(columns, seed).T, seeds, labels)
-    weights = _seed_weights(seeds, seed)
-    result: dict[str, Interval | None] = {}
-    for name in METRICS:
-        value, draws = float(exact[name].mean()), (drawn[name] * weights).sum(1)
-        if name == "ece":
-            draws = np.maximum(0.0, draws + value - draws.mean())
-        result[name] = _interval(value, draws) if probabilistic or name not in PROBABILITY_METRICS else None
-    return result
+    found: dict[str, Interval | None] = dict.fromkeys(METRICS)
+    for name in names:
+        found[name] = _metric_interval(name, exact[name][0], drawn[name])
+    found["accuracy"] = share_interval(correct(truth, probabilities))
+    return found
+
+
+def _metric_interval(name: str, values: FloatArray, draws: FloatArray) -> Interval:
+    """From a metric's `values` [seeds] and its `draws` [2000, seeds] over resampled rows."""
+    low, high = _BOUNDS[name]
+    if name == "ece":
+        draws = np.maximum(low, draws + values - draws.mean(0))
+    if len(values) > 1 and np.ptp(values) > 0:
+        return crossed_interval(values, np.cov(draws.T), (low, high))
+    return percentile_interval(float(values.mean()), draws.mean(1))
 
 
 def metrics_by_seed(
@@ -217,35 +209,6 @@ def risk_coverage(truth: IndexArray, probabilities: FloatArray, points: int = 50
         CoveragePoint((place + 1) / len(top), float(hits[place] / (place + 1)), float(top[place]))
         for place in chosen.tolist()
     ]
-
-
-def resampled_sums(columns: Any, seed: int = 0) -> FloatArray:
-    """Sums of `columns` [columns, n], dense or sparse, over 2000 samples of n rows with replacement: [2000, columns].
-
-    A sample is a vector of how often each row was drawn, so its sums are one matrix product. Samples are drawn in
-    batches, so that a hundred thousand rows need megabytes. The same seed draws the same rows for any columns."""
-    count, rows = columns.shape
-    draw = np.random.default_rng(seed)
-    sums = np.empty((RESAMPLES, count))
-    at_once = max(1, min(RESAMPLES, _MAX_NUMBERS // max(1, rows)))
-    together = max(1, _ROWS_COUNTED_AT_ONCE // max(1, rows))
-    for start in range(0, RESAMPLES, at_once):
-        drawn = np.empty((min(at_once, RESAMPLES - start), rows))
-        for samples in np.split(drawn, range(together, len(drawn), together)):
-            cells = draw.integers(0, rows, samples.shape, dtype=np.int32) + rows * np.arange(len(samples))[:, None]
-            samples[:] = np.bincount(cells.ravel(), minlength=samples.size).reshape(samples.shape)
-        sums[start : start + len(drawn)] = (columns @ np.ascontiguousarray(drawn.T)).T
-    return sums
-
-
-def _seed_weights(seeds: int, seed: int) -> FloatArray:
-    """[2000, seeds]: the share of each seed in a resample of the seeds."""
-    return np.random.default_rng([seed, 1]).multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES) / seeds
-
-
-def _interval(value: float, draws: FloatArray) -> Interval:
-    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(float(value), float(low), float(high))
 
 
 def _columns(truth: IndexArray, probabilities: FloatArray) -> Any:

@@ -9,14 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rir_mlx.statistics.metrics import (
-    FloatArray,
-    IndexArray,
-    Interval,
-    bootstrap_means,
-    correct,
-)
+from rir_mlx.statistics.intervals import LEVEL, FloatArray, Interval, difference_interval
+from rir_mlx.statistics.metrics import IndexArray, correct
 
+MIN_SEEDS = 3
+"""Training seeds from which a comparison is about the way of training."""
 MIN_DISCORDANT = 6
 """With five discordant rows, all in favour of one classifier, McNemar's exact test still gives p = 0.0625."""
 
@@ -46,9 +43,19 @@ class PairedComparison:
     difference: Interval
     """Accuracy of the second minus that of the first: the mean over seeds, with an interval over rows and seeds."""
     by_seed: tuple[SeedComparison, ...]
+    compared: int = 1
+    """Number of comparisons that the interval is corrected for (Bonferroni): it holds for all of them together."""
+
+    @property
+    def judges_training(self) -> bool:
+        """Whether the comparison is about the two ways of training, not only about the classifiers that it holds. That
+        needs three seeds or more."""
+        return len(self.by_seed) >= MIN_SEEDS
 
 
-def compare(first: tuple[str, FloatArray], second: tuple[str, FloatArray], truth: IndexArray) -> PairedComparison:
+def compare(
+    first: tuple[str, FloatArray], second: tuple[str, FloatArray], truth: IndexArray, *, compared: int = 1
+) -> PairedComparison:
     """Paired comparison of two (name, probabilities [seeds, n, labels]) on the same rows, seeds paired by position;
     a classifier with one seed is paired with every seed of the other. Raises ValueError where the numbers of
     seeds differ otherwise."""
@@ -58,11 +65,10 @@ def compare(first: tuple[str, FloatArray], second: tuple[str, FloatArray], truth
             f"{first[0]} has {len(correct_first)} seeds and {second[0]} {len(correct_second)}; expected as many, or one"
         )
     gained, lost = correct_second & ~correct_first, correct_first & ~correct_second
-    difference = bootstrap_means((gained.astype(np.float64) - lost)[None])[0]
+    difference = difference_interval(gained.astype(np.int8) - lost.astype(np.int8), 1 - (1 - LEVEL) / compared)
     pairs = zip(gained.sum(1).tolist(), lost.sum(1).tolist(), strict=True)
-    return PairedComparison(
-        first[0], second[0], len(truth), difference, tuple(_seed_comparison(*pair, len(truth)) for pair in pairs)
-    )
+    seeds = tuple(_seed_comparison(*pair, len(truth)) for pair in pairs)
+    return PairedComparison(first[0], second[0], len(truth), difference, seeds, compared)
 
 
 def _seed_comparison(gained: int, lost: int, rows: int) -> SeedComparison:
@@ -73,12 +79,20 @@ def _seed_comparison(gained: int, lost: int, rows: int) -> SeedComparison:
 
 
 def is_better(comparison: PairedComparison) -> bool:
-    """Whether the second classifier is better than the first: the interval lies above 0, and there are enough
-    discordant rows."""
-    return comparison.difference.low > 0 and enough_discordant(comparison)
+    """Whether the second classifier is better than the first; with three seeds or more: whether its way of training
+    is."""
+    return comparison.difference.low > 0 and is_significant(comparison)
 
 
-def enough_discordant(comparison: PairedComparison) -> bool:
-    """Whether in some seed the two classifiers differ on `MIN_DISCORDANT` rows or more. On fewer no exact test could
-    tell them apart, yet a bootstrap, which knows only these rows, finds no doubt in four rows of one kind."""
+def is_worse(comparison: PairedComparison) -> bool:
+    return comparison.difference.high < 0 and is_significant(comparison)
+
+
+def is_significant(comparison: PairedComparison) -> bool:
+    """Whether the difference is more than chance: the interval excludes 0; with one seed McNemar's exact test agrees;
+    with several, in some seed the two differ on `MIN_DISCORDANT` rows or more."""
+    if comparison.difference.low <= 0 <= comparison.difference.high:
+        return False
+    if len(comparison.by_seed) == 1:
+        return comparison.by_seed[0].p_value < (1 - LEVEL) / comparison.compared
     return max(seed.gained + seed.lost for seed in comparison.by_seed) >= MIN_DISCORDANT

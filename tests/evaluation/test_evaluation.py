@@ -151,12 +151,19 @@ def test_what_was_trained_and_written_stands_in_the_comparison(run: Path) -> Non
     assert {row["reasoning"] for row in lines_of(run / "evaluation/qa/predictions.jsonl")} == {None}
 
 
+@pytest.fixture
+def learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Verdicts as if the arms had learned the task, which fake models do not."""
+    monkeypatch.setattr("rir_mlx.stages.evaluation._failure_to_learn", lambda *_: None)
+
+
+@pytest.mark.usefixtures("learned")
 def test_the_chosen_arm_is_the_best_of_the_reasoning_arms_on_validation_rows(run: Path) -> None:
-    found = kept(run)
+    found = evaluated()
     arms = {line["name"]: line["validation_accuracy"] for line in found["entries"] if line["kind"] == "arm"}
     del arms["qa"]
     assert found["chosen"] == max(arms, key=arms.__getitem__)
-    assert f"{found['chosen']} was chosen among 3 arms on validation rows." in found["verdict"]
+    assert f"{found['chosen']} was chosen among 3 arms on validation rows" in found["verdict"]
     assert default_arm(opened("runs/small").run) == found["chosen"]
 
 
@@ -337,6 +344,7 @@ def test_label_only_and_controls_alone_get_no_verdict(run: Path) -> None:
     assert kept(run) == json.loads(json.dumps(found))
 
 
+@pytest.mark.usefixtures("learned")
 @pytest.mark.parametrize(("test", "more"), [(9, ""), (1, ""), (9, ", labels: {joy: , sadness: , anger: , fear: }")])
 def test_without_validation_rows_a_run_ends_with_figures_and_says_what_is_missing(
     recipe: Path, monkeypatch: pytest.MonkeyPatch, test: int, more: str
@@ -351,8 +359,9 @@ def test_without_validation_rows_a_run_ends_with_figures_and_says_what_is_missin
     found = found.model_dump(mode="json")
     assert kept(Path("runs/small")) == found
     assert found["rows"]["test"] == test
-    assert found["chosen"] == "qar"
+    assert "Two classifiers compared" in found["verdict"]
     assert "on validation rows" not in found["verdict"]
+    assert found["chosen"] == "qar"
     assert (
         found["warnings"][0] == "There are no validation rows to choose an arm by: qar is the first one of the recipe."
     )
@@ -397,7 +406,7 @@ def test_no_figure_of_the_table_is_cut_however_narrow_the_terminal(
         accuracy = line["metrics"]["accuracy"]
         assert f"({100 * accuracy['low']:.1f} – {100 * accuracy['high']:.1f})" in table
     assert "24 test rows, mean of 2 seeds" in out
-    assert "Reasoning (" in out
+    assert "Nothing was learned: no arm" in out
 
 
 def test_charts_come_as_png_where_they_are_asked_for(run: Path, rir: Run, monkeypatch: pytest.MonkeyPatch) -> None:

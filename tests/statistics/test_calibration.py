@@ -19,7 +19,8 @@ from rir_mlx.statistics.calibration import (
     fit_reason_below,
     fit_temperature,
 )
-from rir_mlx.statistics.metrics import FloatArray, IndexArray, metric_intervals
+from rir_mlx.statistics.intervals import FloatArray
+from rir_mlx.statistics.metrics import IndexArray, metric_intervals
 
 
 def drawn(rows: int = 3000, labels: int = 5, seed: int = 0) -> tuple[FloatArray, IndexArray]:
