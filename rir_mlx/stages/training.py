@@ -10,7 +10,7 @@ from typing import Any
 from rir_mlx import __version__
 from rir_mlx.backends.base import Model
 from rir_mlx.backends.processes import decide_on_main, run_on_main
-from rir_mlx.classification.classifier import Classifier
+from rir_mlx.classification.scoring import LabelScorer
 from rir_mlx.data.rows import Row, Triple
 from rir_mlx.data.splits import draw_rows
 from rir_mlx.errors import UserError
@@ -34,14 +34,14 @@ from rir_mlx.training.trackers import check_installed
 from rir_mlx.types import CONTROLS, Arm
 
 _NOT_THE_RESULT = {"steps_per_report", "save_every", "report_to", "grad_checkpoint", "compile", "shared_prefix"}
-"""Keys of a training that change how it runs, and not what comes out."""
+"""Keys of a training that change how it runs, not what comes out."""
 _NOT_OF_THIS_ARM = {"arms", "seeds"}
 _MEASURED = 200
-"""Validation rows that are classified again and again while an arm is trained that has to write before it can tell."""
+"""Validation rows on which an arm that reasons first is measured during training: each costs a generation."""
 
 
 def train_rgen(context: Context) -> None:
-    """Stage 1: teach the base model to write a reasoning from a question and its answer: from triples, and from the
+    """Stage 1: train the base model to write a reasoning from a question and its answer, on the triples and on the
     rows that have a reasoning of their own."""
     stage, options, seed = context.run.rgen, context.recipe.rgen, context.recipe.seed
     data = context.data
@@ -115,56 +115,25 @@ def _rgen_examples(context: Context, part: str) -> TrainingExamples:
 
 
 def train_classifier(context: Context, arm: Arm) -> None:
-    """Stage 2: teach the base model one arm, once for each of the recipe's seeds."""
+    """Stage 2: train one arm of the classifier, once for each of the recipe's seeds."""
     for seed in context.recipe.classifier.seeds:
         _train_arm(context, arm, seed)
 
 
 def _train_arm(context: Context, arm: Arm, seed: int) -> None:
-    stage, recipe = context.trained(arm, seed), context.recipe
-    options, what = recipe.classifier, f"classifier {arm}" + context.seed_suffix(seed)
-    inputs = _training_inputs(context) | {
-        "seed": seed,
-        "arm": arm,
-        "data": context.data.digest,
-        "instruction": recipe.data.instruction,
-        "classifier": options.model_dump(
-            mode="json", exclude=_NOT_THE_RESULT | _NOT_OF_THIS_ARM | _weights_unused(arm)
-        ),
-    }
-    if arm != "qa":
-        augmented = context.run.augmented.done()
-        if augmented is None:
-            raise UserError("The rows of this run have no reasonings yet.", hint="Run `rir-mlx augment` first.")
-        made_from = augmented["inputs"]
-        if made_from["data"] != context.data.digest:
-            raise UserError(
-                "The reasonings of this run were written for other rows, labels or splits than these.",
-                hint="Run `rir-mlx augment` again.",
-            )
-        if made_from.get("row_ids") != row_ids_digest(context.data):
-            raise UserError(
-                "The reasonings of this run do not name the rows they belong to: an earlier version wrote them, or the "
-                "rows have moved within their files.",
-                hint="Run `rir-mlx augment` again: it keeps the reasonings and writes their rows' ids.",
-            )
-        parts = ("train", "validation")
-        inputs["augmented"] = digest_of([digest_of_file(context.run.augmented_rows(part)) for part in parts])
-    if reasons_first(arm) and context.data.validation:  # whose accuracy is measured with reasonings so long
-        inputs["max_reasoning_tokens"] = recipe.evaluate.max_reasoning_tokens
-    if arm in CONTROLS:
-        inputs["shuffled"] = recipe.seed
-    if not _training_due(context, stage, inputs, what):
+    stage, name = context.trained(arm, seed), f"classifier {arm}" + context.seed_suffix(seed)
+    inputs = _arm_inputs(context, arm, seed)
+    if not _training_due(context, stage, inputs, name):
         return
     warn_about_data(context)
     check_room(context.model.codec, context.task, arm)
-    train = _arm_examples(context, arm, "train")
+    options = context.recipe.classifier
+    train, alpha = _arm_examples(context, arm, "train"), options.multitask_alpha
     if arm != "qa" and not train.dropped and not any(row.reasoning for row in (train.second or train).rows):
         raise UserError(
             f"No reasoning of this run passed the filters; {context.run.rejected_rows()} says why.",
             hint="Train R-Gen longer, or raise augment.max_tokens.",
         )
-    alpha = options.multitask_alpha
     job = TrainingJob(
         train=train,
         validation=_arm_examples(context, arm, "validation"),
@@ -173,31 +142,71 @@ def _train_arm(context: Context, arm: Arm, seed: int) -> None:
         steps=steps_for(train, options, rows=len(context.data.train), seed=seed),
         weights=LossWeights(alpha, 1 - alpha) if arm == "multitask" else LossWeights(1.0, options.reasoning_weight),
         accuracy=_accuracy_of(context, arm) if context.data.validation else None,
-        name=what,
+        name=name,
     )
-    _train(context, stage, inputs, job, {"what": what, "arm": arm, "seed": seed, "task": asdict(context.task)})
+    _train(context, stage, inputs, job, {"what": name, "arm": arm, "seed": seed, "task": asdict(context.task)})
+
+
+def _arm_inputs(context: Context, arm: Arm, seed: int) -> dict[str, Any]:
+    """What decides the weights of an arm."""
+    recipe = context.recipe
+    unused = _NOT_THE_RESULT | _NOT_OF_THIS_ARM | _weights_unused(arm)
+    inputs = _training_inputs(context) | {
+        "seed": seed,
+        "arm": arm,
+        "data": context.data.digest,
+        "instruction": recipe.data.instruction,
+        "classifier": recipe.classifier.model_dump(mode="json", exclude=unused),
+    }
+    if arm != "qa":
+        _check_reasonings(context)
+        parts = ("train", "validation")
+        inputs["augmented"] = digest_of([digest_of_file(context.run.augmented_rows(part)) for part in parts])
+    if reasons_first(arm) and context.data.validation:  # accuracy is measured with reasonings of that length
+        inputs["max_reasoning_tokens"] = recipe.evaluate.max_reasoning_tokens
+    if arm in CONTROLS:
+        inputs["shuffled"] = recipe.seed
+    return inputs
+
+
+def _check_reasonings(context: Context) -> None:
+    """Raise UserError unless the run has reasonings for just these rows."""
+    done = context.run.augmented.done()
+    if done is None:
+        raise UserError("The rows of this run have no reasonings yet.", hint="Run `rir-mlx augment` first.")
+    if done["inputs"]["data"] != context.data.digest:
+        raise UserError(
+            "The reasonings of this run were written for other rows, labels or splits than these.",
+            hint="Run `rir-mlx augment` again.",
+        )
+    if done["inputs"].get("row_ids") != row_ids_digest(context.data):
+        raise UserError(
+            "The reasonings of this run do not name the rows they belong to: an earlier version wrote them, or the "
+            "rows have moved within their files.",
+            hint="Run `rir-mlx augment` again: it keeps the reasonings and writes their rows' ids.",
+        )
 
 
 def _accuracy_of(context: Context, arm: Arm) -> Callable[[Model], float]:
-    """How an arm is measured while it trains: as it is used, with reasonings of its own. The loss would not do: it
-    grows where a model is too sure, which the temperature mends later, and it knows R-Gen's reasonings alone."""
+    """How accurate an arm is during training, as it is used: with reasonings of its own. The loss would not do: it
+    grows as a model becomes overconfident, which calibration corrects later, and it sees only R-Gen's reasonings."""
     rows, size = context.data.validation, context.recipe.evaluate.batch_size
     if reasons_first(arm) and len(rows) > _MEASURED:
         rows = tuple(draw_rows(rows, _MEASURED, "measured"))
 
     def accuracy(model: Model) -> float:
-        classifier = Classifier(model, context.model.codec, context.task, arm)
+        scorer = LabelScorer(model, context.model.codec, context.task, arm)
         texts = [row.text for row in rows]
-        read = classifier.reasoned(texts, size) if reasons_first(arm) else classifier.direct(texts, size)
+        scores = (scorer.reasoned(texts, size) if reasons_first(arm) else scorer.direct(texts, size)).scores
         names = context.task.names
-        right = (names[best] == row.label for best, row in zip(read.scores.argmax(1), rows, strict=True))
-        return float(sum(right)) / len(rows)
+        correct = (names[best] == row.label for best, row in zip(scores.argmax(1), rows, strict=True))
+        return float(sum(correct)) / len(rows)
 
     return accuracy
 
 
 def _weights_unused(arm: Arm) -> set[str]:
-    """Keys of the loss that have no say in an arm."""
+    """Keys of the loss that do not affect an arm."""
     return {"reasoning_weight", "multitask_alpha"} - (
         {"multitask_alpha"} if arm == "multitask" else set() if arm == "qa" else {"reasoning_weight"}
     )
@@ -217,7 +226,7 @@ def _arm_examples(context: Context, arm: Arm, part: str) -> TrainingExamples:
 
 
 def _controlled(arm: Arm, reasonings: list[str | None], seed: int) -> list[str | None]:
-    """What a control learns in place of the reasonings."""
+    """The reasonings that an arm learns: a control learns shuffled ones."""
     present = [reasoning for reasoning in reasonings if reasoning is not None]
     if arm == "qra-scrambled":
         present = shuffle_among(present, seed)
@@ -228,13 +237,13 @@ def _controlled(arm: Arm, reasonings: list[str | None], seed: int) -> list[str |
 
 
 def _training_due(context: Context, stage: Stage, inputs: dict[str, Any], what: str) -> bool:
-    """Whether a training is to run. The first rank decides, the others follow.
+    """Whether a training has to run. The main process decides for all.
 
-    Raises UserError where one of other inputs was stopped half-way."""
+    Raises UserError if a training with other inputs was interrupted."""
 
     def decide() -> bool:
         checkpoints = _checkpoints(context, stage, inputs)
-        if stage.done() is not None:  # a finished training leaves checkpoints only where it was killed just then
+        if stage.done() is not None:  # left by a training that was killed just as it finished
             checkpoints.clear()
         elif not context.force:
             checkpoints.check()
@@ -244,7 +253,7 @@ def _training_due(context: Context, stage: Stage, inputs: dict[str, Any], what: 
 
 
 def _checkpoints(context: Context, stage: Stage, inputs: dict[str, Any]) -> Checkpoints:
-    """What a training may go on from: one that another backend or version began would not end with the same bytes."""
+    """What a training may resume from. Checkpoints of another backend or version would not lead to the same bytes."""
     more: dict[str, Any] = {"backend": context.backend.name, "rir_mlx": __version__}
     if context.model.adapter_spec.dropout:  # whose draws depend on how a step is computed
         section = context.recipe.rgen if stage.folder == context.run.rgen.folder else context.recipe.classifier
@@ -258,10 +267,10 @@ def _train(context: Context, stage: Stage, inputs: dict[str, Any], job: Training
     if not job.train.rows:
         raise UserError(f"{what}: no row fits into max_seq_length.", hint="Raise max_seq_length.")
     if job.train.trimmed:
-        progress.warn(f"{job.train.trimmed:,} texts are longer than max_seq_length and are trimmed at their end.")
+        progress.warn(f"{job.train.trimmed:,} texts are longer than max_seq_length; their ends are cut off.")
     if job.train.dropped:
         progress.warn(
-            f"{job.train.dropped:,} rows are left out: what they are to learn does not fit into max_seq_length."
+            f"{job.train.dropped:,} rows are left out: their reasoning and label do not fit into max_seq_length."
         )
     checkpoints = _checkpoints(context, stage, inputs)
 
