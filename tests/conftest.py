@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import processes
 import pytest
 from commands import Finished, Result, Run, command, write_recipe
+from evaluated_run import make_evaluated_run
 from tiny import make_tiny_llama
 
 from rir_mlx.backends import open_backend
@@ -146,3 +147,18 @@ def finished(rir: Run, tmp_path: Path, finished_once: Finished) -> Finished:
     """A run of every stage of that recipe, to be changed, in the folder that `rir` runs in."""
     shutil.copytree(finished_once.folder, tmp_path, dirs_exist_ok=True)
     return Finished(tmp_path, finished_once.result)
+
+
+@pytest.fixture(scope="session")
+def evaluated_once(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Path:
+    folder = tmp_path_factory.mktemp("evaluated")
+    make_evaluated_run(folder, tiny)
+    return folder
+
+
+@pytest.fixture
+def evaluated_run(evaluated_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of an evaluated run with every arm and two seeds: a copy, `runs/small` in the working folder."""
+    shutil.copytree(evaluated_once, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    return tmp_path / "copy/runs/small"

@@ -1,0 +1,201 @@
+"""An evaluation scores only what is new, however the one before ended, and classifying follows what it measured."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import Run
+from evaluated_run import evaluated, kept, lines_of, opened, untimed
+from processes import start_code
+
+from rir_mlx.backends.base import Tokens
+from rir_mlx.backends.fake import FakeModel
+from rir_mlx.classification.estimator import RirClassifier
+from rir_mlx.classification.loading import load_classifier
+from rir_mlx.statistics.calibration import Calibration
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many texts each scoring was given."""
+    counts: list[int] = []
+    real = FakeModel.score
+
+    def score(self: FakeModel, prompts: list[Tokens], *rest: Any, **more: Any) -> Any:
+        counts.append(len(prompts))
+        return real(self, prompts, *rest, **more)
+
+    monkeypatch.setattr(FakeModel, "score", score)
+    return counts
+
+
+def test_a_second_evaluation_reads_nothing_and_says_the_same(evaluated_run: Path, read: list[int]) -> None:
+    before, first = kept(evaluated_run), (evaluated_run / "evaluation/qra/readings.jsonl").read_bytes()
+    assert untimed(evaluated()) == untimed(before)
+    assert read == []
+    assert (evaluated_run / "evaluation/qra/readings.jsonl").read_bytes() == first
+    costs = [[line.get("cost") for line in one["entries"]] for one in (before, kept(evaluated_run))]
+    assert costs[0] == costs[1]
+
+
+def test_force_reads_everything_again(evaluated_run: Path, read: list[int]) -> None:
+    before = untimed(kept(evaluated_run))
+    assert untimed(evaluated(force=True)) == before
+    arms = 6 * 2 * 48 + 3 * 2 * 48  # every arm and seed without a reasoning, and three with one
+    assert sum(read) == arms + 3 * 2 * 24 + 24  # swapped and corrupted reasonings of the first seed; untuned
+
+
+def test_more_samples_read_what_is_new_alone(evaluated_run: Path, read: list[int]) -> None:
+    before = untimed(kept(evaluated_run))
+    three = evaluated("evaluate.samples=3")
+    assert sum(read) == 3 * 2 * 48 * 3
+    assert {line["name"]: line["metrics"] for line in three["entries"]} == {
+        line["name"]: line["metrics"] for line in before["entries"]
+    }
+    samples = {line["name"]: [one["samples"] for one in line["cost_curve"] or ()] for line in three["entries"][:3]}
+    assert {1, 2, 3} == set(samples["qra"])
+    read.clear()
+    evaluated("evaluate.samples=4")
+    assert sum(read) == 3 * 2 * 48
+    read.clear()
+    assert untimed(evaluated("evaluate.samples=1")) == before
+    assert read == []
+
+
+def test_a_shorter_reasoning_is_another_reading_and_leaves_none_of_the_old_ones(
+    evaluated_run: Path, read: list[int]
+) -> None:
+    count = len(lines_of(evaluated_run / "evaluation/qa/readings.jsonl"))
+    evaluated("evaluate.max_reasoning_tokens=6")
+    assert sum(read) > 0
+    assert len(lines_of(evaluated_run / "evaluation/qa/readings.jsonl")) == count
+    assert max(row["tokens"] for row in lines_of(evaluated_run / "evaluation/qra/predictions.jsonl")) <= 6
+
+
+def test_an_evaluation_killed_in_the_middle_ends_as_if_it_had_not_been(evaluated_run: Path) -> None:
+    """Slow enough to be hit, in a process of its own, and killed as nobody can prepare for."""
+    whole = untimed(kept(evaluated_run))
+    shutil.rmtree(evaluated_run / "evaluation")
+    for path in evaluated_run.glob("classifier-*/calibration.json"):
+        path.unlink()
+    code = (
+        "import sys, time\nfrom rir_mlx.evaluation import score_cache\n"
+        "from rir_mlx.backends.fake import FakeModel\n"
+        "score_cache._CHUNK = 4\nscore = FakeModel.score\n"
+        "FakeModel.score = lambda *a, **k: time.sleep(0.1) or score(*a, **k)\n"
+        "from rir_cli.app import main\nsys.argv = ['rir-mlx', 'evaluate', 'runs/small', '-q', '--offline']\nmain()\n"
+    )
+    process = start_code(Path.cwd(), code)
+    journal, deadline = evaluated_run / "evaluation/qra/readings.jsonl", time.monotonic() + 300
+    while time.monotonic() < deadline and not (journal.is_file() and journal.stat().st_size > 2000):
+        assert process.poll() is None, process.err()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(timeout=60) == -signal.SIGKILL
+    left = [lines_of(path) for path in (evaluated_run / "evaluation/qa/readings.jsonl",)]
+    assert len(left[0]) == 48
+    assert not (evaluated_run / "evaluation/comparison.json").exists()
+    assert untimed(evaluated()) == whole
+    for path in evaluated_run.glob("evaluation/*/readings.jsonl"):
+        keys = [row["key"] for row in lines_of(path)]
+        assert len(keys) == len(set(keys))
+
+
+def test_readings_of_the_fake_backend_are_never_taken_for_a_real_ones(evaluated_run: Path) -> None:
+    from rir_mlx.stages.measuring import scoring_identity
+
+    fake, real = opened("runs/small"), opened("runs/small")
+    real.model.backend = type("Real", (), {"name": "torch", "processes": fake.backend.processes})()  # type: ignore[assignment]
+    assert scoring_identity(fake, None) != scoring_identity(real, None)
+
+
+def test_a_calibration_is_used_until_the_adapter_changes(evaluated_run: Path) -> None:
+    path = evaluated_run / "classifier-qra/calibration.json"
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    assert stored["calibration"]["rows"] == 24
+    context = opened("runs/small")
+    assert load_classifier(context.run, context.model, "qra").calibration == Calibration.from_dict(
+        stored["calibration"]
+    )
+    other = evaluated_run / "classifier-qra-seed3/calibration.json"
+    assert json.loads(other.read_text(encoding="utf-8"))["adapter"] != stored["adapter"]
+    assert load_classifier(context.run, context.model, "qra", 3).calibration.rows == 24
+    shutil.rmtree(evaluated_run / "classifier-qra/adapter")
+    shutil.copytree(evaluated_run / "classifier-qra-seed3/adapter", evaluated_run / "classifier-qra/adapter")
+    assert load_classifier(context.run, context.model, "qra").calibration == Calibration()
+
+
+def test_predictions_are_those_that_classify_gives(evaluated_run: Path) -> None:
+    for arm in ("qa", "qra", "qar"):
+        rows = lines_of(evaluated_run / f"evaluation/{arm}/predictions.jsonl")
+        classifier = RirClassifier.load(evaluated_run, arm=arm, backend="fake")  # type: ignore[arg-type]
+        found = classifier.explain([row["text"] for row in rows])
+        for row, one in zip(rows, found, strict=True):
+            assert one.probabilities == pytest.approx(row["probabilities"], abs=1e-9)
+            assert (one.label, one.mass) == (row["predicted"], pytest.approx(row["mass"]))
+            assert arm != "qra" or one.reasoning == row["reasoning"]
+
+
+def test_the_wanted_accuracy_makes_classify_abstain(
+    evaluated_run: Path, rir: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(evaluated_run.parents[1])
+    rows = lines_of(evaluated_run / "evaluation/qa/predictions.jsonl")
+    stored = evaluated_run / "classifier-qa/calibration.json"
+    assert json.loads(stored.read_text(encoding="utf-8"))["calibration"]["answer_from"] is None
+    for wanted in (0.15, 0.2, 0.25, 0.3, 0.34, 0.5, 0.6, 0.9):  # of a model that can hardly tell
+        evaluated(f"evaluate.wanted_accuracy={wanted}")
+        threshold = json.loads(stored.read_text(encoding="utf-8"))["calibration"]["answer_from"]
+        if threshold:
+            break
+    assert threshold
+    Path("texts.txt").write_text("".join(f"{row['text']}\n" for row in rows), encoding="utf-8")
+    result = rir("classify", "--file", "texts.txt", "--arm", "qa", "--jsonl")
+    assert f"No label where its probability is below {threshold:.3f}" in result.err
+    answers = [json.loads(line) for line in result.out.splitlines()]
+    unsure = [max(row["probabilities"].values()) < threshold for row in rows]
+    assert [one["abstained"] for one in answers] == unsure
+    assert any(unsure)
+    labels = RirClassifier.load(evaluated_run, arm="qa", backend="fake").predict([row["text"] for row in rows]).tolist()
+    assert [label == "" for label in labels] == unsure
+
+
+def test_several_samples_of_one_text_are_shown_with_a_reasoning(
+    evaluated_run: Path, rir: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(evaluated_run.parents[1])
+    shown = rir("classify", "i was sad", "--arm", "qra", "--samples", "3")
+    values = json.loads(rir("classify", "i was sad", "--arm", "qra", "--samples", "3", "--json").out)
+    assert shown.out.startswith(f"{values['reasoning']}\n\n")
+    assert values["reasoning"]
+    never = rir("classify", "i was sad", "--arm", "qra", "--reason", "never", "--json")
+    assert json.loads(never.out)["reasoning"] is None
+
+
+def test_auto_reasons_where_the_measured_threshold_says_so(
+    evaluated_run: Path, rir: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(evaluated_run.parents[1])
+    path = evaluated_run / "classifier-qra/calibration.json"
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    assert stored["calibration"]["reason_below"] is not None
+    for below, reasons in ((0.0, False), (2.0, True)):
+        stored["calibration"]["reason_below"] = below
+        path.write_text(json.dumps(stored), encoding="utf-8")
+        values = json.loads(rir("classify", "i was sad", "--arm", "qra", "--reason", "auto", "--json").out)
+        assert (values["reasoning"] is not None) == reasons
+    path.unlink()
+    refused = rir("classify", "i was sad", "--arm", "qra", "--reason", "auto")
+    assert refused.code == 2
+    assert "Run `rir-mlx evaluate`" in refused.err
+
+
+def test_the_object_draws_with_the_temperature_that_was_measured(evaluated_run: Path) -> None:
+    evaluated("evaluate.sample_temperature=0.3")
+    assert RirClassifier.load(evaluated_run, arm="qra", backend="fake").temperature == 0.3
