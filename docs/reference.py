@@ -36,7 +36,7 @@ def generated_pages() -> dict[str, str]:
         "reference/comparison.md": comparison_page(),
         "reference/commands.md": commands_page(),
         "reference/python.md": python_page(),
-        "benchmarks.md": (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8"),
+        "benchmarks.md": (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8").replace("](../docs/", "]("),
         "changelog.md": (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"),
     }
 
