@@ -89,7 +89,13 @@ def classify(
     context.progress.say(f"Using the {chosen} classifier of {context.run.folder}.")
     classifier, options = loading.load_classifier(context.run, context.model, chosen), context.recipe.evaluate
     if threshold is None and (threshold := classifier.calibration.answer_from) is not None:
-        context.progress.say(f"No label where its probability is below {threshold:.3f} (evaluate.wanted_accuracy).")
+        if threshold > 1:
+            context.progress.warn(
+                "No text gets a label: on the validation rows no threshold is shown to reach evaluate.wanted_accuracy. "
+                "--threshold 0 labels every text."
+            )
+        else:
+            context.progress.say(f"No label where its probability is below {threshold:.3f} (evaluate.wanted_accuracy).")
     asked = _Asked(
         context,
         classifier,

@@ -42,7 +42,8 @@ class RirClassifier:
     `reason` says whether a reasoning is written before the label ("never", "always", "auto"), `samples` how many
     reasonings' probabilities are averaged, `batch_size` how many texts are worked on at once. With a `threshold`,
     `predict` gives "" in place of a label whose probability is below it; the probabilities do not change. None is the
-    one that was chosen for a wanted accuracy (`evaluate.wanted_accuracy`), where one was.
+    one that was chosen for a wanted accuracy (`evaluate.wanted_accuracy`), where one was; if no threshold is shown to
+    reach it, every label is "". `threshold=0` gives a label to every text.
 
     All methods take texts as a list, a NumPy array [n] or a pandas Series, and answer in its order. They raise
     TypeError for a single string or another kind of table, and ValueError for a text that is empty or cannot be

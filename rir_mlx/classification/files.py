@@ -41,7 +41,7 @@ from rir_mlx.data.tables.row_streams import (
 from rir_mlx.errors import DataError, UserError
 from rir_mlx.interrupts import Interrupts
 from rir_mlx.progress import Progress, Silent
-from rir_mlx.statistics.calibration import abstains
+from rir_mlx.statistics.calibration import NO_ANSWER, abstains
 from rir_mlx.storage.resumable_file import ResumableFile
 
 Classify = Callable[[Sequence[str]], Sequence[Prediction]]
@@ -66,7 +66,7 @@ class BulkOptions:
     def __post_init__(self) -> None:
         if self.top_k < 1 or self.chunk < 1:
             raise UserError("top_k and chunk are 1 or more.")
-        if self.threshold is not None and not 0 <= self.threshold <= 1:
+        if self.threshold is not None and not 0 <= self.threshold <= 1 and self.threshold != NO_ANSWER:
             raise UserError(f"A threshold is a probability, from 0 to 1, not {self.threshold}.")
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rir_mlx.evaluation.entries import EntryPredictions, entry_result
-from rir_mlx.evaluation.schema import EntryResult
+from rir_mlx.evaluation.schema import CalibrationResult, EntryResult
 from rir_mlx.evaluation.scores import FEWEST_TO_CALIBRATE, EvaluationRows
+from rir_mlx.statistics.calibration import NO_ANSWER
 from rir_mlx.statistics.paired_tests import PairedComparison, compare, is_better, is_worse
 
 _ENOUGH_TO_CALIBRATE = 500
@@ -86,6 +87,12 @@ def warnings(entries: Sequence[EntryPredictions], rows: EvaluationRows) -> list[
             f"{_ENOUGH_TO_CALIBRATE} they are rough."
         )
     for entry in entries:
+        calibration: CalibrationResult | None = entry.fields.get("calibration")
+        if calibration is not None and calibration.answer_from[0] == NO_ANSWER:
+            found.append(
+                f"{entry.name}: no threshold is shown to reach evaluate.wanted_accuracy on {count:,} validation rows, "
+                "so it abstains on every text. Use more validation rows, or want less."
+            )
         if trimmed := entry.fields.get("trimmed"):
             found.append(f"{entry.name}: the ends of {trimmed:,} test texts were cut to fit into max_seq_length.")
     return found

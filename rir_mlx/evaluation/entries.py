@@ -102,6 +102,7 @@ def _calibration_fields(
             temperature=[fitted.temperature[measured.headline] for fitted in calibrations],
             reason_below=[fitted.reason_below for fitted in calibrations],
             answer_from=[fitted.answer_from for fitted in calibrations],
+            answered_rows=[fitted.answered_rows for fitted in calibrations],
             before=_calibration_metrics(rows, before),
             after=_calibration_metrics(rows, after),
         ),

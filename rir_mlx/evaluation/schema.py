@@ -88,7 +88,10 @@ class CalibrationResult(Part):
     reason_below: Sequence[float | None] = ()
     """`auto` reasons where the direct confidence is below this. Null where nothing was fitted."""
     answer_from: Sequence[float | None] = ()
-    """Lowest confidence at which the classifier answers. Null where no accuracy was wanted or none is reached."""
+    """Lowest confidence at which the classifier answers. 2 abstains on every text: no threshold is shown to reach the
+    wanted accuracy. Null where no accuracy was wanted."""
+    answered_rows: Sequence[int | None] = ()
+    """Validation rows that are answered then, which the threshold rests on. Null where no accuracy was wanted."""
     before: CalibrationMetrics
     """With the model's own probabilities."""
     after: CalibrationMetrics

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from rir_mlx.classification.scores import LabelScores
 from rir_mlx.evaluation.schema import Faithfulness
-from rir_mlx.statistics.calibration import Calibration, fit_answer_from, fit_reason_below, fit_temperature
+from rir_mlx.statistics.calibration import NO_ANSWER, Calibration, fit_answer_from, fit_reason_below, fit_temperature
 from rir_mlx.types import Arm, Way
 
 FEWEST_TO_CALIBRATE = 20
@@ -74,20 +74,23 @@ class MeasuredArm:
 
 def calibrate(scores: ClassifierScores, rows: EvaluationRows, wanted_accuracy: float | None) -> Calibration:
     """Fit on the validation rows a temperature for each way of scoring, the confidence below which a reasoning is worth
-    writing, and the confidence from which answers reach the wanted accuracy."""
+    writing, and the confidence from which answers reach the wanted accuracy. With fewer than 20 rows nothing is fitted,
+    and a classifier from which an accuracy is wanted abstains on every text."""
     truth = rows.validation
     if len(truth) < FEWEST_TO_CALIBRATE:
-        return Calibration(rows=len(truth))
+        answer_from, answered_rows = (None, None) if wanted_accuracy is None else (NO_ANSWER, 0)
+        return Calibration(rows=len(truth), answer_from=answer_from, answered_rows=answered_rows)
     log_probabilities = {way: scored.log_probabilities for way, scored in scores.validation.items()}
     fitted = {way: fit_temperature(values, truth) for way, values in log_probabilities.items()}
     calibration = Calibration({**Calibration().temperature, **fitted}, len(truth))
     probabilities = {way: calibration.probabilities(values, way) for way, values in log_probabilities.items()}
     correct = {way: values.argmax(1) == truth for way, values in probabilities.items()}
-    reason_below = answer_from = None
+    reason_below = None
     if scores.headline != "direct" and "direct" in probabilities:
         confidence = probabilities["direct"].max(1)
         reason_below = fit_reason_below(confidence, correct["direct"], correct[scores.headline])
     if wanted_accuracy is not None:
         confidence = probabilities[scores.headline].max(1)
-        answer_from = fit_answer_from(confidence, correct[scores.headline], wanted_accuracy)
-    return replace(calibration, reason_below=reason_below, answer_from=answer_from)
+        threshold = fit_answer_from(confidence, correct[scores.headline], wanted_accuracy)
+        calibration = replace(calibration, answer_from=threshold.confidence, answered_rows=threshold.rows)
+    return replace(calibration, reason_below=reason_below)

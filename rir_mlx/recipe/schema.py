@@ -265,7 +265,8 @@ class EvaluateSection(Section):
     sample_temperature: float = Field(default=0.7, gt=0)
     """Temperature of the drawn reasonings."""
     wanted_accuracy: float | None = Field(default=None, gt=0, le=1)
-    """A threshold is chosen on the validation rows, above which the answers are right this often."""
+    """A threshold is chosen on the validation rows above which answers are correct this often, with a certainty of
+    95 %. If none is shown to reach it, no text gets a label: 500 rows cannot show 0.99."""
     baselines: tuple[Baseline, ...] = get_args(Baseline)
     """What the arms are measured against: the `majority` label, `tf-idf` with logistic regression, and the `untuned`
     base model."""

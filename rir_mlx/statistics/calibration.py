@@ -21,6 +21,10 @@ from rir_mlx.types import Way
 NEVER = 0.0
 ALWAYS = 2.0
 """Values of `reason_below`: no confidence lies below 0, and every confidence lies below 2."""
+NO_ANSWER = 2.0
+"""The value of `answer_from` that abstains on every text."""
+_RISK = 0.05
+"""How often a fitted threshold may miss the wanted accuracy."""
 
 _MIN_TEMPERATURE, _MAX_TEMPERATURE = 0.05, 20.0
 _MAX_GAP = 100.0
@@ -35,14 +39,16 @@ class Calibration:
                   reasoning, `sampled` averaged over several chains
     rows          validation rows that it was fitted on
     reason_below  `auto` reasons only where the direct confidence is below this; None where it was not fitted
-    answer_from   lowest confidence at which the classifier answers, chosen for a wanted accuracy; None where none was
-                  wanted or no threshold reaches it
+    answer_from   lowest confidence at which the classifier answers, chosen for a wanted accuracy; `NO_ANSWER` where no
+                  threshold is shown to reach it; None where none was wanted
+    answered_rows validation rows that the classifier answers then, which the threshold rests on
     """
 
     temperature: Mapping[Way, float] = field(default_factory=lambda: dict.fromkeys(get_args(Way), 1.0))
     rows: int = 0
     reason_below: float | None = None
     answer_from: float | None = None
+    answered_rows: int | None = None
 
     def probabilities(self, scores: FloatArray, way: Way) -> FloatArray:
         """[n, labels] log-probabilities scored in this way → [n, labels] calibrated probabilities."""
@@ -71,7 +77,10 @@ class Calibration:
             if (value := found.get(name)) is not None and (not _number(value) or value < 0):
                 raise ValueError(f"{name} is {value!r}; expected null or a number, 0 or more")
         fitted: dict[Way, float] = {way: float(temperature.get(way, 1.0)) for way in get_args(Way)}
-        return cls(fitted, rows, found.get("reason_below"), found.get("answer_from"))
+        answered = found.get("answered_rows")
+        if answered is not None and (not isinstance(answered, int) or isinstance(answered, bool) or answered < 0):
+            raise ValueError(f"answered_rows is {answered!r}; expected null or a whole number, 0 or more")
+        return cls(fitted, rows, found.get("reason_below"), found.get("answer_from"), answered)
 
 
 @dataclass(frozen=True)
@@ -163,24 +172,53 @@ def fit_reason_below(
     return between if between > low else high
 
 
-def fit_answer_from(confidence: FloatArray, correct: NDArray[np.bool_], wanted: float) -> float | None:
-    """The lowest threshold such that the validation rows with at least that confidence reach the `wanted` accuracy,
-    a share above 0 and at most 1; None where no threshold does, or there are no rows.
+@dataclass(frozen=True)
+class AnswerThreshold:
+    """The confidence from which a classifier answers, and the validation rows that it answers then."""
 
-    Rows of equal confidence are answered together or not at all. The threshold is the lowest confidence that is still
-    answered, or 0 where all rows together reach the wanted accuracy. That accuracy is an estimate: on other rows it
-    may be higher or lower. Raises ValueError for another `wanted`."""
+    confidence: float
+    rows: int
+
+
+def fit_answer_from(confidence: FloatArray, correct: NDArray[np.bool_], wanted: float) -> AnswerThreshold:
+    """The threshold with the highest coverage found at which answers are correct with the `wanted` probability, a share
+    above 0 and at most 1, on other rows too: with a certainty of 95 % over draws of the validation rows [n].
+
+    It is "selection with guaranteed risk" (Geifman and El-Yaniv 2017, arXiv:1705.08500): a binary search over the
+    confidences, each step of which asks whether the lower bound of the accuracy (Clopper and Pearson 1934), corrected
+    for the number of steps, reaches the wanted one. Rows of equal confidence are answered together or not at all. The
+    threshold is 0 where all rows may be answered, and `NO_ANSWER` where no step reaches the wanted accuracy: few rows
+    cannot show a high accuracy, however many are correct. Raises ValueError for another `wanted`."""
     if not 0 < wanted <= 1:
         raise ValueError(f"the wanted accuracy is {wanted!r}; expected a share above 0 and at most 1")
     values, group = np.unique(np.asarray(confidence, dtype=np.float64), return_inverse=True)
     if len(values) == 0:
-        return None
+        return AnswerThreshold(NO_ANSWER, 0)
     answered = np.cumsum(np.bincount(group)[::-1])[::-1]
     hits = np.cumsum(np.bincount(group, np.asarray(correct, dtype=np.float64))[::-1])[::-1]
-    enough = np.flatnonzero(hits / answered >= wanted)
-    if len(enough) == 0:
-        return None
-    return float(values[enough[0]]) if enough[0] > 0 else 0.0
+    steps = 1 + math.ceil(math.log2(len(values)))
+    risk = _RISK / steps
+    best, low, high = AnswerThreshold(NO_ANSWER, 0), -1, len(values) - 1
+    place = 0  # whether all rows may be answered is asked first
+    for _ in range(steps):
+        rows = int(answered[place])
+        if _lower_bound(int(hits[place]), rows, risk) >= wanted:
+            best, high = AnswerThreshold(float(values[place]) if place else 0.0, rows), place - 1
+        elif _lower_bound(rows, rows, risk) < wanted:  # too few rows to show it, even if all were correct
+            high = place - 1
+        else:
+            low = place
+        if low >= high:
+            break
+        place = (low + high + 1) // 2
+    return best
+
+
+def _lower_bound(hits: int, rows: int, risk: float) -> float:
+    """The one-sided Clopper-Pearson lower bound of a share."""
+    from scipy.stats import beta
+
+    return float(beta.ppf(risk, hits, rows - hits + 1)) if hits else 0.0
 
 
 def auto_curve(

@@ -16,7 +16,7 @@ from rir_mlx.evaluation.entries import EntryPredictions, arm_predictions, entry_
 from rir_mlx.evaluation.schema import EntryKind
 from rir_mlx.evaluation.scores import ClassifierScores, EvaluationRows, MeasuredArm, calibrate
 from rir_mlx.evaluation.verdict import controls_sentence
-from rir_mlx.statistics.calibration import Calibration
+from rir_mlx.statistics.calibration import NO_ANSWER, Calibration
 from rir_mlx.types import Way
 
 LABELS = ["joy", "sadness", "anger"]
@@ -88,7 +88,7 @@ def everything(entries: Sequence[EntryPredictions], on: EvaluationRows) -> dict[
 @pytest.mark.parametrize("count", [0, 1, 19])
 def test_fewer_than_twenty_validation_rows_change_nothing(count: int) -> None:
     on = rows(count)
-    found = calibrate(classifier_scores(on, headline="reasoned"), on, 0.9)
+    found = calibrate(classifier_scores(on, headline="reasoned"), on, None)
     assert found == Calibration(rows=count)
     entry = arm("qra", on, headline="reasoned")
     assert "calibration" not in entry.fields
@@ -137,16 +137,23 @@ def test_nothing_is_chosen_by_the_test_rows() -> None:
     assert choose_arm([better, worse]) == choose_arm([worse, better]) == "qar"
 
 
-def test_the_wanted_accuracy_gives_the_threshold_that_reaches_it_on_validation_rows() -> None:
+def test_a_wanted_accuracy_gives_a_threshold_or_abstains_on_every_text() -> None:
+    """70 % of 400 rows are correct, whatever their confidence: 60 % can be shown, and 90 % cannot."""
     on = rows(400)
     found = classifier_scores(on, validation=0.7)
-    calibration = calibrate(found, on, 0.8)
-    assert calibration.answer_from is not None
-    chances = calibration.probabilities(found.validation["direct"].log_probabilities, "direct")
-    answered = chances.max(1) >= calibration.answer_from
-    assert np.mean(chances.argmax(1)[answered] == on.validation[answered]) >= 0.8
-    assert calibrate(found, on, 0.5).answer_from == 0.0
+    reached, missed = calibrate(found, on, 0.6), calibrate(found, on, 0.9)
+    assert (reached.answer_from, reached.answered_rows) == (0.0, 400)
+    assert (missed.answer_from, missed.answered_rows) == (NO_ANSWER, 0)
     assert calibrate(found, on, None).answer_from is None
+    few = rows(19)
+    assert calibrate(classifier_scores(few), few, 0.5).answer_from == NO_ANSWER
+    said = "qa: no threshold is shown to reach evaluate.wanted_accuracy on 400 validation rows, so it abstains"
+    for calibration, warned in ((reached, False), (missed, True)):
+        entry = arm_predictions(MeasuredArm("qa", [found], [calibration]), [0], on)
+        assert any(warning.startswith(said) for warning in warnings([entry], on)) == warned
+        result = entry_result(entry, on).calibration
+        assert result is not None
+        assert result.answered_rows == [calibration.answered_rows]
 
 
 def test_the_threshold_for_reasoning_is_that_of_the_confidence_which_auto_sees() -> None:

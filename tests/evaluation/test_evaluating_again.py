@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from commands import Run
 from evaluated_run import evaluated, kept, lines_of, opened, untimed
@@ -142,28 +143,43 @@ def test_predictions_are_those_that_classify_gives(evaluated_run: Path) -> None:
             assert arm != "qra" or one.reasoning == row["reasoning"]
 
 
-def test_the_wanted_accuracy_makes_classify_abstain(
-    evaluated_run: Path, rir: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_threshold_makes_classify_abstain(evaluated_run: Path, rir: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(evaluated_run.parents[1])
     rows = lines_of(evaluated_run / "evaluation/qa/predictions.jsonl")
-    stored = evaluated_run / "classifier-qa/calibration.json"
-    assert json.loads(stored.read_text(encoding="utf-8"))["calibration"]["answer_from"] is None
-    for wanted in (0.15, 0.2, 0.25, 0.3, 0.34, 0.5, 0.6, 0.9):  # of a model that can hardly tell
-        evaluated(f"evaluate.wanted_accuracy={wanted}")
-        threshold = json.loads(stored.read_text(encoding="utf-8"))["calibration"]["answer_from"]
-        if threshold:
-            break
-    assert threshold
+    path = evaluated_run / "classifier-qa/calibration.json"
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    assert stored["calibration"]["answer_from"] is None
+    threshold = float(np.median([max(row["probabilities"].values()) for row in rows]))
+    stored["calibration"]["answer_from"] = threshold
+    path.write_text(json.dumps(stored), encoding="utf-8")
     Path("texts.txt").write_text("".join(f"{row['text']}\n" for row in rows), encoding="utf-8")
     result = rir("classify", "--file", "texts.txt", "--arm", "qa", "--jsonl")
     assert f"No label where its probability is below {threshold:.3f}" in result.err
     answers = [json.loads(line) for line in result.out.splitlines()]
     unsure = [max(row["probabilities"].values()) < threshold for row in rows]
-    assert [one["abstained"] for one in answers] == unsure
-    assert any(unsure)
+    assert [answer["abstained"] for answer in answers] == unsure
+    assert 0 < sum(unsure) < len(rows)
     labels = RirClassifier.load(evaluated_run, arm="qa", backend="fake").predict([row["text"] for row in rows]).tolist()
     assert [label == "" for label in labels] == unsure
+
+
+def test_a_wanted_accuracy_that_is_not_reached_labels_no_text_and_says_so(
+    evaluated_run: Path, rir: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It used to be the other way about: every text got its label, however unsure, and nobody was told."""
+    monkeypatch.chdir(evaluated_run.parents[1])
+    found = evaluated("evaluate.wanted_accuracy=0.9")
+    assert any(warning.startswith("qa: no threshold is shown to reach") for warning in found["warnings"])
+    assert "abstains on every text" in (evaluated_run / "report.html").read_text(encoding="utf-8")
+    result = rir("classify", "i was sad", "--arm", "qa", "--json")
+    assert "no threshold is shown to reach evaluate.wanted_accuracy. --threshold 0 labels every text." in result.err
+    values = json.loads(result.out)
+    assert (values["label"], values["abstained"]) == (None, True)
+    assert json.loads(rir("classify", "i was sad", "--arm", "qa", "--json", "--threshold", "0").out)["label"]
+    Path("texts.txt").write_text("i was sad\n", encoding="utf-8")
+    assert rir("classify", "--file", "texts.txt", "--arm", "qa", "--output", "out.jsonl").code == 0
+    assert lines_of(Path("out.jsonl"))[0]["label"] is None
+    assert RirClassifier.load(evaluated_run, arm="qa", backend="fake").predict(["i was sad"]).tolist() == [""]
 
 
 def test_several_samples_of_one_text_are_shown_with_a_reasoning(
