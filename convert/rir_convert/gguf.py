@@ -17,7 +17,8 @@ import numpy as np
 
 from rir_convert.weights import Advance, Tensors, Weights
 from rir_mlx.errors import ModelError, UserError
-from rir_mlx.models.config import read_config, rope_for_both
+from rir_mlx.models.config import read_config
+from rir_mlx.models.families import rope_for_both
 from rir_mlx.types import GgufType
 
 GGUF_TYPES: tuple[GgufType, ...] = get_args(GgufType)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rir_convert.weights import SHARD_BYTES, Advance, Tensors, check_space, size_of, write_shards
-from rir_mlx.models.config import rope_for_both
+from rir_mlx.models.families import rope_for_both
 from rir_mlx.models.hub import ModelFiles
 from rir_mlx.storage.atomic import replacing
 

@@ -13,7 +13,8 @@ from typing import Any
 from rir_convert.weights import Weights
 from rir_mlx.backends.base import Tokens
 from rir_mlx.errors import RirError
-from rir_mlx.models.config import read_config, rope_for_both
+from rir_mlx.models.config import read_config
+from rir_mlx.models.families import rope_for_both
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.prompting.prompts import Prompt
 

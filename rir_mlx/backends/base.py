@@ -216,6 +216,12 @@ class Model(Protocol):
         """Bytes that they take."""
         ...
 
+    @property
+    def longest(self) -> int | None:
+        """The most tokens of a sequence that this backend runs right, None without such a limit. Longer ones raise
+        ModelError."""
+        ...
+
     def add_adapter(self, spec: AdapterSpec, seed: int) -> None:
         """Attach a fresh adapter, or make all weights trainable for `full`. The seed decides its initial weights,
         which are the same on every backend."""

@@ -70,6 +70,7 @@ class FakeModel:
         self.parameters = self.table.size
         self.weight_bytes = self.table.nbytes
         self.max_grad_norm = 1.0
+        self.longest: int | None = None
 
     def add_adapter(self, spec: AdapterSpec, seed: int) -> None:
         self.table = self.table + np.random.default_rng(seed).normal(0, 1e-3, self.table.shape)

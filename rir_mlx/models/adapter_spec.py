@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from rir_mlx.errors import ModelError, did_you_mean
 from rir_mlx.types import FineTuneType
 
 Tensors = Mapping[str, np.ndarray]
@@ -37,6 +38,17 @@ LINEAR_KEYS = (
     "mlp.down_proj",
 )
 """The linear layers of a Llama block, in mlx-lm's names, which are transformers' names too."""
+
+
+def no_linear_layer(key: str, known: Iterable[str]) -> ModelError:
+    """The error for a key of `lora_parameters.keys` that names no linear module of a layer."""
+    known = sorted(known)
+    same_end = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
+    hint = f" Did you mean {same_end[0]!r}?" if same_end else did_you_mean(key, known)
+    return ModelError(
+        f"The model's layers have no linear module {key!r}.{hint}",
+        hint=f"Change lora_parameters.keys. A layer has {', '.join(known)}.",
+    )
 
 
 def adapted_layers(spec: AdapterSpec, layer_count: int) -> range:

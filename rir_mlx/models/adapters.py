@@ -17,6 +17,7 @@ import numpy as np
 
 from rir_mlx.errors import ModelError
 from rir_mlx.models.adapter_spec import LINEAR_KEYS, AdapterSpec, Tensors, adapted_layers
+from rir_mlx.models.families import ModelShape
 from rir_mlx.models.hub import ModelFiles
 from rir_mlx.storage.atomic import replacing
 
@@ -42,9 +43,9 @@ def write_adapter(folder: Path, adapter: Adapter, base: ModelFiles) -> None:
     from safetensors.numpy import save_file
 
     spec = adapter.spec
-    layer_count = int(base.config["num_hidden_layers"])
+    layer_count = ModelShape.of(base.config).layers
     layers = adapted_layers(spec, layer_count)
-    keys = list(spec.keys or LINEAR_KEYS)
+    keys = list(spec.keys) or _adapted_keys(adapter.tensors)
     config: dict[str, Any] = {
         "fine_tune_type": spec.fine_tune_type,
         "num_layers": len(layers),
@@ -75,6 +76,13 @@ def write_adapter(folder: Path, adapter: Adapter, base: ModelFiles) -> None:
         if spec.fine_tune_type != "full":
             save_file(to_peft(adapter.tensors), temporary / PEFT_WEIGHTS, {"format": "pt"})
         (temporary / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _adapted_keys(tensors: Tensors) -> list[str]:
+    """The modules inside a layer that have adapter tensors, in the order of a Llama block, others after them."""
+    found = {name.split(".", 3)[3].rpartition(".")[0] for name in tensors if name.startswith("model.layers.")}
+    known = [key for key in LINEAR_KEYS if key in found]
+    return known + sorted(found - set(known)) or list(LINEAR_KEYS)
 
 
 def to_peft(tensors: Tensors) -> dict[str, np.ndarray]:

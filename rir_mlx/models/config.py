@@ -1,4 +1,4 @@
-"""The config.json of a model folder, with rotary settings in both forms that libraries read."""
+"""The config.json of a model folder."""
 
 from __future__ import annotations
 
@@ -19,22 +19,3 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or "model_type" not in config:
         raise ModelError(f"{folder / 'config.json'} names no model_type.")
     return config
-
-
-def rope_for_both(config: dict[str, Any]) -> dict[str, Any]:
-    """The rotary keys of a config in both of their forms.
-
-    transformers 5 writes `rope_parameters` alone; mlx-lm, vLLM's older versions and llama.cpp read `rope_theta` and
-    `rope_scaling`, and without them compute other angles in silence."""
-    rope = config.get("rope_parameters")
-    if isinstance(rope, dict):
-        theta = config.get("rope_theta", rope.get("rope_theta", 10000.0))
-        scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
-    else:
-        theta, scaling = config.get("rope_theta", 10000.0), dict(config.get("rope_scaling") or {})
-    plain = scaling.get("rope_type", scaling.get("type", "default")) == "default"
-    return {
-        "rope_theta": theta,
-        "rope_scaling": None if plain else scaling,
-        "rope_parameters": {"rope_type": "default"} | scaling | {"rope_theta": theta},
-    }

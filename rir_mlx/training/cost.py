@@ -21,6 +21,7 @@ from rir_mlx.backends.base import (
 )
 from rir_mlx.errors import OutOfMemory
 from rir_mlx.models.adapter_spec import LINEAR_KEYS, AdapterSpec, adapted_layers
+from rir_mlx.models.families import ModelShape
 from rir_mlx.prompting.batches import whole_batches
 from rir_mlx.training.job import TrainingJob
 
@@ -174,41 +175,31 @@ def training_memory(what: Trained, batch: Batch, checkpointed: bool = False) -> 
     frameworks; DoRA about twice that, and checkpointing the layer's input alone, with two layers at work.
     """
     model, spec, config = what.model, what.spec, what.config
-    hidden, layers = int(config["hidden_size"]), int(config["num_hidden_layers"])
-    middle = int(config["intermediate_size"])
+    shape = ModelShape.of(config)
+    hidden, layers, middle = shape.hidden, shape.layers, shape.middle
     width = 4 if model.weight_bytes >= 4 * model.parameters else 2
     kind = spec.fine_tune_type
-    trained = model.parameters if kind == "full" else _adapter_size(spec, config)
+    trained = model.parameters if kind == "full" else _adapter_size(spec, shape)
     layer = (20 * hidden + 4 * middle) * width * {"lora": 1.0, "full": 1.0, "dora": 2.0}[kind]
     each = layers * 1.5 * hidden * width + 2 * layer if checkpointed else layers * layer
-    logits = min(_HEAD_ROWS, int((batch.weights > 0).sum())) * int(config["vocab_size"]) * 12
+    logits = min(_HEAD_ROWS, int((batch.weights > 0).sum())) * shape.vocabulary * 12
     return int(model.weight_bytes + trained * 16 + batch.processed * each + logits + _FRAMEWORK)
 
 
-def _adapter_size(spec: AdapterSpec, config: dict[str, Any]) -> int:
+def _adapter_size(spec: AdapterSpec, shape: ModelShape) -> int:
     """Numbers in a low-rank adapter."""
-    hidden, middle = int(config["hidden_size"]), int(config["intermediate_size"])
-    queries, keys = (_heads(config, name) * _head_width(config) for name in ("attention", "key_value"))
-    sizes = {"q_proj": hidden + queries, "k_proj": hidden + keys, "v_proj": hidden + keys, "o_proj": queries + hidden}
-    sizes |= {"gate_proj": hidden + middle, "up_proj": hidden + middle, "down_proj": middle + hidden}
-    each = sum(sizes.get(key.rpartition(".")[2], 2 * hidden) for key in spec.keys or LINEAR_KEYS)
-    return len(adapted_layers(spec, int(config["num_hidden_layers"]))) * spec.rank * each
-
-
-def _heads(config: dict[str, Any], kind: str) -> int:
-    return int(config.get(f"num_{kind}_heads") or config["num_attention_heads"])
-
-
-def _head_width(config: dict[str, Any]) -> int:
-    return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+    sizes = shape.linear_sizes()
+    each = sum(sizes.get(key.rpartition(".")[2], 2 * shape.hidden) for key in spec.keys or LINEAR_KEYS)
+    return len(adapted_layers(spec, shape.layers)) * spec.rank * each
 
 
 def _generation_memory(model: Model, batch: Sequence[Request], more: int, config: dict[str, Any]) -> int:
     """Bytes: weights; keys and values of every token of the longest row, for each row; and a row of logits each."""
     longest = max(len(request.tokens) for request in batch) + more
-    each = int(config["num_hidden_layers"]) * _heads(config, "key_value") * _head_width(config) * 2 * 2
+    shape = ModelShape.of(config)
+    each = shape.layers * shape.key_value_heads * shape.head_width * 2 * 2
     cache = len(batch) * longest * each
-    return model.weight_bytes + cache + len(batch) * int(config["vocab_size"]) * 4
+    return model.weight_bytes + cache + len(batch) * shape.vocabulary * 4
 
 
 def _timed(work: Any) -> float:

@@ -60,7 +60,20 @@ def train(
     """
     if not job.train.rows:
         raise UserError("There are no rows to train on.")
+    _check_lengths(model, job)
     return _Loop(model, job, outputs, progress, processes or SingleProcess()).run()
+
+
+def _check_lengths(model: Model, job: TrainingJob) -> None:
+    """Raises UserError, before any step, if a row is longer than what the backend runs right."""
+    examples = [part for given in (job.train, job.validation) for part in (given, given.second) if part is not None]
+    longest = max(len(part.prefix) + max(map(len, part.rows), default=0) for part in examples)
+    if model.longest is not None and longest > model.longest:
+        raise UserError(
+            f"The longest row has {longest:,} tokens, and this backend ignores the model's attention window of "
+            f"{model.longest:,}.",
+            hint=f"Set max_seq_length to at most {model.longest}, or use --backend torch.",
+        )
 
 
 def mean_loss(model: Model, job: TrainingJob, processes: ProcessGroup | None = None, halvings: int = 0) -> float:

@@ -140,15 +140,3 @@ def test_no_framework_is_imported_before_a_backend_is_opened(module: str) -> Non
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_a_small_model_runs_on_one_thread(tiny: Path) -> None:
-    """Two threads that wait for each other by spinning made a small model a hundred times slower beside another
-    busy process."""
-    pytest.importorskip("torch")
-    code = (
-        "import sys, torch\nfrom pathlib import Path\nfrom rir_mlx.backends import open_backend\n"
-        "torch.set_num_threads(2)\nopen_backend('torch').load(Path(sys.argv[1]))\nprint(torch.get_num_threads())\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(tiny)], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "1"

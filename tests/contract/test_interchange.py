@@ -19,7 +19,7 @@ from rir_mlx.backends.base import (
 )
 from rir_mlx.errors import ModelError
 from rir_mlx.models.adapters import Adapter, read_adapter, write_adapter
-from rir_mlx.models.config import rope_for_both
+from rir_mlx.models.families import rope_for_both
 from rir_mlx.models.hub import ModelFiles
 from rir_mlx.prompting.batches import LossWeights, step_batches
 
@@ -172,7 +172,7 @@ def test_an_adapter_of_other_layers_or_shapes_is_refused(framework: Backend, tin
 
 def test_a_module_that_the_model_lacks_is_named(framework: Backend, tiny: Path) -> None:
     model = framework.load(tiny, dtype="float32")
-    with pytest.raises(ModelError, match=r"no linear layer .*self_attn\.qkv_proj"):
+    with pytest.raises(ModelError, match=r"no linear module .*self_attn\.qkv_proj"):
         model.add_adapter(spec_of("lora", keys=("self_attn.qkv_proj",)), seed=0)
 
 

@@ -12,7 +12,7 @@ import pytest
 from huggingface_hub import errors
 
 from rir_mlx.errors import ModelError
-from rir_mlx.models.config import rope_for_both
+from rir_mlx.models.families import rope_for_both
 from rir_mlx.models.hub import OPEN_MIRROR, resolve_model
 
 LLAMA3 = {"factor": 32.0, "rope_type": "llama3", "original_max_position_embeddings": 8192}

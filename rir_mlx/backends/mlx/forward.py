@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 from mlx_lm.models.cache import KVCache
 
-from rir_mlx.backends.base import SingleProcess, Tokens
+from rir_mlx.backends.base import Float32Array, SingleProcess, Tokens
 from rir_mlx.backends.mlx.process_group import MlxProcessGroup
+from rir_mlx.errors import ModelError
+
+
+def has_accelerator() -> bool:
+    """Whether MLX computes on a GPU: Metal's, or CUDA's."""
+    return mx.default_device().type == mx.DeviceType.gpu
 
 
 class MlxForward:
-    """An mlx-lm model and its projection to the vocabulary."""
+    """An mlx-lm model and its projection to the vocabulary. `longest` is the most tokens of a sequence for which mlx-lm
+    computes what the model was trained with; None if there is no limit."""
 
-    def __init__(self, model: Any, processes: SingleProcess | MlxProcessGroup) -> None:
-        self.model, self.processes = model, processes
+    def __init__(self, model: Any, processes: SingleProcess | MlxProcessGroup, longest: int | None = None) -> None:
+        self.model, self.processes, self.longest = model, processes, longest
+        self._head = _HeadAlone(model)
 
     @property
     def lm_head(self) -> nn.Module:
-        """What projects to the vocabulary: the embedding where the two are tied."""
-        return self.model.model.embed_tokens if self.model.args.tie_word_embeddings else self.model.lm_head
+        """The module that projects to the vocabulary: the embedding where the two are tied."""
+        return self.model.lm_head if hasattr(self.model, "lm_head") else self.model.model.embed_tokens
 
     @property
     def vocabulary(self) -> int:
@@ -29,8 +40,60 @@ class MlxForward:
         return int(self.model.args.vocab_size)
 
     def logits_of(self, hidden: mx.array) -> mx.array:
-        """Next-token logits [..., vocabulary] of hidden states."""
-        return self.lm_head.as_linear(hidden) if self.model.args.tie_word_embeddings else self.lm_head(hidden)
+        """Next-token logits [..., vocabulary] of hidden states, by the model's own code after its layers: whatever it
+        scales, caps or ties."""
+        return type(self.model).__call__(self._head, hidden)
+
+    def check_length(self, tokens: int) -> None:
+        """Raises ModelError if a sequence of so many tokens would reach beyond a window that mlx-lm ignores."""
+        if self.longest is not None and tokens > self.longest:
+            raise ModelError(
+                f"A sequence of {tokens:,} tokens is longer than this model's attention window of {self.longest:,}, "
+                "which mlx-lm ignores.",
+                hint=f"Set max_seq_length to at most {self.longest}, or use --backend torch.",
+            )
+
+    @contextmanager
+    def window_of(self, tokens: int) -> Iterator[None]:
+        """Narrow the windows to so many tokens, in the model's own forward pass and in ours, and lift the limit on
+        lengths: where mlx-lm ignores a window, both ignore it."""
+        inner, longest = self.model.model, self.longest
+        self.longest = None
+        found = {name: getattr(inner, name, None) for name in ("window_size", "sliding_window")}
+        kept = {name: value for name, value in found.items() if isinstance(value, int)}
+        try:
+            for name in kept:
+                setattr(inner, name, tokens)
+            yield
+        finally:
+            self.longest = longest
+            for name, value in kept.items():
+                setattr(inner, name, value)
+
+    def own_logits(self, tokens: Tokens) -> Float32Array:
+        """[tokens, vocabulary] in float32 from mlx-lm's own forward pass, without a cache."""
+        return np.array(self.model(mx.array([tokens]))[0].astype(mx.float32))
+
+
+class _HeadAlone:
+    """The model with layers that pass hidden states on: calling it computes what follows the layers, and no more."""
+
+    def __init__(self, model: Any) -> None:
+        self._model, self.model = model, _PassedOn(model.model)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+
+class _PassedOn:
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def __call__(self, hidden: mx.array, *_: Any, **__: Any) -> mx.array:
+        return hidden
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
 
 
 def prefix_cache(model: MlxForward, prefix: Tokens) -> list[KVCache]:

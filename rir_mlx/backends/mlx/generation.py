@@ -46,6 +46,7 @@ def generate(
             free = sampling.batch_size - len(waiting)
             if free >= (together if waiting else 1):
                 for request in islice(source, free):
+                    model.check_length(len(prefix) + len(request.tokens) + request.limit(sampling))
                     [uid] = generator.insert(
                         [list(request.tokens)],
                         max_tokens=[request.limit(sampling)],

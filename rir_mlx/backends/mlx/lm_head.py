@@ -12,6 +12,8 @@ from typing import Any, Literal
 import mlx.core as mx
 import mlx.nn as nn
 
+from rir_mlx.backends.mlx.forward import MlxForward
+
 Gradient = Literal["none", "hidden", "all"]
 
 _ROWS = 256
@@ -19,19 +21,18 @@ _ROWS = 256
 
 
 def lm_head_loss(
-    lm_head: nn.Module, hidden: mx.array, targets: mx.array, weights: mx.array, gradient: Gradient
+    model: MlxForward, hidden: mx.array, targets: mx.array, weights: mx.array, gradient: Gradient
 ) -> mx.array:
-    """Σ weights · CE(lm_head(hidden), targets), in float32. `hidden` is [positions, width], the others [positions].
-    `lm_head` is a linear layer, or an embedding, which projects by its transpose.
+    """Σ weights · CE(logits of hidden, targets), in float32. `hidden` is [positions, width], the others [positions].
 
     `gradient` says what the gradient is needed for. That of the hidden states alone is taken in the forward pass; where
     the projection learns too (`all`), each part is projected again in the backward pass.
     """
-    project = lm_head.as_linear if hasattr(lm_head, "as_linear") else lm_head
+    lm_head = model.lm_head
     parts = [slice(start, start + _ROWS) for start in range(0, len(hidden), _ROWS)]
 
     def part_loss(hidden: mx.array, part: slice) -> mx.array:
-        losses = nn.losses.cross_entropy(project(hidden).astype(mx.float32), targets[part])
+        losses = nn.losses.cross_entropy(model.logits_of(hidden).astype(mx.float32), targets[part])
         return (losses * weights[part]).sum()
 
     if gradient == "all":

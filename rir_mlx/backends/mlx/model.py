@@ -12,6 +12,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
+from mlx_lm.models.gemma2 import GemmaModel
 from mlx_lm.tuner.dora import DoRALinear
 from mlx_lm.tuner.lora import LoRALinear
 from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
@@ -36,7 +37,8 @@ from rir_mlx.backends.base import (
     TrainingState,
     initial_lora_a,
 )
-from rir_mlx.backends.mlx.forward import MlxForward, prefix_cache
+from rir_mlx.backends.load_check import Checked, PassedChecks, check_forward
+from rir_mlx.backends.mlx.forward import MlxForward, has_accelerator, prefix_cache
 from rir_mlx.backends.mlx.generation import generate
 from rir_mlx.backends.mlx.process_group import MlxProcessGroup, join_process_group
 from rir_mlx.backends.mlx.scoring import score
@@ -47,9 +49,11 @@ from rir_mlx.backends.mlx.training import (
     recognised,
 )
 from rir_mlx.errors import Failure, ModelError, OutOfMemory
-from rir_mlx.models.adapter_spec import LINEAR_KEYS, AdapterSpec, Tensors, adapted_layers
-from rir_mlx.models.config import rope_for_both
+from rir_mlx.models.adapter_spec import AdapterSpec, Tensors, adapted_layers, no_linear_layer
+from rir_mlx.models.families import mlx_config, mlx_length_limit
 from rir_mlx.types import Dtype
+
+_CHECKS = PassedChecks()
 
 
 class MlxBackend:
@@ -71,13 +75,16 @@ class MlxBackend:
         self, folder: Path, *, dtype: Dtype = "auto", adapter: tuple[AdapterSpec, Tensors] | None = None
     ) -> MlxModel:
         try:
-            model, config = load_model(folder, lazy=True, model_config=rope_for_both(load_config(folder)))
+            stored = load_config(folder)
+            model, config = load_model(folder, lazy=True, model_config=mlx_config(stored))
             if (wanted := self._dtype(dtype)) is not None and "quantization" not in config:
                 model.set_dtype(wanted)
             _read(model)
         except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
             raise ModelError(f"{folder} cannot be loaded as a language model: {error}") from error
-        loaded = MlxModel(model, self.processes)
+        loaded = open_model(model, self.processes, mlx_length_limit(stored))
+        what = Checked(str(stored["model_type"]), loaded.vocabulary, _computed_in(model))
+        _CHECKS.once(f"{what} {stored}", lambda: check_forward(loaded, what))
         if adapter is not None:
             loaded.attach(*adapter)
         return loaded
@@ -93,13 +100,48 @@ class MlxBackend:
             _read(model)
         except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
             raise ModelError(f"{adapter or folder} cannot be loaded by mlx-lm: {error}") from error
-        return MlxModel(model, self.processes)
+        return open_model(model, self.processes, None)
 
     def _dtype(self, dtype: Dtype) -> Any:
-        """None keeps the folder's own. Without Metal bfloat16 is emulated, so `auto` is float32 there."""
+        """None keeps the folder's own. Without a GPU bfloat16 is emulated, so `auto` is float32 there."""
         if dtype == "auto":
-            return None if mx.metal.is_available() else mx.float32
+            return None if has_accelerator() else mx.float32
         return getattr(mx, dtype)
+
+
+def open_model(model: Any, processes: SingleProcess | MlxProcessGroup, longest: int | None) -> MlxModel:
+    """Raises ModelError where mlx-lm's model has another structure than a decoder with layers and a head."""
+    inner = getattr(model, "model", None)
+    if not hasattr(inner, "embed_tokens") or not hasattr(inner, "layers"):
+        raise ModelError(
+            f"Models of the type {getattr(model, 'model_type', 'unknown')} are not supported by the MLX backend.",
+            hint="Use --backend torch, or choose a model of another family.",
+        )
+    if isinstance(inner, GemmaModel):
+        for layer in inner.layers:
+            _accept_batched_masks(layer.self_attn)
+    return MlxModel(model, processes, longest)
+
+
+def _accept_batched_masks(attention: Any) -> None:
+    """Let Gemma 2's attention take a mask for each row. Where key heads are shared, mlx-lm adds an axis to the scores
+    but none to the mask, so that a batch of rows fails."""
+    plain = type(attention)
+
+    class Batched(plain):  # type: ignore[misc, valid-type]
+        def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
+            if mask is not None and mask.ndim == 4 and self.repeats > 1:
+                mask = mask[:, None]
+            return plain.__call__(self, x, mask, cache)
+
+    attention.__class__ = Batched
+
+
+def _computed_in(model: Any) -> str:
+    """What the matrices are multiplied in, as `load_check` names it."""
+    dtypes = {str(weight.dtype)[9:] for _, weight in tree_flatten(model.parameters()) if weight.ndim > 1}
+    full = "tf32" if has_accelerator() and os.environ.get("MLX_ENABLE_TF32") != "0" else "float32"
+    return next((name for name in ("bfloat16", "float16") if name in dtypes), full)
 
 
 def _read(model: Any) -> None:
@@ -131,8 +173,8 @@ class _Watched:
 class MlxModel(MlxForward):
     """An mlx-lm model, with or without an adapter inside."""
 
-    def __init__(self, model: Any, processes: SingleProcess | MlxProcessGroup) -> None:
-        super().__init__(model, processes)
+    def __init__(self, model: Any, processes: SingleProcess | MlxProcessGroup, longest: int | None = None) -> None:
+        super().__init__(model, processes, longest)
         self.parameters = sum(int(p.size) for _, p in tree_flatten(model.parameters()))
         self.weight_bytes = sum(int(p.nbytes) for _, p in tree_flatten(model.parameters()))
         self.training: Training | None = None
@@ -180,12 +222,12 @@ class MlxModel(MlxForward):
             return
         layers = self.model.layers
         count = len(adapted_layers(spec, len(layers)))
-        keys = set(spec.keys or LINEAR_KEYS)
         linear = {
             name for name, module in layers[-1].named_modules() if isinstance(module, (nn.Linear, nn.QuantizedLinear))
         }
+        keys = set(spec.keys) or linear
         if missing := sorted(keys - linear):
-            raise ModelError(f"The model has no linear layer {missing[0]}.", hint="Mend lora_parameters.keys.")
+            raise no_linear_layer(missing[0], linear)
         parameters = {"rank": spec.rank, "scale": spec.scale, "dropout": spec.dropout, "keys": keys}
         linear_to_lora_layers(self.model, count, parameters, use_dora=spec.fine_tune_type == "dora")
         self.model.freeze()
@@ -223,8 +265,9 @@ class MlxModel(MlxForward):
         return self._configured().step(batches, learning_rate, seed)
 
     def loss(self, batch: Batch) -> float:
+        self.check_length(len(batch.prefix) + int(batch.lengths.max(initial=0)))
         try:
-            return float(batch_loss(self, *batch_arrays(batch), gradient="none").item())
+            return float(batch_loss(self, batch_arrays(batch), gradient="none").item())
         except RuntimeError as error:
             raise OutOfMemory("These rows do not fit into memory.") from recognised(error)
 
@@ -247,6 +290,7 @@ class MlxModel(MlxForward):
     def last_logits(self, rows: Iterable[Tokens], last: int, *, prefix: Tokens = ()) -> Iterator[Float32Array]:
         caches = prefix_cache(self, prefix)
         for row in rows:
+            self.check_length(len(prefix) + len(row))
             hidden = self.model.model(mx.array([row]), cache=caches)[0]
             yield np.array(self.logits_of(hidden[-last:]).astype(mx.float32))
             for cache in caches:

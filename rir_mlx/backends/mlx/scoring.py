@@ -35,6 +35,8 @@ def score(
 ) -> NDArray[np.float64]:
     """`Model.score`: each prompt runs once; each option that none other goes on from then continues it."""
     scores = np.zeros((len(prompts), len(options)))
+    longest = max((len(prompt) for prompt in prompts), default=0) + max((len(option) for option in options), default=0)
+    model.check_length(len(prefix) + longest)
     grown = list(trees(options))
     shared = [cache.keys_and_values() if prefix else None for cache in prefix_cache(model, prefix)]
     for chosen in scoring_groups([len(prompt) for prompt in prompts], 0, batch_size, _TOKENS):

@@ -27,7 +27,7 @@ from rir_mlx.backends.base import (
     TrainingState,
     learned_positions,
 )
-from rir_mlx.backends.mlx.forward import MlxForward
+from rir_mlx.backends.mlx.forward import MlxForward, has_accelerator
 from rir_mlx.backends.mlx.lm_head import Gradient, lm_head_loss
 from rir_mlx.backends.mlx.process_group import MlxProcessGroup
 from rir_mlx.errors import Failure, ModelError, OutOfMemory
@@ -35,7 +35,7 @@ from rir_mlx.errors import Failure, ModelError, OutOfMemory
 _OUT_OF_MEMORY = ("out of memory", "malloc", "insufficient memory", "bad_alloc", "maximum allowed buffer size")
 _WATCHDOG = ("gpu timeout", "impacting interactivity", "ioaf code 2")
 _CACHE = 2 * 2**30
-"""Bytes of freed buffers that are kept for the next batch, on Metal."""
+"""Bytes of freed buffers that are kept for the next batch, on a GPU."""
 _WIDTH, _POSITIONS = 16, 64
 """A compiled step is traced once a shape: rows are padded to a multiple of so many tokens, and what they learn to a
 multiple of so many positions, so that there are few shapes."""
@@ -48,12 +48,12 @@ class Training:
         self.model, self.spec = model, spec
         self.optimizer = _optimizer(spec)
         self.optimizer.init(model.model.trainable_parameters())
-        if mx.metal.is_available():
+        if has_accelerator():
             maybe_set_recommended_wired_limit()
             # Batches differ in shape, and MLX keeps a buffer of every shape that it has seen.
             mx.set_cache_limit(_CACHE)
         gradient: Gradient = "all" if model.lm_head.trainable_parameters() else "hidden"
-        self.compiled = mx.metal.is_available() if execution.compile is None else execution.compile
+        self.compiled = has_accelerator() if execution.compile is None else execution.compile
         self.seeds: Iterator[int] = itertools.count()
         if execution.grad_checkpoint:
             dropout = any(isinstance(one, nn.Dropout) and one._p_1 < 1 for one in model.model.modules())
@@ -93,7 +93,8 @@ class Training:
         model.train()
         try:
             for batch in batches:
-                loss, added = self._gradient_of(*batch_arrays(batch, few_shapes=self.compiled))
+                self.model.check_length(len(batch.prefix) + int(batch.lengths.max(initial=0)))
+                loss, added = self._gradient_of(batch_arrays(batch, few_shapes=self.compiled))
                 gradients = added if gradients is None else tree_map(mx.add, gradients, added)
                 mx.eval(loss, gradients)
                 total += loss.item()
@@ -139,20 +140,13 @@ def batch_arrays(batch: Batch, *, few_shapes: bool = False) -> tuple[mx.array, .
     return tuple(mx.array(array) for array in (prefix, tokens, positions, targets, weights))
 
 
-def batch_loss(
-    model: MlxForward,
-    prefix: mx.array,
-    tokens: mx.array,
-    positions: mx.array,
-    targets: mx.array,
-    weights: mx.array,
-    *,
-    gradient: Gradient,
-) -> mx.array:
-    """The weighted loss of a batch: its prefix runs once, and only positions that learn are projected."""
+def batch_loss(model: MlxForward, arrays: tuple[mx.array, ...], *, gradient: Gradient) -> mx.array:
+    """The weighted loss of a batch, given as `batch_arrays`: its prefix runs once, and only positions that learn are
+    projected."""
+    prefix, tokens, positions, targets, weights = arrays
     rows, width = tokens.shape
     hidden = model.model.model(tokens, cache=_broadcast_prefix(model, prefix, rows))
-    return lm_head_loss(model.lm_head, hidden.reshape(rows * width, -1)[positions], targets, weights, gradient)
+    return lm_head_loss(model, hidden.reshape(rows * width, -1)[positions], targets, weights, gradient)
 
 
 def _broadcast_prefix(model: MlxForward, prefix: mx.array, rows: int) -> list[ConcatenateKVCache] | None:
@@ -173,8 +167,9 @@ def recognised(error: RuntimeError) -> RuntimeError:
     if any(known in words for known in _WATCHDOG):
         raise Failure(
             "macOS stopped a computation on the GPU that took too long while the display is on.",
-            hint="Let the display sleep, lower batch_size, or set AGX_RELAX_CDM_CTXSTORE_TIMEOUT=1 in the environment. "
-            "The same command continues from the last checkpoint.",
+            hint="Switch the display off or run over SSH; then the same command continues from the last checkpoint. A "
+            "lower batch_size helps too. AGX_RELAX_CDM_CTXSTORE_TIMEOUT=1 in the environment lifts the limit, but a "
+            "hard reboot was reported with it.",
         ) from error
     if any(known in words for known in _OUT_OF_MEMORY):
         return error

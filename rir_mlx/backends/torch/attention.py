@@ -14,7 +14,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "rir_products"
-_NOT_PLAIN = ("softcap", "position_bias", "s_aux", "cache")
+_NOT_PLAIN = ("position_bias", "s_aux", "cache")
 
 
 def _attention(
@@ -28,12 +28,38 @@ def _attention(
     **more: Any,
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention interface: [rows, heads, tokens, width] in, [rows, tokens, heads, width] out."""
+    if more.get("softcap") is not None:
+        return _softcapped(query, key, value, attention_mask, (scaling, more["softcap"], dropout))
     plain = attention_mask is not None and attention_mask.dtype == torch.bool and scaling is not None
     if not plain or dropout or any(more.get(name) is not None for name in _NOT_PLAIN) or not torch.is_grad_enabled():
         given = {"attention_mask": attention_mask, "dropout": dropout, "scaling": scaling}
         return sdpa_attention_forward(module, query, key, value, **given, **more)
     out: torch.Tensor = _Attention.apply(query, key, value, attention_mask, scaling)
     return out.transpose(1, 2), None
+
+
+def _softcapped(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    settings: tuple[float | None, float, float],
+) -> tuple[torch.Tensor, None]:
+    """Attention whose scores are capped by a tanh, as Gemma 2's are: no fused kernel knows it. `settings` are the
+    scaling, the cap, and the dropout of the probabilities."""
+    scaling, softcap, dropout = settings
+    groups = query.shape[1] // key.shape[1]
+    key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))
+    scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    scores = (torch.tanh(scores / softcap) * softcap).float()
+    if mask is None:
+        width, seen = scores.shape[-2:]
+        mask = torch.ones(width, seen, dtype=torch.bool, device=query.device).tril(seen - width)
+    scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+    probabilities = torch.softmax(scores, -1).to(value.dtype)
+    if dropout:
+        probabilities = torch.nn.functional.dropout(probabilities, dropout)
+    return (probabilities @ value).transpose(1, 2).contiguous(), None
 
 
 class _Attention(torch.autograd.Function):

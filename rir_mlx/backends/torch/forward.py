@@ -5,16 +5,21 @@ A prefix that rows share runs once, at batch 1; its keys and values are then put
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+import inspect
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import Cache, DynamicCache
+from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
-from rir_mlx.backends.base import SingleProcess, Tokens
+from rir_mlx.backends.base import Float32Array, SingleProcess, Tokens
+from rir_mlx.backends.torch.lm_head import transformed
 from rir_mlx.backends.torch.process_group import TorchProcessGroup
+from rir_mlx.models.families import FULL, SLIDING, Attention, LogitTransform
 
 
 class TorchForward:
@@ -23,17 +28,36 @@ class TorchForward:
     def __init__(self, model: Any, processes: SingleProcess | TorchProcessGroup) -> None:
         self.model, self.processes = model, processes
         self.device = next(model.parameters()).device
+        self.longest: int | None = None
         self.trained: dict[str, torch.nn.Parameter] = {}
+        config = model.config.to_dict()
+        self.attention, self.transform = Attention.of(config), LogitTransform.of(config)
+        named = inspect.signature(model.get_decoder().forward).parameters
+        self._cache_name = "cache" if "cache" in named else "past_key_values"  # transformers renames it
 
     @property
     def lm_head(self) -> torch.nn.Linear:
-        """The projection to the vocabulary."""
+        """The projection to the vocabulary, without what follows it."""
         lm_head: torch.nn.Linear = self.model.get_output_embeddings()
         return lm_head
 
-    def prefix_cache(self, prefix: Tokens, rows: int) -> DynamicCache:
-        """The prefix's keys and values, run once and expanded over the rows."""
-        cache = DynamicCache(config=self.model.config)
+    @property
+    def layers(self) -> Any:
+        """The decoder's layers."""
+        decoder = self.model.get_decoder()
+        return decoder.h if hasattr(decoder, "h") else decoder.layers
+
+    def logits_of(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Next-token logits [..., vocabulary] of hidden states."""
+        return transformed(self.lm_head(hidden), self.transform)
+
+    def empty_cache(self) -> Cache:
+        return Cache(layers=[DynamicLayer() for _ in self.layers])
+
+    def prefix_cache(self, prefix: Tokens, rows: int) -> Cache:
+        """The prefix's keys and values, run once and expanded over the rows. Every layer keeps all of them: what a
+        window hides is left to the mask."""
+        cache = self.empty_cache()
         if prefix:
             self.run(self.tensor(np.array([prefix])), cache, self.causal(0, len(prefix)))
             for layer in cache.layers:
@@ -42,18 +66,61 @@ class TorchForward:
         return cache
 
     def run(
-        self, tokens: torch.Tensor, cache: DynamicCache, mask: torch.Tensor, positions: torch.Tensor | None = None
+        self,
+        tokens: torch.Tensor,
+        cache: Cache,
+        mask: torch.Tensor,
+        positions: torch.Tensor | None = None,
+        seen: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Hidden states [rows, T, width] after the cache. `mask` [1 or rows, 1, T, seen] is True where to attend."""
+        """Hidden states [rows, T, width] after the cache. `mask` [1 or rows, 1, T, seen] is True where to attend, but
+        for windows, which are put in here. `seen` [1 or rows, seen] are the positions of the columns, which are their
+        indices if it is not given."""
         if positions is None:
             start = cache.get_seq_length()
             positions = torch.arange(start, start + tokens.shape[1], device=self.device)[None]
+        given = {self._cache_name: cache, "attention_mask": self._by_layer(mask, positions, seen)}
         with self.precision():
-            output = self.model.get_decoder()(
-                input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-            )
+            output = self.model.get_decoder()(input_ids=tokens, position_ids=positions, use_cache=True, **given)
         hidden: torch.Tensor = output.last_hidden_state
         return hidden.to(self.lm_head.weight.dtype)
+
+    def _by_layer(self, mask: torch.Tensor, positions: torch.Tensor, seen: torch.Tensor | None) -> Any:
+        """The mask, or the masks by layer type where the model takes a dict of them."""
+        window, types = self.attention.window, self.attention.layer_types
+        near = mask
+        if window is not None:
+            seen = torch.arange(mask.shape[-1], device=self.device)[None] if seen is None else seen
+            near = mask & (seen[:, None, None] > positions[:, None, :, None] - window)
+            # Padding may see nothing through the window; a row of the mask that is all False would give NaN.
+            near = torch.where(near.any(-1, keepdim=True), near, mask)
+        return near if types is None else {FULL: mask, SLIDING: near}
+
+    @contextmanager
+    def window_of(self, tokens: int) -> Iterator[None]:
+        """Narrow the windows to so many tokens, in the model's own forward pass and in ours."""
+        kept, config = self.attention, self.model.config
+        if kept.window is None:
+            yield
+            return
+        try:
+            self.attention, config.sliding_window = replace(kept, window=tokens), tokens
+            yield
+        finally:
+            self.attention, config.sliding_window = kept, kept.window
+
+    @torch.inference_mode()
+    def own_logits(self, tokens: Tokens) -> Float32Array:
+        """[tokens, vocabulary] in float32 from transformers' own forward pass: its masks, its plain attention, its
+        head, no cache."""
+        config = self.model.config
+        kept = config._attn_implementation
+        try:
+            config._attn_implementation = "eager"
+            logits = self.model(input_ids=self.tensor(np.array([tokens])), use_cache=False).logits[0]
+        finally:
+            config._attn_implementation = kept
+        return np.asarray(logits.float().cpu().numpy())
 
     def precision(self) -> AbstractContextManager[Any]:
         """A float32 adapter over a 16-bit base computes in 16 bits; its weights and gradients stay in float32."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import Cache, DynamicCache
+from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
 from rir_mlx.backends.base import (
@@ -71,7 +71,7 @@ def generate(
         hidden = [slots.step([row.generated[-1] for row in rows])] if rows else []
         hidden += [slots.enter([row.request.tokens for row in fresh])] if fresh else []
         rows += fresh
-        drawn = draw(model.lm_head(torch.cat(hidden)), rows, sampling)
+        drawn = draw(model.logits_of(torch.cat(hidden)), rows, sampling)
         done = []
         for slot, (row, token) in enumerate(zip(rows, drawn, strict=True)):
             row.generated.append(token)
@@ -96,14 +96,14 @@ class _Slots:
         self.count = self.room = 0
         self.lengths = np.zeros(size, dtype=np.int64)
         self.rows = self.places = torch.empty(0)
-        self.layers = [_SlotLayer(self) for _ in range(model.model.config.num_hidden_layers)]
+        self.layers = [_SlotLayer(self) for _ in model.layers]
         self.cache: Any = Cache(layers=self.layers)
 
     def enter(self, rows: Sequence[Tokens]) -> torch.Tensor:
         """Run new rows' own tokens after the prefix; returns their last tokens' hidden states [rows, width]."""
         model = self.model
         tokens, lengths = pad_right(rows)
-        cache = DynamicCache(config=model.model.config)
+        cache = model.empty_cache()
         for index, layer in enumerate(self.prefix.layers if self.start else ()):
             expanded = (part.expand(len(rows), -1, -1, -1) for part in (layer.keys, layer.values))
             cache.update(*expanded, index)

@@ -11,18 +11,35 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from rir_mlx.models.families import LogitTransform
+
+PLAIN_LOGITS = LogitTransform()
 _ROWS = {"cpu": 256, "cuda": 1024}
 """Positions that are projected together."""
 
 
+def transformed(logits: torch.Tensor, transform: LogitTransform) -> torch.Tensor:
+    """The logits after the factor and the soft cap of the model's family."""
+    if transform.scale != 1:
+        logits = logits * transform.scale
+    if transform.softcap is not None:
+        logits = torch.tanh(logits / transform.softcap) * transform.softcap
+    return logits
+
+
 def lm_head_loss(
-    lm_head: torch.nn.Linear, hidden: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor
+    lm_head: torch.nn.Linear,
+    hidden: torch.Tensor,
+    targets: torch.Tensor,
+    weights: torch.Tensor,
+    transform: LogitTransform = PLAIN_LOGITS,
 ) -> torch.Tensor:
-    """Σ weights · CE(lm_head(hidden), targets), in float32. `hidden` is [positions, width], the others [positions]."""
+    """Σ weights · CE(transformed lm_head(hidden), targets), in float32. `hidden` is [positions, width], the others
+    [positions]."""
     weight, bias = lm_head.weight, lm_head.bias
     if not torch.is_grad_enabled():  # which the function below is not told
         weight, bias = weight.detach(), None if bias is None else bias.detach()
-    loss: torch.Tensor = _LmHeadLoss.apply(hidden, weight, bias, targets, weights)
+    loss: torch.Tensor = _LmHeadLoss.apply(hidden, weight, bias, targets, weights, transform)
     return loss
 
 
@@ -35,6 +52,7 @@ class _LmHeadLoss(torch.autograd.Function):
         bias: torch.Tensor | None,
         targets: torch.Tensor,
         weights: torch.Tensor,
+        transform: LogitTransform,
     ) -> torch.Tensor:
         for_hidden, for_head, for_bias = ctx.needs_input_grad[:3]
         hidden_gradient = torch.empty_like(hidden) if for_hidden else None
@@ -44,7 +62,8 @@ class _LmHeadLoss(torch.autograd.Function):
         size = _ROWS.get(hidden.device.type, 1024)
         for start in range(0, len(hidden), size):
             part = slice(start, start + size)
-            logits = functional.linear(hidden[part], head, bias).float()
+            logits = transformed(functional.linear(hidden[part], head, bias).float(), transform)
+            slope = None if transform.softcap is None else 1 - (logits / transform.softcap).square()
             wanted = logits.gather(1, targets[part, None])[:, 0]
             top = logits.amax(-1)
             exponentials = logits.sub_(top[:, None]).exp_()
@@ -55,6 +74,10 @@ class _LmHeadLoss(torch.autograd.Function):
             # d CE / d logits is the softmax, less 1 at the target.
             gradient = exponentials.mul_((weights[part] / mass)[:, None])
             gradient.scatter_add_(1, targets[part, None], -weights[part, None])
+            if slope is not None:
+                gradient.mul_(slope)
+            if transform.scale != 1:
+                gradient.mul_(transform.scale)
             gradient = gradient.to(head.dtype)
             if hidden_gradient is not None:
                 torch.mm(gradient, head, out=hidden_gradient[part])
@@ -62,11 +85,11 @@ class _LmHeadLoss(torch.autograd.Function):
                 head_gradient.addmm_(gradient.T, hidden[part])
             if bias_gradient is not None:
                 bias_gradient += gradient.sum(0)
-            del logits, exponentials, gradient
+            del logits, exponentials, gradient, slope
         ctx.save_for_backward(hidden_gradient, head_gradient, bias_gradient)
         return total
 
     @staticmethod
     def backward(ctx: Any, *scales: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         scaled = [None if one is None else one * scales[0].to(one.dtype) for one in ctx.saved_tensors]
-        return *scaled, None, None
+        return *scaled, None, None, None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ from rir_mlx.backends.base import (
     TrainingState,
     initial_lora_a,
 )
+from rir_mlx.backends.load_check import Checked, PassedChecks, check_forward
 from rir_mlx.backends.torch.attention import register as products_attention
 from rir_mlx.backends.torch.forward import TorchForward, kept_prefix
 from rir_mlx.backends.torch.generation import generate
@@ -42,9 +44,13 @@ from rir_mlx.backends.torch.process_group import TorchProcessGroup, join_process
 from rir_mlx.backends.torch.scoring import score
 from rir_mlx.backends.torch.training import Training, batch_loss, out_of_memory
 from rir_mlx.errors import Failure, ModelError, OutOfMemory
-from rir_mlx.models.adapter_spec import LINEAR_KEYS, AdapterSpec, Tensors, adapted_layers
+from rir_mlx.models.adapter_spec import AdapterSpec, Tensors, adapted_layers, no_linear_layer
+from rir_mlx.models.config import read_config
+from rir_mlx.models.families import ModelShape
 from rir_mlx.types import Dtype
 
+_Item = TypeVar("_Item")
+_CHECKS = PassedChecks()
 _ONE_THREAD = 20_000_000
 """Below so many weights one thread is as fast as several: theirs spin while they wait for each other, and beside any
 other busy process they slow down a hundredfold (measured on two cores)."""
@@ -93,7 +99,11 @@ class TorchBackend:
     def load(
         self, folder: Path, *, dtype: Dtype = "auto", adapter: tuple[AdapterSpec, Tensors] | None = None
     ) -> TorchModel:
-        loaded = self._load(folder, self._dtype(dtype), products_attention() if self.target.type == "cpu" else "sdpa")
+        loaded = self._load(folder, self._dtype(dtype), self._attention(folder))
+        config = loaded.model.config
+        vocabulary = ModelShape.of(config.to_dict()).vocabulary
+        what = Checked(str(config.model_type), vocabulary, str(loaded.lm_head.weight.dtype)[6:])
+        _CHECKS.once(f"{what} {read_config(folder)}", lambda: check_forward(loaded, what))
         if adapter is not None:
             loaded.attach(*adapter)
         return loaded
@@ -120,6 +130,7 @@ class TorchBackend:
                 folder,
                 dtype=dtype,
                 attn_implementation=attention,
+                use_safetensors=True,
                 local_files_only=True,
                 trust_remote_code=False,
                 output_loading_info=True,
@@ -128,16 +139,43 @@ class TorchBackend:
             raise ModelError(f"{folder} cannot be loaded as a language model: {error}") from error
         if missing := sorted(report["missing_keys"]):  # which transformers would fill with random numbers
             raise ModelError(f"{folder} cannot be loaded as a language model: it lacks the weight {missing[0]}.")
-        loaded = TorchModel(model.to(self.target).eval(), self.processes)
-        if self.target.type == "cpu" and loaded.parameters < _ONE_THREAD:
-            torch.set_num_threads(1)
-        return loaded
+        return TorchModel(model.to(self.target).eval(), self.processes)
+
+    def _attention(self, folder: Path) -> str:
+        """transformers' name of the attention to use. Its own fused one knows no soft cap."""
+        softcap = read_config(folder).get("attn_logit_softcapping") is not None
+        return products_attention() if softcap or self.target.type == "cpu" else "sdpa"
 
     def _dtype(self, dtype: Dtype) -> torch.dtype:
         if dtype != "auto":
             named: torch.dtype = getattr(torch, dtype)
             return named
         return fast_dtype(self.target)
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Compute in so many threads, and put the process's own number back; None changes nothing."""
+    before = torch.get_num_threads()
+    if count is None or count == before:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _in_threads(count: int | None, source: Iterator[_Item]) -> Iterator[_Item]:
+    """The items of a generator, each computed in so many threads."""
+    while True:
+        with _threads(count):
+            try:
+                item = next(source)
+            except StopIteration:
+                return
+        yield item
 
 
 class TorchModel(TorchForward):
@@ -148,6 +186,7 @@ class TorchModel(TorchForward):
         self.parameters = sum(p.numel() for p in model.parameters())
         self.weight_bytes = sum(p.nbytes for p in model.parameters())
         self.training: Training | None = None
+        self.threads = 1 if self.device.type == "cpu" and self.parameters < _ONE_THREAD else None
         model.requires_grad_(False)
 
     # adapters
@@ -184,11 +223,11 @@ class TorchModel(TorchForward):
             self.trained = dict(self.model.named_parameters())
             return
         layers = adapted_layers(spec, self.model.config.num_hidden_layers)
-        keys = spec.keys or LINEAR_KEYS
-        names = {name for name, module in self.model.named_modules() if isinstance(module, torch.nn.Linear)}
+        linear = self._linear_keys()
+        keys = spec.keys or linear
+        if missing := [key for key in keys if key not in linear]:
+            raise no_linear_layer(missing[0], linear)
         targets = [f"model.layers.{layer}.{key}" for layer in layers for key in keys]
-        if missing := [target for target in targets if target not in names]:
-            raise ModelError(f"The model has no linear layer {missing[0]}.", hint="Mend lora_parameters.keys.")
         config = LoraConfig(
             r=spec.rank,
             lora_alpha=spec.scale * spec.rank,
@@ -210,6 +249,16 @@ class TorchModel(TorchForward):
                     self.trained[name.removesuffix(theirs) + ours] = parameter
         self.model.eval()
 
+    def _linear_keys(self) -> tuple[str, ...]:
+        """The linear modules of a layer, by their names inside it. Raises ModelError where it has none."""
+        found = tuple(name for name, part in self.layers[-1].named_modules() if isinstance(part, torch.nn.Linear))
+        if not found or not hasattr(self.model.get_decoder(), "layers"):
+            raise ModelError(
+                f"Models of the type {self.model.config.model_type} take no adapter: they have no linear modules.",
+                hint="Set fine_tune_type to full, or choose another model.",
+            )
+        return found
+
     def fuse(self) -> None:
         merge(self.model)
         self.trained, self.training = {}, None
@@ -226,12 +275,14 @@ class TorchModel(TorchForward):
         self.training = Training(self, spec, execution)
 
     def train_step(self, batches: Sequence[Batch], learning_rate: float, *, seed: int = 0) -> StepResult:
-        return self._configured().step(batches, learning_rate, seed)
+        with _threads(self.threads):
+            return self._configured().step(batches, learning_rate, seed)
 
     @torch.no_grad()
     def loss(self, batch: Batch) -> float:
         try:
-            return float(batch_loss(self, batch))
+            with _threads(self.threads):
+                return float(batch_loss(self, batch))
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
@@ -254,25 +305,27 @@ class TorchModel(TorchForward):
     def logits(self, tokens: Tokens) -> Float32Array:
         return next(self.last_logits([tokens], len(tokens)))
 
-    @torch.inference_mode()
     def last_logits(self, rows: Iterable[Tokens], last: int, *, prefix: Tokens = ()) -> Iterator[Float32Array]:
+        return _in_threads(self.threads, self._last_logits(rows, last, prefix))
+
+    @torch.inference_mode()
+    def _last_logits(self, rows: Iterable[Tokens], last: int, prefix: Tokens) -> Iterator[Float32Array]:
         cache = kept_prefix(self, prefix)
         for row in rows:
             hidden = self.run(self.tensor(np.array([row])), cache, self.causal(len(prefix), len(row)))[0]
-            yield np.asarray(self.lm_head(hidden[-last:]).float().cpu().numpy())
+            yield np.asarray(self.logits_of(hidden[-last:]).float().cpu().numpy())
 
     @torch.inference_mode()
     def layer_outputs(self, tokens: Tokens) -> list[Float32Array]:
         seen: list[torch.Tensor] = []
-        decoder = self.model.get_decoder()
 
         def keep(_module: object, _given: object, output: Any) -> None:
             seen.append(output[0] if isinstance(output, tuple) else output)
 
-        watched = (decoder.embed_tokens, *decoder.layers)
+        watched = (self.model.get_input_embeddings(), *self.layers)
         hooks = [module.register_forward_hook(keep) for module in watched]
         try:
-            decoder(input_ids=self.tensor(np.array([tokens])), use_cache=False)
+            self.model.get_decoder()(input_ids=self.tensor(np.array([tokens])), use_cache=False)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -282,7 +335,7 @@ class TorchModel(TorchForward):
         self, requests: Iterable[Request], sampling: Sampling, *, prefix: Tokens = (), on_token: OnToken | None = None
     ) -> Iterator[Completion]:
         try:
-            yield from generate(self, requests, sampling, prefix, on_token)
+            yield from _in_threads(self.threads, generate(self, requests, sampling, prefix, on_token))
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
@@ -294,7 +347,8 @@ class TorchModel(TorchForward):
         self, prompts: Sequence[Tokens], options: Sequence[Tokens], *, prefix: Tokens = (), batch_size: int = 32
     ) -> NDArray[np.float64]:
         try:
-            return score(self, prompts, options, prefix, batch_size)
+            with _threads(self.threads):
+                return score(self, prompts, options, prefix, batch_size)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise

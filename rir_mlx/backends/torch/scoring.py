@@ -50,7 +50,8 @@ def _score_edges(model: TorchForward, prompts: Sequence[Tokens], tree: OptionTre
     own = np.tile(np.arange(width), (rows, 1))
     positions = before + np.concatenate([own, lengths[:, None] + tree.depths], axis=1)
     mask = _mask(model, tree, before, width) & model.tensor(_real(lengths, before, width, tree.nodes))[:, None, None]
-    hidden = model.run(model.tensor(tokens), cache, mask, model.tensor(positions))
+    columns = np.concatenate([np.tile(np.arange(before), (rows, 1)), positions], axis=1)
+    hidden = model.run(model.tensor(tokens), cache, mask, model.tensor(positions), model.tensor(columns))
     ends = np.concatenate([lengths[:, None] - 1, np.tile(width + np.arange(tree.nodes), (rows, 1))], axis=1)
     places = (np.arange(rows)[:, None] * (width + tree.nodes) + ends).ravel()
     wanted = hidden.flatten(0, 1)[model.tensor(places)]
@@ -78,10 +79,9 @@ def _log_probabilities(
     model: TorchForward, hidden: torch.Tensor, sources: NDArray[np.int64], targets: NDArray[np.int32]
 ) -> NDArray[np.float64]:
     """[edges] log p of `targets` at the positions `sources` of hidden states [positions, width]."""
-    lm_head = model.lm_head
     found = []
-    for positions, edges in parts(sources, len(hidden), lm_head.weight.shape[0]):
-        logits = lm_head(hidden[positions]).float()
+    for positions, edges in parts(sources, len(hidden), model.lm_head.weight.shape[0]):
+        logits = model.logits_of(hidden[positions]).float()
         at = model.tensor(sources[edges] - positions.start)
         wanted = logits[at, model.tensor(targets[edges].astype(np.int64))]
         top = logits.amax(-1)

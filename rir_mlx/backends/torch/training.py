@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint
+from transformers import Cache
 
 from rir_mlx.backends.base import (
     Batch,
@@ -36,10 +37,10 @@ class Training:
         self.model, self.spec, self.execution = model, spec, execution
         self.optimizer = _optimizer(list(model.trained.values()), spec)
         if execution.grad_checkpoint:
-            for index, layer in enumerate(model.model.get_decoder().layers):
+            for index, layer in enumerate(model.layers):
                 _checkpoint_layer(layer, index)
         if execution.compile:
-            for layer in model.model.get_decoder().layers:
+            for layer in model.layers:
                 layer.mlp.compile(dynamic=True)
 
     def step(self, batches: Sequence[Batch], learning_rate: float, seed: int) -> StepResult:
@@ -65,7 +66,7 @@ class Training:
 
     def _gradients(self, batches: Sequence[Batch]) -> tuple[float, RuntimeError | None]:
         """The summed loss, its gradients added to the parameters; and what went wrong where memory ran out."""
-        self.model.model.train()
+        self._drop_out(True)
         total = torch.zeros((), device=self.model.device)
         try:
             for batch in batches:
@@ -78,8 +79,14 @@ class Training:
             error.__traceback__ = None  # whose frames hold the activations
             return 0.0, error
         finally:
-            self.model.model.eval()
+            self._drop_out(False)
         return float(total), None
+
+    def _drop_out(self, acts: bool) -> None:
+        """Switch the adapter's dropout. The model's own, which some families have, is left out of fine-tuning."""
+        for name, module in self.model.model.named_modules():
+            if name.endswith(".lora_dropout"):
+                module.train(acts)
 
     def state(self) -> TrainingState:
         tensors: dict[str, np.ndarray] = {}
@@ -122,7 +129,7 @@ def batch_loss(model: TorchForward, batch: Batch) -> torch.Tensor:
     cache = model.prefix_cache(batch.prefix, rows)
     hidden = model.run(tokens, cache, model.causal(len(batch.prefix), width))
     positions, targets, weights = (model.tensor(one) for one in learned_positions(batch))
-    return lm_head_loss(model.lm_head, hidden.reshape(rows * width, -1)[positions], targets, weights)
+    return lm_head_loss(model.lm_head, hidden.reshape(rows * width, -1)[positions], targets, weights, model.transform)
 
 
 def _optimizer(parameters: list[torch.nn.Parameter], spec: OptimizerSpec) -> torch.optim.Optimizer:
@@ -146,19 +153,21 @@ def _checkpoint_layer(layer: Any, index: int) -> None:
     """Let a decoder layer keep its input alone and compute the rest again in the backward pass.
 
     transformers' own checkpointing throws the cache away, and so the shared prefix. Here the layer's part of the cache
-    is put back to what it was before each computation, so that the second one does what the first did.
+    is put back to what it was before each computation, so that the second one does what the first did. The cache is
+    found by its type: transformers has passed it by several names.
     """
     forward = layer.forward
 
-    def run(hidden: torch.Tensor, *arguments: Any, past_key_values: Any = None, **named: Any) -> Any:
-        if not torch.is_grad_enabled() or past_key_values is None:
-            return forward(hidden, *arguments, past_key_values=past_key_values, **named)
-        cache = past_key_values.layers[index]
+    def run(hidden: torch.Tensor, *arguments: Any, **named: Any) -> Any:
+        caches = [value for value in (*arguments, *named.values()) if isinstance(value, Cache)]
+        if not torch.is_grad_enabled() or not caches:
+            return forward(hidden, *arguments, **named)
+        cache = caches[0].layers[index]
         before = dict(vars(cache))
 
         def again(hidden: torch.Tensor) -> Any:
             vars(cache).update(before)
-            return forward(hidden, *arguments, past_key_values=past_key_values, **named)
+            return forward(hidden, *arguments, **named)
 
         return checkpoint(again, hidden, use_reentrant=False)
 

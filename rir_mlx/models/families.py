@@ -1,0 +1,214 @@
+"""What model families differ in: attention windows, rotary settings, logits, and modules to adapt.
+
+Everything here is read from a folder's config. Knows no framework: a backend builds masks and logits from these facts,
+and its check at load compares the result with the model's own forward pass, so a family that is not described rightly
+is refused.
+
+    family                         windows              logits                  linear layers
+    Llama 2, Llama 3, SmolLM2      none                 plain                   the usual seven
+    SmolLM3                        none; some layers have no rotary positions   the usual seven
+    Qwen2, Qwen2.5, Qwen3          some layers, if on   plain                   the usual seven
+    Gemma 2                        every other layer    soft-capped             the usual seven
+    Gemma 3 (text)                 five layers of six   plain                   the usual seven
+    Mistral, Phi-3                 all layers, if set   plain                   Phi-3: fused projections
+    Granite, Cohere                none                 scaled                  the usual seven
+    OLMo 2, OLMo 3                 OLMo 3: three of four  plain                 the usual seven
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rir_mlx.errors import ModelError
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+
+_WINDOWS_IN_MLX = {"gemma3_text", "olmo3"}
+"""Model types whose windows mlx-lm applies. It computes full attention for all others."""
+_ROPE_BY_LAYER_IN_MLX = {"gemma3_text", "olmo3"}
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Which layers see a window of so many tokens only. `layer_types` is None where all layers are alike and the
+    library takes one mask; otherwise it takes a mask for each type."""
+
+    window: int | None
+    layer_types: tuple[str, ...] | None
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Attention:
+        """Raises ModelError where a layer's attention is of a kind that is not known here."""
+        types = config.get("layer_types")
+        window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
+        if types and (unknown := sorted(set(types) - {FULL, SLIDING})):
+            raise ModelError(
+                f"Models of the type {config.get('model_type')} are not supported: their layers use {unknown[0]}.",
+                hint="Choose a model whose layers all use full or sliding-window attention.",
+            )
+        if types and SLIDING not in types:
+            window = None
+        return cls(None if window is None else int(window), tuple(types) if types else None)
+
+
+@dataclass(frozen=True)
+class LogitTransform:
+    """What follows the projection to the vocabulary: a factor, then `softcap · tanh(logits / softcap)`."""
+
+    scale: float = 1.0
+    softcap: float | None = None
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> LogitTransform:
+        """Granite divides by `logits_scaling`, Cohere multiplies by `logit_scale`, Gemma 2 caps at
+        `final_logit_softcapping`."""
+        scale = float(config.get("logit_scale") or 1.0) / float(config.get("logits_scaling") or 1.0)
+        softcap = config.get("final_logit_softcapping")
+        return cls(scale, None if softcap is None else float(softcap))
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Sizes of a decoder, which set what it costs. `middle` is the width inside an MLP."""
+
+    hidden: int
+    layers: int
+    middle: int
+    heads: int
+    key_value_heads: int
+    head_width: int
+    vocabulary: int
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> ModelShape:
+        """Raises ModelError where the config names no such sizes, as those of models for images do."""
+
+        def size(name: str, older: str) -> int:
+            if (value := config.get(name, config.get(older))) is None:
+                raise ModelError(
+                    f"Models of the type {config.get('model_type')} are not supported: the config has no {name}.",
+                    hint="Choose a model for text alone.",
+                )
+            return int(value)
+
+        hidden, heads = size("hidden_size", "n_embd"), size("num_attention_heads", "n_head")
+        return cls(
+            hidden=hidden,
+            layers=size("num_hidden_layers", "n_layer"),
+            middle=int(config.get("intermediate_size") or config.get("n_inner") or 4 * hidden),
+            heads=heads,
+            key_value_heads=int(config.get("num_key_value_heads") or heads),
+            head_width=int(config.get("head_dim") or hidden // heads),
+            vocabulary=size("vocab_size", "vocab_size"),
+        )
+
+    def linear_sizes(self) -> dict[str, int]:
+        """Inputs and outputs together of each linear module, by its last name; fused ones too."""
+        queries, keys = self.heads * self.head_width, self.key_value_heads * self.head_width
+        hidden, middle = self.hidden, self.middle
+        return {
+            "q_proj": hidden + queries,
+            "k_proj": hidden + keys,
+            "v_proj": hidden + keys,
+            "o_proj": queries + hidden,
+            "qkv_proj": hidden + queries + 2 * keys,
+            "gate_proj": hidden + middle,
+            "up_proj": hidden + middle,
+            "gate_up_proj": hidden + 2 * middle,
+            "down_proj": middle + hidden,
+        }
+
+
+def mlx_length_limit(config: Mapping[str, Any]) -> int | None:
+    """The most tokens for which mlx-lm computes what transformers does. Beyond it a window matters that mlx-lm ignores.
+    None if there is no limit."""
+    if config.get("model_type") in _WINDOWS_IN_MLX:
+        return None
+    window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
+    if config.get("model_type") in ("qwen2", "qwen3") and not config.get("use_sliding_window", False):
+        window = None
+    types = config.get("layer_types")
+    return None if window is None or (types and SLIDING not in types) else int(window)
+
+
+def mlx_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys to change so that mlx-lm computes the same angles and windows as transformers.
+
+    Raises ModelError where mlx-lm cannot express what the config says."""
+    kind, changed = config.get("model_type"), rope_for_both(config)
+    by_layer = rope_by_layer(config)
+    if by_layer is not None:
+        full, sliding = by_layer[FULL], by_layer[SLIDING]
+        if kind not in _ROPE_BY_LAYER_IN_MLX:
+            raise _inexpressible(kind, "rotary settings that differ by layer")
+        if not _is_default(sliding) or (kind == "olmo3" and full["rope_theta"] != sliding["rope_theta"]):
+            raise _inexpressible(kind, "these rotary settings of sliding-window layers")
+    types = config.get("layer_types")
+    if kind == "gemma3_text" and types:
+        pattern = types.index(FULL) + 1 if FULL in types else len(types) + 1
+        if types != [SLIDING if (index + 1) % pattern else FULL for index in range(len(types))]:
+            raise _inexpressible(kind, "layer types without a fixed pattern")
+        changed["sliding_window_pattern"] = pattern
+    return changed
+
+
+def _inexpressible(kind: Any, what: str) -> ModelError:
+    return ModelError(f"mlx-lm cannot run this {kind} model: it does not know {what}.", hint="Use --backend torch.")
+
+
+def rope_by_layer(config: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
+    """Rotary settings by layer type, in transformers' form: `{full_attention: {rope_theta, rope_type, …}, …}`. None
+    where all layers share one."""
+    rope = config.get("rope_parameters")
+    if not isinstance(rope, dict) or not isinstance(rope.get(FULL), dict):
+        return None
+    full = {"rope_type": "default"} | rope[FULL]
+    return {FULL: full, SLIDING: {"rope_type": "default", "rope_theta": full["rope_theta"]} | (rope.get(SLIDING) or {})}
+
+
+def rope_for_both(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The rotary keys of a config in both of the forms that libraries read.
+
+    transformers 5 writes `rope_parameters` alone, for Gemma 3 and OLMo 3 by layer type. mlx-lm, older vLLM and
+    llama.cpp read `rope_theta`, `rope_scaling` and, for Gemma 3's sliding layers, `rope_local_base_freq`; without them
+    they silently compute other angles."""
+    rope = config.get("rope_parameters")
+    by_layer = rope_by_layer(config)
+    if by_layer is not None:
+        full = by_layer[FULL]
+        scaling = {key: value for key, value in full.items() if key != "rope_theta"}
+        return {
+            "rope_theta": full["rope_theta"],
+            "rope_local_base_freq": by_layer[SLIDING]["rope_theta"],
+            "rope_scaling": None if _is_default(full) else scaling,
+            "rope_parameters": by_layer,
+        }
+    if isinstance(rope, dict):
+        theta = config.get("rope_theta", rope.get("rope_theta", 10000.0))
+        scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
+    else:
+        theta, scaling = config.get("rope_theta", _default_theta(config)), dict(config.get("rope_scaling") or {})
+    if config.get("model_type") == "gemma3_text":  # whose sliding layers have a base of their own
+        local = {"rope_type": "default", "rope_theta": config.get("rope_local_base_freq", 10000.0)}
+        full = {"rope_type": "default"} | scaling | {"rope_theta": theta}
+        return {
+            "rope_theta": theta,
+            "rope_local_base_freq": local["rope_theta"],
+            "rope_scaling": None if _is_default(scaling) else scaling,
+            "rope_parameters": {FULL: full, SLIDING: local},
+        }
+    return {
+        "rope_theta": theta,
+        "rope_scaling": None if _is_default(scaling) else scaling,
+        "rope_parameters": {"rope_type": "default"} | scaling | {"rope_theta": theta},
+    }
+
+
+def _default_theta(config: Mapping[str, Any]) -> float:
+    return 1_000_000.0 if config.get("model_type") == "gemma3_text" else 10000.0
+
+
+def _is_default(scaling: Mapping[str, Any]) -> bool:
+    return bool(scaling.get("rope_type", scaling.get("type", "default")) == "default")

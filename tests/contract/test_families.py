@@ -1,0 +1,220 @@
+"""Models of many families against plain transformers, on both backends: nothing of ours stands on the other side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from families import FAMILIES, IGNORED_BY_MLX, VOCABULARY, WINDOW, Plain, make_family
+from sequences import spec_of
+
+from rir_mlx.backends.base import Backend, Batch, Execution, Model, OptimizerSpec, Request, Sampling, Tokens, pad_right
+from rir_mlx.errors import ModelError
+
+pytest.importorskip("torch")
+LEARNED = 2
+OPTIONS: tuple[Tokens, ...] = ((20,), (20, 21, 22), (30, 31))
+
+
+@pytest.fixture(scope="module")
+def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    made: dict[str, Path] = {}
+
+    def folder(name: str) -> Path:
+        if name not in made:
+            made[name] = make_family(tmp_path_factory.mktemp("families") / name, name)
+        return made[name]
+
+    return folder
+
+
+def drawn(lengths: tuple[int, ...]) -> tuple[Tokens, list[Tokens]]:
+    """A prefix and rows of these lengths."""
+    rng = np.random.default_rng(1)
+    first, *rest = (tuple(rng.integers(3, VOCABULARY, length).tolist()) for length in lengths)
+    return first, rest
+
+
+def batch_of(prefix: Tokens, rows: list[Tokens]) -> Batch:
+    tokens, lengths = pad_right(rows)
+    weights = np.zeros(tokens.shape, dtype=np.float32)
+    for row, length in enumerate(lengths):
+        weights[row, length - LEARNED : length] = 1 / (LEARNED * len(rows))
+    return Batch(prefix, tokens, lengths, weights)
+
+
+def full_step(backend: Backend, folder: Path, batch: Batch, execution: Execution) -> tuple[float, float]:
+    model = backend.load(folder, dtype="float32")
+    model.add_adapter(spec_of("full"), seed=0)
+    model.configure_optimizer(OptimizerSpec(max_grad_norm=1e9), execution)
+    result = model.train_step([batch], 0.0)
+    return result.loss, result.grad_norm
+
+
+def assert_right(backend: Backend, folder: Path, lengths: tuple[int, ...]) -> None:
+    model, plain = backend.load(folder, dtype="float32"), Plain(folder)
+    prefix, rows = drawn(lengths)
+    for row, logits in zip(rows, model.last_logits(rows, 99, prefix=prefix), strict=True):
+        np.testing.assert_allclose(logits, plain.numpy(prefix + row)[len(prefix) :], atol=1e-4)
+    expected = [[plain.score(prefix + row, option) for option in OPTIONS] for row in rows]
+    np.testing.assert_allclose(model.score(rows, OPTIONS, prefix=prefix, batch_size=2), expected, atol=1e-4)
+    done = model.generate([Request(key, row) for key, row in enumerate(rows)], Sampling(3, batch_size=2), prefix=prefix)
+    texts = {completion.key: completion.tokens for completion in done}
+    assert texts == {key: plain.greedy(prefix + row, 3) for key, row in enumerate(rows)}
+    wanted = plain.loss_and_gradient([prefix + row for row in rows], LEARNED)
+    shared, whole = batch_of(prefix, rows), batch_of((), [prefix + row for row in rows])
+    assert model.loss(shared) == pytest.approx(wanted[0], abs=1e-4)
+    for batch, execution in ((shared, Execution()), (whole, Execution()), (shared, Execution(grad_checkpoint=True))):
+        assert full_step(backend, folder, batch, execution) == pytest.approx(wanted, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_path_computes_what_plain_transformers_computes(
+    framework: Backend, folder_of: Callable[[str], Path], name: str
+) -> None:
+    """Logits, scores, greedy text, loss and gradient, with rows much longer than a window of 16."""
+    ignored = framework.name == "mlx" and name in IGNORED_BY_MLX
+    assert_right(framework, folder_of(name), (4, 8, 3) if ignored else (19, 15, 4, 9))
+
+
+@pytest.mark.parametrize("name", sorted(IGNORED_BY_MLX))
+def test_mlx_refuses_sequences_beyond_a_window_that_it_ignores(
+    open_named: Callable[[str], Backend], folder_of: Callable[[str], Path], name: str
+) -> None:
+    model = open_named("mlx").load(folder_of(name), dtype="float32")
+    assert model.longest == WINDOW
+    prefix, rows = drawn((10, 9))
+
+    def generate(model: Model) -> object:
+        return list(model.generate([Request(0, rows[0])], Sampling(1), prefix=prefix))
+
+    for run in (
+        lambda: model.loss(batch_of(prefix, rows)),
+        lambda: model.score(rows, OPTIONS, prefix=prefix),
+        lambda: list(model.last_logits(rows, 1, prefix=prefix)),
+        lambda: generate(model),
+    ):
+        with pytest.raises(ModelError, match="window of 16") as refused:
+            run()
+        assert "--backend torch" in (refused.value.hint or "")
+
+
+def test_rotary_settings_by_layer_that_mlx_cannot_express_are_refused(
+    open_named: Callable[[str], Backend], tmp_path: Path
+) -> None:
+    """mlx-lm gives all of OLMo 3's layers one base: it trained with wrong angles in silence."""
+    folder = make_family(tmp_path / "olmo3", "olmo3")
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config["rope_parameters"] = {
+        "full_attention": {"rope_type": "default", "rope_theta": 500_000.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
+    }
+    path.write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="rotary settings"):
+        open_named("mlx").load(folder, dtype="float32")
+    assert_right(open_named("torch"), folder, (19, 15, 4))
+
+
+@pytest.mark.parametrize("fault", ["scale", "window", "positions"])
+def test_a_model_whose_paths_differ_is_refused_at_load(
+    open_named: Callable[[str], Backend], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """Each of these once gave wrong numbers in silence."""
+    from rir_mlx.backends.torch.forward import TorchForward
+    from rir_mlx.models import families
+
+    backend = open_named("torch")
+    name, width = {"scale": ("granite", 40), "window": ("mistral-window", 41), "positions": ("mistral-window", 42)}[
+        fault
+    ]
+    # A width of its own, so that this configuration was not checked before.
+    folder = make_family(tmp_path / "model", name, intermediate_size=width)
+    if fault == "scale":
+        monkeypatch.setattr(families.LogitTransform, "of", classmethod(lambda cls, config: cls()))
+    elif fault == "window":
+        monkeypatch.setattr(TorchForward, "_by_layer", lambda self, mask, *_: mask)
+    else:
+        run = TorchForward.run
+        monkeypatch.setattr(
+            TorchForward, "run", lambda self, tokens, cache, mask, *_: run(self, tokens, cache, mask, 0 * tokens)
+        )
+    with pytest.raises(ModelError, match="differ from its own forward pass"):
+        backend.load(folder, dtype="float32")
+    monkeypatch.undo()
+    backend.load(folder, dtype="float32")
+
+
+@pytest.mark.parametrize("name", ["phi3-window", "llama2"])
+def test_no_keys_means_every_linear_module_of_a_layer(
+    framework: Backend, folder_of: Callable[[str], Path], name: str
+) -> None:
+    model = framework.load(folder_of(name), dtype="float32")
+    model.add_adapter(spec_of("lora"), seed=0)
+    found = {tensor.split(".", 3)[3].rpartition(".")[0] for tensor in model.trained_tensors()}
+    fused = {"self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj"}
+    parts = {f"self_attn.{part}_proj" for part in "qkvo"} | {f"mlp.{part}_proj" for part in ("gate", "up", "down")}
+    assert found == (fused if name.startswith("phi3") else parts)
+
+
+def test_a_wrong_key_is_answered_with_the_right_one(framework: Backend, tiny: Path) -> None:
+    model = framework.load(tiny, dtype="float32")
+    with pytest.raises(ModelError, match=r"Did you mean 'self_attn\.q_proj'"):
+        model.add_adapter(spec_of("lora", keys=("attention.q_proj",)), seed=0)
+
+
+def test_gradient_checkpointing_keeps_less(open_named: Callable[[str], Backend], tiny: Path) -> None:
+    """A wrapper that looked for the cache under its old name did nothing, and the results were the same."""
+    import torch
+
+    from rir_mlx.backends.torch.training import batch_loss
+
+    rng = np.random.default_rng(0)
+    rows = [tuple(rng.integers(8, 300, 60).tolist()) for _ in range(8)]
+    kept = []
+    for checkpointed in (False, True):
+        model = open_named("torch").load(tiny, dtype="float32")
+        model.add_adapter(spec_of("lora"), seed=0)
+        model.configure_optimizer(OptimizerSpec(), Execution(grad_checkpoint=checkpointed))
+        storages: dict[int, int] = {}
+
+        def keep(tensor: torch.Tensor, storages: dict[int, int] = storages) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = batch_loss(model, batch_of(rows[0][:20], rows))  # type: ignore[arg-type]
+        kept.append(sum(storages.values()))
+        loss.backward()
+    weights = 4 * model.parameters
+    assert kept[1] - weights < 0.3 * (kept[0] - weights) or kept[1] < 0.3 * kept[0]
+
+
+def test_a_small_model_computes_in_one_thread_and_leaves_the_process_its_own(
+    open_named: Callable[[str], Backend], tiny: Path
+) -> None:
+    """Two threads that wait for each other by spinning made a small model a hundred times slower beside a busy process;
+    one thread that stayed made everything after it slow."""
+    import torch
+
+    model = open_named("torch").load(tiny, dtype="float32")
+    seen: list[int] = []
+    model.model.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))  # type: ignore[attr-defined]
+    model.model.get_decoder().register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))  # type: ignore[attr-defined]
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        model.loss(batch_of((9, 10), [(20, 21, 22)]))
+        model.score([(20, 21)], [(22,)])
+        model.logits((9, 10))
+        for _ in model.generate([Request(0, (9, 10)), Request(1, (9,))], Sampling(2, batch_size=1)):
+            assert torch.get_num_threads() == 2
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert seen
+    assert set(seen) == {1}
