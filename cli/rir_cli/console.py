@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from rir_mlx.errors import DataError, RirError
+from rir_mlx.errors import RirError
 
 if TYPE_CHECKING:  # numpy is not needed to print help
     from rir_mlx.evaluation.schema import Comparison
@@ -102,12 +102,6 @@ def print_json(values: Any) -> None:
 def print_error(error: RirError, who: str = "") -> None:
     console = Console(stderr=True, highlight=False)
     console.print(f"[red]error:[/red] {who}{escape(error.what)}", soft_wrap=True)
-    if isinstance(error, DataError):
-        shown = error.faults[:20]
-        for fault in shown:
-            console.print(f"  {escape(fault)}", soft_wrap=True)
-        if len(error.faults) > len(shown):
-            console.print(f"  … and {len(error.faults) - len(shown):,} more", soft_wrap=True)
     if error.hint:
         console.print(escape(error.hint), soft_wrap=True)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import regex
 
 from rir_convert.weights import Weights, check_space, save_weights
 from rir_mlx.errors import ModelError, UserError
@@ -35,6 +36,8 @@ _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.(.+)$")
 _PEFT_NAME = re.compile(
     r"^(?:base_model\.model\.)?(.+)\.(lora_A|lora_B|lora_magnitude_vector)(?:\.default)?(?:\.weight)?$"
 )
+_PATTERN_SECONDS = 0.02
+"""Of the processor; a pattern that PEFT writes takes microseconds."""
 _REPLACED = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Initialisations that change the base's weights: an adapter so made belongs to a base that is stored nowhere."""
 
@@ -199,10 +202,20 @@ def _evened(
 
 
 def _own(config: Mapping[str, Any], key: str, module: str, default: Any) -> Any:
-    """A module's own rank or alpha, whose key PEFT takes for a pattern of the name's end."""
+    """A module's own rank or alpha, whose key PEFT takes for a pattern of the name's end.
+
+    Raises ModelError for a pattern that is none, or that takes long: a stranger's file must not keep us busy."""
     for pattern, value in (config.get(key) or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
-            return value
+        try:
+            if regex.match(rf"(.*\.)?({pattern})$", module, timeout=_PATTERN_SECONDS):
+                return value
+        except regex.error as error:
+            raise ModelError(f"{CONFIG}: {key} holds {pattern!r:.80}, which is no pattern: {error}.") from error
+        except TimeoutError as error:
+            raise ModelError(
+                f"{CONFIG}: the pattern {pattern!r:.80} in {key} takes too long to match {module}.",
+                hint="Write the module's name in its place.",
+            ) from error
     return default
 
 

@@ -29,6 +29,9 @@ _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 SHARD_BYTES = 5 * 10**9
 """How large a weight file may grow, as transformers cuts them."""
 
+_HEADER_BYTES = 100_000_000
+"""How large the format lets a header be."""
+
 Advance = Callable[[int], None]
 """Told how many bytes more have been written."""
 
@@ -249,15 +252,42 @@ def save_weights(tensors: Mapping[str, np.ndarray], path: Path, made_for: str = 
 
 
 def _read_header(path: Path) -> tuple[int, dict[str, Any]]:
+    """Where the tensors of a file begin, and its header.
+
+    Raises ModelError unless every tensor lies within the file with as many bytes as its shape needs."""
+    size = path.stat().st_size if path.is_file() else 0
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            if length > path.stat().st_size:
+            if length > size:
                 raise ValueError("the header is longer than the file")
-            header: dict[str, Any] = json.loads(file.read(length))
-    except (OSError, ValueError) as error:
+            if length > _HEADER_BYTES:
+                raise ValueError(f"the header takes {length:,} bytes, more than the {_HEADER_BYTES:,} of the format")
+            header = json.loads(file.read(length))
+        if not isinstance(header, dict):
+            raise ValueError("the header is no JSON object")
+        ends = [_end(name, entry) for name, entry in header.items() if name != "__metadata__"]
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} is damaged or cut: {error}") from error
-    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    if 8 + length + max(ends, default=0) > path.stat().st_size:
+    if 8 + length + max(ends, default=0) > size:
         raise ModelError(f"{path} is cut: it ends before its last tensor.")
     return 8 + length, header
+
+
+def _end(name: str, entry: Any) -> int:
+    """Where a tensor ends, from the header's entry. Raises ValueError for an entry that describes no tensor."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
+        raise ValueError(f"the header's entry of {name} describes no tensor")
+    shape, offsets = _sizes(entry.get("shape")), _sizes(entry.get("data_offsets"))
+    if shape is None or offsets is None or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise ValueError(f"{name} has the shape {entry.get('shape')} and lies at {entry.get('data_offsets')}")
+    dtype, held = _DTYPES.get(entry["dtype"]), offsets[1] - offsets[0]
+    if dtype is not None and held != _bytes(np.dtype(dtype), tuple(shape)):
+        raise ValueError(f"{name} of shape {shape} in {entry['dtype']} does not take {held:,} bytes")
+    return offsets[1]
+
+
+def _sizes(values: Any) -> list[int] | None:
+    """A list of whole numbers from 0, or None for anything else."""
+    whole = isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+    return values if whole else None

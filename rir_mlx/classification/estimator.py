@@ -26,7 +26,8 @@ from rir_mlx.classification.classifier import Classifier
 from rir_mlx.classification.loading import RecipeModel, default_arm, load_classifier
 from rir_mlx.classification.scores import Prediction
 from rir_mlx.classification.scoring import PredictOptions
-from rir_mlx.data.rows import checked_text
+from rir_mlx.data.cells import checked_text
+from rir_mlx.data.labels import label_of
 from rir_mlx.errors import UserError
 from rir_mlx.models.hub import resolve_model
 from rir_mlx.statistics.calibration import abstains
@@ -128,14 +129,23 @@ class RirClassifier:
         return predictions
 
     def score(self, texts: Iterable[str], labels: Iterable[str]) -> float:
-        """The share of texts that get their label. A label that was withheld is a wrong one."""
-        truth = np.array([str(label) for label in labels], dtype=np.str_)
+        """The share of texts that get their label. A label that was withheld is a wrong one. Labels are read as in a
+        table: `True` and `1.0` count as `true` and `1`, and NumPy's values as Python's.
+
+        Raises ValueError if a label is missing or is none of `classes_`."""
+        truth = np.array([self._known_label(label) for label in labels], dtype=np.str_)
         predicted = self.predict(texts)
         if len(truth) != len(predicted):
             raise ValueError(f"{len(predicted):,} texts, but {len(truth):,} labels")
         if not len(truth):
             raise ValueError("there are no texts to score")
         return float(np.mean(predicted == truth))
+
+    def _known_label(self, value: Any) -> str:
+        label = label_of(value, self.classifier.task.names)
+        if label not in self.classifier.task.names:
+            raise ValueError(f"{value!r} is not one of the labels: {', '.join(self.classifier.task.names)}")
+        return label
 
     def _label(self, prediction: Prediction) -> str:
         return "" if abstains(prediction.probability, self.threshold) else prediction.label

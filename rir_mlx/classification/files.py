@@ -22,13 +22,13 @@ import heapq
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from rir_mlx.classification.scores import Prediction
-from rir_mlx.data.rows import checked_text
+from rir_mlx.data.cells import checked_text
 from rir_mlx.data.tables.row_streams import (
     Outline,
     Record,
@@ -37,7 +37,9 @@ from rir_mlx.data.tables.row_streams import (
     in_chunks,
     open_stream,
     outline,
+    wanted_text,
 )
+from rir_mlx.data.tables.table import ANY_FORMAT, TableFormat
 from rir_mlx.errors import DataError, UserError
 from rir_mlx.interrupts import Interrupts
 from rir_mlx.progress import Progress, Silent
@@ -45,7 +47,7 @@ from rir_mlx.statistics.calibration import NO_ANSWER, abstains
 from rir_mlx.storage.resumable_file import ResumableFile
 
 Classify = Callable[[Sequence[str]], Sequence[Prediction]]
-_VERSION = 1
+_VERSION = 2
 """Of the bytes that come out of the same inputs."""
 _DIGITS = 6
 _SILENT = Silent()
@@ -54,7 +56,9 @@ _SILENT = Silent()
 @dataclass(frozen=True)
 class BulkOptions:
     """How a file is classified. `identity` stands for all that decides what `classify` answers: a job that was begun
-    with another is not gone on with. `chunk` is the number of rows handed over at once, and lost at most by a kill."""
+    with another is not resumed. `chunk` is the number of rows handed over at once, and the most that a kill loses.
+    `form` says how the file is written, where that is not to be found from it. `safe_cells` puts an apostrophe before
+    new CSV and TSV cells that a spreadsheet would take for a formula (they begin with =, +, -, @ and are no number)."""
 
     text_column: str | None = None
     top_k: int = 1
@@ -62,6 +66,8 @@ class BulkOptions:
     identity: str = ""
     chunk: int = 1024
     force: bool = False
+    form: TableFormat = ANY_FORMAT
+    safe_cells: bool = True
 
     def __post_init__(self) -> None:
         if self.top_k < 1 or self.chunk < 1:
@@ -105,7 +111,8 @@ def classify_file(
     Raises DataError with the faults of the file, UserError where `target` exists (`options.force` replaces it), is
     being written by another process, or is named after another format, and Failure on a full disk.
     """
-    stream = open_stream(source)
+    wanted = wanted_text(source, options.text_column, options.form)
+    stream = open_stream(source, wanted, safe=options.safe_cells)
     if target.suffix.lower() not in _alike(stream):
         raise UserError(
             f"{source.name} comes out as {stream.suffix[1:].upper()}, and {target.name} is named after another format.",
@@ -113,8 +120,10 @@ def classify_file(
         )
     if target.exists() and target.samefile(source):
         raise UserError(f"{target} is the file that is read.", hint="Name another file to write.")
-    about = outline(source, stream, options.text_column)
+    about = outline(source, stream, wanted)
     job = _Job(stream, about, options)
+    for note in stream.notes():
+        progress.say(f"note: {note}")
     if job.prefix:
         progress.warn(
             f"{source} has a column {job.clash!r}: the new columns are called {', '.join(job.names.values())}."
@@ -151,7 +160,7 @@ def _work(
         for chunk in rows:
             written = job.chunk(chunk, classify, result)
             if done == 0:
-                written = job.stream.head(list(job.names.values())) + written
+                written = job.stream.header_line(list(job.names.values())) + written
             done += len(chunk)
             check_unchanged(source, job.about)
             file.append(written.encode("utf-8", "replace"), vars(result) | {"rows": done})
@@ -248,7 +257,13 @@ def _inputs(about: Outline, options: BulkOptions) -> dict[str, Any]:
         "version": _VERSION,
         "source": {"sha256": about.digest, "text_column": about.text_column},
         "classifier": options.identity,
-        "options": {"top_k": options.top_k, "threshold": options.threshold, "chunk": options.chunk},
+        "options": {
+            "top_k": options.top_k,
+            "threshold": options.threshold,
+            "chunk": options.chunk,
+            "form": asdict(options.form),
+            "safe_cells": options.safe_cells,
+        },
     }
 
 

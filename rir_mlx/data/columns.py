@@ -1,11 +1,12 @@
-"""Which column of a table is meant: the one that the recipe names, or the one with a usual name.
+"""Which column of a table holds what: the one that the recipe names, or the one with a usual name.
 
-Knows names alone; tables are read elsewhere.
+Knows names only; tables are read elsewhere.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -47,11 +48,21 @@ class Column:
     name: str | None
 
 
+def check_header(names: Sequence[str], shown: str) -> None:
+    """Raise DataError if two columns of a table have the same name: which one is meant would be a guess."""
+    twice = [name for name, count in Counter(names).items() if count > 1 and name.strip()]
+    if twice:
+        raise DataError(
+            f"{shown}: {names.count(twice[0])} columns are called {twice[0]!r}. Columns: {', '.join(names)}.",
+            hint="Give each column a name of its own.",
+        )
+
+
 def find_columns(names: Sequence[str], columns: Sequence[Column], shown: str) -> list[str]:
     """The name of each wanted column among `names`, the columns of the table that messages call `shown`.
 
-    Raises DataError, listing the columns there are, where none fits or two fit equally. A lone column is
-    taken for a lone wish, whatever its name.
+    Raises DataError, listing the columns, if none fits or two fit equally. A table's only column is taken for the only
+    wanted one, whatever its name.
     """
     if len(names) == len(columns) == 1 and columns[0].name is None:
         return list(names)
@@ -69,11 +80,8 @@ def _find_column(names: Sequence[str], column: Column, shown: str) -> str:
                     f"{shown}: there is no column {column.name!r}.{did_you_mean(column.name, names)} {there}",
                     hint=f"Set {column.key} to one of them.",
                 )
-            case many:
-                raise DataError(
-                    f"{shown}: {many} columns are called {column.name!r}. {there}",
-                    hint="Give each column a name of its own.",
-                )
+            case _:
+                check_header(names, shown)
     plain = [re.sub(r"[\s-]+", "_", name.strip().lower()) for name in names]
     for group in _USUAL_NAMES[column.role]:
         match [name for name, usual in zip(names, plain, strict=True) if usual in group]:

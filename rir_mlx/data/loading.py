@@ -9,16 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rir_mlx.data.cells import checked_text
 from rir_mlx.data.columns import Column
-from rir_mlx.data.rows import Row, Triple, _collect, _triple_reader, checked_text, row_readers
+from rir_mlx.data.labels import Spellings
+from rir_mlx.data.rows import Row, RowRules, Triple, collect, row_readers, triple_reader
 from rir_mlx.data.splits import carve_missing_parts, carved_size, draw_rows, sample_train, shuffled
 from rir_mlx.data.tables.sources import read_file, read_tables
-from rir_mlx.data.tables.table import Table, missing_file
+from rir_mlx.data.tables.table import ANY_FORMAT, Table, TableFormat, Wanted, missing_file
 from rir_mlx.data.tables.text_files import read_lines
 from rir_mlx.errors import DataError
 from rir_mlx.recipe.schema import DataSection, ReasoningSection, SourceSpec
@@ -38,6 +40,8 @@ class LabelledData:
     """SHA-256 over the labels and the rows of the three parts."""
     notes: tuple[str, ...]
     """What the user should know about these rows, in words."""
+    spellings: Spellings
+    """How each label is spelled in the files, with counts."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,9 @@ def load_labelled(
     if not section.labels or any(sources[part] is None for part in parts):
         needed.add("train")
     notes: list[str] = []
-    labels, rows = _read_rows(section, {part: sources[part] for part in sources if part in needed}, notes)
+    spellings: Spellings = {}
+    wanted_sources = {part: sources[part] for part in sources if part in needed}
+    labels, rows = _read_rows(section, wanted_sources, notes, spellings)
     for part, size in (("test", section.test_size), ("validation", section.val_size)):
         if part in rows and 1 <= size < len(rows[part]):
             notes.append(f"{part}: {int(size):,} of {len(rows[part]):,} rows drawn")
@@ -76,7 +82,7 @@ def load_labelled(
         rows["train"] = sample_train(rows["train"], section.max_samples, seed, notes)
     used = {part: tuple(rows[part]) if part in parts and part in rows else () for part in sources}
     digest = _digest([["label", *pair] for pair in labels.items()], used)
-    return LabelledData(labels, used["train"], used["validation"], used["test"], digest, tuple(notes))
+    return LabelledData(labels, used["train"], used["validation"], used["test"], digest, tuple(notes), spellings)
 
 
 def load_triples(section: ReasoningSection, seed: int) -> TripleData:
@@ -94,7 +100,7 @@ def load_triples(section: ReasoningSection, seed: int) -> TripleData:
     ]
     notes: list[str] = []
     tables = read_tables(section.source, columns, "reasoning.source")
-    triples = _collect([(table, _triple_reader(table)) for table in tables], notes)
+    triples = collect([(table, triple_reader(table)) for table in tables], notes)
     if not triples:
         raise DataError(f"reasoning.source: {section.source.path} has no complete triples.")
     count = carved_size(section.val_size, len(triples), len(triples), "reasoning.val_size", "")
@@ -108,13 +114,19 @@ def load_triples(section: ReasoningSection, seed: int) -> TripleData:
     return TripleData(train, validation, digest, tuple(notes))
 
 
-def read_texts(path: Path, text_column: str | None) -> list[str]:
+def read_texts(path: Path, text_column: str | None, form: TableFormat = ANY_FORMAT) -> list[str]:
     """The texts of a file to classify: one a line in `.txt`, else the text column. Raises DataError with all faults."""
     if not path.is_file():
         raise missing_file(path)
     lines = path.suffix.lower() == ".txt"
-    table = read_lines(path) if lines else read_file(path, [Column("text", "the text column", text_column)])
-    return _collect([(table, lambda _, cells: checked_text(cells[0], "text"))], [])
+    wanted = Wanted([Column("text", "the text column", text_column)], str(path), form)
+    table = read_lines(path, form) if lines else read_file(path, wanted)
+    return collect([(table, lambda _, cells: checked_text(cells[0], "text"))], [])
+
+
+def format_of(section: DataSection) -> TableFormat:
+    """How the user says the files of the labelled data are written."""
+    return TableFormat(section.delimiter, section.encoding, section.quotes)
 
 
 def columns_of(section: DataSection, part: str) -> list[Column]:
@@ -136,7 +148,7 @@ def labels_in(tables: Sequence[Table], rows: Sequence[Row]) -> dict[str, str]:
 
 
 def _read_rows(
-    section: DataSection, sources: Mapping[str, SourceSpec | None], notes: list[str]
+    section: DataSection, sources: Mapping[str, SourceSpec | None], notes: list[str], spellings: Spellings
 ) -> tuple[dict[str, str], dict[str, list[Row]]]:
     """The labels, and the rows of each part that has a source. Training rows come first: they may give the labels."""
     labels = dict(section.labels)
@@ -145,9 +157,9 @@ def _read_rows(
     for part, source in sources.items():
         if source is None:
             continue
-        tables = read_tables(source, columns_of(section, part), f"data.{part}")
+        tables = read_tables(source, columns_of(section, part), f"data.{part}", format_of(section))
         try:
-            rows[part] = _collect(row_readers(tables, part, labels), notes)
+            rows[part] = collect(row_readers(tables, part, RowRules(labels, spellings)), notes)
         except DataError as error:
             broken.append(error)
             continue
@@ -181,12 +193,6 @@ def check_labels(section: DataSection, labels: Mapping[str, str], rows: Sequence
         yield f"no training row has the label {', '.join(map(repr, absent))}"
     if single := sorted(name for name, count in counts.items() if count == 1):
         yield f"a single row has the label {', '.join(map(repr, single))}: it stays in train"
-    alike = defaultdict(list)
-    for name in labels:
-        alike[" ".join(name.lower().split())].append(name)
-    for names in alike.values():
-        if len(names) > 1:
-            yield f"labels that differ only in capitals or spaces: {', '.join(map(repr, names))}"
 
 
 def _digest(head: Iterable[Sequence[str]], parts: Mapping[str, Sequence[Row] | Sequence[Triple]]) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from rir_mlx.data.tables.table import Fault, Table, refuse
+from rir_mlx.data.cells import checked_text
+from rir_mlx.data.labels import Spellings, label_of, spelling_of
+from rir_mlx.data.tables.table import Fault, Table, advice, refuse
 from rir_mlx.errors import did_you_mean
 
 
@@ -38,6 +39,8 @@ class Triple:
     reasoning: str
 
 
+_MOST_LABELS = 100_000
+
 Item = TypeVar("Item")
 Reader = Callable[[int, Sequence[Any]], Item]
 """Makes a row of its number and cells. Raises ValueError where it cannot be used."""
@@ -47,80 +50,66 @@ class _UnknownLabelError(ValueError):
     """A fault of the recipe or the row, never one to pass over."""
 
 
-def checked_text(value: Any, what: str) -> str:
-    """The value, where it is a text that a model can be given. Raises ValueError, saying why not."""
-    if value is None:
-        raise ValueError(f"no {what}")
-    if not isinstance(value, str):
-        raise ValueError(f"the {what} is not a string but {repr(value)[:60]}")
-    if not value.strip():
-        raise ValueError(f"the {what} is empty")
-    if "\0" in value:
-        raise ValueError(f"the {what} holds a NUL byte")
-    if not value.isascii():
-        try:
-            value.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise ValueError(f"the {what} holds half a character (a lone surrogate) at {error.start}") from None
-    return value
-
-
 def _optional(value: Any) -> str | None:
     """A reasoning, or None where the cell is empty: R-Gen then writes one."""
     return None if value is None or not str(value).strip() else checked_text(value, "reasoning")
 
 
-def _name(value: Any, classes: tuple[str, ...] | None, what: str) -> str:
-    """A label or answer as text: class ids by their names, other whole numbers by their digits."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        if math.isnan(value):
-            value = None
-        elif value.is_integer():  # a column of whole numbers with gaps
-            value = int(value)
-    if isinstance(value, int):
-        if classes is None:
-            return str(value)
-        if value == -1:  # how data sets mark rows whose labels are withheld
-            value = None
-        elif 0 <= value < len(classes):
-            return classes[value]
-        else:
-            raise ValueError(f"class id {value} has no name among {len(classes)}")
-    return checked_text(value, what)
+@dataclass(frozen=True)
+class RowRules:
+    """How rows are read. `known` are the labels that there may be, if any; another one is a fault unless `lenient`.
+    `spellings` collects how each label is spelled."""
+
+    known: Mapping[str, str]
+    spellings: Spellings
+    lenient: bool = False
 
 
-def row_readers(tables: Sequence[Table], part: str, known: Mapping[str, str]) -> list[tuple[Table, Reader[Row]]]:
+def row_readers(tables: Sequence[Table], part: str, rules: RowRules) -> list[tuple[Table, Reader[Row]]]:
     """Each table of a source with the reader of its rows. `part` is the source's key, with which row ids start."""
     prefixes = [part] if len(tables) == 1 else [f"{part}:{number}" for number in range(1, len(tables) + 1)]
-    return [(table, _row_reader(table, prefix, known)) for table, prefix in zip(tables, prefixes, strict=True)]
+    return [(table, _row_reader(table, prefix, rules)) for table, prefix in zip(tables, prefixes, strict=True)]
 
 
-def _row_reader(table: Table, prefix: str, known: Mapping[str, str]) -> Reader[Row]:
-    """Rows from the cells of text, label and perhaps reasoning; of the labels `known`, where there are any."""
-    classes, hints = table.class_names[1], dict[str, str]()
-    interned = dict[str, str]()
+def _row_reader(table: Table, prefix: str, rules: RowRules) -> Reader[Row]:
+    """Rows from the cells of text, label and perhaps reasoning."""
+    known, hints = rules.known, dict[str, str]()
+    labels = dict[Any, str]()  # of each cell that was seen; a label comes again and again
 
     def read(number: int, cells: Sequence[Any]) -> Row:
-        label = _name(cells[1], classes, "label")
-        label = interned.setdefault(label, label)
+        cell = cells[1]
+        key = (type(cell), cell)
+        try:
+            label = labels.get(key)
+        except TypeError:  # a list or an object
+            label = None
+        if label is None:
+            label = label_of(cell, known, table.class_names[1])
+            if len(labels) < _MOST_LABELS:
+                labels[key] = label
         text, reasoning = checked_text(cells[0], "text"), _optional(cells[2]) if len(cells) > 2 else None
-        if known and label not in known:
+        if known and not rules.lenient and label not in known:
             if label not in hints:
                 hints[label] = did_you_mean(label, known)
             raise _UnknownLabelError(f"the label {label!r} is not one of the {len(known)} labels.{hints[label]}")
+        spelled = rules.spellings.setdefault(label, Counter())
+        spelled[label if table.class_names[1] else spelling_of(cell)] += 1
         return Row(text, label, reasoning, table.name, number, f"{prefix}:{number}")
 
     return read
 
 
-def _triple_reader(table: Table) -> Reader[Triple]:
+def _answer(value: Any, classes: tuple[str, ...] | None) -> str:
+    """An answer: a text as it is, other values as a label would be."""
+    return checked_text(value, "answer") if isinstance(value, str) or value is None else label_of(value, (), classes)
+
+
+def triple_reader(table: Table) -> Reader[Triple]:
     classes = table.class_names[1]
 
     def read(_: int, cells: Sequence[Any]) -> Triple:
         return Triple(
-            checked_text(cells[0], "question"), _name(cells[1], classes, "answer"), checked_text(cells[2], "reasoning")
+            checked_text(cells[0], "question"), _answer(cells[1], classes), checked_text(cells[2], "reasoning")
         )
 
     return read
@@ -137,6 +126,7 @@ class Sifted(NamedTuple, Generic[Item]):
 def sift(table: Table, read: Reader[Item], notes: list[str]) -> Sifted[Item]:
     """Read the rows of a table, in order. Those that are at fault and that nobody here can mend are noted alone."""
     rows, faults, passed_over = list[Item](), list(table.faults), Counter[str]()
+    notes += table.notes
     unknown = False
     for number, *cells in zip(table.rows, *table.cells, strict=True):
         try:
@@ -154,11 +144,15 @@ def sift(table: Table, read: Reader[Item], notes: list[str]) -> Sifted[Item]:
     return Sifted(rows, faults, unknown)
 
 
-def _collect(tables: Iterable[tuple[Table, Reader[Item]]], notes: list[str]) -> list[Item]:
+def collect(tables: Iterable[tuple[Table, Reader[Item]]], notes: list[str]) -> list[Item]:
     """The rows of all tables, in order. Raises DataError with all faults."""
-    sifted = [(table, sift(table, read, notes)) for table, read in tables]
-    hint = "Mend these rows or take them out."
-    if any(one.unknown for _, one in sifted):
-        hint += " Labels that are meant go into data.labels."
-    refuse([(table.name, table.total, one.faults) for table, one in sifted], hint)
-    return [row for _, one in sifted for row in one.rows]
+    results = [(table, sift(table, read, notes)) for table, read in tables]
+    unknown = any(sifted.unknown for _, sifted in results)
+    refuse([(table.name, table.total, sifted.faults) for table, sifted in results], hint_for(results, unknown=unknown))
+    return [row for _, sifted in results for row in sifted.rows]
+
+
+def hint_for(results: Iterable[tuple[Table, Sifted[Any]]], *, unknown: bool) -> str:
+    """What to do about the faults of some tables."""
+    faults = [fault.what for _, sifted in results for fault in sifted.faults]
+    return advice(faults) + (" Labels that are meant go into data.labels." if unknown else "")

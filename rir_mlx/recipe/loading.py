@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def load_recipe(source: str | Path | Recipe | None = None, overrides: Sequence[s
                 raise RecipeError(f"There is no recipe file {path}.", hint=f"Shipped recipes: {', '.join(SHIPPED)}.")
             path = shipped_recipe(str(source))
         where = str(path)
-        values = {"name": path.stem} | _read_yaml(path)
+        values = {"name": name_from(path.stem)} | _read_yaml(path)
     for text in overrides:
         _merge_override(values, text)
     if any(text.startswith(("data.train=", "data.train.path=")) for text in overrides):
@@ -68,9 +69,29 @@ def dump_recipe(recipe: Recipe) -> str:
     return text
 
 
+def name_from(text: str) -> str:
+    """A text as the name of a run: `my recipe (2)` becomes `my-recipe-2`."""
+    return re.sub(r"[^\w.-]+", "-", text).strip("-.") or "recipe"
+
+
+class _DistinctKeys(yaml.SafeLoader):
+    """YAML in which a key that comes twice is an error: the first value would be lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set[str]()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key.value!r} comes twice", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _DistinctKeys)
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path} is not UTF-8 text: byte {error.start}.", hint="Save it as UTF-8.") from error
     except yaml.YAMLError as error:
@@ -103,6 +124,9 @@ def _merge_override(values: dict[str, Any], text: str) -> None:
         node[parent] = child = dict(child) if isinstance(child, dict) else {}
         node = child
     try:
-        node[last] = yaml.safe_load(value) if value else None
+        if last == "delimiter":  # `|` and `,` are signs of YAML
+            node[last] = value or None
+        else:
+            node[last] = yaml.load(value, _DistinctKeys) if value else None
     except yaml.YAMLError as error:
         raise RecipeError(f"--set {text}: {value!r} is not a YAML value.") from error

@@ -5,9 +5,10 @@ The models below are the one place where a key, its default and its help stand. 
 
 from __future__ import annotations
 
+import codecs
 from typing import Annotated, Any, Self, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from rir_mlx.types import (
     DEFAULT_FILTERS,
@@ -26,7 +27,7 @@ from rir_mlx.types import (
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 def _source_from_text(value: Any) -> Any:
@@ -59,6 +60,25 @@ def _labels_from_list(value: Any) -> Any:
     return {str(name): "" if what is None else what for name, what in pairs.items()}
 
 
+def _delimiter(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    mark = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|"}.get(value, value)
+    if len(mark) != 1 or mark in '"\r\n ':
+        raise ValueError("must be one character, or tab, comma, semicolon or pipe")
+    return mark
+
+
+def _encoding(value: str | None) -> str | None:
+    try:
+        known = value is None or codecs.lookup(value)._is_text_encoding
+    except (LookupError, ValueError):
+        known = False
+    if not known:
+        raise ValueError("must be the name of a text encoding, as cp1252, latin-1 or utf-16")
+    return value
+
+
 class DataSection(Section):
     """The labelled rows to classify."""
 
@@ -72,6 +92,13 @@ class DataSection(Section):
     """Column of the text; the usual names (text, sentence, content, …) are found alone."""
     label_column: str | None = None
     """Column of the label; the usual names (label, category, class, …) are found alone."""
+    delimiter: Annotated[str | None, BeforeValidator(_delimiter)] = None
+    """The character between the cells of CSV and TSV files, as `;` or `tab`. `null`: found from the file."""
+    encoding: Annotated[str | None, AfterValidator(_encoding)] = None
+    """Encoding of CSV, TSV, JSONL and text files, as `cp1252` or `utf-16`. `null`: UTF-8."""
+    quotes: bool | None = None
+    """Whether quotation marks enclose cells of CSV and TSV files (`true`) or belong to the texts (`false`). `null`:
+    they enclose cells, except in a TSV file that does not use them so."""
     reasoning_column: str | None = None
     """Column with reasonings of your own for training (and validation) rows. They pass the same filters as R-Gen's, and
     R-Gen learns from them; it writes only where the cell is empty."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rir_mlx.evaluation.schema import Comparison
 from rir_mlx.stages.augmentation import augment_rows, exact_prompts
 from rir_mlx.stages.checking import check, warn_about_data
-from rir_mlx.stages.context import Context
+from rir_mlx.stages.context import Context, exclusive
 from rir_mlx.stages.evaluation import evaluate
 from rir_mlx.stages.opening import OpenOptions, RecipeSource, open_run, open_trained_run, recipe_of_rows
 from rir_mlx.stages.training import train_classifier, train_rgen
@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 
+@exclusive
 def run_all(context: Context) -> Comparison | None:
     """Every stage in order; finished ones are skipped. Faults of the data are found before any training."""
     arms = context.recipe.classifier.arms

@@ -23,7 +23,7 @@ from rir_mlx.errors import NoServer, UserError
 from rir_mlx.interrupts import Interrupts
 from rir_mlx.prompting.prompts import answer_format, classifier_prompt
 from rir_mlx.prompting.room import prompt_room
-from rir_mlx.stages.context import Context, is_due, on_main_process
+from rir_mlx.stages.context import Context, exclusive, is_due, on_main_process
 from rir_mlx.stages.reasoning_model import ReasoningModel
 from rir_mlx.stages.run_data import row_ids_digest
 from rir_mlx.storage.atomic import make_folder, replacing, write_json
@@ -35,6 +35,7 @@ _NOT_THE_TEXT = {"batch_size", "concurrency", "timeout", "workers", "base_url", 
 _TEST_PART = re.compile(r"(?<![a-z])test(?![a-z])", re.IGNORECASE)
 
 
+@exclusive
 @on_main_process
 def augment_rows(context: Context, limit: int | None = None) -> dict[str, Any] | None:
     """Write a reasoning for each training and validation row and keep those that pass the filters. Returns the

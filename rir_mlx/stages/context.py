@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from rir_mlx.backends.base import Backend, ProcessGroup
-from rir_mlx.backends.processes import run_on_main
+from rir_mlx.backends.processes import is_main, run_on_main
 from rir_mlx.classification.loading import RecipeModel, seed_suffix, trained_stage
 from rir_mlx.progress import Progress, Silent
 from rir_mlx.prompting.arms import ClassificationTask
 from rir_mlx.recipe.schema import Recipe
 from rir_mlx.stages.run_data import RunData
 from rir_mlx.storage.layout import RunDir, Stage
+from rir_mlx.storage.run_lock import RunLock
 from rir_mlx.types import Arm
 
 T = TypeVar("T")
@@ -39,6 +41,10 @@ class Context:
     @cached_property
     def data(self) -> RunData:
         return RunData(self.recipe, self.progress)
+
+    @cached_property
+    def lock(self) -> RunLock:
+        return RunLock(self.run.folder, self.command)
 
     @property
     def backend(self) -> Backend:
@@ -66,6 +72,28 @@ class Context:
         return seed_suffix(self.recipe, seed)
 
 
+def exclusive(stage: Callable[Concatenate[Context, P], T]) -> Callable[Concatenate[Context, P], T]:
+    """A stage during which no other call writes the same run: raises UserError if one does already."""
+
+    @wraps(stage)
+    def run(context: Context, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with _locked(context):
+            return stage(context, *args, **kwargs)
+
+    return run
+
+
+@contextmanager
+def _locked(context: Context) -> Iterator[None]:
+    """Hold the run's lock, in the main process for all."""
+    run_on_main(context.processes, context.lock.begin)
+    try:
+        yield
+    finally:
+        if is_main(context.processes):
+            context.lock.end()
+
+
 def on_main_process(stage: Callable[Concatenate[Context, P], T]) -> Callable[Concatenate[Context, P], T | None]:
     """A stage that runs in one process: the other ranks wait for it, and get None."""
 
@@ -84,6 +112,7 @@ def is_due(context: Context, stage: Stage, inputs: dict[str, Any], what: str, *,
         return False
     reason = why or "--force was given"
     context.progress.say(f"{what}: runs, because {reason}.")
+    context.lock.lock()
     if begins:
         context.run.save_recipe(context.recipe)
     return True

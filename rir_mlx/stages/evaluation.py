@@ -47,7 +47,7 @@ from rir_mlx.evaluation.verdict import (
 )
 from rir_mlx.recipe.loading import dump_recipe
 from rir_mlx.stages.baselines import baseline_names, majority_entry, measure_baseline, predicted_rows
-from rir_mlx.stages.context import Context, on_main_process
+from rir_mlx.stages.context import Context, exclusive, on_main_process
 from rir_mlx.stages.measuring import explain, measure
 from rir_mlx.statistics.intervals import FloatArray
 from rir_mlx.statistics.paired_tests import is_better
@@ -58,6 +58,7 @@ _EXPLAINED_EXAMPLES = 100
 """Examples of each outcome for which an arm that writes the label first is asked for its reasoning."""
 
 
+@exclusive
 @on_main_process
 def evaluate(context: Context) -> Comparison:
     """Measure every trained arm and the baselines on the test rows, compare them, and write `comparison.json`, the

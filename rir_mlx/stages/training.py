@@ -22,7 +22,7 @@ from rir_mlx.prompting.examples import Lesson, TrainingExample, TrainingExamples
 from rir_mlx.prompting.prompts import Prompt, reasons_first, rgen_prompt, rgen_row_prompt
 from rir_mlx.prompting.room import check_room
 from rir_mlx.stages.checking import warn_about_data
-from rir_mlx.stages.context import Context, is_due
+from rir_mlx.stages.context import Context, exclusive, is_due
 from rir_mlx.stages.run_data import read_reasonings, row_ids_digest
 from rir_mlx.storage.digests import digest_of, digest_of_file
 from rir_mlx.storage.layout import Stage
@@ -40,6 +40,7 @@ _MEASURED = 200
 """Validation rows on which an arm that reasons first is measured during training: each costs a generation."""
 
 
+@exclusive
 def train_rgen(context: Context) -> None:
     """Stage 1: train the base model to write a reasoning from a question and its answer, on the triples and on the
     rows that have a reasoning of their own."""
@@ -114,6 +115,7 @@ def _rgen_examples(context: Context, part: str) -> TrainingExamples:
     return joined(*(encode_examples(codec, rows, recipe.max_seq_length) for rows in (from_triples, from_rows)))
 
 
+@exclusive
 def train_classifier(context: Context, arm: Arm) -> None:
     """Stage 2: train one arm of the classifier, once for each of the recipe's seeds."""
     for seed in context.recipe.classifier.seeds:

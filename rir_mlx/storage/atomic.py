@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import glob
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +40,8 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises Failure if the file or folder cannot be written. Other errors of the block are raised as they are, an OSError
     about another file among them."""
     make_folder(path.parent)
-    for stale in path.parent.glob(f".{path.name}.*.tmp"):  # left by a process that was killed here
-        shutil.rmtree(stale, ignore_errors=True)
-    with _failure_to_write(path):
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-    try:
+    _delete_stale(path)
+    with _temporary_folder(path) as temporary:
         try:
             yield temporary / path.name
         except OSError as error:
@@ -53,21 +52,68 @@ def replacing(path: Path) -> Iterator[Path]:
             _sync(temporary / path.name)
             _rename(temporary / path.name, path, aside=temporary / "old")
             _sync_names(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def replace_folder(new: Path, place: Path) -> None:
     """Rename the folder `new` to `place` on the same file system; delete what stood there only once `new` has its name.
 
     Raises Failure if it cannot be renamed; `place` is then as before."""
-    with _failure_to_write(place):
-        temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".tmp", dir=place.parent))
+    with _temporary_folder(place) as temporary, _failure_to_write(place):
+        _rename(new, place, aside=temporary / "old")
+        _sync_names(place.parent)
+
+
+@contextmanager
+def _temporary_folder(path: Path) -> Iterator[Path]:
+    """A folder beside `path`, locked as long as its process needs it, and deleted in the end."""
+    descriptor: int | None = None
+    while descriptor is None:  # a process that looks for stale folders may lock it first, and delete it
+        with _failure_to_write(path):
+            temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
         try:
-            _rename(new, place, aside=temporary / "old")
-            _sync_names(place.parent)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            descriptor = _try_to_lock(temporary)
+        except NotImplementedError:
+            break
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _delete_stale(path: Path) -> None:
+    """Delete the temporary folders beside `path` that a killed process left. One that is in use is locked; on a file
+    system without locks all are left."""
+    for folder in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with suppress(NotImplementedError):
+            descriptor = _try_to_lock(folder)
+            if descriptor is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+                os.close(descriptor)
+
+
+def _try_to_lock(folder: Path) -> int | None:
+    """A descriptor that holds the folder's lock until it is closed; None if the folder is held or gone. A process's
+    end closes it, however it ends.
+
+    Raises NotImplementedError on a file system without locks."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(descriptor), folder.stat()):
+            return descriptor
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            os.close(descriptor)
+            raise NotImplementedError from error
+    os.close(descriptor)
+    return None
 
 
 @contextmanager

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 
 def digest_of(values: Any) -> str:
     """The first 16 hexadecimal digits of the SHA-256 of anything that can be written as JSON."""
@@ -26,8 +28,18 @@ def changes(before: Any, now: Any) -> list[str]:
 
 
 def plain_json(values: Any) -> Any:
-    """The values as JSON returns them: tuples as lists, keys as text, paths and other objects as text."""
-    return json.loads(json.dumps(values, default=str))
+    """The values as JSON returns them: tuples as lists, keys as text, NumPy's numbers as numbers, paths as text.
+
+    Raises TypeError for anything else: as text it could not be told from text."""
+    return json.loads(json.dumps(values, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON: {repr(value)[:60]}")
 
 
 def _flatten(values: Any, at: str = "") -> dict[str, Any]:

@@ -211,7 +211,7 @@ def test_a_file_without_any_text_is_an_error_and_leaves_nothing(tmp_path: Path) 
     ("name", "raw", "fault"),
     [
         ("in.csv", b"id,text\n1,a\n2\n3,c\n4,d,e\n", "row 3: 1 field where the header has 2\n  row 5: 3 fields"),
-        ("in.csv", b"id,text\n1,a\n2,\xe9\n", "row 3: not UTF-8 text: byte 0xE9"),
+        ("in.csv", b"id,text\n1,a\n2,\xe9\n", "is not UTF-8 text (row 3: byte 0xE9"),
         ("in.csv", b'id,text\n1,a\n2,"b\n3,c\n', "row 3: a quotation mark opened here is never closed"),
         ("in.jsonl", b'{"text": "a"}\n{"text": \n[1]\n', "row 2: broken JSON at column"),
         ("in.jsonl", b'[{"text": "a"}]', "one JSON array"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import Running, start_command
 from recorder import logged
 from safetensors.numpy import load_file
 from tiny import make_tiny_llama
@@ -21,21 +23,34 @@ from tiny import make_tiny_llama
 STEPS = 50
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Rows in batches of five, two a step: neither batches nor the epoch's last step divide evenly."""
-    make_tiny_llama(tmp_path / "model")
+@pytest.fixture(scope="module", params=["torch", "mlx"])
+def backend_name(request: pytest.FixtureRequest) -> str:
+    if find_spec({"torch": "torch", "mlx": "mlx_lm"}[request.param]) is None:
+        pytest.skip(f"{request.param} is not installed")
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def folder(backend_name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows in batches of five, two a step: neither batches nor the epoch's last step divide evenly. A training by one
+    process in `one`, and by two in `two`."""
+    folder = tmp_path_factory.mktemp(f"ranks-{backend_name}")
+    make_tiny_llama(folder / "model")
     labels = {"joy": "i feel happy today", "sadness": "i was sad", "anger": "now i am angry at the rain"}
     rows = [f"{text} {'my friend ' * (n % 5)}{n},{label}\n" for n in range(41) for label, text in labels.items()]
-    (tmp_path / "rows.csv").write_text("text,label\n" + "".join(rows), encoding="utf-8")
-    (tmp_path / "small.yaml").write_text(
+    (folder / "rows.csv").write_text("text,label\n" + "".join(rows), encoding="utf-8")
+    (folder / "small.yaml").write_text(
         "model: ./model\nmax_seq_length: 320\ndtype: float32\nlora_parameters: {rank: 4}\n"
         "data: {train: rows.csv, val_size: 16, test_size: 15}\n"
         f"classifier: {{arms: [qa], iters: {STEPS}, batch_size: 5, grad_accumulation_steps: 3, learning_rate: 1e-3, "
         "steps_per_eval: 25, save_every: 2, steps_per_report: 1}\n",
         encoding="utf-8",
     )
-    return tmp_path
+    alone = start_command(folder, *command("one", backend_name))
+    out = finished(launch(folder, "two", backend_name))
+    assert out.count("classifier qa: runs") == 1, "one process speaks"
+    assert alone.wait(timeout=300) == 0, alone.err()
+    return folder
 
 
 def free_port() -> int:
@@ -44,18 +59,22 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def start(folder: Path, runs: str, backend: str, ranks: int, mark: str = "") -> subprocess.Popen[str]:
-    ours = ["rir_cli", "train-classifier", "small.yaml", "--runs", runs, "--backend", backend]
-    scripts = Path(sys.executable).parent
-    launch = {
-        "torch": [str(scripts / "torchrun"), "--standalone", "--nproc-per-node", str(ranks), "-m", *ours],
+def command(runs: str, backend: str) -> list[str]:
+    return ["train-classifier", "small.yaml", "--runs", runs, "--backend", backend]
+
+
+def launch(folder: Path, runs: str, backend: str, mark: str = "") -> subprocess.Popen[str]:
+    """Two processes, by torchrun or mlx.launch."""
+    ours, scripts = ["rir_cli", *command(runs, backend)], Path(sys.executable).parent
+    launchers = {
+        "torch": [str(scripts / "torchrun"), "--standalone", "--nproc-per-node", "2", "-m", *ours],
         "mlx": [
-            *(str(scripts / "mlx.launch"), "-n", str(ranks), "--starting-port", str(free_port()), "--"),
+            *(str(scripts / "mlx.launch"), "-n", "2", "--starting-port", str(free_port()), "--"),
             *(sys.executable, "-m", *ours),
         ],
     }
     return subprocess.Popen(
-        launch[backend] if ranks > 1 else [sys.executable, "-m", *ours],
+        launchers[backend],
         cwd=folder,
         env=os.environ | {"OMP_NUM_THREADS": "1", "RIR_TEST_MARK": mark},
         stdout=subprocess.PIPE,
@@ -64,17 +83,23 @@ def start(folder: Path, runs: str, backend: str, ranks: int, mark: str = "") -> 
     )
 
 
+def warm(folder: Path, runs: str, backend: str) -> list[Running]:
+    """Two processes that find each other by what the launchers set, and start warm."""
+    ports = [free_port(), free_port()]
+    hosts = folder / "hosts.json"
+    hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in ports]), encoding="utf-8")
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(ports[0]), "WORLD_SIZE": "2"}
+    environments: dict[str, list[dict[str, str]]] = {
+        "torch": [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in (0, 1)],
+        "mlx": [{"MLX_HOSTFILE": str(hosts), "MLX_RANK": str(rank)} for rank in (0, 1)],
+    }
+    return [start_command(folder, *command(runs, backend), **environment) for environment in environments[backend]]
+
+
 def finished(process: subprocess.Popen[str]) -> str:
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 0, out
     return out
-
-
-@pytest.fixture(params=["torch", "mlx"])
-def backend_name(request: pytest.FixtureRequest) -> str:
-    if find_spec({"torch": "torch", "mlx": "mlx_lm"}[request.param]) is None:
-        pytest.skip(f"{request.param} is not installed")
-    return str(request.param)
 
 
 def process_of_rank(rank: int, mark: str) -> int:
@@ -93,9 +118,6 @@ def process_of_rank(rank: int, mark: str) -> int:
 
 def test_two_ranks_take_the_steps_of_one(folder: Path, backend_name: str) -> None:
     """Disjoint rows, gradients summed by the tokens of the whole step: the same trajectory, up to rounding."""
-    finished(start(folder, "one", backend_name, 1))
-    out = finished(start(folder, "two", backend_name, 2))
-    assert out.count("classifier qa: runs") == 1  # one process speaks
     one, two = (folder / name / "small/classifier-qa" for name in ("one", "two"))
     assert len(logged(one)) == len(logged(two)) == STEPS
     for key in ("loss", "grad_norm", "learning_rate"):
@@ -110,37 +132,45 @@ def test_two_ranks_take_the_steps_of_one(folder: Path, backend_name: str) -> Non
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").is_file(), reason="finds the process to kill under /proc")
-def test_a_rank_that_dies_ends_the_job_which_then_goes_on(folder: Path, backend_name: str) -> None:
-    finished(start(folder, "whole", backend_name, 2))
+def test_a_rank_that_dies_ends_the_job_which_then_resumes(folder: Path, backend_name: str) -> None:
     stage = folder / "killed/small/classifier-qa"
-    process = start(folder, "killed", backend_name, 2, mark=folder.name)
-    deadline = time.monotonic() + 60
+    process = launch(folder, "killed", backend_name, mark=folder.name)
+    deadline = time.monotonic() + 120
     while not (stage / "checkpoints/step-00000008").is_dir():
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.001)
     os.kill(process_of_rank(1, folder.name), signal.SIGKILL)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=120)
     assert "Another process of this training is gone" in out
     if backend_name == "torch":
         assert process.returncode != 0  # mlx.launch returns 0 all the same
     assert not (stage / "done.json").exists()
     recipe = (folder / "small.yaml").read_text()
     (folder / "small.yaml").write_text(recipe.replace("learning_rate: 1e-3", "learning_rate: 0.5"))
-    out, _ = start(folder, "killed", backend_name, 2).communicate(timeout=60)
-    assert "learning_rate was 0.001, is 0.5" in out  # said by the first process, and nothing else by the other
-    assert "is gone" not in out
+    refused = warm(folder, "killed", backend_name)
+    assert [process.wait(timeout=120) for process in refused] == [2, 2]
+    first, other = (process.out() + process.err() for process in refused)
+    assert "learning_rate was 0.001, is 0.5" in first
+    assert "is gone" not in first
+    assert other == "", "the first process speaks for both"
     (folder / "small.yaml").write_text(recipe)
-    out = finished(start(folder, "killed", backend_name, 2))
-    assert "Resuming from step" in out
+    resumed = warm(folder, "killed", backend_name)
+    assert [process.wait(timeout=300) for process in resumed] == [0, 0], resumed[0].err()
+    assert "Resuming from step" in resumed[0].err()
     name = "adapter/adapters.safetensors"
-    assert (stage / name).read_bytes() == (folder / "whole/small/classifier-qa" / name).read_bytes()
-    assert logged(stage) == logged(folder / "whole/small/classifier-qa")
+    assert (stage / name).read_bytes() == (folder / "two/small/classifier-qa" / name).read_bytes()
+    assert logged(stage) == logged(folder / "two/small/classifier-qa")
     assert not list(stage.rglob("*.tmp"))
 
 
 def test_a_mistake_is_told_once(folder: Path, backend_name: str) -> None:
+    table = (folder / "rows.csv").read_text(encoding="utf-8")
     (folder / "rows.csv").write_text("text,label\n", encoding="utf-8")
-    out, _ = start(folder, "runs", backend_name, 2).communicate(timeout=60)
-    assert out.count("error:") - out.count("torch.distributed") <= 1
+    processes = warm(folder, "runs", backend_name)
+    for process in processes:
+        process.wait(timeout=120)
+    (folder / "rows.csv").write_text(table, encoding="utf-8")
+    out = "".join(process.err() for process in processes)
+    assert out.count("error:") == 1
     assert "rows.csv" in out

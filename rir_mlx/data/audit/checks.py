@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from rir_mlx.data.audit.findings import Audit, Balance, Example, Finding, Lengths, Material, Place, Refused, Ruler
+from rir_mlx.data.audit.spelling import check_spellings
 from rir_mlx.data.audit.unusual_characters import odd_kinds, spelt
 from rir_mlx.data.rows import Row
 from rir_mlx.data.same_text import normalised
@@ -35,6 +36,7 @@ def audit(material: Material, ruler: Ruler | None = None) -> Audit:
     findings = [
         *_refused(material.refused),
         *_labels_unknown(parts, material.named),
+        *check_spellings(counts, material),
         *_leaks(parts, groups),
         *_contradictions(groups),
         *_rare(counts["train"], counts["test"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -27,6 +28,8 @@ class Material:
     named: Sequence[str] = ()
     refused: Sequence[Refused] = ()
     notes: Sequence[str] = ()
+    spellings: Mapping[str, Counter[str]] = field(default_factory=dict)
+    """How each label is spelled in the files, with counts."""
 
 
 @dataclass(frozen=True)

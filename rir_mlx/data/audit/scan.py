@@ -7,8 +7,9 @@ among these. Knows no check.
 from __future__ import annotations
 
 from rir_mlx.data.audit.findings import Material, Refused
-from rir_mlx.data.loading import check_labels, columns_of, labels_in
-from rir_mlx.data.rows import Row, row_readers, sift
+from rir_mlx.data.labels import Spellings
+from rir_mlx.data.loading import check_labels, columns_of, format_of, labels_in
+from rir_mlx.data.rows import Row, RowRules, row_readers, sift
 from rir_mlx.data.splits import carve_missing_parts
 from rir_mlx.data.tables.sources import read_tables
 from rir_mlx.errors import DataError
@@ -23,13 +24,14 @@ def scan_sources(section: DataSection, seed: int) -> Material:
     rows: dict[str, list[Row]] = {}
     refused: list[Refused] = []
     notes: list[str] = []
+    spellings: Spellings = {}
     labels = dict(section.labels)
     for part, source in (("train", section.train), ("validation", section.validation), ("test", section.test)):
         if source is None:
             continue
-        tables = read_tables(source, columns_of(section, part), f"data.{part}")
+        tables = read_tables(source, columns_of(section, part), f"data.{part}", format_of(section))
         rows[part] = []
-        for table, read in row_readers(tables, part, {}):
+        for table, read in row_readers(tables, part, RowRules(section.labels, spellings, lenient=True)):
             found = sift(table, read, notes)
             rows[part] += found.rows
             refused += [Refused(part, table.name, fault.row, fault.what) for fault in sorted(found.faults)]
@@ -45,7 +47,7 @@ def scan_sources(section: DataSection, seed: int) -> Material:
         problems: list[str] = []
         notes += carve_missing_parts(rows, section, seed, lambda part, error: _fallback(section, part, error, problems))
         refused += [Refused("train", section.train.path, 0, problem) for problem in problems]
-    return Material(rows, tuple(section.labels), refused, notes)
+    return Material(rows, tuple(section.labels), refused, notes, spellings)
 
 
 def _fallback(section: DataSection, part: str, error: DataError, problems: list[str]) -> float:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rir_mlx.data.columns import Column, find_columns
+from rir_mlx.data.columns import Column, check_header, find_columns
 from rir_mlx.data.tables.table import ACCEPTED, Table, first_line
 from rir_mlx.errors import DataError, did_you_mean
 from rir_mlx.recipe.schema import SourceSpec
@@ -27,6 +27,18 @@ def holds_data_set(folder: Path) -> bool:
         return False
 
 
+def refuse_saved_data_set(folder: Path, key: str) -> None:
+    """Raise DataError if a folder was written by `save_to_disk`: its Arrow files are no format to share."""
+    several = (folder / "dataset_dict.json").is_file()
+    if several or ((folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()):
+        part = "['train']" if several else ""
+        raise DataError(
+            f"{key}: {folder} was written by `save_to_disk` of the datasets library.",
+            hint='Write it as Parquet: python -c "import datasets; '
+            f"datasets.load_from_disk('{folder}'){part}.to_parquet('{folder.name}.parquet')\"",
+        )
+
+
 def read_data_set(source: SourceSpec, columns: Sequence[Column], key: str, path: str) -> Table:
     import datasets
 
@@ -39,6 +51,7 @@ def read_data_set(source: SourceSpec, columns: Sequence[Column], key: str, path:
     shown = f"{source.path} ({split})"
     if not data.num_rows:
         raise DataError(f"{shown} has no rows.", hint=f"Set {key}.split to another split.")
+    check_header(data.column_names, shown)
     found = find_columns(data.column_names, columns, shown)
     features = [data.features[name] for name in found]
     classes = tuple(tuple(f.names) if isinstance(f, datasets.ClassLabel) else None for f in features)
@@ -81,7 +94,7 @@ def _explain(error: Exception, source: SourceSpec, key: str) -> DataError:
             hint=f"Accept the terms at https://huggingface.co/datasets/{path}, then run: hf auth login",
         )
     if words.startswith("Revision "):
-        return DataError(f"{key}: {path} has no revision {source.revision!r}.", hint=f"Mend {key}.revision.")
+        return DataError(f"{key}: {path} has no revision {source.revision!r}.", hint=f"Correct {key}.revision.")
     if type(error).__name__ == "DatasetNotFoundError":
         return DataError(
             f"{key}: there is no data set {path} on the Hugging Face hub, no such file here, or it is private.",

@@ -3,40 +3,49 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rir_mlx.data.columns import Column, find_columns
-from rir_mlx.data.tables.table import Fault, Table, refuse
-from rir_mlx.data.tables.text_files import decode, lines_of
+from rir_mlx.data.columns import find_columns
+from rir_mlx.data.tables.table import Fault, Table, Wanted, refuse
+from rir_mlx.data.tables.text_files import decode, not_utf8, open_lines
 from rir_mlx.errors import DataError
 
 
-def read_jsonl(path: Path, columns: Sequence[Column], shown: str) -> Table:
-    text, bad_lines = decode(path, shown)
-    if text.lstrip().startswith("["):
-        raise not_lines_of_json(path, shown)
+def read_jsonl(path: Path, wanted: Wanted) -> Table:
+    """The wanted keys of a JSONL file."""
     rows: list[int] = []
     records: list[dict[str, Any]] = []
     faults: list[Fault] = []
-    for number, line in enumerate(lines_of(text), 1):
-        if not line.strip():
-            continue
-        if number in bad_lines:
-            faults.append(Fault(number, bad_lines[number]))
-            continue
-        record = json_record(number, line)
+    decode(path, wanted.shown, wanted.form)
+    for number, _, record in json_records(path, wanted):
         if isinstance(record, Fault):
             faults.append(record)
         else:
             rows.append(number)
             records.append(record)
     if not rows:
-        refuse([(shown, len(faults), faults)])
-    found = find_columns(list(dict.fromkeys(name for record in records for name in record)), columns, shown)
+        refuse([(wanted.shown, len(faults), faults)])
+    found = find_columns(
+        list(dict.fromkeys(name for record in records for name in record)), wanted.columns, wanted.shown
+    )
     cells = tuple([record.get(name) for record in records] for name in found)
-    return Table(shown, rows, cells, (None,) * len(found), tuple(faults))
+    return Table(wanted.shown, rows, cells, (None,) * len(found), tuple(faults))
+
+
+def json_records(path: Path, wanted: Wanted) -> Iterator[tuple[int, str, dict[str, Any] | Fault]]:
+    """Each row with its number and how it stands in the file. Raises DataError if the file is one JSON array."""
+    begun = False
+    for number, line in enumerate(open_lines(path, wanted.form), 1):
+        raw = line.strip()
+        if not raw:
+            continue
+        if not begun and raw.startswith("["):
+            raise not_lines_of_json(path, wanted.shown)
+        begun = True
+        why = not_utf8(raw)
+        yield number, raw, Fault(number, why) if why else json_record(number, raw)
 
 
 def not_lines_of_json(path: Path, shown: str) -> DataError:
@@ -46,10 +55,20 @@ def not_lines_of_json(path: Path, shown: str) -> DataError:
     )
 
 
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these keys and values. Raises ValueError if a key comes twice: JSON readers keep the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen = set[str]()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {twice!r} comes twice")
+    return found
+
+
 def json_record(number: int, line: str) -> dict[str, Any] | Fault:
     """The JSON object of a line, or what is wrong with it."""
     try:
-        record = json.loads(line)
+        record = json.loads(line, object_pairs_hook=_distinct)
     except json.JSONDecodeError as error:
         return Fault(number, f"broken JSON at column {error.colno}: {error.msg}")
     except (ValueError, RecursionError) as error:  # a number with too many digits, nesting without end

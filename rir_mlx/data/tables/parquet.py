@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rir_mlx.data.columns import Column, find_columns
-from rir_mlx.data.tables.table import Table, first_line
+from rir_mlx.data.columns import check_header, find_columns
+from rir_mlx.data.tables.table import Table, Wanted, first_line
 from rir_mlx.errors import DataError
 
 
-def read_parquet(path: Path, columns: Sequence[Column], shown: str) -> Table:
+def read_parquet(path: Path, wanted: Wanted) -> Table:
+    """The wanted columns of a Parquet file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    shown = wanted.shown
     try:
         with pq.ParquetFile(path) as file:
             schema = file.schema_arrow
-            found = find_columns(schema.names, columns, shown)
+            check_header(schema.names, shown)
+            found = find_columns(schema.names, wanted.columns, shown)
             table = file.read(columns=found)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{shown} cannot be read as Parquet: {first_line(error)}") from error

@@ -8,10 +8,19 @@ from pathlib import Path
 
 from rir_mlx.data.columns import Column
 from rir_mlx.data.tables.delimited import read_csv
-from rir_mlx.data.tables.hub import HUB_ID, holds_data_set, read_data_set
+from rir_mlx.data.tables.hub import HUB_ID, holds_data_set, read_data_set, refuse_saved_data_set
 from rir_mlx.data.tables.json_lines import read_jsonl
 from rir_mlx.data.tables.parquet import read_parquet
-from rir_mlx.data.tables.table import ACCEPTED, SUFFIXES, Table, missing_file
+from rir_mlx.data.tables.table import (
+    ACCEPTED,
+    ANY_FORMAT,
+    SUFFIXES,
+    Table,
+    TableFormat,
+    Wanted,
+    missing_file,
+    unreadable_kind,
+)
 from rir_mlx.errors import DataError, did_you_mean
 from rir_mlx.recipe.builtin import BUILTIN, EMBEDDED
 from rir_mlx.recipe.schema import SourceSpec
@@ -19,11 +28,10 @@ from rir_mlx.recipe.schema import SourceSpec
 _OTHER_FILES = (".txt", ".json", ".xls", ".xlsx", ".ods", ".gz", ".zip", ".arrow", ".feather", ".md", ".yaml", ".yml")
 
 
-def read_tables(source: SourceSpec, columns: Sequence[Column], key: str) -> list[Table]:
+def read_tables(source: SourceSpec, columns: Sequence[Column], key: str, form: TableFormat = ANY_FORMAT) -> list[Table]:
     """Read the wanted columns from wherever a recipe's source points. `key` is the source's place in the recipe.
 
-    Raises DataError where nothing is found, a file cannot be read at all, or a column is not to be found.
-    """
+    Raises DataError if nothing is found, a file cannot be read at all, or a column is missing."""
     path = source.path
     if path.startswith(BUILTIN):
         name = path.removeprefix(BUILTIN)
@@ -33,11 +41,12 @@ def read_tables(source: SourceSpec, columns: Sequence[Column], key: str) -> list
                 f"{key}: there is no embedded data called {name!r}.{did_you_mean(name, known)}",
                 hint=f"Known: {', '.join(known) or 'none'}.",
             )
-        return [read_file(EMBEDDED / name, columns, shown=path)]
+        return [read_file(EMBEDDED / name, Wanted(columns, path))]
     place = Path(path).expanduser()
     if place.is_file():
-        return [read_file(place, columns)]
+        return [read_file(place, Wanted(columns, str(place), form))]
     if place.is_dir():
+        refuse_saved_data_set(place, key)
         if not holds_data_set(place):
             raise DataError(f"{key}: {path} is a folder.", hint=ACCEPTED)
         return [read_data_set(source, columns, key, str(place))]
@@ -45,20 +54,19 @@ def read_tables(source: SourceSpec, columns: Sequence[Column], key: str) -> list
         files = [Path(file) for file in sorted(glob.glob(str(place), recursive=True)) if Path(file).is_file()]
         if not files:
             raise DataError(f"{key}: no file fits the pattern {path}, seen from {Path.cwd()}.", hint=ACCEPTED)
-        return [read_file(file, columns) for file in files]
+        return [read_file(file, Wanted(columns, str(file), form)) for file in files]
     if place.suffix.lower() in SUFFIXES + _OTHER_FILES or not HUB_ID.fullmatch(path):
         raise missing_file(place, key)
     return [read_data_set(source, columns, key, path)]
 
 
-def read_file(path: Path, columns: Sequence[Column], *, shown: str = "") -> Table:
-    """Read the wanted columns of one file. `shown` is its name in messages."""
-    shown = shown or str(path)
+def read_file(path: Path, wanted: Wanted) -> Table:
+    """Read the wanted columns of one file."""
     match path.suffix.lower():
         case ".csv" | ".tsv":
-            return read_csv(path, columns, shown)
+            return read_csv(path, wanted)
         case ".jsonl" | ".ndjson":
-            return read_jsonl(path, columns, shown)
+            return read_jsonl(path, wanted)
         case ".parquet":
-            return read_parquet(path, columns, shown)
-    raise DataError(f"{shown}: files ending in {path.suffix or 'nothing'} cannot be read.", hint=ACCEPTED)
+            return read_parquet(path, wanted)
+    raise unreadable_kind(path, wanted.shown)

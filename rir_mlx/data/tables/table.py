@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rir_mlx.data.columns import Column
 from rir_mlx.errors import DataError, did_you_mean
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
@@ -18,10 +19,33 @@ FAULTS_SHOWN = 20
 
 
 class Fault(NamedTuple):
-    """Something that keeps a row from being used. `row` is numbered as the user finds it."""
+    """What keeps a row from being used. `row` is numbered as the user finds it."""
 
     row: int
     what: str
+
+
+@dataclass(frozen=True)
+class TableFormat:
+    """How CSV, TSV and text files are written, as far as the user says so. What is None is told from the file; an
+    encoding of None is UTF-8."""
+
+    delimiter: str | None = None
+    encoding: str | None = None
+    quotes: bool | None = None
+
+
+ANY_FORMAT = TableFormat()
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is read from a file: the columns, how the file is written as far as the user says so, and its name in
+    messages."""
+
+    columns: Sequence[Column]
+    shown: str
+    form: TableFormat = ANY_FORMAT
 
 
 @dataclass(frozen=True)
@@ -37,11 +61,27 @@ class Table:
     """For a column of class ids: the name of each id."""
     faults: tuple[Fault, ...] = ()
     editable: bool = True
-    """Whether the user can mend a row: not in a data set that others published."""
+    """Whether the user can correct a row: not in a data set that others published."""
+    notes: tuple[str, ...] = ()
+    """What the user should know about how the table was read."""
 
     @property
     def total(self) -> int:
         return len(self.rows) + len({fault.row for fault in self.faults})
+
+
+def unreadable_kind(path: Path, shown: str) -> DataError:
+    """The error for a file of a kind that is not read, with what to do about it."""
+    suffix = path.suffix.lower()
+    hint = {
+        ".gz": f"Unpack it: gunzip -k {path.name}",
+        ".zip": f"Unpack it: unzip {path.name}",
+        ".xlsx": "Save the sheet as CSV (UTF-8).",
+        ".xls": "Save the sheet as CSV (UTF-8).",
+        ".ods": "Save the sheet as CSV (UTF-8).",
+        ".json": f"Turn it into lines, for example: jq -c '.[]' {path.name} > new.jsonl",
+    }.get(suffix, ACCEPTED)
+    return DataError(f"{shown}: files ending in {suffix or 'nothing'} cannot be read.", hint=hint)
 
 
 def missing_file(path: Path, key: str = "") -> DataError:
@@ -53,8 +93,18 @@ def missing_file(path: Path, key: str = "") -> DataError:
     return DataError(f"{where}there is no file {path}.{did_you_mean(path.name, near)}", hint=ACCEPTED)
 
 
-def refuse(tables: Iterable[tuple[str, int, Sequence[Fault]]], hint: str = "Mend these lines.") -> None:
-    """Raise one DataError for all faults of all files, given as (file, rows in all, faults); none, and it passes."""
+def advice(faults: Iterable[str]) -> str:
+    """What to do about faults of these kinds."""
+    hint, faults = "Correct these rows or take them out.", list(faults)
+    if any("quotation" in what or "not valid CSV" in what for what in faults):
+        hint += " If quotation marks are part of the texts, set data.quotes=false."
+    if any(what.startswith("the label is missing") for what in faults):
+        hint += " If that is the name of a label, name it in data.labels."
+    return hint
+
+
+def refuse(tables: Iterable[tuple[str, int, Sequence[Fault]]], hint: str = "Correct these lines.") -> None:
+    """Raise one DataError for all faults of all files, given as (file, rows in all, faults), if there are any."""
     blocks, lines = [], []
     for name, total, faults in tables:
         if not faults:

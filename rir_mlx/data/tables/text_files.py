@@ -1,67 +1,177 @@
-"""The text of a UTF-8 file, and its lines that are not UTF-8."""
+"""The text of a file: its encoding, its lines, and what in it is not text.
+
+Files are UTF-8 unless the user names another encoding. A file in another one is refused with a guess; the guess is
+offered, never used.
+"""
 
 from __future__ import annotations
 
 import io
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
-from rir_mlx.data.tables.table import Fault, Table
+from rir_mlx.data.tables.table import ANY_FORMAT, Fault, Table, TableFormat
 from rir_mlx.errors import DataError
 
 _LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")
+_BOM = b"\xef\xbb\xbf"
+_SAMPLE_BYTES = 1 << 16
+_MOST_LINES = 2000
+"""So many lines that are not UTF-8, and none that is, settle that the file is in another encoding."""
+_BYTES = re.compile(rb"[\x80-\xff]")
 
 
-def read_lines(path: Path) -> Table:
+def read_lines(path: Path, form: TableFormat = ANY_FORMAT) -> Table:
     """A text a line, empty lines too."""
-    text, bad_lines = decode(path, str(path))
-    lines = {n: line for n, line in enumerate(io.StringIO(text, newline=None), 1) if n not in bad_lines}
-    cells = [line.removesuffix("\n") for line in lines.values()]
-    return Table(str(path), list(lines), (cells,), (None,), tuple(Fault(*bad) for bad in bad_lines.items()))
+    text = decode(path, str(path), form)
+    rows, cells, faults = list[int](), list[str](), list[Fault]()
+    for number, line in enumerate(io.StringIO(text, newline=None), 1):
+        if why := not_utf8(line):
+            faults.append(Fault(number, why))
+        else:
+            rows.append(number)
+            cells.append(line.removesuffix("\n"))
+    return Table(str(path), rows, (cells,), (None,), tuple(faults))
 
 
-def decode(path: Path, shown: str) -> tuple[str, dict[int, str]]:
-    """The text of a UTF-8 file, with or without byte order mark, and its lines that are not UTF-8, in words.
+def decode(path: Path, shown: str, form: TableFormat = ANY_FORMAT) -> str:
+    """The text of a file, without a byte order mark. Bytes that are not UTF-8 come out as lone surrogates, so that the
+    other lines can still be read.
 
-    Such lines come out with lone surrogates, so that the other lines can still be read.
-    """
+    Raises DataError if the file cannot be read, is empty, or is in another encoding."""
+    check_encoding(path, shown, form)
     try:
-        raw = path.read_bytes()
+        text = "".join(open_lines(path, form))
     except OSError as error:
         raise DataError(f"{shown} cannot be read: {error.strerror}.") from error
-    refuse_other_text(raw[:4096], path, shown)
-    body = raw.removeprefix(b"\xef\xbb\xbf")
-    if not body.strip():
+    if not text.strip():
         raise DataError(f"{shown} is empty.", hint="It needs a row for each text.")
-    try:
-        return body.decode("utf-8"), {}
-    except UnicodeDecodeError:
-        return body.decode("utf-8", "surrogateescape"), dict(_lines_not_utf8(body, len(raw) - len(body)))
+    return text
 
 
-def refuse_other_text(start: bytes, path: Path, shown: str) -> None:
-    """Raise DataError where the first bytes of a file say that it is not UTF-8 text."""
-    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError(
-            f"{shown} is UTF-16 text, not UTF-8.",
-            hint=f"Save it as UTF-8, for example: iconv -f UTF-16 -t UTF-8 {path.name} > new{path.suffix}",
-        )
-    if start.count(0) > len(start) // 8:
-        raise DataError(f"{shown} is not a text file: it is full of NUL bytes.", hint="Save it as UTF-8 text.")
-
-
-def _lines_not_utf8(body: bytes, offset: int) -> Iterator[tuple[int, str]]:
-    for number, line in enumerate(body.splitlines(keepends=True), 1):
-        try:
-            line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            byte = line[error.start]
-            yield number, f"not UTF-8 text: byte 0x{byte:02X} at offset {offset + error.start:,} of the file"
-        offset += len(line)
+def open_lines(path: Path, form: TableFormat = ANY_FORMAT) -> Iterator[str]:
+    """The lines of a file with their ends, without a byte order mark. See `decode`."""
+    encoding = form.encoding or "utf-8"
+    name = "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
+    errors = "surrogateescape" if name == "utf-8-sig" else "strict"
+    with path.open(encoding=name, errors=errors, newline="") as file:
+        for line in file:
+            yield line if name == "utf-8-sig" else line.removeprefix("\ufeff")
 
 
 def lines_of(text: str) -> Iterator[str]:
     """The lines with their ends, as a file without translation gives them; `io.StringIO` takes four bytes for each
     character, and `splitlines` all lines at once."""
     return (found.group() for found in _LINE.finditer(text))
+
+
+def not_utf8(text: str) -> str | None:
+    """What is wrong with a text that holds bytes that are not UTF-8."""
+    if text.isascii():
+        return None
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        code = ord(text[error.start])
+        if 0xDC80 <= code <= 0xDCFF:
+            return f"not UTF-8 text: byte 0x{code & 0xFF:02X} at column {error.start + 1}"
+        return "half a character (a lone surrogate)"
+    return None
+
+
+def check_encoding(path: Path, shown: str, form: TableFormat = ANY_FORMAT) -> None:
+    """Raise DataError if a file cannot be read, is not text, or is not in the encoding that the user named, else UTF-8.
+
+    Single broken lines of a UTF-8 file are left to the reader, which names each."""
+    try:
+        if form.encoding is not None:
+            _check_named(path, shown, form)
+            return
+        with path.open("rb") as file:
+            start = file.read(4096)
+            _refuse_wide_text(start, path, shown)
+            file.seek(0)
+            _refuse_other_encoding(file, path, shown)
+    except OSError as error:
+        raise DataError(f"{shown} cannot be read: {error.strerror}.") from error
+
+
+def _check_named(path: Path, shown: str, form: TableFormat) -> None:
+    number = 0
+    try:
+        for _ in open_lines(path, form):
+            number += 1
+    except UnicodeError as error:
+        raise DataError(
+            f"{shown} is not {form.encoding} text: after row {number}: {getattr(error, 'reason', error)}.",
+            hint="Set data.encoding to the encoding of the file, or leave it out for UTF-8.",
+        ) from error
+
+
+def _refuse_wide_text(start: bytes, path: Path, shown: str) -> None:
+    """Raise DataError if the first bytes of a file show that it is UTF-16 or no text."""
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise DataError(f"{shown} is UTF-16 text, not UTF-8.", hint=_conversion("utf-16", path))
+    if start.count(0) <= len(start) // 8:
+        return
+    even, odd = start[::2].count(0), start[1::2].count(0)
+    if min(even, odd) * 4 < max(even, odd):
+        guess = "utf-16-le" if odd > even else "utf-16-be"
+        raise DataError(
+            f"{shown} is not UTF-8 text: it is full of NUL bytes. It looks like {guess}.", hint=_conversion(guess, path)
+        )
+    raise DataError(f"{shown} is not a text file: it is full of NUL bytes.", hint="Save it as UTF-8 text.")
+
+
+def _refuse_other_encoding(file: io.BufferedReader, path: Path, shown: str) -> None:
+    """Raise DataError if lines are not UTF-8, and no line holds a character that is: the whole file then is in another
+    encoding."""
+    broken, first, sample = 0, "", bytearray()
+    offset = 0
+    for number, line in enumerate(file, 1):
+        if number == 1 and line.startswith(_BOM):
+            return
+        if not line.isascii():
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                broken += 1
+                first = first or f"row {number}: byte 0x{line[error.start]:02X} at offset {offset + error.start:,}"
+                if len(sample) < _SAMPLE_BYTES:
+                    sample += line
+            else:
+                return
+        if broken >= _MOST_LINES:
+            break
+        offset += len(line)
+    if broken:
+        guess = _guess_encoding(bytes(sample))
+        looks = f" It looks like {guess}." if guess else ""
+        raise DataError(f"{shown} is not UTF-8 text ({first}).{looks}", hint=_conversion(guess or "ENCODING", path))
+
+
+def _guess_encoding(sample: bytes) -> str | None:
+    """The likeliest encoding of some text. Of the many that western text reads alike in, Windows-1252 is the usual."""
+    from charset_normalizer import from_bytes
+
+    found = from_bytes(sample)
+    names = [name for match in found for name in (match.encoding, *match.could_be_from_charset)]
+    if "cp1252" in names and not _is_mojibake(sample):
+        return "cp1252"
+    return names[0] if names else None
+
+
+def _is_mojibake(sample: bytes) -> bool:
+    """Whether most bytes beyond ASCII stand side by side, as letters of other scripts do."""
+    beyond = len(_BYTES.findall(sample))
+    pairs = sum(left >= 0x80 and right >= 0x80 for left, right in pairwise(sample))
+    return 2 * pairs > beyond
+
+
+def _conversion(encoding: str, path: Path) -> str:
+    return (
+        f"Set data.encoding={encoding} if that is right, or save it as UTF-8, for example: "
+        f"iconv -f {encoding.upper()} -t UTF-8 {path.name} > new{path.suffix}"
+    )

@@ -1,0 +1,62 @@
+"""Labels that were merged, look alike, look like a missing value, or cannot be told apart in a prompt."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+from rir_mlx.data.audit.findings import Finding, Material
+from rir_mlx.data.labels import alike, doubtful, merged
+
+_SHOWN = 6
+
+
+def check_spellings(counts: Mapping[str, Counter[str]], material: Material) -> Iterator[Finding]:
+    """Warnings about the labels of all parts. `counts` are the rows of each label, by part."""
+    totals = Counter[str]()
+    for count in counts.values():
+        totals.update(count)
+    named = set(material.named)
+    spellings = merged(material.spellings)
+    if spellings:
+        shown = "; ".join(f"{label!r} from {_counted(spellings[label])}" for label in list(spellings)[:_SHOWN])
+        yield Finding(
+            "merged labels",
+            "warning",
+            len(spellings),
+            f"labels that are spelled in several ways, and count as one: {shown}",
+            "Spell each label in one way, or name it in data.labels.",
+        )
+    for names in alike(totals):
+        if not set(names) <= named:
+            yield Finding(
+                "labels that look alike",
+                "warning",
+                len(names),
+                f"labels that differ only in letter case or form: {_counted({name: totals[name] for name in names})}",
+                "Spell them alike if they are one label; they are trained as different ones.",
+            )
+    for name in doubtful(totals):
+        if name not in named:
+            yield Finding(
+                "doubtful label",
+                "warning",
+                totals[name],
+                f"rows with the label {name!r}, which may stand for a missing one: {totals[name]:,}",
+                "Take these rows out, or name the label in data.labels.",
+            )
+    if commas := [name for name in totals if "," in name]:
+        yield Finding(
+            "labels with commas",
+            "warning",
+            len(commas),
+            f"labels that hold a comma: {_counted({name: totals[name] for name in commas})}",
+            "The prompt lists the labels with commas between them, so the model cannot tell these apart. Rename them. "
+            "A row with several labels needs one of them.",
+        )
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    items = list(counts.items())
+    more = f", and {len(items) - _SHOWN:,} more" if len(items) > _SHOWN else ""
+    return ", ".join(f"{name!r} ({count:,})" for name, count in items[:_SHOWN]) + more

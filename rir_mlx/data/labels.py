@@ -1,0 +1,107 @@
+"""The one rule that turns a cell into a label, for every format and for the Python API.
+
+Spellings of one label become one: whole numbers by their digits (`1`, `1.0`), truth values in small letters (`True`,
+`TRUE`), white space once and none at the ends. A label that the recipe names is kept as it is named. What programs
+write for a missing value is no label. Labels that differ in letter case stay apart; `alike` finds them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from rir_mlx.data.cells import checked_text
+
+MISSING = frozenset(
+    ("#N/A", "#NA", "<NA>", "N/A", "n/a", "NA", "NULL", "null", "NaN", "-NaN", "nan", "-nan", "None", "NaT")
+)
+"""What pandas, NumPy, R and spreadsheets write for a missing value."""
+_WHOLE = re.compile(r"([+-]?\d+)\.0*")
+_TRUTH = ("true", "false")
+
+Spellings = dict[str, Counter[str]]
+"""How often each spelling of a label occurs, by the label."""
+
+
+def label_of(value: Any, known: Collection[str] = (), classes: tuple[str, ...] | None = None) -> str:
+    """The label in a cell. `known` are the labels that the recipe names; `classes` the names of class ids.
+
+    Raises ValueError if there is none, saying why."""
+    value = _without_numpy(value)
+    if isinstance(value, bool):
+        return _as_known(str(value).lower(), known)
+    if isinstance(value, float):
+        if math.isnan(value):
+            value = None
+        elif value.is_integer():  # a column of whole numbers with gaps
+            value = int(value)
+        else:
+            value = repr(value)
+    if isinstance(value, int):
+        if classes is None:
+            return _as_known(str(value), known)
+        if value == -1:  # how data sets mark rows whose labels are withheld
+            value = None
+        elif 0 <= value < len(classes):
+            return classes[value]
+        else:
+            raise ValueError(f"class id {value} has no name among {len(classes)}")
+    return _label_of_text(checked_text(value, "label"), known)
+
+
+def _label_of_text(text: str, known: Collection[str]) -> str:
+    if text in known:
+        return text
+    plain = " ".join(text.split())
+    if plain in known:
+        return plain
+    if plain in MISSING:
+        raise ValueError(f"the label is missing ({plain})")
+    if (whole := _WHOLE.fullmatch(plain)) is not None:
+        plain = whole[1]
+    elif plain.lower() in _TRUTH:
+        plain = plain.lower()
+    return _as_known(plain, known)
+
+
+def _as_known(plain: str, known: Collection[str]) -> str:
+    """The name of a label that is known by another spelling of the same value."""
+    if not known or plain in known:
+        return plain
+    if plain in _TRUTH:
+        return next((name for name in known if name.lower() == plain), plain)
+    return next((name for name in known if (whole := _WHOLE.fullmatch(name)) and whole[1] == plain), plain)
+
+
+def _without_numpy(value: Any) -> Any:
+    """A NumPy number or truth value as Python has it."""
+    return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
+
+
+def spelling_of(value: Any) -> str:
+    """How a label is spelled in its cell."""
+    return value if isinstance(value, str) else str(_without_numpy(value))
+
+
+def merged(spellings: Mapping[str, Counter[str]]) -> Spellings:
+    """The labels with more than one spelling."""
+    return {label: counts for label, counts in spellings.items() if len(counts) > 1}
+
+
+def alike(labels: Iterable[str]) -> list[list[str]]:
+    """Labels that a reader takes for one: those that differ in letter case, forms of Unicode, or leading zeros."""
+    groups = defaultdict(list)
+    for label in dict.fromkeys(labels):
+        plain = unicodedata.normalize("NFKC", label).casefold()
+        groups[re.sub(r"^([+-]?)0+(?=\d+$)", r"\1", plain).removeprefix("+")].append(label)
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def doubtful(labels: Iterable[str]) -> list[str]:
+    """Labels that may stand for a missing value: in other letters than programs write it."""
+    missing = {name.casefold() for name in MISSING}
+    return [label for label in labels if label.casefold() in missing]

@@ -1,0 +1,185 @@
+"""Two processes and one run: the second is refused in words, and neither touches what the other is writing."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import Run
+
+from rir_mlx.errors import UserError
+from rir_mlx.storage import atomic
+from rir_mlx.storage.atomic import replacing, write_text
+from rir_mlx.storage.run_lock import RunLock
+
+Start = Callable[[str], "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start a Python program that prints `ready` and goes on when its input is closed; end it with the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(code: str) -> subprocess.Popen[str]:
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], **pipes)
+        started.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+HOLD = """
+    import sys
+    from pathlib import Path
+    from rir_mlx.storage.run_lock import RunLock
+    with RunLock(Path({folder!r}), "rir-mlx run mine"):
+        print("ready", flush=True)
+        sys.stdin.read()
+"""
+
+
+def test_a_second_process_is_refused_and_told_who_works_there(tmp_path: Path, start: Start) -> None:
+    folder = tmp_path / "run"
+    first = start(HOLD.format(folder=str(folder)))
+    with pytest.raises(UserError, match=rf"`rir-mlx run mine`, process {first.pid} on .*, since 20") as raised:
+        RunLock(folder).begin()
+    assert "classify" in raised.value.hint
+    first.communicate()
+    with RunLock(folder), pytest.raises(UserError, match="Another process is writing"):
+        RunLock(folder).begin()
+    assert not (folder / ".lock.json").exists()
+
+
+def test_the_lock_of_a_killed_process_is_stale(tmp_path: Path, start: Start) -> None:
+    """What it leaves, its note too, locks nobody out."""
+    first = start(HOLD.format(folder=str(tmp_path)))
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    assert (tmp_path / ".lock.json").is_file()
+    with RunLock(tmp_path) as lock, lock:  # which may be entered twice
+        assert str(os.getpid()) in (tmp_path / ".lock.json").read_text()
+    with RunLock(tmp_path):
+        pass
+
+
+def test_work_that_fails_before_it_writes_leaves_no_folder(tmp_path: Path) -> None:
+    lock = RunLock(tmp_path / "runs" / "mine")
+    lock.begin()
+    lock.end()
+    assert not (tmp_path / "runs").exists()
+    lock.begin()
+    lock.lock()
+    with pytest.raises(UserError, match="Another process"):
+        RunLock(lock.folder).begin()
+    lock.end()
+    with RunLock(lock.folder):
+        pass
+    lock.lock()  # nothing was begun: nothing is locked for ever
+    with RunLock(lock.folder):
+        pass
+
+
+def test_a_note_that_cannot_be_read_is_left_out(tmp_path: Path, start: Start) -> None:
+    start(HOLD.format(folder=str(tmp_path)))
+    for note in ("", "[]", '{"process": 1}'):
+        (tmp_path / ".lock.json").write_text(note)
+        with pytest.raises(UserError, match=rf"is writing {tmp_path}\."):
+            RunLock(tmp_path).begin()
+
+
+@pytest.mark.parametrize(
+    "command", [["run"], ["train-rgen"], ["augment"], ["train-classifier", "--arm", "qa"], ["evaluate"]]
+)
+def test_every_stage_refuses_a_run_that_another_process_writes(
+    rir: Run, recipe: Path, start: Start, command: list[str]
+) -> None:
+    start(HOLD.format(folder=str(Path("runs/small").absolute())))
+    result = rir(*command, str(recipe), "-q")
+    assert result.code == 2
+    assert "Another process is writing runs/small (`rir-mlx run mine`, process" in result.err
+    assert not Path("runs/small/recipe.yaml").exists()
+
+
+def test_classify_reads_a_run_that_is_being_written(rir: Run, recipe: Path, start: Start) -> None:
+    assert rir("train-classifier", str(recipe), "--arm", "qa", "-q").code == 0
+    start(HOLD.format(folder=str(Path("runs/small").absolute())))
+    assert rir("classify", "i feel happy today", "--run", "runs/small", "-q").code == 0
+    assert rir("check", "runs/small", "-q").code == 0
+
+
+WRITE = """
+    import sys
+    from pathlib import Path
+    from rir_mlx.storage.atomic import replacing
+    with replacing(Path({path!r})) as temporary:
+        temporary.write_text("first")
+        print("ready", flush=True)
+        sys.stdin.read()
+"""
+
+
+def test_a_live_process_keeps_its_temporary_folder(tmp_path: Path, start: Start) -> None:
+    """A second process that wrote the same file took it for that of a killed one, and deleted it."""
+    path = tmp_path / "file.json"
+    first = start(WRITE.format(path=str(path)))
+    write_text(path, "second")
+    assert path.read_text() == "second"
+    first.communicate()
+    assert first.returncode == 0
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_folder_of_a_killed_process_is_deleted(tmp_path: Path, start: Start) -> None:
+    path = tmp_path / "[1] file*.json"
+    first = start(WRITE.format(path=str(path)))
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    assert len(list(tmp_path.iterdir())) == 1
+    write_text(path, "second")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_is_deleted_before_it_is_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = atomic._try_to_lock, []
+
+    def deleted_first(folder: Path) -> int | None:
+        calls.append(folder)
+        if len(calls) == 1:
+            folder.rmdir()
+        return real(folder)
+
+    monkeypatch.setattr(atomic, "_try_to_lock", deleted_first)
+    write_text(tmp_path / "file", "text")
+    assert len(calls) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_without_locks_files_are_written_and_no_folder_is_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", without)
+    perhaps_live = tmp_path / ".file.abc.tmp"
+    perhaps_live.mkdir()
+    with replacing(tmp_path / "file") as temporary:
+        temporary.write_text("text")
+    assert {path.name for path in tmp_path.iterdir()} == {"file", perhaps_live.name}
