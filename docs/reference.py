@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 from pydantic import BaseModel
@@ -84,8 +84,10 @@ def _parameters(function: Any) -> Iterator[tuple[str, str, str]]:
         if info.hidden:
             continue
         required = parameter.default is inspect.Parameter.empty
-        kinds = [kind for kind in _plain_types(annotation) if kind is not type(None)]
-        choices = [value.value for kind in kinds if issubclass(kind, Enum) for value in kind]
+        parts = [part for part in _plain_types(annotation) if part is not type(None)]
+        kinds = [part for part in parts if isinstance(part, type)]
+        choices = [part for part in parts if not isinstance(part, type)]  # of a Literal
+        choices += [value.value for kind in kinds if issubclass(kind, Enum) for value in kind]
         default = getattr(parameter.default, "value", parameter.default)
         text = one_line(info.help)
         text += f" One of {', '.join(f'`{choice}`' for choice in choices)}." if choices else ""
@@ -96,14 +98,21 @@ def _parameters(function: Any) -> Iterator[tuple[str, str, str]]:
             continue
         named = (*([info.default] if isinstance(info.default, str) else []), *(info.param_decls or ()))
         names = [text for text in named if text.startswith("-")] or [f"--{name.rstrip('_').replace('_', '-')}"]
-        value = "" if kinds == [bool] else f" {info.metavar or kinds[-1].__name__.removesuffix('Choice').upper()}"
+        value = "" if kinds == [bool] else f" {info.metavar or _value_name(names[0], kinds, choices)}"
         yield ", ".join(names) + value.replace("STR", "TEXT"), "option", text
 
 
-def _plain_types(annotation: Any) -> Iterator[type]:
-    """The classes that an annotation is made of, without containers."""
+def _value_name(option: str, kinds: list[type], choices: list[Any]) -> str:
+    """What stands for an option's value: the option's own name if it has choices, else the type."""
+    return option.lstrip("-").replace("-", "_").upper() if choices else kinds[-1].__name__.upper()
+
+
+def _plain_types(annotation: Any) -> Iterator[Any]:
+    """The classes that an annotation is made of, without containers, and the values of a Literal."""
     if get_origin(annotation) is Annotated:
         yield from _plain_types(get_args(annotation)[0])
+    elif get_origin(annotation) is Literal:
+        yield from get_args(annotation)
     elif arguments := get_args(annotation):
         for argument in arguments:
             yield from _plain_types(argument)

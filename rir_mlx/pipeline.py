@@ -2,8 +2,8 @@
 what came of it.
 
 A recipe is a `Recipe`, a YAML file, the name of a shipped recipe ("demo", "emotion", …), or the folder of a run. The
-options are those of `OpenOptions`: `runs`, `overrides`, `backend`, `offline`, `progress`, `force`. Every function
-raises RecipeError, DataError or ModelError for what the user gave, and Failure for work that failed.
+options are those of `OpenOptions`: `runs`, `overrides`, `backend`, `offline`, `progress`, `force`, `command`. Every
+function raises RecipeError, DataError or ModelError for what the user gave, and Failure for work that failed.
 
 Under `torchrun` or `mlx.launch` all processes call the same function; those after the first get None from a stage
 that one process does.
@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 from rir_mlx import stages
+from rir_mlx.backends.processes import is_main
+from rir_mlx.evaluation.report.plots import check_installed, write_plots
 from rir_mlx.evaluation.schema import Comparison
 from rir_mlx.models.offline import without_network
 from rir_mlx.progress import Progress, Silent
@@ -37,6 +39,7 @@ class Options(TypedDict, total=False):
     offline: bool
     progress: Progress | None
     force: bool
+    command: str
 
 
 @dataclass(frozen=True)
@@ -78,11 +81,13 @@ def train_rgen(recipe: RecipeSource, **options: Unpack[Options]) -> TrainingResu
         return _training_result(context.run.rgen)
 
 
-def augment(recipe: RecipeSource, *, limit: int | None = None, **options: Unpack[Options]) -> AugmentationResult:
+def augment(recipe: RecipeSource, *, limit: int | None = None, **options: Unpack[Options]) -> AugmentationResult | None:
     """Write a reasoning for every labelled row and keep those that pass the filters. With a `limit`, only for so many
-    rows; the stage then stays unfinished."""
+    rows; the stage then stays unfinished. Returns None in processes other than the main one."""
     with _opened(recipe, options) as context:
         stages.augment_rows(context, limit)
+        if not is_main(context.processes):
+            return None
         folder = context.run
         return AugmentationResult(
             folder.augmented_rows("train"),
@@ -106,29 +111,39 @@ def train_classifier(
     return results
 
 
-def evaluate(recipe: RecipeSource, **options: Unpack[Options]) -> Comparison | None:
+def evaluate(recipe: RecipeSource, *, png: bool = False, **options: Unpack[Options]) -> Comparison | None:
     """Measure the trained arms and the baselines on the test rows. Returns their comparison, the content of
-    `comparison.json`; None in processes other than the main one."""
+    `comparison.json`; None in processes other than the main one. With `png`, also write the report's charts as PNG
+    files; raises UserError if matplotlib is not installed."""
+    if png:
+        check_installed()
     with _opened(recipe, options) as context:
-        return stages.evaluate(context)
+        comparison = stages.evaluate(context)
+        if png and comparison is not None:
+            write_plots(context.run.plots, comparison)
+            context.progress.say(f"Charts → {context.run.plots}")
+        return comparison
+
+
+def open_options(options: Options) -> OpenOptions:
+    """The options of a stage's function, with their defaults."""
+    return OpenOptions(
+        runs=Path(options.get("runs", RUNS)),
+        overrides=tuple(options.get("overrides", ())),
+        backend=options.get("backend"),
+        offline=options.get("offline", False),
+        progress=options.get("progress") or Silent(),
+        force=options.get("force", False),
+        command=options.get("command", ""),
+    )
 
 
 @contextmanager
 def _opened(recipe: RecipeSource, options: Options) -> Iterator[Context]:
     """The run of a recipe, while the hub is out of reach if the caller wants it so."""
-    offline = options.get("offline", False)
-    with without_network(offline):
-        yield open_run(
-            recipe,
-            OpenOptions(
-                runs=Path(options.get("runs", RUNS)),
-                overrides=tuple(options.get("overrides", ())),
-                backend=options.get("backend"),
-                offline=offline,
-                progress=options.get("progress") or Silent(),
-                force=options.get("force", False),
-            ),
-        )
+    opening = open_options(options)
+    with without_network(opening.offline):
+        yield open_run(recipe, opening)
 
 
 def _training_result(stage: Stage, arm: Arm | None = None, seed: int | None = None) -> TrainingResult:

@@ -41,8 +41,11 @@ DEFAULT_FILTERS: tuple[Filter, ...] = ("repeating", "copying", "restating", "ano
 Baseline = Literal["majority", "tf-idf", "untuned"]
 """What the arms are compared with."""
 
-BackendName = Literal["auto", "mlx", "torch", "fake"]
-"""The framework that runs the model. `fake` runs no model; it is for tests."""
+BackendChoice = Literal["auto", "mlx", "torch"]
+"""The framework that runs the model."""
+
+BackendName = Literal[BackendChoice, "fake"]
+"""Every backend. `fake` runs no model; it is for tests."""
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 """Number format of the frozen weights."""
@@ -70,6 +73,9 @@ ExportFormat = Literal["hf", "mlx", "gguf", "adapter"]
 
 GgufType = Literal["f32", "f16", "bf16", "q8_0"]
 """Number format of the weights in a GGUF file."""
+
+QuantizationBits = Literal[4, 8]
+"""Bits of a weight in a quantized MLX folder."""
 
 Ecosystem = Literal["peft", "mlx"]
 """Whose adapter format a folder is in."""

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 from commands import LABELS, WORDS, write_csv
-from rir_cli.context import context_for
 
 from rir_mlx import stages
-from rir_mlx.stages import Context
+from rir_mlx.stages import Context, OpenOptions, open_run
 
 ARMS = "[qa, qra, qar, multitask, qra-scrambled, qra-words]"
 
@@ -36,7 +35,7 @@ def make_evaluated_run(folder: Path, model: Path) -> None:
 
 
 def opened(recipe: str, *overrides: str, force: bool = False) -> Context:
-    return context_for(recipe, list(overrides), Path("runs"), None, offline=True, quiet=True, force=force)
+    return open_run(recipe, OpenOptions(overrides=overrides, offline=True, force=force))
 
 
 def evaluated(*overrides: str, force: bool = False) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from rir_cli.context import open_options, prepare
+from rir_cli.context import open_options, stage_options
+from rir_cli.options import RUNS, JsonOption, OfflineOption, QuietOption, RunsOption, SetOption
 from rir_mlx.types import Severity
 
 if TYPE_CHECKING:
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
 
 _SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
-_LABELS = 30
-_TOLD = 3
-"""Examples of a finding that are printed; `--json` has some more."""
+_MAX_LABELS = 30
+_EXAMPLES = 3
+"""Examples printed for a finding; `--json` has more."""
 
 
 def check(
@@ -28,37 +29,34 @@ def check(
         str | None,
         typer.Argument(
             help="A data file, a pattern of files, a Hugging Face data set (owner/name), builtin:NAME, a recipe, or a "
-            "run's folder; the newest run, else the default recipe, where none is named.",
+            "run's folder. Default: the newest run, or the default recipe if there is none.",
         ),
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with code 2 where there is an error or a warning.")
+        bool, typer.Option("--strict", help="Exit with code 2 if there is an error or a warning.")
     ] = False,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a recipe key, as data.text_column=body."),
-    ] = None,
-    runs: Annotated[Path, typer.Option("--runs", help="Folder that holds the runs.")] = Path("runs"),
-    offline: Annotated[bool, typer.Option("--offline", help="Use what is on this machine; contact no server.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    set_: SetOption = None,
+    runs: RunsOption = RUNS,
+    offline: OfflineOption = False,
+    quiet: QuietOption = False,
+    json: JsonOption = False,
 ) -> None:
-    """Look over labelled rows before training: leaks, contradictions, duplicates, rare labels, texts too long."""
-    prepare(offline=offline)
+    """Audit labelled rows before training: leaks, contradictions, duplicates, rare labels, texts too long."""
+    given = stage_options(quiet=quiet, runs=runs, overrides=set_ or (), offline=offline)
     from rir_cli.console import print_json
     from rir_mlx import stages
     from rir_mlx.errors import UserError
 
-    options = open_options(set_ or (), runs, offline=offline, quiet=quiet)
+    options = open_options(given)
     recipe = stages.recipe_of_rows(data, options)
     audit = stages.check(recipe, options.progress)
     if json:
         print_json(_as_json(recipe, audit))
     else:
         print_audit(recipe.data.train.path, audit)
-    if strict and (found := audit.of("error", "warning")):
-        names = ", ".join(finding.name for finding in found)
-        raise UserError(f"--strict: {_count(len(found), 'finding')} that should be mended: {names}.")
+    if strict and (findings := audit.of("error", "warning")):
+        names = ", ".join(finding.name for finding in findings)
+        raise UserError(f"--strict: {_count(len(findings), 'finding')} to fix: {names}.")
 
 
 def _as_json(recipe: Recipe, audit: Audit) -> dict[str, Any]:
@@ -68,7 +66,7 @@ def _as_json(recipe: Recipe, audit: Audit) -> dict[str, Any]:
 
 
 def print_audit(name: str, audit: Audit) -> None:
-    """The rows and labels, the findings with the worst first, and how many there are."""
+    """Print the rows and labels, the findings (worst first), and their number."""
     from rich.console import Console
     from rich.markup import escape
 
@@ -96,13 +94,13 @@ def _print_labels(console: Any, audit: Audit) -> None:
     for part in audit.rows:
         table.add_column(part, justify="right")
     table.add_column("of train", justify="right")
-    largest = sorted(audit.labels.items(), key=lambda pair: -sum(pair[1].values()))
-    for label, counts in largest[:_LABELS]:
+    by_rows = sorted(audit.labels.items(), key=lambda pair: -sum(pair[1].values()))
+    for label, counts in by_rows[:_MAX_LABELS]:
         share = counts["train"] / max(1, audit.rows["train"])
         table.add_row(escape(label), *(f"{count:,}" for count in counts.values()), f"{share:.1%}")
-    if len(largest) > _LABELS:
-        table.add_row(f"and {len(largest) - _LABELS:,} more")
-    if largest:
+    if len(by_rows) > _MAX_LABELS:
+        table.add_row(f"and {len(by_rows) - _MAX_LABELS:,} more")
+    if by_rows:
         console.print(table)
 
 
@@ -110,7 +108,8 @@ def _measures(audit: Audit) -> Iterator[str]:
     if (balance := audit.balance) is not None:
         yield (
             f"Balance: {balance.largest} has {balance.ratio:.1f} times the rows of {balance.smallest}; entropy "
-            f"{balance.entropy:.0%} of even labels; always saying {balance.largest} is right in {balance.majority:.1%}."
+            f"{balance.entropy:.0%} of even labels; always answering {balance.largest} is correct in "
+            f"{balance.majority:.1%}."
         )
     if (lengths := audit.lengths) is not None:
         room = ", ".join(f"{arm} has room for {tokens:,}" for arm, tokens in lengths.room.items())
@@ -127,7 +126,7 @@ def _finding_lines(finding: Finding) -> Iterator[str]:
 
     colour = _COLOURS[finding.severity]
     yield f"[{colour}]{finding.severity}[/{colour}] {escape(finding.what)}"
-    for example in finding.examples[:_TOLD]:
+    for example in finding.examples[:_EXAMPLES]:
         yield f"    {escape(_example_line(example))}"
     if finding.hint:
         yield f"  {escape(finding.hint)}"
@@ -143,8 +142,8 @@ def _example_line(example: Example) -> str:
 
 def _verdict(audit: Audit) -> str:
     if not audit.findings:
-        return "Nothing was found that speaks against training on these rows."
-    counted = [_count(len(found), severity) for severity in _SEVERITIES if (found := audit.of(severity))]
+        return "No problems found."
+    counted = [_count(len(findings), severity) for severity in _SEVERITIES if (findings := audit.of(severity))]
     refused = " Training would refuse these data as they are." if audit.of("error") else ""
     return f"{', '.join(counted)}.{refused}"
 

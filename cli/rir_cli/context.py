@@ -1,4 +1,4 @@
-"""From a command's options to the run that it works on."""
+"""From a command's options to the options of the Python API, and to an open run."""
 
 from __future__ import annotations
 
@@ -6,59 +6,54 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a backend's framework is not needed to print help
+    from rir_mlx.pipeline import Options
     from rir_mlx.stages import Context, OpenOptions
+    from rir_mlx.types import BackendName
 
 
-def context_for(
-    recipe: str | None,
-    overrides: list[str] | None,
-    runs: Path,
-    backend: str | None,
-    *,
-    offline: bool,
-    quiet: bool,
-    force: bool = False,
-) -> Context:
-    """The run that a command works on: the one named, the recipe's, or the newest."""
-    prepare(offline=offline)
-    from rir_mlx.stages import open_run
+def stage_options(*, quiet: bool, **options: Unpack[Options]) -> Options:
+    """The options of a stage's function. Progress goes to this terminal, and the report shows this command."""
+    prepare(offline=options.get("offline", False))
+    from rir_cli.console import ConsoleProgress
 
-    options = open_options(overrides or (), runs, offline=offline, quiet=quiet, backend=backend, force=force)
-    return open_run(recipe, options)
+    options["progress"] = ConsoleProgress(quiet=quiet)
+    options["command"] = shlex.join(["rir-mlx", *sys.argv[1:]])
+    return options
 
 
-def trained_context(run: str | None, runs: Path, backend: str | None, *, offline: bool, quiet: bool) -> Context:
-    """The named run, or the newest one, which must have a trained classifier."""
-    prepare(offline=offline)
+def open_options(options: Options) -> OpenOptions:
+    """The same options for functions that open a run themselves."""
+    from rir_mlx.pipeline import open_options
+
+    return open_options(options)
+
+
+def trained_context(run: str | None, runs: Path, backend: BackendName | None, *, offline: bool, quiet: bool) -> Context:
+    """The named run, or the newest one. Raises UserError if it has no trained classifier."""
+    options = stage_options(quiet=quiet, runs=runs, backend=backend, offline=offline)
     from rir_mlx.stages import open_trained_run
 
-    return open_trained_run(run, open_options((), runs, offline=offline, quiet=quiet, backend=backend))
-
-
-def open_options(overrides: Sequence[str], runs: Path, *, offline: bool, quiet: bool, **more: Any) -> OpenOptions:
-    """How a run is opened from the command line."""
-    from rir_cli.console import ConsoleProgress
-    from rir_mlx.stages import OpenOptions
-
-    command = shlex.join(["rir-mlx", *sys.argv[1:]])
-    progress = ConsoleProgress(quiet=quiet)
-    return OpenOptions(runs, tuple(overrides), offline=offline, progress=progress, command=command, **more)
+    return open_trained_run(run, open_options(options))
 
 
 def prepare(*, offline: bool) -> None:
-    """Before any library is imported that reads these: no telemetry, and no network where none is wanted."""
+    """Set what libraries read when they are imported: no telemetry, and no network if `offline`."""
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ["WANDB_ERROR_REPORTING"] = "false"
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    # What libraries plan for later versions, and what PEFT finds odd in mlx-lm's keys: nothing that a user can mend.
+    # Libraries announce their later versions, and PEFT remarks on mlx-lm's keys. A user can fix neither.
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", message="Unexpected keyword arguments", category=UserWarning)
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def process_rank() -> int:
+    """The rank of this process among those that `torchrun` or `mlx.launch` started."""
+    return int(os.environ.get("RANK") or os.environ.get("MLX_RANK") or 0)

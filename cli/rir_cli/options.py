@@ -1,36 +1,33 @@
-"""Options that several commands share."""
+"""Arguments and options that several commands share. Choices come from `rir_mlx.types`."""
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from rir_mlx.types import Arm, BackendChoice
+
 RUNS = Path("runs")
 
-
-class BackendChoice(StrEnum):
-    auto = "auto"
-    mlx = "mlx"
-    torch = "torch"
-    fake = "fake"
-
-
-class ArmChoice(StrEnum):
-    qa = "qa"
-    qra = "qra"
-    qar = "qar"
-    multitask = "multitask"
-    qra_scrambled = "qra-scrambled"
-    qra_words = "qra-words"
-
-
-RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that holds the runs.")]
-BackendOption = Annotated[
-    BackendChoice | None, typer.Option(help="auto: MLX on Apple silicon, PyTorch elsewhere.", show_default=False)
+RecipeArgument = Annotated[
+    str | None,
+    typer.Argument(help="A recipe file, a shipped recipe (demo, emotion, emotion-tiny, paper), or a run's folder."),
 ]
-OfflineOption = Annotated[bool, typer.Option("--offline", help="Use what is on this machine; contact no server.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a recipe key: rgen.epochs=1. May be repeated."),
+]
+ForceOption = Annotated[bool, typer.Option("--force", help="Run finished stages again.")]
+RunOption = Annotated[str | None, typer.Option(help="A run's folder. Default: the newest run with a classifier.")]
+ArmOption = Annotated[
+    Arm | None, typer.Option(help="The trained arm. Default: the one that did best on the validation rows.")
+]
+RunsOption = Annotated[Path, typer.Option("--runs", help="Folder of all runs.")]
+BackendOption = Annotated[
+    BackendChoice | None, typer.Option(help="auto: MLX on Apple silicon, PyTorch elsewhere. Default: the recipe's.")
+]
+OfflineOption = Annotated[bool, typer.Option("--offline", help="Use only what is on this machine.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress on stderr.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

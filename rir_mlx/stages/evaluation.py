@@ -83,6 +83,7 @@ def evaluate(context: Context) -> Comparison:
         label_only, reasoning = (read_jsonl(run.predictions(arm)) for arm in ("qa", chosen))
         examples = pair_examples(label_only, reasoning, ("qa", chosen))
     write_report(run.report, comparison, examples)
+    context.progress.say(f"Report → {run.report}; metrics and predictions → {run.comparison.parent}")
     return comparison
 
 

@@ -47,7 +47,7 @@ def test_clean_rows_pass_strict(rir: Run, table: Path) -> None:
     write_csv(table, ROWS)
     result = rir("check", str(table), "--strict")
     assert result.code == 0
-    assert "Nothing was found" in result.out
+    assert "No problems found." in result.out
 
 
 def test_notes_alone_pass_strict(rir: Run, table: Path) -> None:

@@ -72,7 +72,7 @@ def test_lines_hold_label_probability_and_text(rir: Run, fake: Fake) -> None:
     assert rir("classify", stdin="a  day\n\n  \nlong\r\n").out == "joy\t0.500\ta day\njoy\t0.500\tlong\n"
     wanted = rir("classify", "-", "--top-k", "2", "--threshold", "0.6", stdin="long")
     assert wanted.out == "\t0.500\tanger\t0.300\tlong\n"
-    assert "1 texts are too long" in wanted.err
+    assert "whose ends were cut off: 1." in wanted.err
     lines = rir("classify", "--jsonl", stdin="a\nb\n").out.splitlines()
     assert [json.loads(line)["text"] for line in lines] == ["a", "b"]
     assert rir("classify", stdin="\n \n").code == 2

@@ -29,6 +29,20 @@ def test_help_and_version_import_no_framework() -> None:
         assert command in done.stdout
 
 
+@pytest.mark.parametrize("command", [["-h"], ["run", "-h"], ["convert", "fuse", "-h"]])
+def test_help_has_a_short_option(rir: Run, command: list[str]) -> None:
+    result = rir(*command)
+    assert (result.code, "Usage:" in result.out) == (0, True), result.err
+
+
+def test_help_offers_every_backend_but_the_one_for_tests(rir: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = rir("run", "--help").out
+    assert "<auto|mlx|torch>" in shown
+    assert "fake" not in shown
+    assert rir("run", "demo", "--backend", "fake").code == 2
+
+
 @pytest.mark.parametrize(
     ("rows", "header", "words"),
     [

@@ -54,7 +54,7 @@ def test_a_wheel_from_the_source_archive_runs_the_demo_from_another_folder(tmp_p
     elsewhere.mkdir()
     overrides = [word for override in _SMALL for word in ("--set", override)]
     done = subprocess.run(
-        [sys.executable, "-c", _RUN, str(installed), "demo", "--backend", "fake", "--quiet", *overrides],
+        [sys.executable, "-c", _RUN, str(installed), "demo", "--set", "backend=fake", "--quiet", *overrides],
         cwd=elsewhere,
         env=os.environ | {"PYTHONPATH": str(installed)},
         capture_output=True,

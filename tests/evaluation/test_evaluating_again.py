@@ -154,7 +154,7 @@ def test_a_threshold_makes_classify_abstain(evaluated_run: Path, rir: Run, monke
     path.write_text(json.dumps(stored), encoding="utf-8")
     Path("texts.txt").write_text("".join(f"{row['text']}\n" for row in rows), encoding="utf-8")
     result = rir("classify", "--file", "texts.txt", "--arm", "qa", "--jsonl")
-    assert f"No label where its probability is below {threshold:.3f}" in result.err
+    assert f"Giving no label if its probability is below {threshold:.3f}" in result.err
     answers = [json.loads(line) for line in result.out.splitlines()]
     unsure = [max(row["probabilities"].values()) < threshold for row in rows]
     assert [answer["abstained"] for answer in answers] == unsure

@@ -69,8 +69,10 @@ def test_stages_one_by_one_give_what_they_made(recipe: Path) -> None:
     assert (rgen.steps, rgen.arm) == (3, None)
     assert rgen.adapter.is_dir()
     partial = augment(loaded, limit=5)
+    assert partial is not None
     assert partial.stats["train"]["rows"] == 5
     augmented = augment(loaded)
+    assert augmented is not None
     assert augmented.train.is_file()
     assert augmented.stats["train"]["rows"] > 5
     results = train_classifier(loaded, arms=["qa", "qra"])
