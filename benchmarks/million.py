@@ -26,7 +26,7 @@ from typing import Any
 from rir_mlx.augmentation.engines.base import LabelQuestion
 from rir_mlx.augmentation.engines.local import LocalEngine
 from rir_mlx.augmentation.filters import ReasoningFilters
-from rir_mlx.augmentation.job import AugmentationJob, AugmentationSettings, flag
+from rir_mlx.augmentation.job import AugmentationJob, AugmentationSettings, ResultFlags
 from rir_mlx.augmentation.summary import AugmentationSummary
 from rir_mlx.backends.base import Sampling
 from rir_mlx.backends.fake import FakeBackend
@@ -75,18 +75,18 @@ def work(journal: Path, count: int) -> dict[str, float]:
     """The job alone: seconds, and memory before it and at its peak."""
     folder = resolve_model("builtin:tiny-llama").folder
     codec, question = Codec(folder, "26 Jul 2024"), LabelQuestion(LABELS, "Which emotion does the writer express?")
-    judge = ReasoningFilters(codec, LABELS, question.instruction)
+    flags = ResultFlags(ReasoningFilters(codec, LABELS, question.instruction))
     engine = LocalEngine(FakeBackend().load(folder), codec, question, 256, {"model": "fake"})
     before, start = peak_mb(), time.perf_counter()
-    with Journal(journal, flag(judge)) as opened:
+    with Journal(journal, flags) as opened:
         job = AugmentationJob(
-            Rows(count), AugmentationSettings("", Sampling(64, batch_size=64), 0, retries=1), {}, judge, opened
+            Rows(count), AugmentationSettings("", Sampling(64, batch_size=64), 0, retries=1), {}, flags, opened
         )
         job.write(engine, Silent())
-        tally = AugmentationSummary()
+        summary = AugmentationSummary()
         for outcome in job.outcomes():
-            tally.add(outcome)
-    assert len(tally.lengths) > 0.9 * count
+            summary.add(outcome)
+    assert len(summary.lengths) > 0.9 * count
     return {"seconds": time.perf_counter() - start, "before MB": before, "peak MB": peak_mb()}
 
 

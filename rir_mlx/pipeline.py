@@ -40,6 +40,7 @@ class Options(TypedDict, total=False):
     progress: Progress | None
     force: bool
     command: str
+    trust_recipe: bool
 
 
 @dataclass(frozen=True)
@@ -81,11 +82,14 @@ def train_rgen(recipe: RecipeSource, **options: Unpack[Options]) -> TrainingResu
         return _training_result(context.run.rgen)
 
 
-def augment(recipe: RecipeSource, *, limit: int | None = None, **options: Unpack[Options]) -> AugmentationResult | None:
+def augment(
+    recipe: RecipeSource, *, limit: int | None = None, retry_refused: bool = False, **options: Unpack[Options]
+) -> AugmentationResult | None:
     """Write a reasoning for every labelled row and keep those that pass the filters. With a `limit`, only for so many
-    rows; the stage then stays unfinished. Returns None in processes other than the main one."""
+    rows; the stage then stays unfinished. `retry_refused` asks a server again for what it refused or failed on.
+    Returns None in processes other than the main one."""
     with _opened(recipe, options) as context:
-        stages.augment_rows(context, limit)
+        stages.augment_rows(context, limit, retry_refused=retry_refused)
         if not is_main(context.processes):
             return None
         folder = context.run

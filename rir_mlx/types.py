@@ -65,6 +65,9 @@ ClassWeight = Literal["balanced"]
 Reporter = Literal["tensorboard", "wandb", "trackio"]
 """Where training metrics go beside `metrics.jsonl`."""
 
+ServerParameter = Literal["temperature", "top_p", "seed", "max_tokens", "min_p", "repetition_penalty", "stream"]
+"""A parameter of a request to a server that can be left out."""
+
 FinishReason = Literal["stop", "length"]
 """Why a generated text ends: its end token, or the limit on tokens."""
 

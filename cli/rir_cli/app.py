@@ -24,6 +24,7 @@ from rir_cli.options import (
     RecipeArgument,
     RunsOption,
     SetOption,
+    TrustRecipeOption,
 )
 from rir_mlx.types import Arm, EngineName
 
@@ -81,6 +82,10 @@ def augment(
     base_url: Annotated[
         str | None, typer.Option(help="Address of an OpenAI-compatible server, such as http://127.0.0.1:8080/v1.")
     ] = None,
+    trust_recipe: TrustRecipeOption = False,
+    retry_refused: Annotated[
+        bool, typer.Option("--retry-refused", help="Ask again for what the server refused or failed on.")
+    ] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Augment only the first LIMIT rows, as a trial.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the exact prompts of the first rows (3, or --limit) and stop.")
@@ -101,12 +106,13 @@ def augment(
     if chosen := engine or ("openai" if base_url else None):
         overrides += [f"augment.engine={chosen}"]
     options = stage_options(quiet=quiet, runs=runs, overrides=overrides, backend=backend, offline=offline, force=force)
+    options["trust_recipe"] = trust_recipe
     if dry_run:
         from rir_mlx.stages import exact_prompts, open_run
 
         prompts = exact_prompts(open_run(recipe, open_options(options)), limit or _PROMPTS)
         print_json(list(prompts)) if json else print_prompts(prompts)
-    elif (result := rir_mlx.augment(recipe, limit=limit, **options)) is not None:
+    elif (result := rir_mlx.augment(recipe, limit=limit, retry_refused=retry_refused, **options)) is not None:
         print_json(result.stats) if json else print_augmentation(result.stats)
 
 
@@ -153,11 +159,13 @@ def run(
     backend: BackendOption = None,
     offline: OfflineOption = False,
     quiet: QuietOption = False,
+    trust_recipe: TrustRecipeOption = False,
     force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
     """Run all stages of a recipe. Finished stages are skipped: the same command resumes an interrupted run."""
     options = stage_options(quiet=quiet, runs=runs, overrides=set_ or (), backend=backend, offline=offline, force=force)
+    options["trust_recipe"] = trust_recipe
     _print_result(rir_mlx.run(recipe or _DEFAULT_RECIPE, **options), json=json)
 
 

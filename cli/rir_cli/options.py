@@ -29,5 +29,8 @@ BackendOption = Annotated[
     BackendChoice | None, typer.Option(help="auto: MLX on Apple silicon, PyTorch elsewhere. Default: the recipe's.")
 ]
 OfflineOption = Annotated[bool, typer.Option("--offline", help="Use only what is on this machine.")]
+TrustRecipeOption = Annotated[
+    bool, typer.Option("--trust-recipe", help="Send texts and the key to the server that the recipe names.")
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress on stderr.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

@@ -17,19 +17,23 @@ from typing import Literal
 
 import regex
 
+from rir_mlx.augmentation.model_output import declines, holds_markup, holds_thoughts
 from rir_mlx.prompting.arms import reasoning_tokens
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.prompting.prompts import DELIMITER
 from rir_mlx.storage.digests import digest_of
 from rir_mlx.types import DEFAULT_FILTERS, Filter
 
-RejectionReason = Literal["cut off", "control", "empty", "delimiter", Filter]
-"""Why a reasoning is rejected, in the order in which the rules are tried. The first four always hold: such a text
-cannot be learned. The others are `Filter`s.
+RejectionReason = Literal["thinking", "cut off", "control", "empty", "declined", "markup", "delimiter", Filter]
+"""Why a reasoning is rejected, in the order in which the rules are tried. The first seven always apply: such a text
+must not be learned. The others are `Filter`s.
 
+thinking       it holds a model's private thoughts, or is nothing else
 cut off        it reached the limit before it ended
-control        a control token stands inside it
+control        it holds a control token
 empty          it holds no word
+declined       the model declines to answer ("I'm sorry, but I can't help with that"), in words that the text lacks
+markup         it is JSON, or holds a fenced block
 delimiter      it holds the text that separates a reasoning from its label
 repeating      a word stands four times in a row, or over a quarter of its runs of four words are repeats
                (seq-rep-4 of arXiv:1908.04319)
@@ -40,8 +44,8 @@ another label  the last of its sentences that names a label names others only; n
 ungrounded     none of its words stands in the text, but for words of the labels and the instruction, and words that
                say nothing alone; only where it is asked for, since a good reasoning may use words of its own alone
 """
-_RULES = 2
-"""Counts changes of the rules: results that were judged by earlier ones are judged anew."""
+_RULES = 3
+"""Counts changes of the rules. Results that earlier rules judged are judged again."""
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 _WORD = regex.compile(
     rf"[{_UNSPACED}]\p{{M}}*|[\p{{L}}\p{{N}}--[{_UNSPACED}]][\p{{L}}\p{{N}}\p{{M}}--[{_UNSPACED}]]*", regex.V1
@@ -147,6 +151,8 @@ class ReasoningFilters:
         self, text: str, label: str, reasoning: str, finish_reason: str = "stop", control: bool = False
     ) -> RejectionReason | None:
         """Why the `reasoning` of a labelled text is rejected, or None."""
+        if holds_thoughts(reasoning):
+            return "thinking"
         if finish_reason == "length":
             return "cut off"
         if control:
@@ -154,6 +160,10 @@ class ReasoningFilters:
         words = words_of(reasoning)
         if not words:
             return "empty"
+        if declines(reasoning) and not declines(text):
+            return "declined"
+        if holds_markup(reasoning):
+            return "markup"
         if self._holds_delimiter(reasoning):
             return "delimiter"
         if "repeating" in self.names and _repeats(words):

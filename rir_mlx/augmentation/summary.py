@@ -1,4 +1,4 @@
-"""Counts what came of an augmentation's rows, one by one, so that a million of them take no memory."""
+"""Counts augmented rows one by one, so that a million of them take no memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from rir_mlx.augmentation.job import AugmentedRow
 
 _FEW = 0.5
-"""A label of which less than this share of the overall keep-rate is kept is worth a warning."""
+"""A label deserves a warning where its keep-rate is below this share of the overall one."""
 
 
 class AugmentationSummary:
@@ -23,21 +23,21 @@ class AugmentationSummary:
         self.lengths, self.margins = array("i"), array("d")
         self.tokens = self.given = self.tied = self.trimmed = 0
 
-    def add(self, outcome: AugmentedRow) -> None:
-        label = outcome.row.label
+    def add(self, augmented: AugmentedRow) -> None:
+        label = augmented.row.label
         self.rows[label] += 1
-        self.given += outcome.row.reasoning is not None
-        self.trimmed += outcome.trimmed
-        for one in outcome.rejected:
-            self.rejected[one.rejected or ""] += 1
-            self.tokens += one.tokens
-        if outcome.kept is None:
+        self.given += augmented.row.reasoning is not None
+        self.trimmed += augmented.trimmed
+        for candidate in augmented.rejected:
+            self.rejected[candidate.rejected or ""] += 1
+            self.tokens += candidate.tokens
+        if augmented.kept is None:
             return
         self.kept[label] += 1
-        self.lengths.append(outcome.kept["tokens"])
-        self.tokens += outcome.kept["tokens"]
-        self.attempts[outcome.kept["provenance"].get("attempt", 0)] += 1
-        if choice := outcome.kept.get("choice"):
+        self.lengths.append(augmented.kept["tokens"])
+        self.tokens += augmented.kept["tokens"]
+        self.attempts[augmented.kept["provenance"].get("attempt", 0)] += 1
+        if choice := augmented.kept.get("choice"):
             self.margins.append(choice["margin"])
             self.tied += choice["tied"]
 
@@ -72,8 +72,18 @@ class AugmentationSummary:
                 f"{self.trimmed:,} texts were cut at their end to leave room for the reasoning: raise max_seq_length, "
                 "or lower augment.max_tokens."
             )
-        if refused := self.rejected["refused"]:
-            found.append(f"the server refused {refused:,} requests; journal.jsonl holds what it said.")
+        counts = {what: self.rejected[reason] for reason, what in (("refused", "refused"), ("failed", "failed on"))}
+        if any(counts.values()):
+            said = " and ".join(f"{what} {count:,} requests" for what, count in counts.items() if count)
+            found.append(
+                f"the server {said}; journal.jsonl holds what it said. "
+                "`rir-mlx augment --retry-refused` tries these again."
+            )
+        if thinking := self.rejected["thinking"]:
+            found.append(
+                f"{thinking:,} answers were a model's thoughts and nothing else: turn its thinking off on the server, "
+                "or raise augment.max_tokens."
+            )
         return found + [
             f"of the {count:,} rows with the label {label!r} {self.kept[label]:,} have a reasoning that was kept "
             f"({self.kept[label] / count:.0%}, {overall:.0%} overall)."

@@ -23,6 +23,7 @@ from rir_mlx.types import (
     LearningRateSchedule,
     OptimizerName,
     Reporter,
+    ServerParameter,
 )
 
 
@@ -269,6 +270,9 @@ class AugmentSection(Section):
     """Requests that a server answers at a time."""
     timeout: float = Field(default=120, gt=0)
     """Seconds that a request to the server may take, those included in which it waits for others."""
+    omit_parameters: tuple[ServerParameter, ...] = ()
+    """Parameters that are not sent to the server because it does not take them. Others that it refuses as unknown are
+    left out once it has said so; `max_tokens` is then sent as `max_completion_tokens`."""
     workers: int = Field(default=2, ge=1)
     """Workers of `ray`; each loads the model."""
 

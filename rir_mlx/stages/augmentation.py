@@ -13,7 +13,7 @@ from typing import Any
 
 from rir_mlx.augmentation.engines.base import Engine, ReasoningRequest
 from rir_mlx.augmentation.filters import ReasoningFilters
-from rir_mlx.augmentation.job import AugmentationJob, AugmentationSettings, flag
+from rir_mlx.augmentation.job import NOT_WRITTEN, AugmentationJob, AugmentationSettings, ResultFlags
 from rir_mlx.augmentation.leakage import LabelledReasoning, ReservoirSample, leakage
 from rir_mlx.augmentation.summary import AugmentationSummary
 from rir_mlx.backends.base import Sampling
@@ -32,16 +32,17 @@ from rir_mlx.storage.journal import Journal
 
 _NOT_THE_TEXT = {"batch_size", "concurrency", "timeout", "workers", "base_url", "server_model", "engine"}
 """Keys that change how reasonings are generated, and not what comes out. `engine` changes the model, which counts."""
+_PARTS = ("train", "validation")
 _TEST_PART = re.compile(r"(?<![a-z])test(?![a-z])", re.IGNORECASE)
 
 
 @exclusive
 @on_main_process
-def augment_rows(context: Context, limit: int | None = None) -> dict[str, Any] | None:
+def augment_rows(context: Context, limit: int | None = None, *, retry_refused: bool = False) -> dict[str, Any] | None:
     """Write a reasoning for each training and validation row and keep those that pass the filters. Returns the
     statistics, or None if the stage was already done. With a `limit`, only for the first rows; the stage then stays
-    unfinished unless these are all."""
-    return _AugmentationStage(context, limit).run()
+    unfinished unless these are all. `retry_refused` asks a server again for what it refused or failed on."""
+    return _AugmentationStage(context, limit, retry_refused=retry_refused).run()
 
 
 def exact_prompts(context: Context, count: int) -> Iterator[dict[str, Any]]:
@@ -56,9 +57,9 @@ def exact_prompts(context: Context, count: int) -> Iterator[dict[str, Any]]:
         encoded = codec.encode(model.question.prompt(request), model.room)
         text = codec.decode(encoded.prefix + encoded.row)
         if model.remote:
-            from rir_mlx.augmentation.engines.server import fitted_order
+            from rir_mlx.augmentation.engines.server import fitted_request
 
-            fitted, _ = fitted_order(request, model.question, codec, model.room)
+            fitted, _ = fitted_request(request, model.question, codec, model.room)
             text = model.question.prompt(fitted).message
         length = len(encoded.prefix) + len(encoded.row)
         yield {"text": row.text, "label": row.label, "prompt": text, "tokens": length, "trimmed": encoded.trimmed}
@@ -67,9 +68,9 @@ def exact_prompts(context: Context, count: int) -> Iterator[dict[str, Any]]:
 class _AugmentationStage:
     """One call of the stage: the rows, the model that writes for them, and the steps in their order."""
 
-    def __init__(self, context: Context, limit: int | None) -> None:
+    def __init__(self, context: Context, limit: int | None, *, retry_refused: bool = False) -> None:
         _refuse_test_rows(context)
-        self.context, self.options = context, context.recipe.augment
+        self.context, self.options, self.retry_refused = context, context.recipe.augment, retry_refused
         self.rows: list[Row] = [*context.data.train, *context.data.validation][:limit]
         self.model = ReasoningModel(context)
         self.generates = any(row.reasoning is None for row in self.rows)
@@ -85,19 +86,24 @@ class _AugmentationStage:
             return None
         question = self.model.question
         filters = ReasoningFilters(context.model.codec, question.labels, question.instruction, self.options.filters)
+        flags = ResultFlags(filters, self._asked(), retry_refused=self.retry_refused)
         make_folder(folder.augmented.folder)
         if context.force and folder.journal().is_file():
             os.replace(folder.journal(), folder.old_journal())
         with (
             Interrupts(loud=True, first="Finishing the rows in progress") as interrupts,
-            Journal(folder.journal(), flag(filters)) as journal,
+            Journal(folder.journal(), flags) as journal,
         ):
-            job = AugmentationJob(self.rows, self._settings(), identity, filters, journal)
+            job = AugmentationJob(self.rows, self._settings(), identity, flags, journal)
             self._generate_and_choose(job, engine, interrupts)
             stats = write_augmented_rows(context, job, filters)
         if len(self.rows) < len(context.data.train) + len(context.data.validation):
             context.progress.say(f"These are the first {len(self.rows):,} rows; run without --limit for the rest.")
         else:
+            if any(stats[part]["rejected"].get(reason) for part in _PARTS for reason in NOT_WRITTEN):
+                inputs |= {"refused_by": self._asked()}  # another server may not refuse
+            else:
+                inputs.pop("refused_by", None)
             folder.augmented.finish(inputs, **stats["train"])
         return stats
 
@@ -108,9 +114,11 @@ class _AugmentationStage:
         context = self.context
         self._say_progress(job)
         generates = job.is_due()
+        if self.model.server:
+            self.model.server.proven = job.due(0) < job.total()
         if generates and engine is None:
             engine = self.model.rgen_engine(dict(job.engine))
-            self.model.say_cost(self.rows, job.job.sampling, job.due(0))
+            self.model.say_cost(self.rows, job.settings.sampling, job.due(0))
         context.run.save_recipe(context.recipe)  # from here on the work can only be interrupted and resumed
         context.run.augmented.begin()
         if generates and engine:
@@ -156,16 +164,27 @@ class _AugmentationStage:
     def _inputs(self, identity: dict[str, str]) -> dict[str, Any]:
         recipe = self.context.recipe
         writer = {name: value for name, value in identity.items() if name != "server"} if self.generates else {}
-        return {
+        augment = self.options.model_dump(mode="json", exclude=_NOT_THE_TEXT)
+        if not self.options.omit_parameters:
+            del augment["omit_parameters"]
+        inputs = {
             "writer": writer,
             "data": self.context.data.digest,
             "instruction": recipe.data.instruction,
             "date": recipe.date,
             "seed": recipe.seed,
             "max_seq_length": recipe.max_seq_length,
-            "augment": self.options.model_dump(mode="json", exclude=_NOT_THE_TEXT),
+            "augment": augment,
             "row_ids": row_ids_digest(self.context.data),  # the same texts may stand at other places
         }
+        done = self.context.run.augmented.done()
+        if done and "refused_by" in done["inputs"]:
+            inputs["refused_by"] = "asked again" if self.retry_refused else self._asked()
+        return inputs
+
+    def _asked(self) -> str:
+        """The server, and what is asked of it besides the row, the model and the sampling."""
+        return digest_of([self.options.base_url, list(self.options.omit_parameters)]) if self.model.remote else ""
 
     def _settings(self) -> AugmentationSettings:
         recipe, options = self.context.recipe, self.options
@@ -198,17 +217,16 @@ class _AugmentationStage:
 def write_augmented_rows(context: Context, job: AugmentationJob, filters: ReasoningFilters) -> dict[str, Any]:
     """Write the kept rows of each part, the rejected ones and the statistics, in one pass over the rows."""
     run, train_rows = context.run, len(context.data.train)
-    parts = ("train", "validation")
-    summaries = {part: AugmentationSummary() for part in parts}
+    summaries = {part: AugmentationSummary() for part in _PARTS}
     sample = ReservoirSample(seed=context.recipe.seed)
-    paths = [*(run.augmented_rows(part) for part in parts), run.rejected_rows()]
+    paths = [*(run.augmented_rows(part) for part in _PARTS), run.rejected_rows()]
     with ExitStack() as stack:
         *kept, rejected = (
             stack.enter_context(stack.enter_context(replacing(path)).open("w", encoding="utf-8")) for path in paths
         )
         for index, outcome in enumerate(job.outcomes()):
             place = int(index >= train_rows)
-            part = parts[place]
+            part = _PARTS[place]
             summaries[part].add(outcome)
             if outcome.kept is not None:
                 kept[place].write(json.dumps(outcome.kept, ensure_ascii=False) + "\n")

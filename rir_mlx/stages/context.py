@@ -26,13 +26,15 @@ P = ParamSpec("P")
 @dataclass(frozen=True)
 class Context:
     """A run's folder, the model and data of its recipe, and how the user wants to hear about it. `force` runs a stage
-    again even if nothing changed; `command` is what was typed."""
+    again even if nothing changed; `command` is what was typed. `trusts_server`: the user, and not only the recipe,
+    named the server that texts and the key are sent to."""
 
     run: RunDir
     model: RecipeModel
     progress: Progress = field(default_factory=Silent)
     force: bool = False
     command: str = ""
+    trusts_server: bool = False
 
     @property
     def recipe(self) -> Recipe:

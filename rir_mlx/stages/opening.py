@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from rir_mlx.backends import open_backend
 from rir_mlx.classification.loading import RecipeModel
@@ -36,6 +38,7 @@ class OpenOptions:
     progress   who hears about it; nobody by default. Ranks after the first are always silent
     force      run a stage again even if nothing changed
     command    what the user typed, for the report and the model card
+    trust_recipe  send texts and the key to the server that the recipe names, though the user did not name it
     """
 
     runs: Path = RUNS
@@ -45,6 +48,7 @@ class OpenOptions:
     progress: Progress = field(default_factory=Silent)
     force: bool = False
     command: str = ""
+    trust_recipe: bool = False
 
 
 _DEFAULTS = OpenOptions()
@@ -59,7 +63,16 @@ def open_run(source: RecipeSource, options: OpenOptions = _DEFAULTS) -> Context:
     files = resolve_model(recipe.model, recipe.revision, offline=options.offline)
     model = RecipeModel(_resolved(recipe, files), backend, files)
     progress = Silent() if backend.processes.rank else options.progress
-    return Context(run, model, progress, options.force, options.command)
+    return Context(run, model, progress, options.force, options.command, _trusts_server(recipe, options))
+
+
+def _trusts_server(recipe: Recipe, options: OpenOptions) -> bool:
+    """Whether the user named the recipe's server: as an override, or in the environment. A recipe may be a stranger's,
+    and must not decide who gets the key."""
+    if options.trust_recipe or any(text.startswith("augment.base_url=") for text in options.overrides):
+        return True
+    named, wanted = urlsplit(os.environ.get("OPENAI_BASE_URL", "")), urlsplit(recipe.augment.base_url or "")
+    return bool(wanted.netloc) and (named.scheme, named.netloc) == (wanted.scheme, wanted.netloc)
 
 
 def open_trained_run(folder: str | Path | None, options: OpenOptions = _DEFAULTS) -> Context:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from huggingface_hub import constants
 
@@ -20,6 +21,9 @@ from rir_mlx.stages.context import Context
 from rir_mlx.storage.digests import digest_of_file
 from rir_mlx.training.cost import generation_cost
 
+if TYPE_CHECKING:
+    from rir_mlx.augmentation.engines.server import OpenAIEngine  # its HTTP library is needed only with a server
+
 _SAMPLE = 256
 """Rows from which the cost of all of them is estimated."""
 
@@ -32,6 +36,7 @@ class ReasoningModel:
         self.question = LabelQuestion(list(context.data.labels), context.recipe.data.instruction)
         self.room = rgen_room(context.recipe.max_seq_length, self.options.max_tokens)
         self.remote = self.options.engine == "openai"
+        self.server: OpenAIEngine | None = None
         self._loaded: Model | None = None
 
     def rgen_identity(self) -> dict[str, str]:
@@ -83,18 +88,34 @@ class ReasoningModel:
         return RayEngine(setup, self.options.workers, identity)
 
     def server_engine(self) -> Engine:
-        """The model of an OpenAI-compatible server. Raises NoServer if nobody answers at its address."""
-        from rir_mlx.augmentation.engines.server import OpenAIEngine, Server
+        """The model of an OpenAI-compatible server.
 
-        options = self.options
-        server = Server(options.base_url or "", options.server_model, options.concurrency, options.timeout)
+        Raises NoServer if nobody answers at its address, UserError if only the recipe names it."""
+        from rir_mlx.augmentation.engines.address import Server
+        from rir_mlx.augmentation.engines.server import OpenAIEngine
+
+        options, context = self.options, self.context
+        server = Server(
+            options.base_url or "",
+            options.server_model,
+            options.concurrency,
+            options.timeout,
+            trusted=context.trusts_server,
+            omitted=options.omit_parameters,
+        )
+        if server.remote and not server.trusted:
+            raise UserError(
+                f"Only the recipe names the server {server.shown}. Texts, labels and your key would be sent there.",
+                hint=f"Give --base-url {server.shown} if you know this server, or --trust-recipe.",
+            )
         if server.remote and constants.HF_HUB_OFFLINE:
             raise UserError(f"{server.shown} is not on this machine, and --offline contacts no server.")
-        engine = OpenAIEngine(server, self.context.model.codec, self.question, self.context.recipe.max_seq_length)
-        if engine.remote:
+        if server.remote:
             unencrypted = "" if server.url.scheme == "https" else ", unencrypted, and so is the key if there is one"
-            self.context.progress.warn(f"Texts and labels are sent to {server.shown}{unencrypted}.")
-        return engine
+            context.progress.warn(f"Texts and labels are sent to {server.shown}{unencrypted}.")
+        length, tell = context.recipe.max_seq_length, context.progress.warn
+        self.server = OpenAIEngine(server, context.model.codec, self.question, length, tell)
+        return self.server
 
     def say_cost(self, rows: Sequence[Row], sampling: Sampling, due: int) -> None:
         """Say what `due` reasonings cost at most, estimated from the first rows."""

@@ -19,7 +19,7 @@ from rir_mlx.augmentation.job import (
     AugmentationJob,
     AugmentationSettings,
     AugmentedRow,
-    flag,
+    ResultFlags,
 )
 from rir_mlx.augmentation.summary import AugmentationSummary
 from rir_mlx.backends.base import Sampling
@@ -81,9 +81,9 @@ def run(
     filters: Any = DEFAULT_FILTERS,
     stopped: Callable[[], bool] = lambda: False,
 ) -> list[AugmentedRow]:
-    judge = ReasoningFilters(codec, LABELS, QUESTION.instruction, filters)
-    with Journal(journal, flag(judge)) as opened:
-        augmentation = AugmentationJob(rows, job, identity or IDENTITY, judge, opened)
+    flags = ResultFlags(ReasoningFilters(codec, LABELS, QUESTION.instruction, filters))
+    with Journal(journal, flags) as opened:
+        augmentation = AugmentationJob(rows, job, identity or IDENTITY, flags, opened)
         augmentation.write(engine, Silent(), stopped)
         return list(augmentation.outcomes())
 
@@ -286,10 +286,10 @@ def test_what_an_engine_refuses_is_rejected_and_the_rest_goes_on(codec: Codec, t
     again = Picky()
     assert run(codec, ROWS, tmp_path / "journal", again, replace(JOB, retries=1), filters=()) is not None
     assert again.asked == []
-    tally = AugmentationSummary()
+    summary = AugmentationSummary()
     for outcome in outcomes:
-        tally.add(outcome)
-    assert "refused 2 requests" in tally.warnings()[0]
+        summary.add(outcome)
+    assert "refused 2 requests" in summary.warnings()[0]
 
 
 def test_half_a_character_does_not_stop_the_journal(codec: Codec, tmp_path: Path) -> None:
@@ -361,10 +361,10 @@ def choosing(codec: Codec, tmp_path: Path, name: str = "journal", n: int = 4) ->
     journal = tmp_path / name
     model = FakeBackend().load(resolve_model("builtin:tiny-llama").folder)
     job = AugmentationSettings("prompt", Sampling(max_tokens=16, temperature=1.0), 0, n=n)
-    judge = ReasoningFilters(codec, LABELS, QUESTION.instruction)
+    flags = ResultFlags(ReasoningFilters(codec, LABELS, QUESTION.instruction))
     task = ClassificationTask(dict.fromkeys(LABELS, ""), QUESTION.instruction, 400, 64)
-    with Journal(journal, flag(judge)) as opened:
-        augmentation = AugmentationJob(ROWS, job, IDENTITY, judge, opened)
+    with Journal(journal, flags) as opened:
+        augmentation = AugmentationJob(ROWS, job, IDENTITY, flags, opened)
         says = Writer(lambda order: " " if order.seed % 5 == 0 else f"Number {order.seed % 1000}, {order.label}.")
         augmentation.write(says, Silent())
         scorer = Classifier(model, codec, task, "qra")
@@ -402,10 +402,10 @@ def test_a_choice_is_made_once(codec: Codec, tmp_path: Path) -> None:
 
 
 def test_a_tie_is_recorded_and_the_first_is_kept(codec: Codec, tmp_path: Path) -> None:
-    judge = ReasoningFilters(codec, LABELS, QUESTION.instruction)
-    with Journal(tmp_path / "journal", flag(judge)) as opened:
+    flags = ResultFlags(ReasoningFilters(codec, LABELS, QUESTION.instruction))
+    with Journal(tmp_path / "journal", flags) as opened:
         job = AugmentationSettings("prompt", Sampling(max_tokens=16, temperature=1.0), 0, n=3)
-        augmentation = AugmentationJob(ROWS[:1], job, IDENTITY, judge, opened)
+        augmentation = AugmentationJob(ROWS[:1], job, IDENTITY, flags, opened)
         augmentation.write(Writer(lambda order: "Their friend came home."), Silent())
 
         class Even:
@@ -479,7 +479,7 @@ def test_a_tally_counts_rows_reasons_and_labels() -> None:
         lost = [Candidate("0", 0, at, "x", 3, why) for at, why in enumerate(rejected)]
         return AugmentedRow(Row("t", label), None if attempt is None else record, lost)
 
-    tally = AugmentationSummary()
+    summary = AugmentationSummary()
     for one in (
         outcome("joy", tokens=10),
         outcome("joy", "empty", attempt=1, tokens=20, margin=0.5),
@@ -487,8 +487,8 @@ def test_a_tally_counts_rows_reasons_and_labels() -> None:
         outcome("anger", "empty", attempt=None),
         outcome("joy", tokens=30, margin=0.0),
     ):
-        tally.add(one)
-    values = tally.values()
+        summary.add(one)
+    values = summary.values()
     assert values["rows"] == 5
     assert values["kept"] == 3
     assert values["rejected"] == {"empty": 3, "cut off": 1}
@@ -498,7 +498,7 @@ def test_a_tally_counts_rows_reasons_and_labels() -> None:
     assert values["tokens"] == 60 + 4 * 3
     assert values["lengths"] == {"mean": 20, "p5": 11, "p50": 20, "p95": 29, "max": 30}
     assert values["chosen"] == {"rows": 2, "tied": 1, "mean_margin": 0.25, "median_margin": 0.25}
-    [warning] = tally.warnings()
+    [warning] = summary.warnings()
     assert "'anger' 0 have" in warning
     json.dumps(values)
 
@@ -529,16 +529,16 @@ def peak_of(codec: Codec, folder: Path, count: int) -> int:
 
     from rir_mlx.models.hub import resolve_model
 
-    judge = ReasoningFilters(codec, LABELS, QUESTION.instruction)
+    flags = ResultFlags(ReasoningFilters(codec, LABELS, QUESTION.instruction))
     engine = LocalEngine(FakeBackend().load(resolve_model("builtin:tiny-llama").folder), codec, QUESTION, 400, IDENTITY)
     tracemalloc.start()
-    with Journal(folder / f"journal-{count}", flag(judge)) as journal:
-        augmentation = AugmentationJob(Rows(), JOB, IDENTITY, judge, journal)
+    with Journal(folder / f"journal-{count}", flags) as journal:
+        augmentation = AugmentationJob(Rows(), JOB, IDENTITY, flags, journal)
         augmentation.write(engine, Silent())
         assert len(journal) == count
-        tally = AugmentationSummary()
+        summary = AugmentationSummary()
         for outcome in augmentation.outcomes():
-            tally.add(outcome)
+            summary.add(outcome)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     return peak

@@ -16,7 +16,8 @@ from rir_mlx.types import FinishReason
 
 @dataclass(frozen=True, slots=True)
 class ReasoningRequest:
-    """A reasoning to write for a labelled text. `key` names it; the 63 bits of `seed` decide its random draws."""
+    """A labelled text that needs a reasoning. `key` names the request; the 63 bits of `seed` decide its random
+    draws."""
 
     key: str
     text: str
@@ -26,9 +27,14 @@ class ReasoningRequest:
 
 @dataclass(frozen=True, slots=True)
 class GeneratedReasoning:
-    """What was written for the order `key`: its text and its length in tokens. `finish_reason` is `length` where it
-    ran into the limit; `control`: a control token stands inside; `trimmed`: so many tokens of the order's text were cut
-    off to fit; `refused`: why the engine writes nothing for it."""
+    """What an engine generated for the request `key`, and its length in tokens.
+
+    finish_reason  `length` where it ran into the limit
+    control        a control token stands inside it
+    trimmed        tokens of the request's text that were cut off to fit
+    refused        why the engine generates nothing for this request
+    failed         what went wrong, again and again, with this request alone
+    """
 
     key: str
     text: str
@@ -37,28 +43,29 @@ class GeneratedReasoning:
     control: bool = False
     trimmed: int = 0
     refused: str = ""
+    failed: str = ""
 
 
 @dataclass(frozen=True)
 class LabelQuestion:
-    """What every order of a job asks: the label set and the question that it answers."""
+    """What all requests of a job ask: the label set, and the question that a label answers."""
 
     labels: Sequence[str]
     instruction: str
 
-    def prompt(self, order: ReasoningRequest) -> Prompt:
-        return rgen_row_prompt(order.text, order.label, self.labels, self.instruction)
+    def prompt(self, request: ReasoningRequest) -> Prompt:
+        return rgen_row_prompt(request.text, request.label, self.labels, self.instruction)
 
 
 class Engine(Protocol):
     def identity(self) -> dict[str, str]:
-        """The model, its revision and its adapter: what decides a text beside the order and the sampling. It is part
-        of every key, and stands in every row."""
+        """The model, its revision and its adapter: what decides a reasoning besides the request and the sampling. It
+        is part of every key, and stands in every row."""
         ...
 
-    def write(self, orders: Iterable[ReasoningRequest], sampling: Sampling) -> Iterator[GeneratedReasoning]:
-        """Each order once, as they are finished. Orders are taken a few ahead of need, so that whoever gives them
-        can stop: what was taken is still finished. Raises an RirError where the engine fails."""
+    def write(self, requests: Iterable[ReasoningRequest], sampling: Sampling) -> Iterator[GeneratedReasoning]:
+        """Every request once, as it is finished. Takes requests only a few ahead of need, so that the caller can stop;
+        the requests taken are finished. Raises an RirError where the engine fails."""
         ...
 
     def close(self) -> None: ...

@@ -24,34 +24,34 @@ class LocalEngine:
     def identity(self) -> dict[str, str]:
         return self._identity
 
-    def write(self, orders: Iterable[ReasoningRequest], sampling: Sampling) -> Iterator[GeneratedReasoning]:
-        orders = iter(orders)
-        first = list(islice(orders, 1))
+    def write(self, requests: Iterable[ReasoningRequest], sampling: Sampling) -> Iterator[GeneratedReasoning]:
+        requests = iter(requests)
+        first = list(islice(requests, 1))
         if not first:
             return
         sampling = replace(sampling, stop=tuple((token,) for token in self.codec.stops))
         prefix = self._encode(first, sampling)[0].prefix
         waiting: dict[int, tuple[str, int]] = {}
-        for one in self.model.generate(
-            self._requests(chain(first, orders), sampling, waiting), sampling, prefix=prefix
+        for completion in self.model.generate(
+            self._requests(chain(first, requests), sampling, waiting), sampling, prefix=prefix
         ):
-            text = self.codec.decode(one.tokens)
-            control = self.codec.has_control(one.tokens)
-            key, trimmed = waiting.pop(one.key)
-            yield GeneratedReasoning(key, text, len(one.tokens), one.finish_reason, control, trimmed)
+            text = self.codec.decode(completion.tokens)
+            control = self.codec.has_control(completion.tokens)
+            key, trimmed = waiting.pop(completion.key)
+            yield GeneratedReasoning(key, text, len(completion.tokens), completion.finish_reason, control, trimmed)
 
     def _requests(
-        self, orders: Iterator[ReasoningRequest], sampling: Sampling, waiting: dict[int, tuple[str, int]]
+        self, requests: Iterator[ReasoningRequest], sampling: Sampling, waiting: dict[int, tuple[str, int]]
     ) -> Iterator[Request]:
         number = 0
-        while chunk := list(islice(orders, sampling.batch_size)):  # more would be written after a stop
-            for order, encoded in zip(chunk, self._encode(chunk, sampling), strict=True):
-                waiting[number] = order.key, encoded.trimmed
-                yield Request(number, encoded.row, order.seed)
+        while chunk := list(islice(requests, sampling.batch_size)):  # a larger chunk would be generated after a stop
+            for request, encoded in zip(chunk, self._encode(chunk, sampling), strict=True):
+                waiting[number] = request.key, encoded.trimmed
+                yield Request(number, encoded.row, request.seed)
                 number += 1
 
-    def _encode(self, orders: list[ReasoningRequest], sampling: Sampling) -> list[EncodedPrompt]:
-        prompts = [self.question.prompt(order) for order in orders]
+    def _encode(self, requests: list[ReasoningRequest], sampling: Sampling) -> list[EncodedPrompt]:
+        prompts = [self.question.prompt(request) for request in requests]
         return self.codec.encode_many(prompts, rgen_room(self.max_seq_length, sampling.max_tokens))
 
     def close(self) -> None:

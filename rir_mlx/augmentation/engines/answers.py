@@ -1,0 +1,267 @@
+"""What an OpenAI-compatible server answers, and what it says when it does not. Knows no connection."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx2
+
+from rir_mlx.augmentation.model_output import answer_of, holds_special_token
+from rir_mlx.types import FinishReason
+
+_BUSY = frozenset({408, 409, 425, 503})
+"""The server is not ready for any request."""
+_REQUESTS_FAULT = frozenset({400, 413, 422})
+"""A context that is too long, a content filter: another request may do better."""
+_EXHAUSTED = re.compile(
+    r"insufficient_quota|exceeded your current quota|billing|credit|per[ _-]?day|daily|\b[rt]pd\b|monthly",
+    re.IGNORECASE,
+)
+"""Limits that no pause of minutes helps against."""
+_IN_WORDS = re.compile(r"(?:try again|retry) (?:in|after) ((?:[\d.]+ ?(?:h|ms|m|s)\w* ?)+)", re.IGNORECASE)
+_DURATION = re.compile(r"([\d.]+) ?(ms|h|m|s)", re.IGNORECASE)
+_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+THOUGHTS = "<think>"
+"""Stands in the journal for an answer of nothing but thoughts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The text of an answer without thoughts and end tokens. `tokens` as the server counts them, where it does.
+    `control`: a control token stands inside the text."""
+
+    text: str
+    finish_reason: FinishReason
+    tokens: int | None
+    control: bool = False
+
+
+class Unreached(Exception):
+    """Nobody listens at the address."""
+
+
+class ServerBusy(Exception):
+    """The server is not ready for any request."""
+
+
+class RateLimited(Exception):
+    """Too many requests. `wait`: seconds that the server asks for, 0 where it names none. `exhausted`: a quota or a
+    limit a day, which a pause does not help against."""
+
+    def __init__(self, what: str, wait: float = 0.0, *, exhausted: bool = False) -> None:
+        super().__init__(what)
+        self.wait, self.exhausted = wait, exhausted
+
+
+class RequestFailed(Exception):
+    """An error that may be this request's alone: status 500, no answer in time, an answer without a message."""
+
+
+class NotAnAnswer(Exception):
+    """What a server of this protocol never sends: a web page, a stream, an object of another kind."""
+
+
+class RequestRefused(Exception):
+    """The server answers others, and refuses what this request says: too long, or against its rules."""
+
+
+class NotFound(Exception):
+    """The server knows no such path or model."""
+
+
+class Unauthorised(Exception):
+    """The server wants a key, or another one."""
+
+
+class Unusable(Exception):
+    """A refusal that no other request mends: a redirect, payment required, a method that is not allowed."""
+
+
+class UnknownParameter(Exception):
+    """The server does not take these parameters of the request."""
+
+    def __init__(self, what: str, names: frozenset[str]) -> None:
+        super().__init__(what)
+        self.names = names
+
+
+def object_in(response: httpx2.Response) -> dict[str, Any]:
+    """The JSON object of a successful response. Raises NotAnAnswer."""
+    kind = response.headers.get("content-type", "")
+    if "text/event-stream" in kind or response.content[:5] == b"data:":
+        raise NotAnAnswer(f"a stream of events, which was not asked for: {response.text}")
+    try:
+        data = response.json()
+    except ValueError:
+        page = " (a web page)" if "html" in kind or response.content.lstrip()[:1] == b"<" else ""
+        raise NotAnAnswer(f"an answer that is no JSON object{page}: {response.text}") from None
+    if not isinstance(data, dict):
+        raise NotAnAnswer(f"an answer that is no JSON object: {data}")
+    return data
+
+
+def read_answer(data: dict[str, Any]) -> Answer:
+    """The answer in the object that a server sent.
+
+    Raises RequestFailed where it holds none, RequestRefused where a content filter or the model refused, RateLimited
+    and others where it holds an error with a status, and NotAnAnswer where it is an object of another protocol."""
+    choices = data.get("choices")
+    if not choices and data.get("error"):
+        raise _error_inside(data["error"])
+    if not isinstance(choices, list):
+        raise NotAnAnswer(f"an answer without a message: {data}")
+    choice = choices[0] if choices else None
+    if not isinstance(choice, dict) or not isinstance(message := choice.get("message"), dict):
+        raise RequestFailed(f"an answer without a message: {data}")
+    reason = choice.get("finish_reason")
+    if choice.get("error") or reason == "error":
+        raise RequestFailed(f"an error in place of an answer: {choice.get('error') or data}")
+    if reason in ("content_filter", "safety", "refusal"):
+        raise RequestRefused(f"the server's content filter stopped the answer ({reason})")
+    text = _text_of(message.get("content"))
+    if not text.strip() and message.get("refusal"):
+        raise RequestRefused(f"the model refused: {message['refusal']}")
+    thoughts = any(message.get(name) for name in ("reasoning_content", "reasoning", "thinking"))
+    whole = text.encode("utf-8", "replace").decode("utf-8")  # JSON can hold half characters, and no tokenizer takes one
+    found = answer_of(whole)
+    if found is None or (not found and (thoughts or _thoughts_alone(message.get("content")))):
+        found = THOUGHTS if found is not None else whole
+    tokens = (data.get("usage") or {}).get("completion_tokens") if isinstance(data.get("usage"), dict) else None
+    finish: FinishReason = "length" if reason in ("length", "max_tokens") else "stop"
+    counted = tokens if isinstance(tokens, int) and not isinstance(tokens, bool) else None
+    return Answer(found, finish, counted, holds_special_token(found))
+
+
+def _text_of(content: Any) -> str:
+    """A message's content as text. Parts of a list are joined, those that hold thoughts left out."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, dict):
+        content = [content]
+    if not isinstance(content, list) or not all(isinstance(part, str | dict) for part in content):
+        raise RequestFailed(f"a message whose content is no text: {content}")
+    texts = [part if isinstance(part, str) else part.get("text") for part in content if not _is_thought(part)]
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _is_thought(part: Any) -> bool:
+    return isinstance(part, dict) and str(part.get("type", "")).lower() in (
+        *("thinking", "reasoning", "reasoning_content", "redacted_thinking", "thought"),
+    )
+
+
+def _thoughts_alone(content: Any) -> bool:
+    return isinstance(content, list) and bool(content) and all(map(_is_thought, content))
+
+
+def _error_inside(error: Any) -> Exception:
+    """An error in an answer with status 200; some gateways put its status inside."""
+    message, code = _message_of({"error": error}) or (str(error), None)
+    what = f"an error in place of an answer: {message}"
+    if str(code) == "429":
+        return RateLimited(what, _wait_in_words(message), exhausted=_is_exhausted(message, code))
+    return RequestFailed(what)
+
+
+def problem_of(response: httpx2.Response, sent: frozenset[str] = frozenset()) -> Exception:
+    """What is wrong, by a response that is not a success. `sent` are the request's parameters that may be left out."""
+    status, (message, code) = response.status_code, _said(response)
+    what = f"status {status}: {message}"
+    if status == 429:
+        return RateLimited(what, retry_after(response, message), exhausted=_is_exhausted(message, code))
+    if status in _BUSY:
+        return ServerBusy(what)
+    if status >= 500:
+        return RequestFailed(what)
+    if status in (401, 403):
+        return Unauthorised(what)
+    if status in (400, 422) and (names := unknown_parameters(response, sent)):
+        return UnknownParameter(what, names)
+    if status == 404 or code == "model_not_found":
+        return NotFound(what)
+    return RequestRefused(what) if status in _REQUESTS_FAULT else Unusable(what)
+
+
+_NOT_TAKEN = re.compile(
+    r"unsupported|not supported|does not support|doesn't support|unknown|unrecogni[sz]ed|unexpected|not permitted"
+    r"|not allowed|extra_forbidden|extra inputs|extra fields|not a valid (?:field|parameter)|no longer|deprecated"
+    r"|only the default|is not available|\bremoved\b|use ['\"`]?max_completion_tokens",
+    re.IGNORECASE,
+)
+
+
+def unknown_parameters(response: httpx2.Response, sent: frozenset[str]) -> frozenset[str]:
+    """Those of the parameters `sent` that a refusal says the server does not take."""
+    text = response.text
+    if not _NOT_TAKEN.search(text):
+        return frozenset()
+    try:
+        error = response.json().get("error")
+    except (ValueError, AttributeError):
+        error = None
+    named = error.get("param") if isinstance(error, dict) else None
+    if isinstance(named, str) and (name := named.rpartition(".")[2]) in sent:
+        return frozenset({name})
+    return frozenset(name for name in sent if re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text))
+
+
+def retry_after(response: httpx2.Response, message: str = "") -> float:
+    """Seconds until another request is welcome, by the headers or the message; 0 where neither names a time.
+
+    `retry-after-ms` holds milliseconds, `retry-after` seconds or a date (RFC 9110, section 10.2.3)."""
+    if milliseconds := _number(response.headers.get("retry-after-ms", "")):
+        return milliseconds / 1000
+    value = response.headers.get("retry-after", "").strip()
+    if seconds := _number(value):
+        return seconds
+    if value and not value[0].isdigit():
+        try:
+            return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+        except (ValueError, TypeError, OverflowError):
+            pass
+    return _wait_in_words(message)
+
+
+def _number(value: str) -> float:
+    """A number above 0, else 0."""
+    try:
+        number = float(value)
+    except ValueError:
+        return 0.0
+    return number if 0 < number < float("inf") else 0.0
+
+
+def _wait_in_words(message: str) -> float:
+    """Seconds in a sentence like "Please try again in 1m2.5s."."""
+    found = _IN_WORDS.search(message)
+    return sum(_number(amount) * _UNITS[unit.lower()] for amount, unit in _DURATION.findall(found[1])) if found else 0.0
+
+
+def _is_exhausted(message: str, code: object) -> bool:
+    return code == "insufficient_quota" or _EXHAUSTED.search(message) is not None
+
+
+def _said(response: httpx2.Response) -> tuple[str, object]:
+    """What a server says of its refusal, and the code that it gives."""
+    if response.has_redirect_location:
+        return f"a redirect to {response.headers['location']}, which is not followed", None
+    try:
+        return _message_of(response.json()) or (response.text, None)
+    except ValueError:
+        return response.text, None
+
+
+def _message_of(data: Any) -> tuple[str, object] | None:
+    error = data.get("error") if isinstance(data, dict) else None
+    if isinstance(error, dict):
+        return str(error.get("message")), error.get("code") or error.get("type")
+    if error:
+        return str(error), data.get("code")
+    message = next((data[name] for name in ("message", "detail") if data.get(name)), None) if data else None
+    return (str(message), data.get("code")) if message else None

@@ -1,0 +1,248 @@
+"""HTTP requests to a server, repeated as long as that helps. Where it limits the rate, all of them pause together."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
+
+import httpx2
+
+from rir_mlx.augmentation.engines import answers
+from rir_mlx.augmentation.engines.address import Server
+from rir_mlx.errors import Failure, NoServer, UserError
+
+T = TypeVar("T")
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+_QUICK_PAUSE = 0.2
+"""Seconds before the second and last try to reach a server that was never reached."""
+_LONGEST_WAIT = 900.0
+"""Seconds that a server may ask everybody to wait before the job ends instead."""
+_SHOWN_WAIT = 30.0
+_MOST_PAUSES = 30
+"""Pauses, without an answer in between, after which a rate limit is no rate limit."""
+_FOREIGN_TRIES = 3
+"""Tries at an address that never answered in this protocol."""
+_LONGEST_CONNECT = 10.0
+_LEAVING = 5.0
+"""Seconds to wait for requests that are cancelled; the thread is a daemon and holds up no exit after that."""
+_EXCERPT = 300
+_AGAIN = "Run the same command again; it continues."
+
+
+_REPEATED = (
+    answers.RateLimited,
+    answers.Unreached,
+    answers.ServerBusy,
+    answers.RequestFailed,
+    answers.NotAnAnswer,
+)
+"""What another try may help against."""
+
+
+class SetAside(Exception):
+    """A request that failed again and again while others may do well."""
+
+
+class RateLimit:
+    """The pause that a server asked for, shared by all requests."""
+
+    def __init__(self, shown: str, tell: Callable[[str], None]) -> None:
+        self.shown, self.tell = shown, tell
+        self.until, self.pauses = 0.0, 0
+
+    async def wait(self, ending: asyncio.Event) -> None:
+        """Until the pause is over; requests then start a little apart. Returns at once where `ending` is set."""
+        while (left := self.until - time.monotonic()) > 0 and not ending.is_set():
+            await _sleep(left + random.uniform(0, min(1.0, left / 10)), ending)
+
+    def pause(self, limit: answers.RateLimited, seconds: float, said: str) -> None:
+        """No request starts for so many seconds. Raises Failure where waiting does not help."""
+        if limit.exhausted or seconds > _LONGEST_WAIT:
+            raise Failure(f"{self.shown} takes no more requests for now, {said}", hint=_AGAIN)
+        now = time.monotonic()
+        if now >= self.until:
+            self.pauses += 1
+            if seconds > _SHOWN_WAIT:
+                self.tell(f"{self.shown} limits the rate of requests: waiting {seconds:.0f} s.")
+        if self.pauses > _MOST_PAUSES:
+            raise Failure(f"{self.shown} still limits the rate after {self.pauses} pauses, {said}", hint=_AGAIN)
+        self.until = max(self.until, now + seconds)
+
+
+class ServerClient:
+    """Sends requests to one server and repeats them. `tell` hears what the user should know."""
+
+    def __init__(self, server: Server, key: str, tell: Callable[[str], None]) -> None:
+        self.server, self._key = server, key
+        self.limit = RateLimit(server.shown, tell)
+        self.answered = 0
+        self._reached = False
+        self._random = random.Random()  # pauses differ from run to run, and draw from nobody else's generator
+
+    @contextmanager
+    def open(self) -> Iterator[tuple[httpx2.AsyncClient, asyncio.AbstractEventLoop]]:
+        """A connection pool and the loop it runs on. What still runs there is cancelled at the end."""
+        client = httpx2.AsyncClient(
+            headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
+            timeout=httpx2.Timeout(self.server.timeout, connect=min(_LONGEST_CONNECT, self.server.timeout)),
+            limits=httpx2.Limits(max_connections=self.server.concurrency),
+            trust_env=self.server.remote,  # a proxy from the environment is not for this machine
+            follow_redirects=False,  # the key is meant for this host alone
+        )
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=_serve, args=(loop, client), name="rir-mlx-openai", daemon=True)
+        thread.start()
+        try:
+            yield client, loop
+        finally:
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join(_LEAVING)
+
+    async def insist(self, attempt: Callable[[], Awaitable[T]], ending: asyncio.Event) -> T:
+        """`attempt` until it succeeds, with longer and longer pauses. Once `ending` is set nothing is repeated.
+
+        Raises SetAside where the request alone may be at fault, Failure where the server is, NoServer where there was
+        never one, UserError where the address or the key is wrong; RequestRefused, NotFound and UnknownParameter as
+        `attempt` does."""
+        tries, answered_before = 0, self.answered
+        while True:
+            await self.limit.wait(ending)
+            answered_then = self.answered
+            try:
+                result = await attempt()
+            except _REPEATED as problem:
+                # A server that names its time, or answers others meanwhile, will come round to this request too.
+                patient = isinstance(problem, answers.RateLimited) and (
+                    problem.wait > 0 or self.answered > answered_then
+                )
+                tries += not patient
+                if ending.is_set():
+                    raise self._failure(problem, tries) from None
+                if tries >= self._most_tries(problem):
+                    raise self._given_up(problem, tries, self.answered > answered_before) from None
+                await self._pause_after(problem, tries, ending)
+            except answers.Unauthorised as error:
+                raise self._unauthorised(error) from None
+            except answers.Unusable as error:
+                raise Failure(f"{self.server.shown} refused a request, {self.clean(error)}") from None
+            else:
+                self.answered += 1
+                self.limit.pauses = 0
+                return result
+
+    def _most_tries(self, problem: Exception) -> int:
+        match problem:
+            case answers.Unreached() if not self._reached:
+                return 2
+            case answers.NotAnAnswer() if not self.answered:
+                return min(_FOREIGN_TRIES, self.server.request_retries + 1)
+            case answers.RequestFailed() | answers.NotAnAnswer():
+                return self.server.request_retries + 1
+            case _:
+                return self.server.retries + 1
+
+    def _given_up(self, problem: Exception, tries: int, others_answered: bool) -> Exception:
+        """The error of a request that is not repeated any more."""
+        match problem:
+            case answers.Unreached() if not self._reached:
+                return self._no_server(problem)
+            case answers.NotAnAnswer() if not self.answered:
+                return self._foreign(problem)
+            case answers.RequestFailed() | answers.NotAnAnswer():
+                return SetAside(self._tried(problem, tries))
+            case _ if others_answered:
+                return SetAside(self._tried(problem, tries))
+        return self._failure(problem, tries)
+
+    def _tried(self, problem: Exception, tries: int) -> str:
+        return f"no answer in {tries} tries, the last time: {self.clean(problem)}"
+
+    def _failure(self, problem: Exception, tries: int) -> Failure:
+        what = f"{self.server.shown} did not answer in {tries} tries, the last time: {self.clean(problem)}"
+        return Failure(what, hint=_AGAIN)
+
+    async def _pause_after(self, problem: Exception, tries: int, ending: asyncio.Event) -> None:
+        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** max(0, tries - 1)) * self._random.uniform(0.5, 1)
+        if isinstance(problem, answers.RateLimited):
+            self.limit.pause(problem, problem.wait or pause, self.clean(problem))
+            return
+        if isinstance(problem, answers.Unreached) and not self._reached:
+            pause = _QUICK_PAUSE
+        await _sleep(pause, ending)
+
+    async def send(
+        self,
+        client: httpx2.AsyncClient,
+        path: str,
+        body: dict[str, Any] | None = None,
+        optional: frozenset[str] = frozenset(),
+    ) -> dict[str, Any]:
+        """The object that the server answers with. `optional` are parameters of the body that may be left out."""
+        url = self.server.url
+        url = url.copy_with(path=url.path.rstrip("/") + path)
+        try:
+            # httpx2's own timeout starts anew with every byte.
+            async with asyncio.timeout(self.server.timeout):
+                response = await client.request("GET" if body is None else "POST", url, json=body)
+        except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+            raise answers.Unreached(str(error) or "no connection") from None
+        except (httpx2.TimeoutException, TimeoutError):
+            slow = "lower augment.concurrency or raise augment.timeout for a slow server"
+            raise answers.RequestFailed(f"no answer within {self.server.timeout:g} s ({slow})") from None
+        except httpx2.RequestError as error:
+            raise answers.RequestFailed(f"{type(error).__name__}: {error}") from None
+        self._reached = True
+        if not response.is_success:
+            raise answers.problem_of(response, optional)
+        return answers.object_in(response)
+
+    def clean(self, what: object) -> str:
+        """The beginning of what a server or a library says, on one line and without the key."""
+        text = str(what).replace(self._key, "***") if self._key else str(what)
+        text = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+        return text if len(text) <= _EXCERPT else text[: _EXCERPT - 1] + "…"
+
+    def _no_server(self, problem: Exception) -> NoServer:
+        model = self.server.model or "FOLDER"
+        return NoServer(
+            f"No server answers at {self.server.shown}: {self.clean(problem)}",
+            hint=f"Start one, for instance `mlx_lm.server --model {model}`, or correct base_url.",
+        )
+
+    def _foreign(self, problem: Exception) -> UserError:
+        return UserError(
+            f"{self.server.shown} is not the address of an OpenAI-compatible server: {self.clean(problem)}",
+            hint=self.server.likely_address,
+        )
+
+    def _unauthorised(self, problem: Exception) -> UserError:
+        sent = "refused the key" if self._key else "was asked without a key"
+        variable = self.server.key_variable
+        hint = f"Set the environment variable {variable} to a key that it accepts."
+        return UserError(f"{self.server.shown} {sent}, {self.clean(problem)}", hint=hint)
+
+
+async def _sleep(seconds: float, ending: asyncio.Event) -> None:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(ending.wait(), seconds)
+
+
+def _serve(loop: asyncio.AbstractEventLoop, client: httpx2.AsyncClient) -> None:
+    """Run the loop until it is stopped, then cancel what is left on it."""
+    loop.run_forever()
+    loop.run_until_complete(_leave(client))
+    loop.close()
+
+
+async def _leave(client: httpx2.AsyncClient) -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await client.aclose()

@@ -1,0 +1,171 @@
+"""What surrounds a reasoning in a model's answer: its thoughts, end tokens, markup, and polite refusals.
+
+Some servers return a model's private thoughts in the text of its answer. They are not the answer and must never become
+something to learn. What can be cut cleanly is cut here; the filters reject what remains.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+_NAMES = r"think(?:ing)?|thoughts?|reasoning|reflection|scratchpad|analysis|inner_?monologue|deliberation|cot"
+_OPEN = "|".join(
+    (
+        rf"(?:<|&lt;)\s*(?:[\w.-]+:)?(?:{_NAMES})(?:\s[^<>]*)?(?:>|&gt;)",
+        rf"<\|\s*(?:begin_of_|start_|begin_)?(?:{_NAMES})\s*\|>",
+        r"\[THINK\]",
+        r"◁think▷",
+        r"<unused94>(?:thought)?",
+        r"<\|channel>\s*\w*",
+        r"\AThinking\.\.\.(?=\s)",
+        r"\AHere(?: is|'s|’s) my thought process:",
+    )
+)
+_CLOSE = "|".join(
+    (
+        rf"(?:<|&lt;)\s*/\s*(?:[\w.-]+:)?(?:{_NAMES})\s*(?:>|&gt;)",
+        rf"<\|\s*(?:/|end_of_|end_)(?:{_NAMES})\s*\|>",
+        r"\[/THINK\]",
+        r"◁/think▷",
+        r"<unused95>",
+        r"<channel\|>",
+        r"\.\.\.done thinking\.",
+        r"Here(?: is|'s|’s) my response:",
+    )
+)
+_MARKER = re.compile(rf"(?P<close>{_CLOSE})|(?P<open>{_OPEN})", re.IGNORECASE)
+
+_CHANNELS = re.compile(r"<\|(?:channel|message|start)\|>")
+_FINAL_CHANNEL = re.compile(
+    r"(?:<\|channel\|>|\A)\s*final\b[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>"
+    r"(.*?)(?=<\|(?:end|return|start|channel|call)\|>|\Z)",
+    re.DOTALL,
+)
+"""The harmony format of gpt-oss: https://github.com/openai/harmony."""
+_LEAKED_FINAL = re.compile(r"assistantfinal|assistant\s*\n\s*final\b")
+_LEAKED_CHANNEL = re.compile(r"assistant(?:analysis|commentary)|\A\s*(?:analysis|commentary)(?:\s*\n|\s*(?=[A-Z\"“']))")
+"""The same channels after a detokeniser has dropped the control tokens and left their names."""
+_LEADING_FINAL = re.compile(r"\A\s*final(?=[A-Z\"“'])")
+
+_SPECIAL = (
+    r"(?:<\|[\w▁ .-]{1,40}\|>|<｜[^｜<>]{1,40}｜>|</?s>|<(?:eos|bos|pad|unk|EOD)>"
+    r"|<(?:start|end)_of_(?:turn|text|utterance)>|\[/?INST\]|<</?SYS>>|<\|?turn\|?>)"
+)
+_SPECIAL_TOKEN = re.compile(_SPECIAL)
+_AROUND = re.compile(rf"\A(?:\s*{_SPECIAL})+\s*|(?:\s*{_SPECIAL})+\s*\Z")
+
+_FENCE = re.compile(r"\A\s*```[\w+-]*[ \t]*\n?(.*?)\n?[ \t]*```\s*\Z", re.DOTALL)
+_WRAPPER = re.compile(
+    r"\A\s*<(answer|response|output|final|final_answer|solution|explanation|result)>(.*?)(?:</\1>\s*)?\Z",
+    re.DOTALL | re.IGNORECASE,
+)
+_JSON_START = re.compile(r"\A\s*[\[{]\s*[\"'{\[]")
+_ANSWER_KEYS = ("reasoning", "explanation", "rationale", "reason", "answer", "response", "text", "output", "content")
+
+_DECLINES = re.compile(
+    r"""\A\W*(?:
+      (?:(?:i['’]?m|i\s+am|we(?:['’]re|\s+are))\s+(?:\w+\s+)?)?(?:sorry|afraid)\b[^.!?\n]{0,40}?
+        (?:can['’]?t|cannot|can\s+not|unable|not\s+able|won['’]?t|will\s+not|not\s+comfortable|must\s+decline)
+    | (?:i|we|my)?\s*(?:sincerely\s+)?apologi[sz]e\w*\b[^.!?\n]{0,40}?
+        (?:can['’]?t|cannot|can\s+not|unable|not\s+able|won['’]?t|will\s+not)
+    | (?:unfortunately,?\s+)?(?:as\s+an?\s+(?:ai|artificial|language|large|assistant)[^.!?\n]{0,60}?)?
+      i\s*(?:can['’]?t|cannot|can\s+not|['’]?m\s+(?:unable|not\s+able)\s+to|am\s+(?:unable|not\s+able)\s+to|won['’]?t|
+         will\s+not|must\s+decline\s+to|have\s+to\s+decline)\s*
+      (?:to\s+)?(?:help|assist|provide|comply|fulfil|continue|engage|generate|create|produce|discuss|answer|explain|
+         support|respond|write|offer|participate|do\s+that|with|that\s+request)
+    | (?:i['’]?m\s+|i\s+am\s+)(?:\w+\s+)?sorry,?\s+but\b
+    | as\s+an?\s+(?:ai|artificial\s+intelligence|(?:large\s+)?language\s+model)\b
+    )""",
+    re.IGNORECASE | re.VERBOSE,
+)
+
+
+def answer_of(text: str) -> str | None:
+    """The answer in a model's text, without thoughts, end tokens, or a fence around it. None where the text is nothing
+    but thoughts, or a thought that does not end."""
+    found = _without_thoughts(text)
+    if found is None:
+        return None
+    found = _AROUND.sub("", found)
+    if wrapped := _WRAPPER.match(found):
+        found = wrapped[2]
+    return _unfenced(found).strip()
+
+
+def holds_thoughts(text: str) -> bool:
+    """Whether a text still holds a sign of thoughts: a tag of them, or a channel that is not the answer's."""
+    signs = (_MARKER, _CHANNELS, _LEAKED_FINAL, _LEAKED_CHANNEL)
+    return any(sign.search(text) for sign in signs)
+
+
+def holds_special_token(text: str) -> bool:
+    """Whether a text spells out a control token of any model family."""
+    return _SPECIAL_TOKEN.search(text) is not None
+
+
+def holds_markup(text: str) -> bool:
+    """Whether a text is JSON or holds a fenced block, where prose was asked for."""
+    return "```" in text or _JSON_START.match(text) is not None
+
+
+def declines(text: str) -> bool:
+    """Whether an assistant declines to answer ("I'm sorry, but I can't help with that")."""
+    return _DECLINES.match(text) is not None
+
+
+def _without_thoughts(text: str) -> str | None:
+    if _CHANNELS.search(text):
+        finals = _FINAL_CHANNEL.findall(text)
+        return _outside_tags(finals[-1]) if finals else None
+    outside = _outside_tags(text)
+    if outside is None:
+        return None
+    leaked = list(_LEAKED_FINAL.finditer(outside))
+    if leaked:
+        outside = outside[leaked[-1].end() :]
+    elif not _LEAKED_CHANNEL.search(outside):
+        return _LEADING_FINAL.sub("", outside)
+    return None if _LEAKED_CHANNEL.search(outside) or not outside.strip() else outside
+
+
+def _outside_tags(text: str) -> str | None:
+    """The text outside of thoughts. A closing tag ends every open one; a closing tag alone makes all before it a
+    thought, since many chat templates open the thought in the prompt."""
+    parts: list[str] = []
+    start, thinking, cut = 0, False, False
+    for marker in _MARKER.finditer(text):
+        cut = True
+        if marker["open"]:
+            if not thinking:
+                parts.append(text[start : marker.start()])
+            thinking = True
+            continue
+        if not thinking:
+            parts = []
+        thinking, start = False, marker.end()
+    if thinking:
+        return None
+    if not cut:
+        return text
+    rest = " ".join(part.strip() for part in (*parts, text[start:]) if part.strip())
+    return rest or None
+
+
+def _unfenced(text: str) -> str:
+    """The text inside a fence; of a JSON object the string that is the answer, where one plainly is."""
+    if fenced := _FENCE.match(text):
+        text = fenced[1]
+    if not _JSON_START.match(text):
+        return text
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    if not isinstance(value, dict):
+        return text
+    lowered = {str(key).lower(): item for key, item in value.items() if isinstance(item, str)}
+    named = [lowered[key] for key in _ANSWER_KEYS if key in lowered]
+    if named:
+        return named[0]
+    return next(iter(lowered.values())) if len(value) == len(lowered) == 1 else text

@@ -1,0 +1,141 @@
+"""A server that limits the rate of requests."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from email.utils import formatdate
+from typing import Any
+
+import pytest
+from server_requests import QUESTION, engine_at, make_orders, write
+from server_stand_in import Reply, StandInServer, chat, echo
+
+from rir_mlx.augmentation.engines import client
+from rir_mlx.augmentation.engines.address import Server
+from rir_mlx.augmentation.engines.server import OpenAIEngine
+from rir_mlx.errors import Failure
+
+
+def test_the_pause_is_what_the_server_asks_for() -> None:
+    answers = iter([(429, {"Retry-After": "1"}, b"slow down"), (429, {"Retry-After": "Fri, 31 Dec"}, b""), chat("a")])
+    started = time.monotonic()
+    with StandInServer(lambda body: next(answers)).running() as url:
+        write(engine_at(url), make_orders(1))
+    assert 1 <= time.monotonic() - started < 3
+
+
+def in_seconds(seconds: float) -> str:
+    return formatdate(time.time() + seconds, usegmt=True)
+
+
+@pytest.mark.parametrize(
+    ("headers", "message", "least", "most"),
+    [
+        ({"Retry-After": "0.5"}, "", 0.5, 2),
+        ({"retry-after-ms": "400", "Retry-After": "30"}, "", 0.4, 2),
+        ({"Retry-After": "date"}, "", 0.9, 4),
+        ({}, "Rate limit reached. Please try again in 500ms.", 0.5, 2),
+        ({}, "Please retry after 0.3 seconds", 0.3, 2),
+    ],
+)
+def test_a_named_time_is_waited_for_in_every_way_of_naming_it(
+    headers: dict[str, str], message: str, least: float, most: float
+) -> None:
+    if headers.get("Retry-After") == "date":
+        headers = {"Retry-After": in_seconds(2)}  # dates count whole seconds
+    replies = iter([(429, headers, {"error": {"message": message}}), chat("a")])
+    started = time.monotonic()
+    with StandInServer(lambda body: next(replies)).running() as url:
+        write(engine_at(url, retries=0), make_orders(1))
+    assert least <= time.monotonic() - started < most
+
+
+def windowed(limit: int, seconds: float, headers: dict[str, str]) -> StandInServer:
+    """A server that takes so many requests in a window of time, and answers 429 to the rest."""
+    lock, window = threading.Lock(), [0.0, 0.0]
+
+    def reply(body: dict[str, Any]) -> Reply:
+        with lock:
+            now = time.monotonic()
+            if now - window[0] >= seconds:
+                window[:] = [now, 0]
+            window[1] += 1
+            left = seconds - (now - window[0])
+            if window[1] <= limit:
+                return echo(body)
+        named = {name: value.format(left=left) for name, value in headers.items()}
+        return 429, named, {"error": {"message": "slow down"}}
+
+    return StandInServer(reply)
+
+
+@pytest.mark.parametrize("headers", [{"Retry-After": "{left:.3f}"}, {"retry-after-ms": "1"}, {}])
+def test_eighty_rows_pass_a_server_of_few_requests_at_the_default_concurrency(headers: dict[str, str]) -> None:
+    """Each request counted its tries by itself: most of 16 were used up while others were let in."""
+    server = windowed(10, 0.3, headers)
+    with server.running() as url:
+        written = write(engine_at(url, concurrency=16), make_orders(80))
+    assert all(one.text and not one.refused and not one.failed for one in written.values())
+
+
+def test_all_requests_pause_together() -> None:
+    times: list[float] = []
+
+    def reply(body: dict[str, Any]) -> Reply:
+        with lock:
+            times.append(time.monotonic())
+            first = len(times) == 1
+        if first:
+            return 429, {"Retry-After": "0.8"}, {"error": {"message": "slow down"}}
+        time.sleep(0.02)
+        return echo(body)
+
+    lock = threading.Lock()
+    with StandInServer(reply).running() as url:
+        write(engine_at(url, concurrency=2), make_orders(30))
+    pauses = sorted(b - a for a, b in itertools.pairwise(times))
+    assert pauses[-1] > 0.6  # nothing but what ran already was sent
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"message": "You exceeded your current quota, please check your plan", "code": "insufficient_quota"},
+        {"message": "Rate limit reached for requests per day (RPD): Limit 200"},
+    ],
+)
+def test_a_quota_ends_at_once_with_the_servers_own_words(error: dict[str, str]) -> None:
+    server = StandInServer(lambda body: (429, {"Retry-After": "20"}, {"error": error}))
+    started = time.monotonic()
+    with server.running() as url, pytest.raises(Failure, match=error["message"][:30]):
+        write(engine_at(url, concurrency=4), make_orders(30))
+    assert time.monotonic() - started < 5
+    assert len(server.bodies) <= 8
+
+
+def test_a_wait_of_hours_ends_at_once() -> None:
+    server = StandInServer(lambda body: (429, {"Retry-After": "86400"}, b"come back tomorrow"))
+    started = time.monotonic()
+    with server.running() as url, pytest.raises(Failure, match="come back tomorrow"):
+        write(engine_at(url), make_orders(3))
+    assert time.monotonic() - started < 5
+
+
+def test_a_long_wait_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "_SHOWN_WAIT", 0.2)
+    replies = iter([(429, {"Retry-After": "0.5"}, b"slow down"), chat("a")])
+    told: list[str] = []
+    with StandInServer(lambda body: next(replies)).running() as url:
+        engine = OpenAIEngine(Server(url, "tiny"), None, QUESTION, 400, told.append)
+        write(engine, make_orders(1))
+    assert len(told) == 1
+    assert "limits the rate" in told[0]
+
+
+def test_a_limit_that_never_ends_ends_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "_MOST_PAUSES", 4)
+    server = StandInServer(lambda body: (429, {"Retry-After": "0.02"}, b"slow down"))
+    with server.running() as url, pytest.raises(Failure, match="still limits the rate"):
+        write(engine_at(url), make_orders(1))
