@@ -10,13 +10,17 @@ else
 BOTH = mlx-cpu
 endif
 
-.PHONY: demo test check lint format docs clean
+.PHONY: demo test test-fast check lint format docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/rir-mlx demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# What needs no framework and starts no process: an answer in under a minute.
+test-fast: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow' $(addprefix --ignore tests/,contract convert backends docs)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -39,6 +39,17 @@ def _open(name: str) -> Backend:
     return backend
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test on a real framework is slow: importing one takes several seconds."""
+    for item in items:
+        given = getattr(item, "callspec", None)
+        if given is not None and {"mlx", "torch"} & {
+            value for value in given.params.values() if isinstance(value, str)
+        }:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(params=["mlx", "torch", "fake"])
 def backend(request: pytest.FixtureRequest) -> Backend:
     """Each backend, for claims that hold without a transformer as well."""

@@ -70,6 +70,7 @@ def test_leaving_early_ends_the_requests_that_hang() -> None:
         assert threads() == 0
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_a_process_whose_server_hangs() -> None:
     """The threads of a pool are joined at exit, and would wait for the server."""
     program = (
@@ -181,6 +182,7 @@ def test_a_text_is_cut_so_that_the_answer_fits_behind_the_prompt(codec: Codec) -
         assert codec.encode(longer, limit).trimmed > 0
 
 
+@pytest.mark.slow
 def test_a_prompt_without_room_for_its_text_says_so(codec: Codec) -> None:
     with StandInServer(echo).running() as url, pytest.raises(UserError, match="max_seq_length"):
         write(engine_at(url, codec, max_seq_length=20), make_orders(1))

@@ -82,6 +82,7 @@ def test_a_run_is_loaded_and_answers_alike_however_texts_are_given(rir: Run, rec
     assert classifier.score(pandas.Series(TEXTS), pandas.Series([labels[0], "x", "x", "x"])) == 0.25
 
 
+@pytest.mark.slow
 def test_the_arm_is_the_one_that_the_command_line_takes(rir: Run, recipe: Path) -> None:
     rir("run", str(recipe), "-q")
     classifier = RirClassifier.load("runs/small", backend=None)

@@ -407,6 +407,7 @@ def whole_of(folder: Path) -> bytes:
     return (folder / "whole.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_kills_at_any_moment_change_no_byte(tmp_path: Path) -> None:
     make_rows(tmp_path / "in.csv", 800)
     expected, rng, kills = whole_of(tmp_path), random.Random(3), 0
@@ -428,6 +429,7 @@ def test_kills_at_any_moment_change_no_byte(tmp_path: Path) -> None:
     assert {"in.csv", "out.csv", "whole.csv"} == {name for name in os.listdir(tmp_path) if not name.endswith(".tmp")}
 
 
+@pytest.mark.slow
 def test_an_interrupt_stops_after_a_chunk_and_the_next_one_goes_on(tmp_path: Path) -> None:
     make_rows(tmp_path / "in.csv", 400)
     expected = whole_of(tmp_path)
@@ -446,6 +448,7 @@ def test_an_interrupt_stops_after_a_chunk_and_the_next_one_goes_on(tmp_path: Pat
     assert (tmp_path / "out.csv").read_bytes() == expected
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_what_was_written(tmp_path: Path) -> None:
     """A file that may not grow further stops in the middle of a line, as a full disk does."""
     make_rows(tmp_path / "in.csv", 400)

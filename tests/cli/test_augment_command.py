@@ -155,6 +155,7 @@ def test_a_mistaken_server_leaves_the_run_as_it_was(trained: Run, tmp_path: Path
     assert not any(b"hunter2" in path.read_bytes() for path in run.rglob("*") if path.is_file())
 
 
+@pytest.mark.slow
 def test_own_reasonings_need_no_rgen(rir: Run, recipe: Path, tmp_path: Path) -> None:
     rows = [f"{WORDS[one]} {n},{one},The {n}th of them tells of a day" for n in range(20) for one in LABELS]
     (tmp_path / "own.csv").write_text("text,label,why\n" + "\n".join(rows) + "\n", encoding="utf-8")
@@ -207,6 +208,7 @@ def test_a_second_process_is_refused(trained: Run, tmp_path: Path) -> None:
     assert (result.code, "Another process" in result.err) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_servers_model_writes_and_another_servers_model_writes_anew(rir: Run, recipe: Path, tmp_path: Path) -> None:
     """Known by their address alone, two servers with a model each were once taken for one."""
     folder = tmp_path / "runs" / "small" / "augmented"

@@ -78,6 +78,7 @@ def test_lines_hold_label_probability_and_text(rir: Run, fake: Fake) -> None:
     assert rir("classify", stdin="\n \n").code == 2
 
 
+@pytest.mark.slow
 def test_lines_of_a_pipe_are_answered_as_they_come_and_in_order(recipe: Path, rir: Run, tmp_path: Path) -> None:
     """A pipe that stays open: the first answers are there before the last texts are."""
     assert rir("train-classifier", str(recipe), "--arm", "qa", "-q").code == 0

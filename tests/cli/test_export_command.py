@@ -10,6 +10,8 @@ import pytest
 from commands import Run, command, write_recipe
 from tiny import make_tiny_llama
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def classifier_once(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -111,6 +111,7 @@ def test_a_fault_of_the_data_is_found_before_any_training(rir: Run, recipe: Path
     assert "R-Gen: runs" not in result.err
 
 
+@pytest.mark.slow
 def test_a_run_on_the_fake_backend_is_never_taken_for_a_real_one(rir: Run, recipe: Path) -> None:
     pytest.importorskip("torch")
     rir("train-classifier", str(recipe), "--arm", "qa", "-q")

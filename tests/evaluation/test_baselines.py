@@ -165,6 +165,7 @@ OPTIONS = EncoderOptions(learning_rate=3e-3, epochs=8, batch_size=16)
 KNOWN = EncoderTexts(LABELS, rows_of(300), rows_of(60, 2))
 
 
+@pytest.mark.slow
 @needs_torch
 def test_an_encoder_learns_a_rule_and_does_the_same_each_time(bert: Path) -> None:
     import torch
@@ -182,6 +183,7 @@ def test_an_encoder_learns_a_rule_and_does_the_same_each_time(bert: Path) -> Non
     assert (encoder(model, KNOWN, texts_of(test), OPTIONS) == probabilities).all()
 
 
+@pytest.mark.slow
 @needs_torch
 def test_the_epoch_with_the_best_validation_accuracy_is_kept(bert: Path) -> None:
     """Here the labels of the validation rows are exchanged: the better an epoch has learned, the worse it looks."""

@@ -115,6 +115,7 @@ def test_label_only_and_controls_alone_get_no_verdict(evaluated_run: Path) -> No
     assert kept(evaluated_run) == json.loads(json.dumps(found))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("learned")
 @pytest.mark.parametrize(("test", "more"), [(9, ""), (1, ""), (9, ", labels: {joy: , sadness: , anger: , fear: }")])
 def test_without_validation_rows_a_run_ends_with_figures_and_says_what_is_missing(
@@ -174,6 +175,7 @@ def test_no_figure_of_the_table_is_cut_however_narrow_the_terminal(
     assert "Nothing was learned: no arm" in out
 
 
+@pytest.mark.slow
 def test_charts_come_as_png_where_they_are_asked_for(
     evaluated_run: Path, rir: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,8 @@ import pytest
 from processes import Running, start_command
 from tiny import make_tiny_llama
 
+pytestmark = pytest.mark.slow
+
 LABELS = {"joy": "i feel happy today", "sadness": "i was sad", "anger": "now i am angry at the rain"}
 
 

@@ -20,6 +20,8 @@ from recorder import logged
 from safetensors.numpy import load_file
 from tiny import make_tiny_llama
 
+pytestmark = pytest.mark.slow
+
 STEPS = 50
 
 

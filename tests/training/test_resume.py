@@ -290,6 +290,7 @@ def backend_name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.mark.slow
 def test_a_training_killed_at_any_moment_ends_with_the_same_bytes(folder: Path, backend_name: str) -> None:
     """SIGKILL at random moments after the first checkpoint, and in the middle of writing one."""
     finished(start(folder, "whole", backend_name))
@@ -321,6 +322,7 @@ def test_a_training_killed_at_any_moment_ends_with_the_same_bytes(folder: Path, 
     assert not (stage / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_an_interrupt_keeps_the_step_and_other_inputs_are_refused(folder: Path) -> None:
     name = next((name for name in ("torch", "mlx") if find_spec({"torch": "torch", "mlx": "mlx_lm"}[name])), None)
     if name is None:
