@@ -1,0 +1,109 @@
+"""Files, functions and folders stay small enough to be read: the limits of CONTRIBUTING, and what may pass them."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pages import ROOT
+
+LINES, FUNCTION_LINES, PARAMETERS, FOLDER = 400, 60, 5, range(3, 11)
+CODE = ("rir_mlx", "cli", "convert", "benchmarks", "recipes", "tests")
+LIBRARY = ("rir_mlx", "convert")
+
+LONG_FILES: dict[str, str] = {
+    "benchmarks/classify.py": "not parted yet",
+    "benchmarks/train.py": "not parted yet",
+    "tests/augmentation/test_job.py": "not parted yet",
+    "tests/classification/test_files.py": "not parted yet",
+    "tests/contract/test_execution.py": "not parted yet",
+    "tests/contract/test_training_step.py": "not parted yet",
+    "tests/convert/test_card.py": "not parted yet",
+    "tests/data/test_data.py": "not parted yet",
+    "tests/training/test_loop.py": "not parted yet",
+}
+LONG_FUNCTIONS: dict[str, str] = {
+    "cli/rir_cli/classifying.py:classify": "typer reads a command's options from its parameters",
+    "tests/comparisons.py:a_comparison": "a literal: a comparison with everything in it",
+    "tests/comparisons.py:an_entry": "a literal: an entry with everything in it",
+}
+MANY_PARAMETERS: dict[str, str] = {
+    "convert/rir_convert/gate.py:compare": "not parted yet",
+    "convert/rir_convert/gguf.py:write_gguf": "not parted yet",
+    "convert/rir_convert/hf.py:write_hf_folder": "not parted yet",
+    "convert/rir_convert/hub.py:_upload": "not parted yet",
+    "rir_mlx/backends/torch/attention.py:_attention": "transformers calls it so",
+    "rir_mlx/backends/torch/attention.py:forward": "torch.autograd.Function: a tensor each",
+    "rir_mlx/backends/torch/lm_head.py:forward": "torch.autograd.Function: a tensor each",
+    "rir_mlx/backends/torch/lora.py:forward": "torch.autograd.Function: a tensor each",
+    "rir_mlx/classification/files.py:_work": "not parted yet",
+}
+FOLDERS: dict[str, str] = {
+    "cli/rir_cli": "not grouped yet",
+    "convert/rir_convert": "not grouped yet",
+    "rir_mlx/backends/torch": "not grouped yet",
+    "rir_mlx/stages": "not grouped yet",
+    "tests": "not grouped yet",
+    "tests/augmentation": "not grouped yet",
+    "tests/backends": "not grouped yet",
+    "tests/models": "not grouped yet",
+    "tests/recipe": "not grouped yet",
+    "tests/stages": "not grouped yet",
+}
+
+
+def sources(*folders: str) -> list[Path]:
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef):
+            yield node
+
+
+def name_of(path: Path, function: ast.FunctionDef | None = None) -> str:
+    name = path.relative_to(ROOT).as_posix()
+    return f"{name}:{function.name}" if function else name
+
+
+def parameters_of(function: ast.FunctionDef) -> int:
+    given = function.args
+    names = [argument.arg for argument in (*given.posonlyargs, *given.args)]
+    return len(names) + len(given.kwonlyargs) - (names[:1] in (["self"], ["cls"]))
+
+
+def test_no_file_is_longer_than_400_lines() -> None:
+    long = {name_of(path) for path in sources(*CODE) if len(path.read_text(encoding="utf-8").splitlines()) > LINES}
+    assert long <= set(LONG_FILES), long - set(LONG_FILES)
+
+
+def test_no_function_is_longer_than_60_lines() -> None:
+    long = {
+        name_of(path, function)
+        for path in sources(*CODE)
+        for function in functions(path)
+        if function.end_lineno is not None and function.end_lineno - function.lineno + 1 > FUNCTION_LINES
+    }
+    assert long <= set(LONG_FUNCTIONS), long - set(LONG_FUNCTIONS)
+
+
+def test_no_function_of_the_library_has_more_than_five_parameters() -> None:
+    many = {
+        name_of(path, function)
+        for path in sources(*LIBRARY)
+        for function in functions(path)
+        if parameters_of(function) > PARAMETERS
+    }
+    assert many <= set(MANY_PARAMETERS), many - set(MANY_PARAMETERS)
+
+
+@pytest.mark.parametrize("folder", CODE)
+def test_a_folder_has_three_to_ten_files(folder: str) -> None:
+    counts: dict[str, int] = {}
+    for path in sources(folder):
+        counts[name_of(path.parent)] = counts.get(name_of(path.parent), 0) + 1
+    odd = {name for name, count in counts.items() if count not in FOLDER}
+    assert odd <= set(FOLDERS), odd - set(FOLDERS)
