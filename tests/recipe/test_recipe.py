@@ -135,3 +135,41 @@ def test_other_training_rows_replace_a_recipes_test_rows_too() -> None:
     assert recipe.data.test is None
     assert recipe.data.validation is not None
     assert recipe.data.validation.path == "more.csv"
+
+
+def test_a_key_that_comes_twice_is_an_error_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("seed: 1\nrgen:\n  epochs: 1\n  epochs: 2\n")
+    with pytest.raises(RecipeError, match=r"a\.yaml, line 4: not valid YAML: the key 'epochs' comes twice"):
+        load_recipe(path)
+    path.write_text("rgen: &training\n  epochs: 1\nclassifier:\n  <<: *training\n  epochs: 3\n")
+    assert load_recipe(path).classifier.epochs == 3
+
+
+@pytest.mark.parametrize("key", ["rgen.learning_rate", "rgen.epochs", "data.val_size", "augment.temperature"])
+@pytest.mark.parametrize("value", [".inf", "-.inf", ".nan"])
+def test_a_number_that_is_not_finite_is_refused(key: str, value: str) -> None:
+    with pytest.raises(RecipeError, match=f"{key}: "):
+        load_recipe(None, [f"{key}={value}"])
+
+
+def test_a_recipe_file_whose_name_has_blanks_names_its_run_without_them(tmp_path: Path) -> None:
+    path = tmp_path / "my recipe (2).yaml"
+    path.write_text("seed: 1\n")
+    assert load_recipe(path).name == "my-recipe-2"
+
+
+@pytest.mark.parametrize(
+    ("given", "mark"), [("|", "|"), (",", ","), (";", ";"), ("tab", "\t"), ("\\t", "\t"), ("#", "#")]
+)
+def test_a_delimiter_can_be_set_as_it_is_or_by_name(given: str, mark: str) -> None:
+    assert load_recipe(None, [f"data.delimiter={given}"]).data.delimiter == mark
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [("data.delimiter=ab", "must be one character"), ("data.encoding=utf-9", "must be the name of a text encoding")],
+)
+def test_a_format_that_there_is_not_is_refused(override: str, words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        load_recipe(None, [override])

@@ -96,10 +96,10 @@ class DelimitedFile:
         try:
             return [self.header.index(name) for name in find_columns(self.header, self._wanted.columns, self._shown())]
         except DataError as error:
-            if len(self.header) == 1:
-                hint = f"{error.hint} If another character separates the cells, set data.delimiter to it."
-                raise DataError(error.what, hint=hint) from error
-            raise
+            name = "a tab" if self.delimiter == "\t" else f"'{self.delimiter}'"
+            what = f"{error.what} They are separated by {name}." if len(self.header) > 1 else error.what
+            hint = f"{error.hint} If another character separates the cells, set data.delimiter to it."
+            raise DataError(what, hint=hint) from error
 
     def _shown(self) -> str:
         return self._wanted.shown

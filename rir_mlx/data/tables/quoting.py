@@ -37,10 +37,14 @@ def split_records(lines: Iterable[str], delimiter: str, *, quotes: bool) -> Iter
     A quotation that is malformed or never closed makes its first line a fault; the line after it is read afresh, so
     that no row is lost. Takes time in proportion to the file."""
     source, returned = iter(lines), deque[str]()
-    number = 0
+    number, end = 0, ""
     while (line := returned.popleft() if returned else next(source, None)) is not None:
         number += 1
         body = line.rstrip("\r\n")
+        end = end or line[len(body) :]
+        if line.endswith("\r") and end != "\r" and not (quotes and '"' in line):
+            yield Record(number, number, body, Fault(number, "a carriage return in the middle of a line"))
+            continue
         if not body:
             continue
         if not quotes or '"' not in line:

@@ -1,0 +1,200 @@
+"""Tables that other tools read wrongly in silence: each is read right or refused by row, and its rows add up."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rir_mlx.data.audit.checks import audit
+from rir_mlx.data.audit.scan import scan_sources
+from rir_mlx.data.loading import load_labelled
+from rir_mlx.data.tables.row_streams import Record, open_stream, outline, wanted_text
+from rir_mlx.data.tables.table import Fault, TableFormat
+from rir_mlx.errors import DataError
+from rir_mlx.recipe.schema import DataSection
+
+CLEAN = [(f"text number {n}", ("joy", "fear")[n % 2]) for n in range(40)]
+
+
+def write(path: Path, rows: list[tuple[str, ...]], mark: str = ",", encoding: str = "utf-8") -> Path:
+    lines = [mark.join(("text", "label")), *(mark.join(row) for row in rows)]
+    path.write_bytes("".join(line + "\n" for line in lines).encode(encoding))
+    return path
+
+
+def section(path: Path, **keys: Any) -> DataSection:
+    sizes = {"val_size": 0, "test_size": 0, "max_samples": None}
+    return DataSection.model_validate({"train": str(path)} | sizes | keys)
+
+
+def load(path: Path, **keys: Any) -> list[tuple[str, str]]:
+    return [(row.text, row.label) for row in load_labelled(section(path, **keys), 0).train]
+
+
+def warnings(path: Path, **keys: Any) -> list[str]:
+    return [finding.what for finding in audit(scan_sources(section(path, **keys), 0)).of("warning")]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_a_quotation_that_swallows_rows_is_refused_row_by_row(tmp_path: Path, suffix: str) -> None:
+    """A text that began with a quotation mark, and one that ended with one seven rows later: 33 of 40 rows, exit 0."""
+    rows = list(CLEAN)
+    rows[4], rows[11] = ('"what a day, she said' if suffix == ".tsv" else '"what a day', "joy"), ('it is 55"', "joy")
+    path = write(tmp_path / f"a{suffix}", rows, "\t" if suffix == ".tsv" else ",")
+    with pytest.raises(DataError) as raised:
+        load(path)
+    assert raised.value.what.startswith(f"{path}: 8 of 40 rows cannot be used")
+    assert raised.value.faults[0].startswith("row 6: a quotation mark opened here is closed in row 13")
+    assert "data.quotes=false" in raised.value.hint
+    found = scan_sources(section(path), 0)
+    assert (len(found.parts["train"]), len(found.refused)) == (32, 8)
+    assert load(path, quotes=False) == rows
+    stream = list(open_stream(path, wanted_text(path, None)).scan())
+    assert (sum(isinstance(row, Record) for row in stream), sum(isinstance(row, Fault) for row in stream)) == (32, 8)
+
+
+def test_a_tsv_file_whose_marks_belong_to_the_texts_is_read_whole_and_says_so(tmp_path: Path) -> None:
+    rows = [*CLEAN, ('"oh', "joy"), ('"well" she said', "fear"), ('"quoted"', "joy"), ('55"', "joy")]
+    path = write(tmp_path / "a.tsv", rows, "\t")
+    assert load(path) == rows
+    assert any(
+        "quotation marks are read as part of the texts" in note for note in load_labelled(section(path), 0).notes
+    )
+
+
+def test_texts_of_several_lines_are_no_swallowed_rows_and_are_counted(tmp_path: Path) -> None:
+    rows = [*CLEAN, ('"Dear all,\nI leave, sadly\nthanks"', "fear"), ('"Hi,\nbye"', "joy")]
+    path = write(tmp_path / "a.csv", rows)
+    assert load(path)[-2:] == [("Dear all,\nI leave, sadly\nthanks", "fear"), ("Hi,\nbye", "joy")]
+    assert any("2 rows hold line breaks: 5 lines" in note for note in load_labelled(section(path), 0).notes)
+
+
+def test_a_malformed_quotation_costs_its_own_row_alone(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", [*CLEAN, ('"never closed', "joy"), ("after", "joy")])
+    found = scan_sources(section(path), 0)
+    assert [(fault.number, fault.what) for fault in found.refused] == [
+        (42, "a quotation mark opened here is never closed")
+    ]
+    assert found.parts["train"][-1].text == "after"
+
+
+def test_blanks_around_a_quoted_cell_are_no_part_of_it(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('text, label\n"a, b", "joy"\n"c" , "fear"\n')
+    assert load(tmp_path / "a.csv") == [("a, b", "joy"), ("c", "fear")]
+
+
+def test_spellings_of_one_label_are_one_label_with_a_warning(tmp_path: Path) -> None:
+    rows = [(text, spelling) for (text, _), spelling in zip(CLEAN, ["1", "1.0", "0", "True", "TRUE"] * 8, strict=True)]
+    path = write(tmp_path / "a.csv", rows)
+    assert {label for _, label in load(path)} == {"1", "0", "true"}
+    [merged] = [what for what in warnings(path) if "spelled in several ways" in what]
+    assert "'1' from '1' (8), '1.0' (8)" in merged
+    assert {label for _, label in load(path, labels=["1", "0", "True"])} == {"1", "0", "True"}
+
+
+def test_labels_that_look_alike_or_hold_commas_are_warnings(tmp_path: Path) -> None:
+    odd = [("a", "JOY "), ("b", '"joy, relief"'), ("c", "none"), ("d", "01"), ("e", "1")]
+    found = warnings(write(tmp_path / "a.csv", [*CLEAN, *odd]))
+    assert any("differ only in letter case or form: 'joy' (20), 'JOY' (1)" in what for what in found)
+    assert any("differ only in letter case or form: '01' (1), '1' (1)" in what for what in found)
+    assert any("hold a comma: 'joy, relief' (1)" in what for what in found)
+    assert any("'none', which may stand for a missing one: 1" in what for what in found)
+
+
+@pytest.mark.parametrize("missing", ["nan", "None", "null", "N/A", "NaN", "<NA>"])
+def test_what_programs_write_for_a_missing_label_is_no_label_unless_it_is_named(tmp_path: Path, missing: str) -> None:
+    path = write(tmp_path / "a.csv", [*CLEAN, ("a", missing)])
+    with pytest.raises(DataError, match=r"row 42: the label is missing") as raised:
+        load(path)
+    assert "data.labels" in raised.value.hint
+    assert load(path, labels=["joy", "fear", missing])[-1] == ("a", missing)
+
+
+@pytest.mark.parametrize("mark", [";", "|", "\t", ","])
+def test_the_delimiter_is_told_from_the_rows_a_comma_in_the_header_or_not(tmp_path: Path, mark: str) -> None:
+    header = "id;text, as written;label".replace(";", mark) if mark != "," else 'id,"text, as written",label'
+    lines = [header, *(f"{n}{mark}{text}{mark}{label}" for n, (text, label) in enumerate(CLEAN))]
+    (tmp_path / "a.csv").write_text("\n".join(lines))
+    assert load(tmp_path / "a.csv", text_column="text, as written") == CLEAN
+    with pytest.raises(DataError, match="They are separated by") as raised:
+        load(tmp_path / "a.csv")
+    assert "data.delimiter" in raised.value.hint
+
+
+def test_a_delimiter_that_excel_declares_or_the_recipe_names_is_used(tmp_path: Path) -> None:
+    write(tmp_path / "a.csv", list(CLEAN), "#")
+    assert load(tmp_path / "a.csv", delimiter="#") == CLEAN
+    (tmp_path / "b.csv").write_text("sep=;\ntext;label\na, b;joy\nc;fear\n")
+    assert load(tmp_path / "b.csv") == [("a, b", "joy"), ("c", "fear")]
+    stream = open_stream(tmp_path / "b.csv", wanted_text(tmp_path / "b.csv", None))
+    assert stream.header_line(["new"]) == "sep=;\ntext;label;new\n"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "guess"), [("cp1252", "cp1252"), ("utf-16", "utf-16"), ("utf-16-le", "utf-16-le")]
+)
+def test_another_encoding_is_one_error_with_a_guess_that_can_be_set(tmp_path: Path, encoding: str, guess: str) -> None:
+    rows = [(f"thé café “là-bas” déjà vu {n}", label) for n, (_, label) in enumerate(CLEAN)]
+    path = write(tmp_path / "a.csv", rows, encoding=encoding)
+    with pytest.raises(DataError) as raised:
+        load(path)
+    assert f"data.encoding={encoding}" in raised.value.hint
+    assert raised.value.faults == ()
+    with pytest.raises(DataError, match="not UTF-8"):
+        open_stream(path, wanted_text(path, None))
+    assert load(path, encoding=encoding) == rows
+    wanted = wanted_text(path, None, TableFormat(encoding=encoding))
+    assert outline(path, open_stream(path, wanted), wanted).rows == 40
+    with pytest.raises(DataError, match="is not ascii text: after row 0"):
+        load(path, encoding="ascii")
+
+
+def test_a_latin_1_file_of_200000_rows_is_refused_in_seconds(tmp_path: Path) -> None:
+    """Each row was looked up in the list of all broken lines: 6 s for 20,000 rows, and a hundred times that here."""
+    (tmp_path / "a.csv").write_bytes(b"text,label\n" + b"caf\xe9 au lait,joy\n" * 200_000)
+    begun = time.perf_counter()
+    with pytest.raises(DataError, match="It looks like cp1252"):
+        load(tmp_path / "a.csv")
+    (tmp_path / "a.csv").write_bytes("text,label\n€,joy\n".encode() + b"caf\xe9 au lait,joy\n" * 20_000)
+    with pytest.raises(DataError, match="20,000 of 20,001 rows"):
+        load(tmp_path / "a.csv")
+    assert time.perf_counter() - begun < 5
+
+
+def test_a_key_that_comes_twice_in_a_json_object_is_a_fault(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a", "label": "joy"}\n{"text": "b", "text": "c", "label": "fear"}\n')
+    with pytest.raises(DataError, match="row 2: JSON that cannot be read: the key 'text' comes twice"):
+        load(tmp_path / "a.jsonl")
+
+
+def test_a_parquet_file_with_a_binary_column_comes_out_with_it_in_base64(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["a", "b"], "raw": [b"\x00\xff", None]}), path)
+    rows = [row.cells for row in open_stream(path, wanted_text(path, None)).scan() if isinstance(row, Record)]
+    assert rows == [{"text": "a", "raw": "AP8="}, {"text": "b", "raw": None}]
+
+
+def test_a_folder_of_save_to_disk_says_how_to_write_it_as_parquet(tmp_path: Path) -> None:
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    for name in ("state.json", "dataset_info.json"):
+        (folder / name).write_text("{}")
+    with pytest.raises(DataError, match="was written by `save_to_disk`") as raised:
+        load(folder)
+    assert "load_from_disk" in raised.value.hint
+
+
+@pytest.mark.parametrize(
+    ("cell", "written"), [("=1+1", "'=1+1"), ("@me", "'@me"), ("-5", "-5"), ("-x", "'-x"), ("a", "a")]
+)
+def test_new_cells_are_no_formulas_to_a_spreadsheet(tmp_path: Path, cell: str, written: str) -> None:
+    path = write(tmp_path / "a.csv", list(CLEAN))
+    safe, plain = (open_stream(path, wanted_text(path, None), safe=safe) for safe in (True, False))
+    assert safe.extended("a,joy", {"reasoning": cell}) == f"a,joy,{written}\n"
+    assert plain.extended("a,joy", {"reasoning": cell}) == f"a,joy,{cell}\n"
