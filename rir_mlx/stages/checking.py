@@ -61,7 +61,7 @@ def audit_used_rows(context: Context) -> Audit:
     data, recipe = context.data, context.recipe
     parts = {"train": data.train, "validation": data.validation, "test": data.test}
     ruler = _ruler(recipe, context.model.codec, data.labels, context.progress)
-    return audit(Material(parts, tuple(recipe.data.labels)), ruler)
+    return audit(Material(parts, tuple(recipe.data.labels), spellings=data.labelled.spellings), ruler)
 
 
 def _ruler(recipe: Recipe, codec: Codec, labels: Mapping[str, str], progress: Progress) -> Ruler:

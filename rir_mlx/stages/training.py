@@ -241,7 +241,11 @@ def _controlled(arm: Arm, reasonings: list[str | None], seed: int) -> list[str |
 def _training_due(context: Context, stage: Stage, inputs: dict[str, Any], what: str) -> bool:
     """Whether a training has to run. The main process decides for all.
 
-    Raises UserError if a training with other inputs was interrupted."""
+    Raises UserError if a training with other inputs was interrupted, or if the recipe asks for float16."""
+    if context.recipe.dtype == "float16" and context.recipe.fine_tune_type != "full":
+        raise UserError(
+            "dtype float16 is for inference: small gradients are lost in it.", hint="Train with -s dtype=bfloat16."
+        )
 
     def decide() -> bool:
         checkpoints = _checkpoints(context, stage, inputs)
