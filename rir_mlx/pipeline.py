@@ -139,6 +139,7 @@ def open_options(options: Options) -> OpenOptions:
         progress=options.get("progress") or Silent(),
         force=options.get("force", False),
         command=options.get("command", ""),
+        trust_recipe=options.get("trust_recipe", False),
     )
 
 

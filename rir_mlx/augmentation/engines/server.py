@@ -33,7 +33,7 @@ from rir_mlx.prompting.codec import Codec
 from rir_mlx.prompting.room import rgen_room
 
 _MOST_FAILURES = 16
-"""After so many failures in a row, or refusals before any answer, it is not the requests that are at fault."""
+"""After so many refusals and failures in a row, the server may be at fault and not the requests."""
 
 
 class OpenAIEngine:
@@ -52,7 +52,7 @@ class OpenAIEngine:
         self.server, self.codec, self.question, self.max_seq_length = server, codec, question, max_seq_length
         self._client = ServerClient(server, server.read_key(), tell)
         self._parameters = RequestParameters(tell, server.omitted)
-        self._answered = False
+        self._answered: tuple[ReasoningRequest, Sampling] | None = None
         self.proven = False
         """Whether the server answered such requests in an earlier run. Then what it fails on is the requests' fault."""
         self.model = server.model or self._only_model()
@@ -71,7 +71,7 @@ class OpenAIEngine:
 
         Raises UserError where the server, the key or the model is wrong, Failure where the server does not answer."""
         requests = iter(requests)
-        running: dict[Future[Answer], tuple[str, int]] = {}
+        running: dict[Future[Answer], tuple[ReasoningRequest, int]] = {}
         done: SimpleQueue[Future[Answer]] = SimpleQueue()
         failed: RirError | None = None
         aside: list[GeneratedReasoning] = []
@@ -81,30 +81,31 @@ class OpenAIEngine:
                 for request in islice(requests, 0 if failed else self.server.concurrency - len(running)):
                     fitted, trimmed = fitted_request(request, self.question, self.codec, self._room(sampling))
                     future = asyncio.run_coroutine_threadsafe(self._ask(client, fitted, sampling, ending), loop)
-                    running[future] = request.key, trimmed
+                    running[future] = fitted, trimmed
                     future.add_done_callback(done.put)
                 if not running:
                     break
                 future = done.get()
-                key, trimmed = running.pop(future)
+                request, trimmed = running.pop(future)
                 try:
                     answer = future.result()
                 except (RequestRefused, SetAside) as problem:
-                    aside.append(self._set_aside(key, trimmed, problem))
-                    if len(aside) >= _MOST_FAILURES:
-                        failed = failed or self._hopeless(aside)
+                    aside.append(self._set_aside(request.key, trimmed, problem))
                 except RirError as error:
                     failed = failed or error
                 else:
-                    self._answered = True
-                    yield replace(self._generated(key, answer), trimmed=trimmed)
+                    self._answered = request, sampling
+                    yield replace(self._generated(request.key, answer), trimmed=trimmed)
                     yield from aside
                     aside.clear()
+                if not failed and len(aside) >= _MOST_FAILURES:
+                    if not self._still_answers(client, loop, ending):
+                        failed = self._hopeless(aside)
+                    else:
+                        yield from aside
+                        aside.clear()
                 if failed:
                     loop.call_soon_threadsafe(ending.set)
-                elif self._answered:  # refusals by a server that answers others need no answer beside them
-                    yield from (one for one in aside if one.refused)
-                    aside = [one for one in aside if one.failed]
         if not failed and not self._answered and not self.proven and any(one.failed for one in aside):
             failed = self._hopeless(aside)
         if failed:
@@ -113,6 +114,17 @@ class OpenAIEngine:
 
     def close(self) -> None:
         return
+
+    def _still_answers(
+        self, client: httpx2.AsyncClient, loop: asyncio.AbstractEventLoop, ending: asyncio.Event
+    ) -> bool:
+        """Whether the server still answers a request that it has answered before."""
+        if self._answered is None:
+            return self.proven
+        with suppress(RequestRefused, SetAside, RirError):
+            asyncio.run_coroutine_threadsafe(self._ask(client, *self._answered, ending), loop).result()
+            return True
+        return False
 
     def _room(self, sampling: Sampling) -> int:
         return rgen_room(self.max_seq_length, sampling.max_tokens)

@@ -1,0 +1,137 @@
+"""Augmenting a run by a server: who gets texts and the key, and when refusals are asked again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import Run
+from server_requests import KEY
+from server_stand_in import Reply, StandInServer, echo, text_of
+
+FEW = ["-s", "augment.filters=[]", "-s", "augment.retries=0", "-s", "augment.concurrency=4", "-q"]
+
+
+def stand_in(reply: Callable[[dict[str, Any]], Reply | None]) -> StandInServer:
+    server = StandInServer(reply)
+    server.models = 200, {}, {"data": [{"id": "one"}]}
+    return server
+
+
+def refusing(body: dict[str, Any]) -> Reply:
+    if "angry" in text_of(body):
+        return 400, {}, {"error": {"message": "against the rules"}}
+    return echo(body)
+
+
+def naming(recipe: Path, url: str) -> None:
+    """Make the recipe itself name the server."""
+    text = recipe.read_text(encoding="utf-8").replace(
+        "augment: {", f"augment: {{engine: openai, base_url: '{url}', server_model: one, "
+    )
+    assert url in text
+    recipe.write_text(text, encoding="utf-8")
+
+
+def authorised(server: StandInServer) -> bool:
+    return any("authorization" in headers for headers in server.headers)
+
+
+def test_a_recipe_that_names_a_server_elsewhere_sends_nothing_until_the_user_names_it_too(
+    rir: Run, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stranger's recipe decided where OPENAI_API_KEY went."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    naming(recipe, "http://192.0.2.1:9/v1")
+    result = rir("augment", str(recipe), *FEW)
+    assert (result.code, "Only the recipe names the server" in result.err) == (2, True), result.err
+    assert "--base-url http://192.0.2.1:9/v1" in result.err
+    assert "--trust-recipe" in result.err
+
+
+@pytest.mark.parametrize("how", ["option", "override", "environment", "trusted", "nobody"])
+def test_the_key_goes_only_to_a_host_that_the_user_named(
+    rir: Run, recipe: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    server = stand_in(echo)
+    with server.running() as url:
+        naming(recipe, url)
+        given = {
+            "option": ["--base-url", url],
+            "override": ["-s", f"augment.base_url={url}"],
+            "trusted": ["--trust-recipe"],
+        }.get(how, [])
+        if how == "environment":
+            monkeypatch.setenv("OPENAI_BASE_URL", url)
+        result = rir("augment", str(recipe), *FEW, "--limit", "3", *given)
+    assert result.code == 0, result.err
+    assert len(server.bodies) == 3
+    assert authorised(server) is (how != "nobody")
+
+
+def stats_of(tmp_path: Path) -> dict[str, Any]:
+    stats: dict[str, Any] = json.loads((tmp_path / "runs" / "small" / "augmented" / "stats.json").read_text())
+    return stats["train"]
+
+
+def test_refusals_are_asked_again_of_another_server_and_with_retry_refused(
+    rir: Run, recipe: Path, tmp_path: Path
+) -> None:
+    """A refusal was for ever: only --force, which throws all other reasonings away, asked again."""
+    first, same, willing = stand_in(refusing), stand_in(refusing), stand_in(echo)
+    with first.running() as url:
+        port = int(url.rpartition(":")[2].partition("/")[0])
+        result = rir("augment", str(recipe), "--base-url", url, *FEW[:-1])
+        assert result.code == 0, result.err
+        assert "--retry-refused" in result.err
+        refused = stats_of(tmp_path)["rejected"]["refused"]
+        asked = len(first.bodies)
+        assert "skipped" in rir("augment", str(recipe), "--base-url", url, *FEW[:-1]).err
+        assert len(first.bodies) == asked
+    with same.running(port):
+        result = rir("augment", str(recipe), "--base-url", url, *FEW, "--retry-refused")
+        assert result.code == 0, result.err
+        assert all("angry" in text_of(body) for body in same.bodies)
+        assert stats_of(tmp_path)["rejected"] == {"refused": refused}
+        again = len(same.bodies)
+        assert again >= refused
+        assert rir("augment", str(recipe), "--base-url", url, *FEW).code == 0
+        assert len(same.bodies) == again
+    with willing.running() as other:
+        result = rir("augment", str(recipe), "--base-url", other, *FEW)
+    assert result.code == 0, result.err
+    assert len(willing.bodies) == again
+    assert stats_of(tmp_path)["rejected"] == {}
+    assert stats_of(tmp_path)["kept"] == 45
+
+
+def test_refusals_are_asked_again_where_other_parameters_are_left_out(rir: Run, recipe: Path, tmp_path: Path) -> None:
+    server = stand_in(lambda body: (400, {}, b"no top_p, please") if "top_p" in body else echo(body))
+    with server.running() as url:
+        assert rir("augment", str(recipe), "--base-url", url, *FEW).code == 1  # refuses everything
+        result = rir("augment", str(recipe), "--base-url", url, *FEW, "-s", "augment.omit_parameters=[top_p]")
+    assert result.code == 0, result.err
+    assert stats_of(tmp_path)["kept"] == 45
+
+
+def test_rows_that_a_server_fails_on_end_with_a_count_and_the_command_that_tries_them_again(
+    rir: Run, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(body: dict[str, Any]) -> Reply:
+        return (200, {}, {"choices": []}) if "angry" in text_of(body) else echo(body)
+
+    server = stand_in(failing)
+    with server.running() as url:
+        result = rir("augment", str(recipe), "--base-url", url, *FEW[:2], "-s", "augment.retries=2")
+        assert result.code == 0, result.err
+        failed = stats_of(tmp_path)["rejected"]["failed"]
+        assert f"failed on {failed} requests" in result.err
+        assert "--retry-refused" in result.err
+        server.reply = echo
+        assert rir("augment", str(recipe), "--base-url", url, *FEW[:2], "--retry-refused").code == 0
+    assert stats_of(tmp_path)["kept"] == 45
