@@ -1,0 +1,133 @@
+"""How often the verdict errs: two equal ways of training, simulated, and the shipped comparison.
+
+    python benchmarks/verdict.py            # some two minutes on one core
+
+Accuracies lie near 80 %, rows differ in difficulty for all classifiers alike, and training seeds move the accuracy by
+so many points (standard deviation). "Before" is the percentile bootstrap over rows and seeds (Owen 2007) that version 1
+of comparison.json held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from rir_mlx.statistics.calibration import fit_answer_from
+from rir_mlx.statistics.intervals import difference_interval, share_interval
+from rir_mlx.statistics.paired_tests import compare, is_significant
+
+TRIALS = 500
+RESAMPLES = 400
+
+
+def simulated(rng: np.random.Generator, seeds: int, rows: int, points: float, arms: int = 2) -> np.ndarray:
+    """[arms, seeds, rows] whether a row is classified correctly."""
+    logits = 1.9 + rng.normal(0, 1.5, rows) + rng.normal(0, points * 0.095, (arms, seeds, 1))
+    return rng.random((arms, seeds, rows)) < 1 / (1 + np.exp(-logits))
+
+
+def bootstrap(rng: np.random.Generator, values: np.ndarray) -> tuple[float, float]:
+    """Percentiles over resamples of rows and of seeds, [seeds, rows]."""
+    seeds, rows = values.shape
+    cells = rng.integers(0, rows, (RESAMPLES, rows)) + rows * np.arange(RESAMPLES)[:, None]
+    counts = np.bincount(cells.ravel(), minlength=RESAMPLES * rows).reshape(RESAMPLES, rows)
+    weights = rng.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES)
+    means = (values @ counts.T / rows * weights.T / seeds).sum(0)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def significant(first: np.ndarray, second: np.ndarray, compared: int = 1) -> bool:
+    named = [(name, np.eye(2)[np.where(hits, 0, 1)]) for name, hits in (("qa", first), ("qra", second))]
+    return is_significant(compare(*named, np.zeros(first.shape[1], dtype=int), compared=compared))
+
+
+def false_alarms() -> None:
+    print("| seeds | rows | seeds vary by | false alarms before | now | width before | now |")
+    print("|---|---|---|---|---|---|---|")
+    cases = [(1, 500, points) for points in (0, 1, 2, 4)] + [(1, 2000, 2)]
+    cases += [(2, 500, 4)] + [(3, rows, points) for rows in (500, 2000) for points in (0, 2, 4)] + [(5, 500, 4)]
+    for seeds, rows, points in cases:
+        rng = np.random.default_rng(0)
+        before, now, widths = 0, 0, []
+        for _ in range(TRIALS):
+            first, second = simulated(rng, seeds, rows, points)
+            difference = second.astype(float) - first
+            low, high = bootstrap(rng, difference)
+            found = difference_interval(difference)
+            before += not low <= 0 <= high
+            now += significant(first, second)
+            widths.append((high - low, found.high - found.low))
+        old, new = 100 * np.mean(widths, axis=0)
+        said = f"{now / TRIALS:.1%}" if seeds >= 3 else f"none ({now / TRIALS:.1%} between the classifiers)"
+        print(f"| {seeds} | {rows:,} | {points} | {before / TRIALS:.1%} | {said} | {old:.1f} | {new:.1f} |", flush=True)
+
+
+def chosen_arms() -> None:
+    print("\n| best of three arms, chosen on 500 validation rows | false alarms before | now |\n|---|---|---|")
+    for seeds, points in ((1, 2), (3, 2), (3, 4)):
+        rng, before, now = np.random.default_rng(1), 0, 0
+        for _ in range(TRIALS):
+            arms = simulated(rng, seeds, 1000, points, arms=4)
+            best = 1 + int(arms[1:, :, :500].mean((1, 2)).argmax())
+            first, second = arms[0][:, 500:], arms[best][:, 500:]
+            low, high = bootstrap(rng, second.astype(float) - first)
+            before += not low <= 0 <= high
+            now += significant(first, second, compared=3)
+        said = f"{now / TRIALS:.1%}" if seeds >= 3 else "none"
+        print(f"| {seeds} seeds that vary by {points} points | {before / TRIALS:.1%} | {said} |", flush=True)
+
+
+def coverage() -> None:
+    print("\n| accuracy of 400 rows | covered before | now |\n|---|---|---|")
+    for seeds, points in ((1, 0), (2, 3), (3, 3), (5, 3)):
+        rng, before, now = np.random.default_rng(2), 0, 0
+        logits = rng.normal(1.9, np.hypot(1.5, points * 0.095), 4_000_000)
+        truth = float((1 / (1 + np.exp(-logits))).mean())
+        for _ in range(TRIALS):
+            hits = simulated(rng, seeds, 400, points)[0]
+            low, high = bootstrap(rng, hits.astype(float))
+            found = share_interval(hits)
+            before += low <= truth <= high
+            now += found.low <= truth <= found.high
+        print(
+            f"| {seeds} seeds that vary by {points} points | {before / TRIALS:.1%} | {now / TRIALS:.1%} |", flush=True
+        )
+
+
+def lowest_reaching(confidence: np.ndarray, correct: np.ndarray, wanted: float) -> float:
+    """The lowest threshold whose validation rows reach the wanted accuracy, as it was chosen before."""
+    order = np.argsort(-confidence)
+    reached = np.flatnonzero(np.cumsum(correct[order]) / np.arange(1, len(order) + 1) >= wanted)
+    return float(confidence[order][reached[-1]]) if len(reached) else 0.0  # 0: everything was answered
+
+
+def thresholds() -> None:
+    print("\n| wanted, of 500 validation rows | missed before | now | answered before | now | nothing answered now |")
+    print("|---|---|---|---|---|---|")
+    rules: tuple[Callable[..., float], ...] = (lowest_reaching, lambda *given: fit_answer_from(*given).confidence)
+    for wanted in (0.85, 0.9, 0.95, 0.99):
+        rng = np.random.default_rng(3)
+
+        def drawn(rows: int, rng: np.random.Generator = rng) -> tuple[np.ndarray, np.ndarray]:
+            confidence = 1 - rng.beta(1, 9, rows)
+            return confidence, rng.random(rows) < confidence
+
+        others, correct = drawn(200_000)
+        found = np.zeros((2, TRIALS, 2))
+        for trial in range(TRIALS):
+            rows = drawn(500)
+            for place, rule in enumerate(rules):
+                answered = others >= rule(*rows, wanted)
+                found[place, trial] = answered.any() and correct[answered].mean() < wanted, answered.mean()
+        (missed, now), (share, share_now) = found[:, :, 0].mean(1), found[:, :, 1].mean(1)
+        nothing = (found[1, :, 1] == 0).mean()
+        print(f"| {wanted} | {missed:.1%} | {now:.1%} | {share:.0%} | {share_now:.0%} | {nothing:.0%} |", flush=True)
+
+
+if __name__ == "__main__":
+    false_alarms()
+    chosen_arms()
+    coverage()
+    thresholds()
