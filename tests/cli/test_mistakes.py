@@ -153,12 +153,12 @@ def test_the_next_command_of_the_demo_can_be_typed_as_it_stands(monkeypatch: pyt
 
 
 def test_a_fault_of_a_row_is_said_once(rir: Run, recipe: Path) -> None:
-    write_csv(recipe.parent / "rows.csv", [("i feel happy", "joy"), ("", "joy"), ("i was sad", "sadness")])
-    result = rir("train-rgen", str(recipe), "--backend", "fake")
+    write_csv(Path("rows.csv"), [("i feel happy", "joy"), ("", "joy"), ("i was sad", "sadness")])
+    result = rir("train-classifier", str(recipe))
     assert result.code == 2
     assert result.err.count("the text is empty") == 1
 
 
 def test_training_in_float16_is_refused_with_what_to_use(rir: Run, recipe: Path) -> None:
-    result = rir("train-rgen", str(recipe), "--backend", "fake", "-s", "dtype=float16")
+    result = rir("train-rgen", str(recipe), "-s", "dtype=float16")
     assert (result.code, "dtype=bfloat16" in result.err) == (2, True), result.err
