@@ -118,9 +118,9 @@ def own_memory(process: int) -> int:
 
 
 WRITTEN: dict[str, str] = {
-    "hf": "write_hf_folder(out, fused, base, About([1]))",
-    "gguf-f16": "write_gguf(model, out, 'f16', name='x', weights=whole)",
-    "gguf-q8_0": "write_gguf(model, out, 'q8_0', name='x', weights=whole)",
+    "hf": "write_hf_folder(out, fused, base, FolderMetadata([1]))",
+    "gguf-f16": "write_gguf(model, out, 'f16', weights=whole)",
+    "gguf-q8_0": "write_gguf(model, out, 'q8_0', weights=whole)",
     "adapter to peft": "convert_adapter(adapter, out, 'peft')",
     "adapter to mlx": "convert_adapter(adapter, out, 'mlx')",
 }
@@ -130,10 +130,10 @@ def write(run: Path, name: str) -> None:
     """Writing alone, in a process of its own: time, size and peak memory."""
     out = run / f"written-{name.replace(' ', '-')}"
     shutil.rmtree(out, ignore_errors=True)
-    code = (
-        "import sys; from pathlib import Path; from rir_convert.adapters import *; from rir_convert.fuse import Fused; "
-    )
-    code += "from rir_convert.gguf import write_gguf; from rir_convert.hf import *; from rir_convert.weights import *; "
+    code = "import sys; from pathlib import Path; from rir_convert.adapters import *; "
+    code += "from rir_convert.weights.merging import Fused; "
+    code += "from rir_convert.gguf.writer import write_gguf; from rir_convert.weights.hf_folder import *; "
+    code += "from rir_convert.weights.tensors import *; "
     code += "from rir_mlx.models.hub import resolve_model; from rir_mlx.models.adapters import read_adapter; "
     code += "model, adapter, out = map(Path, sys.argv[1:]); base = resolve_model(str(model)); "
     code += "trained = read_adapter(adapter, base); "
@@ -230,11 +230,12 @@ CORRUPTIONS: dict[str, Callable[[Path, Path], None]] = {
 def corrupted(run: Path) -> None:
     """What the verification says of each."""
     from rir_cli.context import trained_context
-    from rir_cli.exporting import Exam, judge_folder
+    from rir_convert.exporting import verify_folder
+    from rir_convert.trained_arm import TrainedArm
 
     context = trained_context(str(run), run.parent, None, offline=True, quiet=True)
-    exam = Exam(context, "qa")
-    answered = exam.answer()
+    trained = TrainedArm(context, "qa")
+    reference = trained.reference()
     whole, folder = context.run.export("hf", "qa"), run / "corrupted"
     for what, corrupt in CORRUPTIONS.items():
         shutil.rmtree(folder, ignore_errors=True)
@@ -242,7 +243,7 @@ def corrupted(run: Path) -> None:
         for path in whole.iterdir():
             shutil.copyfile(path, folder / path.name)
         corrupt(folder, context.model.files.folder)
-        for found in judge_folder(exam, folder, answered):
+        for found in verify_folder(trained, reference, folder):
             print(
                 f"| {what} | {found.engine} | {'; '.join(found.faults) or 'passes'} | {found.first_difference or ''} |",
                 flush=True,

@@ -117,7 +117,7 @@ def _modules_are_not_garbage() -> None:
 def warm_examples(monkeypatch: pytest.MonkeyPatch) -> None:
     """The program on a model's card runs in a process that has imported PyTorch and transformers already."""
     stand_in = SimpleNamespace(run=processes.run, DEVNULL=None, TimeoutExpired=subprocess.TimeoutExpired)
-    monkeypatch.setattr("rir_convert.example.subprocess", stand_in)
+    monkeypatch.setattr("rir_convert.cards.program.subprocess", stand_in)
 
 
 @pytest.fixture

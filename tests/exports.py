@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rir_convert.fuse import Fused
-from rir_convert.hf import About, write_hf_folder
-from rir_convert.weights import Tensors, Weights, base_weights, save_weights
+from rir_convert.weights.hf_folder import FolderMetadata, write_hf_folder
+from rir_convert.weights.merging import Fused
+from rir_convert.weights.tensors import Tensors, Weights, base_weights, save_weights
 from safetensors.numpy import load_file
 
 from rir_mlx.backends.base import Tokens
@@ -20,7 +20,7 @@ from rir_mlx.models.hub import ModelFiles
 from rir_mlx.types import Dtype
 
 TYPES = ["lora", "dora", "full"]
-ABOUT = About([1, 5, 6], ["joy", "anger"], "26 Jul 2024", {"rir_mlx": {"arm": "qra"}})
+ABOUT = FolderMetadata([1, 5, 6], ["joy", "anger"], "26 Jul 2024", {"rir_mlx": {"arm": "qra"}})
 SEQUENCES: list[Tokens] = [
     tuple(np.random.default_rng(seed).integers(8, 300, length).tolist()) for seed, length in enumerate((100, 3, 40))
 ]
@@ -61,7 +61,7 @@ def write(
     folder: Path,
     base: ModelFiles,
     adapter: tuple[AdapterSpec, AdapterTensors],
-    about: About = ABOUT,
+    about: FolderMetadata = ABOUT,
     *,
     dtype: Dtype = "auto",
     **how: Any,

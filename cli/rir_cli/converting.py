@@ -57,9 +57,10 @@ def export(
     json: JsonOption = False,
 ) -> None:
     """Export a classifier to another format, load it back, and verify that it is the same model."""
+    from rir_convert.exporting import ExportOptions, export_arm
+
     from rir_cli.console import print_json
     from rir_cli.context import trained_context
-    from rir_cli.exporting import Wanted, export_classifier
     from rir_mlx.classification.loading import default_arm
     from rir_mlx.errors import UserError
 
@@ -68,18 +69,20 @@ def export(
     if push_to_hub and offline and not dry_run:
         raise UserError("--push-to-hub needs the network, which --offline forbids.", hint="Remove one of the two.")
     context = trained_context(run, runs, backend, offline=offline, quiet=quiet)
-    wanted = Wanted(to, output, quantize, gguf_type, dtype)
-    folder, verification = export_classifier(context, arm or default_arm(context.run), wanted)
-    found = {"folder": str(folder)} | verification
+    options = ExportOptions(to, output, quantize, gguf_type, dtype)
+    exported = export_arm(context, arm or default_arm(context.run), options)
+    found = {"folder": str(exported.folder)} | exported.verification
     if push_to_hub:
-        from rir_convert.hub import push_folder
+        from rir_convert.upload import push_folder
 
-        pushed = push_folder(folder, push_to_hub, private=not public, dry_run=dry_run, say=context.progress.say)
+        pushed = push_folder(
+            exported.folder, push_to_hub, private=not public, dry_run=dry_run, say=context.progress.say
+        )
         found["pushed"] = pushed.as_dict()
     if json:
         print_json(found)
     else:
-        typer.echo(f"{folder}")
+        typer.echo(f"{exported.folder}")
 
 
 @convert.command()
@@ -115,12 +118,15 @@ def fuse(
     json: JsonOption = False,
 ) -> None:
     """Fuse an adapter into its base model as a Hugging Face folder, and verify that it is the same model."""
+    from rir_convert.fusing import FuseOptions
+    from rir_convert.fusing import fuse as fuse_adapter
+
     from rir_cli.console import ConsoleProgress, print_json
     from rir_cli.context import prepare
-    from rir_cli.fusing import fuse_folders
 
     prepare(offline=offline)
-    verification = fuse_folders(model, adapter, output, dtype, ConsoleProgress(quiet=quiet), offline=offline)
+    options = FuseOptions(dtype, offline, ConsoleProgress(quiet=quiet))
+    verification = fuse_adapter(model, adapter, output, options)
     if json:
         print_json({"folder": str(output)} | verification)
     else:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import regex
 
-from rir_convert.weights import Weights, check_space, save_weights
+from rir_convert.weights.tensors import Weights, check_space, save_weights
 from rir_mlx.errors import ModelError, UserError
 from rir_mlx.models.adapter_spec import AdapterSpec, Tensors
 from rir_mlx.models.adapters import (

@@ -76,12 +76,12 @@ def test_the_card_shows_what_its_program_printed_and_no_rows(exportable: Run) ->
 def test_an_export_that_is_another_model_is_kept_aside_with_the_layer(
     exportable: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rir_cli import exporting
+    from rir_convert import exporting
 
     write = exporting.write_hf_folder
 
     def spoil(folder: Path, *given: object, **named: object) -> None:
-        from rir_convert.weights import save_weights
+        from rir_convert.weights.tensors import save_weights
         from safetensors.numpy import load_file
 
         write(folder, *given, **named)  # type: ignore[arg-type]
@@ -105,7 +105,7 @@ def test_an_export_that_is_another_model_is_kept_aside_with_the_layer(
 def test_an_export_that_is_stopped_leaves_the_one_before_and_runs_again(
     exportable: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rir_cli import exporting
+    from rir_convert import exporting
 
     assert exportable("export", "--arm", "qa", "-q").code == 0
     folder = Path("runs/small/export")
@@ -175,9 +175,9 @@ def test_a_gguf_file_of_a_base_in_16_bits_is_nearer_than_those_bits(rir: Run, re
     import ml_dtypes
     import numpy as np
     from exports import in_dtype
-    from rir_convert.fuse import Fused
-    from rir_convert.gguf import gguf_tensors
-    from rir_convert.weights import Weights
+    from rir_convert.gguf.writer import gguf_tensors
+    from rir_convert.weights.merging import Fused
+    from rir_convert.weights.tensors import Weights
 
     from rir_mlx.models.adapters import read_adapter
     from rir_mlx.models.config import read_config
@@ -207,7 +207,7 @@ def test_a_gguf_file_of_a_base_in_16_bits_is_nearer_than_those_bits(rir: Run, re
 
 def test_a_gguf_file_that_llama_cpp_cannot_run_is_kept_aside(exportable: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked for room for the longest row, which is longer than llama.cpp's usual context may be."""
-    from rir_cli import gguf
+    from rir_convert.gguf import export as gguf
 
     from rir_mlx.errors import ModelError
 

@@ -133,7 +133,7 @@ def test_opening_mlx_leaves_the_limit_of_open_files() -> None:
     assert (done.returncode, done.stdout.strip()) == (0, "same"), done.stderr
 
 
-@pytest.mark.parametrize("module", ["rir_mlx.stages", "rir_cli.app", "rir_convert.hf", "rir_mlx.backends"])
+@pytest.mark.parametrize("module", ["rir_mlx.stages", "rir_cli.app", "rir_convert.exporting", "rir_mlx.backends"])
 def test_no_framework_is_imported_before_a_backend_is_opened(module: str) -> None:
     code = (
         f"import sys, {module}\nprint(sorted({{'torch', 'mlx', 'mlx_lm', 'peft', 'transformers'}} & set(sys.modules)))"

@@ -17,8 +17,8 @@ import pytest
 import yaml
 from comparisons import EVIL, a_comparison
 from huggingface_hub import ModelCard, ModelCardData
-from rir_convert.card import CardFacts, DataSource, Example, Form, base_licence, model_card
-from rir_convert.example import MADE_UP, example_code, example_prompt, prompt_around, run_example
+from rir_convert.cards.card import CardExample, CardFacts, CardForm, DataSource, base_licence, model_card
+from rir_convert.cards.program import MADE_UP, example_code, example_prompt, prompt_around, run_example
 
 from rir_mlx.backends import open_backend
 from rir_mlx.classification.classifier import Classifier
@@ -60,7 +60,7 @@ def facts_of(**more: Any) -> CardFacts:
         task=TASK,
         calibration=Calibration({"direct": 1.3125, "reasoned": 1.0, "sampled": 1.0}, 500),
         recipe="name: emotion\n",
-        example=Example("<|begin|>Which?", "print(1)\n", "Label: joy\n0.5000 joy\n"),
+        example=CardExample("<|begin|>Which?", "print(1)\n", "Label: joy\n0.5000 joy\n"),
         verification=VERIFICATION,
         comparison=Comparison.model_validate(a_comparison(("joy", "sadness", "anger"))),
         command="rir-mlx export emotion --to hf",
@@ -120,7 +120,7 @@ def test_it_ends_a_reasoning_where_the_classifier_does(
 ) -> None:
     """A random model never writes the delimiter, so one is chosen that it writes."""
     for letter in answered(tiny, "qra", MADE_UP, None).reasoning or "":
-        for module in ("rir_convert.example", "rir_mlx.classification.classifier"):
+        for module in ("rir_convert.cards.program", "rir_mlx.classification.classifier"):
             monkeypatch.setattr(f"{module}.DELIMITER", letter)
         expected = answered(tiny, "qra", MADE_UP, None)
         if 0 < expected.tokens < TASK.max_reasoning_tokens:
@@ -208,7 +208,7 @@ def test_it_runs_in_the_folder_offline_and_imports_nothing_that_lies_there(tmp_p
 
 
 def test_without_pytorch_nothing_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rir_convert.example.find_spec", lambda name: None if name == "torch" else object())
+    monkeypatch.setattr("rir_convert.cards.program.find_spec", lambda name: None if name == "torch" else object())
     assert run_example(tmp_path, "1 / 0", 60) is None
 
 
@@ -260,7 +260,7 @@ def test_a_base_that_is_no_model_of_the_hub_is_not_named_as_one(base: str) -> No
 
 def test_the_program_on_the_card_is_the_one_that_was_run(codec: Codec) -> None:
     code = example_code("qra", replace(TASK, instruction="````\n```"), codec, text=NASTY)
-    facts = facts_of(example=Example("`````\nprompt", code, "Label: joy\n"))
+    facts = facts_of(example=CardExample("`````\nprompt", code, "Label: joy\n"))
     card = model_card(facts)
     found = re.search(r"^(`{3,})python\n(.*?)^\1$", card, re.DOTALL | re.MULTILINE)
     assert found
@@ -291,10 +291,10 @@ def test_the_program_on_the_card_is_the_one_that_was_run(codec: Codec) -> None:
         ),
     ],
 )
-def test_every_form_says_what_opens_it(form: Form, library: str | None, relation: str, says: str) -> None:
+def test_every_form_says_what_opens_it(form: CardForm, library: str | None, relation: str, says: str) -> None:
     facts = facts_of(form=form)
     if form != "mlx":
-        facts = replace(facts, example=Example("<|begin|>Which?"))
+        facts = replace(facts, example=CardExample("<|begin|>Which?"))
     card = ModelCard(model_card(facts))
     assert card.data.to_dict().get("library_name") == library
     assert card.data.to_dict()["base_model_relation"] == relation
@@ -308,11 +308,11 @@ def test_every_form_says_what_opens_it(form: Form, library: str | None, relation
 
 @pytest.mark.parametrize("base", ["builtin:tiny-llama", "~/models/x"])
 def test_an_adapter_names_its_base_as_code_only_where_the_hub_has_it(base: str) -> None:
-    card = model_card(facts_of(form="adapter", base=base, example=Example("x")))
+    card = model_card(facts_of(form="adapter", base=base, example=CardExample("x")))
     assert 'from_pretrained("BASE")' in card
     assert 'load("BASE", adapter_path=".")' in card
     assert "`BASE` is the folder" in card
-    card = model_card(facts_of(form="adapter", example=Example("x")))
+    card = model_card(facts_of(form="adapter", example=CardExample("x")))
     assert 'load("org/Base-1B", adapter_path=".", revision="8d3f0c5a")' in card
     assert "`BASE` is" not in card
 
@@ -321,7 +321,7 @@ def test_a_file_of_which_only_the_tensors_were_read_says_so() -> None:
     engines = {
         "gguf tensors": {"positions": 0, "mean_difference": 2.1e-4, "same_choice": None, "label_agreement": None}
     }
-    card = model_card(facts_of(form="gguf", example=Example("x"), verification={"engines": engines}))
+    card = model_card(facts_of(form="gguf", example=CardExample("x"), verification={"engines": engines}))
     assert "its tensors were read back, and differ by 0.00021 of their size" in card
     assert "| read by |" not in card
 

@@ -14,7 +14,7 @@ import pytest
 from commands import Run
 from exports import Q_PROJ, SEQUENCES, adapter_for, read, spec_of
 from rir_convert.adapters import convert_adapter, read_any
-from rir_convert.weights import Weights, save_weights
+from rir_convert.weights.tensors import Weights, save_weights
 from safetensors.numpy import load_file
 
 from rir_mlx.backends.base import Backend
@@ -261,7 +261,7 @@ def test_an_adapter_for_another_base_is_refused(rir: Run, tiny: Path, tmp_path: 
 def test_a_quantised_base_is_dequantised_before_it_is_fused(tmp_path: Path, open_named: Open) -> None:
     """Fused without dequantising, a 4-bit base loses most of the adapter."""
     from exports import fused
-    from rir_convert.weights import base_weights
+    from rir_convert.weights.tensors import base_weights
     from tiny import make_tiny_llama
 
     mlx = open_named("mlx")
@@ -289,7 +289,7 @@ def test_a_quantised_base_is_dequantised_before_it_is_fused(tmp_path: Path, open
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
 def test_any_number_of_bits_is_dequantised_as_mlx_does(tmp_path: Path, bits: int) -> None:
     mx = pytest.importorskip("mlx.core")
-    from rir_convert.weights import Dequantised
+    from rir_convert.weights.tensors import Dequantised
 
     weight = mx.array(np.random.default_rng(0).normal(size=(300, 128)).astype(np.float32)).astype(mx.bfloat16)
     packed, scales, biases = mx.quantize(weight, group_size=32, bits=bits)
@@ -314,7 +314,7 @@ def test_any_number_of_bits_is_dequantised_as_mlx_does(tmp_path: Path, bits: int
     ],
 )
 def test_other_quantisations_are_refused(tiny: Path, config: dict[str, Any]) -> None:
-    from rir_convert.weights import base_weights
+    from rir_convert.weights.tensors import base_weights
 
     with pytest.raises(ModelError, match=r"quantised as (gptq|mxfp4)"):
         base_weights(tiny, config)

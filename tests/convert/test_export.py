@@ -12,8 +12,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 from exports import ABOUT, Q_PROJ, SEQUENCES, TYPES, adapter_for, fused, in_dtype, read, spec_of, write
-from rir_convert.fuse import merge
-from rir_convert.weights import Weights, save_weights
+from rir_convert.weights.merging import merge
+from rir_convert.weights.tensors import Weights, save_weights
 from safetensors.numpy import load_file, save_file
 
 from rir_mlx.backends.base import Backend
@@ -263,7 +263,7 @@ def test_large_weights_are_cut_into_files_with_an_index(tiny_files: ModelFiles, 
     spec = spec_of("dora")
     adapter = (spec, adapter_for(tiny_files.folder, spec))
     write(tmp_path / "whole", tiny_files, adapter)
-    write(tmp_path / "cut", tiny_files, adapter, shard_bytes=20_000)
+    write(tmp_path / "cut", tiny_files, adapter, replace(ABOUT, shard_bytes=20_000))
     names = sorted(path.name for path in (tmp_path / "cut").glob("*.safetensors"))
     assert len(names) > 3
     assert names[0] == f"model-00001-of-{len(names):05d}.safetensors"

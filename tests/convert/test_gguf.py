@@ -12,10 +12,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 from exports import SEQUENCES, adapter_for, in_dtype, read, spec_of
-from rir_convert.fuse import Fused
-from rir_convert.gguf import GGUF_TYPES, gguf_tensors, permute, pre_tokenizer, rope_factors, write_gguf
-from rir_convert.ollama import around, joint_ids, modelfile
-from rir_convert.weights import Weights
+from rir_convert.gguf.modelfile import around, joint_ids, modelfile
+from rir_convert.gguf.vocabulary import pre_tokenizer
+from rir_convert.gguf.writer import GGUF_TYPES, gguf_tensors, permute, rope_factors, write_gguf
+from rir_convert.weights.merging import Fused
+from rir_convert.weights.tensors import Weights
 from safetensors.numpy import load_file
 from tiny import LLAMA_SPLIT, make_tiny_llama
 
@@ -32,7 +33,7 @@ TEXTS = ("i feel happy today", "Ünïcode \U0001f642 and 12345 numbers", "it's  
 
 
 def written(folder: Path, path: Path, kind: GgufType = "f32") -> Any:
-    write_gguf(folder, path, kind, name="x")
+    write_gguf(folder, path, kind)
     return gguf.GGUFReader(path)
 
 
@@ -171,28 +172,28 @@ def test_what_is_not_a_plain_llama_is_refused_with_another_way(
     shutil.copytree(tiny, tmp_path / "odd")
     (tmp_path / "odd" / "config.json").write_text(json.dumps(read(tiny, "config.json") | change))
     with pytest.raises(ModelError, match=says) as refused:
-        write_gguf(tmp_path / "odd", tmp_path / "x.gguf", "f16", name="x")
+        write_gguf(tmp_path / "odd", tmp_path / "x.gguf", "f16")
     assert "convert_hf_to_gguf.py" in refused.value.hint
 
 
 def test_a_number_that_float16_cannot_hold_is_refused_not_written_as_infinity(tiny: Path, tmp_path: Path) -> None:
-    from rir_convert.weights import save_weights
+    from rir_convert.weights.tensors import save_weights
 
     shutil.copytree(tiny, tmp_path / "large")
     tensors = load_file(tiny / "model.safetensors")
     tensors["model.layers.0.mlp.up_proj.weight"][0, 0] = 1e5
     save_weights(tensors, tmp_path / "large" / "model.safetensors")
     with pytest.raises(ModelError, match="float16 cannot") as refused:
-        write_gguf(tmp_path / "large", tmp_path / "x.gguf", "f16", name="x")
+        write_gguf(tmp_path / "large", tmp_path / "x.gguf", "f16")
     assert "bf16" in refused.value.hint
-    write_gguf(tmp_path / "large", tmp_path / "y.gguf", "bf16", name="x")
+    write_gguf(tmp_path / "large", tmp_path / "y.gguf", "bf16")
 
 
 def test_an_adapter_over_16_bits_is_rounded_once(tiny: Path, tmp_path: Path) -> None:
     """To the file's format, and not to the base's before: bfloat16 has eight times the error of float16."""
     base, spec = in_dtype(tiny, tmp_path / "base", ml_dtypes.bfloat16), spec_of("lora")
     weights = Fused(Weights(base), spec, adapter_for(base, spec), dtype="float32")
-    write_gguf(base, tmp_path / "x.gguf", "f16", name="x", weights=weights)
+    write_gguf(base, tmp_path / "x.gguf", "f16", weights=weights)
     found = dict(gguf_tensors(tmp_path / "x.gguf", read_config(base)))
     assert set(found) == set(weights)
     for name, tensor in found.items():
@@ -204,7 +205,7 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tiny: Path, tmp_
     shutil.copytree(tiny, tmp_path / "odd")
     (tmp_path / "odd" / "config.json").write_text(json.dumps(read(tiny, "config.json") | {"vocab_size": 100}))
     with pytest.raises(ModelError, match="and the model 100 words"):
-        write_gguf(tmp_path / "odd", tmp_path / "x.gguf", "f16", name="x")
+        write_gguf(tmp_path / "odd", tmp_path / "x.gguf", "f16")
 
 
 def test_a_missing_package_is_named(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +213,7 @@ def test_a_missing_package_is_named(tiny: Path, tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="gguf package"):
-        write_gguf(tiny, tmp_path / "x.gguf", "f16", name="x")
+        write_gguf(tiny, tmp_path / "x.gguf", "f16")
 
 
 @pytest.mark.parametrize("model", ["tiny", "plain"])
@@ -251,11 +252,11 @@ def test_llama_cpp_computes_what_transformers_computes(
 ) -> None:
     """At 100 positions, where the tiny model's rotary scaling (from 64) shows."""
     pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed, so llama.cpp was not asked")
-    from rir_convert.llama_cpp import LlamaCpp
+    from rir_convert.gguf.llama_cpp import LlamaCpp
     from scipy.special import log_softmax
 
     folder = request.getfixturevalue(model)
-    write_gguf(folder, tmp_path / "x.gguf", kind, name="x")
+    write_gguf(folder, tmp_path / "x.gguf", kind)
     theirs, ours = LlamaCpp(tmp_path / "x.gguf"), open_named("torch").load_as_is(folder)
     codec = Codec(folder, "26 Jul 2024")
     for tokens in SEQUENCES:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from hub_stand_in import Hub, Repository, hub
-from rir_convert.hub import publishable, push_folder
+from rir_convert.upload import publishable, push_folder
 
 from rir_mlx import __version__
 from rir_mlx.errors import UserError
@@ -24,7 +24,7 @@ SHARDS = [f"model-0000{part}-of-00003.safetensors" for part in (1, 2, 3)]
 PROGRAM = """
 import json, sys
 from pathlib import Path
-from rir_convert.hub import push_folder
+from rir_convert.upload import push_folder
 from rir_mlx.errors import RirError
 try:
     how = json.loads(sys.argv[3])

@@ -12,7 +12,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from rir_convert.weights import Tensors
+from rir_convert.weights.tensors import Tensors
 from rir_mlx.errors import ModelError
 from rir_mlx.models.adapter_spec import AdapterSpec
 from rir_mlx.types import Dtype

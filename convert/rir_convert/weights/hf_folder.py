@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rir_convert.weights import SHARD_BYTES, Advance, Tensors, check_space, size_of, write_shards
+from rir_convert.weights.tensors import SHARD_BYTES, Advance, Tensors, check_space, size_of, write_shards
 from rir_mlx.models.families import rope_for_both
 from rir_mlx.models.hub import ModelFiles
 from rir_mlx.storage.atomic import replacing
@@ -26,30 +26,32 @@ _QUANTISED = ("quantization", "quantization_config")
 
 
 @dataclass(frozen=True)
-class About:
+class FolderMetadata:
     """What the folder says of itself beside its weights.
 
     eos_token_id  every token that ends a text, the one that training taught among them
     labels        names of the labels, in the order of the label map
     date          what the chat template prints as today's where nobody says another
     extra         keys for config.json
+    made_for      what the weight files name as their framework, `pt` or `mlx`
+    shard_bytes   the largest weight file
     """
 
     eos_token_id: Sequence[int]
     labels: Sequence[str] = ()
     date: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    made_for: str = "pt"
+    shard_bytes: int = SHARD_BYTES
 
 
 def write_hf_folder(
     folder: Path,
     tensors: Tensors,
     base: ModelFiles,
-    about: About,
+    about: FolderMetadata,
     *,
-    made_for: str = "pt",
     advance: Advance = lambda _: None,
-    shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write weights, config, generation config, tokenizer and chat template at `folder`.
 
@@ -57,11 +59,11 @@ def write_hf_folder(
     check_space(folder, size_of(tensors))
     with replacing(folder) as temporary:
         temporary.mkdir()
-        write_shards(tensors, temporary, made_for=made_for, advance=advance, shard_bytes=shard_bytes)
+        write_shards(tensors, temporary, made_for=about.made_for, advance=advance, shard_bytes=about.shard_bytes)
         write_about(temporary, base, about, stored_as(tensors))
 
 
-def write_about(folder: Path, base: ModelFiles, about: About, dtype: str) -> None:
+def write_about(folder: Path, base: ModelFiles, about: FolderMetadata, dtype: str) -> None:
     """All but the weights: config, generation config, tokenizer and chat template. `dtype` is the weights'."""
     write_values(folder / "config.json", _config(base.config, dtype, about))
     write_values(folder / "generation_config.json", _generation_config(base.folder, about.eos_token_id))
@@ -72,7 +74,7 @@ def write_about(folder: Path, base: ModelFiles, about: About, dtype: str) -> Non
         freeze_date(folder, about.date)
 
 
-def _config(base: Mapping[str, Any], dtype: str, about: About) -> dict[str, Any]:
+def _config(base: Mapping[str, Any], dtype: str, about: FolderMetadata) -> dict[str, Any]:
     config = {key: value for key, value in base.items() if key not in _QUANTISED}
     config |= rope_for_both(config) | {"eos_token_id": list(about.eos_token_id), **about.extra}
     config["dtype"] = dtype  # transformers 5

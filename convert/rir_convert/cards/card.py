@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import yaml
 
-from rir_convert.example import environment, way_of
+from rir_convert.cards.program import environment, way_of
 from rir_mlx.evaluation.entries import DESCRIPTIONS
 from rir_mlx.evaluation.report import formats
 from rir_mlx.evaluation.schema import Comparison
@@ -65,7 +65,7 @@ class DataSource:
 
 
 @dataclass(frozen=True)
-class Example:
+class CardExample:
     """How the card shows the classifier: `prompt` of `example_prompt`, and where transformers reads the folder `code`
     of `example_code` and what `run_example` returned. Its text is to be made up."""
 
@@ -74,7 +74,7 @@ class Example:
     output: str | None = None
 
 
-Form = Literal["hf", "mlx", "mlx-quantised", "gguf", "adapter"]
+CardForm = Literal["hf", "mlx", "mlx-quantised", "gguf", "adapter"]
 """What the folder is read by."""
 _LIBRARIES = {"hf": "transformers", "mlx": "mlx", "mlx-quantised": "mlx", "gguf": None, "adapter": "peft"}
 _TAGS = {"hf": (), "mlx": ("mlx",), "mlx-quantised": ("mlx",), "gguf": ("gguf",), "adapter": ("mlx",)}
@@ -95,7 +95,8 @@ class CardFacts:
     base           the base model: a hub id, or a folder
     base_licence   of `base_licence`
     recipe         YAML text
-    verification   the content of verification.json, of `rir_convert.gate.record`; None where nothing was compared
+    verification   the content of verification.json, of `verification.record`; None if nothing was
+                   compared
     comparison     of the run; None where nothing was evaluated
     command        how it was made
     versions       of programs, by name
@@ -111,12 +112,12 @@ class CardFacts:
     task: ClassificationTask
     calibration: Calibration
     recipe: str
-    example: Example
+    example: CardExample
     verification: Mapping[str, Any] | None
     comparison: Comparison | None
     command: str
     versions: Mapping[str, str]
-    form: Form = "hf"
+    form: CardForm = "hf"
 
     @property
     def verdict(self) -> str | None:

@@ -8,71 +8,15 @@ that is lost, or whose change the rounding swallows, would pass for small differ
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_softmax, softmax
+from scipy.special import softmax
 
-from rir_mlx.backends.base import Float32Array, Tokens
-from rir_mlx.errors import Failure
-from rir_mlx.storage.atomic import write_json
-
-ROWS = 64
-"""Rows of the run's data that are compared."""
-_LAST = 4
-"""Positions of a row, its last ones, whose logits are kept: over 128,256 words each takes half a MB."""
-_LONG, _LONG_LAST = 1024, 32
-"""Tokens of the row that shows rotary scaling, which short ones hide."""
-_BATCH = 8
-"""Rows whose labels are scored together: beside weights in float32 there may be room for little."""
-_PAIRWISE = 16
-"""Rows whose labels are scored where an engine runs every label in a pass of its own."""
-
-
-class Engine(Protocol):
-    """What can be asked: a `Model` of a backend, or llama.cpp."""
-
-    def last_logits(self, rows: Iterable[Tokens], last: int, *, prefix: Tokens = ()) -> Iterator[Float32Array]: ...
-
-
-@dataclass(frozen=True)
-class Probe:
-    """What is asked: rows behind a shared head, and the labels' tokens. Without `options` there are no labels."""
-
-    head: Tokens
-    prompts: Sequence[Tokens]
-    options: Sequence[Tokens] = ()
-
-    @property
-    def rows(self) -> list[Tokens]:
-        """Each prompt to the end of the longest label, after the head."""
-        longest = max(self.options, key=len, default=())
-        return [prompt + longest[:-1] for prompt in self.prompts]
-
-    @property
-    def long(self) -> Tokens:
-        """All rows in a row."""
-        return tuple(token for row in self.rows for token in self.head + row)[:_LONG]
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest sequence."""
-        return max(len(self.long), len(self.head) + max(len(row) for row in self.rows))
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What an engine makes of a probe: log-probabilities [positions, vocabulary] of every row and of the long one; the
-    labels' scores [rows, labels], of fewer rows where that is slow; the layers' outputs of the first row."""
-
-    rows: Sequence[NDArray[np.float32]]
-    long: NDArray[np.float32]
-    scores: NDArray[np.float64] | None
-    layers: Sequence[Float32Array]
+from rir_convert.verification.probe import ProbeAnswers, mean_difference
+from rir_mlx.backends.base import Float32Array
 
 
 @dataclass(frozen=True)
@@ -108,7 +52,7 @@ _CLOSER = 0.5
 
 
 @dataclass(frozen=True)
-class Comparison:
+class EngineComparison:
     """An engine's answers beside the reference's. Differences are absolute."""
 
     engine: str
@@ -123,44 +67,24 @@ class Comparison:
     faults: tuple[str, ...]
 
 
-def ask(engine: Engine, probe: Probe) -> Answers:
-    """Put the probe to an engine."""
-    long = log_softmax(next(engine.last_logits([probe.long], _LONG_LAST)), axis=-1).astype(np.float32)
-    layers = engine.layer_outputs(probe.head + probe.rows[0]) if hasattr(engine, "layer_outputs") else []
-    return Answers(ask_rows(engine, probe), long, _scores(engine, probe) if probe.options else None, layers)
+@dataclass(frozen=True)
+class Tolerance:
+    """How far a folder may be from the adapter model: within the bounds of its number format (a key of `BOUNDS`), and
+    less than half of the adapter's own `effect`: the distance between adapter model and base by `mean_difference`."""
+
+    number_format: str
+    effect: float
 
 
-def ask_rows(engine: Engine, probe: Probe, count: int = ROWS) -> list[NDArray[np.float32]]:
-    """Log-probabilities of so many of the rows, at the last few positions only, as each takes the vocabulary's size."""
-    logits = engine.last_logits(probe.rows[:count], _LAST, prefix=probe.head)
-    return [log_softmax(one, axis=-1).astype(np.float32) for one in logits]
-
-
-def _scores(engine: Engine, probe: Probe) -> NDArray[np.float64]:
-    if hasattr(engine, "score"):
-        scores: NDArray[np.float64] = engine.score(probe.prompts, probe.options, prefix=probe.head, batch_size=_BATCH)
-        return scores
-    found = np.zeros((min(len(probe.prompts), _PAIRWISE), len(probe.options)))
-    for column, option in enumerate(probe.options):
-        rows = [prompt + option[:-1] for prompt in probe.prompts[:_PAIRWISE]]
-        for row, logits in enumerate(engine.last_logits(rows, len(option), prefix=probe.head)):
-            found[row, column] = log_softmax(logits, axis=-1)[np.arange(len(option)), list(option)].sum()
-    return found
-
-
-def mean_difference(ours: Sequence[NDArray[np.float32]], theirs: Sequence[NDArray[np.float32]]) -> float:
-    """Mean over positions of the largest difference of a log-probability, of the rows that both have."""
-    pairs = list(zip(ours, theirs, strict=False))
-    if any(a.shape != b.shape for a, b in pairs):
-        return math.inf
-    return float(np.mean(np.concatenate([np.abs(a - b).max(-1) for a, b in pairs])))
-
-
-def compare(
-    name: str, reference: Answers, answers: Answers, *, effect: float, kind: str, faults: Sequence[str] = ()
-) -> Comparison:
-    """Judge an engine's answers by the bounds of a number format. `effect` is how far the adapter model is from its
-    base, by `mean_difference`; `faults` are those found elsewhere, which are passed on."""
+def compare_answers(
+    name: str,
+    reference: ProbeAnswers,
+    answers: ProbeAnswers,
+    tolerance: Tolerance,
+    faults: Sequence[str] = (),
+) -> EngineComparison:
+    """Judge an engine's answers. `faults` were found elsewhere and are passed on."""
+    kind, effect = tolerance.number_format, tolerance.effect
     bounds, found = BOUNDS[kind], list(faults)
     differences, same = _per_position(reference, answers)
     mean, worst = float(differences.mean()), float(differences.max())
@@ -183,7 +107,7 @@ def compare(
     first = first_different_layer(reference.layers, answers.layers, kind)
     if first not in (None, _AFTER_LAYERS) and np.isfinite(bounds.mean):
         found.append(f"the output of {first} differs by more than {kind} explains")
-    return Comparison(
+    return EngineComparison(
         engine=name,
         rows=len(answers.rows),
         positions=len(differences),
@@ -197,13 +121,13 @@ def compare(
     )
 
 
-def unreadable(engine: str, why: str) -> Comparison:
+def unreadable(engine: str, why: str) -> EngineComparison:
     """A folder that an engine cannot load."""
     nothing = float("inf")
-    return Comparison(engine, 0, 0, nothing, nothing, 0.0, None, None, None, (f"it cannot be loaded: {why}",))
+    return EngineComparison(engine, 0, 0, nothing, nothing, 0.0, None, None, None, (f"it cannot be loaded: {why}",))
 
 
-def _per_position(reference: Answers, answers: Answers) -> tuple[NDArray[np.float64], float]:
+def _per_position(reference: ProbeAnswers, answers: ProbeAnswers) -> tuple[NDArray[np.float64], float]:
     """The largest difference at each position, and the share of positions with the same likeliest token."""
     differences, same = [], []
     for ours, theirs in zip([*reference.rows, reference.long], [*answers.rows, answers.long], strict=True):
@@ -242,26 +166,3 @@ def first_different_layer(ours: Sequence[Float32Array], theirs: Sequence[Float32
         if not off <= _LAYER_BOUNDS[kind]:
             return "model.embed_tokens" if number == 0 else f"model.layers.{number - 1}"
     return _AFTER_LAYERS
-
-
-def record(folder: Path, comparisons: Sequence[Comparison], **facts: Any) -> dict[str, Any]:
-    """Write `verification.json` and return what stands in it. Raises Failure where an engine found a fault."""
-    passed = not any(one.faults for one in comparisons)
-    values = {"passed": passed, **facts, "engines": {one.engine: _plain(one) for one in comparisons}}
-    write_json(folder / "verification.json", values)
-    if not passed:
-        lines = [f"{one.engine}: {fault}" for one in comparisons for fault in one.faults]
-        first = next((one.first_difference for one in comparisons if one.first_difference), None)
-        where = f" The first layer that differs is {first}." if first else ""
-        raise Failure(
-            f"{folder} is not the model that was trained: {'; '.join(lines)}.{where}",
-            hint="Do not use this folder.",
-        )
-    return values
-
-
-def _plain(one: Comparison) -> dict[str, Any]:
-    """JSON knows no infinity: a difference that is not a number is null."""
-    values = asdict(one) | {"faults": list(one.faults)}
-    odd = [key for key, value in values.items() if isinstance(value, float) and not math.isfinite(value)]
-    return values | dict.fromkeys(odd)

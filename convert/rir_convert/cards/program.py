@@ -33,6 +33,7 @@ from rir_mlx.types import AnswerFormat, Arm, Way
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+
 MADE_UP = "This is a made-up text, to show how the classifier is asked."
 """The text of the example. Never a row of the data: a card is published."""
 

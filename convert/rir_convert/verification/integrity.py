@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rir_convert.weights import Weights
+from rir_convert.weights.tensors import Weights
 from rir_mlx.backends.base import Tokens
 from rir_mlx.errors import RirError
 from rir_mlx.models.config import read_config
@@ -21,7 +21,7 @@ from rir_mlx.prompting.prompts import Prompt
 _WEIGHT_FORMATS = ("pt", "mlx")
 
 
-def faults(folder: Path, codec: Codec, prompts: Sequence[tuple[Prompt, Tokens]]) -> list[str]:
+def folder_faults(folder: Path, codec: Codec, prompts: Sequence[tuple[Prompt, Tokens]]) -> list[str]:
     """What is wrong with a written folder; `prompts` are with the ids that training had for them."""
     try:
         config = read_config(folder)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import ModelInfo
 
+
 _ALLOWED = re.compile(
     r"""
       model(-\d{5}-of-\d{5})?\.safetensors | model\.safetensors\.index\.json     # weights
@@ -88,7 +89,7 @@ def push_folder(
     try:
         found = _repository(api, repo, private=private, say=say)
         say(f"Uploading {total} to {pushed.url} ({_kind(bool(found.private))}) …")
-        commit = _upload(api, folder, repo, list(files), found, say)
+        commit = _upload(api, folder, found, say)
     except Exception as error:  # hf_xet, written in Rust, raises what it likes
         raise _explained(error, repo) from error
     return Pushed(repo, pushed.url, bool(found.private), files, commit)
@@ -171,8 +172,8 @@ def _repository(api: HfApi, repo: str, *, private: bool, say: Callable[[str], No
     return found
 
 
-def _upload(api: HfApi, folder: Path, repo: str, names: list[str], found: ModelInfo, say: Callable[[str], None]) -> str:
-    """The commit's id.
+def _upload(api: HfApi, folder: Path, found: ModelInfo, say: Callable[[str], None]) -> str:
+    """Upload the publishable files of `folder` to the repository `found`. Returns the commit's id.
 
     `upload_folder`: it takes up an upload that was killed where `upload_large_folder` kept a record of its own inside
     the folder, and was dropped by version 2. The hub itself says what it has: files whose hash is the repository's are
@@ -180,6 +181,7 @@ def _upload(api: HfApi, folder: Path, repo: str, names: list[str], found: ModelI
     library, neither are the pieces of a file. It commits in parts from 250 files on, or 100 MB of such as are not
     large; an export is far below, so it becomes one commit.
     """
+    names = list(publishable(folder))
     # Weights cut otherwise before would lie beside the new ones, and some loaders would read the old.
     there = [one.rfilename for one in found.siblings or ()]
     weighty = any(_WEIGHTS.fullmatch(name) for name in names)
@@ -187,7 +189,7 @@ def _upload(api: HfApi, folder: Path, repo: str, names: list[str], found: ModelI
     if stale:
         say(f"Taking away weights of an earlier upload: {', '.join(stale)}.")
     made = api.upload_folder(
-        repo_id=repo,
+        repo_id=found.id,
         folder_path=folder,
         allow_patterns=names,
         delete_patterns=stale or None,

@@ -12,20 +12,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 from exports import Q_PROJ, SEQUENCES, TYPES, adapter_for, in_dtype, read, spec_of, write
-from rir_convert.gate import (
-    Answers,
-    Comparison,
-    Probe,
-    ask,
-    ask_rows,
-    compare,
-    first_different_layer,
-    mean_difference,
-    record,
-)
-from rir_convert.hf import About
-from rir_convert.integrity import faults
-from rir_convert.weights import save_weights
+from rir_convert.verification.comparison import EngineComparison, Tolerance, compare_answers, first_different_layer
+from rir_convert.verification.integrity import folder_faults
+from rir_convert.verification.probe import Probe, ProbeAnswers, answer_probe, answer_rows, mean_difference
+from rir_convert.verification.record import record
+from rir_convert.weights.hf_folder import FolderMetadata
+from rir_convert.weights.tensors import save_weights
 from safetensors.numpy import load_file
 from tiny import make_tiny_llama
 
@@ -60,16 +52,16 @@ class Trained:
         files, self.spec = resolve_model(str(base)), spec_of("lora")
         adapter: tuple[AdapterSpec, dict[str, np.ndarray]] = (self.spec, adapter_for(base, self.spec, size))
         self.probe = probe_of(codec)
-        self.reference = ask(backend.load(base, dtype="float32", adapter=adapter), self.probe)
-        self.effect = mean_difference(ask_rows(backend.load(base, dtype="float32"), self.probe), self.reference.rows)
-        about = About(list(codec.stops), list(LABELS), codec.date, {"rir_mlx": {}})
+        self.reference = answer_probe(backend.load(base, dtype="float32", adapter=adapter), self.probe)
+        self.effect = mean_difference(answer_rows(backend.load(base, dtype="float32"), self.probe), self.reference.rows)
+        about = FolderMetadata(list(codec.stops), list(LABELS), codec.date, {"rir_mlx": {}})
         write(folder, files, adapter, about)
         self.kind = str(load_file(folder / "model.safetensors")[Q_PROJ].dtype)
 
-    def compared(self, prompts: Sequence[tuple[Prompt, Tokens]] = ()) -> Comparison:
-        found = faults(self.folder, self.codec, prompts)
-        answers = ask(self.backend.load_as_is(self.folder), self.probe)
-        return compare(self.backend.name, self.reference, answers, effect=self.effect, kind=self.kind, faults=found)
+    def compared(self, prompts: Sequence[tuple[Prompt, Tokens]] = ()) -> EngineComparison:
+        found = folder_faults(self.folder, self.codec, prompts)
+        answers = answer_probe(self.backend.load_as_is(self.folder), self.probe)
+        return compare_answers(self.backend.name, self.reference, answers, Tolerance(self.kind, self.effect), found)
 
 
 @pytest.fixture
@@ -233,11 +225,11 @@ def test_what_engines_load_without_a_word_is_found(
     says: str,
 ) -> None:
     spec = spec_of("lora")
-    about = About(list(codec.stops), list(LABELS), codec.date)
+    about = FolderMetadata(list(codec.stops), list(LABELS), codec.date)
     write(tmp_path / "out", resolve_model(str(tiny)), (spec, adapter_for(tiny, spec)), about)
-    assert faults(tmp_path / "out", codec, prompts) == []
+    assert folder_faults(tmp_path / "out", codec, prompts) == []
     corrupt(tmp_path / "out")
-    found = faults(tmp_path / "out", codec, prompts)
+    found = folder_faults(tmp_path / "out", codec, prompts)
     assert any(says in fault for fault in found), found
 
 
@@ -296,17 +288,19 @@ def test_a_small_adapter_that_is_lost_is_found_although_the_difference_is_small(
 def test_near_ties_may_fall_either_way_and_other_labels_may_not() -> None:
     chances = np.log(np.full((4, 5), 0.2, np.float32))
 
-    def answers(scores: Sequence[Sequence[float]]) -> Answers:
-        return Answers([chances] * 40, chances, np.log(np.array(scores)), [])
+    def answers(scores: Sequence[Sequence[float]]) -> ProbeAnswers:
+        return ProbeAnswers([chances] * 40, chances, np.log(np.array(scores)), [])
 
     ours = answers([[0.5, 0.49, 0.01]] * 40)
-    tie = compare("x", ours, answers([[0.49, 0.5, 0.01]] * 40), effect=1, kind="bfloat16")
+    tie = compare_answers("x", ours, answers([[0.49, 0.5, 0.01]] * 40), Tolerance("bfloat16", 1))
     assert (tie.label_agreement, tie.faults) == (0.0, ())
     clear = answers([[0.6, 0.3, 0.1]] * 40)
-    other = compare("x", clear, answers([[0.4, 0.5, 0.1]] * 40), effect=1, kind="4 bits")
+    other = compare_answers("x", clear, answers([[0.4, 0.5, 0.1]] * 40), Tolerance("4 bits", 1))
     assert other.label_agreement == 0.0
     assert [fault for fault in other.faults if "likeliest label is the same in 0.0%" in fault]
-    result = compare("x", clear, answers([[0.3, 0.6, 0.1]] * 3 + [[0.6, 0.3, 0.1]] * 37), effect=1, kind="bfloat16")
+    result = compare_answers(
+        "x", clear, answers([[0.3, 0.6, 0.1]] * 3 + [[0.6, 0.3, 0.1]] * 37), Tolerance("bfloat16", 1)
+    )
     assert result.label_agreement == pytest.approx(37 / 40)
     assert [fault for fault in result.faults if "likeliest label is the same in 92.5%" in fault]
     assert [fault for fault in result.faults if "probability differs by 0.3" in fault]
@@ -316,13 +310,13 @@ def test_a_layer_whose_output_is_another_is_a_fault_although_the_answers_are_nea
     """A square matrix of one layer, transposed, at the width of Llama-3.2-1B: log-probabilities differ by 0.31."""
     flat, rng = np.full((4, 5), -1.6, np.float32), np.random.default_rng(0)
     layers = [rng.normal(size=(7, 16)).astype(np.float32) for _ in range(3)]
-    ours = Answers([flat] * 3, flat, None, layers)
-    near = compare(
-        "x", ours, Answers([flat] * 3, flat, None, [one * 1.01 for one in layers]), effect=1, kind="bfloat16"
+    ours = ProbeAnswers([flat] * 3, flat, None, layers)
+    near = compare_answers(
+        "x", ours, ProbeAnswers([flat] * 3, flat, None, [one * 1.01 for one in layers]), Tolerance("bfloat16", 1)
     )
     assert (near.faults, near.first_difference) == ((), None)
     off = [layers[0], layers[1], layers[2] * 1.05]
-    result = compare("x", ours, Answers([flat] * 3, flat, None, off), effect=1, kind="bfloat16")
+    result = compare_answers("x", ours, ProbeAnswers([flat] * 3, flat, None, off), Tolerance("bfloat16", 1))
     assert result.faults == ("the output of model.layers.1 differs by more than bfloat16 explains",)
     assert result.first_difference == "model.layers.1"
 
@@ -336,9 +330,10 @@ def test_the_longest_sequence_is_what_an_engine_needs_room_for() -> None:
 
 def test_another_vocabulary_is_a_fault_and_not_an_error() -> None:
     ours, theirs = (
-        Answers([np.zeros((4, words), np.float32)] * 3, np.zeros((4, words), np.float32), None, []) for words in (5, 6)
+        ProbeAnswers([np.zeros((4, words), np.float32)] * 3, np.zeros((4, words), np.float32), None, [])
+        for words in (5, 6)
     )
-    result = compare("x", ours, theirs, effect=1, kind="bfloat16")
+    result = compare_answers("x", ours, theirs, Tolerance("bfloat16", 1))
     assert [fault for fault in result.faults if "differ by inf" in fault]
 
 
@@ -349,7 +344,7 @@ def test_engines_without_scoring_are_asked_label_by_label(framework: Backend, ti
         def last_logits(self, rows: Sequence[Tokens], last: int, *, prefix: Tokens = ()) -> Iterator[np.ndarray]:
             return (model.logits(prefix + row)[-min(last, len(row)) :] for row in rows)
 
-    bare, whole = ask(Bare(), probe), ask(model, probe)
+    bare, whole = answer_probe(Bare(), probe), answer_probe(model, probe)
     assert bare.scores is not None
     assert whole.scores is not None
     np.testing.assert_allclose(bare.scores, whole.scores, atol=1e-3)
@@ -374,7 +369,9 @@ def test_every_kind_of_training_passes(
     spec = spec_of(fine_tune_type)
     adapter = (spec, adapter_for(tiny_files.folder, spec))
     probe = probe_of(codec)
-    reference = ask(framework.load(tiny_files.folder, dtype="float32", adapter=adapter), probe)
+    reference = answer_probe(framework.load(tiny_files.folder, dtype="float32", adapter=adapter), probe)
     write(tmp_path / "out", tiny_files, adapter)
-    result = compare("x", reference, ask(framework.load_as_is(tmp_path / "out"), probe), effect=1, kind="float32")
+    result = compare_answers(
+        "x", reference, answer_probe(framework.load_as_is(tmp_path / "out"), probe), Tolerance("float32", 1)
+    )
     assert result.faults == ()

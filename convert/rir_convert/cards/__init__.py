@@ -1,0 +1,1 @@
+"""The model card of an export, and the program that it shows."""

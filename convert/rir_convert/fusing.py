@@ -1,0 +1,112 @@
+"""Any adapter, merged into its base as a Hugging Face folder and verified.
+
+There is no run, so there are no rows or labels: the probe is random tokens. The reference is the adapter as its own
+library loads it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rir_convert.adapters import ForeignAdapter, convert_adapter, read_any
+from rir_convert.verification.integrity import folder_faults
+from rir_convert.verification.probe import ROWS, Probe, Reference, answer_probe, answer_rows, mean_difference
+from rir_convert.verification.record import comparison_line, record
+from rir_convert.verification.staging import verified_folder
+from rir_convert.verification.verifier import Verifier, installed_engines
+from rir_convert.weights.hf_folder import FolderMetadata, stored_as, write_hf_folder
+from rir_convert.weights.merging import Fused
+from rir_convert.weights.tensors import base_weights, size_of
+from rir_mlx import __version__
+from rir_mlx.backends import open_backend, release_memory
+from rir_mlx.errors import UserError
+from rir_mlx.models.hub import ModelFiles, resolve_model
+from rir_mlx.progress import Progress, Silent, counting_bytes
+from rir_mlx.prompting.codec import Codec
+from rir_mlx.types import BackendName, Dtype, Ecosystem
+
+_LENGTH = 32
+_LOADERS: dict[Ecosystem, BackendName] = {"peft": "torch", "mlx": "mlx"}
+_DATE = "26 Jul 2024"
+
+
+@dataclass(frozen=True)
+class FuseOptions:
+    """`dtype` is the number format of the weights (`auto`: the base's); `offline` fetches no base model."""
+
+    dtype: Dtype = "auto"
+    offline: bool = True
+    progress: Progress = field(default_factory=Silent)
+
+
+_DEFAULTS = FuseOptions()
+
+
+def fuse(model: str, adapter: Path, output: Path, options: FuseOptions = _DEFAULTS) -> dict[str, Any]:
+    """Merge the adapter in the folder `adapter` into the base `model` (a folder or a hub id), and write the new folder
+    `output`. Returns the content of its verification.json.
+
+    Raises UserError if `output` holds anything, ModelError if base and adapter do not fit together, and Failure if the
+    written folder does not answer as both together do."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"{output} exists already, and is not empty.", hint="Name a new folder.")
+    progress = options.progress
+    base = resolve_model(model, offline=options.offline)
+    found = read_any(adapter)
+    fused = Fused(base_weights(base.folder, base.config), found.spec, found.tensors, dtype=options.dtype)
+    codec = Codec(base.folder, _DATE)
+    engine, reference = _reference(base, adapter, found, _random_rows(len(codec.tokenizer)), progress)
+    with verified_folder(output.absolute()) as written:
+        with counting_bytes(progress, f"fuse into {base.name}", size_of(fused)) as advance:
+            write_hf_folder(written, fused, base, FolderMetadata(list(codec.stops)), advance=advance)
+        verifier, faults = Verifier(progress, reference), folder_faults(written, codec, ())
+        engines = installed_engines()
+        comparisons = verifier.by(engines, stored_as(fused), lambda backend: backend.load_as_is(written), faults)
+        facts = {"rir_mlx": __version__, "format": "hf", "reference": engine, "adapter_effect": reference.effect}
+        values = record(written, comparisons, **facts)
+    for comparison in comparisons:
+        progress.say(comparison_line(comparison))
+    return values
+
+
+def _random_rows(vocabulary: int) -> list[tuple[int, ...]]:
+    rng = np.random.default_rng(0)
+    return [tuple(rng.integers(0, vocabulary, _LENGTH).tolist()) for _ in range(ROWS)]
+
+
+def _reference(
+    base: ModelFiles, adapter: Path, found: ForeignAdapter, rows: list[tuple[int, ...]], progress: Progress
+) -> tuple[BackendName, Reference]:
+    """The engine that opened the adapter, and the answers of base and adapter together."""
+    probe = Probe((), rows)
+    with _openable(adapter, found) as (name, folder):
+        backend = open_backend(name)
+        progress.say(f"Asking base and adapter with {name} …")
+        before = answer_rows(backend.load_as_is(base.folder), probe)
+        release_memory()
+        answers = answer_probe(backend.load_as_is(base.folder, folder), probe)
+        release_memory()
+        return name, Reference(probe, answers, mean_difference(before, answers.rows))
+
+
+@contextmanager
+def _openable(adapter: Path, found: ForeignAdapter) -> Iterator[tuple[BackendName, Path]]:
+    """The adapter and its own library, if that is installed; else the other library and the adapter converted for
+    it."""
+    engines = installed_engines()
+    if not engines:
+        raise UserError("Neither PyTorch nor MLX is installed.", hint="pip install 'rir-mlx[torch]'")
+    if (own := _LOADERS[found.ecosystem]) in engines:
+        yield own, adapter
+        return
+    other: Ecosystem = "mlx" if found.ecosystem == "peft" else "peft"
+    with tempfile.TemporaryDirectory() as temporary:
+        convert_adapter(adapter, Path(temporary) / "adapter", other)
+        yield _LOADERS[other], Path(temporary) / "adapter"

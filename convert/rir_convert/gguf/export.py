@@ -1,0 +1,82 @@
+"""The GGUF file and the Modelfile of an export, and what llama.cpp makes of them."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rir_convert.gguf.llama_cpp import LlamaCpp, available
+from rir_convert.gguf.modelfile import around, joint_ids, modelfile
+from rir_convert.gguf.writer import BYTES, gguf_tensors, write_gguf
+from rir_convert.trained_arm import TrainedArm
+from rir_convert.verification.comparison import EngineComparison, unreadable
+from rir_convert.verification.probe import answer_probe
+from rir_convert.verification.verifier import Verifier
+from rir_convert.weights.tensors import Tensors, size_of
+from rir_mlx.errors import ModelError
+from rir_mlx.models.config import read_config
+from rir_mlx.progress import counting_bytes
+from rir_mlx.types import GgufType
+
+_KINDS = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "q8_0": "q8_0"}
+_ROUNDED: dict[GgufType, float] = {"f32": 1e-7, "f16": 1e-3, "bf16": 8e-3, "q8_0": 2e-2}
+"""Largest difference of a tensor by its norm that the number format explains."""
+_JOINT = 0.9
+"""Share of prompts that must be the same as one string: a text that begins with a line break is another one."""
+
+
+def export_gguf(
+    source: Path, weights: Tensors, path: Path, verifier: Verifier, trained: TrainedArm
+) -> list[EngineComparison]:
+    """Write `weights`, which are float32, as the GGUF file `path` (NAME.TYPE.gguf), and a Modelfile beside it. Config
+    and tokenizer come from the folder `source`. The tensors are read back and compared; so are llama.cpp's answers, if
+    llama-cpp-python is installed."""
+    context = trained.context
+    path.parent.mkdir()
+    kind: GgufType = path.suffixes[-2][1:]  # type: ignore[assignment]
+    with counting_bytes(context.progress, f"write {path.name}", size_of(weights) / 4 * BYTES[kind]) as advance:
+        write_gguf(source, path, kind, weights=weights, advance=advance)
+    found = _write_modelfile(verifier, trained, path)
+    differs, layer = _first_tensor(path, read_config(source), weights, kind)
+    found += [f"{layer} differs by {differs:.2g} of its size"] if layer else []
+    if not available():
+        context.progress.say("llama-cpp-python is missing or too old: the tensors were compared, not the answers.")
+        return [EngineComparison("gguf tensors", 0, 0, None, differs, None, None, None, layer, tuple(found))]
+    try:
+        with closing(LlamaCpp(path, verifier.reference.probe.longest)) as engine:
+            return [verifier.judge("llama.cpp", answer_probe(engine, verifier.reference.probe), _KINDS[kind], found)]
+    except ModelError as error:
+        return [unreadable("llama.cpp", error.what)]
+
+
+def _write_modelfile(verifier: Verifier, trained: TrainedArm, path: Path) -> list[str]:
+    """Write the Modelfile beside a GGUF file, and count the prompts for which one string gives the ids of training."""
+    codec = trained.codec
+    prompt = trained.prompts[0][0]
+    limit = trained.task.max_reasoning_tokens + max(len(option) for option in verifier.reference.probe.options)
+    text = modelfile(codec, prompt, path.name, max_tokens=limit, context=trained.task.max_seq_length)
+    (path.parent / "Modelfile").write_text(text, encoding="utf-8")
+    before, after = around(codec, prompt)
+    same = [joint_ids(codec, asked.text, before, after) == ids for asked, ids in trained.prompts]
+    share = float(np.mean(same))
+    trained.context.progress.say(f"The Modelfile's template gives the ids of training for {share:.1%} of the prompts.")
+    return [] if share >= _JOINT else [f"the Modelfile gives other ids than in training for {1 - share:.1%} of prompts"]
+
+
+def _first_tensor(path: Path, config: dict[str, Any], weights: Tensors, kind: GgufType) -> tuple[float, str | None]:
+    """The largest difference of a tensor from its weight, by its norm, and the first that differs by too much."""
+    seen, worst, first = set(), 0.0, None
+    for name, tensor in gguf_tensors(path, config):
+        expected = np.asarray(weights[name], dtype=np.float32)
+        seen.add(name)
+        off = float("inf")
+        if tensor.shape == expected.shape:
+            off = float(np.linalg.norm(np.subtract(tensor, expected, out=tensor)) / np.linalg.norm(expected))
+        if not off <= _ROUNDED[kind] and first is None:
+            first = name
+        worst = max(worst, float(off))
+    missing = sorted(set(weights) - seen)
+    return worst, first or (missing[0] if missing else None)

@@ -1,0 +1,1 @@
+"""Whether a written folder is the model that was trained."""

@@ -1,0 +1,56 @@
+"""verification.json: what each engine made of a written folder, and whether the folder passed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rir_convert.verification.comparison import EngineComparison
+from rir_mlx.errors import Failure
+from rir_mlx.storage.atomic import write_json
+
+
+def record(folder: Path, comparisons: Sequence[EngineComparison], **facts: Any) -> dict[str, Any]:
+    """Write `verification.json` and return its content. Raises Failure if an engine found a fault."""
+    passed = not any(comparison.faults for comparison in comparisons)
+    values = {
+        "passed": passed,
+        **facts,
+        "engines": {comparison.engine: _as_json(comparison) for comparison in comparisons},
+    }
+    write_json(folder / "verification.json", values)
+    if not passed:
+        lines = [f"{found.engine}: {fault}" for found in comparisons for fault in found.faults]
+        first = next((found.first_difference for found in comparisons if found.first_difference), None)
+        where = f" The first layer that differs is {first}." if first else ""
+        raise Failure(
+            f"{folder} is not the model that was trained: {'; '.join(lines)}.{where}",
+            hint="Do not use this folder.",
+        )
+    return values
+
+
+def comparison_line(comparison: EngineComparison) -> str:
+    """A line about a comparison for the terminal."""
+    if comparison.max_difference is None:
+        return f"Read back: the tensors differ by {comparison.mean_difference:.2g} of their size at most."
+    labels = probabilities = ""
+    if comparison.label_agreement is not None:
+        labels = f", the likeliest label is the same in {comparison.label_agreement:.1%}"
+    if comparison.probability_difference is not None:
+        probabilities = f" (probabilities within {comparison.probability_difference:.2g})"
+    return (
+        f"Loaded back with {comparison.engine}: log-probabilities differ by {comparison.mean_difference:.2g} on "
+        f"average, {comparison.max_difference:.2g} at most, over {comparison.positions:,} positions of "
+        f"{comparison.rows} rows{labels}{probabilities}."
+    )
+
+
+def _as_json(comparison: EngineComparison) -> dict[str, Any]:
+    """A comparison for JSON, which has no infinity: a difference that is not finite becomes null."""
+    values = asdict(comparison) | {"faults": list(comparison.faults)}
+    odd = [key for key, value in values.items() if isinstance(value, float) and not math.isfinite(value)]
+    return values | dict.fromkeys(odd)
