@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 from commands import Run, command, write_recipe
+from rir_convert import ExportOptions, export
 from tiny import make_tiny_llama
+
+from rir_mlx.errors import UserError
 
 pytestmark = pytest.mark.slow
 
@@ -225,3 +228,18 @@ def test_a_gguf_file_that_llama_cpp_cannot_run_is_kept_aside(exportable: Run, mo
     assert "llama.cpp: it cannot be loaded: a bad magic number" in done.err
     assert [path.name for path in Path("runs/small/export").iterdir()] == ["qa-gguf-f16.rejected"]
     assert contexts[0] >= 1024
+
+
+def test_a_run_is_exported_from_python_and_says_what_was_verified(exportable: Run, tmp_path: Path) -> None:
+    done = export("runs/small", "qa", ExportOptions(to="hf", output=tmp_path / "out"))
+    assert done.folder == tmp_path / "out"
+    assert (done.folder / "model.safetensors").is_file()
+    assert done.verification["passed"]
+    assert done.verification["arm"] == "qa"
+
+
+def test_an_output_that_is_a_file_is_refused_in_words(exportable: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="is a file; an export is a folder"):
+        export("runs/small", "qa", ExportOptions(output=tmp_path / "file"))
+    assert (tmp_path / "file").read_text() == "mine"
