@@ -120,7 +120,7 @@ def test_it_ends_a_reasoning_where_the_classifier_does(
 ) -> None:
     """A random model never writes the delimiter, so one is chosen that it writes."""
     for letter in answered(tiny, "qra", MADE_UP, None).reasoning or "":
-        for module in ("rir_convert.cards.program", "rir_mlx.classification.classifier"):
+        for module in ("rir_convert.cards.program", "rir_mlx.classification.scoring"):
             monkeypatch.setattr(f"{module}.DELIMITER", letter)
         expected = answered(tiny, "qra", MADE_UP, None)
         if 0 < expected.tokens < TASK.max_reasoning_tokens:
