@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from rir_mlx.backends.base import (
+    PLAIN,
     Backend,
     Batch,
+    Execution,
     Model,
+    OptimizerSpec,
     Tokens,
 )
 from rir_mlx.models.adapter_spec import AdapterSpec
@@ -95,3 +99,52 @@ def until_stop(written: Sequence[int], stops: Sequence[Tokens]) -> tuple[Tokens,
             if end >= len(stop) and tuple(written[end - len(stop) : end]) == stop:
                 return tuple(written[: end - len(stop)]), "stop"
     return tuple(written), "length"
+
+
+TYPES = ["lora", "dora", "full"]
+
+
+SMOOTH = OptimizerSpec(epsilon=1e-2)
+
+
+def fresh(backend: Backend, folder: Path, fine_tune_type: str = "lora", optimizer: OptimizerSpec = SMOOTH) -> Model:
+    """A model with an adapter whose every tensor has a gradient (a new one has B = 0, and so none for A)."""
+    spec = spec_of(fine_tune_type)
+    if backend.name == "fake":
+        model = backend.load(folder)
+        model.add_adapter(spec, seed=0)
+    else:
+        model = backend.load(folder, dtype="float32", adapter=(spec, random_adapter(backend, folder, spec)))
+    model.configure_optimizer(optimizer)
+    return model
+
+
+def snapshot(model: Model) -> dict[str, np.ndarray]:
+    return {name: tensor.copy() for name, tensor in model.trained_tensors().items()}
+
+
+def assert_same_tensors(one: Model, two: Model, tolerance: float = 2e-6) -> None:
+    """float32 holds some 1e-7 of a weight near 1, and an update sums a few hundred rounded products."""
+    ours, theirs = one.trained_tensors(), two.trained_tensors()
+    assert ours.keys() == theirs.keys()
+    assert ours
+    for name, tensor in ours.items():
+        np.testing.assert_allclose(tensor, theirs[name], rtol=0, atol=tolerance, err_msg=name)
+
+
+def prepared(
+    backend: Backend, folder: Path, fine_tune_type: str = "lora", execution: Execution = PLAIN, dropout: float = 0.0
+) -> Model:
+    """A model whose every trained tensor has a gradient."""
+    spec = spec_of(fine_tune_type, dropout=dropout)
+    model = backend.load(folder, dtype="float32", adapter=(spec, random_adapter(backend, folder, spec)))
+    model.configure_optimizer(SMOOTH, execution)
+    return model
+
+
+def assert_same_step(one: Model, two: Model, batches: list[Batch], steps: int = 2) -> None:
+    for step in range(steps):
+        first, second = (model.train_step(batches, 1e-2, seed=step) for model in (one, two))
+        assert first.loss == pytest.approx(second.loss, rel=1e-6)
+        assert first.grad_norm == pytest.approx(second.grad_norm, rel=1e-5)
+    assert_same_tensors(one, two)

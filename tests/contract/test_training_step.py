@@ -7,7 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sequences import HEAD, draw, log_softmax, naive_loss, random_adapter, some_examples, spec_of
+from sequences import (
+    HEAD,
+    TYPES,
+    assert_same_tensors,
+    draw,
+    fresh,
+    log_softmax,
+    naive_loss,
+    random_adapter,
+    snapshot,
+    some_examples,
+    spec_of,
+)
 
 from rir_mlx.backends.base import (
     Backend,
@@ -22,36 +34,7 @@ from rir_mlx.backends.base import (
 from rir_mlx.prompting.batches import LossWeights, step_batches
 from rir_mlx.prompting.examples import TrainingExample, TrainingExamples, joined
 
-TYPES = ["lora", "dora", "full"]
 LOW_RANK = ["lora", "dora"]
-SMOOTH = OptimizerSpec(epsilon=1e-2)
-"""AdamW's first update is the gradient's sign, which rounding flips where the gradient is nearly 0. With a large
-epsilon the update follows the gradient itself, and equal gradients give equal tensors."""
-
-
-def fresh(backend: Backend, folder: Path, fine_tune_type: str = "lora", optimizer: OptimizerSpec = SMOOTH) -> Model:
-    """A model with an adapter whose every tensor has a gradient (a new one has B = 0, and so none for A)."""
-    spec = spec_of(fine_tune_type)
-    if backend.name == "fake":
-        model = backend.load(folder)
-        model.add_adapter(spec, seed=0)
-    else:
-        model = backend.load(folder, dtype="float32", adapter=(spec, random_adapter(backend, folder, spec)))
-    model.configure_optimizer(optimizer)
-    return model
-
-
-def snapshot(model: Model) -> dict[str, np.ndarray]:
-    return {name: tensor.copy() for name, tensor in model.trained_tensors().items()}
-
-
-def assert_same_tensors(one: Model, two: Model, tolerance: float = 2e-6) -> None:
-    """float32 holds some 1e-7 of a weight near 1, and an update sums a few hundred rounded products."""
-    ours, theirs = one.trained_tensors(), two.trained_tensors()
-    assert ours.keys() == theirs.keys()
-    assert ours
-    for name, tensor in ours.items():
-        np.testing.assert_allclose(tensor, theirs[name], rtol=0, atol=tolerance, err_msg=name)
 
 
 @pytest.mark.parametrize("fine_tune_type", TYPES)

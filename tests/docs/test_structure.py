@@ -18,11 +18,8 @@ LONG_FILES: dict[str, str] = {
     "benchmarks/train.py": "not parted yet",
     "tests/augmentation/test_job.py": "not parted yet",
     "tests/classification/test_files.py": "not parted yet",
-    "tests/contract/test_execution.py": "not parted yet",
-    "tests/contract/test_training_step.py": "not parted yet",
     "tests/convert/test_card.py": "not parted yet",
     "tests/data/test_data.py": "not parted yet",
-    "tests/training/test_loop.py": "not parted yet",
 }
 LONG_FUNCTIONS: dict[str, str] = {
     "cli/rir_cli/classifying.py:classify": "typer reads a command's options from its parameters",

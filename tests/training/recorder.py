@@ -7,10 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rir_mlx.backends.base import PLAIN, Batch, Execution, OptimizerSpec, StepResult
+from rir_mlx.backends.base import (
+    PLAIN,
+    Batch,
+    Execution,
+    OptimizerSpec,
+    StepResult,
+)
+from rir_mlx.progress import Silent
 from rir_mlx.prompting.examples import TrainingExample, TrainingExamples
 from rir_mlx.recipe.schema import TrainingSection
-from rir_mlx.training.job import TrainingJob
+from rir_mlx.training.job import TrainingJob, TrainingOutcome, TrainingOutputs
+from rir_mlx.training.loop import train
 
 HEAD = tuple(range(16))
 """The shortest prefix that is worth running apart."""
@@ -59,3 +67,29 @@ def logged(folder: Path) -> list[dict[str, Any]]:
     """The metrics of a training, without its speed."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in line.items() if key != "tokens_per_second"} for line in lines]
+
+
+def run(
+    model: Any, job: TrainingJob, folder: Path, saved: list[int] | None = None
+) -> tuple[TrainingOutcome, list[dict[str, Any]]]:
+    path = folder / "metrics.jsonl"
+
+    def save() -> None:
+        if saved is not None:
+            saved.append(len(model.steps))
+
+    outcome = train(model, job, TrainingOutputs(path, save), progress=Silent())
+    return outcome, [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def seen(model: Recorder) -> list[list[int]]:
+    """Per step, the rows that it trained."""
+    return [[int(row[row >= 100][0]) - 100 for batch in step for row in batch.tokens] for step in model.steps]
+
+
+class Hearing(Silent):
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
