@@ -190,7 +190,7 @@ class ProcessGroup(Protocol):
     def size(self) -> int: ...
 
     def all_sum(self, values: Sequence[float]) -> list[float]:
-        """The sum of what every rank gives; waits for all of them. Raises Failure where one is gone."""
+        """The sum of every rank's values; waits for all ranks. Raises Failure if one of them has died."""
         ...
 
 

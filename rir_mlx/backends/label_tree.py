@@ -20,11 +20,11 @@ LOGIT_BYTES = 1 << 27
 
 @dataclass(frozen=True)
 class OptionTree:
-    """A tree whose root is the end of a prompt and whose other nodes are starts of options that go on.
+    """A tree whose root is the end of a prompt and whose other nodes are proper prefixes of options.
 
     Node 0 is the root; node i + 1 stands for `tokens[i]` after its parent. An edge is a token that some option has
     after a node: log p of the edges is all that the options' scores are made of. An option's last token is an edge
-    alone, unless another option goes on after it.
+    alone, unless it is a prefix of another option.
 
     tokens     [nodes] the token of each node but the root; a parent comes before its children
     depths     [nodes] how many tokens of the option are before it

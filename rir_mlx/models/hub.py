@@ -97,11 +97,11 @@ def _fetch(name: str, revision: str | None, key: str, *, offline: bool) -> Path:
             + (f"use the open mirror: --set model={OPEN_MIRROR}" if key == "model" else f"name another: --set {key}=…"),
         ) from error
     except errors.RevisionNotFoundError as error:
-        raise ModelError(f"{name} has no revision {revision!r}.", hint="Mend the recipe's `revision`.") from error
+        raise ModelError(f"{name} has no revision {revision!r}.", hint="Correct the recipe's `revision`.") from error
     except errors.RepositoryNotFoundError as error:
         raise ModelError(
             f"The hub has no model {name!r} that you may see.{did_you_mean(name, known)}",
-            hint=f"Mend the recipe's `{key}`, or run `hf auth login` if it is private.",
+            hint=f"Correct the recipe's `{key}`, or run `hf auth login` if it is private.",
         ) from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         raise ModelError(

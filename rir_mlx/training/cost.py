@@ -88,7 +88,7 @@ class Trained:
 
 
 def training_cost(what: Trained, job: TrainingJob, device: Device, section: str, smaller: str) -> Cost:
-    """The cost of a training job, from one forward pass over rows of middling length. `section` is the recipe's, whose
+    """The cost of a training job, from one forward pass over rows of median length. `section` is the recipe's, whose
     keys an edit would name."""
     groups = whole_batches(job.train, job.size)
     group = groups[len(groups) // 2]

@@ -212,7 +212,7 @@ class MlxModel(MlxForward):
 
     def _inject(self, spec: AdapterSpec) -> None:
         if spec.fine_tune_type == "full":
-            if any(isinstance(one, (nn.QuantizedLinear, nn.QuantizedEmbedding)) for one in self.model.modules()):
+            if any(isinstance(part, (nn.QuantizedLinear, nn.QuantizedEmbedding)) for part in self.model.modules()):
                 raise ModelError(
                     "Quantised weights cannot be trained in full.",
                     hint="Set fine_tune_type to lora or dora.",
@@ -304,7 +304,7 @@ class MlxModel(MlxForward):
             mx.eval(inner(mx.array([tokens])))
         finally:
             inner.layers = kept
-        return [np.array(one[0].astype(mx.float32)) for one in seen]
+        return [np.array(output[0].astype(mx.float32)) for output in seen]
 
     def generate(
         self, requests: Iterable[Request], sampling: Sampling, *, prefix: Tokens = (), on_token: OnToken | None = None

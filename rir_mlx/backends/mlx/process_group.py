@@ -36,7 +36,7 @@ class MlxProcessGroup:
             mx.eval(arrays)
         except RuntimeError as error:
             raise Failure(
-                f"Another process of this training is gone ({error}).",
+                f"Another process of this training has died ({error}).",
                 hint="Run the same command again: it continues from the last checkpoint.",
             ) from error
         return arrays

@@ -33,7 +33,8 @@ Pair = tuple[mx.array, mx.array]
 def score(
     model: MlxForward, prompts: Sequence[Tokens], options: Sequence[Tokens], prefix: Tokens, batch_size: int
 ) -> NDArray[np.float64]:
-    """`Model.score`: each prompt runs once; each option that none other goes on from then continues it."""
+    """`Model.score`: each prompt runs once, then the options side by side. An option that starts a longer one runs
+    with that one."""
     scores = np.zeros((len(prompts), len(options)))
     longest = max((len(prompt) for prompt in prompts), default=0) + max((len(option) for option in options), default=0)
     model.check_length(len(prefix) + longest)
@@ -102,7 +103,7 @@ class _Rows:
     def branch(self, tokens: NDArray[np.int32]) -> mx.array:
         """Run paths [paths, T] after each row; returns their hidden states [rows, paths, T, width]."""
         paths = len(tokens)
-        offset, real = (mx.repeat(one, paths, axis=0) for one in (self.lengths, self.real))
+        offset, real = (mx.repeat(array, paths, axis=0) for array in (self.lengths, self.real))
         caches = [_Continued(before, (self.count, paths), offset, real) for before in self.before]
         hidden = self.model.model.model(mx.array(np.tile(tokens, (self.count, 1))), cache=caches)
         return hidden.reshape(self.count, paths, *hidden.shape[1:])

@@ -1,4 +1,4 @@
-"""A training step in MLX: loss, gradient, update, and the state that makes it go on exactly.
+"""A training step in MLX: loss, gradient, update, and the state from which it resumes exactly.
 
 Rows that share a prefix run it once: its keys and values go through mlx-lm's own cache at batch 1 and are broadcast
 over the rows; the gradient of the broadcast sums what the rows send back.
@@ -56,7 +56,7 @@ class Training:
         self.compiled = has_accelerator() if execution.compile is None else execution.compile
         self.seeds: Iterator[int] = itertools.count()
         if execution.grad_checkpoint:
-            dropout = any(isinstance(one, nn.Dropout) and one._p_1 < 1 for one in model.model.modules())
+            dropout = any(isinstance(part, nn.Dropout) and part._p_1 < 1 for part in model.model.modules())
             self.compiled = self.compiled and not dropout  # whose seeds it would freeze
             for layer in model.model.layers:
                 _checkpoint_layer(layer, (lambda: next(self.seeds)) if dropout else None)

@@ -120,8 +120,8 @@ def _optimizer(model: Any) -> torch.optim.AdamW:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return torch.optim.AdamW(
         [
-            {"params": [one for one in parameters if one.ndim > 1], "weight_decay": 0.01},
-            {"params": [one for one in parameters if one.ndim <= 1], "weight_decay": 0.0},
+            {"params": [weight for weight in parameters if weight.ndim > 1], "weight_decay": 0.01},
+            {"params": [weight for weight in parameters if weight.ndim <= 1], "weight_decay": 0.0},
         ]
     )
 

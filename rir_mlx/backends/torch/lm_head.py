@@ -91,5 +91,5 @@ class _LmHeadLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *scales: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        scaled = [None if one is None else one * scales[0].to(one.dtype) for one in ctx.saved_tensors]
+        scaled = [None if part is None else part * scales[0].to(part.dtype) for part in ctx.saved_tensors]
         return *scaled, None, None, None

@@ -329,7 +329,7 @@ class TorchModel(TorchForward):
         finally:
             for hook in hooks:
                 hook.remove()
-        return [np.asarray(one[0].float().cpu().numpy()) for one in seen]
+        return [np.asarray(output[0].float().cpu().numpy()) for output in seen]
 
     def generate(
         self, requests: Iterable[Request], sampling: Sampling, *, prefix: Tokens = (), on_token: OnToken | None = None

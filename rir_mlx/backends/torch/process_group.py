@@ -22,7 +22,7 @@ class TorchProcessGroup:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        # Some stages run in one process, however long; one that is gone shows by its closed connection.
+        # Some stages run in one process for hours. A closed connection, not a timeout, shows that a process died.
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=30))
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
 
@@ -42,7 +42,7 @@ class TorchProcessGroup:
             part = gradients[start : start + _TOGETHER]
             flat = torch.cat([gradient.reshape(-1) for gradient in part])
             self._reduce(flat)
-            for gradient, summed in zip(part, flat.split([one.numel() for one in part]), strict=True):
+            for gradient, summed in zip(part, flat.split([gradient.numel() for gradient in part]), strict=True):
                 gradient.copy_(summed.view_as(gradient))
 
     def _reduce(self, tensor: torch.Tensor) -> None:
@@ -53,7 +53,7 @@ class TorchProcessGroup:
         except RuntimeError as error:
             why = re.sub(r"^\[[^]]*\] *", "", str(error)).split(". ")[0]  # gloo begins with the place in its source
             raise Failure(
-                f"Another process of this training is gone ({why}).",
+                f"Another process of this training has died ({why}).",
                 hint="Run the same command again: it continues from the last checkpoint.",
             ) from error
 

@@ -1,4 +1,4 @@
-"""A training step in PyTorch: loss, gradient, update, and the state that makes it go on exactly.
+"""A training step in PyTorch: loss, gradient, update, and the state from which it resumes exactly.
 
 Rows that share a prefix run it once: its keys and values go through transformers' own cache at batch 1, are expanded
 over the rows, and autograd sums the rows' gradients where they were expanded.
@@ -128,7 +128,7 @@ def batch_loss(model: TorchForward, batch: Batch) -> torch.Tensor:
     rows, width = tokens.shape
     cache = model.prefix_cache(batch.prefix, rows)
     hidden = model.run(tokens, cache, model.causal(len(batch.prefix), width))
-    positions, targets, weights = (model.tensor(one) for one in learned_positions(batch))
+    positions, targets, weights = (model.tensor(array) for array in learned_positions(batch))
     return lm_head_loss(model.lm_head, hidden.reshape(rows * width, -1)[positions], targets, weights, model.transform)
 
 
