@@ -1,0 +1,54 @@
+"""What the statistics count, and what they warn about."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rir_mlx.augmentation.job import (
+    AugmentedRow,
+)
+from rir_mlx.augmentation.summary import AugmentationSummary
+from rir_mlx.data.rows import Row
+
+
+def test_a_tally_counts_rows_reasons_and_labels() -> None:
+    def outcome(
+        label: str, *rejected: str, attempt: int | None = 0, tokens: int = 10, margin: float | None = None
+    ) -> Any:
+        from rir_mlx.augmentation.job import Candidate
+
+        record: dict[str, Any] = {"tokens": tokens, "provenance": {"attempt": attempt}}
+        record |= {} if margin is None else {"choice": {"margin": margin, "tied": margin == 0}}
+        lost = [Candidate("0", 0, at, "x", 3, why) for at, why in enumerate(rejected)]
+        return AugmentedRow(Row("t", label), None if attempt is None else record, lost)
+
+    summary = AugmentationSummary()
+    for one in (
+        outcome("joy", tokens=10),
+        outcome("joy", "empty", attempt=1, tokens=20, margin=0.5),
+        outcome("joy", "cut off", "empty", attempt=None),
+        outcome("anger", "empty", attempt=None),
+        outcome("joy", tokens=30, margin=0.0),
+    ):
+        summary.add(one)
+    values = summary.values()
+    assert values["rows"] == 5
+    assert values["kept"] == 3
+    assert values["rejected"] == {"empty": 3, "cut off": 1}
+    assert values["rows_by_label"] == {"anger": 1, "joy": 4}
+    assert values["kept_by_label"] == {"anger": 0.0, "joy": 0.75}
+    assert values["kept_by_attempt"] == {"0": 2, "1": 1}
+    assert values["tokens"] == 60 + 4 * 3
+    assert values["lengths"] == {"mean": 20, "p5": 11, "p50": 20, "p95": 29, "max": 30}
+    assert values["chosen"] == {"rows": 2, "tied": 1, "mean_margin": 0.25, "median_margin": 0.25}
+    [warning] = summary.warnings()
+    assert "'anger' 0 have" in warning
+    json.dumps(values)
+
+
+def test_a_tally_of_nothing() -> None:
+    values = AugmentationSummary().values()
+    assert values["rows"] == values["kept"] == values["tokens"] == 0
+    assert values["lengths"] == {}
+    assert AugmentationSummary().warnings() == []
