@@ -40,11 +40,7 @@ def export(
     dtype: DtypeOption = "auto",
     push_to_hub: Annotated[
         str | None,
-        typer.Option(
-            "--push-to-hub",
-            metavar="OWNER/NAME",
-            help="Upload to the Hugging Face hub, privately.",
-        ),
+        typer.Option("--push-to-hub", metavar="OWNER/NAME", help="Upload to the Hugging Face hub, privately."),
     ] = None,
     public: Annotated[bool, typer.Option("--public", help="Make the uploaded repository public.")] = False,
     dry_run: Annotated[
@@ -75,9 +71,8 @@ def export(
     if push_to_hub:
         from rir_convert.upload import push_folder
 
-        pushed = push_folder(
-            exported.folder, push_to_hub, private=not public, dry_run=dry_run, say=context.progress.say
-        )
+        say = context.progress.say
+        pushed = push_folder(exported.folder, push_to_hub, private=not public, dry_run=dry_run, say=say)
         found["pushed"] = pushed.as_dict()
     if json:
         print_json(found)

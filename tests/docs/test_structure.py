@@ -27,10 +27,6 @@ LONG_FUNCTIONS: dict[str, str] = {
     "tests/comparisons.py:an_entry": "a literal: an entry with everything in it",
 }
 MANY_PARAMETERS: dict[str, str] = {
-    "convert/rir_convert/gate.py:compare": "not parted yet",
-    "convert/rir_convert/gguf.py:write_gguf": "not parted yet",
-    "convert/rir_convert/hf.py:write_hf_folder": "not parted yet",
-    "convert/rir_convert/hub.py:_upload": "not parted yet",
     "rir_mlx/backends/torch/attention.py:_attention": "transformers calls it so",
     "rir_mlx/backends/torch/attention.py:forward": "torch.autograd.Function: a tensor each",
     "rir_mlx/backends/torch/lm_head.py:forward": "torch.autograd.Function: a tensor each",
@@ -38,8 +34,6 @@ MANY_PARAMETERS: dict[str, str] = {
     "rir_mlx/classification/files.py:_work": "not parted yet",
 }
 FOLDERS: dict[str, str] = {
-    "cli/rir_cli": "not grouped yet",
-    "convert/rir_convert": "not grouped yet",
     "rir_mlx/backends/torch": "not grouped yet",
     "rir_mlx/stages": "not grouped yet",
     "tests": "not grouped yet",
