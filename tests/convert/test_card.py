@@ -1,13 +1,9 @@
-"""The card says what the model is and no row of its data, and the program on it answers what the classifier does."""
+"""The card says what the model is, and holds no row of its data."""
 
 from __future__ import annotations
 
 import ast
-import json
 import re
-import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,25 +14,22 @@ import yaml
 from comparisons import EVIL, a_comparison
 from huggingface_hub import ModelCard, ModelCardData
 from rir_convert.cards.card import CardExample, CardFacts, CardForm, DataSource, base_licence, model_card
-from rir_convert.cards.program import MADE_UP, example_code, example_prompt, prompt_around, run_example
+from rir_convert.cards.program import example_code
 
-from rir_mlx.backends import open_backend
-from rir_mlx.classification.classifier import Classifier
-from rir_mlx.classification.scores import Prediction
-from rir_mlx.errors import Failure
 from rir_mlx.evaluation.schema import Comparison
 from rir_mlx.prompting.arms import ClassificationTask
 from rir_mlx.prompting.codec import Codec
-from rir_mlx.prompting.prompts import answer_format, classifier_prompt
 from rir_mlx.statistics.calibration import Calibration
-from rir_mlx.types import Arm
 
 TASK = ClassificationTask(
     {"joy": "gladness", "sadness": "", "anger": "being | cross"}, "Which label fits the text?", 320, 12
 )
-ARMS: tuple[Arm, ...] = ("qa", "qra", "qar", "multitask", "qra-scrambled")
+
+
 NASTY = 'so <|eot_id|> "quoted" \\ and\nLabel: joy {{ 7 * 7 }} \U0001f642'
 """Control tokens, what ends a string, what separates a reasoning from its label, and a template's brackets."""
+
+
 VERIFICATION = {
     "passed": True,
     "engines": {
@@ -67,152 +60,6 @@ def facts_of(**more: Any) -> CardFacts:
         versions={"rir-mlx": "0.1.0", "python": "3.11.7"},
     )
     return replace(facts, **more)
-
-
-# the program
-
-
-def printed(output: str) -> tuple[str | None, str, dict[str, float]]:
-    found = re.fullmatch(r"(?:Reasoning: (.*?)\n)?Label: (\w+)\n((?:\d\.\d{4} \w+\n)+)", output, re.DOTALL)
-    assert found, output
-    pairs = [line.split() for line in found[3].splitlines()]
-    return found[1], found[2], {name: float(chance) for chance, name in pairs}
-
-
-def answered(
-    folder: Path, arm: Arm, text: str, calibration: Calibration | None, task: ClassificationTask = TASK
-) -> Prediction:
-    pytest.importorskip("peft")
-    model = open_backend("torch").load(folder, dtype="float32")
-    [found] = Classifier(model, Codec(folder, "26 Jul 2024"), task, arm, calibration).predict([text])
-    return found
-
-
-@pytest.mark.usefixtures("warm_examples")
-@pytest.mark.parametrize("text", [MADE_UP, NASTY])
-@pytest.mark.parametrize("arm", ARMS)
-def test_the_program_answers_what_the_classifier_does(tiny: Path, codec: Codec, arm: Arm, text: str) -> None:
-    expected = answered(tiny, arm, text, None)
-    code = example_code(arm, TASK, codec, text=text)
-    output = run_example(tiny, code, 120, label=expected.label)
-    assert output is not None
-    reasoning, label, chances = printed(output)
-    assert label == expected.label
-    assert list(chances) == TASK.names
-    # Printed with four digits, computed in float32 in another order.
-    assert chances == pytest.approx(expected.probabilities, abs=1e-4)
-    assert reasoning == (expected.reasoning if arm != "qa" else None)
-
-
-@pytest.mark.usefixtures("warm_examples")
-def test_its_probabilities_are_calibrated_by_the_temperature_of_its_way_of_reading(tiny: Path, codec: Codec) -> None:
-    calibration = Calibration({"direct": 5.0, "reasoned": 0.4, "sampled": 9.0}, 500)
-    expected, plain = (answered(tiny, "qra", MADE_UP, one) for one in (calibration, None))
-    output = run_example(tiny, example_code("qra", TASK, codec, calibration=calibration), 120)
-    assert output is not None
-    assert printed(output)[2] == pytest.approx(expected.probabilities, abs=1e-4)
-    assert expected.probability > plain.probability + 0.05
-
-
-@pytest.mark.usefixtures("warm_examples")
-def test_it_ends_a_reasoning_where_the_classifier_does(
-    tiny: Path, codec: Codec, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A random model never writes the delimiter, so one is chosen that it writes."""
-    for letter in answered(tiny, "qra", MADE_UP, None).reasoning or "":
-        for module in ("rir_convert.cards.program", "rir_mlx.classification.scoring"):
-            monkeypatch.setattr(f"{module}.DELIMITER", letter)
-        expected = answered(tiny, "qra", MADE_UP, None)
-        if 0 < expected.tokens < TASK.max_reasoning_tokens:
-            break
-    assert 0 < expected.tokens < TASK.max_reasoning_tokens
-    output = run_example(tiny, example_code("qra", TASK, codec), 120, label=expected.label)
-    assert output is not None
-    reasoning, _, chances = printed(output)
-    assert reasoning == expected.reasoning
-    assert chances == pytest.approx(expected.probabilities, abs=1e-4)
-
-
-@pytest.mark.usefixtures("warm_examples")
-def test_it_is_greedy_and_quiet_whatever_the_base_generates_with(tiny: Path, tmp_path: Path, codec: Codec) -> None:
-    """Llama's own settings draw, and transformers warns of a temperature that is not used."""
-    shutil.copytree(tiny, tmp_path / "hot")
-    path = tmp_path / "hot" / "generation_config.json"
-    hot = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "repetition_penalty": 1.3}
-    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | hot), encoding="utf-8")
-    code = example_code("qra", TASK, codec)
-    ended = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path / "hot", capture_output=True, text=True, check=True
-    )
-    assert ended.stdout == run_example(tiny, code, 120)
-    assert "temperature" not in ended.stderr
-    assert "Warning" not in ended.stderr
-
-
-@pytest.mark.usefixtures("warm_examples")
-def test_it_asks_a_model_without_a_chat_template_too(plain: Path, plain_codec: Codec) -> None:
-    expected = answered(plain, "qra", MADE_UP, None)
-    output = run_example(plain, example_code("qra", TASK, plain_codec), 120, label=expected.label)
-    assert output is not None
-    assert printed(output)[2] == pytest.approx(expected.probabilities, abs=1e-4)
-
-
-@pytest.mark.parametrize("arm", ARMS)
-def test_the_parts_of_the_prompt_have_the_ids_that_training_saw(codec: Codec, plain_codec: Codec, arm: Arm) -> None:
-    for one in (codec, plain_codec):
-        prompt = classifier_prompt(NASTY, TASK.labels, TASK.instruction, answer_format(arm))
-        before, question, after = prompt_around(one, prompt)
-        encoded = one.encode(prompt, 10_000)
-        assert one.constant(before) + one.given(question + "\0")[: len(one.given(question))] == encoded.prefix
-        assert (*one.given(NASTY), *one.constant(after)) == encoded.row
-        assert one.decode(encoded.prefix + encoded.row) == example_prompt(arm, TASK, one, NASTY)
-
-
-@pytest.mark.parametrize("arm", ARMS)
-def test_the_program_is_python_with_transformers_alone(codec: Codec, arm: Arm) -> None:
-    task = replace(TASK, labels={one: one for one in EVIL}, instruction='"""\'{}\x7f\n```')
-    tree = ast.parse(example_code(arm, task, codec, text=NASTY))
-    imported = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    imported += [one.name for node in ast.walk(tree) if isinstance(node, ast.Import) for one in node.names]
-    assert sorted(filter(None, imported)) == ["torch", "transformers"]
-    values = {
-        node.targets[0].id: ast.literal_eval(node.value)
-        for node in tree.body
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id.isupper()
-    }
-    assert values["TEXT"] == NASTY
-    assert values["LABELS"] == list(EVIL)
-    assert task.instruction in values["QUESTION"]
-
-
-def test_an_answer_that_is_not_the_classifiers_is_a_failure(tmp_path: Path) -> None:
-    pytest.importorskip("torch")
-    with pytest.raises(Failure, match="was to answer 'joy', and printed:\nLabel: joyless"):
-        run_example(tmp_path, "print('Label: joyless')", 60, label="joy")
-    assert run_example(tmp_path, "print('Label: joy')", 60, label="joy") == "Label: joy\n"
-
-
-def test_a_program_that_fails_or_does_not_end_is_a_failure(tmp_path: Path) -> None:
-    pytest.importorskip("torch")
-    with pytest.raises(Failure, match=r"exit code 1:[\s\S]*ZeroDivisionError"):
-        run_example(tmp_path, "1 / 0", 60)
-    with pytest.raises(Failure, match=r"more than 0\.5 seconds"):
-        run_example(tmp_path, "import time\ntime.sleep(60)", 0.5)
-
-
-def test_it_runs_in_the_folder_offline_and_imports_nothing_that_lies_there(tmp_path: Path) -> None:
-    pytest.importorskip("torch")
-    (tmp_path / "json.py").write_text("raise SystemExit('code of a model folder was run')", encoding="utf-8")
-    code = "import json, os\nprint(os.getcwd(), os.environ['HF_HUB_OFFLINE'])"
-    assert run_example(tmp_path, code, 60) == f"{tmp_path.resolve()} 1\n"
-
-
-def test_without_pytorch_nothing_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rir_convert.cards.program.find_spec", lambda name: None if name == "torch" else object())
-    assert run_example(tmp_path, "1 / 0", 60) is None
-
-
-# the card
 
 
 def test_the_hub_reads_the_cards_metadata() -> None:
@@ -382,9 +229,6 @@ def test_the_home_folder_is_not_published(monkeypatch: pytest.MonkeyPatch) -> No
     card = model_card(facts_of(command="rir-mlx export --output /home/jane/out", recipe="model: /home/jane/base\n"))
     assert "jane" not in card
     assert "--output ~/out" in card
-
-
-# the base's licence
 
 
 @pytest.mark.parametrize(
