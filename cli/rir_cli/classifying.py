@@ -26,7 +26,7 @@ from rir_mlx.types import ReasonMode
 
 if TYPE_CHECKING:  # numpy is not needed to print help
     from rir_mlx.classification.classifier import Classifier
-    from rir_mlx.classification.files import BulkResult
+    from rir_mlx.classification.files import ClassifyFileResult
     from rir_mlx.classification.scores import Prediction
     from rir_mlx.classification.scoring import PredictOptions
     from rir_mlx.progress import Progress
@@ -243,11 +243,11 @@ def _classify_file(
 ) -> None:
     """Classify the rows of the first file into the second, and print a summary."""
     from rir_cli.console import print_json
-    from rir_mlx.classification.files import BulkOptions, classify_file
+    from rir_mlx.classification.files import ClassifyFileOptions, classify_file
 
     form, progress = session.form, session.progress
     top_k = min(form.top_k or 1, len(session.classifier.task.names))
-    options = BulkOptions(text_column, top_k, form.threshold, identity, force=force)
+    options = ClassifyFileOptions(text_column, top_k, form.threshold, identity, force=force)
     result = classify_file(*files, session.predict, options, progress)
     if form.json:
         print_json({"output": str(files[1]), "classified": result.classified} | vars(result))
@@ -255,7 +255,7 @@ def _classify_file(
         progress.say(_summary(files[1], result))
 
 
-def _summary(output: Path, result: BulkResult) -> str:
+def _summary(output: Path, result: ClassifyFileResult) -> str:
     shares = ", ".join(f"{label} {count:,}" for label, count in result.labels.most_common())
     abstained = f"; below the threshold {result.abstained:,}" if result.abstained else ""
     return f"{result.rows:,} rows ({shares or 'no label'}{abstained}) → {output}"

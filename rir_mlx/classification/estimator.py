@@ -40,11 +40,11 @@ _CHUNK = 1024
 class RirClassifier:
     """A classifier that was trained by rir-mlx.
 
-    `reason` says whether a reasoning is written before the label ("never", "always", "auto"), `samples` how many
-    reasonings' probabilities are averaged, `batch_size` how many texts are worked on at once. With a `threshold`,
-    `predict` gives "" in place of a label whose probability is below it; the probabilities do not change. None is the
-    one that was chosen for a wanted accuracy (`evaluate.wanted_accuracy`), where one was; if no threshold is shown to
-    reach it, every label is "". `threshold=0` gives a label to every text.
+    `reason` says whether a reasoning is generated before the label ("never", "always", "auto"), `samples` over how many
+    reasonings the probabilities are averaged, `batch_size` how many texts go through the model at once. With a
+    `threshold`, `predict` gives "" instead of a label whose probability is below it; the probabilities do not change.
+    None takes the threshold that `rir-mlx evaluate` chose for `evaluate.wanted_accuracy`, if any; if no threshold is
+    shown to reach that accuracy, every label is "". `threshold=0` gives a label to every text.
 
     All methods take texts as a list, a NumPy array [n] or a pandas Series, and answer in its order. They raise
     TypeError for a single string or another kind of table, and ValueError for a text that is empty or cannot be
@@ -80,11 +80,11 @@ class RirClassifier:
         offline: bool = True,
         **parameters: Any,
     ) -> Self:
-        """The classifier of a run's folder. `arm` is, where none is named, the one that `rir-mlx classify` uses;
-        `backend` None is the one that the run was trained on. The base model comes from this machine; with `offline`
-        False it is fetched where it is missing. `parameters` are those of the class.
+        """The classifier of a run's folder. Without an `arm` it is the one that `rir-mlx classify` uses; `backend` None
+        is the one that the run was trained on. The base model must be on this machine; with `offline` False it is
+        fetched if it is missing. `parameters` are those of the class.
 
-        Raises UserError where the folder holds no trained classifier, ModelError where the base model is missing.
+        Raises UserError if the folder holds no trained classifier, ModelError if the base model is missing.
         """
         folder = RunDir(Path(run))
         if not folder.recipe_file.is_file():
@@ -98,28 +98,28 @@ class RirClassifier:
 
     @property
     def classes_(self) -> NDArray[np.str_]:
-        """The labels [k], sorted: scikit-learn takes the columns of probabilities to be in that order. The order of
-        the training data is in `classifier.task.names`."""
+        """The labels [k], sorted: scikit-learn expects the columns of probabilities in that order. The order of the
+        training data is in `classifier.task.names`."""
         return np.array(sorted(self.classifier.task.names), dtype=np.str_)
 
     def predict(self, texts: Iterable[str]) -> NDArray[np.str_]:
-        """The labels [n] of n texts; "" where the threshold is not reached."""
-        labels = [self._label(prediction) for prediction in self._answers(texts)]
+        """The labels [n] of n texts; "" if the threshold is not reached."""
+        labels = [self._label(prediction) for prediction in self._predictions(texts)]
         return np.array(labels, dtype=f"<U{max(map(len, self.classifier.task.names))}")
 
     def predict_proba(self, texts: Iterable[str]) -> NDArray[np.float64]:
         """Probabilities [n, k] of n texts, columns as in `classes_`; each row sums to 1."""
         names = self.classes_.tolist()
-        rows = [[one.probabilities[name] for name in names] for one in self._answers(texts)]
+        rows = [[prediction.probabilities[name] for name in names] for prediction in self._predictions(texts)]
         return np.array(rows, dtype=np.float64).reshape(len(rows), len(names))
 
     def explain(self, texts: Iterable[str]) -> list[Prediction]:
-        """All there is to know about each text: label, probabilities by label, reasoning, and what was cut off. The
+        """Everything about each text: label, probabilities by label, reasoning, and how many tokens were cut off. The
         label is the most probable one, whatever the threshold."""
-        return self._answers(texts, explained=True)
+        return self._predictions(texts, explained=True)
 
-    def _answers(self, texts: Iterable[str], *, explained: bool = False) -> list[Prediction]:
-        """Where the label comes first, a reasoning is written for whoever asked for it alone."""
+    def _predictions(self, texts: Iterable[str], *, explained: bool = False) -> list[Prediction]:
+        """Predictions in the order of the texts. An arm that answers first reasons only if it is to explain."""
         checked = _texts(texts)
         reason = self.reason if explained or self.classifier.reasons_first else "never"
         options = PredictOptions(reason, self.samples, self.temperature, self.batch_size)
@@ -129,7 +129,7 @@ class RirClassifier:
         return predictions
 
     def score(self, texts: Iterable[str], labels: Iterable[str]) -> float:
-        """The share of texts that get their label. A label that was withheld is a wrong one. Labels are read as in a
+        """The accuracy on texts with known labels; a withheld label counts as wrong. Labels are read as in a
         table: `True` and `1.0` count as `true` and `1`, and NumPy's values as Python's.
 
         Raises ValueError if a label is missing or is none of `classes_`."""
@@ -151,7 +151,7 @@ class RirClassifier:
         return "" if abstains(prediction.probability, self.threshold) else prediction.label
 
     def __sklearn_tags__(self) -> Any:
-        """What scikit-learn asks of an estimator: this one is a classifier, and is trained."""
+        """What scikit-learn asks of an estimator: this is a classifier, already trained."""
         from sklearn.utils import ClassifierTags, InputTags, Tags, TargetTags
 
         return Tags(

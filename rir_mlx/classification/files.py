@@ -1,19 +1,19 @@
-"""A whole file classified: every row comes out as it stood, with its label, probability and reasoning at its end.
+"""Classify a whole file: every row keeps its cells and gets a label, a probability and a reasoning at its end.
 
-The file is never held, and a stopped job goes on where it was. Knows no model: whatever answers texts with predictions
-can be given. The new columns are
+The file is streamed, and an interrupted job resumes. Knows no model: any function from texts to predictions will do.
+The new columns are
 
-- `label`: the most probable label; empty (null in JSONL) where the row has no text or `threshold` is not reached,
-- `probability`: of the most probable label, whether or not it was given, to 6 digits,
-- `reasoning`: what was written, empty where nothing was,
-- `abstained`, with a `threshold` alone: true where the probability was below it, false where a label was given,
+- `label`: the most probable label; empty (null in JSONL) if the row has no text or `threshold` is not reached,
+- `probability`: of the most probable label, whether or not it is given, to 6 digits,
+- `reasoning`: what was generated; empty if nothing was,
+- `abstained`, only with a `threshold`: true if the probability is below it, false if a label is given,
 - with `top_k` above 1, the next labels: `label_2`, `probability_2` and so on in CSV and TSV; in JSONL a list `top` of
   all k, best first. They do not depend on the threshold.
 
-Where the file has a column of one of these names, all the new ones are called `predicted_label`,
-`predicted_probability` and so on instead; `predicted2_label` where those exist too. The user's columns stay as they
-are. A row without a text (missing, empty, not a string) keeps its place, and all its new cells are empty. A row that is
-broken (other cells than the header has, not UTF-8, not JSON) is a fault, found before any text is classified.
+If the file has a column of one of these names, all new columns are called `predicted_label`, `predicted_probability`
+and so on; `predicted2_label` if those exist too. A row without a text (missing, empty, not a string) keeps its place,
+and its new cells are empty. A broken row (a wrong number of cells, not UTF-8, not JSON) is a fault, found before any
+text is classified.
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ from rir_mlx.storage.resumable_file import ResumableFile
 
 Classify = Callable[[Sequence[str]], Sequence[Prediction]]
 _VERSION = 2
-"""Of the bytes that come out of the same inputs."""
+"""Raised when the same inputs give other bytes."""
 _DIGITS = 6
 _SILENT = Silent()
 
 
 @dataclass(frozen=True)
-class BulkOptions:
-    """How a file is classified. `identity` stands for all that decides what `classify` answers: a job that was begun
-    with another is not resumed. `chunk` is the number of rows handed over at once, and the most that a kill loses.
-    `form` says how the file is written, where that is not to be found from it. `safe_cells` puts an apostrophe before
+class ClassifyFileOptions:
+    """How a file is classified. `identity` stands for everything that decides the answers of `classify`: a job that
+    began with another one is not resumed. `chunk` rows are handed over at once; a kill loses no more than these.
+    `form` describes the file if its format cannot be detected. `safe_cells` puts an apostrophe before
     new CSV and TSV cells that a spreadsheet would take for a formula (they begin with =, +, -, @ and are no number)."""
 
     text_column: str | None = None
@@ -77,9 +77,9 @@ class BulkOptions:
 
 
 @dataclass
-class BulkResult:
-    """What came of the rows of a file. `without_text` counts by the reason, `trimmed` those too long for the model,
-    `resumed` those that an earlier process had done, and `prefix` is what the new columns' names begin with."""
+class ClassifyFileResult:
+    """What came of a file's rows. `without_text` counts rows by reason, `trimmed` those too long for the model,
+    `resumed` those that an earlier process had classified. The new columns' names begin with `prefix`."""
 
     rows: int
     resumed: int = 0
@@ -95,21 +95,25 @@ class BulkResult:
         return self.rows - self.without_text.total()
 
 
-_PLAIN = BulkOptions()
+_DEFAULT_OPTIONS = ClassifyFileOptions()
 
 
 def classify_file(
-    source: Path, target: Path, classify: Classify, options: BulkOptions = _PLAIN, progress: Progress = _SILENT
-) -> BulkResult:
-    """Classify the rows of `source` into `target`: CSV, TSV and JSONL in their own format; `.txt`, a text a line, and
+    source: Path,
+    target: Path,
+    classify: Classify,
+    options: ClassifyFileOptions = _DEFAULT_OPTIONS,
+    progress: Progress = _SILENT,
+) -> ClassifyFileResult:
+    """Classify the rows of `source` into `target`: CSV, TSV and JSONL in their own format; `.txt` (a text a line) and
     Parquet as JSONL. Memory does not grow with the file.
 
-    Written to `TARGET.partial` chunk by chunk. Killed at any moment, the same call goes on after the last whole chunk,
-    and the file ends with the same bytes as without the kill; where the source, `identity` or options changed, it
-    starts anew and says so. Ctrl-C stops after a chunk, with KeyboardInterrupt.
+    Chunks are written to `TARGET.partial`. If the process is killed, the same call resumes after the last whole chunk,
+    and the file ends with the same bytes. If the source, `identity` or options changed, it says so and starts over.
+    Ctrl-C stops after a chunk with KeyboardInterrupt.
 
-    Raises DataError with the faults of the file, UserError where `target` exists (`options.force` replaces it), is
-    being written by another process, or is named after another format, and Failure on a full disk.
+    Raises DataError with the faults of the file, UserError if `target` exists (`options.force` replaces it), is being
+    written by another process, or is named after another format, and Failure if the disk is full.
     """
     wanted = wanted_text(source, options.text_column, options.form)
     stream = open_stream(source, wanted, safe=options.safe_cells)
@@ -121,7 +125,7 @@ def classify_file(
     if target.exists() and target.samefile(source):
         raise UserError(f"{target} is the file that is read.", hint="Name another file to write.")
     about = outline(source, stream, wanted)
-    job = _Job(stream, about, options)
+    job = _FileJob(source, stream, about, options)
     for note in stream.notes():
         progress.say(f"note: {note}")
     if job.prefix:
@@ -131,50 +135,25 @@ def classify_file(
     with ResumableFile(target, _inputs(about, options), force=options.force, progress=progress) as file:
         result = _result(file.state, about.rows, job.prefix)
         if file.finished:
-            progress.say(f"{target}: was finished before.")
+            progress.say(f"{target} is already finished.")
             return result
         if result.resumed:
-            progress.say(f"{target}: goes on after row {result.resumed:,} of {about.rows:,}.")
-        _work(source, job, file, result, classify, progress)
+            progress.say(f"{target}: resuming after row {result.resumed:,} of {about.rows:,}.")
+        job.run(file, result, classify, progress)
         if not result.classified:
             file.discard()
             why = ", ".join(f"{what} ({count:,})" for what, count in result.without_text.most_common())
             raise DataError(f"{source}: no row has a text in the column {about.text_column!r}: {why}.")
         file.finish()
-    _say_the_odd(result, progress)
+    _warn(result, progress)
     return result
 
 
-def _work(
-    source: Path, job: _Job, file: ResumableFile, result: BulkResult, classify: Classify, progress: Progress
-) -> None:
-    """Classify the rows that are left, chunk by chunk. Raises KeyboardInterrupt after a chunk where asked to stop."""
-    total, done = result.rows, result.resumed
-    size, begun = job.options.chunk, time.monotonic()
-    rows = in_chunks(islice(job.stream.scan(), done, None), size)
-    first = f"Stopping after these {size:,} rows"
-    with (
-        Interrupts(loud=not isinstance(progress, Silent), first=first) as interrupts,
-        progress.task(f"classify {source.name}", total, done) as task,
-    ):
-        for chunk in rows:
-            written = job.chunk(chunk, classify, result)
-            if done == 0:
-                written = job.stream.header_line(list(job.names.values())) + written
-            done += len(chunk)
-            check_unchanged(source, job.about)
-            file.append(written.encode("utf-8", "replace"), vars(result) | {"rows": done})
-            speed = (done - result.resumed) / max(time.monotonic() - begun, 1e-9)
-            task.advance(len(chunk), rows_per_second=speed)
-            if interrupts.asked:
-                break
+class _FileJob:
+    """A file's rows, and the lines that they become."""
 
-
-class _Job:
-    """Rows to lines of the target."""
-
-    def __init__(self, stream: Stream, about: Outline, options: BulkOptions) -> None:
-        self.stream, self.about, self.options = stream, about, options
+    def __init__(self, source: Path, stream: Stream, about: Outline, options: ClassifyFileOptions) -> None:
+        self.source, self.stream, self.about, self.options = source, stream, about, options
         self.table = stream.suffix != ".jsonl"
         keys = ["label", "probability", "reasoning"]
         keys += ["abstained"] if options.threshold is not None else []
@@ -182,13 +161,35 @@ class _Job:
             keys += [f"{key}_{place}" for place in range(2, options.top_k + 1) for key in ("label", "probability")]
         elif options.top_k > 1:
             keys.append("top")
-        self.prefix = next(one for one in _prefixes() if not {one + key for key in keys} & set(about.columns))
+        self.prefix = next(prefix for prefix in _prefixes() if not {prefix + key for key in keys} & set(about.columns))
         self.clash = next((key for key in keys if key in about.columns), "")
         self.names = {key: self.prefix + key for key in keys}
         self.nothing = dict.fromkeys(self.names.values())
 
-    def chunk(self, rows: Sequence[Record], classify: Classify, result: BulkResult) -> str:
-        """The lines of some rows, which `result` counts."""
+    def run(self, file: ResumableFile, result: ClassifyFileResult, classify: Classify, progress: Progress) -> None:
+        """Classify the remaining rows, chunk by chunk. Raises KeyboardInterrupt after a chunk if the user asks to
+        stop."""
+        done, size, started = result.resumed, self.options.chunk, time.monotonic()
+        with (
+            Interrupts(
+                loud=not isinstance(progress, Silent), first=f"Stopping after these {size:,} rows"
+            ) as interrupts,
+            progress.task(f"classify {self.source.name}", result.rows, done) as task,
+        ):
+            for chunk in in_chunks(islice(self.stream.scan(), done, None), size):
+                lines = self.lines(chunk, classify, result)
+                if done == 0:
+                    lines = self.stream.header_line(list(self.names.values())) + lines
+                done += len(chunk)
+                check_unchanged(self.source, self.about)
+                file.append(lines.encode("utf-8", "replace"), vars(result) | {"rows": done})
+                speed = (done - result.resumed) / max(time.monotonic() - started, 1e-9)
+                task.advance(len(chunk), rows_per_second=speed)
+                if interrupts.asked:
+                    break
+
+    def lines(self, rows: Sequence[Record], classify: Classify, result: ClassifyFileResult) -> str:
+        """The rows as lines of the target; `result` counts them."""
         texts: dict[int, str] = {}
         for place, row in enumerate(rows):
             try:
@@ -203,15 +204,15 @@ class _Job:
             lines.append(self.stream.extended(row.raw, values))
         return "".join(lines)
 
-    def _values(self, prediction: Prediction, result: BulkResult) -> dict[str, Any]:
+    def _values(self, prediction: Prediction, result: ClassifyFileResult) -> dict[str, Any]:
         """The new cells, in the order of `names`."""
-        chances, threshold = prediction.probabilities, self.options.threshold
+        threshold = self.options.threshold
         abstained = abstains(prediction.probability, threshold)
         result.abstained += abstained
         result.trimmed += prediction.trimmed > 0
         if not abstained:
             result.labels[prediction.label] += 1
-        values: list[Any] = [None if abstained else prediction.label, round(chances[prediction.label], _DIGITS)]
+        values: list[Any] = [None if abstained else prediction.label, round(prediction.probability, _DIGITS)]
         values.append(prediction.reasoning)
         if threshold is not None:
             values.append(abstained)
@@ -221,16 +222,16 @@ class _Job:
                 best += [(None, None)] * (self.options.top_k - len(best))
                 values += [cell for pair in best[1:] for cell in pair]
             else:
-                values.append([{"label": label, "probability": chance} for label, chance in best])
+                values.append([{"label": label, "probability": probability} for label, probability in best])
         return dict(zip(self.names.values(), values, strict=True))
 
 
 def top_labels(prediction: Prediction, most: int) -> list[tuple[str | None, float | None]]:
-    """The most probable labels with their probabilities to 6 digits, best first, and the given label before its
-    equals."""
-    chances = prediction.probabilities
-    best = heapq.nlargest(most, chances, key=lambda label: (chances[label], label == prediction.label))
-    return [(label, round(chances[label], _DIGITS)) for label in best]
+    """The most probable labels with their probabilities to 6 digits, best first; among equals the predicted one is
+    first."""
+    probabilities = prediction.probabilities
+    best = heapq.nlargest(most, probabilities, key=lambda label: (probabilities[label], label == prediction.label))
+    return [(label, round(probabilities[label], _DIGITS)) for label in best]
 
 
 def _prefixes() -> Iterator[str]:
@@ -243,7 +244,7 @@ def _prefixes() -> Iterator[str]:
 
 
 def _kind(why: str) -> str:
-    """The reason without what is particular to a row, so that a million of them are a few."""
+    """The reason without the row's own details, so that a million rows have a few reasons."""
     return why.split(" but ")[0].split(" (a lone")[0]
 
 
@@ -251,8 +252,8 @@ def _alike(stream: Stream) -> tuple[str, ...]:
     return (".jsonl", ".ndjson") if stream.suffix == ".jsonl" else (stream.suffix,)
 
 
-def _inputs(about: Outline, options: BulkOptions) -> dict[str, Any]:
-    """All that decides the bytes of the target."""
+def _inputs(about: Outline, options: ClassifyFileOptions) -> dict[str, Any]:
+    """Everything that decides the bytes of the target."""
     return {
         "version": _VERSION,
         "source": {"sha256": about.digest, "text_column": about.text_column},
@@ -267,14 +268,14 @@ def _inputs(about: Outline, options: BulkOptions) -> dict[str, Any]:
     }
 
 
-def _result(state: Mapping[str, Any], rows: int, prefix: str) -> BulkResult:
+def _result(state: Mapping[str, Any], rows: int, prefix: str) -> ClassifyFileResult:
     counted = dict(state) | {"rows": rows, "resumed": state.get("rows", 0), "prefix": prefix}
     for key in ("labels", "without_text"):
         counted[key] = Counter(state.get(key, {}))
-    return BulkResult(**counted)
+    return ClassifyFileResult(**counted)
 
 
-def _say_the_odd(result: BulkResult, progress: Progress) -> None:
+def _warn(result: ClassifyFileResult, progress: Progress) -> None:
     if missing := result.without_text.total():
         why = ", ".join(f"{what} ({count:,})" for what, count in result.without_text.most_common())
         progress.warn(f"{missing:,} of {result.rows:,} rows have no label: {why}.")

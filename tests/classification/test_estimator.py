@@ -79,7 +79,10 @@ def test_a_run_is_loaded_and_answers_alike_however_texts_are_given(rir: Run, rec
     explained = classifier.explain(TEXTS)
     assert [one.label for one in explained] == labels.tolist()
     assert classifier.score(TEXTS, labels) == 1.0
-    assert classifier.score(pandas.Series(TEXTS), pandas.Series([labels[0], "x", "x", "x"])) == 0.25
+    wrong = [next(label for label in LABELS if label != predicted) for predicted in labels[1:]]
+    assert classifier.score(pandas.Series(TEXTS), pandas.Series([labels[0], *wrong])) == 0.25
+    with pytest.raises(ValueError, match="'x' is not one of the labels"):
+        classifier.score(TEXTS, ["x", *wrong])
 
 
 @pytest.mark.slow

@@ -146,7 +146,7 @@ def test_a_stopped_file_goes_on_unless_the_classifier_is_another(
     with monkeypatch.context() as patched:
         patched.setattr(fake, "predict", interrupted)
         assert rir(*command).code == 130
-    assert "goes on after row 2,048 of 3,000" in rir(*command).err
+    assert "resuming after row 2,048 of 3,000" in rir(*command).err
     assert [len(texts) for texts, _ in fake.asked] == [1024, 1024, 952]
 
 

@@ -1,0 +1,267 @@
+"""Classifying a file is interrupted: a kill at any moment changes no byte of what comes out."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import tracemalloc
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from file_jobs import SMALL, Heard, answer, classify, make_rows, table
+
+from rir_mlx.classification.files import ClassifyFileOptions, ClassifyFileResult, classify_file
+from rir_mlx.classification.scores import Prediction
+from rir_mlx.errors import Failure, UserError
+from rir_mlx.storage import resumable_file
+
+
+def stopped_after(chunks: int, how: Callable[[], None]) -> Callable[[Sequence[str]], list[Prediction]]:
+    seen: list[int] = []
+
+    def ask(texts: Sequence[str]) -> list[Prediction]:
+        seen.append(len(texts))
+        if len(seen) > chunks:
+            how()
+        return classify(texts)
+
+    return ask
+
+
+def fail() -> None:
+    raise Failure("The power went out.")
+
+
+def begin(source: Path, target: Path, chunks: int = 2, options: ClassifyFileOptions = SMALL) -> None:
+    with pytest.raises(Failure, match="power"):
+        classify_file(source, target, stopped_after(chunks, fail), options)
+
+
+def counted(result: ClassifyFileResult) -> dict[str, Any]:
+    return vars(result) | {"resumed": 0}
+
+
+def test_a_stopped_job_resumes_after_its_last_chunk(tmp_path: Path) -> None:
+    source, heard = make_rows(tmp_path / "in.csv", 9), Heard()
+    whole = classify_file(source, tmp_path / "whole.csv", classify, SMALL)
+    begin(source, tmp_path / "out.csv")
+    texts: list[str] = []
+
+    def ask(given: Sequence[str]) -> list[Prediction]:
+        texts.extend(given)
+        return classify(given)
+
+    with (tmp_path / "out.csv.partial").open("ab") as file:
+        file.write(b"half of a li")  # a kill in the middle of a write
+    result = classify_file(source, tmp_path / "out.csv", ask, SMALL, heard)
+    assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert texts == [f"text {n}, or so" for n in range(4, 9)]
+    assert result.resumed == 4
+    assert counted(result) == counted(whole)
+    assert "resuming after row 4 of 9" in heard.said[0]
+    assert sorted(os.listdir(tmp_path)) == ["in.csv", "out.csv", "whole.csv"]
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [("source", "source.sha256 was"), ("identity", "classifier was"), ("top_k", "options.top_k was 1, is 2")],
+)
+def test_a_job_of_other_inputs_starts_over_and_says_why(tmp_path: Path, change: str, why: str) -> None:
+    source, target, heard = make_rows(tmp_path / "in.csv", 9), tmp_path / "out.csv", Heard()
+    begin(source, target)
+    options = {
+        "source": SMALL,
+        "identity": ClassifyFileOptions(chunk=2, identity="b"),
+        "top_k": ClassifyFileOptions(chunk=2, top_k=2),
+    }
+    if change == "source":
+        source.write_text(source.read_text().replace("text 0", "Text 0"))
+    result = classify_file(source, target, classify, options[change], heard)
+    assert result.resumed == 0
+    assert why in heard.said[0]
+    assert "Starting over" in heard.said[0]
+    classify_file(source, tmp_path / "whole.csv", classify, options[change])
+    assert target.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+def test_another_file_is_replaced_only_by_force(tmp_path: Path) -> None:
+    source, target = make_rows(tmp_path / "in.csv", 9), tmp_path / "out.csv"
+    target.write_text("precious")
+    with pytest.raises(UserError, match=r"already exists(.|\n)*--force"):
+        classify_file(source, target, classify, SMALL)
+    assert target.read_text() == "precious"
+    assert sorted(os.listdir(tmp_path)) == ["in.csv", "out.csv"]
+    begin(source, target, options=ClassifyFileOptions(chunk=2, force=True))
+    assert target.read_text() == "precious"
+    result = classify_file(source, target, classify, SMALL)  # the same command without --force goes on
+    assert result.resumed == 4
+    assert len(table(target)) == 9
+
+
+def test_a_job_killed_between_its_last_two_steps_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target, heard = make_rows(tmp_path / "in.csv", 5), tmp_path / "out.csv", Heard()
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", lambda self, missing_ok=False: fail() if target.exists() else None)
+        with pytest.raises(Failure, match="power"):
+            classify_file(source, target, classify, SMALL)
+    assert (tmp_path / "out.csv.partial.json").is_file()
+    before = target.stat().st_mtime_ns
+    result = classify_file(source, target, lambda texts: pytest.fail("nothing is left"), SMALL, heard)
+    assert (result.rows, result.labels.total(), target.stat().st_mtime_ns) == (5, 5, before)
+    assert heard.said == [f"{target} is already finished."]
+    assert sorted(os.listdir(tmp_path)) == ["in.csv", "out.csv"]
+
+
+def test_two_processes_never_write_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = make_rows(tmp_path / "in.csv", 9), tmp_path / "out.csv"
+    refused: list[str] = []
+
+    def ask(texts: Sequence[str]) -> list[Prediction]:
+        with pytest.raises(UserError, match="Another process is writing") as raised:
+            classify_file(source, target, classify, SMALL)
+        refused.append(str(raised.value))
+        return classify(texts)
+
+    assert classify_file(source, target, ask, SMALL).rows == 9
+    assert len(refused) == 5
+    # A process that waited to open what another one has finished meanwhile holds the finished file.
+    target.unlink()
+    monkeypatch.setattr(resumable_file, "lock", lambda file, path: os.replace(path, target))
+    with pytest.raises(UserError, match="has just written"):
+        classify_file(source, target, classify, SMALL)
+
+
+def test_a_source_that_changes_meanwhile_stops_the_job(tmp_path: Path) -> None:
+    source = make_rows(tmp_path / "in.csv", 9)
+
+    def meddle() -> None:
+        make_rows(source, 12)
+
+    with pytest.raises(Failure, match="was changed while it was read"):
+        classify_file(source, tmp_path / "out.csv", stopped_after(2, meddle), SMALL)
+
+
+def test_a_missing_folder_is_named_with_the_command_that_makes_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="mkdir -p"):
+        classify_file(make_rows(tmp_path / "in.csv", 3), tmp_path / "no" / "out.csv", classify)
+
+
+JOB = """
+    import sys, time
+    from pathlib import Path
+    sys.path.insert(0, sys.argv[1])
+    from file_jobs import classify
+    from rir_mlx.classification.files import ClassifyFileOptions, classify_file
+    from rir_mlx.errors import Failure
+    folder, pause = Path(sys.argv[2]), float(sys.argv[3])
+    def slowly(texts):
+        time.sleep(pause)
+        return classify(texts)
+    print("begins", flush=True)
+    try:
+        classify_file(folder / "in.csv", folder / "out.csv", slowly, ClassifyFileOptions(chunk=20))
+    except Failure as failure:
+        print(failure)
+"""
+
+
+def hear_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def small_disk() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9_007, 9_007))
+
+
+def start(folder: Path, pause: float, before: Callable[[], None] = hear_interrupts) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", textwrap.dedent(JOB), str(Path(__file__).parent), str(folder), str(pause)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=before)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begins\n"
+    return process
+
+
+def whole_of(folder: Path) -> bytes:
+    classify_file(folder / "in.csv", folder / "whole.csv", classify, ClassifyFileOptions(chunk=20))
+    return (folder / "whole.csv").read_bytes()
+
+
+@pytest.mark.slow
+def test_kills_at_any_moment_change_no_byte(tmp_path: Path) -> None:
+    make_rows(tmp_path / "in.csv", 800)
+    expected, rng, kills = whole_of(tmp_path), random.Random(3), 0
+    for _ in range(5):
+        process = start(tmp_path, 0.005)
+        time.sleep(rng.uniform(0.01, 0.3))
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.communicate(timeout=60)
+        if (tmp_path / "out.csv").exists():
+            break
+        written = (tmp_path / "out.csv.partial").read_bytes() if (tmp_path / "out.csv.partial").exists() else b""
+        assert expected.startswith(written)
+    assert kills >= 2
+    if not (tmp_path / "out.csv").exists() or (tmp_path / "out.csv.partial.json").exists():
+        start(tmp_path, 0).communicate(timeout=60)
+    assert (tmp_path / "out.csv").read_bytes() == expected
+    assert {"in.csv", "out.csv", "whole.csv"} == {name for name in os.listdir(tmp_path) if not name.endswith(".tmp")}
+
+
+@pytest.mark.slow
+def test_an_interrupt_stops_after_a_chunk_and_the_next_call_resumes(tmp_path: Path) -> None:
+    make_rows(tmp_path / "in.csv", 400)
+    expected = whole_of(tmp_path)
+    process = start(tmp_path, 0.1)
+    record = tmp_path / "out.csv.partial.json"
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and not (record.exists() and json.loads(record.read_bytes())["bytes"]):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert "KeyboardInterrupt" in err
+    held = json.loads(record.read_bytes())
+    assert 0 < held["state"]["rows"] < 400
+    assert (tmp_path / "out.csv.partial").stat().st_size == held["bytes"]
+    start(tmp_path, 0).communicate(timeout=60)
+    assert (tmp_path / "out.csv").read_bytes() == expected
+
+
+@pytest.mark.slow
+def test_a_full_disk_keeps_what_was_written(tmp_path: Path) -> None:
+    """A file that may not grow further stops in the middle of a line, as a full disk does."""
+    make_rows(tmp_path / "in.csv", 400)
+    expected = whole_of(tmp_path)
+    out, _ = start(tmp_path, 0, small_disk).communicate(timeout=60)
+    assert "What was written before is kept" in out
+    assert "same command again" in out
+    assert 0 < (tmp_path / "out.csv.partial").stat().st_size <= 9_007
+    start(tmp_path, 0).communicate(timeout=60)
+    assert (tmp_path / "out.csv").read_bytes() == expected
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    prediction = answer("x")
+
+    def peak(rows: int) -> int:
+        source = make_rows(tmp_path / f"in{rows}.csv", rows)
+        tracemalloc.start()
+        try:
+            classify_file(source, tmp_path / f"out{rows}.csv", lambda texts: [prediction] * len(texts))
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    small, large = peak(5_000), peak(200_000)
+    assert large < 3_000_000  # the file alone has 5.6 MB, and its rows as Python objects ten times as much
+    assert large < 1.3 * small
