@@ -63,7 +63,7 @@ def export(
     if (public or dry_run) and not push_to_hub:
         raise UserError("--public and --dry-run are options of an upload.", hint="Add --push-to-hub OWNER/NAME.")
     if push_to_hub and offline and not dry_run:
-        raise UserError("--push-to-hub needs the network, which --offline forbids.", hint="Remove one of the two.")
+        raise UserError("--push-to-hub needs a network, which --offline forbids.", hint="Remove one of the two.")
     context = trained_context(run, runs, backend, offline=offline, quiet=quiet)
     options = ExportOptions(to, output, quantize, gguf_type, dtype)
     exported = export_arm(context, arm or default_arm(context.run), options)
