@@ -66,7 +66,7 @@ def test_a_run_is_loaded_and_answers_alike_however_texts_are_given(rir: Run, rec
     if backend == "torch":
         pytest.importorskip("peft")
     pandas = pytest.importorskip("pandas")
-    assert rir("train-classifier", str(recipe), "--arm", "qa", "--backend", backend, "-q").code == 0
+    assert rir("train-classifier", str(recipe), "--arm", "qa", "--set", f"backend={backend}", "-q").code == 0
     classifier = RirClassifier.load("runs/small", backend=backend)
     assert classifier.classes_.tolist() == sorted(LABELS)
     labels, chances = classifier.predict(TEXTS), classifier.predict_proba(TEXTS)

@@ -17,7 +17,6 @@ LONG_FILES: dict[str, str] = {
     "benchmarks/classify.py": "not parted yet",
     "benchmarks/train.py": "not parted yet",
     "tests/augmentation/test_job.py": "not parted yet",
-    "tests/classification/test_files.py": "not parted yet",
     "tests/data/test_data.py": "not parted yet",
 }
 LONG_FUNCTIONS: dict[str, str] = {
@@ -30,7 +29,6 @@ MANY_PARAMETERS: dict[str, str] = {
     "rir_mlx/backends/torch/attention.py:forward": "torch.autograd.Function: a tensor each",
     "rir_mlx/backends/torch/lm_head.py:forward": "torch.autograd.Function: a tensor each",
     "rir_mlx/backends/torch/lora.py:forward": "torch.autograd.Function: a tensor each",
-    "rir_mlx/classification/files.py:_work": "not parted yet",
 }
 FOLDERS: dict[str, str] = {
     "rir_mlx/backends/torch": "not grouped yet",
