@@ -25,7 +25,6 @@ from rir_mlx.prompting.prompts import answer_format, classifier_prompt
 from rir_mlx.prompting.room import prompt_room
 from rir_mlx.stages.context import Context, exclusive, is_due, on_main_process
 from rir_mlx.stages.reasoning_model import ReasoningModel
-from rir_mlx.stages.run_data import row_ids_digest
 from rir_mlx.storage.atomic import make_folder, replacing, write_json
 from rir_mlx.storage.digests import changes, digest_of
 from rir_mlx.storage.journal import Journal
@@ -175,7 +174,7 @@ class _AugmentationStage:
             "seed": recipe.seed,
             "max_seq_length": recipe.max_seq_length,
             "augment": augment,
-            "row_ids": row_ids_digest(self.context.data),  # the same texts may stand at other places
+            "row_ids": self.context.data.row_ids_digest(),  # the same texts may stand at other places
         }
         done = self.context.run.augmented.done()
         if done and "refused_by" in done["inputs"]:

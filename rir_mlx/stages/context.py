@@ -1,8 +1,8 @@
-"""What every stage works with, and whether it is due."""
+"""What every stage works with: a run, its model and its data, and whether a stage is due."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, wraps
@@ -11,16 +11,84 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from rir_mlx.backends.base import Backend, ProcessGroup
 from rir_mlx.backends.processes import is_main, run_on_main
 from rir_mlx.classification.loading import RecipeModel, seed_suffix, trained_stage
+from rir_mlx.data.loading import LabelledData, TripleData, load_labelled, load_triples
+from rir_mlx.data.rows import Row
+from rir_mlx.errors import UserError
 from rir_mlx.progress import Progress, Silent
 from rir_mlx.prompting.arms import ClassificationTask
 from rir_mlx.recipe.schema import Recipe
-from rir_mlx.stages.run_data import RunData
+from rir_mlx.storage.digests import digest_of
 from rir_mlx.storage.layout import RunDir, Stage
 from rir_mlx.storage.run_lock import RunLock
 from rir_mlx.types import Arm
 
 T = TypeVar("T")
 P = ParamSpec("P")
+
+
+class RunData:
+    """A recipe's rows and reasoning triples, read when they are first needed. `warned`: the user has been told what the
+    audit found in the rows."""
+
+    def __init__(self, recipe: Recipe, progress: Progress) -> None:
+        self.recipe, self.progress = recipe, progress
+        self.warned = False
+
+    @cached_property
+    def labelled(self) -> LabelledData:
+        """The labelled rows. Raises DataError with all faults of all files."""
+        data = load_labelled(self.recipe.data, self.recipe.seed)
+        self._say(data.notes)
+        return data
+
+    @cached_property
+    def triples(self) -> TripleData:
+        """What R-Gen learns from. Raises DataError with all faults of all files."""
+        triples = load_triples(self.recipe.reasoning, self.recipe.seed)
+        self._say(triples.notes)
+        return triples
+
+    def _say(self, notes: Iterable[str]) -> None:
+        for note in notes:
+            self.progress.say(f"note: {note}")
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Descriptions by label."""
+        return self.labelled.labels
+
+    @property
+    def train(self) -> tuple[Row, ...]:
+        return self.labelled.train
+
+    @property
+    def validation(self) -> tuple[Row, ...]:
+        return self.labelled.validation
+
+    @property
+    def test(self) -> tuple[Row, ...]:
+        return self.labelled.test
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the labels and the rows of all parts."""
+        return self.labelled.digest
+
+    def test_rows(self) -> tuple[Row, ...]:
+        """The test rows. Raises UserError if there are none."""
+        if not self.test:
+            raise UserError("There are no test rows.", hint="Name data.test, or set data.test_size.")
+        return self.test
+
+    def needs_rgen(self) -> bool:
+        """Whether R-Gen writes some row's reasoning, rather than the user or a server's model."""
+        return self.recipe.augment.engine != "openai" and any(
+            row.reasoning is None for row in (*self.train, *self.validation)
+        )
+
+    def row_ids_digest(self) -> str:
+        """A short hash of the ids of the rows that get a reasoning."""
+        return digest_of([row.id for row in (*self.train, *self.validation)])
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from rir_mlx import __version__
+from rir_mlx.augmentation.augmented_rows import read_reasonings
 from rir_mlx.backends.base import Model
 from rir_mlx.backends.processes import decide_on_main, run_on_main
 from rir_mlx.classification.scoring import LabelScorer
@@ -23,7 +24,6 @@ from rir_mlx.prompting.prompts import Prompt, reasons_first, rgen_prompt, rgen_r
 from rir_mlx.prompting.room import check_room
 from rir_mlx.stages.checking import warn_about_data
 from rir_mlx.stages.context import Context, exclusive, is_due
-from rir_mlx.stages.run_data import read_reasonings, row_ids_digest
 from rir_mlx.storage.digests import digest_of, digest_of_file
 from rir_mlx.storage.layout import Stage
 from rir_mlx.training.checkpoints import Checkpoints
@@ -181,7 +181,7 @@ def _check_reasonings(context: Context) -> None:
             "The reasonings of this run were written for other rows, labels or splits than these.",
             hint="Run `rir-mlx augment` again.",
         )
-    if done["inputs"].get("row_ids") != row_ids_digest(context.data):
+    if done["inputs"].get("row_ids") != context.data.row_ids_digest():
         raise UserError(
             "The reasonings of this run do not name the rows they belong to: an earlier version wrote them, or the "
             "rows have moved within their files.",

@@ -32,7 +32,6 @@ MANY_PARAMETERS: dict[str, str] = {
 }
 FOLDERS: dict[str, str] = {
     "rir_mlx/backends/torch": "not grouped yet",
-    "rir_mlx/stages": "not grouped yet",
     "tests": "not grouped yet",
     "tests/augmentation": "not grouped yet",
     "tests/backends": "not grouped yet",

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from commands import Run
 
+from rir_mlx.augmentation.augmented_rows import read_reasonings
 from rir_mlx.backends import open_backend
 from rir_mlx.classification.loading import RecipeModel
 from rir_mlx.data.loading import load_labelled
@@ -19,7 +20,6 @@ from rir_mlx.prompting.codec import Codec
 from rir_mlx.recipe.loading import load_recipe
 from rir_mlx.recipe.schema import DataSection
 from rir_mlx.stages import Context, augment_rows, train_classifier
-from rir_mlx.stages.run_data import read_reasonings
 from rir_mlx.storage.layout import RunDir
 
 LABELS = ("joy", "sadness")
