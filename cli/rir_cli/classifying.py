@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # numpy is not needed to print help
     from rir_mlx.classification.files import ClassifyFileResult
     from rir_mlx.classification.scores import Prediction
     from rir_mlx.classification.scoring import PredictOptions
+    from rir_mlx.data.tables.table import TableFormat
     from rir_mlx.progress import Progress
 
 _CHUNK = 256
@@ -47,6 +48,21 @@ def classify(
         typer.Option("--output", "-o", help="Write the rows of --file here with their labels, in the same format."),
     ] = None,
     text_column: Annotated[str | None, typer.Option(help="Name of the text column in --file.")] = None,
+    delimiter: Annotated[
+        str | None, typer.Option(help="Character between the cells of --file, if it is not to be found: ; or tab.")
+    ] = None,
+    encoding: Annotated[
+        str | None, typer.Option(help="Encoding of --file, such as cp1252. UTF-8 unless it is named.")
+    ] = None,
+    quotes: Annotated[
+        bool | None,
+        typer.Option(
+            "--quotes/--no-quotes", help="Whether quotation marks enclose cells of --file or belong to its texts."
+        ),
+    ] = None,
+    formulas: Annotated[
+        bool, typer.Option("--formulas", help="Write new CSV cells as they are, even if they begin with =, +, - or @.")
+    ] = False,
     run: RunOption = None,
     arm: ArmOption = None,
     reason: Annotated[
@@ -75,7 +91,8 @@ def classify(
     With --output, a table keeps its columns and gets label, probability and reasoning.
     The same command resumes after an interruption.
     """
-    single, texts = _input(text, file, output, text_column)
+    table = _TableOptions(text_column, delimiter, encoding, quotes, formulas, force)
+    single, texts = _input(text, file, output, table)
     context = trained_context(run, runs, backend, offline=offline, quiet=quiet)
     from rir_mlx.classification import loading
     from rir_mlx.classification.scoring import PredictOptions
@@ -89,7 +106,7 @@ def classify(
     session = _Session(classifier, options, _OutputFormat(json or jsonl, top_k, threshold), progress)
     if file is not None and output is not None:
         identity = loading.classifier_identity(context.run, context.model, arm, options)
-        _classify_file(session, (file, output), text_column, identity, force=force)
+        _classify_file(session, (file, output), table, identity)
     elif single:
         _classify_one(session, text or "")
     elif texts is None:
@@ -107,6 +124,27 @@ def _say_threshold(threshold: float, progress: Progress) -> None:
         "No text gets a label: on the validation rows no threshold is shown to reach evaluate.wanted_accuracy. "
         "--threshold 0 labels every text."
     )
+
+
+@dataclass(frozen=True)
+class _TableOptions:
+    """How --file is read, and how --output is written."""
+
+    text_column: str | None
+    delimiter: str | None
+    encoding: str | None
+    quotes: bool | None
+    formulas: bool
+    force: bool
+
+    def form(self) -> TableFormat:
+        """Raises RecipeError if the delimiter or the encoding is none."""
+        from rir_mlx.data.loading import format_of
+        from rir_mlx.recipe.loading import load_recipe
+
+        keys = {"delimiter": self.delimiter, "encoding": self.encoding, "quotes": self.quotes}
+        overrides = [f"data.{key}={value!s}" for key, value in keys.items() if value is not None]
+        return format_of(load_recipe(None, overrides).data)
 
 
 @dataclass(frozen=True)
@@ -168,7 +206,7 @@ class _Session:
 
 
 def _input(
-    text: str | None, file: Path | None, output: Path | None, column: str | None
+    text: str | None, file: Path | None, output: Path | None, table: _TableOptions
 ) -> tuple[bool, list[str] | None]:
     """Whether there is one text; else the texts of --file to be printed, or None if they come from elsewhere.
 
@@ -181,7 +219,7 @@ def _input(
     if file is None and output is not None:
         raise UserError("--output is for the rows of a file.", hint="Name it with --file, or redirect: > FILE")
     if file is not None:
-        return False, read_texts(file, column) if output is None else None
+        return False, read_texts(file, table.text_column, table.form()) if output is None else None
     if text is not None and text != "-":
         if not text.strip():
             raise UserError("The text is empty.", hint=_EXAMPLE)
@@ -238,16 +276,22 @@ def _classify_lines(session: _Session, chunks: Iterable[Sequence[str]], total: i
         session.progress.warn(f"Texts too long for this model, whose ends were cut off: {trimmed:,}.")
 
 
-def _classify_file(
-    session: _Session, files: tuple[Path, Path], text_column: str | None, identity: str, *, force: bool
-) -> None:
+def _classify_file(session: _Session, files: tuple[Path, Path], table: _TableOptions, identity: str) -> None:
     """Classify the rows of the first file into the second, and print a summary."""
     from rir_cli.console import print_json
     from rir_mlx.classification.files import ClassifyFileOptions, classify_file
 
     form, progress = session.form, session.progress
     top_k = min(form.top_k or 1, len(session.classifier.task.names))
-    options = ClassifyFileOptions(text_column, top_k, form.threshold, identity, force=force)
+    options = ClassifyFileOptions(
+        table.text_column,
+        top_k,
+        form.threshold,
+        identity,
+        force=table.force,
+        form=table.form(),
+        safe_cells=not table.formulas,
+    )
     result = classify_file(*files, session.predict, options, progress)
     if form.json:
         print_json({"output": str(files[1]), "classified": result.classified} | vars(result))

@@ -27,6 +27,19 @@ def test_classify_takes_an_argument_standard_input_and_files(rir: Run, finished:
     assert all(json.loads(line)["reasoning"] is None for line in lines)
 
 
+def test_how_a_file_is_written_can_be_said(rir: Run, finished: Finished) -> None:
+    Path("odd.csv").write_bytes('text#id\n"caf\u00e9#1\nth\u00e9"#2\n'.encode("cp1252"))
+    refused = rir("classify", "--file", "odd.csv", "--arm", "qa")
+    assert (refused.code, "--encoding cp1252" in refused.err) == (2, True)
+    said = ("--encoding", "cp1252", "--delimiter", "#", "--no-quotes")
+    lines = rir("classify", "--file", "odd.csv", "--arm", "qa", "--json", *said).out.splitlines()
+    assert [json.loads(line)["text"] for line in lines] == ['"caf\u00e9', 'th\u00e9"']
+    assert rir("classify", "--file", "odd.csv", "--output", "out.csv", "--arm", "qa", *said).code == 0
+    assert Path("out.csv").read_text(encoding="utf-8").startswith('text#id#label#probability#reasoning\n"caf\u00e9#1#')
+    wrong = rir("classify", "--file", "odd.csv", "--delimiter", "ab")
+    assert (wrong.code, "must be one character" in wrong.err) == (2, True)
+
+
 def test_classify_needs_no_training_data(rir: Run, finished: Finished) -> None:
     Path("rows.csv").unlink()
     assert rir("classify", "i was sad").code == 0

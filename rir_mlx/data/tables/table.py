@@ -97,7 +97,7 @@ def advice(faults: Iterable[str]) -> str:
     """What to do about faults of these kinds."""
     hint, faults = "Correct these rows or take them out.", list(faults)
     if any("quotation" in what or "not valid CSV" in what for what in faults):
-        hint += " If quotation marks are part of the texts, set data.quotes=false."
+        hint += " If quotation marks are part of the texts, set data.quotes=false (classify: --no-quotes)."
     if any(what.startswith("the label is missing") for what in faults):
         hint += " If that is the name of a label, name it in data.labels."
     return hint
