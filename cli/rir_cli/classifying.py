@@ -15,14 +15,21 @@ from rir_cli.options import (
     RUNS,
     ArmOption,
     BackendOption,
+    DelimiterOption,
+    EncodingOption,
+    FormulasOption,
     JsonOption,
     OfflineOption,
     QuietOption,
+    QuotesOption,
+    ReasonOption,
     RunOption,
     RunsOption,
+    SamplesOption,
+    TextColumnOption,
+    ThresholdOption,
 )
 from rir_cli.standard_input import arriving_lines
-from rir_mlx.types import ReasonMode
 
 if TYPE_CHECKING:  # numpy is not needed to print help
     from rir_mlx.classification.classifier import Classifier
@@ -47,34 +54,17 @@ def classify(
         Path | None,
         typer.Option("--output", "-o", help="Write the rows of --file here with their labels, in the same format."),
     ] = None,
-    text_column: Annotated[str | None, typer.Option(help="Name of the text column in --file.")] = None,
-    delimiter: Annotated[
-        str | None, typer.Option(help="Character between the cells of --file, if it is not to be found: ; or tab.")
-    ] = None,
-    encoding: Annotated[
-        str | None, typer.Option(help="Encoding of --file, such as cp1252. UTF-8 unless it is named.")
-    ] = None,
-    quotes: Annotated[
-        bool | None,
-        typer.Option(
-            "--quotes/--no-quotes", help="Whether quotation marks enclose cells of --file or belong to its texts."
-        ),
-    ] = None,
-    formulas: Annotated[
-        bool, typer.Option("--formulas", help="Write new CSV cells as they are, even if they begin with =, +, - or @.")
-    ] = False,
+    text_column: TextColumnOption = None,
+    delimiter: DelimiterOption = None,
+    encoding: EncodingOption = None,
+    quotes: QuotesOption = None,
+    formulas: FormulasOption = False,
     run: RunOption = None,
     arm: ArmOption = None,
-    reason: Annotated[
-        ReasonMode, typer.Option(help="Whether to write reasonings. auto: only if the text alone leaves doubt.")
-    ] = "always",
-    samples: Annotated[
-        int, typer.Option(min=1, help="Reasonings per text. The label probabilities are averaged over them.")
-    ] = 1,
+    reason: ReasonOption = "always",
+    samples: SamplesOption = 1,
     top_k: Annotated[int | None, typer.Option(min=1, help="Print the TOP_K most probable labels.")] = None,
-    threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Give no label if its probability is below this.")
-    ] = None,
+    threshold: ThresholdOption = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite --output.")] = False,
     json: JsonOption = False,
     jsonl: Annotated[

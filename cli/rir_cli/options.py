@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rir_mlx.types import Arm, BackendChoice
+from rir_mlx.types import Arm, BackendChoice, ReasonMode
 
 RUNS = Path("runs")
 
@@ -34,3 +34,24 @@ TrustRecipeOption = Annotated[
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress on stderr.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+TextColumnOption = Annotated[str | None, typer.Option(help="Name of the text column in --file.")]
+DelimiterOption = Annotated[
+    str | None, typer.Option(help="Character between the cells of --file: ; or tab. Default: found from the file.")
+]
+EncodingOption = Annotated[str | None, typer.Option(help="Encoding of --file, such as cp1252. Default: UTF-8.")]
+QuotesOption = Annotated[
+    bool | None,
+    typer.Option("--quotes/--no-quotes", help="Quotation marks enclose cells of --file, or belong to its texts."),
+]
+FormulasOption = Annotated[
+    bool, typer.Option("--formulas", help="Write new CSV cells as they are, even if they begin with =, +, - or @.")
+]
+ReasonOption = Annotated[
+    ReasonMode, typer.Option(help="Whether to write reasonings. auto: only if the text alone leaves doubt.")
+]
+SamplesOption = Annotated[
+    int, typer.Option(min=1, help="Reasonings per text. The label probabilities are averaged over them.")
+]
+ThresholdOption = Annotated[
+    float | None, typer.Option(min=0, max=1, help="Give no label if its probability is below this.")
+]

@@ -172,6 +172,6 @@ def _is_mojibake(sample: bytes) -> bool:
 
 def _conversion(encoding: str, path: Path) -> str:
     return (
-        f"Set data.encoding={encoding} (classify: --encoding {encoding}) if that is right, or save it as UTF-8, for example: "
+        f"Set data.encoding={encoding} (classify: --encoding {encoding}) if that is right, or save it as UTF-8: "
         f"iconv -f {encoding.upper()} -t UTF-8 {path.name} > new{path.suffix}"
     )
