@@ -53,7 +53,13 @@ _SPECIAL = (
     r"|<(?:start|end)_of_(?:turn|text|utterance)>|\[/?INST\]|<</?SYS>>|<\|?turn\|?>)"
 )
 _SPECIAL_TOKEN = re.compile(_SPECIAL)
-_AROUND = re.compile(rf"\A(?:\s*{_SPECIAL})+\s*|(?:\s*{_SPECIAL})+\s*\Z")
+_BEGINS = r"(?:<\|(?:begin_of_\w+|START_\w+|startoftext)\|>|<｜begin[^｜<>]*｜>|<s>|<bos>)"
+_ENDS = (
+    r"(?:<\|(?:eot_id|eom_id|eot|eos|im_end|end|return|endoftext|end_of_\w+|END_\w+)\|>|<｜end[^｜<>]*｜>|</s>|<eos>"
+    r"|<end_of_(?:turn|text|utterance)>|<turn\|>)"
+)
+_AROUND = re.compile(rf"\A(?:\s*{_BEGINS})+\s*|(?:\s*{_ENDS})+\s*\Z")
+"""What frames an answer in the formats of many model families. Control tokens anywhere else are no frame."""
 
 _FENCE = re.compile(r"\A\s*```[\w+-]*[ \t]*\n?(.*?)\n?[ \t]*```\s*\Z", re.DOTALL)
 _WRAPPER = re.compile(

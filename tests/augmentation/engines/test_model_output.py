@@ -57,7 +57,11 @@ REJECTED = {
         "I apologize, but I can't continue with it.",
     ],
     "markup": ['{"reasoning": 5}', '[{"a": "b"}]', f"Here it is:\n```json\n{ANSWER}", '{"reasoning": "The friend'],
-    "control": [f"{ANSWER}<|im_end|>\n<|im_start|>user\nAnd now?", f"{ANSWER} [INST] And now? [/INST] Well."],
+    "control": [
+        f"{ANSWER}<|start_header_id|>",
+        f"{ANSWER}<|im_end|>\n<|im_start|>user\nAnd now?",
+        f"{ANSWER} [INST] And now? [/INST] Well.",
+    ],
 }
 
 

@@ -20,6 +20,7 @@ from server_requests import QUESTION, SHORT, engine_at, free_port, make_orders, 
 from server_stand_in import Reply, StandInServer, chat, echo, text_of
 
 from rir_mlx.augmentation.engines.base import GeneratedReasoning, ReasoningRequest
+from rir_mlx.augmentation.model_output import answer_of
 from rir_mlx.backends.base import Sampling
 from rir_mlx.errors import UserError
 from rir_mlx.prompting.codec import Codec
@@ -259,7 +260,8 @@ def test_mlx_server_gives_each_order_the_text_that_it_gives_it_alone(
     written = write(engine, orders, sampling)
     for order in orders:
         answer = alone(mlx_server, engine.model, order, sampling)
-        assert written[order.key].text == (answer["choices"][0]["message"]["content"] or "")
+        content = answer["choices"][0]["message"]["content"] or ""
+        assert written[order.key].text == (answer_of(content) or "")
         assert written[order.key].tokens == answer["usage"]["completion_tokens"]
         assert written[order.key].finish_reason == answer["choices"][0]["finish_reason"]
 

@@ -72,8 +72,12 @@ def windowed(limit: int, seconds: float, headers: dict[str, str]) -> StandInServ
 
 
 @pytest.mark.parametrize("headers", [{"Retry-After": "{left:.3f}"}, {"retry-after-ms": "1"}, {}])
-def test_eighty_rows_pass_a_server_of_few_requests_at_the_default_concurrency(headers: dict[str, str]) -> None:
+def test_eighty_rows_pass_a_server_of_few_requests_at_the_default_concurrency(
+    headers: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each request counted its tries by itself: most of 16 were used up while others were let in."""
+    monkeypatch.setattr(client, "_FIRST_PAUSE", 0.05)  # to the window what half a second is to one of five
+    monkeypatch.setattr(client, "_LONGEST_PAUSE", 1.0)
     server = windowed(10, 0.3, headers)
     with server.running() as url:
         written = write(engine_at(url, concurrency=16), make_orders(80))
