@@ -1,6 +1,6 @@
-"""The recipe: one YAML file that says everything about a run.
+"""The recipe: one YAML file with every setting of a run.
 
-The models below are the one place where a key, its default and its help stand. The defaults are `recipes/emotion.yaml`.
+The models below define each key once: its default, its bounds and its help. The defaults are `recipes/emotion.yaml`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class SourceSpec(Section):
     config: str | None = None
     """Configuration of a Hugging Face data set."""
     split: str | None = None
-    """Split of a Hugging Face data set; `train` where nothing is said."""
+    """Split of a Hugging Face data set. Default: `train`."""
     revision: str | None = None
     """Commit, tag or branch of a Hugging Face data set."""
 
@@ -76,7 +76,7 @@ def _encoding(value: str | None) -> str | None:
     except (LookupError, ValueError):
         known = False
     if not known:
-        raise ValueError("must be the name of a text encoding, as cp1252, latin-1 or utf-16")
+        raise ValueError("must be the name of a text encoding, such as cp1252, latin-1 or utf-16")
     return value
 
 
@@ -86,36 +86,36 @@ class DataSection(Section):
     train: Source = SourceSpec(path="dair-ai/emotion", config="split", split="train")
     """Training rows."""
     validation: Source | None = SourceSpec(path="dair-ai/emotion", config="split", split="validation")
-    """Validation rows. Where there is none, `val_size` of the training rows is carved out."""
+    """Validation rows. If there are none, `val_size` of the training rows are set aside."""
     test: Source | None = SourceSpec(path="dair-ai/emotion", config="split", split="test")
-    """Test rows. Where there is none, `test_size` of the training rows is carved out."""
+    """Test rows. If there are none, `test_size` of the training rows are set aside."""
     text_column: str | None = None
-    """Column of the text; the usual names (text, sentence, content, …) are found alone."""
+    """Column of the text. Default: the one with a usual name (text, sentence, content, …)."""
     label_column: str | None = None
-    """Column of the label; the usual names (label, category, class, …) are found alone."""
+    """Column of the label. Default: the one with a usual name (label, category, class, …)."""
     delimiter: Annotated[str | None, BeforeValidator(_delimiter)] = None
-    """The character between the cells of CSV and TSV files, as `;` or `tab`. `null`: found from the file."""
+    """The character between the cells of CSV and TSV files, such as `;` or `tab`. `null`: found from the file."""
     encoding: Annotated[str | None, AfterValidator(_encoding)] = None
-    """Encoding of CSV, TSV, JSONL and text files, as `cp1252` or `utf-16`. `null`: UTF-8."""
+    """Encoding of CSV, TSV and JSONL files, such as `cp1252` or `utf-16`. `null`: UTF-8."""
     quotes: bool | None = None
     """Whether quotation marks enclose cells of CSV and TSV files (`true`) or belong to the texts (`false`). `null`:
     they enclose cells, except in a TSV file that does not use them so."""
     reasoning_column: str | None = None
-    """Column with reasonings of your own for training (and validation) rows. They pass the same filters as R-Gen's, and
-    R-Gen learns from them; it writes only where the cell is empty."""
+    """Column of your own reasonings for training and validation rows. They must pass the same filters as R-Gen's, and
+    R-Gen learns from them. It writes a reasoning only if the cell is empty."""
     license: str | None = None
     """Licence of the rows, for the model card of an export."""
     labels: Annotated[dict[str, str], BeforeValidator(_labels_from_list)] = {}
-    """The labels, with a description each (may be empty). None at all: every label of the training rows."""
+    """The labels, each with a description that may be empty. Empty: every label of the training rows."""
     instruction: str = "Which emotion does the writer of the text express?"
     """The question that the labels answer. It starts every prompt."""
     max_samples: int | None = Field(default=4000, ge=1)
-    """Use at most so many training rows, drawn by seed with every label in proportion."""
+    """Use at most this many training rows, drawn by seed with every label in proportion. `null`: all rows."""
     val_size: float = Field(default=500, ge=0)
-    """Validation rows: a share of the training rows below 1, else a count. With `validation` given, a count is the
-    most that is used."""
+    """Number of validation rows. Below 1, a share of the training rows. If `validation` is given, the largest number to
+    use."""
     test_size: float = Field(default=2000, ge=0)
-    """Test rows, by the same rule."""
+    """Number of test rows, by the same rule."""
 
     @model_validator(mode="before")
     @classmethod
@@ -130,17 +130,17 @@ class ReasoningSection(Section):
 
     source: Source | None = SourceSpec(path="syvai/reasoning-gen", split="train")
     """Rows with a question, its answer, and the reasoning between them. R-Gen also learns from the training rows that
-    have a reasoning of their own (data.reasoning_column); `null`: from those alone."""
+    have a reasoning of their own (data.reasoning_column). `null`: only from those."""
     question_column: str | None = None
-    """Column of the question; the usual names (question, prompt, instruction, …) are found alone."""
+    """Column of the question. Default: the one with a usual name (question, prompt, instruction, …)."""
     answer_column: str | None = None
-    """Column of the answer; the usual names (answer, response, output, …) are found alone."""
+    """Column of the answer. Default: the one with a usual name (answer, response, output, …)."""
     reasoning_column: str | None = None
-    """Column of the reasoning; the usual names (reasoning, rationale, explanation, …) are found alone."""
+    """Column of the reasoning. Default: the one with a usual name (reasoning, rationale, explanation, …)."""
     max_samples: int | None = Field(default=4000, ge=1)
-    """Use at most so many triples, drawn by seed."""
+    """Use at most this many triples, drawn by seed. `null`: all."""
     val_size: float = Field(default=200, ge=0)
-    """Triples kept for validation: a share below 1, else a count."""
+    """Number of triples kept for validation. Below 1, a share of them."""
 
 
 class LoraParameters(Section):
@@ -149,55 +149,55 @@ class LoraParameters(Section):
     rank: int = Field(default=16, ge=1)
     """Rank of the update."""
     scale: float = Field(default=2.0, gt=0)
-    """What the update is multiplied with; PEFT's `lora_alpha` divided by the rank."""
+    """The update is multiplied by this: PEFT's `lora_alpha` divided by the rank."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout on the adapter's input."""
     keys: tuple[str, ...] = ()
-    """Modules inside a layer, as `self_attn.q_proj`. None at all: every linear layer."""
+    """Modules of a layer to adapt, such as `self_attn.q_proj`. Empty: every linear layer."""
 
 
 class TrainingSection(Section):
     """How one model is trained."""
 
     optimizer: OptimizerName = "adamw"
-    """The rule of the update; those whose result is the same in MLX and in PyTorch."""
+    """The optimizer. Each of these gives the same result in MLX and in PyTorch."""
     learning_rate: float = Field(default=1e-4, gt=0)
     """Peak learning rate."""
     lr_schedule: LearningRateSchedule = "cosine"
-    """How the rate falls after the warm-up: to 0 along a cosine or a line, or not at all."""
+    """How the learning rate falls after the warm-up: to 0 along a cosine or a line, or not at all."""
     warmup: float = Field(default=0.05, ge=0, lt=1)
-    """Share of the steps in which the rate rises from 0."""
+    """Share of the steps over which the learning rate rises from 0."""
     epochs: float | None = Field(default=None, gt=0)
-    """Passes over the rows. 2 where neither `epochs` nor `iters` is given."""
+    """Passes over the rows. 2 if neither `epochs` nor `iters` is given."""
     iters: int | None = Field(default=None, ge=1)
     """Optimizer steps, instead of `epochs`."""
     batch_size: int = Field(default=8, ge=1)
-    """Rows that go through the model together."""
+    """Rows in a batch."""
     batch_tokens: int | None = Field(default=None, ge=16)
-    """In place of `batch_size`: as many rows together as make up so many tokens when padded to the longest, without
-    the prefix that they share."""
+    """Instead of `batch_size`: as many rows in a batch as fill this many tokens, padding included and the shared prefix
+    not."""
     grad_accumulation_steps: int = Field(default=2, ge=1)
-    """Batches that make one optimizer step."""
+    """Batches in an optimizer step."""
     weight_decay: float = Field(default=0.01, ge=0)
-    """Weight decay of `adamw`; the others have none."""
+    """Weight decay of `adamw`. The other optimizers have none."""
     max_grad_norm: float = Field(default=1.0, gt=0)
-    """The gradient is scaled down to this global norm."""
+    """A gradient with a larger global norm is scaled down to this norm."""
     shared_prefix: bool = True
-    """Run the tokens that all rows of a batch start with once instead of once a row. Same loss, fewer tokens."""
+    """Compute the tokens that all rows of a batch start with once per batch, not once per row. The loss is the same."""
     grad_checkpoint: bool = False
-    """Compute activations again in the backward pass instead of keeping them: less memory, more time, same result."""
+    """Recompute activations in the backward pass instead of keeping them: less memory, more time, same result."""
     compile: bool | None = None
-    """Fuse operations (`mx.compile`, `torch.compile`). `null`: on Apple's GPU only."""
+    """Fuse operations with `mx.compile` or `torch.compile`. `null`: only on Apple's GPU."""
     steps_per_report: int = Field(default=10, ge=1)
-    """Optimizer steps between two lines of metrics."""
+    """Optimizer steps between two reports of the metrics."""
     steps_per_eval: int = Field(default=100, ge=1)
-    """Optimizer steps between two measurements on all validation rows. The best weights are kept."""
+    """Optimizer steps between two evaluations on all validation rows. The best weights are kept."""
     patience: int | None = Field(default=None, ge=1)
-    """Stop after so many measurements in a row without a better one. `null`: train all steps."""
+    """Stop after this many evaluations in a row without an improvement. `null`: train for all steps."""
     save_every: int = Field(default=50, ge=1)
-    """Optimizer steps between two checkpoints, from which a stopped training goes on exactly."""
+    """Optimizer steps between two checkpoints. A stopped training resumes exactly from the last one."""
     report_to: tuple[Reporter, ...] = ()
-    """Also log the metrics to `tensorboard`, `wandb` or `trackio`, which must be installed."""
+    """Also log the metrics to `tensorboard`, `wandb` or `trackio`. They must be installed."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
@@ -210,19 +210,19 @@ class ClassifierSection(TrainingSection):
     """Stage 2: the classifier. Every arm is trained for the same number of optimizer steps."""
 
     arms: tuple[Arm, ...] = Field(default=("qa", "qra", "qar"), min_length=1)
-    """`qa` writes the label alone; `qra` a reasoning and then the label; `qar` the label and then a reasoning;
-    `multitask` the label or a reasoning, asked for by two prompts. Controls: `qra-scrambled` learns other rows'
-    reasonings, `qra-words` its own with their words shuffled."""
+    """Ways to train the classifier. `qa` writes only the label; `qra` a reasoning and then the label; `qar` the label
+    and then a reasoning; `multitask` the label or a reasoning, depending on the prompt. Controls: `qra-scrambled`
+    learns the reasonings of other rows; `qra-words` learns its own with their words shuffled."""
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
-    """Every arm is trained once for each: they decide initial weights and the order of rows, not the splits. The first
-    one's classifiers are those that classify and are exported."""
+    """Every arm is trained once per seed. A seed decides the initial weights and the order of rows, not the splits. The
+    classifiers of the first seed are used to classify and to export."""
     reasoning_weight: float = Field(default=0.5, ge=0)
-    """Loss of arms with a reasoning: mean cross-entropy of the label tokens + this · mean cross-entropy of the
+    """λ in the loss of arms with a reasoning: mean cross-entropy of the label tokens + λ · mean cross-entropy of the
     reasoning tokens."""
     multitask_alpha: float = Field(default=0.5, gt=0, le=1)
-    """Loss of `multitask`: this · mean cross-entropy of the label tokens + the rest · that of the reasoning tokens."""
+    """α in the loss of `multitask`: α · cross-entropy of the label tokens + (1 - α) · that of the reasoning tokens."""
     class_weight: ClassWeight | None = None
-    """`balanced` weighs a row's label by how rare it is: rows / (labels · rows of the label). `null`: all alike."""
+    """`balanced` weights the loss of a label by rows / (labels · rows of the label). `null`: all weigh the same."""
 
     @model_validator(mode="after")
     def _arms_are_matched_by_steps(self) -> Self:
@@ -238,50 +238,50 @@ class AugmentSection(Section):
     """A reasoning for every labelled row, written by R-Gen or by a model on a server."""
 
     engine: EngineName = "local"
-    """Who writes: `local`, R-Gen in this process; `ray`, R-Gen on the workers of a Ray cluster; `openai`, the model of
-    an OpenAI-compatible server."""
+    """What writes the reasonings: `local`, R-Gen in this process; `ray`, R-Gen on the workers of a Ray cluster;
+    `openai`, the model of an OpenAI-compatible server."""
     n: int = Field(default=1, ge=1, le=64)
-    """Reasonings a row. Of several, the one is kept that makes the label the likeliest once all label words are blanked
+    """Reasonings per row. Of several, the one is kept that makes the label likeliest once all label words are blanked
     out. More than one needs a temperature."""
     retries: int = Field(default=2, ge=0)
-    """A row whose reasonings are all rejected is written again up to so many times, with new seeds and at a temperature
-    of at least 0.7."""
+    """If all reasonings of a row are rejected, new ones are generated up to this many times, with new seeds and at a
+    temperature of at least 0.7."""
     filters: tuple[Filter, ...] = DEFAULT_FILTERS
     """Rules that a reasoning must pass: not `repeating` itself, not `copying` the text, not only `restating` the label,
-    not concluding `another label`; and, where reasonings are to point at the text, not `ungrounded` in its words. One
-    that is empty, cut off, or holds control tokens or the label's delimiter is always rejected."""
+    not concluding `another label`, and, if it is to refer to the text, not `ungrounded` in its words. A reasoning that
+    is empty, cut off, or holds control tokens or the label's delimiter is always rejected."""
     max_tokens: int = Field(default=128, ge=1)
-    """Longest reasoning, in tokens. Longer ones are cut off and rejected."""
+    """Longest reasoning, in tokens. Longer ones are rejected."""
     temperature: float = Field(default=0.0, ge=0)
-    """0 always takes the likeliest token."""
+    """Temperature of the draws. 0 always takes the likeliest token."""
     top_p: float = Field(default=1.0, gt=0, le=1)
-    """Draw from the likeliest tokens that make up this mass."""
+    """Draw from the likeliest tokens that have this probability together."""
     min_p: float = Field(default=0.0, ge=0, lt=1)
-    """Draw from tokens that are at least this share as likely as the likeliest."""
+    """Draw from tokens with at least this fraction of the likeliest token's probability."""
     repetition_penalty: float = Field(default=1.0, ge=1)
-    """Above 1, tokens that the reasoning holds already become less likely."""
+    """Above 1, tokens that already occur in the reasoning become less likely."""
     batch_size: int = Field(default=32, ge=1)
-    """Rows that are written together."""
+    """Reasonings generated at once."""
     base_url: str | None = None
-    """Address of the server for `openai`, as http://127.0.0.1:8080/v1. Its key is read from OPENAI_API_KEY."""
+    """Address of the server for `openai`, such as http://127.0.0.1:8080/v1. Its key is read from OPENAI_API_KEY."""
     server_model: str | None = None
-    """Model to ask the server for; may be left out where the server has one alone."""
+    """Name of the server's model. Not needed if the server has only one."""
     concurrency: int = Field(default=16, ge=1)
-    """Requests that a server answers at a time."""
+    """Requests to the server at a time."""
     timeout: float = Field(default=120, gt=0)
-    """Seconds that a request to the server may take, those included in which it waits for others."""
+    """Seconds that a request to the server may take, including the time it waits for other requests."""
     omit_parameters: tuple[ServerParameter, ...] = ()
     """Parameters that are not sent to the server because it does not take them. Others that it refuses as unknown are
     left out once it has said so; `max_tokens` is then sent as `max_completion_tokens`."""
     workers: int = Field(default=2, ge=1)
-    """Workers of `ray`; each loads the model."""
+    """Number of workers for `ray`. Each loads the model."""
 
     @model_validator(mode="after")
     def _several_differ(self) -> Self:
         if self.n > 1 and self.temperature == 0:
             raise ValueError("n above 1 needs a temperature above 0: the likeliest text is one")
         if self.engine == "openai" and not self.base_url:
-            raise ValueError("engine openai needs base_url, as http://127.0.0.1:8080/v1")
+            raise ValueError("engine openai needs base_url, such as http://127.0.0.1:8080/v1")
         return self
 
 
@@ -289,9 +289,9 @@ class EvaluateSection(Section):
     """How the arms are measured on the test rows."""
 
     max_reasoning_tokens: int = Field(default=128, ge=1)
-    """After so many tokens of reasoning the label is asked for."""
+    """Longest reasoning, in tokens. The label is scored after it."""
     samples: int = Field(default=1, ge=1, le=64)
-    """Above 1, arms that reason first are measured with so many drawn reasonings a row too, over which the labels'
+    """Above 1, arms that reason first are also measured with this many drawn reasonings per row, over which the label
     probabilities are averaged (arXiv:2203.11171)."""
     sample_temperature: float = Field(default=0.7, gt=0)
     """Temperature of the drawn reasonings."""
@@ -304,11 +304,11 @@ class EvaluateSection(Section):
     encoder: str | None = None
     """Also fine-tune this encoder with a classification head (PyTorch): a Hugging Face id or a folder."""
     batch_size: int = Field(default=32, ge=1)
-    """Rows that are run together."""
+    """Rows scored at once."""
 
 
 class Recipe(Section):
-    """Everything about a run."""
+    """A run: every setting that decides its result."""
 
     name: str = Field(default="emotion", pattern=r"^[\w][\w.-]*$")
     """Names the run's folder, `runs/<name>`."""
@@ -319,18 +319,18 @@ class Recipe(Section):
     backend: BackendName = "auto"
     """`auto`: MLX on Apple silicon, PyTorch elsewhere."""
     dtype: Dtype = "auto"
-    """Number format of the frozen weights; what is trained is always float32. `auto`: bfloat16 where the machine is
-    fast in it, else float32. float16 is for inference: small gradients are lost in it."""
+    """Number format of the frozen weights; trained weights are always float32. `auto`: bfloat16 if the machine is fast
+    in it, else float32. float16 is for inference only; training refuses it, because small gradients vanish."""
     seed: int = Field(default=0, ge=0)
-    """Decides splits, initial weights, the order of rows, and draws."""
+    """Decides the splits, initial weights, order of rows, and draws."""
     max_seq_length: int = Field(default=512, ge=16)
-    """Longest row in tokens. Longer *texts* are trimmed and counted, answers never."""
+    """Longest row in tokens. Longer texts are trimmed and counted; answers are never trimmed."""
     date: str = "26 Jul 2024"
-    """The date that Llama's chat template prints. Frozen, so that a prompt is the same tomorrow."""
+    """The date that Llama's chat template prints. It is fixed, so that a prompt is the same tomorrow."""
     fine_tune_type: FineTuneType = "lora"
     """Train a low-rank adapter, a weight-decomposed one, or all weights."""
     num_layers: int = Field(default=-1, ge=-1)
-    """Train the last so many layers; 0 and -1 mean all."""
+    """Train this many of the last layers. 0 and -1 mean all."""
     lora_parameters: LoraParameters = LoraParameters()
     data: DataSection = DataSection()
     reasoning: ReasoningSection = ReasoningSection()
