@@ -50,7 +50,7 @@ def test_a_wheel_from_the_source_archive_runs_the_demo_from_another_folder(tmp_p
     installed, elsewhere = tmp_path / "installed", tmp_path / "elsewhere"
     with zipfile.ZipFile(_build(unpacked, "wheel", tmp_path / "wheel")) as wheel:
         wheel.extractall(installed)
-    assert (installed / "rir_convert" / "templates" / "card.md.j2").is_file()
+    assert (installed / "rir_convert" / "cards" / "templates" / "card.md.j2").is_file()
     elsewhere.mkdir()
     overrides = [word for override in _SMALL for word in ("--set", override)]
     done = subprocess.run(
