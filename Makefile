@@ -10,7 +10,7 @@ else
 BOTH = mlx-cpu
 endif
 
-.PHONY: demo test test-fast check lint format docs clean
+.PHONY: demo test test-fast package-test check lint format docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/rir-mlx demo
@@ -33,6 +33,10 @@ check: lint test
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The wheel in an empty environment, from another folder.
+package-test:
+	PYTHON=$(PYTHON) .ci/package
 
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
