@@ -52,7 +52,7 @@ _WORD = regex.compile(
 )
 _ASCII_WORD = re.compile(r"[a-z0-9]+")
 _JOINED = regex.compile(rf"[{_UNSPACED}\p{{Hangul}}]")
-"""In these scripts a word may follow a label, or stand before it, without a space."""
+"""Scripts in which a word may touch a label without a space."""
 _SENTENCE = regex.compile(r"(?<=[.!?。！？])\s+|\n+|(?<=[。！？])")
 _NOT = regex.compile(r"\b(?:no|not|nor|neither|never|without|nothing|none|nobody|hardly|instead|rather)\b|n['’]t\b")
 _RUN = 3
@@ -69,7 +69,7 @@ _SAY_NOTHING = """
     right choice choices option options question class category clearly simply expresses express expressed expressing
     feels feel feeling shows show means mean says said indicates indicate s t
 """
-"""English words that tell nothing by themselves, and those of which a mere restatement is made."""
+"""English words that say nothing by themselves, and the words of a mere restatement."""
 
 
 def words_of(text: str) -> list[str]:
@@ -108,7 +108,7 @@ class LabelWords:
     def named(self, text: str) -> list[tuple[str, int, bool]]:
         """Each label that the text names, in the text's order: the label, the place of its first character, and
         whether it is the label itself and not a word made of it."""
-        found = ((_plain(one.group()), one.start()) for one in self.pattern.finditer(_normal(text)))
+        found = ((_plain(match.group()), match.start()) for match in self.pattern.finditer(_normal(text)))
         return [(self.by_form[form], place, form == _plain(self.by_form[form])) for form, place in found]
 
     def masked(self, text: str) -> str:
@@ -125,7 +125,7 @@ class LabelWords:
 
 
 def _bounded(form: str) -> str:
-    """A pattern of a label's form that no word goes on at its ends, where its script has spaces."""
+    """A pattern that matches a label's form as whole words, where its script has spaces."""
     before = "" if _JOINED.match(form[0]) else r"(?<!\w)"
     after = "" if _JOINED.match(form[-1]) else r"(?!\w)"
     body: str = regex.escape(form, literal_spaces=True)
@@ -179,7 +179,7 @@ class ReasoningFilters:
         return None
 
     def _holds_delimiter(self, reasoning: str) -> bool:
-        """Also where the tokenizer makes one of look-alike characters."""
+        """Whether a reasoning holds the delimiter, also where the tokenizer makes it of look-alike characters."""
         plain = unicodedata.normalize("NFKC", reasoning)
         if DELIMITER.strip() in plain:
             return True
@@ -194,11 +194,11 @@ class ReasoningFilters:
     def _concludes_another(self, text: str, label: str, reasoning: str, words: Sequence[str]) -> bool:
         if self.labels.words.isdisjoint(words):
             return False
-        quoted = {one for one, _, _ in self.labels.named(text)}
+        quoted = {name for name, _, _ in self.labels.named(text)}
         named = [
-            (one, place)
-            for one, place, itself in self.labels.named(reasoning)
-            if one == label or (itself and one not in quoted and not self._says_nothing(one))
+            (name, place)
+            for name, place, itself in self.labels.named(reasoning)
+            if name == label or (itself and name not in quoted and not self._says_nothing(name))
         ]
         if not named:
             return False
@@ -206,8 +206,8 @@ class ReasoningFilters:
         ends = [found.end() for found in _SENTENCE.finditer(reasoning)]
         sentence = bisect_right(ends, named[-1][1])
         start = ends[sentence - 1] if sentence else 0
-        last = [(one, place) for one, place in named if place >= start]
-        return all(one != label and not _NOT.search(reasoning, start, place) for one, place in last)
+        last = [(name, place) for name, place in named if place >= start]
+        return all(name != label and not _NOT.search(reasoning, start, place) for name, place in last)
 
     def _says_nothing(self, label: str) -> bool:
         return _HOLLOW.issuperset(words_of(label))

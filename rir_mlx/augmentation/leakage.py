@@ -1,8 +1,8 @@
 """How much of the label a reasoning gives away by itself.
 
-R-Gen sees the label, so it may write little more than the label in other words; a classifier then learns to guess
-early and to defend its guess (RORA, arXiv:2402.18678). What can be read off the reasonings alone says how far that
-goes. Knows neither models nor files.
+R-Gen sees the label, so its reasoning may be little more than the label in other words. A classifier then learns to
+guess early and to defend its guess (RORA, arXiv:2402.18678). How well the label can be read off the reasoning alone
+measures that. Knows neither models nor files.
 """
 
 from __future__ import annotations
@@ -31,8 +31,7 @@ class LabelledReasoning:
 
 
 class ReservoirSample:
-    """At most `size` of the items that are added, each as likely as any other, decided by the seed (Vitter's
-    algorithm R)."""
+    """A uniform sample of at most `size` of the items added, drawn by the seed (Vitter's algorithm R)."""
 
     def __init__(self, size: int = 3000, seed: int = 0) -> None:
         self.size, self.seen = size, 0
@@ -48,7 +47,7 @@ class ReservoirSample:
 
 
 def leakage(sample: ReservoirSample, words: LabelWords) -> dict[str, Any]:
-    """What the reasonings of a sample give away:
+    """What the reasonings of a sample reveal of their labels:
 
     majority              share of the most frequent label among the sampled rows
     label_from_reasoning  accuracy of TF-IDF (words and pairs) with logistic regression on the reasoning alone,
@@ -70,7 +69,9 @@ def leakage(sample: ReservoirSample, words: LabelWords) -> dict[str, Any]:
         "label_from_reasoning": _readable(frequent, [row.reasoning for row in frequent]),
         "without_label_words": _readable(frequent, [words.masked(row.reasoning) for row in frequent]),
         "names_its_label": len(places) / max(1, len(rows)),
-        "first_named_at": [round(float(one), 3) for one in np.quantile(places, [0.25, 0.5, 0.75])] if places else None,
+        "first_named_at": [round(float(share), 3) for share in np.quantile(places, [0.25, 0.5, 0.75])]
+        if places
+        else None,
     }
 
 

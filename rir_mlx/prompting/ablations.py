@@ -1,8 +1,8 @@
-"""Reasonings put out of place, to see whether what they say matters.
+"""Shuffled, swapped and corrupted reasonings, which show whether their content matters.
 
-A classifier that learns as much from the reasonings of other rows, or from their words in any order, did not learn
-from what they say (arXiv:2406.14511). One whose label stays the same when its own reasoning is exchanged or spoilt
-does not rest on it (arXiv:2307.13702). Knows strings alone; the same seed gives the same result everywhere.
+A classifier that learns as much from the reasonings of other rows, or from shuffled words, did not learn from their
+content (arXiv:2406.14511). A label that stays the same when its reasoning is swapped or corrupted does not depend on it
+(arXiv:2307.13702). Knows only strings; the same seed gives the same result everywhere.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 
 def shuffle_among(reasonings: Sequence[str], seed: int) -> list[str]:
-    """The same reasonings in another order, in which no row keeps its own, nor another of the same words.
+    """The same reasonings in another order, in which no row keeps its own or an equal one.
 
-    Where one reasoning fills more than half of the rows, as few rows as possible keep it. A single row keeps its own.
+    If more than half of the rows share a reasoning, as few of them as possible keep it. A single row keeps its own.
     """
     rng = random.Random(seed)
     places: dict[str, list[int]] = {}
@@ -24,7 +24,7 @@ def shuffle_among(reasonings: Sequence[str], seed: int) -> list[str]:
     rng.shuffle(groups)
     for group in groups:
         rng.shuffle(group)
-    # Equal ones stand together, so a step as long as the largest group leads out of every group.
+    # Equal reasonings are adjacent, so a step as long as the largest group leads out of every group.
     order = [place for group in groups for place in group]
     step = max(map(len, groups), default=0)
     result = list(reasonings)
@@ -34,8 +34,8 @@ def shuffle_among(reasonings: Sequence[str], seed: int) -> list[str]:
 
 
 def shuffle_words(reasoning: str, seed: int) -> str:
-    """The words of one reasoning in another order, one space between them. Two rows with the same seed are shuffled
-    independently. Where all words are the same there is no other order."""
+    """The words of a reasoning in another order, separated by single spaces. Rows with the same seed are shuffled
+    independently. If all words are equal, the order stays."""
     words = reasoning.split()
     rng = _of_row(reasoning, seed)
     shuffled = list(words)
@@ -45,9 +45,9 @@ def shuffle_words(reasoning: str, seed: int) -> str:
 
 
 def swap_among(reasonings: Sequence[str], labels: Sequence[str], seed: int) -> list[str]:
-    """For every row the reasoning of a row drawn from those with another label, each as likely; its own where all
-    rows have one label. `labels` are usually the predicted ones: a label that rests on its reasoning then follows
-    the exchange. A reasoning may be drawn for several rows."""
+    """For every row, the reasoning of a row drawn uniformly from those with another label; its own if all rows share a
+    label. `labels` are usually the predicted ones: a label that depends on its reasoning then changes. A reasoning may
+    be drawn for several rows."""
     rng = random.Random(seed)
     order = sorted(range(len(labels)), key=lambda row: labels[row])
     first = {labels[row]: index for index, row in reversed(list(enumerate(order)))}
@@ -64,13 +64,13 @@ def swap_among(reasonings: Sequence[str], labels: Sequence[str], seed: int) -> l
 
 
 def vocabulary(reasonings: Sequence[str]) -> list[str]:
-    """Every word of the reasonings, as often as it stands there."""
+    """Every word of the reasonings, as often as it occurs."""
     return [word for reasoning in reasonings for word in reasoning.split()]
 
 
 def corrupt(reasoning: str, seed: int, vocabulary: Sequence[str]) -> str:
-    """A reasoning with half of its words, rounded up, replaced by other words drawn from the vocabulary; the rest
-    stay in their places, one space between them. A word stays too where the vocabulary holds no other."""
+    """A reasoning with half of its words, rounded up, replaced by other words drawn from the vocabulary. The rest stay
+    in place, separated by single spaces. A word also stays if the vocabulary holds no other."""
     words = reasoning.split()
     rng = _of_row(reasoning, seed)
     for place in rng.sample(range(len(words)), (len(words) + 1) // 2):

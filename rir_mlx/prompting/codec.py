@@ -187,7 +187,7 @@ def _interleave(constants: Sequence[Tokens], slots: Sequence[Tokens]) -> Tokens:
 def _as_ids(value: Any) -> tuple[int, ...]:
     if value is None:
         return ()
-    return tuple(int(one) for one in value) if isinstance(value, list) else (int(value),)
+    return tuple(int(token) for token in value) if isinstance(value, list) else (int(value),)
 
 
 def _eos_ids(folder: Path) -> set[int]:

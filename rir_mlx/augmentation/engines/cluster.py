@@ -1,8 +1,8 @@
-"""The orders spread over a Ray cluster by Ray Data, one model a worker.
+"""Spreads requests over a Ray cluster with Ray Data, one model per worker.
 
-The driver feeds shards of orders into a queue, two for each worker; one task on the driver's node turns the queue into
-Ray Data's stream; a pool of actors writes. A shard goes in and comes out as one row of the data set and one object, so
-that a worker that dies repeats whole shards and nobody sees half of one. Ray is imported inside functions alone.
+The driver feeds shards of requests into a queue, two for each worker. A task on the driver's node turns the queue into
+Ray Data's stream, and a pool of actors generates. A shard goes in and comes out as one row and one object: a worker
+that dies repeats whole shards, and nobody sees half a shard. Only functions import Ray.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 _BATCHES = 4
-"""Batches of the model in a shard: rows can enter as others leave, and a worker that dies loses no more than this."""
+"""Model batches in a shard: rows can enter as others leave, and a worker that dies loses no more than this."""
 
 _AHEAD = 2
-"""Shards a worker: one that it writes, one that waits beside it."""
+"""Shards per worker: the one in progress and one that waits."""
 
 _TRIES = 3
-"""How often a shard is tried again on a worker that died; more would be the shard's fault."""
+"""How often a shard is repeated after its worker died. If more workers die, the shard is at fault."""
 
 _PASSED_ON = ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "OMP_NUM_THREADS")
 
@@ -102,14 +102,14 @@ class RayEngine:
     def identity(self) -> dict[str, str]:
         return self._identity
 
-    def write(self, orders: Iterable[ReasoningRequest], sampling: Sampling) -> Iterator[GeneratedReasoning]:
-        """Each order once, a shard at a time. At most three shards a worker are taken ahead.
+    def write(self, requests: Iterable[ReasoningRequest], sampling: Sampling) -> Iterator[GeneratedReasoning]:
+        """Each request once, a shard at a time. At most three shards a worker are taken ahead.
 
         Raises the RirError that a worker met, and Failure where a shard's worker died again and again."""
         import ray
         from ray.util.queue import Queue
 
-        shards = _shards(iter(orders), self.workers, _BATCHES * sampling.batch_size)
+        shards = _shards(iter(requests), self.workers, _BATCHES * sampling.batch_size)
         ahead = list(islice(shards, _AHEAD * self.workers))
         if not ahead:
             return
@@ -117,8 +117,8 @@ class RayEngine:
         outstanding: set[str] = set()  # of the few shards under way: what is not in it has been handed out
 
         def feed(shard: list[ReasoningRequest] | None) -> None:
-            outstanding.update(order.key for order in shard or ())
-            queue.put(None if shard is None else json.dumps([astuple(order) for order in shard]))
+            outstanding.update(request.key for request in shard or ())
+            queue.put(None if shard is None else json.dumps([astuple(request) for request in shard]))
 
         results = self._results(queue, sampling)
         try:
@@ -135,7 +135,7 @@ class RayEngine:
                         outstanding.remove(written.key)
                         yield written
             if outstanding:
-                raise Failure(f"The Ray cluster lost {len(outstanding)} orders.", hint="Run the command again.")
+                raise Failure(f"The Ray cluster lost {len(outstanding)} requests.", hint="Run the command again.")
         except ray.exceptions.RayError as error:
             raise Failure(f"The Ray cluster failed: {_reason(error)}", hint="Run the command again.") from error
         finally:
@@ -235,14 +235,16 @@ class _Writer:
             self.engine = error
 
     def __call__(self, shards: pyarrow.Table) -> pyarrow.Table:
-        shard = [[ReasoningRequest(*order) for order in json.loads(one)] for one in shards[_COLUMN].to_pylist()]
-        return _table([_packed(self._write(orders)) for orders in shard])
+        shard = [
+            [ReasoningRequest(*request) for request in json.loads(packed)] for packed in shards[_COLUMN].to_pylist()
+        ]
+        return _table([_packed(self._write(requests)) for requests in shard])
 
-    def _write(self, orders: list[ReasoningRequest]) -> list[GeneratedReasoning] | RirError:
+    def _write(self, requests: list[ReasoningRequest]) -> list[GeneratedReasoning] | RirError:
         if isinstance(self.engine, RirError):
             return self.engine
         try:
-            return list(self.engine.write(orders, self.sampling))
+            return list(self.engine.write(requests, self.sampling))
         except RirError as error:
             return error
         except Exception as error:  # Ray would tell the driver that a block failed, and not why
@@ -250,9 +252,9 @@ class _Writer:
             return Failure(f"A worker failed at {where.name}: {type(error).__name__}: {error}")
 
 
-def _shards(orders: Iterator[ReasoningRequest], workers: int, rows: int) -> Iterator[list[ReasoningRequest]]:
+def _shards(requests: Iterator[ReasoningRequest], workers: int, rows: int) -> Iterator[list[ReasoningRequest]]:
     """Orders in shards of at most `rows`. What is left at the end is dealt evenly, so that no worker stands idle."""
-    while stretch := list(islice(orders, workers * rows)):
+    while stretch := list(islice(requests, workers * rows)):
         size = -(-len(stretch) // workers)
         for start in range(0, len(stretch), size):
             yield stretch[start : start + size]
