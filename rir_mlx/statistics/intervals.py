@@ -65,6 +65,8 @@ def difference_interval(differences: NDArray[Any], level: float = LEVEL) -> Inte
         spread = _normal_quantile(level) * math.sqrt(gained + lost - (gained - lost) ** 2 / (rows + 2)) / (rows + 2)
         return Interval(float(differences.mean()), max(-1.0, center - spread), min(1.0, center + spread))
     values = np.asarray(differences, dtype=np.float64)
+    if rows == 1:  # one row says nothing of how rows vary
+        return Interval(float(values.mean()), -1.0, 1.0)
     return crossed_interval(values.mean(1), np.cov(values) / rows, (-1.0, 1.0), level)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from rir_convert.adapters import read_any
-from rir_convert.weights import Weights, save_weights
+from rir_convert.weights.tensors import Weights, save_weights
 
 from rir_mlx.errors import ModelError
 

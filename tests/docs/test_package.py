@@ -45,7 +45,7 @@ def test_a_wheel_from_the_source_archive_runs_the_demo_from_another_folder(tmp_p
     ignored = shutil.ignore_patterns(".*", "runs", "site", "__pycache__")
     shutil.copytree(ROOT, checkout, ignore=ignored)
     with tarfile.open(_build(checkout, "sdist", tmp_path / "sdist")) as archive:
-        archive.extractall(tmp_path, filter="data")
+        archive.extractall(tmp_path, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
     unpacked = next(path for path in tmp_path.glob("rir_mlx-*") if path.is_dir())
     installed, elsewhere = tmp_path / "installed", tmp_path / "elsewhere"
     with zipfile.ZipFile(_build(unpacked, "wheel", tmp_path / "wheel")) as wheel:

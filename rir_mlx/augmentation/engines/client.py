@@ -72,6 +72,8 @@ class RateLimit:
                 self.tell(f"{self.shown} limits the rate of requests: waiting {seconds:.0f} s.")
         if self.pauses > _MOST_PAUSES:
             raise Failure(f"{self.shown} still limits the rate after {self.pauses} pauses, {said}", hint=_AGAIN)
+        if self.pauses > 1:  # the time that was named turned out too short
+            seconds = max(seconds, min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (self.pauses - 2)))
         self.until = max(self.until, now + seconds)
 
 
