@@ -92,8 +92,9 @@ def _row_reader(table: Table, prefix: str, rules: RowRules) -> Reader[Row]:
             if label not in hints:
                 hints[label] = did_you_mean(label, known)
             raise _UnknownLabelError(f"the label {label!r} is not one of the {len(known)} labels.{hints[label]}")
-        spelled = rules.spellings.setdefault(label, Counter())
-        spelled[label if table.class_names[1] else spelling_of(cell)] += 1
+        if label not in rules.spellings:
+            rules.spellings[label] = Counter()
+        rules.spellings[label][label if table.class_names[1] else spelling_of(cell)] += 1
         return Row(text, label, reasoning, table.name, number, f"{prefix}:{number}")
 
     return read

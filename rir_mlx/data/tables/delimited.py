@@ -40,7 +40,7 @@ class DelimitedFile:
         """Excel's `sep=;` in the first line, if it is there."""
         self.delimiter = wanted.form.delimiter or _declared(first) or _find_delimiter(sample, suffix, wanted)
         self.quotes = True if wanted.form.quotes is None else wanted.form.quotes
-        header = next(self._records(), None)
+        header = next(self._records(places=True), None)
         if header is None:
             raise DataError(f"{wanted.shown} has no header.", hint="The first line must name the columns.")
         self.header, self.header_raw = self._check_header(header), header.raw
@@ -51,11 +51,11 @@ class DelimitedFile:
         if self.quotes and any('"' in line for line in lines()):
             self._survey(suffix, quoted_header=len(header.quoted) == len(self.header))
 
-    def _records(self) -> Iterator[Record]:
+    def _records(self, *, places: bool = False) -> Iterator[Record]:
         lines = self._lines()
         if self.declaration:
             lines = _without_first(lines)
-        return split_records(lines, self.delimiter, quotes=self.quotes)
+        return split_records(lines, self.delimiter, quotes=self.quotes, places=places)
 
     def _check_header(self, record: Record) -> list[str]:
         where = f"{self._wanted.shown}, line {record.first}"
@@ -70,7 +70,7 @@ class DelimitedFile:
         """Read the file once to see what its quotation marks mean."""
         seen = RowsSeen(self.header, self.delimiter, *self._roles())
         evidence = _Evidence(self.delimiter)
-        for record in islice(self._records(), 1, None):
+        for record in islice(self._records(places=suffix == ".tsv"), 1, None):
             seen.add(record)
             evidence.add(record)
         self.swallowing = seen.swallowing()

@@ -1,0 +1,150 @@
+"""Parts of the labelled rows: stratified, decided by the seed, and the same whichever are asked for."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from table_files import LABELS, fault_of, load, pairs, some_rows, write_csv
+
+from rir_mlx.data.audit.scan import scan_sources
+from rir_mlx.data.loading import (
+    load_labelled,
+)
+from rir_mlx.recipe.schema import DataSection
+
+
+def test_data_sorted_by_class_gives_every_part_every_class_in_proportion(tmp_path: Path) -> None:
+    rows = [(f"{label} {n}", label) for label, count in zip(LABELS, (500, 300, 200), strict=True) for n in range(count)]
+    data = load(write_csv(tmp_path / "a.csv", rows), test_size=0.2, val_size=100, max_samples=50)
+    for part, size in ((data.test, 200), (data.validation, 100), (data.train, 50)):
+        counts = Counter(row.label for row in part)
+        assert counts == {"anger": size * 5 // 10, "fear": size * 3 // 10, "joy": size * 2 // 10}
+    assert "test carved out of train: 200 rows" in data.notes
+    assert "validation carved out of train: 100 rows" in data.notes
+
+
+def test_carved_parts_are_disjoint_complete_in_file_order_and_decided_by_the_seed(tmp_path: Path) -> None:
+    rows = some_rows(300)
+    path = write_csv(tmp_path / "a.csv", rows)
+    sizes = {"test_size": 60, "val_size": 30}
+    data = load(path, **sizes)
+    parts = [pairs(part) for part in (data.train, data.validation, data.test)]
+    assert [len(part) for part in parts] == [210, 30, 60]
+    assert sorted(row for part in parts for row in part) == sorted(rows)
+    for part in parts:
+        assert [rows.index(row) for row in part] == sorted(rows.index(row) for row in part)
+    assert load(path, **sizes) == data
+    other = load(path, seed=1, **sizes)
+    assert other.test != data.test
+    assert other.digest != data.digest
+
+
+def test_row_ids_are_unique_in_a_run_the_same_on_each_load_and_name_the_source(tmp_path: Path) -> None:
+    train = write_csv(tmp_path / "train.csv", some_rows(60))
+    test = write_csv(tmp_path / "test.csv", some_rows(6))
+    section = {"train": str(train), "test": str(test), "val_size": 10, "max_samples": 30}
+    data = load_labelled(DataSection.model_validate(section), 0)
+    assert [row.id for row in data.test] == [f"test:{line}" for line in range(2, 8)]
+    assert {row.id for row in (*data.train, *data.validation)} <= {f"train:{line}" for line in range(2, 62)}
+    ids = [row.id for row in (*data.train, *data.validation, *data.test)]
+    assert len(set(ids)) == len(ids) == 46
+    alone = load_labelled(DataSection.model_validate(section), 0, parts=["validation"])
+    assert [row.id for row in alone.validation] == [row.id for row in data.validation]
+    scanned = scan_sources(DataSection.model_validate(section), 0)
+    assert {row.id for row in scanned.parts["validation"]} == {row.id for row in data.validation}
+    both = load(tmp_path / "*.csv")
+    assert [row.id for row in both.train[:2]] == ["train:1:2", "train:1:3"]
+    assert both.train[-1].id == "train:2:61"
+    assert len({row.id for row in both.train}) == 66
+
+
+def test_the_digest_is_decided_by_what_rows_say_not_by_their_ids(tmp_path: Path) -> None:
+    write_csv(tmp_path / "1.csv", some_rows(6)[:4])
+    write_csv(tmp_path / "2.csv", some_rows(6)[4:])
+    one = load(write_csv(tmp_path / "all.csv", some_rows(6)))
+    two = load(tmp_path / "?.csv")
+    assert one.digest == two.digest
+    assert [row.id for row in one.train] != [row.id for row in two.train]
+    assert one.train == two.train
+
+
+def test_the_test_part_depends_on_neither_val_size_nor_max_samples(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "a.csv", some_rows(300))
+    small = load(path, test_size=60, val_size=0)
+    assert small.validation == ()
+    large = load(path, test_size=60, val_size=90, max_samples=20)
+    assert large.test == small.test
+    assert len(large.train) == 20
+
+
+def test_a_part_is_the_same_whichever_others_are_asked_for(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "a.csv", some_rows(300))
+    section = DataSection.model_validate({"train": str(path), "test_size": 60, "val_size": 30, "max_samples": 100})
+    whole = load_labelled(section, 7)
+    for part in ("train", "validation", "test"):
+        alone = load_labelled(section, 7, parts=[part])
+        assert getattr(alone, part) == getattr(whole, part)
+        assert len(alone.train) + len(alone.validation) + len(alone.test) == len(getattr(whole, part))
+        assert alone.labels == whole.labels
+
+
+def test_only_the_files_that_a_part_needs_are_read(tmp_path: Path) -> None:
+    test = write_csv(tmp_path / "test.csv", some_rows(9))
+    section = DataSection(train=str(tmp_path / "absent.csv"), test=str(test), labels=list(LABELS), test_size=0)
+    assert pairs(load_labelled(section, 0, parts=["test"]).test) == some_rows(9)
+
+
+def test_the_draw_is_the_same_in_another_process(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "a.csv", some_rows(90))
+    code = (
+        "import sys; from rir_mlx.data.loading import load_labelled; from rir_mlx.recipe.schema import DataSection\n"
+        f"section = DataSection(train={str(path)!r}, val_size=0.1, test_size=0.2, max_samples=30)\n"
+        "print(load_labelled(section, 3).digest)\n"
+        "print([m for m in ('numpy', 'pyarrow', 'datasets', 'sklearn') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    digest, heavy = done.stdout.splitlines()
+    assert digest == load(path, seed=3, val_size=0.1, test_size=0.2, max_samples=30).digest
+    assert heavy == "[]"  # the command line starts fast
+
+
+def test_sizes_cap_given_parts_from_1_on_and_leave_them_whole_below(tmp_path: Path) -> None:
+    train = write_csv(tmp_path / "train.csv", some_rows(30))
+    test = write_csv(tmp_path / "test.csv", sorted(some_rows(60), key=lambda row: row[1]))
+    capped = load(train, test=str(test), test_size=6, validation=str(test), val_size=0.5)
+    assert Counter(row.label for row in capped.test) == {"anger": 2, "fear": 2, "joy": 2}
+    assert len(capped.validation) == 60
+    assert len(load(train, test=str(test), test_size=100).test) == 60
+    assert load(train, test=str(test), test_size=6, seed=1).test != capped.test
+
+
+@pytest.mark.parametrize("sizes", [{"test_size": 2000}, {"test_size": 0.6}, {"test_size": 4, "val_size": 4}])
+def test_a_carved_part_never_takes_more_than_half(tmp_path: Path, sizes: dict[str, Any]) -> None:
+    error = fault_of(write_csv(tmp_path / "a.csv", some_rows(10)), **sizes)
+    key = "data.val_size" if "val_size" in sizes else "data.test_size"
+    assert error.what.startswith(f"{key}: ")
+    assert "more than half" in error.what
+    assert f"Set {key}" in error.hint
+
+
+def test_max_samples_keeps_a_row_of_every_label(tmp_path: Path) -> None:
+    path = write_csv(
+        tmp_path / "a.csv", [(f"t{n}", "joy") for n in range(500)] + [("rare", "fear"), ("rarer", "anger")]
+    )
+    data = load(path, max_samples=10, test_size=50)
+    assert Counter(row.label for row in data.train) == {"joy": 8, "fear": 1, "anger": 1}
+    assert any("a single row has the label 'anger', 'fear'" in note for note in data.notes)
+    assert {row.label for row in data.test} == {"joy"}
+    assert "data.max_samples" in fault_of(path, max_samples=2).what
+
+
+def test_a_draw_of_many_labels_has_exactly_the_asked_size(tmp_path: Path) -> None:
+    rows = [(f"{label} {n}", f"label {label}") for label in range(77) for n in range(2 + label % 9)]
+    data = load(write_csv(tmp_path / "a.csv", rows), test_size=101, val_size=0.1, max_samples=120)
+    assert (len(data.test), len(data.validation), len(data.train)) == (101, round(0.1 * len(rows)), 120)
+    assert len({row.label for row in data.train}) == 77
