@@ -1,6 +1,6 @@
-"""What can go wrong, in words a user can act on.
+"""Errors in words a user can act on.
 
-Each error says what was found, where, and the one edit or command that mends it. The command line turns a
+Each error says what was found, where, and the one edit or command that fixes it. The command line turns a
 `UserError` into exit code 2 and a `Failure` into exit code 1; neither shows a traceback unless `RIR_DEBUG=1`.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 
 class RirError(Exception):
-    """Base of all errors raised on purpose. `mend` is the edit or command that helps, when there is one."""
+    """Base of all errors raised on purpose. `hint` is the edit or command that helps, if there is one."""
 
     exit_code = 1
 
@@ -35,7 +35,7 @@ class RecipeError(UserError):
 
 
 class DataError(UserError):
-    """A data file with faults. `faults` holds one line each, with row numbers."""
+    """A data file with faults. `faults` has a line for each, with its row number; `what` shows the first of them."""
 
     def __init__(self, what: str, *, faults: Sequence[str] = (), hint: str = "") -> None:
         super().__init__(what, hint=hint)
@@ -47,7 +47,7 @@ class ModelError(UserError):
 
 
 class NoServer(UserError):
-    """Nobody answers at the address that was given."""
+    """No server answers at the given address."""
 
 
 class Failure(RirError):
@@ -55,7 +55,7 @@ class Failure(RirError):
 
 
 class OutOfMemory(Failure):
-    """The device has no room for this much at once."""
+    """The device's memory cannot hold this much at once."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""How stages tell what they are doing. The command line shows it; a library user may ignore it."""
+"""How stages report their progress. The command line shows it; users of the library may ignore it."""
 
 from __future__ import annotations
 
@@ -11,32 +11,34 @@ class Task(Protocol):
     """A piece of work with a known length."""
 
     def advance(self, amount: float = 1, **fields: float) -> None:
-        """`amount` more is done. Fields are shown by name: `loss`, `tokens_per_second`, …"""
+        """Report that `amount` more is done. Fields are shown by name: `loss`, `tokens_per_second`, …"""
         ...
 
 
 class Progress(Protocol):
     def say(self, text: str) -> None:
-        """One line about what is going on."""
+        """Show a line of information."""
         ...
 
-    def warn(self, text: str) -> None: ...
+    def warn(self, text: str) -> None:
+        """Show a warning."""
+        ...
 
     @contextmanager
     def task(self, what: str, total: float, done: float = 0) -> Iterator[Task]:
-        """A piece of work of which `done` was done before."""
+        """Begin a piece of work of size `total`, of which `done` is already done."""
         ...
 
 
 @contextmanager
 def counting_bytes(progress: Progress, what: str, total: float) -> Iterator[Callable[[int], None]]:
-    """A task of so many bytes, shown in MB (10⁶), and what is to be told how many more are done."""
+    """A task measured in bytes and shown in MB (10⁶). Call the result with the number of further bytes done."""
     with progress.task(f"{what} (MB)", total / 1e6) as task:
         yield lambda count: task.advance(count / 1e6)
 
 
 class Silent:
-    """Progress that nobody watches."""
+    """Progress that is not shown."""
 
     def say(self, text: str) -> None:
         return

@@ -62,7 +62,7 @@ def check(
 def _as_json(recipe: Recipe, audit: Audit) -> dict[str, Any]:
     section = recipe.data.model_dump(mode="json", include={"train", "validation", "test"})
     counts = {severity: len(audit.of(severity)) for severity in _SEVERITIES}
-    return {"version": 1, "data": section, "counts": counts} | asdict(audit)
+    return {"version": 2, "data": section, "counts": counts} | asdict(audit)
 
 
 def print_audit(name: str, audit: Audit) -> None:

@@ -1,7 +1,7 @@
 """Rows, labels and splits: from a recipe's sources to the training, validation and test rows of a run.
 
-Texts come out exactly as they stand in the file. Every draw is decided by the seed, stratified by label, and leaves the
-rows in the order of the file. Tables are read in `tables.py`; nothing here knows a prompt, a tokenizer or a framework.
+Texts are exactly those of the file. Every draw is decided by the seed and stratified by label, and keeps the rows in
+the order of the file. Knows no prompt, tokenizer or framework.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ class TripleData:
 def load_labelled(
     section: DataSection, seed: int, *, parts: Collection[str] = ("train", "validation", "test")
 ) -> LabelledData:
-    """Read, check and split the labelled rows. Parts that are not asked for come out empty.
+    """Read, check and split the labelled rows. Parts that are not requested are empty.
 
-    A part comes out the same whichever others are asked for with it; the test part does not depend on `val_size`
+    A part is the same whichever others are requested; the test part does not depend on `val_size`
     or `max_samples`. Raises DataError with all faults of all files.
     """
     if odd := set(parts) - set(PARTS):
@@ -88,8 +88,8 @@ def load_labelled(
 def load_triples(section: ReasoningSection, seed: int) -> TripleData:
     """Read, check and split the reasoning triples. Raises DataError with all faults of all files.
 
-    Incomplete triples are faults in a file, which the user can mend, and are left out of a published data set. Without
-    a source there are none.
+    Incomplete triples are faults in a file, which the user can correct; in a published data set they are left out.
+    Without a source there are no triples.
     """
     if section.source is None:
         return TripleData((), (), _digest([], {}), ())
@@ -174,7 +174,7 @@ def _read_rows(
 
 
 def check_labels(section: DataSection, labels: Mapping[str, str], rows: Sequence[Row]) -> Iterator[str]:
-    """Notes on the labels of all training rows. Raises DataError where no classifier can learn from them."""
+    """Notes on the labels of all training rows. Raises DataError if a classifier cannot learn from them."""
     counts = Counter(row.label for row in rows)
     if len(counts) < 2:
         raise DataError(

@@ -1,4 +1,4 @@
-"""Rows and triples from the cells of a table: which cells make a usable row, and what is wrong with the others."""
+"""Rows and triples from the cells of a table: which rows are usable, and what is wrong with the others."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ _MOST_LABELS = 100_000
 
 Item = TypeVar("Item")
 Reader = Callable[[int, Sequence[Any]], Item]
-"""Makes a row of its number and cells. Raises ValueError where it cannot be used."""
+"""Makes a row from its number and cells. Raises ValueError if it cannot be used."""
 
 
 class _UnknownLabelError(ValueError):
-    """A fault of the recipe or the row, never one to pass over."""
+    """A label that the recipe does not name: always a fault, also in a published data set."""
 
 
 def _optional(value: Any) -> str | None:
-    """A reasoning, or None where the cell is empty: R-Gen then writes one."""
+    """A reasoning, or None if the cell is empty: R-Gen then writes one."""
     return None if value is None or not str(value).strip() else checked_text(value, "reasoning")
 
 
@@ -117,7 +117,7 @@ def triple_reader(table: Table) -> Reader[Triple]:
 
 
 class Sifted(NamedTuple, Generic[Item]):
-    """A table's rows that can be used, and the faults of the others. `unknown`: among them are labels not asked for."""
+    """The usable rows of a table, and the faults of the others. `unknown`: whether some labels are not named."""
 
     rows: list[Item]
     faults: list[Fault]
@@ -125,7 +125,7 @@ class Sifted(NamedTuple, Generic[Item]):
 
 
 def sift(table: Table, read: Reader[Item], notes: list[str]) -> Sifted[Item]:
-    """Read the rows of a table, in order. Those that are at fault and that nobody here can mend are noted alone."""
+    """Read the rows of a table, in order. Faulty rows that the user cannot correct are left out and noted."""
     rows, faults, passed_over = list[Item](), list(table.faults), Counter[str]()
     notes += table.notes
     unknown = False

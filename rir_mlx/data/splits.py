@@ -1,4 +1,4 @@
-"""Draws from rows by seed, stratified by label, in the order of the file."""
+"""Draws of rows: decided by a seed, stratified by label, in the order of the file."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from rir_mlx.recipe.schema import DataSection
 
 
 def shuffled(places: Iterable[int], seed: str) -> list[int]:
-    """The places in an order decided by the seed, alike on every machine and in every process."""
+    """The places in an order decided by the seed: the same on every machine and in every process."""
     order = list(places)
     random.Random(seed).shuffle(order)
     return order
 
 
 def _shares(counts: Mapping[str, int], total: int, *, at_least: int = 0, spare: int = 0) -> dict[str, int]:
-    """How many of `total` rows each label gets, in proportion to its count, by largest remainder.
+    """How many of `total` rows each label gets: in proportion to its count, by largest remainder.
 
-    A label gets `at_least` so many, and `spare` of its rows are never taken.
+    A label gets at least `at_least` rows, and `spare` of its rows are never taken.
     """
     rows = sum(counts.values())
     shares = {name: min(max(total * n // rows, at_least), n - spare) for name, n in sorted(counts.items())}
@@ -38,7 +38,7 @@ def _shares(counts: Mapping[str, int], total: int, *, at_least: int = 0, spare: 
 
 
 def _draw(rows: Sequence[Row], total: int, seed: str, *, at_least: int = 0, spare: int = 0) -> set[int]:
-    """Places of a stratified draw. A larger draw by the same seed holds, label by label, a smaller one."""
+    """Places of a stratified draw. A larger draw with the same seed contains a smaller one."""
     places: dict[str, list[int]] = defaultdict(list)
     for place, row in enumerate(rows):
         places[row.label].append(place)
@@ -48,7 +48,7 @@ def _draw(rows: Sequence[Row], total: int, seed: str, *, at_least: int = 0, spar
 
 
 def draw_rows(rows: Sequence[Row], total: int, seed: str, *, at_least: int = 0) -> list[Row]:
-    """So many of the rows in their order, every label in proportion, or `at_least` so many of each."""
+    """`total` of the rows in their order, with every label in proportion, but at least `at_least` of each."""
     drawn = _draw(rows, total, seed, at_least=at_least)
     return [rows[place] for place in sorted(drawn)]
 
@@ -79,8 +79,8 @@ def carve_missing_parts(
 
 
 def _carve(rows: Sequence[Row], part: str, size: float, everything: int, seed: int) -> tuple[list[Row], list[Row]]:
-    """A stratified part of the training rows, and the rest, which keeps a row of every label. `size` is a share of
-    `everything` below 1, else a count. Raises DataError where it is more than half of the rows."""
+    """A stratified part of the training rows, and the rest, which keeps a row of every label. `size` is a count or,
+    below 1, a share of `everything`. Raises DataError if it is more than half of the rows."""
     key = f"data.{'val' if part == 'validation' else part}_size"
     total = carved_size(size, everything, len(rows), key, f", or give rows of its own in data.{part}")
     drawn = _draw(rows, total, f"{seed}/{part}", spare=1)
@@ -88,7 +88,7 @@ def _carve(rows: Sequence[Row], part: str, size: float, everything: int, seed: i
 
 
 def carved_size(size: float, rows: int, left: int, key: str, otherwise: str) -> int:
-    """How many rows to carve: a share of all `rows` below 1, else a count. `left` are still to be carved from."""
+    """How many rows to carve: a count or, below 1, a share of all `rows`. `left` of them are not carved yet."""
     count = round(size * rows) if size < 1 else int(size)
     if 2 * count > left:
         raise DataError(

@@ -40,12 +40,12 @@ def look(
 
 
 def the(found: Audit, name: str) -> Finding:
-    [finding] = [one for one in found.findings if one.name == name]
+    [finding] = [finding for finding in found.findings if finding.name == name]
     return finding
 
 
 def names(found: Audit) -> set[str]:
-    return {one.name for one in found.findings}
+    return {finding.name for finding in found.findings}
 
 
 def test_clean_rows_have_no_findings() -> None:
@@ -67,7 +67,7 @@ def test_copies_are_counted_exactly_and_as_a_reader_sees_them() -> None:
         )
     )
     finding = the(found, "duplicates in train")
-    assert (finding.count, finding.figures["exact"], finding.severity) == (3, 1, "note")
+    assert (finding.count, finding.metrics["exact"], finding.severity) == (3, 1, "note")
     assert [place.row for place in finding.examples[0].places] == [32, 33, 34]
 
 
@@ -76,7 +76,7 @@ def test_a_leak_is_a_share_of_the_test_rows_with_the_places_on_both_sides() -> N
     test = rows(*many(8, what="kept"), ("A  leak", "joy"), ("a leak", "fear"), file="b.csv")
     finding = the(look(train, test=test), "test texts in train")
     assert (finding.count, finding.severity) == (2, "warning")
-    assert finding.figures == {"exact": 1, "share": 0.2, "other_label": 1, "texts": 1}
+    assert finding.metrics == {"exact": 1, "share": 0.2, "other_label": 1, "texts": 1}
     assert {(place.part, place.file, place.row) for place in finding.examples[0].places} == {
         ("train", "a.csv", 42),
         ("test", "b.csv", 10),
@@ -101,7 +101,7 @@ def test_a_contradiction_is_counted_in_its_part_or_else_across_parts() -> None:
     test = rows(*many(5, what="kept"), ("torn", "joy"), ("apart", "fear"))
     found = look(train, test=test)
     inside, across = the(found, "contradictions in train"), the(found, "contradictions across parts")
-    assert (inside.count, inside.figures["rows"], inside.severity) == (1, 2, "warning")
+    assert (inside.count, inside.metrics["rows"], inside.severity) == (1, 2, "warning")
     assert (across.count, across.examples[0].text) == (1, "apart")
 
 
@@ -158,7 +158,7 @@ def test_lengths_and_trimmed_texts_are_counted_for_each_arm() -> None:
     found = audit(Material({"train": texts}), ruler)
     assert found.lengths is not None
     assert (found.lengths.p50, found.lengths.max, found.lengths.trimmed) == (50.5, 100, {"qa": 1, "qra": 40})
-    assert the(found, "trimmed texts in qra").figures["share"] == 0.4
+    assert the(found, "trimmed texts in qra").metrics["share"] == 0.4
     assert the(found, "trimmed texts in qra").severity == "warning"
 
 
@@ -174,22 +174,22 @@ def test_few_trimmed_texts_are_a_note_and_no_room_is_an_error() -> None:
 def test_refused_rows_are_counted_by_kind_and_come_first() -> None:
     faults = [Refused("train", "a.csv", n, f"{n} fields where the header has 2") for n in (3, 4)]
     found = audit(Material({"train": rows(*many(4))}, refused=[*faults, Refused("test", "b.csv", 7, "no label")]))
-    assert [one.severity for one in found.findings] == ["error", "warning"]
+    assert [finding.severity for finding in found.findings] == ["error", "warning"]
     assert "3 (… fields where the header has … (2), no label (1))" in the(found, "refused rows").what
 
 
-def inventory(path: Path, seed: int = 0, **keys: object) -> Material:
+def scan(path: Path, seed: int = 0, **keys: object) -> Material:
     return scan_sources(DataSection.model_validate({"train": str(path)} | keys), seed)
 
 
-def test_an_inventory_goes_on_where_loading_stops(tmp_path: Path) -> None:
+def test_a_scan_collects_what_loading_refuses(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     write_csv(path, [*many(40), ("", "joy"), ("no label", ""), ("a,b", "joy")])
     keys = {"val_size": 5, "test_size": 10}
     with pytest.raises(DataError, match="3 of 43 rows"):
         load_labelled(DataSection.model_validate({"train": str(path)} | keys), 0)
-    found = inventory(path, **keys)
-    assert [(one.number, one.what) for one in found.refused] == [
+    found = scan(path, **keys)
+    assert [(fault.number, fault.what) for fault in found.refused] == [
         (42, "the text is empty"),
         (43, "the label is empty"),
         (44, "3 fields where the header has 2"),
@@ -197,7 +197,7 @@ def test_an_inventory_goes_on_where_loading_stops(tmp_path: Path) -> None:
     assert {part: len(own) for part, own in found.parts.items()} == {"train": 25, "validation": 5, "test": 10}
 
 
-def test_an_inventory_holds_the_parts_of_a_run_and_the_rows_that_it_does_not_draw(tmp_path: Path) -> None:
+def test_a_scan_holds_the_parts_of_a_run_and_the_rows_that_it_does_not_draw(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     write_csv(path, many(200))
     section = DataSection.model_validate({"train": str(path), "val_size": 20, "test_size": 0.2, "max_samples": 50})
@@ -211,16 +211,16 @@ def test_an_inventory_holds_the_parts_of_a_run_and_the_rows_that_it_does_not_dra
 def test_a_size_that_does_not_fit_is_refused_where_it_was_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     write_csv(path, many(100))
-    assert not inventory(path).refused
-    [one] = inventory(path, test_size=90, val_size=0.1).refused
-    assert "data.test_size: 90 rows would be more than half" in one.what
-    assert len(inventory(path, test_size=90).parts["test"]) == 20
+    assert not scan(path).refused
+    [fault] = scan(path, test_size=90, val_size=0.1).refused
+    assert "data.test_size: 90 rows would be more than half" in fault.what
+    assert len(scan(path, test_size=90).parts["test"]) == 20
 
 
 def test_what_speaks_against_the_data_as_a_whole_is_told_with_the_rest(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     write_csv(path, [*many(40, ["joy"]), ("text number 0", "joy")])
-    found = audit(inventory(path, val_size=0, test_size=0))
+    found = audit(scan(path, val_size=0, test_size=0))
     assert "A classifier needs two labels" in the(found, "refused data").what
     assert the(found, "duplicates in train").count == 1
 
@@ -287,4 +287,4 @@ def test_the_contradictions_and_shared_texts_of_emotion_are_found() -> None:
     files = {part: str(SHARED / "emotion" / f"{part}.csv") for part in ("train", "validation")}
     found = audit(scan_sources(DataSection.model_validate(files | {"test_size": 0}), 0))
     assert the(found, "contradictions in train").count == 30
-    assert the(found, "validation texts in train").figures["other_label"] == 5
+    assert the(found, "validation texts in train").metrics["other_label"] == 5

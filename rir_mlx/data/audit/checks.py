@@ -11,23 +11,24 @@ import numpy as np
 
 from rir_mlx.data.audit.findings import Audit, Balance, Example, Finding, Lengths, Material, Place, Refused, Ruler
 from rir_mlx.data.audit.spelling import check_spellings
-from rir_mlx.data.audit.unusual_characters import odd_kinds, spelt
+from rir_mlx.data.audit.unusual_characters import unusual_kinds, visible
 from rir_mlx.data.rows import Row
 from rir_mlx.data.same_text import normalised
+from rir_mlx.data.tables.table import advice
 from rir_mlx.errors import did_you_mean
 from rir_mlx.types import PARTS
 
 RARE = 10
-"""A label of fewer training rows is rare. A share would not do: of 77 labels most have about one row in a hundred."""
+"""A label with fewer training rows is rare. A share would not do: each of 77 labels has about one row in a hundred."""
 UNEVEN = 10.0
-"""The largest label has so many times the rows of the smallest before it is noted."""
+"""From this ratio of the largest label to the smallest on, the imbalance is noted."""
 MANY_TRIMMED = 0.01
-"""A share of trimmed texts that is no longer a few."""
+"""From this share of trimmed texts on, trimming is a warning instead of a note."""
 _EXAMPLES, _PLACES, _SHOWN = 5, 3, 100
 
 
 def audit(material: Material, ruler: Ruler | None = None) -> Audit:
-    """Look over the rows. Token lengths are counted where there is a ruler."""
+    """Check the rows. Token lengths are counted if there is a ruler."""
     parts: dict[str, Sequence[Row]] = {part: material.parts.get(part, ()) for part in PARTS}
     counts = {part: Counter(row.label for row in rows) for part, rows in parts.items()}
     order = dict.fromkeys([*material.named, *sorted({label for count in counts.values() for label in count})])
@@ -60,7 +61,7 @@ _Group = list[_Entry]
 
 
 def _same_texts(parts: Mapping[str, Sequence[Row]]) -> list[_Group]:
-    """The rows whose text stands more than once, in groups of the same text, as (part, row)."""
+    """The rows whose text occurs more than once, grouped by text, as (part, row)."""
     first: dict[str, _Entry] = {}
     groups: dict[str, _Group] = {}
     for part, rows in parts.items():
@@ -73,34 +74,37 @@ def _same_texts(parts: Mapping[str, Sequence[Row]]) -> list[_Group]:
 
 
 def _refused(refused: Sequence[Refused]) -> Iterator[Finding]:
-    """Rows that cannot be used, and what stands against the data as a whole."""
+    """Rows that cannot be used, and faults of the data as a whole."""
     for fault in refused:
         if not fault.number:
             yield Finding("refused data", "error", 1, fault.what, "Training would stop here.")
-    rows = [one for one in refused if one.number]
-    if not rows:
+    faults = [fault for fault in refused if fault.number]
+    if not faults:
         return
-    count = len({(one.file, one.number) for one in rows})
-    kinds = Counter(re.sub(r"\d[\d,]*", "…", one.what) for one in rows)
+    count = len({(fault.file, fault.number) for fault in faults})
+    kinds = Counter(re.sub(r"\d[\d,]*", "…", fault.what) for fault in faults)
     which = ", ".join(f"{what} ({times:,})" for what, times in kinds.most_common(4))
     yield Finding(
         "refused rows",
         "error",
         count,
         f"rows that cannot be used: {count:,} ({which})",
-        "Mend these rows or take them out; training refuses the file as it is. They are left out of all that follows.",
-        examples=tuple(Example(one.what, (Place(one.part, one.file, one.number, ""),)) for one in rows[:_EXAMPLES]),
+        f"{advice(fault.what for fault in faults)} Training refuses the file; other findings ignore them.",
+        examples=tuple(
+            Example(fault.what, (Place(fault.part, fault.file, fault.number, ""),)) for fault in faults[:_EXAMPLES]
+        ),
     )
 
 
 def _labels_unknown(parts: Mapping[str, Sequence[Row]], named: Sequence[str]) -> Iterator[Finding]:
-    """Labels that no classifier of these training rows could give."""
+    """Labels that a classifier trained on these rows could not give."""
     taught = {row.label for row in parts["train"]}
     if named:
-        odd = [(part, row) for part, rows in parts.items() for row in rows if row.label not in set(named)]
+        known_names = set(named)
+        odd = [(part, row) for part, rows in parts.items() for row in rows if row.label not in known_names]
         if odd:
             what = f"rows with a label that data.labels does not name: {_names(odd, named)}"
-            hint = "Mend these labels, or name them in data.labels."
+            hint = "Correct these labels, or name them in data.labels."
             yield Finding("unknown labels", "error", len(odd), what, hint, examples=_one_by_one(odd))
     for part in ("validation", "test"):
         known = set(named) if named else taught
@@ -111,7 +115,7 @@ def _labels_unknown(parts: Mapping[str, Sequence[Row]], named: Sequence[str]) ->
                 "warning" if named else "error",
                 len(unseen),
                 f"{part} rows with a label that no training row has: {_names(unseen, sorted(taught))}",
-                "Mend these labels, or give training rows of them"
+                "Correct these labels, or add training rows with them"
                 + ("." if named else "; training refuses the files as they are."),
                 examples=_one_by_one(unseen),
             )
@@ -124,11 +128,11 @@ def _names(entries: Sequence[_Entry], known: Sequence[str]) -> str:
 
 
 def _leaks(parts: Mapping[str, Sequence[Row]], groups: Sequence[_Group]) -> Iterator[Finding]:
-    """Held-out rows that stand in a part which decides the weights."""
+    """Held-out rows whose text is also in a part that decides the weights."""
     for part, source, follows in (
-        ("test", "train", "Accuracy on them is memory, not skill: take them out of train, or out of test."),
-        ("validation", "train", "The best weights are then chosen by what was learned by heart: take them out."),
-        ("test", "validation", "The weights are chosen by rows that they are then measured on: take them out."),
+        ("test", "train", "Accuracy on them measures memory: take them out of train or out of test."),
+        ("validation", "train", "The best weights are then chosen on rows they were trained on: take them out."),
+        ("test", "validation", "The weights are then chosen and measured on the same rows: take them out."),
     ):
         shared = [group for group in groups if {part, source} <= {where for where, _ in group}]
         entries = [(group, row) for group in shared for where, row in group if where == part]
@@ -136,17 +140,17 @@ def _leaks(parts: Mapping[str, Sequence[Row]], groups: Sequence[_Group]) -> Iter
             continue
         exact = other = 0
         for group, row in entries:
-            there = [one for where, one in group if where == source]
-            exact += any(one.text == row.text for one in there)
-            other += all(one.label != row.label for one in there)
+            originals = [original for where, original in group if where == source]
+            exact += any(original.text == row.text for original in originals)
+            other += all(original.label != row.label for original in originals)
         share = len(entries) / len(parts[part])
-        torn = f", with another label there: {other:,}" if other else ""
+        relabelled = f", with another label there: {other:,}" if other else ""
         yield Finding(
             f"{part} texts in {source}",
             "warning",
             len(entries),
             f"{part} rows whose text stands in {source}: {len(entries):,} of {len(parts[part]):,}, {share:.1%} "
-            f"(letter by letter: {exact:,}{torn})",
+            f"(letter by letter: {exact:,}{relabelled})",
             follows,
             {"exact": exact, "share": share, "other_label": other, "texts": len(shared)},
             _together(shared),
@@ -154,10 +158,10 @@ def _leaks(parts: Mapping[str, Sequence[Row]], groups: Sequence[_Group]) -> Iter
 
 
 def _contradictions(groups: Sequence[_Group]) -> Iterator[Finding]:
-    """The same text under several labels: one of them is wrong, or the labels exclude each other less than they should.
+    """The same text with several labels: one of them is wrong, or the labels overlap.
 
-    A text that is torn inside a part is counted there, and not once more for the parts that it also stands in."""
-    torn: dict[str, list[_Group]] = defaultdict(list)
+    A text that has several labels within a part is counted there, and not again across parts."""
+    conflicting: dict[str, list[_Group]] = defaultdict(list)
     for group in groups:
         if len({row.label for _, row in group}) < 2:
             continue
@@ -166,9 +170,9 @@ def _contradictions(groups: Sequence[_Group]) -> Iterator[Finding]:
             labels[part].add(row.label)
         inside = [f"in {part}" for part in PARTS if len(labels[part]) > 1]
         for where in inside or ["across parts"]:
-            torn[where].append(group)
+            conflicting[where].append(group)
     for where in (*(f"in {part}" for part in PARTS), "across parts"):
-        if found := torn[where]:
+        if found := conflicting[where]:
             rows = sum(where in (f"in {part}", "across parts") for group in found for part, _ in group)
             yield Finding(
                 f"contradictions {where}",
@@ -191,7 +195,7 @@ def _rare(train: Counter[str], test: Counter[str]) -> Iterator[Finding]:
             "warning",
             len(rare),
             f"labels with fewer than {RARE} training rows: {shown}{more}",
-            "They will hardly be learned: collect more rows, or join them with labels that are near.",
+            "They will hardly be learned: collect more rows, or merge them with similar labels.",
         )
     if test and (absent := [label for label in train if not test[label]]):
         yield Finding(
@@ -199,7 +203,7 @@ def _rare(train: Counter[str], test: Counter[str]) -> Iterator[Finding]:
             "note",
             len(absent),
             f"labels of train without a test row: {', '.join(absent[:8])}{', …' if len(absent) > 8 else ''}",
-            "Nothing is measured about them.",
+            "They are not measured.",
         )
     balance = _balance(train)
     if balance is not None and balance.ratio >= UNEVEN:
@@ -208,7 +212,7 @@ def _rare(train: Counter[str], test: Counter[str]) -> Iterator[Finding]:
             "note",
             len(train),
             f"uneven labels: {balance.largest} has {balance.ratio:,.0f} times the training rows of {balance.smallest}",
-            f"Read macro-F1 beside accuracy: always saying {balance.largest} is right in {balance.majority:.1%}.",
+            f"Read macro-F1 beside accuracy: always saying {balance.largest} is correct in {balance.majority:.1%}.",
             {"ratio": balance.ratio, "majority": balance.majority},
         )
 
@@ -255,7 +259,7 @@ def _trimmed(lengths: Lengths | None, ruler: Ruler | None, rows: int) -> Iterato
 
 
 def _repeated(parts: Mapping[str, Sequence[Row]], groups: Sequence[_Group]) -> Iterator[Finding]:
-    """Copies inside a part: of rows that stand n times, n - 1."""
+    """Copies within a part: n - 1 for a text that occurs n times."""
     for part, rows in parts.items():
         own = [mine for group in groups if len(mine := [entry for entry in group if entry[0] == part]) > 1]
         copies = sum(len(group) - 1 for group in own)
@@ -267,14 +271,14 @@ def _repeated(parts: Mapping[str, Sequence[Row]], groups: Sequence[_Group]) -> I
                 copies,
                 f"{part} rows that repeat the text of an earlier one: {copies:,} of {len(rows):,}, "
                 f"{copies / len(rows):.1%} (letter by letter: {exact:,})",
-                "They weigh twice in training." if part == "train" else "They count twice.",
+                "They count twice in training." if part == "train" else "They count twice.",
                 {"exact": exact, "share": copies / len(rows), "texts": len(own)},
                 _together(own),
             )
 
 
 def _characters(parts: Mapping[str, Sequence[Row]], control: Sequence[str]) -> Iterator[Finding]:
-    for kind in odd_kinds(control):
+    for kind in unusual_kinds(control):
         found: list[_Entry] = []
         shown: Counter[str] = Counter()
         for part, rows in parts.items():
@@ -283,7 +287,7 @@ def _characters(parts: Mapping[str, Sequence[Row]], control: Sequence[str]) -> I
                     found.append((part, row))
                     shown[hit] += 1
         if found:
-            which = ", ".join(spelt(sign) for sign, _ in shown.most_common(4))
+            which = ", ".join(visible(sign) for sign, _ in shown.most_common(4))
             yield Finding(
                 kind.name,
                 "note",
@@ -303,7 +307,7 @@ def _one_by_one(entries: Sequence[_Entry]) -> tuple[Example, ...]:
 
 
 def _example(group: _Group) -> Example:
-    """A text and where it stands: the first places of each part."""
+    """A text and the first places of each part where it occurs."""
     taken: Counter[str] = Counter()
     places = []
     for part, row in group:

@@ -12,7 +12,7 @@ from rir_mlx.types import Severity
 
 @dataclass(frozen=True)
 class Refused:
-    """What loading would refuse: a row, or (row 0) the data as a whole."""
+    """What loading would refuse: a row, or the data as a whole (row 0)."""
 
     part: str
     file: str
@@ -22,7 +22,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class Material:
-    """What is looked over: the rows of each part, the labels that the recipe names, and what reading could not use."""
+    """What is checked: the rows of each part, the labels that the recipe names, and what could not be read."""
 
     parts: Mapping[str, Sequence[Row]]
     named: Sequence[str] = ()
@@ -34,8 +34,8 @@ class Material:
 
 @dataclass(frozen=True)
 class Ruler:
-    """How texts are measured. `count` gives the tokens of each text alone; `room` says, arm by arm, how many of them
-    fit into a prompt (not one: below 1); `control` are the spellings of the model's control tokens."""
+    """How texts are measured. `count` gives the number of tokens of each text; `room` how many fit into the prompt of
+    each arm, below 1 if none does; `control` are the model's control tokens."""
 
     count: Callable[[Sequence[str]], Sequence[int]]
     room: Mapping[str, int]
@@ -44,7 +44,7 @@ class Ruler:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a text stands: its part, its file and the number of its row there, 0 where it is not known."""
+    """Where a text occurs: its part, its file, and the number of its row there (0: unknown)."""
 
     part: str
     file: str
@@ -54,7 +54,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Example:
-    """A text (its beginning), or what is wrong with a row; some of the places where it stands."""
+    """The beginning of a text, or what is wrong with a row, and some of the places where it occurs."""
 
     text: str
     places: tuple[Place, ...]
@@ -62,20 +62,20 @@ class Example:
 
 @dataclass(frozen=True)
 class Finding:
-    """`count` rows (or texts, or labels), a line that says `what` about them, and the edit that helps."""
+    """A finding about `count` rows, texts or labels: `what` was found, and the edit that helps."""
 
     name: str
     severity: Severity
     count: int
     what: str
     hint: str = ""
-    figures: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
     examples: tuple[Example, ...] = ()
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens a text, over all rows. `trimmed` says, arm by arm, how many texts would be cut, and `room` to what."""
+    """Tokens per text, of all rows. `trimmed` is the number of texts that each arm cuts, `room` to which length."""
 
     p5: float
     p50: float
@@ -88,8 +88,8 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Balance:
-    """How even the labels of the training rows are. `ratio`: largest to smallest. `entropy`: share of the most that so
-    many labels can have (1: all alike). `majority`: what always saying the most frequent label gets right."""
+    """How balanced the training labels are. `ratio`: rows of the largest label to those of the smallest. `entropy`:
+    share of the largest possible (1: all equal). `majority`: the accuracy of always giving the most frequent label."""
 
     largest: str
     smallest: str
@@ -100,7 +100,7 @@ class Balance:
 
 @dataclass(frozen=True)
 class Audit:
-    """What was found. `labels` counts the rows of each label in each part."""
+    """The result. `labels` counts the rows of each label in each part."""
 
     rows: Mapping[str, int]
     labels: Mapping[str, Mapping[str, int]]
@@ -109,7 +109,7 @@ class Audit:
     findings: tuple[Finding, ...]
     notes: tuple[str, ...] = ()
     unmeasured: str = ""
-    """Why there are no lengths."""
+    """Why lengths were not counted."""
 
     def of(self, *severities: Severity) -> list[Finding]:
         return [finding for finding in self.findings if finding.severity in severities]

@@ -1,4 +1,4 @@
-"""Signs in texts that a reader passes over and a model does not: control tokens, what prints nothing, what broke."""
+"""Invisible characters, control tokens and mojibake."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _CONTROL = re.compile(r"<\|[\w. -]{1,40}\|>|</?s>|<(?:bos|eos|pad|unk)>|\[/?INST\]|<(?:start|end)_of_turn>")
-"""Control tokens as widespread models spell them, where the model's own are not known."""
+"""Control tokens of common models, for when the model's own are not known."""
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u200b\u202a-\u202e\u2060-\u2069\ufeff\U000e0000-\U000e0019]"
 )
-"""Control characters but tab and line ends, and what prints nothing; not the joiners and tags that scripts, emojis and
-flags are made with."""
+"""Control characters except tab and line ends, and characters that print nothing, except the joiners and tags that
+scripts, emojis and flags are made with."""
 _BROKEN = re.compile("\ufffd|[\u00c2\u00c3][\u0080-\u00bf]|\u00e2\u20ac")
 """The replacement character, and UTF-8 that was read as Latin-1 or Windows-1252 (`Ã©`, `â€™`)."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of odd signs. `what` are texts that hold them; `mend` says what to do about them."""
+    """A kind of unusual characters. `what` describes texts that hold them; `hint` says what to do."""
 
     name: str
     pattern: re.Pattern[str]
@@ -28,39 +28,39 @@ class Kind:
     beyond_ascii: bool = False
 
     def search(self, text: str) -> str | None:
-        """The first of them in a text."""
+        """The first match in a text."""
         if self.beyond_ascii and text.isascii():
             return None
         hit = self.pattern.search(text)
         return hit[0] if hit else None
 
 
-def odd_kinds(control: Sequence[str] = ()) -> tuple[Kind, ...]:
-    """The kinds to look for. `control`: how the model's own control tokens are spelt."""
+def unusual_kinds(control: Sequence[str] = ()) -> tuple[Kind, ...]:
+    """The kinds to look for. `control` are the model's own control tokens."""
     own = "|".join(map(re.escape, sorted(control, key=len, reverse=True)))
     return (
         Kind(
             "control tokens",
             re.compile(own) if own else _CONTROL,
             "texts that spell a control token",
-            "Harmless: it is read as plain text. It may be a trace of where the rows come from.",
+            "Harmless: they are read as plain text. They may be left over from where the rows come from.",
         ),
         Kind(
             "invisible characters",
             _INVISIBLE,
             "texts with control or invisible characters",
-            "A reader does not see them, the model does: take them out.",
+            "People do not see them, but the model does: take them out.",
         ),
         Kind(
             "broken characters",
             _BROKEN,
-            "texts with characters that broke when a file was read in a wrong encoding",
+            "texts with mojibake: characters of a file that was read in a wrong encoding",
             "Export the rows again as UTF-8.",
             beyond_ascii=True,
         ),
     )
 
 
-def spelt(text: str) -> str:
-    """Signs that can be seen as they are, others by their code points."""
+def visible(text: str) -> str:
+    """Visible characters as they are, others by their code points."""
     return text if text.isprintable() and "\ufffd" not in text else " ".join(f"U+{ord(sign):04X}" for sign in text)
