@@ -18,7 +18,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-# What needs no framework and starts no process: an answer in under a minute.
+# What needs no framework and starts no process. How long it takes has not been measured on idle cores.
 test-fast: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow' $(addprefix --ignore tests/,contract convert backends docs)
 
