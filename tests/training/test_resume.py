@@ -242,10 +242,12 @@ def test_a_new_best_is_kept_with_the_weights_that_made_it(tmp_path: Path) -> Non
 
 # real processes
 
+STEPS = 60
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A working folder with a classifier to train for some 150 steps, dropout, validation and checkpoints included."""
+    """A working folder with a classifier to train for a few seconds, dropout, validation and checkpoints included."""
     make_tiny_llama(tmp_path / "model")
     labels = {"joy": "i feel happy today", "sadness": "i was sad", "anger": "now i am angry at the rain"}
     rows = [f"{text} {'my friend ' * (n % 5)}{n},{label}\n" for n in range(40) for label, text in labels.items()]
@@ -253,8 +255,8 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "small.yaml").write_text(
         "model: ./model\nmax_seq_length: 320\ndtype: float32\nlora_parameters: {rank: 4, dropout: 0.2}\n"
         "data: {train: rows.csv, val_size: 15, test_size: 15}\n"
-        "classifier: {arms: [qa], iters: 150, batch_size: 4, learning_rate: 1e-3, steps_per_eval: 20, save_every: 5, "
-        "steps_per_report: 1}\n",
+        f"classifier: {{arms: [qa], iters: {STEPS}, batch_size: 4, learning_rate: 1e-3, steps_per_eval: 20, "
+        "save_every: 5, steps_per_report: 1}\n",
         encoding="utf-8",
     )
     return tmp_path
@@ -313,7 +315,7 @@ def test_a_training_killed_at_any_moment_ends_with_the_same_bytes(folder: Path, 
     for name in names:
         assert (stage / name).read_bytes() == (whole / name).read_bytes(), name
     assert logged(stage) == logged(whole)
-    assert [line["step"] for line in logged(stage)] == list(range(1, 151))
+    assert [line["step"] for line in logged(stage)] == list(range(1, STEPS + 1))
     results = [json.loads((one / "done.json").read_text())["results"] for one in (stage, whole)]
     assert {k: v for k, v in results[0].items() if k != "seconds"} == {
         k: v for k, v in results[1].items() if k != "seconds"
@@ -362,5 +364,5 @@ def test_an_interrupt_keeps_the_step_and_other_inputs_are_refused(folder: Path) 
     _, err = again.communicate(timeout=120)
     assert again.returncode == 0, err
     assert f"Resuming from step {step}" in err
-    assert [line["step"] for line in logged(stage)] == list(range(1, 151))
+    assert [line["step"] for line in logged(stage)] == list(range(1, STEPS + 1))
     shutil.rmtree(folder / "runs")

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from tiny import make_tiny_llama
 
-from rir_mlx.augmentation.engines.base import GeneratedReasoning, LabelQuestion, ReasoningRequest
+from rir_mlx.augmentation.engines.base import LabelQuestion, ReasoningRequest
 from rir_mlx.augmentation.engines.cluster import (
     LOOPBACK,
     RayEngine,
@@ -33,12 +33,8 @@ for _module in ("ray", "pyarrow", "torch", "peft"):
 slow = pytest.mark.slow
 
 SAMPLING = Sampling(max_tokens=24, temperature=1.0, batch_size=2)
-ORDERS = [
-    ReasoningRequest(
-        f"row-{index}", "i feel happy today because my friend came home " * (index % 4 + 1), "joy", index * 7919
-    )
-    for index in range(200)
-]
+SHARD = 4 * SAMPLING.batch_size
+"""Requests of a shard; at most three shards a worker are taken ahead."""
 
 
 @dataclass(frozen=True)
@@ -92,15 +88,6 @@ def cluster(setup: WorkerSetup, tmp_path_factory: pytest.TempPathFactory) -> Ite
         engine.close()
 
 
-@pytest.fixture(scope="module")
-def alone(setup: WorkerSetup) -> dict[str, GeneratedReasoning]:
-    """What the engine in this process writes for the same orders."""
-    import torch
-
-    torch.set_num_threads(1)
-    return {written.key: written for written in setup.load().write(ORDERS, SAMPLING)}
-
-
 def _asked(question: Callable[[Any], Any]) -> list[Any]:
     """What each process of this one's cluster answers, and this one; those that end meanwhile do not."""
     import ray  # noqa: F401  (psutil comes with it)
@@ -127,56 +114,48 @@ def _killed_if_busy(process: Any) -> int:
     return 0
 
 
-@slow
-def test_two_workers_write_what_one_process_writes_through_an_interrupt(
-    cluster: Cluster, alone: dict[str, GeneratedReasoning]
-) -> None:
-    """Ctrl-C reaches every process of the terminal; the driver decides when to stop."""
-    results = cluster.engine.write(iter(ORDERS), SAMPLING)
-    written = [next(results)]
-    workers = _asked(lambda process: "_Writer" in process.cmdline()[0] and not process.send_signal(signal.SIGINT))
-    written += results
-    assert sum(workers) == 2
-    assert len(written) == len(ORDERS)
-    assert {one.key: one for one in written} == alone
-    assert len({one.text for one in written}) > 100
+class EndlessRequests:
+    """Requests without an end, until they are stopped; those that were taken."""
+
+    def __init__(self) -> None:
+        self.taken: list[ReasoningRequest] = []
+        self.stopped = False
+
+    def __iter__(self) -> Iterator[ReasoningRequest]:
+        for index in count():
+            if self.stopped:
+                return
+            text = "i feel happy today because my friend came home " * (index % 4 + 1)
+            self.taken.append(ReasoningRequest(f"row-{index}", text, "joy", index * 7919))
+            yield self.taken[-1]
 
 
 @slow
-def test_a_killed_worker_loses_and_repeats_no_order_and_leaves_stdout_clean(
-    cluster: Cluster, alone: dict[str, GeneratedReasoning], capfd: pytest.CaptureFixture[str]
+def test_two_workers_write_what_one_process_writes_through_an_interrupt_and_a_kill(
+    cluster: Cluster, setup: WorkerSetup, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    results = cluster.engine.write(iter(ORDERS), SAMPLING)
+    """Ctrl-C reaches every process of the terminal, and the driver decides when to stop; a worker that is killed loses
+    and repeats no request. Requests are taken a few ahead, those that were taken are finished, and stdout stays
+    clean."""
+    requests = EndlessRequests()
+    results = cluster.engine.write(iter(requests), SAMPLING)
     written = [next(results)]
+    interrupted = _asked(lambda process: "_Writer" in process.cmdline()[0] and not process.send_signal(signal.SIGINT))
+    assert sum(interrupted) == 2
     killed = next(filter(None, (pid for _ in range(2000) for pid in _asked(_killed_if_busy))))
+    while len(written) < 60:
+        written.append(next(results))
+    assert len(requests.taken) <= len(written) + 3 * 2 * SHARD
+    requests.stopped = True
     written += results
     printed = capfd.readouterr()
     assert printed.out == ""
     assert "A worker died or was killed" in printed.err
     assert killed not in _asked(lambda process: process.pid)
-    assert len(written) == len(ORDERS)
-    assert {one.key: one for one in written} == alone
-
-
-@slow
-def test_orders_are_taken_a_few_ahead_and_those_taken_are_finished(cluster: Cluster, setup: WorkerSetup) -> None:
-    taken: list[str] = []
-    stopped = False
-
-    def endless() -> Iterator[ReasoningRequest]:
-        for index in count():
-            if stopped:
-                return
-            taken.append(f"row-{index}")
-            yield ReasoningRequest(taken[-1], "i was sad", "anger", index)
-
-    fake = cluster.on(replace(setup, backend="fake", adapter=None))
-    written = []
-    for one in fake.write(endless(), SAMPLING):
-        written.append(one.key)
-        stopped = len(written) >= 30
-    assert sorted(written) == sorted(taken)
-    assert len(taken) < 30 + 2 * 4 * 2 * SAMPLING.batch_size * 2
+    assert len(written) == len(requests.taken)
+    alone = {result.key: result for result in setup.load().write(requests.taken, SAMPLING)}
+    assert {result.key: result for result in written} == alone
+    assert len({result.text for result in written}) > 40
 
 
 @slow
@@ -191,7 +170,7 @@ def test_a_model_that_cannot_be_loaded_is_named_as_on_one_machine_and_frees_the_
     with pytest.raises(ModelError) as here:
         broken.load()
     with pytest.raises(ModelError) as there:
-        list(cluster.on(broken).write(iter(ORDERS), SAMPLING))
+        list(cluster.on(broken).write(iter([ReasoningRequest("row", "i was sad", "anger", 0)]), SAMPLING))
     assert str(there.value) == str(here.value)
     assert there.value.exit_code == here.value.exit_code == 2
     for _ in range(100):
@@ -221,7 +200,7 @@ def test_no_process_of_the_cluster_counts_its_use(cluster: Cluster) -> None:
 def test_the_cluster_listens_on_the_loopback_alone(cluster: Cluster) -> None:
     """Ray turns `_node_ip_address="127.0.0.1"` into the machine's own address, and then listens on all of them."""
     connections = chain.from_iterable(_asked(lambda process: process.net_connections(kind="inet")))
-    listening = [one.laddr.ip.removeprefix("::ffff:") for one in connections if one.status == "LISTEN"]
+    listening = [found.laddr.ip.removeprefix("::ffff:") for found in connections if found.status == "LISTEN"]
     assert len(listening) > 3
     assert set(listening) == {LOOPBACK}
 
