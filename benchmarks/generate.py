@@ -46,8 +46,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.shapes import make_shape
-from benchmarks.train import INSTRUCTION, LABELS, SHAPES, watch_memory
+from benchmarks.shapes import make_shape, watch_memory
+from benchmarks.train.job import SHAPES
+from benchmarks.train.rows import INSTRUCTION, LABELS
 from rir_mlx.backends import open_backend
 from rir_mlx.backends.base import Request, Sampling, Tokens
 from rir_mlx.data.loading import load_labelled

@@ -24,7 +24,8 @@ import torch
 from peft.tuners.lora import LoraLayer
 
 from benchmarks.shapes import make_shape
-from benchmarks.train import OPTIMIZER, RATE, SPEC, make_rows
+from benchmarks.train.job import OPTIMIZER, RATE, SPEC
+from benchmarks.train.rows import make_rows
 from rir_mlx.backends import open_backend
 from rir_mlx.backends.torch.training import batch_loss
 from rir_mlx.models.hub import resolve_model

@@ -94,7 +94,7 @@ def test_the_head_in_parts_is_the_head_at_once(
     whole, parts = prepared(framework, tiny, fine_tune_type), prepared(framework, tiny, fine_tune_type)
     expected = [whole.loss(batches[0]), *(whole.train_step(batches, 1e-2).grad_norm for _ in range(2))]
     if framework.name == "torch":
-        monkeypatch.setattr("rir_mlx.backends.torch.lm_head._ROWS", {"cpu": 7, "cuda": 7})
+        monkeypatch.setattr("rir_mlx.backends.torch.layers.lm_head._ROWS", {"cpu": 7, "cuda": 7})
     else:
         monkeypatch.setattr("rir_mlx.backends.mlx.lm_head._ROWS", 7)
     found = [parts.loss(batches[0]), *(parts.train_step(batches, 1e-2).grad_norm for _ in range(2))]
@@ -177,7 +177,7 @@ def test_a_head_with_a_bias_is_learned_with_it(open_named) -> None:
     open_named("torch")
     import torch
 
-    from rir_mlx.backends.torch.lm_head import lm_head_loss
+    from rir_mlx.backends.torch.layers.lm_head import lm_head_loss
 
     torch.manual_seed(0)
     head = torch.nn.Linear(8, 30)
@@ -215,7 +215,7 @@ def test_attention_by_products_is_the_library_s(open_named, shared_heads: int, m
     open_named("torch")
     import torch
 
-    from rir_mlx.backends.torch.attention import _attention, sdpa_attention_forward
+    from rir_mlx.backends.torch.layers.attention import _attention, sdpa_attention_forward
 
     torch.manual_seed(0)
     rows, tokens, seen = 3, 5, 9
@@ -243,7 +243,7 @@ def test_lora_as_one_operation_is_peft_s(open_named, bias: bool) -> None:
     import torch
     from peft import LoraConfig, inject_adapter_in_model
 
-    from rir_mlx.backends.torch.lora import fuse_forward
+    from rir_mlx.backends.torch.layers.lora import fuse_forward
 
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(6, 5, bias=bias))

@@ -41,7 +41,7 @@ def _source_text() -> str:
         file for folder in _SOURCES for file in sorted((ROOT / folder).rglob("*")) if file.suffix in (".py", ".j2")
     ]
     files += [ROOT / "pyproject.toml", ROOT / "Makefile", *(ROOT / "recipes").glob("*.yaml")]
-    files += [*(ROOT / "benchmarks").glob("*.py")]
+    files += [*(ROOT / "benchmarks").rglob("*.py")]
     return "\n".join(file.read_text(encoding="utf-8") for file in files)
 
 

@@ -17,7 +17,7 @@ from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
 from rir_mlx.backends.base import Float32Array, SingleProcess, Tokens
-from rir_mlx.backends.torch.lm_head import transformed
+from rir_mlx.backends.torch.layers.lm_head import transformed
 from rir_mlx.backends.torch.process_group import TorchProcessGroup
 from rir_mlx.models.families import FULL, SLIDING, Attention, LogitTransform
 
@@ -131,8 +131,8 @@ class TorchForward:
 
     def causal(self, before: int, width: int) -> torch.Tensor:
         """[1, 1, width, before + width]: each token sees what is before it and itself."""
-        ones = torch.ones(width, before + width, dtype=torch.bool, device=self.device)
-        return ones.tril(diagonal=before)[None, None]
+        all_pairs = torch.ones(width, before + width, dtype=torch.bool, device=self.device)
+        return all_pairs.tril(diagonal=before)[None, None]
 
     def tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.as_tensor(array, device=self.device)

@@ -36,10 +36,10 @@ from rir_mlx.backends.base import (
     initial_lora_a,
 )
 from rir_mlx.backends.load_check import Checked, PassedChecks, check_forward
-from rir_mlx.backends.torch.attention import register as products_attention
 from rir_mlx.backends.torch.forward import TorchForward, kept_prefix
 from rir_mlx.backends.torch.generation import generate
-from rir_mlx.backends.torch.lora import fuse_forward, merge
+from rir_mlx.backends.torch.layers.attention import register as products_attention
+from rir_mlx.backends.torch.layers.lora import fuse_forward, merge
 from rir_mlx.backends.torch.process_group import TorchProcessGroup, join_process_group
 from rir_mlx.backends.torch.scoring import score
 from rir_mlx.backends.torch.training import Training, batch_loss, out_of_memory

@@ -23,7 +23,7 @@ from rir_mlx.backends.base import (
     learned_positions,
 )
 from rir_mlx.backends.torch.forward import TorchForward
-from rir_mlx.backends.torch.lm_head import lm_head_loss
+from rir_mlx.backends.torch.layers.lm_head import lm_head_loss
 from rir_mlx.backends.torch.process_group import TorchProcessGroup
 from rir_mlx.errors import ModelError, OutOfMemory
 

@@ -122,14 +122,17 @@ class _Handler(BaseHTTPRequestHandler):
         name, repository = found[1], self.hub.repositories[found[1]]
         match found[2]:
             case None | "revision":
-                siblings = [{"rfilename": one} for one in repository.files]
+                siblings = [{"rfilename": file} for file in repository.files]
                 about = {"id": name, "private": repository.private, "sha": repository.sha, "siblings": siblings}
                 return self._answer(200, about)
             case "tree":
                 files = repository.files.items()
                 return self._answer(
                     200,
-                    [{"type": "file", "path": one, "size": len(data), "oid": _oid(one, data)} for one, data in files],
+                    [
+                        {"type": "file", "path": file, "size": len(data), "oid": _oid(file, data)}
+                        for file, data in files
+                    ],
                 )
             case "preupload":
                 return self._preupload(repository, json.loads(body))
@@ -146,21 +149,21 @@ class _Handler(BaseHTTPRequestHandler):
     def _preupload(self, repository: Repository, wanted: dict[str, Any]) -> None:
         files = [
             {
-                "path": one["path"],
-                "uploadMode": "lfs" if one["path"].endswith(_LARGE) else "regular",
+                "path": file["path"],
+                "uploadMode": "lfs" if file["path"].endswith(_LARGE) else "regular",
                 "shouldIgnore": False,
-                "oid": _oid(one["path"], repository.files[one["path"]]) if one["path"] in repository.files else None,
+                "oid": _oid(file["path"], repository.files[file["path"]]) if file["path"] in repository.files else None,
             }
-            for one in wanted["files"]
+            for file in wanted["files"]
         ]
         self._answer(200, {"files": files})
 
     def _batch(self, name: str, wanted: dict[str, Any]) -> None:
         objects = []
-        for one in wanted["objects"]:
-            given = {"oid": one["oid"], "size": one["size"]}
-            if one["oid"] not in self.hub.objects:
-                given["actions"] = {"upload": {"href": f"{self.hub.url}/lfs/{one['oid']}"}}
+        for large in wanted["objects"]:
+            given = {"oid": large["oid"], "size": large["size"]}
+            if large["oid"] not in self.hub.objects:
+                given["actions"] = {"upload": {"href": f"{self.hub.url}/lfs/{large['oid']}"}}
             objects.append(given)
         self._answer(200, {"transfer": "basic", "objects": objects})
 

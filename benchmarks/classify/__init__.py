@@ -1,0 +1,1 @@
+"""Classification, measured: `python -m benchmarks.classify`."""

@@ -1,0 +1,1 @@
+"""LoRA training, measured: `python -m benchmarks.train`."""
