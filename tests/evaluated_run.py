@@ -27,7 +27,7 @@ def make_evaluated_run(folder: Path, model: Path) -> None:
     texts = [(f"{WORDS[label]} {number}", label) for number in range(30) for label in LABELS]
     write_csv(folder / "rows.csv", texts)
     triples = [{"question": f"how is {t}?", "answer": label, "reasoning": f"because {t}"} for t, label in texts]
-    (folder / "triples.jsonl").write_text("".join(json.dumps(one) + "\n" for one in triples), encoding="utf-8")
+    (folder / "triples.jsonl").write_text("".join(json.dumps(triple) + "\n" for triple in triples), encoding="utf-8")
     (folder / "small.yaml").write_text(SHARED.format(tiny=model), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

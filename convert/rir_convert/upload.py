@@ -183,7 +183,7 @@ def _upload(api: HfApi, folder: Path, found: ModelInfo, say: Callable[[str], Non
     """
     names = list(publishable(folder))
     # Weights cut otherwise before would lie beside the new ones, and some loaders would read the old.
-    there = [one.rfilename for one in found.siblings or ()]
+    there = [file.rfilename for file in found.siblings or ()]
     weighty = any(_WEIGHTS.fullmatch(name) for name in names)
     stale = [name for name in there if weighty and _WEIGHTS.fullmatch(name) and name not in names]
     if stale:
@@ -202,17 +202,17 @@ def _explained(error: BaseException, repo: str) -> UserError | Failure:
     """What went wrong, in words. The library wraps errors of its threads, so causes are searched too."""
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-    one: BaseException | None = error
-    while one is not None:
-        if isinstance(one, UserError):
-            return one
-        if isinstance(one, OfflineModeIsEnabled):
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, UserError):
+            return cause
+        if isinstance(cause, OfflineModeIsEnabled):
             return UserError("Nothing is uploaded offline.", hint="Leave out --offline and HF_HUB_OFFLINE.")
-        if isinstance(one, HfHubHTTPError):
-            return _refused(one, repo)
-        if isinstance(one, _unreachable()):
-            return NoServer(f"The hub cannot be reached: {one}", hint=f"Look at the network. {_AGAIN}")
-        one = one.__cause__
+        if isinstance(cause, HfHubHTTPError):
+            return _refused(cause, repo)
+        if isinstance(cause, _unreachable()):
+            return NoServer(f"The hub cannot be reached: {cause}", hint=f"Look at the network. {_AGAIN}")
+        cause = cause.__cause__
     return Failure(f"The upload to {repo} broke off: {error}", hint=_AGAIN)
 
 

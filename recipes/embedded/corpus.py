@@ -109,19 +109,19 @@ class Reader:
     def felt(self, family: str) -> str:
         """A clause that names a feeling of the family, in the ways of a diary."""
         words = lexicon.feelings(family)
-        one, two = self.pick(words), self.pick(words)
+        first, two = self.pick(words), self.pick(words)
         adverb = self.pick(("", "", "", self.pick(lexicon.ADVERBS) + " "))
         who, noun = self.writer.person(), self.pick(NOUNS_OF[family])
         forms = (
-            f"i feel {adverb}{one}", f"i feel {one} and {two}", f"im feeling {adverb}{one} and {two}",
-            f"i feel so {one} that {self.clause()}", f"i was feeling {one} because {self.clause()}",
-            f"{self.clause()} and i feel {adverb}{one}", f"i feel {one} about {self.noun_phrase()}",
-            f"i started to feel {adverb}{one} when {self.clause()}",
-            f"ive been feeling {one} {self.pick(lexicon.times())}",
-            f"i feel like {self.noun_phrase()} is {one}", f"i just feel {one}",
-            f"i was {adverb}{one} and full of {noun}",
-            f"{who} makes me feel {one}", f"i can feel the {noun}", f"i am left feeling {one}", f"i felt {adverb}{one}",
-            f"i feel a bit {one} or even {two}", f"i dont know why i feel {adverb}{one}", f"i feel {one} for {who}",
+            f"i feel {adverb}{first}", f"i feel {first} and {two}", f"im feeling {adverb}{first} and {two}",
+            f"i feel so {first} that {self.clause()}", f"i was feeling {first} because {self.clause()}",
+            f"{self.clause()} and i feel {adverb}{first}", f"i feel {first} about {self.noun_phrase()}",
+            f"i started to feel {adverb}{first} when {self.clause()}",
+            f"ive been feeling {first} {self.pick(lexicon.times())}",
+            f"i feel like {self.noun_phrase()} is {first}", f"i just feel {first}",
+            f"i was {adverb}{first} and full of {noun}",
+            f"{who} makes me feel {first}", f"i can feel the {noun}", f"i am left feeling {first}", f"i felt {adverb}{first}",
+            f"i feel a bit {first} or even {two}", f"i dont know why i feel {adverb}{first}", f"i feel {first} for {who}",
         )  # fmt: skip
         return self.pick(forms)
 
@@ -142,20 +142,20 @@ class Reader:
         """What a word for a feeling means."""
         family, other = self.rng.sample(tuple(NOUNS_OF), 2)
         words = lexicon.feelings(family)
-        one, two, three = self.pick(words), self.pick(words), self.pick(words)
+        first, two, three = self.pick(words), self.pick(words), self.pick(words)
         noun, sign = self.pick(NOUNS_OF[family]), self.pick(SIGNS_OF[family])
         against = self.pick(lexicon.feelings(other))
         forms = [
-            f"who is {one} feels {noun}", f"being {one} is a sign of {sign}", f"{one}, {two} and {three}: all {noun}",
-            f"to be {one} is close to being {two}, not to being {against}", f"{one} is a word for {noun}",
-            f"somebody who says {one} or {two} tells of {sign}", f"{noun} is {sign}", f"{family} brings {sign}",
-            f"the word {one} is a sign of {sign}", f"{family} is another word for {noun}",
+            f"who is {first} feels {noun}", f"being {first} is a sign of {sign}", f"{first}, {two} and {three}: all {noun}",
+            f"to be {first} is close to being {two}, not to being {against}", f"{first} is a word for {noun}",
+            f"somebody who says {first} or {two} tells of {sign}", f"{noun} is {sign}", f"{family} brings {sign}",
+            f"the word {first} is a sign of {sign}", f"{family} is another word for {noun}",
         ]  # fmt: skip
         if family in LABELS:
             behaviour = self.pick(BEHAVIOUR[family]).format(**self.writer.slots())
             event, why = (part.format(**self.writer.slots()) for part in self.rng.choice(EVENTS[family]))
-            forms += [f"people {behaviour} when they are {one}", f"when {event}, people are {one} and {two}"]
-            forms += [f"who says i {behaviour} is {one}", f"{why}, so people feel {one}"]
+            forms += [f"people {behaviour} when they are {first}", f"when {event}, people are {first} and {two}"]
+            forms += [f"who says i {behaviour} is {first}", f"{why}, so people feel {first}"]
         return self.pick(tuple(forms))
 
     def thesaurus(self) -> Document:

@@ -290,7 +290,7 @@ def verb_forms(verb: str) -> tuple[str, str, str]:
 def all_words() -> tuple[str, ...]:
     """Every word with its forms, each once, in a fixed order."""
     lists = (FUNCTION, IRREGULAR, PEOPLE, NAMES, THINGS, PLACES, BODY, FOOD, ANIMALS, NOUNS, ADVERBS, ADJECTIVES)
-    found = [word for one in lists for word in one]
+    found = [word for words in lists for word in words]
     found += [word + "s" for word in (*PEOPLE, *THINGS, *PLACES, *ANIMALS)]
     found += [form for verb in VERBS for form in (verb, *verb_forms(verb))]
     found += [word for name in FEELINGS for word in feelings(name)]

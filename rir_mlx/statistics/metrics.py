@@ -218,16 +218,16 @@ def _columns(truth: IndexArray, probabilities: FloatArray) -> Any:
     from scipy.sparse import csr_array, vstack
 
     seeds, rows, labels = probabilities.shape
-    places, ones = np.arange(rows), np.ones(rows)
+    places, unweighted = np.arange(rows), np.ones(rows)
     predicted = probabilities.argmax(-1)
     top = probabilities.max(-1)
 
     def sorted_into(group: IndexArray, values: FloatArray, groups: int) -> Any:
         return csr_array((values, (group, places)), shape=(groups, rows))
 
-    blocks = [sorted_into(truth, ones, labels)]
+    blocks = [sorted_into(truth, unweighted, labels)]
     blocks += [sorted_into(truth, (labels_of_seed == truth).astype(np.float64), labels) for labels_of_seed in predicted]
-    blocks += [sorted_into(labels_of_seed, ones, labels) for labels_of_seed in predicted]
+    blocks += [sorted_into(labels_of_seed, unweighted, labels) for labels_of_seed in predicted]
     for seed in range(seeds):
         gaps = (predicted[seed] == truth) - top[seed]
         blocks.append(sorted_into(_bins(top[seed], BINS), gaps, BINS))

@@ -77,4 +77,4 @@ def run(
 
 
 def kept(outcomes: list[AugmentedRow]) -> list[str | None]:
-    return [one.kept["reasoning"] if one.kept else None for one in outcomes]
+    return [outcome.kept["reasoning"] if outcome.kept else None for outcome in outcomes]

@@ -47,21 +47,21 @@ def test_of_several_the_one_is_kept_under_which_the_label_is_likeliest(codec: Co
     from rir_mlx.models.hub import resolve_model
 
     outcomes, journal = choosing(codec, tmp_path)
-    written = [one for one in read_results(journal) if "reasoning" in one]
+    written = [entry for entry in read_results(journal) if "reasoning" in entry]
     assert len(written) == 4 * len(ROWS)
     model = FakeBackend().load(resolve_model("builtin:tiny-llama").folder)
     scorer = Classifier(
         model, codec, ClassificationTask(dict.fromkeys(LABELS, ""), QUESTION.instruction, 400, 64), "qra"
     )
-    for one in outcomes:
-        assert one.kept
-        choice = one.kept["choice"]
-        masked = one.kept["reasoning"].replace(one.row.label, "___")
-        [prediction] = scorer.predictions(scorer.given([one.row.text], [masked]), "reasoned")
-        assert choice["chance"] == pytest.approx(prediction.probabilities[one.row.label], abs=1e-9)
-        assert choice["of"] + len(one.rejected) == 4
+    for outcome in outcomes:
+        assert outcome.kept
+        choice = outcome.kept["choice"]
+        masked = outcome.kept["reasoning"].replace(outcome.row.label, "___")
+        [prediction] = scorer.predictions(scorer.given([outcome.row.text], [masked]), "reasoned")
+        assert choice["chance"] == pytest.approx(prediction.probabilities[outcome.row.label], abs=1e-9)
+        assert choice["of"] + len(outcome.rejected) == 4
         assert choice["margin"] >= 0
-    assert len({one.kept["provenance"]["k"] for one in outcomes if one.kept}) > 1
+    assert len({outcome.kept["provenance"]["k"] for outcome in outcomes if outcome.kept}) > 1
 
 
 def test_a_choice_is_made_once(codec: Codec, tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def test_how_it_ended_and_control_tokens_count(judge: ReasoningFilters) -> None:
 
 @pytest.mark.parametrize("name", DEFAULT_FILTERS)
 def test_a_filter_that_is_left_out_rejects_nothing(codec: Codec, name: str) -> None:
-    judge = ReasoningFilters(codec, LABELS, INSTRUCTION, [one for one in DEFAULT_FILTERS if one != name])
+    judge = ReasoningFilters(codec, LABELS, INSTRUCTION, [other for other in DEFAULT_FILTERS if other != name])
     mine = [reasoning for reason, reasoning in REJECTED if reason == name]
     assert len(mine) >= 3
     assert name not in {judge(TEXT, "joy", reasoning) for reasoning in mine}

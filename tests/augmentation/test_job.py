@@ -17,7 +17,7 @@ from rir_mlx.storage.journal import read_results
 
 def test_outcomes_are_in_the_order_of_the_rows(codec: Codec, tmp_path: Path) -> None:
     outcomes = run(codec, ROWS, tmp_path / "journal", Writer())
-    assert [one.row for one in outcomes] == ROWS
+    assert [outcome.row for outcome in outcomes] == ROWS
     assert kept(outcomes) == [f"It has to do with {row.text[::-1]}, plainly." for row in ROWS]
 
 
@@ -37,7 +37,7 @@ def test_a_job_killed_in_the_middle_writes_every_row_once(codec: Codec, tmp_path
         run(codec, ROWS, tmp_path / "journal", dying)
     outcomes = run(codec, ROWS, tmp_path / "journal", after)
     assert len(after.asked) == len(ROWS) - dies_after
-    assert {one.key for one in after.asked}.isdisjoint(one.key for one in dying.asked)
+    assert {order.key for order in after.asked}.isdisjoint(order.key for order in dying.asked)
     assert outcomes == run(codec, ROWS, tmp_path / "other journal", Writer())
     keys = [result["key"] for result in read_results(tmp_path / "journal")]
     assert len(keys) == len(set(keys)) == len(ROWS)
@@ -58,7 +58,7 @@ def test_rows_that_are_alike_are_written_once(codec: Codec, tmp_path: Path) -> N
     outcomes = run(codec, rows, tmp_path / "journal", engine)
     assert len(engine.asked) == 3
     assert outcomes[0].kept == outcomes[2].kept
-    assert [one.kept["label"] for one in outcomes if one.kept] == ["joy", "joy", "joy", "sadness"]
+    assert [outcome.kept["label"] for outcome in outcomes if outcome.kept] == ["joy", "joy", "joy", "sadness"]
 
 
 CHANGES: list[tuple[dict[str, Any], dict[str, str]]] = [
@@ -126,12 +126,12 @@ def test_every_row_says_where_its_reasoning_comes_from(codec: Codec, tmp_path: P
     engine = Writer()
     outcomes = run(codec, ROWS, tmp_path / "journal", engine, identity=IDENTITY | {"server": "http://here"})
     seeds = {order.text: order.seed for order in engine.asked}
-    for one in outcomes:
-        assert one.kept
-        assert one.kept["provenance"] == {
+    for outcome in outcomes:
+        assert outcome.kept
+        assert outcome.kept["provenance"] == {
             **IDENTITY,
             "prompt": "prompt",
-            "seed": seeds[one.row.text],
+            "seed": seeds[outcome.row.text],
             "k": 0,
             "attempt": 0,
             "sampling": {

@@ -42,7 +42,7 @@ def test_a_long_text_leaves_room_for_its_reasoning(codec: Codec) -> None:
         ReasoningRequest("a", "happy because my friend came home " * 40, "joy", 1),
         ReasoningRequest("b", "short", "joy", 2),
     ]
-    assert [one.key for one in engine.write(orders, Sampling(max_tokens=50))] == ["a", "b"]
+    assert [result.key for result in engine.write(orders, Sampling(max_tokens=50))] == ["a", "b"]
     assert seen[0] == 170
     assert seen[1] < 170
 

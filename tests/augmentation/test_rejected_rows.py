@@ -43,8 +43,11 @@ def test_a_rejected_row_is_written_again_with_a_new_seed_and_warmer(codec: Codec
     again = [order for order in engine.asked if order.text.startswith("two")]
     assert len({order.seed for order in again}) == len({order.key for order in again}) == 3
     assert [sampling.temperature for sampling in engine.sampled] == [0.0, 0.7, 0.7]
-    assert all(one.kept for one in outcomes)
-    assert [(one.rejected, one.attempt) for one in outcomes[1].rejected] == [("empty", 0), ("empty", 1)]
+    assert all(outcome.kept for outcome in outcomes)
+    assert [(rejection.rejected, rejection.attempt) for rejection in outcomes[1].rejected] == [
+        ("empty", 0),
+        ("empty", 1),
+    ]
     assert outcomes[1].kept
     assert outcomes[1].kept["provenance"]["attempt"] == 2
     assert outcomes[1].kept["provenance"]["sampling"]["temperature"] == 0.7
@@ -55,7 +58,7 @@ def test_it_is_given_up_at_the_limit(codec: Codec, tmp_path: Path) -> None:
     outcomes = run(codec, ROWS, tmp_path / "journal", engine, replace(JOB, retries=2))
     assert len(engine.asked) == len(ROWS) + 2
     assert outcomes[1].kept is None
-    assert [one.attempt for one in outcomes[1].rejected] == [0, 1, 2]
+    assert [rejection.attempt for rejection in outcomes[1].rejected] == [0, 1, 2]
 
 
 def test_killed_while_rejected_rows_are_written_again_it_continues(codec: Codec, tmp_path: Path) -> None:
@@ -77,7 +80,7 @@ def test_other_filters_judge_what_is_there_and_write_only_what_they_reject(codec
     engine = Writer()
     outcomes = run(codec, ROWS, tmp_path / "journal", engine, replace(JOB, retries=1))
     assert [order.text for order in engine.asked] == ["one"]
-    assert [one.rejected for one in outcomes[0].rejected] == ["restating"]
+    assert [rejection.rejected for rejection in outcomes[0].rejected] == ["restating"]
     none = Writer()
     assert kept(run(codec, ROWS, tmp_path / "journal", none, filters=()))[0] == "The label is joy."
     assert none.asked == []
@@ -104,7 +107,7 @@ def test_what_an_engine_refuses_is_rejected_and_the_rest_goes_on(codec: Codec, t
                 yield GeneratedReasoning(written.key, "", 0, "stop", refused="not that one") if bad else written
 
     outcomes = run(codec, ROWS, tmp_path / "journal", Picky(), replace(JOB, retries=1))
-    assert [one.rejected for one in outcomes[0].rejected] == ["refused", "refused"]
+    assert [rejection.rejected for rejection in outcomes[0].rejected] == ["refused", "refused"]
     assert all(outcome.kept for outcome in outcomes[1:])
     again = Picky()
     assert run(codec, ROWS, tmp_path / "journal", again, replace(JOB, retries=1), filters=()) is not None
@@ -141,7 +144,7 @@ def test_own_reasonings_are_judged_and_never_written(codec: Codec, tmp_path: Pat
     assert outcomes[0].kept["reasoning"] == "Their friend came home."
     assert outcomes[0].kept["provenance"]["engine"] == "given"
     assert outcomes[1].kept is None
-    assert [one.rejected for one in outcomes[1].rejected] == ["repeating"]
+    assert [rejection.rejected for rejection in outcomes[1].rejected] == ["repeating"]
 
 
 class Refusing(Writer):

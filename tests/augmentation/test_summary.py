@@ -24,14 +24,14 @@ def test_a_tally_counts_rows_reasons_and_labels() -> None:
         return AugmentedRow(Row("t", label), None if attempt is None else record, lost)
 
     summary = AugmentationSummary()
-    for one in (
+    for row in (
         outcome("joy", tokens=10),
         outcome("joy", "empty", attempt=1, tokens=20, margin=0.5),
         outcome("joy", "cut off", "empty", attempt=None),
         outcome("anger", "empty", attempt=None),
         outcome("joy", tokens=30, margin=0.0),
     ):
-        summary.add(one)
+        summary.add(row)
     values = summary.values()
     assert values["rows"] == 5
     assert values["kept"] == 3

@@ -63,7 +63,7 @@ def test_paths_lead_through_every_node_and_none_is_the_start_of_another(seed: in
     assert [[text[: end + 1] for end in range(len(text))] for text in texts] == [
         [text_of(tree, node) for node in path] for path in paths
     ]
-    assert not [one for one in texts for other in texts if one != other and other[: len(one)] == one]
+    assert not [text for text in texts for other in texts if text != other and other[: len(text)] == text]
     assert [len(path) for path in paths] == sorted(len(path) for path in paths)
 
 

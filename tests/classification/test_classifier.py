@@ -51,7 +51,7 @@ def made(framework: Backend, tiny: Path, codec: Codec) -> Make:
 
 
 def chances(predictions: Sequence[Prediction]) -> np.ndarray:
-    return np.array([list(one.probabilities.values()) for one in predictions])
+    return np.array([list(prediction.probabilities.values()) for prediction in predictions])
 
 
 class Scripted(FakeModel):
@@ -88,11 +88,11 @@ def scripted(codec: Codec, tokens: Sequence[int], arm: Arm = "qra") -> Classifie
 
 @pytest.mark.parametrize("arm", ["qa", "qar", "multitask", "qra"])
 def test_probabilities_sum_to_one_and_the_mass_is_that_of_the_labels(made: Make, codec: Codec, arm: Arm) -> None:
-    for one in made(arm).predict(TEXTS, PredictOptions("never")):
-        assert sum(one.probabilities.values()) == pytest.approx(1, abs=1e-12)
-        assert 0 < one.mass < 1
-        assert one.label == max(one.probabilities, key=one.probabilities.__getitem__)
-        assert list(one.probabilities) == list(LABELS)
+    for prediction in made(arm).predict(TEXTS, PredictOptions("never")):
+        assert sum(prediction.probabilities.values()) == pytest.approx(1, abs=1e-12)
+        assert 0 < prediction.mass < 1
+        assert prediction.label == max(prediction.probabilities, key=prediction.probabilities.__getitem__)
+        assert list(prediction.probabilities) == list(LABELS)
 
 
 def naive(model: Model, prompt: Tokens, option: Tokens) -> float:
@@ -109,23 +109,23 @@ def test_never_scores_the_labels_after_an_empty_reasoning(made: Make, codec: Cod
     direct, empty = classifier.direct(TEXTS), classifier.given(TEXTS, [""] * len(TEXTS))
     assert np.abs(direct.scores - empty.scores).max() < 1e-4
     never = classifier.predict(TEXTS, PredictOptions("never"))
-    assert all(one.reasoning is None and one.tokens == 0 for one in never)
-    for row, (text, one) in enumerate(zip(TEXTS[:2], never, strict=False)):
+    assert all(prediction.reasoning is None and prediction.tokens == 0 for prediction in never)
+    for row, (text, prediction) in enumerate(zip(TEXTS[:2], never, strict=False)):
         encoded = codec.encode(classifier_prompt(text, TASK.labels, TASK.instruction, "reasoning, label"), 280)
         prompt = (*encoded.prefix, *encoded.row, *codec.constant(DELIMITER))
         scores = np.array([naive(classifier.model, prompt, label_tokens(codec, label)) for label in LABELS])
         assert np.abs(direct.scores[row] - scores).max() < 1e-4
-        assert one.mass == pytest.approx(np.exp(scores).sum(), rel=1e-3)
-        assert chances([one])[0] == pytest.approx(np.exp(scores) / np.exp(scores).sum(), abs=1e-4)
+        assert prediction.mass == pytest.approx(np.exp(scores).sum(), rel=1e-3)
+        assert chances([prediction])[0] == pytest.approx(np.exp(scores) / np.exp(scores).sum(), abs=1e-4)
 
 
 @pytest.mark.parametrize("arm", ["qar", "multitask"])
 def test_an_explanation_written_or_not_changes_no_probability(made: Make, arm: Arm) -> None:
     classifier = made(arm)
     with_, without = classifier.predict(TEXTS), classifier.predict(TEXTS, PredictOptions("never"))
-    assert [replace(one, reasoning=None) for one in with_] == without
-    assert all(one.reasoning is None and one.tokens == 0 for one in without)
-    assert all(isinstance(one.reasoning, str) and 0 < one.tokens <= 12 for one in with_)
+    assert [replace(prediction, reasoning=None) for prediction in with_] == without
+    assert all(prediction.reasoning is None and prediction.tokens == 0 for prediction in without)
+    assert all(isinstance(prediction.reasoning, str) and 0 < prediction.tokens <= 12 for prediction in with_)
     assert classifier.predict(TEXTS, PredictOptions("auto")) == without
 
 
@@ -135,7 +135,7 @@ def test_label_only_writes_nothing_however_it_is_asked(made: Make) -> None:
         classifier.predict(TEXTS, how) for how in (PredictOptions(), PredictOptions("never"), PredictOptions("auto", 3))
     ]
     assert found[0] == found[1] == found[2]
-    assert {one.reasoning for one in found[0]} == {None}
+    assert {prediction.reasoning for prediction in found[0]} == {None}
 
 
 def test_both_frameworks_read_alike_in_every_way(
@@ -150,9 +150,9 @@ def test_both_frameworks_read_alike_in_every_way(
             pairs += [(first.reasoned(TEXTS), second.reasoned(TEXTS))]
             pairs += [(first.given(TEXTS, TEXTS[::-1]), second.given(TEXTS, TEXTS[::-1]))]
             pairs += zip(first.sampled(TEXTS, SAMPLED), second.sampled(TEXTS, SAMPLED), strict=True)
-        for one, other in pairs:
-            assert np.abs(one.scores - other.scores).max() < 1e-4
-            assert (one.reasonings, one.tokens) == (other.reasonings, other.tokens)
+        for ours, other in pairs:
+            assert np.abs(ours.scores - other.scores).max() < 1e-4
+            assert (ours.reasonings, ours.tokens) == (other.reasonings, other.tokens)
         if arm in ("qar", "multitask"):
             labels = [LABELS[0]] * len(TEXTS)
             assert first.explanations(TEXTS, labels) == second.explanations(TEXTS, labels)
@@ -165,14 +165,14 @@ def test_auto_reasons_about_the_doubtful_texts_and_answers_each_as_it_would_othe
     temperatures: Any = {"direct": 0.5, "reasoned": 2.0, "sampled": 1.0}
     plain = made("qra", Calibration(temperatures))
     never, always = plain.predict(TEXTS, PredictOptions("never")), plain.predict(TEXTS)
-    threshold = sorted(one.probability for one in never)[2]
+    threshold = sorted(prediction.probability for prediction in never)[2]
     auto = made("qra", Calibration(temperatures, reason_below=threshold)).predict(TEXTS, PredictOptions("auto"))
-    doubtful = [one.probability < threshold for one in never]
+    doubtful = [prediction.probability < threshold for prediction in never]
     assert sum(doubtful) == 2
-    for one, doubted, without, with_ in zip(auto, doubtful, never, always, strict=True):
+    for prediction, doubted, without, with_ in zip(auto, doubtful, never, always, strict=True):
         wanted = with_ if doubted else without
-        assert (one.reasoning, one.label) == (wanted.reasoning, wanted.label)
-        assert chances([one]) == pytest.approx(chances([wanted]), abs=1e-4)
+        assert (prediction.reasoning, prediction.label) == (wanted.reasoning, wanted.label)
+        assert chances([prediction]) == pytest.approx(chances([wanted]), abs=1e-4)
 
 
 @pytest.mark.parametrize(("below", "share"), [(0.0, 0), (2.0, 5)])
@@ -180,7 +180,7 @@ def test_auto_knows_never_and_always(tiny: Path, codec: Codec, below: float, sha
     found = Classifier(Scripted([5]), codec, TASK, "qra", Calibration(reason_below=below)).predict(
         TEXTS, PredictOptions("auto")
     )
-    assert sum(one.reasoning is not None for one in found) == share
+    assert sum(prediction.reasoning is not None for prediction in found) == share
 
 
 def test_auto_without_a_measured_threshold_says_what_to_do(codec: Codec) -> None:
@@ -195,8 +195,8 @@ def test_calibration_changes_how_sure_an_answer_is_and_never_the_answer(codec: C
         Classifier(Scripted(), codec, TASK, "qa", calibration).predict(TEXTS)
         for calibration in (None, Calibration(sharp))
     )
-    assert [one.label for one in before] == [one.label for one in after]
-    assert [one.mass for one in before] == [one.mass for one in after]
+    assert [prediction.label for prediction in before] == [prediction.label for prediction in after]
+    assert [prediction.mass for prediction in before] == [prediction.mass for prediction in after]
     squared = chances(before) ** 2
     assert chances(after) == pytest.approx(squared / squared.sum(1, keepdims=True))
 
@@ -209,14 +209,16 @@ def test_samples_are_averaged_as_by_hand(made: Make) -> None:
     chains = classifier.sampled(TEXTS, SAMPLED)
     assert len({chain.reasonings[0] for chain in chains}) > 1
     each = [np.exp(chain.scores) for chain in chains]
-    wanted = np.mean([one / one.sum(1, keepdims=True) for one in each], axis=0)
+    wanted = np.mean([row_scores / row_scores.sum(1, keepdims=True) for row_scores in each], axis=0)
     found = classifier.predict(TEXTS, SAMPLED)
     assert chances(found) == pytest.approx(wanted, abs=1e-9)
-    assert [one.mass for one in found] == pytest.approx(np.mean([one.sum(1) for one in each], axis=0))
-    assert [one.tokens for one in found] == np.sum([chain.tokens for chain in chains], axis=0).tolist()
-    for row, one in enumerate(found):
-        agreeing = [chain for chain in chains if chain.scores[row].argmax() == LABELS.index(one.label)]
-        assert one.reasoning == (agreeing or chains)[0].reasonings[row]
+    assert [row_scores.mass for row_scores in found] == pytest.approx(
+        np.mean([row_scores.sum(1) for row_scores in each], axis=0)
+    )
+    assert [prediction.tokens for prediction in found] == np.sum([chain.tokens for chain in chains], axis=0).tolist()
+    for row, prediction in enumerate(found):
+        agreeing = [chain for chain in chains if chain.scores[row].argmax() == LABELS.index(prediction.label)]
+        assert prediction.reasoning == (agreeing or chains)[0].reasonings[row]
 
 
 def test_draws_are_decided_by_the_text_and_the_number_of_the_chain(made: Make) -> None:
@@ -224,18 +226,19 @@ def test_draws_are_decided_by_the_text_and_the_number_of_the_chain(made: Make) -
     together, later = classifier.sampled(TEXTS, SAMPLED), classifier.sampled(TEXTS, SAMPLED, after=1)
     alone = [classifier.sampled([text], replace(SAMPLED, batch_size=1)) for text in TEXTS[:2]]
     for chain in range(3):
-        assert [one[chain].reasonings[0] for one in alone] == together[chain].reasonings[:2]
-        scores = np.concatenate([one[chain].scores for one in alone])
+        assert [sampled[chain].reasonings[0] for sampled in alone] == together[chain].reasonings[:2]
+        scores = np.concatenate([sampled[chain].scores for sampled in alone])
         assert np.abs(scores - together[chain].scores[:2]).max() < 1e-4
-    for one, other in zip(together[1:], later, strict=True):
-        assert one.reasonings == other.reasonings
-        assert np.abs(one.scores - other.scores).max() < 1e-4
+    for drawn, other in zip(together[1:], later, strict=True):
+        assert drawn.reasonings == other.reasonings
+        assert np.abs(drawn.scores - other.scores).max() < 1e-4
 
 
 def test_a_mean_of_readings_keeps_the_first_reasoning_that_agrees() -> None:
     scores = [np.log(np.array([[0.6, 0.2], [0.1, 0.3]])), np.log(np.array([[0.1, 0.4], [0.3, 0.1]]))]
     chains = [
-        LabelScores(one, [f"{name}0", f"{name}1"], [2, 3], [0, 1]) for one, name in zip(scores, ("a", "b"), strict=True)
+        LabelScores(chain_scores, [f"{name}0", f"{name}1"], [2, 3], [0, 1])
+        for chain_scores, name in zip(scores, ("a", "b"), strict=True)
     ]
     found = LabelScores.averaged(chains)
     assert np.exp(found.log_probabilities) == pytest.approx(np.array([[0.475, 0.525], [0.5, 0.5]]))
@@ -261,10 +264,10 @@ def test_a_reading_takes_chosen_rows_from_another() -> None:
 def test_a_model_that_never_stops_still_gives_a_label_after_the_limit(codec: Codec) -> None:
     word = codec.given(" rain")
     classifier = scripted(codec, word * 100)
-    [one] = classifier.predict(["a day"])
+    [prediction] = classifier.predict(["a day"])
     kept = (word * 100)[:12]
-    assert one.tokens == 12
-    assert one.reasoning == codec.decode(kept).strip()
+    assert prediction.tokens == 12
+    assert prediction.reasoning == codec.decode(kept).strip()
     encoded = codec.encode(classifier_prompt("a day", TASK.labels, TASK.instruction, "reasoning, label"), 280)
     prompt = (*encoded.row, *kept, *codec.constant(DELIMITER))
     assert classifier.reasoned(["a day"]).scores == pytest.approx(
@@ -275,8 +278,8 @@ def test_a_model_that_never_stops_still_gives_a_label_after_the_limit(codec: Cod
 @pytest.mark.parametrize("arm", ["qra", "qar", "multitask"])
 def test_what_is_written_stops_at_the_terminator_and_does_not_hold_it(codec: Codec, arm: Arm) -> None:
     words = codec.given(" my friend came")
-    [one] = scripted(codec, [*words, codec.terminator, *words], arm).predict(["a day"])
-    assert (one.reasoning, one.tokens) == ("my friend came", len(words))
+    [prediction] = scripted(codec, [*words, codec.terminator, *words], arm).predict(["a day"])
+    assert (prediction.reasoning, prediction.tokens) == ("my friend came", len(words))
 
 
 @pytest.mark.parametrize("samples", [1, 2])
@@ -288,12 +291,12 @@ def test_text_is_passed_on_as_it_is_written_and_is_the_text_that_is_returned(
     pieces: list[str] = []
     classifier = scripted(codec, [*written, *codec.constant(DELIMITER), *written][:60], arm)
     classifier.task = replace(TASK, max_reasoning_tokens=60)
-    [one] = classifier.predict(["a day"], PredictOptions(samples=samples), on_text=pieces.append)
-    assert "".join(pieces) == one.reasoning
-    assert one.reasoning is not None
-    assert one.reasoning.startswith("because\nmy friend came")
+    [prediction] = classifier.predict(["a day"], PredictOptions(samples=samples), on_text=pieces.append)
+    assert "".join(pieces) == prediction.reasoning
+    assert prediction.reasoning is not None
+    assert prediction.reasoning.startswith("because\nmy friend came")
     if arm == "qra":
-        assert not one.reasoning.endswith("Label:")
+        assert not prediction.reasoning.endswith("Label:")
     if samples == 1 or arm != "qra":
         assert len(pieces) > 5
     assert all(pieces)
@@ -302,10 +305,10 @@ def test_text_is_passed_on_as_it_is_written_and_is_the_text_that_is_returned(
 def test_half_a_character_at_the_limit_is_shown_as_it_is_returned(codec: Codec) -> None:
     pieces: list[str] = []
     cut = codec.given("a 😀")[:-1]
-    [one] = scripted(codec, [*cut, codec.terminator]).predict(["a day"], on_text=pieces.append)
-    assert one.reasoning is not None
-    assert one.reasoning.endswith("\ufffd")
-    assert "".join(pieces) == one.reasoning
+    [prediction] = scripted(codec, [*cut, codec.terminator]).predict(["a day"], on_text=pieces.append)
+    assert prediction.reasoning is not None
+    assert prediction.reasoning.endswith("\ufffd")
+    assert "".join(pieces) == prediction.reasoning
 
 
 def test_auto_that_does_not_reason_passes_nothing_on(codec: Codec) -> None:

@@ -77,7 +77,7 @@ def test_a_run_is_loaded_and_answers_alike_however_texts_are_given(rir: Run, rec
     for texts in (np.array(TEXTS), pandas.Series(TEXTS, index=[7, 7, 3, 1]), tuple(TEXTS), (text for text in TEXTS)):
         assert classifier.predict(texts).tolist() == labels.tolist()
     explained = classifier.explain(TEXTS)
-    assert [one.label for one in explained] == labels.tolist()
+    assert [prediction.label for prediction in explained] == labels.tolist()
     assert classifier.score(TEXTS, labels) == 1.0
     wrong = [next(label for label in LABELS if label != predicted) for predicted in labels[1:]]
     assert classifier.score(pandas.Series(TEXTS), pandas.Series([labels[0], *wrong])) == 0.25
@@ -174,7 +174,9 @@ def test_scorers_of_scikit_learn_take_it_as_it_is() -> None:
 
     classifier, truth = made(), ["joy", "sadness", "anger", "joy"]
     assert is_classifier(classifier)
-    expected = -np.mean([np.log(one.probabilities[t]) for one, t in zip(classifier.explain(TEXTS), truth, strict=True)])
+    expected = -np.mean(
+        [np.log(prediction.probabilities[t]) for prediction, t in zip(classifier.explain(TEXTS), truth, strict=True)]
+    )
     assert metrics.get_scorer("neg_log_loss")(classifier, TEXTS, truth) == pytest.approx(-expected)
     assert metrics.get_scorer("accuracy")(classifier, TEXTS, truth) == classifier.score(TEXTS, truth)
     report = metrics.classification_report(truth, classifier.predict(TEXTS), output_dict=True, zero_division=0)

@@ -37,7 +37,7 @@ def test_a_dry_run_prints_the_exact_prompts_and_writes_nothing(rir: Run, recipe:
     assert not (tmp_path / "runs").exists()
     values = json.loads(rir("augment", str(recipe), "--dry-run", "--json").out)
     assert len(values) == 3
-    assert all(one["text"] in one["prompt"] and one["trimmed"] == 0 for one in values)
+    assert all(entry["text"] in entry["prompt"] and entry["trimmed"] == 0 for entry in values)
     server = ["--base-url", "http://127.0.0.1:1/v1"]
     [message] = json.loads(rir("augment", str(recipe), *server, "--dry-run", "--limit", "1", "--json").out)
     assert message["prompt"].startswith("Explain")
@@ -51,7 +51,7 @@ def test_a_limit_tries_it_out_and_the_rest_continues(trained: Run, tmp_path: Pat
     assert json.loads(result.out)["train"]["rows"] == 10
     assert "run without --limit for the rest" in result.err
     assert not (folder / "done.json").exists()
-    first = {one["key"] for one in rows_in(folder / "journal.jsonl")}
+    first = {entry["key"] for entry in rows_in(folder / "journal.jsonl")}
     assert len(first) >= 10
     stopped = trained("train-classifier", "--arm", "qra")
     assert (stopped.code, "rir-mlx augment" in stopped.err) == (2, True)
@@ -60,7 +60,7 @@ def test_a_limit_tries_it_out_and_the_rest_continues(trained: Run, tmp_path: Pat
     assert "are already written" in whole.err
     assert "45 training rows have a reasoning" in whole.out
     assert "From the reasoning alone" in whole.out
-    keys = [one["key"] for one in rows_in(folder / "journal.jsonl")]
+    keys = [entry["key"] for entry in rows_in(folder / "journal.jsonl")]
     assert len(keys) == len(set(keys))
     assert first < set(keys)
     assert (folder / "done.json").exists()
@@ -76,8 +76,8 @@ def test_statistics_rows_and_rejected_rows_are_written_down(trained: Run, tmp_pa
     assert len(kept) == stats["train"]["kept"] > 0
     reasons = stats["train"]["rejected"]
     assert reasons["cut off"] > 0
-    assert len([one for one in rejected if one["part"] == "train"]) == sum(reasons.values())
-    assert {one["lost"] for one in rejected} == {True, False}
+    assert len([record for record in rejected if record["part"] == "train"]) == sum(reasons.values())
+    assert {record["lost"] for record in rejected} == {True, False}
     assert stats["leakage"]["rows"] == len(kept)
     assert set(kept[0]["provenance"]) >= {"model", "revision", "adapter", "prompt", "seed", "sampling", "version"}
 
@@ -157,7 +157,7 @@ def test_a_mistaken_server_leaves_the_run_as_it_was(trained: Run, tmp_path: Path
 
 @pytest.mark.slow
 def test_own_reasonings_need_no_rgen(rir: Run, recipe: Path, tmp_path: Path) -> None:
-    rows = [f"{WORDS[one]} {n},{one},The {n}th of them tells of a day" for n in range(20) for one in LABELS]
+    rows = [f"{WORDS[label]} {n},{label},The {n}th of them tells of a day" for n in range(20) for label in LABELS]
     (tmp_path / "own.csv").write_text("text,label,why\n" + "\n".join(rows) + "\n", encoding="utf-8")
     own = ["-s", "data.train=own.csv", "-s", "data.val_size=6", "-s", "data.test_size=9"]
     result = rir("augment", str(recipe), *own, "-s", "data.reasoning_column=why")
@@ -165,8 +165,8 @@ def test_own_reasonings_need_no_rgen(rir: Run, recipe: Path, tmp_path: Path) -> 
     folder = tmp_path / "runs" / "small"
     kept = rows_in(folder / "augmented" / "train.jsonl")
     assert len(kept) == 45
-    assert {one["provenance"]["engine"] for one in kept} == {"given"}
-    assert all("tells of a day" in one["reasoning"] for one in kept)
+    assert {row["provenance"]["engine"] for row in kept} == {"given"}
+    assert all("tells of a day" in row["reasoning"] for row in kept)
     assert rir("run", str(recipe), *own, "-s", "data.reasoning_column=why", "-q").code == 0
     assert not (folder / "rgen").exists()
 
@@ -174,11 +174,11 @@ def test_own_reasonings_need_no_rgen(rir: Run, recipe: Path, tmp_path: Path) -> 
 def test_a_changed_own_reasoning_is_noticed(rir: Run, recipe: Path, tmp_path: Path) -> None:
     options = ["-s", "data.train=own.csv", "-s", "data.val_size=6", "-s", "data.test_size=9"]
     for word in ("day", "night"):
-        rows = [f"{WORDS[one]} {n},{one},The {n}th of them tells of a {word}" for n in range(20) for one in LABELS]
+        rows = [f"{WORDS[row]} {n},{row},The {n}th of them tells of a {word}" for n in range(20) for row in LABELS]
         (tmp_path / "own.csv").write_text("text,label,why\n" + "\n".join(rows) + "\n", encoding="utf-8")
         assert rir("augment", str(recipe), *options, "-s", "data.reasoning_column=why").code == 0
     kept = rows_in(tmp_path / "runs" / "small" / "augmented" / "train.jsonl")
-    assert all("night" in one["reasoning"] for one in kept)
+    assert all("night" in row["reasoning"] for row in kept)
 
 
 def test_several_a_row_are_chosen_from(trained: Run, tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_several_a_row_are_chosen_from(trained: Run, tmp_path: Path) -> None:
     assert result.code == 0, result.err
     assert "Chosen among several" in result.out
     kept = rows_in(tmp_path / "runs" / "small" / "augmented" / "train.jsonl")
-    assert any(one["choice"]["of"] == 3 for one in kept if "choice" in one)
+    assert any(row["choice"]["of"] == 3 for row in kept if "choice" in row)
     refused = trained("augment", "-s", "augment.temperature=0")
     assert (refused.code, "needs a temperature" in refused.err) == (2, True)
 
@@ -303,5 +303,5 @@ def test_killed_and_interrupted_a_real_model_writes_the_same_rows(
     whole, killed = (tmp_path / runs / "small" / "augmented" for runs in ("whole", "killed"))
     for name in ("train.jsonl", "validation.jsonl", "rejected.jsonl", "stats.json"):
         assert (whole / name).read_bytes() == (killed / name).read_bytes(), name
-    keys = [one["key"] for one in rows_in(journal)]
+    keys = [entry["key"] for entry in rows_in(journal)]
     assert len(keys) == len(set(keys)) == len(rows_in(whole / "journal.jsonl"))

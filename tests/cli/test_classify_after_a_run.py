@@ -12,8 +12,8 @@ from tiny import make_tiny_llama
 
 
 def test_classify_takes_an_argument_standard_input_and_files(rir: Run, finished: Finished) -> None:
-    one = rir("classify", "i feel happy today", "--json")
-    values = json.loads(one.out)
+    single = rir("classify", "i feel happy today", "--json")
+    values = json.loads(single.out)
     assert values["label"] in LABELS
     assert sum(values["probabilities"].values()) == pytest.approx(1)
     assert isinstance(values["reasoning"], str)

@@ -58,9 +58,9 @@ def test_every_export_is_verified_before_it_takes_its_place(
     assert folder == Path("runs/small/export").absolute() / f"qa-{kind}"
     assert {path.name for path in folder.iterdir()} >= {*files, "verification.json"}
     assert values["adapter_effect"] > 0.1
-    for name, one in values["engines"].items():
-        assert one["faults"] == [], name
-        assert one["label_agreement"] in (None, 1.0)
+    for name, engine in values["engines"].items():
+        assert engine["faults"] == [], name
+        assert engine["label_agreement"] in (None, 1.0)
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
     assert exportable("export", "--arm", "qa", *options, "-q").code == 0
 
@@ -167,7 +167,7 @@ def test_a_classifier_of_a_quantised_base_is_exported_dequantised(rir: Run, reci
     assert done.code == 0, done.err
     values = json.loads(done.out)
     assert set(values["engines"]) == {"torch", "mlx"}
-    assert all(one["max_difference"] < 1e-3 for one in values["engines"].values())
+    assert all(engine["max_difference"] < 1e-3 for engine in values["engines"].values())
     config = json.loads((Path(values["folder"]) / "config.json").read_text(encoding="utf-8"))
     assert "quantization" not in config
     assert "quantization_config" not in config

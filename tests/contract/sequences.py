@@ -123,9 +123,9 @@ def snapshot(model: Model) -> dict[str, np.ndarray]:
     return {name: tensor.copy() for name, tensor in model.trained_tensors().items()}
 
 
-def assert_same_tensors(one: Model, two: Model, tolerance: float = 2e-6) -> None:
+def assert_same_tensors(model: Model, other: Model, tolerance: float = 2e-6) -> None:
     """float32 holds some 1e-7 of a weight near 1, and an update sums a few hundred rounded products."""
-    ours, theirs = one.trained_tensors(), two.trained_tensors()
+    ours, theirs = model.trained_tensors(), other.trained_tensors()
     assert ours.keys() == theirs.keys()
     assert ours
     for name, tensor in ours.items():
@@ -142,9 +142,9 @@ def prepared(
     return model
 
 
-def assert_same_step(one: Model, two: Model, batches: list[Batch], steps: int = 2) -> None:
+def assert_same_step(model: Model, other: Model, batches: list[Batch], steps: int = 2) -> None:
     for step in range(steps):
-        first, second = (model.train_step(batches, 1e-2, seed=step) for model in (one, two))
+        first, second = (trained.train_step(batches, 1e-2, seed=step) for trained in (model, other))
         assert first.loss == pytest.approx(second.loss, rel=1e-6)
         assert first.grad_norm == pytest.approx(second.grad_norm, rel=1e-5)
-    assert_same_tensors(one, two)
+    assert_same_tensors(model, other)

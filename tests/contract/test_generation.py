@@ -41,8 +41,8 @@ def lively(backend: Backend, folder: Path) -> Model:
 def write(model: Model, rows: list[Tokens], sampling: Sampling, prefix: Tokens = ()) -> dict[int, Completion]:
     requests = [Request(index, row) for index, row in enumerate(rows)]
     done = list(model.generate(requests, sampling, prefix=prefix))
-    assert sorted(one.key for one in done) == list(range(len(rows)))
-    return {one.key: one for one in done}
+    assert sorted(completion.key for completion in done) == list(range(len(rows)))
+    return {completion.key: completion for completion in done}
 
 
 @pytest.mark.parametrize("prefix_length", [0, 1, HEAD])
@@ -55,8 +55,8 @@ def test_greedy_text_is_the_likeliest_token_after_token(
     prefix = draw(np.random.default_rng(5), prefix_length)
     done = write(model, rows, Sampling(max_tokens=COUNT, batch_size=batch_size), prefix)
     expected = {index: naive_greedy(model, prefix + row, COUNT) for index, row in enumerate(rows)}
-    assert {index: one.tokens for index, one in done.items()} == expected
-    assert {one.finish_reason for one in done.values()} == {"length"}
+    assert {index: completion.tokens for index, completion in done.items()} == expected
+    assert {completion.finish_reason for completion in done.values()} == {"length"}
     assert len({token for tokens in expected.values() for token in tokens}) > COUNT
 
 
@@ -80,7 +80,7 @@ def test_a_stop_sequence_ends_a_row_and_is_not_in_it(
     stops = (endless[1][4 : 4 + size], endless[3][2 : 2 + size])
     done = write(model, rows, Sampling(max_tokens=COUNT, stop=stops, batch_size=4), prefix)
     expected = {index: until_stop(tokens, stops) for index, tokens in enumerate(endless)}
-    assert {index: (one.tokens, one.finish_reason) for index, one in done.items()} == expected
+    assert {index: (completion.tokens, completion.finish_reason) for index, completion in done.items()} == expected
     assert Counter(reason for _, reason in expected.values())["stop"] >= 2
 
 
@@ -127,9 +127,9 @@ def test_on_token_sees_each_token_in_order(framework: Backend, tiny: Path) -> No
     sampling = Sampling(max_tokens=COUNT, stop=(stop,), batch_size=4)
     done = list(model.generate(requests, sampling, on_token=lambda key, token: seen[key].append(token)))
     assert len(done) == len(rows)
-    for one in done:
-        assert tuple(seen[one.key]) == one.tokens + (stop if one.finish_reason == "stop" else ())
-    assert "stop" in {one.finish_reason for one in done}
+    for completion in done:
+        assert tuple(seen[completion.key]) == completion.tokens + (stop if completion.finish_reason == "stop" else ())
+    assert "stop" in {completion.finish_reason for completion in done}
 
 
 def test_a_generator_that_is_left_early_does_no_harm(framework: Backend, tiny: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_generator_that_is_left_early_does_no_harm(framework: Backend, tiny: P
     next(iter(left))
     del left
     expected = {index: naive_greedy(model, row, 4) for index, row in enumerate(rows)}
-    assert {key: one.tokens for key, one in write(model, rows, sampling).items()} == expected
+    assert {key: completion.tokens for key, completion in write(model, rows, sampling).items()} == expected
 
 
 def test_nothing_is_written_for_no_rows(framework: Backend, tiny: Path) -> None:
@@ -154,13 +154,13 @@ def test_a_sampled_row_depends_on_its_own_seed_alone(framework: Backend, tiny: P
 
     def sample(requests: list[Request], batch_size: int) -> dict[int, Tokens]:
         changed = Sampling(COUNT, sampling.temperature, sampling.top_p, (), batch_size)
-        return {one.key: one.tokens for one in model.generate(requests, changed)}
+        return {completion.key: completion.tokens for completion in model.generate(requests, changed)}
 
     requests = [Request(index, row, seed=100 + index) for index, row in enumerate(rows)]
     together = sample(requests, 4)
     assert sample(requests, 4) == together
     assert sample(requests[::-1], 1) == together
-    assert {key: tokens for one in requests for key, tokens in sample([one], 4).items()} == together
+    assert {key: tokens for request in requests for key, tokens in sample([request], 4).items()} == together
     neighbours = [Request(index, rows[5 - index], seed=7 * index) for index in range(5)]
     assert sample([*neighbours, Request(9, rows[1], seed=101)], 6)[9] == together[1]
 
@@ -169,7 +169,10 @@ def test_a_row_has_a_limit_of_its_own(framework: Backend, tiny: Path) -> None:
     model, rows = lively(framework, tiny), rows_of()
     limits = [1, 9, 4, 30, 2, 12]
     requests = [Request(index, row, max_tokens=limits[index]) for index, row in enumerate(rows)]
-    done = {one.key: one.tokens for one in model.generate(requests, Sampling(max_tokens=COUNT, batch_size=2))}
+    done = {
+        completion.key: completion.tokens
+        for completion in model.generate(requests, Sampling(max_tokens=COUNT, batch_size=2))
+    }
     assert done == {i: naive_greedy(model, row, min(limits[i], COUNT)) for i, row in enumerate(rows)}
 
 
@@ -178,7 +181,7 @@ def test_rows_enter_as_others_leave(framework: Backend, tiny: Path) -> None:
     model = lively(framework, tiny)
     rows = rows_of((5,) * 24)
     requests = [Request(index, row, max_tokens=40 if index == 0 else 2) for index, row in enumerate(rows)]
-    order = [one.key for one in model.generate(requests, Sampling(max_tokens=40, batch_size=8))]
+    order = [completion.key for completion in model.generate(requests, Sampling(max_tokens=40, batch_size=8))]
     assert order[-1] == 0
     assert sorted(order) == list(range(24))
 
@@ -234,7 +237,7 @@ def test_draws_are_those_of_the_definitions(framework: Backend, tiny: Path, samp
     """On either backend, so both write the same from the same seed."""
     model, rows = lively(framework, tiny), rows_of((6, 3, 11))
     requests = [Request(index, row, seed=2**40 + index) for index, row in enumerate(rows)]
-    done = {one.key: one.tokens for one in model.generate(requests, sampling)}
+    done = {completion.key: completion.tokens for completion in model.generate(requests, sampling)}
     assert done == {i: _naive_draws(model, row, 2**40 + i, sampling, COUNT) for i, row in enumerate(rows)}
 
 
@@ -276,7 +279,7 @@ def test_seeds_give_different_texts(framework: Backend, tiny: Path) -> None:
     model, row = lively(framework, tiny), rows_of()[1]
     sampling = Sampling(max_tokens=COUNT, temperature=1.0)
     done = list(model.generate([Request(seed, row, seed=seed) for seed in range(16)], sampling))
-    assert len({one.tokens for one in done}) == 16
+    assert len({completion.tokens for completion in done}) == 16
 
 
 def test_a_row_draws_anew_at_each_token(framework: Backend, tiny: Path) -> None:
@@ -328,7 +331,7 @@ def test_draws_in_bfloat16_reach_what_is_rare(framework: Backend, tmp_path: Path
         model.generate([Request(n, row, seed=n) for n in range(400)], Sampling(1, temperature=2.0, batch_size=200))
     )
     threshold = np.sort(chances)[-100]
-    share = np.mean([chances[one.tokens[0]] < threshold for one in done])
+    share = np.mean([chances[completion.tokens[0]] < threshold for completion in done])
     # Five standard deviations, and what bfloat16 does to the logits themselves.
     assert share == pytest.approx(rare, abs=5 * np.sqrt(rare * (1 - rare) / 400) + 0.02)
 

@@ -151,7 +151,12 @@ def test_backends_write_the_same_greedy_text_and_the_same_scores(
     for name in ("mlx", "torch"):
         model = open_named(name).load(tiny, dtype="float32", adapter=(spec, tensors))
         requests = [Request(index, row) for index, row in enumerate(rows)]
-        texts.append({one.key: one for one in model.generate(requests, Sampling(max_tokens=12), prefix=prefix)})
+        texts.append(
+            {
+                completion.key: completion
+                for completion in model.generate(requests, Sampling(max_tokens=12), prefix=prefix)
+            }
+        )
         scores.append(model.score(rows, [(20, 21), (22,)], prefix=prefix))
     assert texts[0] == texts[1]
     np.testing.assert_allclose(scores[0], scores[1], atol=TOLERANCE)

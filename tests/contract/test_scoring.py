@@ -74,7 +74,7 @@ def test_last_logits_are_the_end_of_all_logits(backend: Backend, tiny: Path, pre
     model = backend.load(tiny, dtype="float32")
     rows = [SOME[:3], SOME, SOME[5:], SOME[:1]]
     found = list(model.last_logits(rows, 4, prefix=prefix))
-    assert [len(one) for one in found] == [3, 4, 4, 1]
+    assert [len(logits) for logits in found] == [3, 4, 4, 1]
     for row, logits in zip(rows, found, strict=True):
         np.testing.assert_allclose(logits, model.logits(prefix + row)[-len(logits) :], atol=1e-5)
 
@@ -107,8 +107,8 @@ def test_both_backends_give_the_same_scores(
 ) -> None:
     options, prefix = {"banking": banking, "mixed": OPTIONS}[labels], draw(np.random.default_rng(2), HEAD)
     models = [open_named(name).load(tiny, dtype="float32") for name in ("mlx", "torch")]
-    one, two = (model.score(some_prompts(), options, prefix=prefix) for model in models)
-    np.testing.assert_allclose(one, two, atol=1e-4)
+    mlx_scores, torch_scores = (model.score(some_prompts(), options, prefix=prefix) for model in models)
+    np.testing.assert_allclose(mlx_scores, torch_scores, atol=1e-4)
 
 
 @pytest.mark.parametrize("untie", [False, True])

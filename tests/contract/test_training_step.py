@@ -132,12 +132,12 @@ def test_sharing_the_prefix_changes_neither_loss_nor_gradients(
     assert whole[0].prefix == ()
     cut = len(examples.prefix)
     shared = [Batch(examples.prefix, whole[0].tokens[:, cut:], whole[0].lengths - cut, whole[0].weights[:, cut:])]
-    one, two = fresh(backend, tiny, fine_tune_type), fresh(backend, tiny, fine_tune_type)
-    assert one.loss(shared[0]) == pytest.approx(two.loss(whole[0]), rel=1e-6)
-    first, second = one.train_step(shared, 1e-2), two.train_step(whole, 1e-2)
+    sharing, plain = fresh(backend, tiny, fine_tune_type), fresh(backend, tiny, fine_tune_type)
+    assert sharing.loss(shared[0]) == pytest.approx(plain.loss(whole[0]), rel=1e-6)
+    first, second = sharing.train_step(shared, 1e-2), plain.train_step(whole, 1e-2)
     assert first.loss == pytest.approx(second.loss, rel=1e-6)
     assert first.grad_norm == pytest.approx(second.grad_norm, rel=1e-4)
-    assert_same_tensors(one, two)
+    assert_same_tensors(sharing, plain)
 
 
 @pytest.mark.parametrize("checkpointed", [False, True])
@@ -183,11 +183,11 @@ def test_accumulation_is_weighted_by_tokens(backend: Backend, tiny: Path, size: 
     at_once = step_batches(examples, [range(8)], weights=LossWeights(reasoning=0.5))
     parts = step_batches(examples, [range(i, i + size) for i in range(0, 8, size)], weights=LossWeights(reasoning=0.5))
     assert len(parts) == 8 // size
-    one, two = fresh(backend, tiny), fresh(backend, tiny)
-    first, second = one.train_step(at_once, 1e-2), two.train_step(parts, 1e-2)
+    whole, accumulated = fresh(backend, tiny), fresh(backend, tiny)
+    first, second = whole.train_step(at_once, 1e-2), accumulated.train_step(parts, 1e-2)
     assert first.loss == pytest.approx(second.loss, rel=1e-5)
     assert first.grad_norm == pytest.approx(second.grad_norm, rel=1e-4)
-    assert_same_tensors(one, two)
+    assert_same_tensors(whole, accumulated)
 
 
 @pytest.mark.parametrize("share", [True, False])
@@ -204,12 +204,12 @@ def test_loss_is_mean_of_answers_plus_weighted_mean_of_reasonings(
     for row in examples.rows:
         start = len(examples.prefix) + len(row.prompt)
         tokens = (*examples.prefix, *row.prompt, *row.reasoning, *row.answer)
-        ones = np.zeros((1, len(tokens)), dtype=np.float32)
+        weights = np.zeros((1, len(tokens)), dtype=np.float32)
         for place in range(start, len(tokens)):
-            ones[:] = 0
-            ones[0, place] = 1
+            weights[:] = 0
+            weights[0, place] = 1
             array = np.array([tokens], dtype=np.int32)
-            loss = naive_loss(model, Batch((), array, np.array([len(tokens)], dtype=np.int32), ones))
+            loss = naive_loss(model, Batch((), array, np.array([len(tokens)], dtype=np.int32), weights))
             (reasonings if place < start + len(row.reasoning) else answers).append(loss)
     assert len(answers) == sum(len(row.answer) for row in examples.rows)
     expected = np.mean(answers) + reasoning_weight * np.mean(reasonings)
@@ -226,10 +226,10 @@ def test_padding_never_counts(backend: Backend, tiny: Path) -> None:
     model = fresh(backend, tiny)
     assert model.loss(batch) == pytest.approx(naive_loss(model, batch), rel=1e-5)
     assert model.loss(other) == model.loss(batch)
-    one, two = fresh(backend, tiny), fresh(backend, tiny)
-    one.train_step([batch], 1e-2)
-    two.train_step([other], 1e-2)
-    assert_same_tensors(one, two, tolerance=1e-7)
+    padded, repadded = fresh(backend, tiny), fresh(backend, tiny)
+    padded.train_step([batch], 1e-2)
+    repadded.train_step([other], 1e-2)
+    assert_same_tensors(padded, repadded, tolerance=1e-7)
 
 
 def test_rows_of_one_batch_do_not_see_each_other(backend: Backend, tiny: Path) -> None:
@@ -314,7 +314,7 @@ def both_tasks() -> TrainingExamples:
     rng = np.random.default_rng(5)
     prompts = [draw(rng, 2 + index) for index in range(5)]
     first = TrainingExamples(
-        draw(rng, HEAD), tuple(TrainingExample(one, (), draw(rng, 1 + len(one) % 3)) for one in prompts)
+        draw(rng, HEAD), tuple(TrainingExample(prompt, (), draw(rng, 1 + len(prompt) % 3)) for prompt in prompts)
     )
     reasonings = [draw(rng, count) for count in (3, 0, 6, 0, 1)]
     second = TrainingExamples(
@@ -333,7 +333,7 @@ def test_two_tasks_train_in_one_step_by_their_shares(backend: Backend, tiny: Pat
     reasonings = [
         token_losses(model, examples.second.prefix, row.prompt, row.reasoning) for row in examples.second.rows
     ]
-    means = [np.mean([one for row in rows for one in row]) for rows in (answers, reasonings)]
+    means = [np.mean([loss for row in rows for loss in row]) for rows in (answers, reasonings)]
     batches = step_batches(examples, [[0, 1, 2], [3, 4]], weights=LossWeights(alpha, 1 - alpha))
     assert len(batches) == 4
     expected = pytest.approx(alpha * means[0] + (1 - alpha) * means[1], rel=1e-5)
@@ -359,8 +359,11 @@ def test_sets_that_are_joined_lose_what_they_lose_apart(backend: Backend, tiny: 
     first, other = some_examples(3, reasoning=False), some_examples(4, reasoning=False, seed=1)
     second = replace(other, prefix=first.prefix[:12] + other.prefix)
     model = fresh(backend, tiny)
-    apart = [sum(model.loss(batch) for batch in step_batches(one, [range(len(one.rows))])) for one in (first, second)]
-    tokens = [sum(len(row.answer) for row in one.rows) for one in (first, second)]
+    apart = [
+        sum(model.loss(batch) for batch in step_batches(examples, [range(len(examples.rows))]))
+        for examples in (first, second)
+    ]
+    tokens = [sum(len(row.answer) for row in examples.rows) for examples in (first, second)]
     both = joined(first, second)
     found = sum(model.loss(batch) for batch in step_batches(both, [[0, 3, 4], [1, 2], [5, 6]]))
     expected = sum(loss * count for loss, count in zip(apart, tokens, strict=True)) / sum(tokens)

@@ -194,7 +194,7 @@ def test_what_is_not_known_is_said() -> None:
     assert "No temperature was fitted" in card
     assert "Whether reasoning helped" not in card
     unmeasured = a_comparison()
-    unmeasured["entries"] = [one for one in unmeasured["entries"] if one["name"] != "qar"]
+    unmeasured["entries"] = [entry for entry in unmeasured["entries"] if entry["name"] != "qar"]
     assert "It has not been evaluated" in model_card(facts_of(comparison=Comparison.model_validate(unmeasured)))
 
 

@@ -68,7 +68,7 @@ def test_the_program_answers_what_the_classifier_does(tiny: Path, codec: Codec, 
 @pytest.mark.usefixtures("warm_examples")
 def test_its_probabilities_are_calibrated_by_the_temperature_of_its_way_of_reading(tiny: Path, codec: Codec) -> None:
     calibration = Calibration({"direct": 5.0, "reasoned": 0.4, "sampled": 9.0}, 500)
-    expected, plain = (answered(tiny, "qra", MADE_UP, one) for one in (calibration, None))
+    expected, plain = (answered(tiny, "qra", MADE_UP, fitted) for fitted in (calibration, None))
     output = run_example(tiny, example_code("qra", TASK, codec, calibration=calibration), 120)
     assert output is not None
     assert printed(output)[2] == pytest.approx(expected.probabilities, abs=1e-4)
@@ -120,21 +120,24 @@ def test_it_asks_a_model_without_a_chat_template_too(plain: Path, plain_codec: C
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_the_parts_of_the_prompt_have_the_ids_that_training_saw(codec: Codec, plain_codec: Codec, arm: Arm) -> None:
-    for one in (codec, plain_codec):
+    for any_codec in (codec, plain_codec):
         prompt = classifier_prompt(NASTY, TASK.labels, TASK.instruction, answer_format(arm))
-        before, question, after = prompt_around(one, prompt)
-        encoded = one.encode(prompt, 10_000)
-        assert one.constant(before) + one.given(question + "\0")[: len(one.given(question))] == encoded.prefix
-        assert (*one.given(NASTY), *one.constant(after)) == encoded.row
-        assert one.decode(encoded.prefix + encoded.row) == example_prompt(arm, TASK, one, NASTY)
+        before, question, after = prompt_around(any_codec, prompt)
+        encoded = any_codec.encode(prompt, 10_000)
+        assert (
+            any_codec.constant(before) + any_codec.given(question + "\0")[: len(any_codec.given(question))]
+            == encoded.prefix
+        )
+        assert (*any_codec.given(NASTY), *any_codec.constant(after)) == encoded.row
+        assert any_codec.decode(encoded.prefix + encoded.row) == example_prompt(arm, TASK, any_codec, NASTY)
 
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_the_program_is_python_with_transformers_alone(codec: Codec, arm: Arm) -> None:
-    task = replace(TASK, labels={one: one for one in EVIL}, instruction='"""\'{}\x7f\n```')
+    task = replace(TASK, labels={label: label for label in EVIL}, instruction='"""\'{}\x7f\n```')
     tree = ast.parse(example_code(arm, task, codec, text=NASTY))
     imported = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    imported += [one.name for node in ast.walk(tree) if isinstance(node, ast.Import) for one in node.names]
+    imported += [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
     assert sorted(filter(None, imported)) == ["torch", "transformers"]
     values = {
         node.targets[0].id: ast.literal_eval(node.value)

@@ -59,7 +59,8 @@ def mlx_adapter(base: Path, folder: Path, *, dora: bool = False, layers: int = 2
     model.unfreeze(keys=["lora_a", "lora_b", "m"], strict=False)
     mx.random.seed(0)
     trained = {
-        name: one + 0.1 * mx.random.normal(one.shape) for name, one in tree_flatten(model.trainable_parameters())
+        name: tensor + 0.1 * mx.random.normal(tensor.shape)
+        for name, tensor in tree_flatten(model.trainable_parameters())
     }
     folder.mkdir()
     mx.save_safetensors(str(folder / "adapters.safetensors"), trained)
@@ -275,7 +276,7 @@ def test_a_quantised_base_is_dequantised_before_it_is_fused(tmp_path: Path, open
     spec = AdapterSpec("lora", rank=4, scale=3.0)
     adapter = adapter_for(base, spec)
     whole = fused(plain, spec, adapter)
-    assert {str(one.dtype) for one in whole.values()} == {"float32"}
+    assert {str(tensor.dtype) for tensor in whole.values()} == {"float32"}
     assert whole.keys() == load_file(base / "model.safetensors").keys()
     update = 3.0 * (adapter[Q_PROJ.replace("weight", "lora_a")] @ adapter[Q_PROJ.replace("weight", "lora_b")]).T
     np.testing.assert_allclose(whole[Q_PROJ] - plain[Q_PROJ], update, atol=1e-5)
@@ -300,7 +301,7 @@ def test_any_number_of_bits_is_dequantised_as_mlx_does(tmp_path: Path, bits: int
     tensors = Dequantised(Weights(tmp_path), config)
     assert list(tensors) == ["x.weight"]
     # In the format of 16-bit scales MLX rounds twice, in float32 it does not.
-    exact = (one.astype(mx.float32) for one in (scales, biases))
+    exact = (tensor.astype(mx.float32) for tensor in (scales, biases))
     expected = np.array(mx.dequantize(packed, *exact, group_size=32, bits=bits))
     np.testing.assert_allclose(tensors["x.weight"].astype(np.float32), expected, rtol=2**-8, atol=1e-6)
     assert str(tensors["x.weight"].dtype) == "bfloat16"

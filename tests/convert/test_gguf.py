@@ -63,7 +63,7 @@ def test_queries_and_keys_meet_at_the_same_angle_after_the_permutation() -> None
     for head in range(2):
         rows = slice(head * 8, head * 8 + 8)
         expected = rotated_halves((q @ x)[rows], here) @ rotated_halves((k @ y)[rows], there)
-        swapped = [(permute(one, 2) @ z)[rows] for one, z in ((q, x), (k, y))]
+        swapped = [(permute(matrix, 2) @ z)[rows] for matrix, z in ((q, x), (k, y))]
         assert rotated_pairs(swapped[0], here) @ rotated_pairs(swapped[1], there) == pytest.approx(expected)
         left = rotated_pairs((q @ x)[rows], here) @ rotated_pairs((k @ y)[rows], there)
         assert left != pytest.approx(expected)
@@ -123,7 +123,7 @@ def test_the_vocabulary_has_every_token_its_kind_and_the_merges(tmp_path: Path) 
     assert value(reader, "tokenizer.ggml.pre") == "smaug-bpe"  # Llama 3's words, and its merges are not passed by
     assert value(reader, "tokenizer.chat_template") == codec.tokenizer.chat_template
     merges = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]["merges"]
-    assert value(reader, "tokenizer.ggml.merges") == [" ".join(one) for one in merges]
+    assert value(reader, "tokenizer.ggml.merges") == [" ".join(merge) for merge in merges]
 
 
 def test_a_pre_tokenizer_without_a_known_name_is_refused_not_guessed() -> None:

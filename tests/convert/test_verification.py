@@ -37,7 +37,7 @@ LABELS = {"joy": "feels good", "joyful": "", "anger": ""}
 def prompts(codec: Codec) -> list[tuple[Prompt, Tokens]]:
     made = [classifier_prompt(text, LABELS, "Which?", "label") for text in ("i feel happy", "it was <|eot_id|> sad")]
     encoded = [codec.encode(prompt, 300) for prompt in made]
-    return [(prompt, one.prefix + one.row) for prompt, one in zip(made, encoded, strict=True)]
+    return [(prompt, row.prefix + row.row) for prompt, row in zip(made, encoded, strict=True)]
 
 
 def probe_of(codec: Codec) -> Probe:
@@ -237,9 +237,9 @@ def test_mlx_reads_a_folder_as_its_users_do(
     tiny: Path, tmp_path: Path, codec: Codec, open_named: Callable[[str], Backend]
 ) -> None:
     """Our own loading guards against rotary keys that mlx-lm cannot read, and would hide that they are lost."""
-    one = Trained(open_named("mlx"), tiny, tmp_path / "out", codec)
+    trained = Trained(open_named("mlx"), tiny, tmp_path / "out", codec)
     keep_one_rope_form(tmp_path / "out")
-    assert any("log-probabilities differ" in fault for fault in one.compared().faults)
+    assert any("log-probabilities differ" in fault for fault in trained.compared().faults)
 
 
 def test_mlx_holds_one_weight_twice_at_most_while_it_loads(
@@ -278,10 +278,10 @@ def test_a_small_adapter_that_is_lost_is_found_although_the_difference_is_small(
 ) -> None:
     """Within the bounds of 16 bits, the base itself passes for the adapter model."""
     base = in_dtype(tiny, tmp_path / "base", stored)
-    one = Trained(framework, base, tmp_path / "out", codec, size=0.01)
-    assert one.effect < 0.05
+    trained = Trained(framework, base, tmp_path / "out", codec, size=0.01)
+    assert trained.effect < 0.05
     shutil.copyfile(base / "model.safetensors", tmp_path / "out" / "model.safetensors")
-    result = one.compared()
+    result = trained.compared()
     assert [fault for fault in result.faults if "the adapter is lost" in fault], result
 
 
@@ -312,7 +312,7 @@ def test_a_layer_whose_output_is_another_is_a_fault_although_the_answers_are_nea
     layers = [rng.normal(size=(7, 16)).astype(np.float32) for _ in range(3)]
     ours = ProbeAnswers([flat] * 3, flat, None, layers)
     near = compare_answers(
-        "x", ours, ProbeAnswers([flat] * 3, flat, None, [one * 1.01 for one in layers]), Tolerance("bfloat16", 1)
+        "x", ours, ProbeAnswers([flat] * 3, flat, None, [layer * 1.01 for layer in layers]), Tolerance("bfloat16", 1)
     )
     assert (near.faults, near.first_difference) == ((), None)
     off = [layers[0], layers[1], layers[2] * 1.05]

@@ -30,4 +30,8 @@ def test_punctuation_words_and_accents_are_a_difference(first: str, second: str)
 
 def test_normalising_twice_is_the_same_as_once_for_every_character() -> None:
     characters = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code < 0xE000]
-    assert [one for one in characters if normalised(normalised(f"x{one}y")) != normalised(f"x{one}y")] == []
+    assert [
+        character
+        for character in characters
+        if normalised(normalised(f"x{character}y")) != normalised(f"x{character}y")
+    ] == []

@@ -66,11 +66,11 @@ def test_row_ids_are_unique_in_a_run_the_same_on_each_load_and_name_the_source(t
 def test_the_digest_is_decided_by_what_rows_say_not_by_their_ids(tmp_path: Path) -> None:
     write_csv(tmp_path / "1.csv", some_rows(6)[:4])
     write_csv(tmp_path / "2.csv", some_rows(6)[4:])
-    one = load(write_csv(tmp_path / "all.csv", some_rows(6)))
-    two = load(tmp_path / "?.csv")
-    assert one.digest == two.digest
-    assert [row.id for row in one.train] != [row.id for row in two.train]
-    assert one.train == two.train
+    whole = load(write_csv(tmp_path / "all.csv", some_rows(6)))
+    parts = load(tmp_path / "?.csv")
+    assert whole.digest == parts.digest
+    assert [row.id for row in whole.train] != [row.id for row in parts.train]
+    assert whole.train == parts.train
 
 
 def test_the_test_part_depends_on_neither_val_size_nor_max_samples(tmp_path: Path) -> None:

@@ -203,8 +203,8 @@ def test_long_and_empty_texts_and_written_marks_are_no_trouble_for_an_encoder(be
     probabilities = encoder(model, known, ["dark " * 500, "", "[SEP]"], EncoderOptions(epochs=1))
     assert np.isfinite(probabilities).all()
     assert _Tokenizer(model, 256)(["[SEP]", "smile " * 50, ""])[0].count(3) == 1
-    assert [len(one) for one in _Tokenizer(model, 256)(["smile " * 50, ""])] == [16, 2]
-    assert [len(one) for one in _Tokenizer(model, 8)(["smile " * 50])] == [8]
+    assert [len(tokens) for tokens in _Tokenizer(model, 256)(["smile " * 50, ""])] == [16, 2]
+    assert [len(tokens) for tokens in _Tokenizer(model, 8)(["smile " * 50])] == [8]
 
 
 @needs_torch

@@ -190,7 +190,7 @@ def test_of_equal_arms_the_first_is_chosen_and_without_validation_rows_this_is_s
     assert choose_arm([first, second]) == "multitask"
     none = rows(0)
     entries = [arm("qa", none), arm("qra", none, headline="reasoned", test=0.3), arm("qar", none, test=0.9)]
-    assert [one.validation_accuracy for one in entries] == [None] * 3
+    assert [entry.validation_accuracy for entry in entries] == [None] * 3
     assert choose_arm(entries) == "qra"
     found = warnings(entries, none)
     assert found[0] == "There are no validation rows to choose an arm by: qra is the first one of the recipe."
@@ -201,7 +201,7 @@ def test_of_equal_arms_the_first_is_chosen_and_without_validation_rows_this_is_s
 @pytest.mark.parametrize(("count", "words"), [(19, "too few"), (20, "rough"), (499, "rough"), (500, None)])
 def test_few_validation_rows_are_warned_of(count: int, words: str | None) -> None:
     found = warnings([], rows(count))
-    assert [words in one for one in found if words] == ([True] if words else [])
+    assert [words in warning for warning in found if words] == ([True] if words else [])
     assert bool(found) == bool(words)
 
 
@@ -232,7 +232,7 @@ def test_every_line_is_measured_on_the_same_rows_and_compared_with_label_only() 
         assert line["metrics"]["accuracy"]["value"] == pytest.approx(accuracy)
         assert len(line["by_seed"]["accuracy"]) == len(entry.probabilities)
         assert np.array(line["confusion"]).sum() == 200 * len(entry.probabilities)
-        assert sum(one["support"] for one in line["per_class"]) == 200
+        assert sum(label["support"] for label in line["per_class"]) == 200
         if entry.name != "qa":
             assert line["against"]["first"] == "qa"
             assert line["against"]["difference"]["value"] == pytest.approx(accuracy - 0.6)
@@ -279,7 +279,7 @@ def test_labels_without_any_row_leave_no_hole() -> None:
     on = EvaluationRows(["joy", "sadness", "anger", "fear"], truth(50) % 2, truth(40, 1) % 2, np.ones(40, bool))
     chances = np.tile([[0.7, 0.3, 0.0, 0.0]], (40, 1))[None]
     line = everything([EntryPredictions("qa", "arm", chances)], on)["qa"]
-    assert [one["support"] for one in line["per_class"]][2:] == [0, 0]
+    assert [label["support"] for label in line["per_class"]][2:] == [0, 0]
     assert line["metrics"]["balanced_accuracy"]["value"] == pytest.approx(0.5)
 
 
@@ -297,7 +297,7 @@ def test_the_curve_starts_without_reasoning_and_ends_with_it_always() -> None:
     assert chosen_by_validation.tokens_generated == pytest.approx(7 * chosen_by_validation.share_reasoned)
     assert swept[0].accuracy == never.accuracy
     assert swept[-1].accuracy == always.accuracy == entry_result(entry, on).metrics.accuracy
-    shares = [one.share_reasoned for one in swept]
+    shares = [point.share_reasoned for point in swept]
     assert shares == sorted(shares)
     strict([point.model_dump(mode="json") for point in points])
 
@@ -307,11 +307,11 @@ def test_ever_more_chains_are_points_of_the_curve_and_the_last_is_the_mean_of_al
     found = classifier_scores(on, headline="reasoned")
     chains = [label_scores(share(60, 0.6, seed), on.test, tokens=5) for seed in range(5)]
     entry = arm_predictions(MeasuredArm("qra", [replace(found, chains=chains)], [Calibration()]), [0], on)
-    points = {one.samples: one for one in entry.fields["cost_curve"] if one.samples > 1}
+    points = {point.samples: point for point in entry.fields["cost_curve"] if point.samples > 1}
     assert list(points) == [2, 4, 5]
     merged = LabelScores.averaged(chains)
     assert points[5].accuracy.value == pytest.approx(np.mean(merged.scores.argmax(1) == on.test))
-    assert [one.tokens_generated for one in points.values()] == [10, 20, 25]
+    assert [point.tokens_generated for point in points.values()] == [10, 20, 25]
 
 
 def test_an_arm_that_answers_first_has_no_curve() -> None:

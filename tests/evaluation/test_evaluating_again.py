@@ -41,7 +41,7 @@ def test_a_second_evaluation_reads_nothing_and_says_the_same(evaluated_run: Path
     assert untimed(evaluated()) == untimed(before)
     assert read == []
     assert (evaluated_run / "evaluation/qra/readings.jsonl").read_bytes() == first
-    costs = [[line.get("cost") for line in one["entries"]] for one in (before, kept(evaluated_run))]
+    costs = [[line.get("cost") for line in comparison["entries"]] for comparison in (before, kept(evaluated_run))]
     assert costs[0] == costs[1]
 
 
@@ -60,7 +60,7 @@ def test_more_samples_read_what_is_new_alone(evaluated_run: Path, read: list[int
     assert {line["name"]: line["metrics"] for line in three["entries"]} == {
         line["name"]: line["metrics"] for line in before["entries"]
     }
-    samples = {line["name"]: [one["samples"] for one in line["cost_curve"] or ()] for line in three["entries"][:3]}
+    samples = {line["name"]: [point["samples"] for point in line["cost_curve"] or ()] for line in three["entries"][:3]}
     assert {1, 2, 3} == set(samples["qra"])
     read.clear()
     evaluated("evaluate.samples=4")
@@ -139,10 +139,10 @@ def test_predictions_are_those_that_classify_gives(evaluated_run: Path) -> None:
         rows = lines_of(evaluated_run / f"evaluation/{arm}/predictions.jsonl")
         classifier = RirClassifier.load(evaluated_run, arm=arm, backend="fake")  # type: ignore[arg-type]
         found = classifier.explain([row["text"] for row in rows])
-        for row, one in zip(rows, found, strict=True):
-            assert one.probabilities == pytest.approx(row["probabilities"], abs=1e-9)
-            assert (one.label, one.mass) == (row["predicted"], pytest.approx(row["mass"]))
-            assert arm != "qra" or one.reasoning == row["reasoning"]
+        for row, prediction in zip(rows, found, strict=True):
+            assert prediction.probabilities == pytest.approx(row["probabilities"], abs=1e-9)
+            assert (prediction.label, prediction.mass) == (row["predicted"], pytest.approx(row["mass"]))
+            assert arm != "qra" or prediction.reasoning == row["reasoning"]
 
 
 def test_a_threshold_makes_classify_abstain(evaluated_run: Path, rir: Run, monkeypatch: pytest.MonkeyPatch) -> None:

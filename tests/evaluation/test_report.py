@@ -130,7 +130,7 @@ def test_the_page_loads_nothing_and_its_policy_forbids_it() -> None:
     assert links
     assert all(link.startswith("#") for link in links)
     assert not re.search(r"url\(|@import|https?:", "".join(page.sources))
-    policy = next(one["content"] or "" for one in page.named("meta") if one.get("http-equiv"))
+    policy = next(tag["content"] or "" for tag in page.named("meta") if tag.get("http-equiv"))
     assert policy.startswith("default-src 'none'; ")
     assert "unsafe" not in policy
     for source in page.sources:  # a script whose text is not that of its hash would not run
@@ -141,14 +141,14 @@ def test_the_page_loads_nothing_and_its_policy_forbids_it() -> None:
 def test_links_lead_to_panels_that_are_there() -> None:
     page = _Page(page_of(a_comparison()))
     names = {attributes.get("id") for _, attributes in page.tags}
-    assert {(one["href"] or "")[1:] for one in page.named("a")} <= names
+    assert {(tag["href"] or "")[1:] for tag in page.named("a")} <= names
 
 
 def test_tables_and_charts_can_be_read_aloud() -> None:
     page = _Page(page_of(a_comparison(), [an_example()]))
-    assert all(one.get("scope") for one in page.named("th"))
+    assert all(tag.get("scope") for tag in page.named("th"))
     assert len(page.named("caption")) == len(page.named("table"))
-    assert all(one.get("aria-label") or one.get("aria-hidden") for one in page.named("svg"))
+    assert all(tag.get("aria-label") or tag.get("aria-hidden") for tag in page.named("svg"))
     assert len(page.named("figcaption")) == len(page.named("figure"))
 
 

@@ -34,7 +34,7 @@ class Fake:
         draws = [np.random.default_rng(zlib.crc32(f"{what} {text}".encode())) for text in texts]
         scores = np.array([-draw.exponential(size=3) for draw in draws]).reshape(len(texts), 3)
         return LabelScores(
-            scores, [f"{what} of {text}" for text in texts], [len(one) for one in texts], [0] * len(texts)
+            scores, [f"{what} of {text}" for text in texts], [len(text) for text in texts], [0] * len(texts)
         )
 
     def direct(self, texts: Sequence[str], batch_size: int) -> LabelScores:
@@ -68,9 +68,9 @@ def reader(folder: Path, model: Fake, identity: str = "this model") -> Iterator[
 
 
 def same(first: TimedScores, second: TimedScores) -> bool:
-    one, other = first.label_scores, second.label_scores
-    rest = [(r.reasonings, r.tokens, r.trimmed) for r in (one, other)]
-    return np.array_equal(one.scores, other.scores) and rest[0] == rest[1]
+    ours, other = first.label_scores, second.label_scores
+    rest = [(r.reasonings, r.tokens, r.trimmed) for r in (ours, other)]
+    return np.array_equal(ours.scores, other.scores) and rest[0] == rest[1]
 
 
 def test_nothing_is_read_twice_and_no_model_is_loaded_for_what_is_kept(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_nothing_is_read_twice_and_no_model_is_loaded_for_what_is_kept(tmp_path:
         second = ScoreCache(journal, "this model", lambda: pytest.fail("a model was loaded"), Silent())
         after = [second.direct(TEXTS, 8, ""), second.reasoned(TEXTS, 8, ""), second.given(TEXTS, TEXTS, 8, "")]
         assert second.explanations(TEXTS, TEXTS[::-1], 8, "") == explained
-    assert all(same(one, other) for one, other in zip(before, after, strict=True))
+    assert all(same(*pair) for pair in zip(before, after, strict=True))
     assert explained[0] == "text 9 because text 0"
 
 
@@ -148,26 +148,26 @@ def test_more_samples_read_only_the_chains_that_are_new(tmp_path: Path) -> None:
         four = kept.sampled(TEXTS, PredictOptions(samples=4), "")
         fewer = kept.sampled(TEXTS, PredictOptions(samples=3), "")
     assert sorted(model.read) == sorted(f"chain {number} at 0.7 {text}" for number in (2, 3) for text in TEXTS)
-    assert all(same(one, other) for one, other in zip(two, four, strict=False))
-    assert all(same(one, other) for one, other in zip(fewer, four, strict=False))
+    assert all(same(*pair) for pair in zip(two, four, strict=False))
+    assert all(same(*pair) for pair in zip(fewer, four, strict=False))
     with reader(tmp_path / "whole", Fake()) as kept:
         whole = kept.sampled(TEXTS, PredictOptions(samples=4), "")
-    assert [same(one, other) for one, other in zip(four, whole, strict=True)] == [True] * 4
+    assert [same(*pair) for pair in zip(four, whole, strict=True)] == [True] * 4
 
 
 def test_chains_of_another_temperature_are_others(tmp_path: Path) -> None:
     with reader(tmp_path, Fake()) as kept:
         cool = kept.sampled(TEXTS, PredictOptions(samples=2, temperature=0.5), "")
         warm = kept.sampled(TEXTS, PredictOptions(samples=2, temperature=1.0), "")
-    assert not any(same(one, other) for one, other in zip(cool, warm, strict=True))
+    assert not any(same(*pair) for pair in zip(cool, warm, strict=True))
 
 
 def test_no_texts_are_no_rows(tmp_path: Path) -> None:
     with Journal(tmp_path / "readings.jsonl") as journal:
         kept = ScoreCache(journal, "", lambda: pytest.fail("a model was loaded"), Silent())
         found = [kept.direct([], 8, ""), kept.reasoned([], 8, ""), *kept.sampled([], PredictOptions(samples=2), "")]
-        assert [len(one.label_scores.scores.argmax(1)) for one in found] == [0] * 4
-        assert len(LabelScores.averaged([one.label_scores for one in found]).mass) == 0
+        assert [len(scores.label_scores.scores.argmax(1)) for scores in found] == [0] * 4
+        assert len(LabelScores.averaged([scores.label_scores for scores in found]).mass) == 0
         assert kept.explanations([], [], 8, "") == []
 
 

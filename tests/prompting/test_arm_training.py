@@ -46,7 +46,7 @@ def test_arms_are_matched_by_steps_though_they_learn_of_different_rows(
     assert sizes["qra"] < 0.9 * whole
     assert len({job.steps for job in jobs}) == 1
     done = [context.trained(arm, 0).done() for arm in ARMS]
-    assert {one["results"]["steps"] for one in done if one} == {jobs[0].steps}
+    assert {record["results"]["steps"] for record in done if record} == {jobs[0].steps}
     assert jobs[0].steps == round(1.5 * -(-whole // 8))
 
 
@@ -61,7 +61,7 @@ def test_a_control_learns_other_reasonings_and_the_same_labels(
         own, scrambled, words = (reasonings_of(codec, getattr(job, part)) for job in jobs)
         assert Counter(scrambled) == Counter(own)
         assert all(a != b for a, b in zip(scrambled, own, strict=True))
-        assert [sorted(one.split()) for one in words] == [sorted(one.split()) for one in own]
+        assert [sorted(reasoning.split()) for reasoning in words] == [sorted(reasoning.split()) for reasoning in own]
         assert all(a != b for a, b in zip(words, own, strict=True))
         plain, *others = ([(row.prompt, row.answer) for row in getattr(job, part).rows] for job in jobs)
         assert others == [plain, plain]
@@ -137,7 +137,7 @@ def test_each_seed_has_a_folder_and_initial_weights_but_the_same_rows(
     weights = {(context.trained("qa", seed).adapter / "adapters.safetensors").read_bytes() for seed in (5, 0, 17)}
     assert len(weights) == 3
     about = [context.trained("qra", seed).done() for seed in (5, 0, 17)]
-    assert [one["inputs"]["seed"] for one in about if one] == [5, 0, 17]
+    assert [record["inputs"]["seed"] for record in about if record] == [5, 0, 17]
 
 
 WHICH: dict[str, set[str]] = {
@@ -239,7 +239,7 @@ def test_an_arm_is_measured_on_rows_of_all_labels_while_it_trains(
     class Asked(FakeModel):
         def generate(self, requests: Any, *rest: Any, **more: Any) -> Any:
             requests = list(requests)
-            asked.extend(codec.decode(one.tokens) for one in requests)
+            asked.extend(codec.decode(request.tokens) for request in requests)
             return super().generate(requests, *rest, **more)
 
     accuracy(Asked(400))

@@ -53,7 +53,7 @@ def test_each_arm_learns_just_the_tokens_of_its_completion(codec: Codec) -> None
         assert example.learned == tokens, arm
     both = learned(codec, "multitask", ROW)
     assert both.second is not None
-    assert [one.rows[0].learned for one in (both, both.second)] == [(*label, end), (*own, end)]
+    assert [task.rows[0].learned for task in (both, both.second)] == [(*label, end), (*own, end)]
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -86,14 +86,14 @@ def test_an_arm_without_a_reasoning_for_a_row_still_learns_its_label(codec: Code
     alone = codec.given(" sadness")
     for arm in ("qa", "multitask"):
         examples = learned(codec, arm, *rows)
-        assert [len(one.reasoning) for one in examples.rows] == [0, 0, 0]
+        assert [len(row.reasoning) for row in examples.rows] == [0, 0, 0]
         assert examples.rows[1].learned == (*alone, codec.terminator)
     both = learned(codec, "multitask", *rows)
     assert both.second is not None
-    assert [bool(one.learned) for one in both.second.rows] == [True, False, False]
+    assert [bool(row.learned) for row in both.second.rows] == [True, False, False]
     first = learned(codec, "qar", *rows)
     assert first.rows[1].learned == (*alone, codec.constant("\nReasoning:")[0])
-    assert [bool(one.reasoning) for one in first.rows] == [True, False, False]
+    assert [bool(row.reasoning) for row in first.rows] == [True, False, False]
 
 
 @pytest.mark.parametrize("arm", ["qra", *CONTROLS])

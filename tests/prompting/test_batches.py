@@ -120,7 +120,7 @@ def test_a_token_budget_bounds_the_padded_batch(budget: int) -> None:
 def test_the_ranks_together_have_each_row_once(groups: list[list[int]], ranks: int) -> None:
     shares = [share_of(groups, rank, ranks) for rank in range(ranks)]
     assert sorted(index for share in shares for group in share for index in group) == sorted(
-        index for one in groups for index in one
+        index for group in groups for index in group
     )
     sizes = [sum(len(group) for group in share) for share in shares]
     assert max(sizes) - min(sizes) <= len(groups) * (max(len(group) for group in groups) - min(map(len, groups)) + 1)

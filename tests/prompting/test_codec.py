@@ -199,7 +199,10 @@ def test_both_arms_predict_the_same_label_tokens_after_the_same_word(codec: Code
     task = ClassificationTask(LABELS, INSTRUCTION, LIMIT, 32)
     qa, qra = (training_examples(codec, task, [Row("x", "joy", "because")], arm) for arm in ARMS)
     assert qa.rows[0].answer == qra.rows[0].answer
-    before = [codec.decode((*one.prefix, *one.rows[0].prompt, *one.rows[0].reasoning)) for one in (qa, qra)]
+    before = [
+        codec.decode((*examples.prefix, *examples.rows[0].prompt, *examples.rows[0].reasoning))
+        for examples in (qa, qra)
+    ]
     assert [text.endswith("Label:") for text in before] == [True, True]
     assert qra.rows[0].reasoning[-len(codec.constant("\nLabel:")) :] == codec.constant("\nLabel:")
 
@@ -222,13 +225,13 @@ def test_the_classifier_scores_what_was_learned(codec: Codec) -> None:
 
 def test_the_terminator_is_learned_and_stops_generation(codec: Codec, plain_codec: Codec) -> None:
     """Where padding equals the end-of-text token and is masked by its id, the model never learns to stop."""
-    for one, token in ((codec, "<|eot_id|>"), (plain_codec, "<|end_of_text|>")):
-        expected = one.tokenizer.convert_tokens_to_ids(token)
-        assert one.terminator == expected
-        assert label_tokens(one, "joy")[-1] == expected
-        assert expected in one.stops
+    for any_codec, token in ((codec, "<|eot_id|>"), (plain_codec, "<|end_of_text|>")):
+        expected = any_codec.tokenizer.convert_tokens_to_ids(token)
+        assert any_codec.terminator == expected
+        assert label_tokens(any_codec, "joy")[-1] == expected
+        assert expected in any_codec.stops
         task = ClassificationTask(LABELS, INSTRUCTION, LIMIT, 32)
-        batch = step_batches(training_examples(one, task, [Row("x", "joy")], "qa"), [[0]])[0]
+        batch = step_batches(training_examples(any_codec, task, [Row("x", "joy")], "qa"), [[0]])[0]
         place = int(batch.lengths[0]) - 1
         assert batch.tokens[0, place] == expected
         assert batch.weights[0, place] > 0
@@ -323,13 +326,13 @@ def test_a_triple_whose_reasoning_alone_is_too_long_does_not_end_the_run(codec: 
 def test_the_head_is_shared_by_all_rows_and_holds_the_labels(codec: Codec) -> None:
     for kind in ("qa", "qra", "rgen row"):
         encoded = [codec.encode(prompts_of(text)[kind], LIMIT) for text in TEXTS]
-        assert len({one.prefix for one in encoded}) == 1
+        assert len({prompt.prefix for prompt in encoded}) == 1
         head = codec.decode(encoded[0].prefix)
         assert all(label in head for label in LABELS)
         assert INSTRUCTION in head
-        assert len({one.row for one in encoded}) == len(TEXTS)
+        assert len({prompt.row for prompt in encoded}) == len(TEXTS)
     triples = [codec.encode(rgen_prompt(text, answer), LIMIT) for text in TEXTS for answer in ("joy", "no")]
-    assert len({one.prefix for one in triples}) == 1
+    assert len({prompt.prefix for prompt in triples}) == 1
 
 
 def test_rgens_row_prompt_reads_as_its_triple_prompt(codec: Codec) -> None:

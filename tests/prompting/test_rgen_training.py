@@ -37,7 +37,7 @@ def test_triples_and_own_reasonings_are_learned_together_and_named_rightly(
     folder: Path, codec: Codec, jobs: list[TrainingJob]
 ) -> None:
     triples = [{"question": f"how is {n}?", "answer": "so", "reasoning": f"because {n}"} for n in range(7)]
-    (folder / "triples.jsonl").write_text("".join(json.dumps(one) + "\n" for one in triples))
+    (folder / "triples.jsonl").write_text("".join(json.dumps(triple) + "\n" for triple in triples))
     source = f"reasoning.source={folder / 'triples.jsonl'}"
     context = context_of(folder, codec, source, "reasoning.val_size=2")
     train_rgen(context)

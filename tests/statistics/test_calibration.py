@@ -51,16 +51,16 @@ def test_the_fitted_temperature_has_the_least_loss() -> None:
     fitted = fit_temperature(scores, truth)
     assert cost(fitted) < min(cost(fitted * 1.01), cost(fitted / 1.01))
     grid = np.exp(np.linspace(math.log(0.05), math.log(20), 200))
-    assert cost(fitted) <= min(cost(one) for one in grid)
+    assert cost(fitted) <= min(cost(temperature) for temperature in grid)
 
 
 def test_a_fitted_temperature_mends_confidence_and_keeps_every_label() -> None:
     scores, truth = drawn(rows=4000)
     scores = scores * 3
     temperature = fit_temperature(scores[:2000], truth[:2000])
-    before, after = (apply_temperature(scores[2000:], one) for one in (1.0, temperature))
+    before, after = (apply_temperature(scores[2000:], divisor) for divisor in (1.0, temperature))
     assert (before.argmax(1) == after.argmax(1)).all()
-    found = [metric_intervals(truth[2000:], one[None]) for one in (before, after)]
+    found = [metric_intervals(truth[2000:], probabilities[None]) for probabilities in (before, after)]
     for name in ("log_loss", "ece", "brier"):
         first, second = found[0][name], found[1][name]
         assert first is not None
@@ -182,8 +182,12 @@ def cases(count: int) -> list[tuple[FloatArray, Any, Any]]:
 def test_no_threshold_for_reasoning_is_better_and_none_as_good_reasons_less() -> None:
     for confidence, direct, reasoned in cases(500):
         tried = [NEVER, *np.arange(0.1, 1.0, 0.2), ALWAYS]  # between any two of the confidences, which are fifths
-        right = [int(np.where(confidence < one, reasoned, direct).sum()) for one in tried]
-        least = min(int((confidence < one).sum()) for one, hits in zip(tried, right, strict=True) if hits == max(right))
+        right = [int(np.where(confidence < threshold, reasoned, direct).sum()) for threshold in tried]
+        least = min(
+            int((confidence < threshold).sum())
+            for threshold, hits in zip(tried, right, strict=True)
+            if hits == max(right)
+        )
         found = fit_reason_below(confidence, direct, reasoned)
         assert np.where(confidence < found, reasoned, direct).sum() == max(right)
         assert (confidence < found).sum() == least
@@ -298,8 +302,8 @@ def test_a_point_of_the_curve_by_hand() -> None:
 
 
 def test_the_curve_refuses_arrays_of_different_rows_and_has_no_points_without_rows() -> None:
-    one = np.full((1, 2, 2), 0.5)
+    even = np.full((1, 2, 2), 0.5)
     with pytest.raises(ValueError, match="as many seeds and rows"):
-        auto_curve(one, one, np.array([0, 1]), np.zeros((1, 3)))
+        auto_curve(even, even, np.array([0, 1]), np.zeros((1, 3)))
     nothing = np.zeros((1, 0, 2))
     assert auto_curve(nothing, nothing, np.zeros(0, dtype=int), np.zeros((1, 0))) == []

@@ -57,7 +57,7 @@ def test_no_rows_have_no_accuracy() -> None:
     found = metric_intervals(np.zeros(0, dtype=int), np.zeros((2, 0, 3)))
     assert all(math.isnan(value(found, name).value) for name in METRICS)
     assert all(
-        np.isnan(one or []).all() for one in metrics_by_seed(np.zeros(0, dtype=int), np.zeros((2, 0, 3))).values()
+        np.isnan(metric or []).all() for metric in metrics_by_seed(np.zeros(0, dtype=int), np.zeros((2, 0, 3))).values()
     )
 
 
@@ -75,12 +75,12 @@ def test_the_figures_are_those_of_scikit_learn() -> None:
     found, apart = metric_intervals(truth, probabilities), metrics_by_seed(truth, probabilities)
     predicted = probabilities.argmax(-1)
     theirs = {
-        "accuracy": [sklearn_metrics.accuracy_score(truth, one) for one in predicted],
-        "balanced_accuracy": [sklearn_metrics.balanced_accuracy_score(truth, one) for one in predicted],
-        "macro_f1": [sklearn_metrics.f1_score(truth, one, average="macro") for one in predicted],
-        "mcc": [sklearn_metrics.matthews_corrcoef(truth, one) for one in predicted],
-        "log_loss": [sklearn_metrics.log_loss(truth, one) for one in probabilities],
-        "brier": [((one - np.eye(4)[truth]) ** 2).sum(1).mean() for one in probabilities],
+        "accuracy": [sklearn_metrics.accuracy_score(truth, seed_labels) for seed_labels in predicted],
+        "balanced_accuracy": [sklearn_metrics.balanced_accuracy_score(truth, seed_labels) for seed_labels in predicted],
+        "macro_f1": [sklearn_metrics.f1_score(truth, seed_labels, average="macro") for seed_labels in predicted],
+        "mcc": [sklearn_metrics.matthews_corrcoef(truth, seed_labels) for seed_labels in predicted],
+        "log_loss": [sklearn_metrics.log_loss(truth, seed_probabilities) for seed_probabilities in probabilities],
+        "brier": [((seed_probabilities - np.eye(4)[truth]) ** 2).sum(1).mean() for seed_probabilities in probabilities],
     }
     for name, values in theirs.items():
         assert apart[name] == pytest.approx(values), name
@@ -161,7 +161,7 @@ def test_the_interval_of_the_calibration_error_lies_around_the_estimate() -> Non
 def test_a_bin_of_confidence_holds_its_upper_edge() -> None:
     probabilities = np.array([[[0.75, 0.25], [0.76, 0.24], [1.0, 0.0]]])
     bins = reliability(np.array([0, 0, 0]), probabilities, bins=4)
-    assert [(one.low, one.high, one.count) for one in bins] == [(0.5, 0.75, 1), (0.75, 1.0, 2)]
+    assert [(bin_.low, bin_.high, bin_.count) for bin_ in bins] == [(0.5, 0.75, 1), (0.75, 1.0, 2)]
 
 
 @pytest.mark.parametrize("name", ["accuracy", "macro_f1"])
@@ -187,10 +187,10 @@ def test_the_intervals_are_those_of_scipy(name: str) -> None:
 def test_seeds_that_disagree_widen_the_interval_and_copies_of_one_seed_do_not() -> None:
     truth, good = made(rows=500)
     poor = np.roll(good, 1, axis=-1)
-    one, copies = metric_intervals(truth, good), metric_intervals(truth, np.concatenate([good] * 3))
+    single, copies = metric_intervals(truth, good), metric_intervals(truth, np.concatenate([good] * 3))
     mixed = metric_intervals(truth, np.concatenate([good, good, poor]))
     for name in METRICS:
-        own, copied, wide = value(one, name), value(copies, name), value(mixed, name)
+        own, copied, wide = value(single, name), value(copies, name), value(mixed, name)
         assert [copied.low, copied.high] == pytest.approx([own.low, own.high], rel=0.02)
         assert wide.high - wide.low > 2 * (own.high - own.low)
     assert (value(mixed, "accuracy").low, value(mixed, "accuracy").high) == (0.0, 1.0)  # three seeds do not say more
@@ -198,7 +198,7 @@ def test_seeds_that_disagree_widen_the_interval_and_copies_of_one_seed_do_not() 
 
 def test_the_confusion_is_that_of_scikit_learn_summed_over_seeds() -> None:
     truth, probabilities = made(seeds=2)
-    theirs = sum(sklearn_metrics.confusion_matrix(truth, one) for one in probabilities.argmax(-1))
+    theirs = sum(sklearn_metrics.confusion_matrix(truth, seed_labels) for seed_labels in probabilities.argmax(-1))
     assert confusion(truth, probabilities) == theirs.tolist()
 
 
@@ -206,8 +206,8 @@ def test_the_figures_per_label_are_those_of_scikit_learn_averaged_over_seeds() -
     truth, probabilities = made(seeds=2, rows=40)
     truth[truth == 3] = 0  # a label that is predicted but does not occur
     parts = [
-        sklearn_metrics.precision_recall_fscore_support(truth, one, labels=range(4), zero_division=0)
-        for one in probabilities.argmax(-1)
+        sklearn_metrics.precision_recall_fscore_support(truth, seed_labels, labels=range(4), zero_division=0)
+        for seed_labels in probabilities.argmax(-1)
     ]
     found = per_class(truth, probabilities, ["a", "b", "c", "d"])
     assert [row.label for row in found] == ["a", "b", "c", "d"]
@@ -219,10 +219,10 @@ def test_the_figures_per_label_are_those_of_scikit_learn_averaged_over_seeds() -
 def test_reliability_has_every_row_of_every_seed_once() -> None:
     truth, probabilities = made(seeds=3)
     bins = reliability(truth, probabilities, bins=10)
-    assert sum(one.count for one in bins) == 3 * len(truth)
-    for one in bins:
-        assert one.low < one.confidence <= one.high
-    whole = sum(one.accuracy * one.count for one in bins) / (3 * len(truth))
+    assert sum(bin_.count for bin_ in bins) == 3 * len(truth)
+    for bin_ in bins:
+        assert bin_.low < bin_.confidence <= bin_.high
+    whole = sum(bin_.accuracy * bin_.count for bin_ in bins) / (3 * len(truth))
     assert whole == pytest.approx(value(metric_intervals(truth, probabilities), "accuracy").value)
 
 
@@ -230,8 +230,8 @@ def test_the_surest_rows_come_first_and_rows_of_equal_probability_together() -> 
     top = np.array([0.9, 0.8, 0.8, 0.7, 0.6])
     truth = np.array([0, 0, 1, 1, 0])
     points = risk_coverage(truth, np.stack([top, 1 - top], axis=-1)[None])
-    assert [(one.coverage, one.threshold) for one in points] == [(0.2, 0.9), (0.6, 0.8), (0.8, 0.7), (1.0, 0.6)]
-    assert [one.accuracy for one in points] == pytest.approx([1, 2 / 3, 1 / 2, 3 / 5])
+    assert [(point.coverage, point.threshold) for point in points] == [(0.2, 0.9), (0.6, 0.8), (0.8, 0.7), (1.0, 0.6)]
+    assert [point.accuracy for point in points] == pytest.approx([1, 2 / 3, 1 / 2, 3 / 5])
 
 
 def test_the_curve_of_coverage_ends_with_all_rows_and_has_no_more_points_than_asked() -> None:

@@ -24,7 +24,7 @@ def predictions(both: int, gained: int, lost: int, neither: int) -> tuple[FloatA
 
 
 def outcomes(*counts: int, seeds: int = 1) -> PairedComparison:
-    first, second = (np.concatenate([one] * seeds) for one in predictions(*counts))
+    first, second = (np.concatenate([probabilities] * seeds) for probabilities in predictions(*counts))
     return compare(("qa", first), ("qra", second), np.zeros(sum(counts), dtype=int))
 
 
@@ -59,11 +59,11 @@ def test_seeds_are_paired_by_position_and_a_single_one_with_each() -> None:
     first = np.eye(2)[[[0, 1, 1], [0, 0, 0]]]
     second = np.eye(2)[[[0, 0, 0], [1, 0, 0]]]
     paired = compare(("a", first), ("b", second), truth)
-    assert [(one.gained, one.lost) for one in paired.by_seed] == [(2, 0), (0, 1)]
+    assert [(seed.gained, seed.lost) for seed in paired.by_seed] == [(2, 0), (0, 1)]
     assert paired.difference.value == pytest.approx((2 / 3 - 1 / 3) / 2)
     spread = compare(("a", first[:1]), ("b", second), truth)
-    assert [(one.gained, one.lost) for one in spread.by_seed] == [(2, 0), (2, 1)]
-    assert [(one.gained, one.lost) for one in compare(("a", first), ("b", second[:1]), truth).by_seed] == [
+    assert [(seed.gained, seed.lost) for seed in spread.by_seed] == [(2, 0), (2, 1)]
+    assert [(seed.gained, seed.lost) for seed in compare(("a", first), ("b", second[:1]), truth).by_seed] == [
         (2, 0),
         (0, 0),
     ]

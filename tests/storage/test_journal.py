@@ -170,7 +170,7 @@ def test_a_full_disk_loses_nothing_that_was_written(tmp_path: Path) -> None:
         whole = len(journal)
         assert 100 < whole < 10_000
         assert f"{whole - 1:016x}" in journal
-    assert [one["key"] for one in read_results(path)] == [f"{number:016x}" for number in range(whole)]
+    assert [entry["key"] for entry in read_results(path)] == [f"{number:016x}" for number in range(whole)]
 
 
 def test_a_journal_is_on_disk_when_it_is_closed(tmp_path: Path) -> None:

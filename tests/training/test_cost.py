@@ -133,7 +133,7 @@ def test_the_longest_rows_decide_whatever_is_left_over(rows: int, options: dict[
     size = options["batch_size"] if "batch_tokens" not in options else 3200 // 262
     assert cost.memory == training_memory(what, batch_of(size, 262, 20, learned=62))
     key = "batch_tokens" if "batch_tokens" in options else "batch_size"
-    edits = dict(one.split("=") for one in cost.fits.replace("--set rgen.", "").split())
+    edits = dict(edit.split("=") for edit in cost.fits.replace("--set rgen.", "").split())
     assert int(edits[key]) * int(edits["grad_accumulation_steps"]) == pytest.approx(2 * options[key], abs=2)
 
 

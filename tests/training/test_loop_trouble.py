@@ -97,7 +97,7 @@ class Others:
     def all_sum(self, values: Sequence[float]) -> list[float]:
         self.given.append(list(values))
         others = self.gives.pop(0) if self.gives else [0.0] * len(values)
-        return [one + other for one, other in zip(values, others, strict=True)]
+        return [own + other for own, other in zip(values, others, strict=True)]
 
 
 def test_a_rank_without_validation_rows_learns_the_loss_of_the_others() -> None:

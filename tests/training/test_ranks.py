@@ -105,14 +105,18 @@ def finished(process: subprocess.Popen[str]) -> str:
 
 def test_two_ranks_take_the_steps_of_one(folder: Path, backend_name: str) -> None:
     """Disjoint rows, gradients summed by the tokens of the whole step: the same trajectory, up to rounding."""
-    one, two = (folder / name / "small/classifier-qa" for name in ("one", "two"))
-    assert len(logged(one)) == len(logged(two)) == STEPS
+    alone, together = (folder / name / "small/classifier-qa" for name in ("one", "two"))
+    assert len(logged(alone)) == len(logged(together)) == STEPS
     for key in ("loss", "grad_norm", "learning_rate"):
-        np.testing.assert_allclose([line[key] for line in logged(one)], [line[key] for line in logged(two)], rtol=1e-5)
-    losses = [[line["validation_loss"] for line in logged(stage) if "validation_loss" in line] for stage in (one, two)]
+        np.testing.assert_allclose(
+            [line[key] for line in logged(alone)], [line[key] for line in logged(together)], rtol=1e-5
+        )
+    losses = [
+        [line["validation_loss"] for line in logged(stage) if "validation_loss" in line] for stage in (alone, together)
+    ]
     assert len(losses[0]) == STEPS / 15
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
-    ours, theirs = (load_file(stage / "adapter/adapters.safetensors") for stage in (one, two))
+    ours, theirs = (load_file(stage / "adapter/adapters.safetensors") for stage in (alone, together))
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
         np.testing.assert_allclose(tensor, theirs[name], rtol=0, atol=1e-5, err_msg=name)

@@ -316,7 +316,7 @@ def test_a_training_killed_at_any_moment_ends_with_the_same_bytes(folder: Path, 
         assert (stage / name).read_bytes() == (whole / name).read_bytes(), name
     assert logged(stage) == logged(whole)
     assert [line["step"] for line in logged(stage)] == list(range(1, STEPS + 1))
-    results = [json.loads((one / "done.json").read_text())["results"] for one in (stage, whole)]
+    results = [json.loads((trained / "done.json").read_text())["results"] for trained in (stage, whole)]
     assert {k: v for k, v in results[0].items() if k != "seconds"} == {
         k: v for k, v in results[1].items() if k != "seconds"
     }

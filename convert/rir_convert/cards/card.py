@@ -186,7 +186,7 @@ def _metadata(facts: CardFacts) -> dict[str, Any]:
     if _on_hub(facts.base):
         values["base_model"] = facts.base
         values["base_model_relation"] = _RELATIONS[facts.form]
-    if datasets := list(dict.fromkeys(one.name for one in facts.sources if _on_hub(one.name))):
+    if datasets := list(dict.fromkeys(source.name for source in facts.sources if _on_hub(source.name))):
         values["datasets"] = datasets
     return values | {"tags": ["text-classification", "reasoning", "rir-mlx", facts.arm, *_TAGS[facts.form]]}
 

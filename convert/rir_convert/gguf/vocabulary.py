@@ -40,7 +40,7 @@ def _add_vocabulary(writer: Any, source: Path, config: dict[str, Any]) -> None:
     writer.add_tokenizer_pre(pre_tokenizer(whole))
     writer.add_token_list(tokens)
     writer.add_token_types(types)
-    writer.add_token_merges([one if isinstance(one, str) else " ".join(one) for one in model["merges"]])
+    writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]])
     tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
     for add, number in (
         (writer.add_bos_token_id, tokenizer.bos_token_id),

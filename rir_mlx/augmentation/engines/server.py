@@ -106,7 +106,7 @@ class OpenAIEngine:
                         aside.clear()
                 if failed:
                     loop.call_soon_threadsafe(ending.set)
-        if not failed and not self._answered and not self.proven and any(one.failed for one in aside):
+        if not failed and not self._answered and not self.proven and any(result.failed for result in aside):
             failed = self._hopeless(aside)
         if failed:
             raise failed

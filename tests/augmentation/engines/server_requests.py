@@ -31,14 +31,14 @@ def write(
     engine: OpenAIEngine, orders: list[ReasoningRequest], sampling: Sampling = SHORT
 ) -> dict[str, GeneratedReasoning]:
     written = list(engine.write(orders, sampling))
-    assert sorted(one.key for one in written) == sorted(order.key for order in orders)
-    return {one.key: one for one in written}
+    assert sorted(result.key for result in written) == sorted(order.key for order in orders)
+    return {result.key: result for result in written}
 
 
 def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
         return port
 
 

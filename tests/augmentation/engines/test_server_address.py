@@ -27,17 +27,17 @@ def test_the_key_is_sent_as_bearer_and_shown_nowhere(
             engine = engine_at(url, key_variable="MY_KEY", retries=1)
             with pytest.raises(RirError) as caught:
                 write(engine, make_orders(1))
-        assert {one["authorization"] for one in fake.headers} == {f"Bearer {KEY}"}
+        assert {headers["authorization"] for headers in fake.headers} == {f"Bearer {KEY}"}
         shown += [str(caught.value), repr(caught.value), repr(engine), repr(engine.server), str(engine.identity())]
     assert len(shown) == 25
-    assert not any(KEY[:8] in one for one in (*shown, caplog.text))
+    assert not any(KEY[:8] in text for text in (*shown, caplog.text))
 
 
 def test_no_authorization_is_sent_where_the_variable_is_not_set() -> None:
     fake = StandInServer(echo)
     with fake.running() as url:
         write(engine_at(url), make_orders(1))
-    assert not any("authorization" in one for one in fake.headers)
+    assert not any("authorization" in headers for headers in fake.headers)
 
 
 def test_a_key_that_no_header_can_hold_is_refused_without_being_shown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,8 +40,8 @@ def test_orders_are_taken_no_further_ahead_than_requests_run_and_all_are_finishe
             yield ReasoningRequest(taken[-1], f"text {number}", "joy", number)
 
     with StandInServer(echo).running() as url:
-        for one in engine_at(url, concurrency=5).write(endless(), SHORT):
-            written.append(one.key)
+        for result in engine_at(url, concurrency=5).write(endless(), SHORT):
+            written.append(result.key)
     assert sorted(written) == sorted(taken)
     assert 20 <= len(taken) <= 25
 
@@ -54,7 +54,7 @@ def test_an_order_that_takes_long_holds_up_no_other() -> None:
 
     fake = StandInServer(reply)
     with fake.running() as url:
-        keys = [one.key for one in engine_at(url, concurrency=2).write(make_orders(6), SHORT)]
+        keys = [result.key for result in engine_at(url, concurrency=2).write(make_orders(6), SHORT)]
     assert keys[-1] == "k0"
 
 
@@ -162,9 +162,9 @@ def test_a_control_token_that_is_written_out_is_found(codec: Codec) -> None:
         texts = {" happy": False, "<|eot_id|> x": True, " <|python_tag|> x": True, "<|eot_id": False, " <b>": False}
         orders = [ReasoningRequest(text, text, "joy", 0) for text in texts]
         written = write(engine_at(url, codec), orders)
-        assert {key: one.control for key, one in written.items()} == texts
+        assert {key: result.control for key, result in written.items()} == texts
         without_codec = write(engine_at(url), orders)
-        assert {key: one.control for key, one in without_codec.items()} == texts
+        assert {key: result.control for key, result in without_codec.items()} == texts
 
 
 def test_a_text_is_cut_so_that_the_answer_fits_behind_the_prompt(codec: Codec) -> None:

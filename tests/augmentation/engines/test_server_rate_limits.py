@@ -81,7 +81,7 @@ def test_eighty_rows_pass_a_server_of_few_requests_at_the_default_concurrency(
     server = windowed(10, 0.3, headers)
     with server.running() as url:
         written = write(engine_at(url, concurrency=16), make_orders(80))
-    assert all(one.text and not one.refused and not one.failed for one in written.values())
+    assert all(result.text and not result.refused and not result.failed for result in written.values())
 
 
 def test_all_requests_pause_together() -> None:

@@ -75,7 +75,7 @@ def test_an_order_that_the_server_refuses_is_refused_alone(status: int) -> None:
     with StandInServer(reply).running() as url:
         written = write(engine_at(url, concurrency=3), make_orders(20))
     assert len(written) == 20
-    refused = {key: one.refused for key, one in written.items() if one.refused}
+    refused = {key: result.refused for key, result in written.items() if result.refused}
     assert set(refused) == {"k1", "k7"}
     assert all(why.startswith(f"status {status}: yyy") and len(why) < 330 for why in refused.values())
 
@@ -84,8 +84,8 @@ def test_a_key_in_a_refusal_is_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", KEY)
     fake = StandInServer(lambda body: (400, {}, {"error": {"message": f"bad key {KEY}"}}))
     with fake.running() as url:
-        [one] = write(engine_at(url, key_variable="MY_KEY"), make_orders(1)).values()
-    assert one.refused == "status 400: bad key ***"
+        [result] = write(engine_at(url, key_variable="MY_KEY"), make_orders(1)).values()
+    assert result.refused == "status 400: bad key ***"
 
 
 def test_a_server_that_refuses_everything_ends_the_job() -> None:
@@ -153,7 +153,7 @@ def test_a_server_that_is_restarted_is_waited_for() -> None:
     assert writing.is_alive()
     with StandInServer(echo).running(httpx2.URL(url).port or 0):
         writing.join(10)
-    assert sorted(one.key for one in written) == ["k0", "k1", "k2"]
+    assert sorted(result.key for result in written) == ["k0", "k1", "k2"]
 
 
 def bad_for(text: str, reply: Reply | None) -> StandInServer:
@@ -181,9 +181,9 @@ def test_one_bad_row_is_set_aside_with_what_was_said_and_never_ends_the_job(
     """Once, a row that a server failed on ended every rerun at the same place."""
     with bad_for("text 3 ", reply).running() as url:
         written = write(engine_at(url, concurrency=concurrency), make_orders(12))
-    assert [key for key, one in written.items() if one.failed] == ["k3"]
+    assert [key for key, result in written.items() if result.failed] == ["k3"]
     assert "no answer in 4 tries" in written["k3"].failed
-    assert all(one.text for key, one in written.items() if key != "k3")
+    assert all(result.text for key, result in written.items() if key != "k3")
 
 
 def test_a_row_that_always_times_out_is_set_aside() -> None:
@@ -195,7 +195,7 @@ def test_a_row_that_always_times_out_is_set_aside() -> None:
     fake = StandInServer(reply)
     with fake.running() as url:
         written = write(engine_at(url, concurrency=4, timeout=0.3, request_retries=1), make_orders(12))
-    assert [key for key, one in written.items() if one.failed] == ["k3"]
+    assert [key for key, result in written.items() if result.failed] == ["k3"]
     assert "no answer within 0.3 s" in written["k3"].failed
 
 
@@ -204,7 +204,7 @@ def test_only_bad_rows_left_do_not_end_a_job_whose_other_rows_were_answered() ->
         engine = engine_at(url, request_retries=1)
         engine.proven = True
         written = write(engine, make_orders(3))
-    assert all(one.failed for one in written.values())
+    assert all(result.failed for result in written.values())
 
 
 def test_a_server_that_breaks_down_ends_the_job_and_sets_no_row_aside() -> None:
@@ -217,7 +217,7 @@ def test_a_server_that_breaks_down_ends_the_job_and_sets_no_row_aside() -> None:
     written: list[GeneratedReasoning] = []
     with StandInServer(reply).running() as url, pytest.raises(Failure, match=r"fails on every request.*broken"):
         written.extend(engine_at(url, concurrency=4, request_retries=1).write(make_orders(100), SHORT))
-    assert not any(one.failed for one in written)
+    assert not any(result.failed for result in written)
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_max_tokens_is_renamed_for_all_requests_where_a_server_wants_another_nam
         engine = OpenAIEngine(Server(url, "tiny", concurrency=4), None, QUESTION, 400, told.append)
         written = write(engine, make_orders(30))
         again = write(engine, make_orders(5))
-    assert all(one.text for one in (*written.values(), *again.values()))
+    assert all(result.text for result in (*written.values(), *again.values()))
     assert told == ["the server does not take max_tokens; max_completion_tokens is sent instead."]
     assert sum("max_tokens" in body for body in fake.bodies) <= 4
     assert all(body["max_completion_tokens"] == 12 for body in fake.bodies if "max_tokens" not in body)
@@ -277,7 +277,7 @@ def test_a_parameter_that_a_server_does_not_know_is_left_out(name: str, status: 
     with fake.running() as url:
         engine = OpenAIEngine(Server(url, "tiny", concurrency=2), None, QUESTION, 400, told.append)
         written = write(engine, make_orders(9), Sampling(12, temperature=0.5))
-        assert all(one.text for one in written.values())
+        assert all(result.text for result in written.values())
         assert len(told) == 1
         assert f"does not take {name}" in told[0]
         left_out = StandInServer(echo)
@@ -291,5 +291,5 @@ def test_a_value_that_is_too_large_is_no_unknown_parameter() -> None:
     fake = StandInServer(lambda body: (400, {}, {"error": {"message": "max_tokens is too large: 12"}}))
     with fake.running() as url:
         written = write(engine_at(url), make_orders(2))
-    assert all("too large" in one.refused for one in written.values())
+    assert all("too large" in result.refused for result in written.values())
     assert len(fake.bodies) == 2
