@@ -1,1 +1,1 @@
-"""The command line: options, printing and exit codes. What is done stands in `rir_mlx`."""
+"""The command line: options, printing and exit codes. The work is done in `rir_mlx`."""

@@ -202,7 +202,7 @@ def show_recipe(recipe: RecipeArgument = None, set_: SetOption = None) -> None:
 
 
 def _print_result(comparison: Comparison | None, *, json: bool) -> None:
-    """The comparison, in the process that has it."""
+    """Print the comparison, in the process that has it."""
     from rir_cli.console import print_comparison, print_json
 
     if comparison is not None:
@@ -210,7 +210,7 @@ def _print_result(comparison: Comparison | None, *, json: bool) -> None:
 
 
 def _print_example(options: Options) -> None:
-    """The first test row for which the chosen arm wrote a reasoning, and a command to try next."""
+    """Print the first test row for which the chosen arm wrote a reasoning, and a command to try next."""
     from rir_mlx.classification.loading import default_arm
     from rir_mlx.stages.opening import find_run
     from rir_mlx.storage.atomic import read_jsonl
@@ -258,7 +258,7 @@ def main() -> NoReturn:
         if debugging():
             raise
         rank = process_rank()
-        if rank == 0 or error.exit_code == 1:  # every process finds the same mistake of the user
+        if rank == 0 or error.exit_code == 1:  # every process finds the same user mistake
             print_error(error, f"process {rank}: " if rank else "")
         sys.exit(error.exit_code)
     except SystemExit as ended:

@@ -114,7 +114,7 @@ def _measures(audit: Audit) -> Iterator[str]:
     if (lengths := audit.lengths) is not None:
         room = ", ".join(f"{arm} has room for {tokens:,}" for arm, tokens in lengths.room.items())
         yield (
-            f"Tokens a text: {lengths.p50:.0f} (5 to 95 %: {lengths.p5:.0f} to {lengths.p95:.0f}; 99 %: "
+            f"Tokens per text: {lengths.p50:.0f} (5 to 95 %: {lengths.p5:.0f} to {lengths.p95:.0f}; 99 %: "
             f"{lengths.p99:.0f}; longest {lengths.max:,}); {room}."
         )
     if audit.unmeasured:
@@ -144,7 +144,7 @@ def _verdict(audit: Audit) -> str:
     if not audit.findings:
         return "No problems found."
     counted = [_count(len(findings), severity) for severity in _SEVERITIES if (findings := audit.of(severity))]
-    refused = " Training would refuse these data as they are." if audit.of("error") else ""
+    refused = " Training would refuse this data." if audit.of("error") else ""
     return f"{', '.join(counted)}.{refused}"
 
 

@@ -1,4 +1,4 @@
-"""The command `classify`: one text in words, many as lines, and whole files."""
+"""The command `classify`: a single text, many texts as lines, and whole files."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def classify(
         identity = loading.classifier_identity(context.run, context.model, arm, options)
         _classify_file(session, (file, output), table, identity)
     elif single:
-        _classify_one(session, text or "")
+        _classify_text(session, text or "")
     elif texts is None:
         _classify_lines(session, arriving_lines(sys.stdin, _CHUNK, progress), total=None)
     else:
@@ -106,7 +106,7 @@ def classify(
 
 
 def _say_threshold(threshold: float, progress: Progress) -> None:
-    """Say what the threshold does that was chosen for `evaluate.wanted_accuracy`."""
+    """Report what the threshold chosen for `evaluate.wanted_accuracy` does."""
     if threshold <= 1:
         progress.say(f"Giving no label if its probability is below {threshold:.3f} (evaluate.wanted_accuracy).")
         return
@@ -128,7 +128,7 @@ class _TableOptions:
     force: bool
 
     def form(self) -> TableFormat:
-        """Raises RecipeError if the delimiter or the encoding is none."""
+        """Raises RecipeError for an invalid delimiter or encoding."""
         from rir_mlx.data.loading import format_of
         from rir_mlx.recipe.loading import load_recipe
 
@@ -198,7 +198,7 @@ class _Session:
 def _input(
     text: str | None, file: Path | None, output: Path | None, table: _TableOptions
 ) -> tuple[bool, list[str] | None]:
-    """Whether there is one text; else the texts of --file to be printed, or None if they come from elsewhere.
+    """Whether there is a single text; otherwise the texts of --file to print, or None if they come from elsewhere.
 
     Raises UserError if the options contradict each other or there is no text."""
     from rir_mlx.data.loading import read_texts
@@ -219,7 +219,7 @@ def _input(
     return False, None
 
 
-def _classify_one(session: _Session, text: str) -> None:
+def _classify_text(session: _Session, text: str) -> None:
     """Print the reasoning as it is generated, then the label probabilities."""
     from rir_cli.console import print_json, print_probabilities
 

@@ -24,11 +24,11 @@ if TYPE_CHECKING:  # numpy is not needed to print help
 _PLAIN_SECONDS = 10.0
 _BAR = 30
 _WIDE = 104
-"""Columns that the widest comparison takes; on a narrower terminal it is shown without what it cost."""
+"""Columns that the full comparison needs. A narrower terminal gets it without steps and tokens."""
 
 
 class ConsoleProgress:
-    """Bars on a terminal, a line now and then elsewhere, nothing at all where `quiet`."""
+    """Progress bars on a terminal, a line every ten seconds elsewhere, nothing if `quiet`."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
@@ -71,18 +71,18 @@ class _Bar:
 class _Lines:
     def __init__(self, progress: ConsoleProgress, what: str, total: float, done: float) -> None:
         self.progress, self.what, self.total, self.done, self.before = progress, what, total, done, done
-        self.begun = self.said = time.monotonic()
+        self.started = self.printed = time.monotonic()
         self.fields: dict[str, float] = {}
 
     def advance(self, amount: float = 1, **fields: float) -> None:
         self.done += amount
         self.fields |= fields
         now = time.monotonic()
-        if now - self.said < _PLAIN_SECONDS and self.done < self.total:
+        if now - self.printed < _PLAIN_SECONDS and self.done < self.total:
             return
-        self.said = now
-        left = (now - self.begun) / (self.done - self.before) * max(0.0, self.total - self.done)
-        tail = f", {left:.0f} s left" if self.done < self.total else f", took {now - self.begun:.0f} s"
+        self.printed = now
+        remaining = (now - self.started) / (self.done - self.before) * max(0.0, self.total - self.done)
+        tail = f", {remaining:.0f} s left" if self.done < self.total else f", took {now - self.started:.0f} s"
         self.progress.say(f"{self.what} {self.done:,.0f}/{self.total:,.0f} {_numbers(self.fields)}{tail}")
 
 
@@ -107,7 +107,7 @@ def print_error(error: RirError, who: str = "") -> None:
 
 
 def print_comparison(comparison: Comparison) -> None:
-    """The arms, controls and baselines with intervals, and the verdict."""
+    """Print the arms, controls and baselines with intervals, and the verdict."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, _WIDE)
@@ -144,7 +144,7 @@ def _points(difference: Interval) -> str:
 
 
 def print_prompts(prompts: Iterable[Mapping[str, Any]]) -> None:
-    """Each prompt as the model gets it, after a line that says whose it is."""
+    """Print each prompt as the model gets it, below a line with its label and length."""
     for prompt in prompts:
         trimmed = f", {prompt['trimmed']:,} tokens of the text cut off" if prompt["trimmed"] else ""
         sys.stdout.write(f"--- {prompt['label']}, {prompt['tokens']:,} tokens{trimmed}\n{prompt['prompt']}\n")
@@ -152,7 +152,7 @@ def print_prompts(prompts: Iterable[Mapping[str, Any]]) -> None:
 
 
 def print_augmentation(stats: Mapping[str, Any]) -> None:
-    """What was kept of each label, why others were not, and what the reasonings give away."""
+    """Print how many rows of each label were kept, why others were not, and what the reasonings give away."""
     console, train = Console(highlight=False), stats["train"]
     console.print(f"{train['kept']:,} of {train['rows']:,} training rows have a reasoning.")
     table = Table()
@@ -171,9 +171,9 @@ def _augmentation_lines(train: Mapping[str, Any], leak: Mapping[str, Any]) -> It
     yield f"Rejected reasonings: {reasons or 'none'}."
     if later := {number: count for number, count in train["kept_by_attempt"].items() if number != "0"}:
         again = ", ".join(f"{count:,} at attempt {int(number) + 1}" for number, count in later.items())
-        yield f"Kept after being written again: {again}."
+        yield f"Kept after another attempt: {again}."
     if length := train["lengths"]:
-        yield f"Tokens a reasoning: {length['p50']:.0f} (5 to 95 %: {length['p5']:.0f} to {length['p95']:.0f})."
+        yield f"Tokens per reasoning: {length['p50']:.0f} (5 to 95 %: {length['p5']:.0f} to {length['p95']:.0f})."
     if chosen := train.get("chosen"):
         yield (
             f"Chosen among several in {chosen['rows']:,} rows: mean margin {chosen['mean_margin']:.3f}, "
@@ -181,7 +181,7 @@ def _augmentation_lines(train: Mapping[str, Any], leak: Mapping[str, Any]) -> It
         )
     if leak["label_from_reasoning"] and leak["without_label_words"]:
         yield (
-            f"From the reasoning alone the label can be read off in {_percent(leak['label_from_reasoning'])} "
+            f"From the reasoning alone, the label can be predicted in {_percent(leak['label_from_reasoning'])} "
             f"({_percent(leak['without_label_words'])} with label words blanked out; the most frequent label is "
             f"{leak['majority']:.1%}; {leak['sampled']:,} rows, cross-validated)."
         )

@@ -14,7 +14,7 @@ _READ_BYTES = 1 << 16
 
 
 def arriving_lines(stream: TextIO, most: int, progress: Progress) -> Iterator[list[str]]:
-    """Lists of up to `most` lines, without empty ones. A list holds what has arrived; none waits to be filled.
+    """Lists of up to `most` lines, without empty ones. A list is yielded as soon as lines have arrived, full or not.
 
     Lines end with \\n or \\r\\n. Bytes that are not UTF-8 are replaced, with a warning at the end."""
     replaced = 0
@@ -53,5 +53,5 @@ def _raw_lines(stream: TextIO, most: int) -> Iterator[list[bytes]]:
 
 
 def _has_data(descriptor: int) -> bool:
-    """Whether reading from there returns at once."""
+    """Whether a read would return at once."""
     return bool(select.select([descriptor], [], [], 0)[0])

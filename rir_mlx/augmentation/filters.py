@@ -1,8 +1,7 @@
 """The filters that a reasoning must pass before a classifier learns from it.
 
-The rules count words and know no model. A word is a run of letters, digits and their marks, or a single character of a
-script that writes no spaces; case is ignored. Lists of English words make two rules sharper and do nothing in other
-languages.
+The rules count words and need no model. A word is a run of letters, digits and marks, or a single character in a script
+without spaces; case is ignored. Lists of English words make two rules sharper and do nothing in other languages.
 """
 
 from __future__ import annotations
@@ -26,33 +25,33 @@ from rir_mlx.types import DEFAULT_FILTERS, Filter
 
 RejectionReason = Literal["thinking", "cut off", "control", "empty", "declined", "markup", "delimiter", Filter]
 """Why a reasoning is rejected, in the order in which the rules are tried. The first seven always apply: such a text
-must not be learned. The others are `Filter`s.
+must never be trained on. The others are `Filter`s.
 
-thinking       it holds a model's private thoughts, or is nothing else
+thinking       it contains a model's private thoughts
 cut off        it reached the limit before it ended
-control        it holds a control token
-empty          it holds no word
+control        it contains a control token
+empty          it contains no word
 declined       the model declines to answer ("I'm sorry, but I can't help with that"), in words that the text lacks
-markup         it is JSON, or holds a fenced block
-delimiter      it holds the text that separates a reasoning from its label
+markup         it is JSON, or contains a fenced block
+delimiter      it contains the text that separates a reasoning from its label
 repeating      a word stands four times in a row, or over a quarter of its runs of four words are repeats
                (seq-rep-4 of arXiv:1908.04319)
-copying        but for runs of three or more words of the text, it has under three words, or under a tenth, of its own
-restating      nothing is left of it without the label, the words of the instruction, and words that say nothing alone
-another label  the last of its sentences that names a label names others only; names that the sentence negates before,
-               that stand in the text, or that are words which say nothing alone (no, for, other) do not count
-ungrounded     none of its words stands in the text, but for words of the labels and the instruction, and words that
-               say nothing alone; only where it is asked for, since a good reasoning may use words of its own alone
+copying        outside runs of three or more words of the text, fewer than three words, or under a tenth, are its own
+restating      nothing is left without the label, the instruction's words and empty words
+another label  its last sentence that names a label names only other labels; names that are negated, that occur in the
+               text, or that are empty words (no, for, other) do not count
+ungrounded     no word of it occurs in the text, apart from words of the labels and the instruction and empty words;
+               off by default, since a good reasoning may use only words of its own
 """
 _RULES = 3
-"""Counts changes of the rules. Results that earlier rules judged are judged again."""
+"""Version of the rules. Results judged by another version are judged again."""
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 _WORD = regex.compile(
     rf"[{_UNSPACED}]\p{{M}}*|[\p{{L}}\p{{N}}--[{_UNSPACED}]][\p{{L}}\p{{N}}\p{{M}}--[{_UNSPACED}]]*", regex.V1
 )
 _ASCII_WORD = re.compile(r"[a-z0-9]+")
 _JOINED = regex.compile(rf"[{_UNSPACED}\p{{Hangul}}]")
-"""Scripts in which a word may touch a label without a space."""
+"""Scripts without spaces, in which other words may touch a label."""
 _SENTENCE = regex.compile(r"(?<=[.!?。！？])\s+|\n+|(?<=[。！？])")
 _NOT = regex.compile(r"\b(?:no|not|nor|neither|never|without|nothing|none|nobody|hardly|instead|rather)\b|n['’]t\b")
 _RUN = 3
@@ -69,7 +68,7 @@ _SAY_NOTHING = """
     right choice choices option options question class category clearly simply expresses express expressed expressing
     feels feel feeling shows show means mean says said indicates indicate s t
 """
-"""English words that say nothing by themselves, and the words of a mere restatement."""
+"""Empty words: English words that say nothing by themselves, and the words of a mere restatement."""
 
 
 def words_of(text: str) -> list[str]:
@@ -99,15 +98,15 @@ class LabelWords:
             stems = [plain, plain.removesuffix("ness")] if len(plain) > 6 else [plain]
             for form in [*stems, *(stem + ending for stem in stems for ending in _ENDINGS)]:
                 self.by_form.setdefault(form, label)
-        for label in self.by_form.values():  # what is a label is not another one's form
+        for label in self.by_form.values():  # a label is never a form of another label
             self.by_form[_plain(label)] = label
         forms = sorted(self.by_form, key=len, reverse=True)
         self.pattern = regex.compile("|".join(map(_bounded, forms)) or r"(?!)")
         self.words = frozenset(word for form in self.by_form for word in words_of(form))
 
     def named(self, text: str) -> list[tuple[str, int, bool]]:
-        """Each label that the text names, in the text's order: the label, the place of its first character, and
-        whether it is the label itself and not a word made of it."""
+        """Each label that the text names, in order: the label, the index of its first character, and whether it is the
+        label itself rather than a form of it."""
         found = ((_plain(match.group()), match.start()) for match in self.pattern.finditer(_normal(text)))
         return [(self.by_form[form], place, form == _plain(self.by_form[form])) for form, place in found]
 
@@ -115,7 +114,7 @@ class LabelWords:
         """The text with the words of every label blanked out."""
         text = text if text.isascii() else unicodedata.normalize("NFC", text)
         lowered = text.lower()
-        if len(lowered) != len(text):  # a few capitals are two letters in lower case
+        if len(lowered) != len(text):  # a few capital letters become two in lower case
             text = lowered
         parts, end = [], 0
         for found in self.pattern.finditer(lowered):
@@ -137,7 +136,7 @@ def _plain(label: str) -> str:
 
 
 class ReasoningFilters:
-    """Says why a reasoning is rejected. `names` are the filters that apply besides those that always do."""
+    """Decides whether to reject a reasoning, and why. `names` are the optional filters to apply."""
 
     def __init__(
         self, codec: Codec, labels: Sequence[str], instruction: str, names: Sequence[Filter] = DEFAULT_FILTERS
@@ -150,7 +149,7 @@ class ReasoningFilters:
     def __call__(
         self, text: str, label: str, reasoning: str, finish_reason: str = "stop", control: bool = False
     ) -> RejectionReason | None:
-        """Why the `reasoning` of a labelled text is rejected, or None."""
+        """The reason to reject the `reasoning` of a labelled text, or None."""
         if holds_thoughts(reasoning):
             return "thinking"
         if finish_reason == "length":
@@ -179,7 +178,7 @@ class ReasoningFilters:
         return None
 
     def _holds_delimiter(self, reasoning: str) -> bool:
-        """Whether a reasoning holds the delimiter, also where the tokenizer makes it of look-alike characters."""
+        """Whether a reasoning contains the delimiter, or look-alike characters that the tokenizer turns into it."""
         plain = unicodedata.normalize("NFKC", reasoning)
         if DELIMITER.strip() in plain:
             return True

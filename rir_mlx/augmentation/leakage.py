@@ -47,7 +47,7 @@ class ReservoirSample:
 
 
 def leakage(sample: ReservoirSample, words: LabelWords) -> dict[str, Any]:
-    """What the reasonings of a sample reveal of their labels:
+    """What the reasonings of a sample reveal about their labels:
 
     majority              share of the most frequent label among the sampled rows
     label_from_reasoning  accuracy of TF-IDF (words and pairs) with logistic regression on the reasoning alone,

@@ -1,7 +1,7 @@
-"""What surrounds a reasoning in a model's answer: its thoughts, end tokens, markup, and polite refusals.
+"""What a model's answer may contain besides a reasoning: thoughts, end tokens, markup, and polite refusals.
 
-Some servers return a model's private thoughts in the text of its answer. They are not the answer and must never become
-something to learn. What can be cut cleanly is cut here; the filters reject what remains.
+Some servers return a model's private thoughts in the text of its answer. These are not part of the answer and must
+never be trained on. Clean cuts are made here; the filters reject what remains.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _ENDS = (
     r"|<end_of_(?:turn|text|utterance)>|<turn\|>)"
 )
 _AROUND = re.compile(rf"\A(?:\s*{_BEGINS})+\s*|(?:\s*{_ENDS})+\s*\Z")
-"""What frames an answer in the formats of many model families. Control tokens anywhere else are no frame."""
+"""Tokens around an answer, in the formats of many model families. Control tokens elsewhere do not count."""
 
 _FENCE = re.compile(r"\A\s*```[\w+-]*[ \t]*\n?(.*?)\n?[ \t]*```\s*\Z", re.DOTALL)
 _WRAPPER = re.compile(
@@ -88,8 +88,8 @@ _DECLINES = re.compile(
 
 
 def answer_of(text: str) -> str | None:
-    """The answer in a model's text, without thoughts, end tokens, or a fence around it. None where the text is nothing
-    but thoughts, or a thought that does not end."""
+    """The answer in a model's text, without thoughts, end tokens, or a fence around it. None if the text is only
+    thoughts, or a thought that does not end."""
     found = _without_thoughts(text)
     if found is None:
         return None
@@ -100,7 +100,7 @@ def answer_of(text: str) -> str | None:
 
 
 def holds_thoughts(text: str) -> bool:
-    """Whether a text still holds a sign of thoughts: a tag of them, or a channel that is not the answer's."""
+    """Whether a text still contains thoughts: a thinking tag, or a channel other than the answer's."""
     signs = (_MARKER, _CHANNELS, _LEAKED_FINAL, _LEAKED_CHANNEL)
     return any(sign.search(text) for sign in signs)
 
@@ -159,7 +159,7 @@ def _outside_tags(text: str) -> str | None:
 
 
 def _unfenced(text: str) -> str:
-    """The text inside a fence; of a JSON object the string that is the answer, where one plainly is."""
+    """The text inside a fence; for a JSON object, its answer string if there is a clear one."""
     if fenced := _FENCE.match(text):
         text = fenced[1]
     if not _JSON_START.match(text):

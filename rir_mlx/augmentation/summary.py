@@ -1,4 +1,4 @@
-"""Counts augmented rows one by one, so that a million of them take no memory."""
+"""Counts of augmented rows, kept in constant memory however many rows there are."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from rir_mlx.augmentation.job import AugmentedRow
 
 _FEW = 0.5
-"""A label deserves a warning where its keep-rate is below this share of the overall one."""
+"""Warn about a label if its share of kept rows is below this fraction of the overall share."""
 
 
 class AugmentationSummary:
@@ -42,7 +42,7 @@ class AugmentationSummary:
             self.tied += choice["tied"]
 
     def values(self) -> dict[str, Any]:
-        """`rejected` counts reasonings, of which a row may have several before one is kept; the rest counts rows.
+        """`rejected` counts reasonings, and a row may have several before one is kept; everything else counts rows.
         Lengths are in tokens."""
         rows, kept = self.rows.total(), self.kept.total()
         values: dict[str, Any] = {
@@ -64,7 +64,7 @@ class AugmentationSummary:
         return values
 
     def warnings(self) -> list[str]:
-        """Warnings about trimmed texts, refused requests, and labels of which few rows are kept."""
+        """Warnings about trimmed texts, refused requests, and labels with few kept rows."""
         overall = self.kept.total() / max(1, self.rows.total())
         found = []
         if self.trimmed:
@@ -74,9 +74,9 @@ class AugmentationSummary:
             )
         counts = {what: self.rejected[reason] for reason, what in (("refused", "refused"), ("failed", "failed on"))}
         if any(counts.values()):
-            said = " and ".join(f"{what} {count:,} requests" for what, count in counts.items() if count)
+            refusals = " and ".join(f"{what} {count:,} requests" for what, count in counts.items() if count)
             found.append(
-                f"the server {said}; journal.jsonl holds what it said. "
+                f"the server {refusals}; its answers are in journal.jsonl. "
                 "`rir-mlx augment --retry-refused` tries these again."
             )
         if thinking := self.rejected["thinking"]:

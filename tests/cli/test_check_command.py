@@ -65,7 +65,7 @@ def test_all_faults_of_a_file_are_in_the_report_and_not_an_error_that_stops_it(r
     assert "mine.csv:62: the text is empty" in result.out
     assert "mine.csv:63: 3 fields where the header has 2" in result.out
     assert "more than one label" in result.out
-    assert result.out.splitlines()[-1].endswith("Training would refuse these data as they are.")
+    assert result.out.splitlines()[-1].endswith("Training would refuse this data.")
     assert rir("check", str(table), "--strict").code == 2
 
 
@@ -170,4 +170,4 @@ def test_a_training_warns_of_what_the_check_finds(rir: Run, recipe: Path) -> Non
 def test_quiet_prints_the_report_alone(rir: Run, table: Path, tiny: Path) -> None:
     result = rir("check", str(table), "--quiet", "--set", f"model={tiny}")
     assert result.err == ""
-    assert "Tokens a text:" in result.out
+    assert "Tokens per text:" in result.out

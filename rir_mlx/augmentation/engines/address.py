@@ -23,7 +23,7 @@ class Server:
 
     Raises UserError for an address that cannot be used."""
 
-    base_url: str = field(repr=False)  # its query may hold what is nobody else's business
+    base_url: str = field(repr=False)  # its query may hold a secret
     model: str | None = None
     concurrency: int = 8
     timeout: float = 120.0
@@ -57,7 +57,7 @@ class Server:
 
     @property
     def shown(self) -> str:
-        """The address as messages and rows may show it, without its query."""
+        """The address for messages and rows, without its query."""
         return str(self.url.copy_with(query=None)).rstrip("/")
 
     @property
@@ -71,17 +71,17 @@ class Server:
 
     @property
     def likely_address(self) -> str:
-        """What the address probably should be, as a hint."""
+        """A hint with the probable address."""
         if self.url.path.rstrip("/").endswith("/v1"):
             return "Give the address that /chat/completions is appended to, like http://127.0.0.1:8080/v1."
         return f"The address of most servers ends in /v1: try {self.shown}/v1."
 
     def read_key(self) -> str:
-        """The key, or an empty string. Raises UserError for one that no header can hold."""
+        """The key, or an empty string. Raises UserError if no header can hold it."""
         key = os.environ.get(self.key_variable, "").strip() if self.trusted else ""
         if not (key.isascii() and key.isprintable() and " " not in key):
             raise UserError(
-                f"The environment variable {self.key_variable} holds characters that no key has.",
+                f"The environment variable {self.key_variable} holds characters that are not allowed in a key.",
                 hint="Copy the key once more.",
             )
         return key

@@ -1,4 +1,4 @@
-"""What an OpenAI-compatible server answers, and what it says when it does not. Knows no connection."""
+"""The answers and errors of an OpenAI-compatible server, parsed. Does not handle connections."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _EXHAUSTED = re.compile(
     r"insufficient_quota|exceeded your current quota|billing|credit|per[ _-]?day|daily|\b[rt]pd\b|monthly",
     re.IGNORECASE,
 )
-"""Limits that no pause of minutes helps against."""
+"""Limits that a pause of minutes does not lift."""
 _IN_WORDS = re.compile(r"(?:try again|retry) (?:in|after) ((?:[\d.]+ ?(?:h|ms|m|s)\w* ?)+)", re.IGNORECASE)
 _DURATION = re.compile(r"([\d.]+) ?(ms|h|m|s)", re.IGNORECASE)
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 THOUGHTS = "<think>"
-"""Stands in the journal for an answer of nothing but thoughts."""
+"""Recorded in the journal for an answer that is only thoughts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The text of an answer without thoughts and end tokens. `tokens` as the server counts them, where it does.
+    """The text of an answer without thoughts and end tokens. `tokens` as the server counts them, if it does.
     `control`: a control token stands inside the text."""
 
     text: str
@@ -41,7 +41,7 @@ class Answer:
 
 
 class Unreached(Exception):
-    """Nobody listens at the address."""
+    """Nothing listens at the address."""
 
 
 class ServerBusy(Exception):
@@ -49,8 +49,8 @@ class ServerBusy(Exception):
 
 
 class RateLimited(Exception):
-    """Too many requests. `wait`: seconds that the server asks for, 0 where it names none. `exhausted`: a quota or a
-    limit a day, which a pause does not help against."""
+    """Too many requests. `wait`: seconds that the server asks for, 0 if it names none. `exhausted`: a quota or daily
+    limit, which a pause does not lift."""
 
     def __init__(self, what: str, wait: float = 0.0, *, exhausted: bool = False) -> None:
         super().__init__(what)
@@ -66,7 +66,7 @@ class NotAnAnswer(Exception):
 
 
 class RequestRefused(Exception):
-    """The server answers others, and refuses what this request says: too long, or against its rules."""
+    """The server works but refuses this request: too long, or against its rules."""
 
 
 class NotFound(Exception):
@@ -74,11 +74,11 @@ class NotFound(Exception):
 
 
 class Unauthorised(Exception):
-    """The server wants a key, or another one."""
+    """The server wants a key, or a different key."""
 
 
 class Unusable(Exception):
-    """A refusal that no other request mends: a redirect, payment required, a method that is not allowed."""
+    """A refusal that applies to every request: a redirect, payment required, a method that is not allowed."""
 
 
 class UnknownParameter(Exception):
@@ -107,8 +107,8 @@ def object_in(response: httpx2.Response) -> dict[str, Any]:
 def read_answer(data: dict[str, Any]) -> Answer:
     """The answer in the object that a server sent.
 
-    Raises RequestFailed where it holds none, RequestRefused where a content filter or the model refused, RateLimited
-    and others where it holds an error with a status, and NotAnAnswer where it is an object of another protocol."""
+    Raises RequestFailed if there is none, RequestRefused if a content filter or the model refused, RateLimited and
+    others for an error with a status, and NotAnAnswer for an object of another protocol."""
     choices = data.get("choices")
     if not choices and data.get("error"):
         raise _error_inside(data["error"])
@@ -126,7 +126,7 @@ def read_answer(data: dict[str, Any]) -> Answer:
     if not text.strip() and message.get("refusal"):
         raise RequestRefused(f"the model refused: {message['refusal']}")
     thoughts = any(message.get(name) for name in ("reasoning_content", "reasoning", "thinking"))
-    whole = text.encode("utf-8", "replace").decode("utf-8")  # JSON can hold half characters, and no tokenizer takes one
+    whole = text.encode("utf-8", "replace").decode("utf-8")  # no tokenizer accepts JSON's unpaired surrogates
     found = answer_of(whole)
     if found is None or (not found and (thoughts or _thoughts_alone(message.get("content")))):
         found = THOUGHTS if found is not None else whole
@@ -137,7 +137,7 @@ def read_answer(data: dict[str, Any]) -> Answer:
 
 
 def _text_of(content: Any) -> str:
-    """A message's content as text. Parts of a list are joined, those that hold thoughts left out."""
+    """A message's content as text. Parts of a list are joined; parts with thoughts are left out."""
     if content is None:
         return ""
     if isinstance(content, str):
@@ -170,7 +170,7 @@ def _error_inside(error: Any) -> Exception:
 
 
 def problem_of(response: httpx2.Response, sent: frozenset[str] = frozenset()) -> Exception:
-    """What is wrong, by a response that is not a success. `sent` are the request's parameters that may be left out."""
+    """The error for an unsuccessful response. `sent` are the request's optional parameters."""
     status, (message, code) = response.status_code, _said(response)
     what = f"status {status}: {message}"
     if status == 429:
@@ -197,7 +197,7 @@ _NOT_TAKEN = re.compile(
 
 
 def unknown_parameters(response: httpx2.Response, sent: frozenset[str]) -> frozenset[str]:
-    """Those of the parameters `sent` that a refusal says the server does not take."""
+    """The parameters among `sent` that a refusal names as unsupported."""
     text = response.text
     if not _NOT_TAKEN.search(text):
         return frozenset()
@@ -212,7 +212,7 @@ def unknown_parameters(response: httpx2.Response, sent: frozenset[str]) -> froze
 
 
 def retry_after(response: httpx2.Response, message: str = "") -> float:
-    """Seconds until another request is welcome, by the headers or the message; 0 where neither names a time.
+    """Seconds to wait before another request, from the headers or the message; 0 if neither names a time.
 
     `retry-after-ms` holds milliseconds, `retry-after` seconds or a date (RFC 9110, section 10.2.3)."""
     if milliseconds := _number(response.headers.get("retry-after-ms", "")):
@@ -248,7 +248,7 @@ def _is_exhausted(message: str, code: object) -> bool:
 
 
 def _said(response: httpx2.Response) -> tuple[str, object]:
-    """What a server says of its refusal, and the code that it gives."""
+    """The message and the code of a server's refusal."""
     if response.has_redirect_location:
         return f"a redirect to {response.headers['location']}, which is not followed", None
     try:

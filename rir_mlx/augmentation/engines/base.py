@@ -1,4 +1,4 @@
-"""What an engine is: labelled texts in, reasonings out, as they are finished.
+"""The engine protocol: labelled texts in, reasonings out as they are finished.
 
 An engine knows nothing of journals, filters or choices.
 """
@@ -29,11 +29,11 @@ class ReasoningRequest:
 class GeneratedReasoning:
     """What an engine generated for the request `key`, and its length in tokens.
 
-    finish_reason  `length` where it ran into the limit
-    control        a control token stands inside it
+    finish_reason  `length` if it reached the limit
+    control        whether a control token stands inside it
     trimmed        tokens of the request's text that were cut off to fit
     refused        why the engine generates nothing for this request
-    failed         what went wrong, again and again, with this request alone
+    failed         the error that this request, and only this request, kept causing
     """
 
     key: str
@@ -48,7 +48,7 @@ class GeneratedReasoning:
 
 @dataclass(frozen=True)
 class LabelQuestion:
-    """What all requests of a job ask: the label set, and the question that a label answers."""
+    """What all requests of a job share: the label set, and the question that a label answers."""
 
     labels: Sequence[str]
     instruction: str
@@ -59,13 +59,13 @@ class LabelQuestion:
 
 class Engine(Protocol):
     def identity(self) -> dict[str, str]:
-        """The model, its revision and its adapter: what decides a reasoning besides the request and the sampling. It
-        is part of every key, and stands in every row."""
+        """The model, its revision and its adapter: what determines a reasoning besides the request and the sampling. It
+        is part of every key and of every row."""
         ...
 
     def write(self, requests: Iterable[ReasoningRequest], sampling: Sampling) -> Iterator[GeneratedReasoning]:
-        """Every request once, as it is finished. Takes requests only a few ahead of need, so that the caller can stop;
-        the requests taken are finished. Raises an RirError where the engine fails."""
+        """Every request once, as it is finished. Takes only a few requests ahead, so that the caller can stop; those
+        taken are finished. Raises an RirError if the engine fails."""
         ...
 
     def close(self) -> None: ...

@@ -1,4 +1,4 @@
-"""HTTP requests to a server, repeated as long as that helps. Where it limits the rate, all of them pause together."""
+"""HTTP requests to a server, with retries. If the server limits the rate, all requests pause together."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 _QUICK_PAUSE = 0.2
 """Seconds before the second and last try to reach a server that was never reached."""
 _LONGEST_WAIT = 900.0
-"""Seconds that a server may ask everybody to wait before the job ends instead."""
+"""The longest pause, in seconds, that a server may ask for; beyond it the job ends."""
 _SHOWN_WAIT = 30.0
 _MOST_PAUSES = 30
-"""Pauses, without an answer in between, after which a rate limit is no rate limit."""
+"""Consecutive pauses without an answer after which the job ends."""
 _FOREIGN_TRIES = 3
 """Tries at an address that never answered in this protocol."""
 _LONGEST_CONNECT = 10.0
 _LEAVING = 5.0
-"""Seconds to wait for requests that are cancelled; the thread is a daemon and holds up no exit after that."""
+"""Seconds to wait for cancelled requests; the thread is a daemon and does not delay the exit after that."""
 _EXCERPT = 300
 _AGAIN = "Run the same command again; it continues."
 
@@ -42,11 +42,11 @@ _REPEATED = (
     answers.RequestFailed,
     answers.NotAnAnswer,
 )
-"""What another try may help against."""
+"""Errors that another try may overcome."""
 
 
 class SetAside(Exception):
-    """A request that failed again and again while others may do well."""
+    """A request that kept failing while others may succeed."""
 
 
 class RateLimit:
@@ -57,12 +57,12 @@ class RateLimit:
         self.until, self.pauses = 0.0, 0
 
     async def wait(self, ending: asyncio.Event) -> None:
-        """Until the pause is over; requests then start a little apart. Returns at once where `ending` is set."""
+        """Wait until the pause is over; requests then start slightly apart. Returns at once if `ending` is set."""
         while (left := self.until - time.monotonic()) > 0 and not ending.is_set():
             await _sleep(left + random.uniform(0, min(1.0, left / 10)), ending)
 
     def pause(self, limit: answers.RateLimited, seconds: float, said: str) -> None:
-        """No request starts for so many seconds. Raises Failure where waiting does not help."""
+        """Hold back all requests for `seconds`. Raises Failure if waiting does not help."""
         if limit.exhausted or seconds > _LONGEST_WAIT:
             raise Failure(f"{self.shown} takes no more requests for now, {said}", hint=_AGAIN)
         now = time.monotonic()
@@ -72,24 +72,24 @@ class RateLimit:
                 self.tell(f"{self.shown} limits the rate of requests: waiting {seconds:.0f} s.")
         if self.pauses > _MOST_PAUSES:
             raise Failure(f"{self.shown} still limits the rate after {self.pauses} pauses, {said}", hint=_AGAIN)
-        if self.pauses > 1:  # the time that was named turned out too short
+        if self.pauses > 1:  # the named time was too short
             seconds = max(seconds, min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (self.pauses - 2)))
         self.until = max(self.until, now + seconds)
 
 
 class ServerClient:
-    """Sends requests to one server and repeats them. `tell` hears what the user should know."""
+    """Sends requests to one server, with retries. `tell` receives messages for the user."""
 
     def __init__(self, server: Server, key: str, tell: Callable[[str], None]) -> None:
         self.server, self._key = server, key
         self.limit = RateLimit(server.shown, tell)
         self.answered = 0
         self._reached = False
-        self._random = random.Random()  # pauses differ from run to run, and draw from nobody else's generator
+        self._random = random.Random()  # pauses differ from run to run, and leave other generators alone
 
     @contextmanager
     def open(self) -> Iterator[tuple[httpx2.AsyncClient, asyncio.AbstractEventLoop]]:
-        """A connection pool and the loop it runs on. What still runs there is cancelled at the end."""
+        """A connection pool and its event loop. Requests still running at the end are cancelled."""
         client = httpx2.AsyncClient(
             headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
             timeout=httpx2.Timeout(self.server.timeout, connect=min(_LONGEST_CONNECT, self.server.timeout)),
@@ -107,11 +107,11 @@ class ServerClient:
             thread.join(_LEAVING)
 
     async def insist(self, attempt: Callable[[], Awaitable[T]], ending: asyncio.Event) -> T:
-        """`attempt` until it succeeds, with longer and longer pauses. Once `ending` is set nothing is repeated.
+        """Call `attempt` until it succeeds, with growing pauses. Once `ending` is set, nothing is retried.
 
-        Raises SetAside where the request alone may be at fault, Failure where the server is, NoServer where there was
-        never one, UserError where the address or the key is wrong; RequestRefused, NotFound and UnknownParameter as
-        `attempt` does."""
+        Raises SetAside if only the request may be at fault, Failure if the server is, NoServer if none ever answered,
+        UserError if the address or the key is wrong; RequestRefused, NotFound and UnknownParameter as `attempt`
+        does."""
         tries, answered_before = 0, self.answered
         while True:
             await self.limit.wait(ending)
@@ -119,7 +119,7 @@ class ServerClient:
             try:
                 result = await attempt()
             except _REPEATED as problem:
-                # A server that names its time, or answers others meanwhile, will come round to this request too.
+                # A server that names a time, or answers other requests meanwhile, will get to this request too.
                 patient = isinstance(problem, answers.RateLimited) and (
                     problem.wait > 0 or self.answered > answered_then
                 )
@@ -150,7 +150,7 @@ class ServerClient:
                 return self.server.retries + 1
 
     def _given_up(self, problem: Exception, tries: int, others_answered: bool) -> Exception:
-        """The error of a request that is not repeated any more."""
+        """The error of a request that is given up."""
         match problem:
             case answers.Unreached() if not self._reached:
                 return self._no_server(problem)
@@ -185,11 +185,11 @@ class ServerClient:
         body: dict[str, Any] | None = None,
         optional: frozenset[str] = frozenset(),
     ) -> dict[str, Any]:
-        """The object that the server answers with. `optional` are parameters of the body that may be left out."""
+        """The object in the server's answer. `optional` are parameters of the body that may be left out."""
         url = self.server.url
         url = url.copy_with(path=url.path.rstrip("/") + path)
         try:
-            # httpx2's own timeout starts anew with every byte.
+            # httpx2's own timeout restarts with every byte.
             async with asyncio.timeout(self.server.timeout):
                 response = await client.request("GET" if body is None else "POST", url, json=body)
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
@@ -205,7 +205,7 @@ class ServerClient:
         return answers.object_in(response)
 
     def clean(self, what: object) -> str:
-        """The beginning of what a server or a library says, on one line and without the key."""
+        """The start of an error message, on one line and without the key."""
         text = str(what).replace(self._key, "***") if self._key else str(what)
         text = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
         return text if len(text) <= _EXCERPT else text[: _EXCERPT - 1] + "…"

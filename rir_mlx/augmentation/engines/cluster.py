@@ -42,13 +42,13 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 _BATCHES = 4
-"""Model batches in a shard: rows can enter as others leave, and a worker that dies loses no more than this."""
+"""Model batches per shard: rows can enter as others leave, and a worker that dies loses one shard."""
 
 _AHEAD = 2
 """Shards per worker: the one in progress and one that waits."""
 
 _TRIES = 3
-"""How often a shard is repeated after its worker died. If more workers die, the shard is at fault."""
+"""Retries of a shard after its worker died. If more workers die, the shard is at fault."""
 
 _PASSED_ON = ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "OMP_NUM_THREADS")
 
@@ -69,7 +69,7 @@ class WorkerSetup:
     adapter: tuple[AdapterSpec, Tensors] | None = None
 
     def load(self) -> LocalEngine:
-        """Raises ModelError where this node has no such model, UserError where it lacks the backend."""
+        """Raises ModelError if this node has no such model, UserError if it lacks the backend."""
         backend = open_backend(self.backend)
         files = resolve_model(self.model, self.revision)
         if self.fingerprint and files.fingerprint != self.fingerprint:
@@ -87,8 +87,8 @@ class RayEngine:
     """R-Gen on `workers` workers of the cluster at RAY_ADDRESS, or of one that it starts on this machine's loopback
     and stops in `close`. `identity` names the model, its revision and its adapter.
 
-    Each worker has a GPU where the cluster has GPUs, else an even share of the processors. Every `write` loads the
-    models anew. Raises UserError where Ray is absent or the cluster cannot hold so many workers."""
+    Each worker has a GPU if the cluster has GPUs, else an equal share of the processors. Every `write` loads the models
+    again. Raises UserError if Ray is missing or the cluster cannot hold that many workers."""
 
     def __init__(self, setup: WorkerSetup, workers: int, identity: dict[str, str]) -> None:
         self.setup, self.workers, self._identity = setup, workers, identity
@@ -103,9 +103,9 @@ class RayEngine:
         return self._identity
 
     def write(self, requests: Iterable[ReasoningRequest], sampling: Sampling) -> Iterator[GeneratedReasoning]:
-        """Each request once, a shard at a time. At most three shards a worker are taken ahead.
+        """Each request once, a shard at a time. At most three shards per worker are taken ahead.
 
-        Raises the RirError that a worker met, and Failure where a shard's worker died again and again."""
+        Raises a worker's RirError, and Failure if workers keep dying on a shard."""
         import ray
         from ray.util.queue import Queue
 
@@ -144,14 +144,14 @@ class RayEngine:
                 queue.shutdown(force=True)
 
     def _results(self, queue: Any, sampling: Sampling) -> Generator[list[GeneratedReasoning], None, None]:
-        """One Ray Data pipeline from the queue to what was written, shard by shard, in no order."""
+        """One Ray Data pipeline from the queue to the results, shard by shard, in no particular order."""
         import ray
         from ray.data import ActorPoolStrategy
         from ray.util.annotations import RayDeprecationWarning
 
         source = ray.data.from_items([0], override_num_blocks=1)
         _set_up_execution(source.context)
-        # A taker that is started again would take other shards: it has no second try, and stands where the driver is.
+        # A restarted taker would take other shards, so it is never restarted and runs on the driver's node.
         taking = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": _here()}
         writing = self._share | {"max_restarts": -1, "max_task_retries": _TRIES}
         with warnings.catch_warnings():  # options of Ray's tasks and actors that Ray Data passes on until 2.64
@@ -174,8 +174,8 @@ class RayEngine:
 
 
 def share_of_a_worker(nodes: Sequence[Mapping[str, float]], workers: int) -> dict[str, int]:
-    """What each of `workers` workers asks for, given the nodes' resources: a GPU where there are GPUs, else as many
-    processors as each can have. Raises UserError where they cannot all run at once."""
+    """The resources that each of `workers` workers requests, given the nodes': a GPU if there are GPUs, else as many
+    processors as each can have. Raises UserError if they cannot all run at once."""
     gpus = sum(int(node.get("GPU", 0)) for node in nodes)
     cpus = [int(node.get("CPU", 0)) for node in nodes]
     room, unit = (gpus, "GPU") if gpus else (sum(cpus), "processor")
@@ -208,7 +208,7 @@ def _packed(result: list[GeneratedReasoning] | RirError) -> str:
 
 
 def _unpacked(packed: str) -> list[GeneratedReasoning]:
-    """What a worker wrote. Raises the RirError that it met."""
+    """A worker's results. Raises its RirError."""
     result = json.loads(packed)
     if isinstance(result, dict):
         raise getattr(errors, result["error"], Failure)(result["what"], hint=result["hint"])
@@ -222,7 +222,7 @@ def _take(_: object, queue: Any) -> Iterator[pyarrow.Table]:
 
 
 class _Writer:
-    """A worker: the model, loaded once. An RirError is a result, so that it reaches the driver as it is."""
+    """A worker: the model, loaded once. It returns an RirError as a result, so that the driver gets it unchanged."""
 
     def __init__(self, setup: Any, sampling: Sampling) -> None:
         import ray
@@ -247,13 +247,13 @@ class _Writer:
             return list(self.engine.write(requests, self.sampling))
         except RirError as error:
             return error
-        except Exception as error:  # Ray would tell the driver that a block failed, and not why
+        except Exception as error:  # Ray would report that a block failed, but not why
             where = traceback.extract_tb(error.__traceback__)[-1]
             return Failure(f"A worker failed at {where.name}: {type(error).__name__}: {error}")
 
 
 def _shards(requests: Iterator[ReasoningRequest], workers: int, rows: int) -> Iterator[list[ReasoningRequest]]:
-    """Orders in shards of at most `rows`. What is left at the end is dealt evenly, so that no worker stands idle."""
+    """Requests in shards of at most `rows`. The last ones are split evenly, so that no worker is idle."""
     while stretch := list(islice(requests, workers * rows)):
         size = -(-len(stretch) // workers)
         for start in range(0, len(stretch), size):
@@ -261,16 +261,16 @@ def _shards(requests: Iterator[ReasoningRequest], workers: int, rows: int) -> It
 
 
 def _set_up_execution(context: Any) -> None:
-    """Options of one pipeline, which are a copy of Ray Data's own."""
+    """The options of one pipeline: a copy of Ray Data's."""
     context.enable_progress_bars = False
-    context.target_max_block_size = 1  # a row is a block as soon as it is there, and waits for no other
-    context.execution_no_progress_timeout_s = -1  # a shard takes as long as it takes
+    context.target_max_block_size = 1  # each row becomes a block at once
+    context.execution_no_progress_timeout_s = -1  # a shard may take any time
     context.issue_detectors_config.detectors = []
 
 
 def _connect() -> ExitStack:
-    """Join the cluster that this process has joined already, or that of RAY_ADDRESS, or start one. What was done is
-    undone when the stack is closed. Raises UserError where Ray is absent or the address does not answer."""
+    """Join the cluster that this process already belongs to, or the one at RAY_ADDRESS, or start one. Closing the stack
+    undoes it. Raises UserError if Ray is missing or the address does not answer."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     try:
         import ray
@@ -278,7 +278,7 @@ def _connect() -> ExitStack:
     except ImportError as error:
         raise UserError("Ray is not installed.", hint="pip install 'rir-mlx[ray]' installs it.") from error
 
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it has to say is raised
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors are raised
     if ray.is_initialized():
         return ExitStack()
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -290,7 +290,7 @@ def _connect() -> ExitStack:
                 ray.init(address=address, **quiet)
             except (OSError, RuntimeError, ValueError) as error:
                 raise UserError(
-                    f"No Ray cluster answers at {address}: {error}", hint="Mend or unset RAY_ADDRESS."
+                    f"No Ray cluster answers at {address}: {error}", hint="Correct or unset RAY_ADDRESS."
                 ) from error
         else:
             _start_on_loopback(quiet)
@@ -299,7 +299,7 @@ def _connect() -> ExitStack:
 
 @contextmanager
 def _complaints_on_stderr() -> Iterator[None]:
-    """Ray prints that a worker died on stdout, which carries data alone."""
+    """Ray reports dead workers on stdout, which is for data only."""
     from ray._private import worker
 
     show = worker.print_to_stdstream
@@ -311,8 +311,8 @@ def _complaints_on_stderr() -> Iterator[None]:
 
 
 def _start_on_loopback(quiet: Mapping[str, Any]) -> None:
-    """Ray takes 127.0.0.1 for a wish to be reached from other machines, puts the machine's own address there, and
-    listens on every interface, unless it believes itself on a system without clusters."""
+    """Given 127.0.0.1, Ray substitutes the machine's own address and listens on every interface, unless it believes
+    that the system has no clusters."""
     import ray
     from ray._private import ray_constants
 
@@ -334,7 +334,7 @@ def _start_on_loopback(quiet: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _kept_signals() -> Iterator[None]:
-    """ray.init puts a SIGTERM handler of its own in the place of the one that was there."""
+    """ray.init replaces the process's SIGTERM handler with its own."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -353,7 +353,7 @@ def _node_resources() -> list[Mapping[str, float]]:
 
 
 def _here() -> Any:
-    """The driver's node: what stands there is lost with the driver alone."""
+    """The driver's node: a task placed there is lost only with the driver."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -361,7 +361,7 @@ def _here() -> Any:
 
 
 def _reason(error: BaseException) -> str:
-    """The error at the bottom of Ray's, in one line."""
+    """The root cause of Ray's error, in one line."""
     while isinstance(cause := getattr(error, "cause", None), BaseException):
         error = cause
     lines = str(error).strip().splitlines() or [""]

@@ -1,4 +1,4 @@
-"""The parameters of a request, without those that the server turns out not to know."""
+"""The parameters of a request, without those that the server turns out not to support."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from rir_mlx.augmentation.engines.answers import UnknownParameter
 from rir_mlx.backends.base import Sampling
 
 _SEED_BITS = 31
-"""What every server takes: some keep a seed in 32 bits, signed or not, and JSON readers may round above 2^53."""
+"""Seeds that every server takes: some keep a seed in 32 bits, signed or not, and JSON readers may round above 2^53."""
 _DEFAULT = Sampling()
 _RENAMED = {"max_tokens": "max_completion_tokens"}
 
 
 class RequestParameters:
-    """What is asked of a server besides the message. `omitted` are never sent. What a server refuses as unknown is
-    learned once, for all requests, and told."""
+    """What a request holds besides the message. `omitted` are never sent. A parameter that the server refuses as
+    unknown is left out of all later requests, and the user is told once."""
 
     def __init__(self, tell: Callable[[str], None], omitted: Iterable[str] = ()) -> None:
         self.tell, self.omitted = tell, set(omitted)

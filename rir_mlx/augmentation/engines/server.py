@@ -33,13 +33,13 @@ from rir_mlx.prompting.codec import Codec
 from rir_mlx.prompting.room import rgen_room
 
 _MOST_FAILURES = 16
-"""After so many refusals and failures in a row, the server may be at fault and not the requests."""
+"""Refusals and failures in a row after which the server, not the requests, may be at fault."""
 
 
 class OpenAIEngine:
-    """R-Gen on a server. Without a codec no text is trimmed. `tell` hears what the user should know.
+    """R-Gen on a server. Without a codec no text is trimmed. `tell` receives messages for the user.
 
-    Raises UserError where no model is named and the server does not list exactly one."""
+    Raises UserError if no model is named and the server does not list exactly one."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class OpenAIEngine:
         self._parameters = RequestParameters(tell, server.omitted)
         self._answered: tuple[ReasoningRequest, Sampling] | None = None
         self.proven = False
-        """Whether the server answered such requests in an earlier run. Then what it fails on is the requests' fault."""
+        """Whether the server answered such requests in an earlier run. If so, the requests it fails on are at fault."""
         self.model = server.model or self._only_model()
 
     @property
@@ -66,10 +66,10 @@ class OpenAIEngine:
         return {"engine": "openai", "model": self.model, "server": self.server.shown}
 
     def write(self, requests: Iterable[ReasoningRequest], sampling: Sampling) -> Iterator[GeneratedReasoning]:
-        """As `Engine.write`. A request that the server refuses, or fails on again and again, is set aside with what
-        the server said. Where the server itself fails, requests under way are finished before the error is raised.
+        """Like `Engine.write`. A request that the server refuses, or keeps failing on, is set aside with the server's
+        message. If the server itself fails, running requests are finished before the error is raised.
 
-        Raises UserError where the server, the key or the model is wrong, Failure where the server does not answer."""
+        Raises UserError if the server, the key or the model is wrong, Failure if the server does not answer."""
         requests = iter(requests)
         running: dict[Future[Answer], tuple[ReasoningRequest, int]] = {}
         done: SimpleQueue[Future[Answer]] = SimpleQueue()
@@ -118,7 +118,7 @@ class OpenAIEngine:
     def _still_answers(
         self, client: httpx2.AsyncClient, loop: asyncio.AbstractEventLoop, ending: asyncio.Event
     ) -> bool:
-        """Whether the server still answers a request that it has answered before."""
+        """Whether the server still answers a request that it answered before."""
         if self._answered is None:
             return self.proven
         with suppress(RequestRefused, SetAside, RirError):
@@ -162,10 +162,10 @@ class OpenAIEngine:
                 models = []
         if len(models) == 1:
             return models[0]
-        # The first of several would often be another model than the one in memory: mlx_lm.server and Ollama list
-        # whatever lies on the disk, and load what is asked for.
+        # The first of several may not be the one in memory: mlx_lm.server and Ollama list every model on the disk, and
+        # load the one asked for.
         found = f"lists several models: {', '.join(models)}" if models else "lists no model"
-        hint = "Name the model that is to write: augment.server_model."
+        hint = "Set augment.server_model to the model to use."
         if not models and not self.server.url.path.endswith("/v1"):
             hint += f" {self.server.likely_address}"
         raise UserError(f"{self.server.shown} {found}.", hint=hint)
@@ -201,7 +201,7 @@ class OpenAIEngine:
         """The ids that the server lists, without the adapters on a model that it lists too (vLLM's `parent`)."""
         data = (await self._client.send(client, "/models")).get("data")
         if not isinstance(data, list):
-            raise NotFound(f"a list of models that is none: {data}")
+            raise NotFound(f"an invalid list of models: {data}")
         return [
             str(model["id"])
             for model in data
@@ -212,12 +212,12 @@ class OpenAIEngine:
 def fitted_request(
     request: ReasoningRequest, question: LabelQuestion, codec: Codec | None, room: int
 ) -> tuple[ReasoningRequest, int]:
-    """The request with the end of its text cut where the prompt takes more than `room` tokens, and how many it lost.
+    """The request, the end of its text cut so that the prompt fits into `room` tokens, and how many tokens were cut.
     Without a codec nothing is cut."""
     lost = 0
     while codec is not None and (over := codec.encode(question.prompt(request), room).trimmed):
         spans = codec.offsets(request.text)
-        # A character may take several tokens: the cut is where the first lost token's character starts.
+        # A character may take several tokens: cut where the character of the first lost token starts.
         request = replace(request, text=request.text[: spans[-over][0]])
         lost += over
     return request, lost
