@@ -16,15 +16,18 @@ pytestmark = pytest.mark.slow
 
 LABELS = {"joy": "i feel happy today", "sadness": "i was sad", "anger": "now i am angry at the rain"}
 
+MOMENTS = ("rgen", "augmented/journal.jsonl", "classifier-qra", "evaluation/qra/readings.jsonl")
+"""What is there when the command is about to be killed, up to 0.2 s later: it is in its first, middle, last stages."""
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A working folder with a recipe on the fake backend, enough rows for a second or two of work."""
     make_tiny_llama(tmp_path / "model")
-    rows = [(f"{text} {n}", label) for n in range(150) for label, text in LABELS.items()]
+    rows = [(f"{text} {n}", label) for n in range(80) for label, text in LABELS.items()]
     table = "".join(f"{text},{label}\n" for text, label in rows)
     (tmp_path / "rows.csv").write_text("text,label\n" + table, encoding="utf-8")
-    triples = [{"question": t, "answer": label, "reasoning": f"because {t}"} for t, label in rows[:150]]
+    triples = [{"question": t, "answer": label, "reasoning": f"because {t}"} for t, label in rows[:80]]
     (tmp_path / "triples.jsonl").write_text("".join(json.dumps(t) + "\n" for t in triples), encoding="utf-8")
     (tmp_path / "small.yaml").write_text(
         "model: ./model\nbackend: fake\nmax_seq_length: 320\ndata: {train: rows.csv, val_size: 30, test_size: 60}\n"
@@ -57,19 +60,18 @@ def read_once(run: Path) -> dict[str, dict[str, object]]:
 
 
 def test_a_run_killed_again_and_again_ends_with_the_same_rows_and_weights(folder: Path) -> None:
-    begun = time.monotonic()
     assert start(folder, "whole", "-q").wait(timeout=120) == 0
-    length = time.monotonic() - begun
-    rng = random.Random(7)
-    kills = 0
-    for _ in range(4):
+    rng, kills = random.Random(7), 0
+    for moment in MOMENTS:
         process = start(folder, "killed", "-q")
-        time.sleep(length * rng.uniform(0.3, 0.9))
+        while process.poll() is None and not list((folder / "killed/small").glob(moment)):
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.2))
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
             kills += 1
         process.wait(timeout=60)
-    assert kills >= 1
+    assert kills >= 2
     assert start(folder, "killed", "-q").wait(timeout=120) == 0
     whole, killed = artifacts(folder / "whole" / "small"), artifacts(folder / "killed" / "small")
     assert len(whole) >= 10
@@ -78,7 +80,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_rows_and_weights(folder
     assert len(readings) == 4
     assert read_once(folder / "killed/small") == readings
     keys = [json.loads(line)["key"] for line in (folder / "killed/small/augmented/journal.jsonl").open()]
-    assert len(keys) == len(set(keys)) == 390
+    assert len(keys) == len(set(keys)) == 180
     assert not list((folder / "killed" / "small").rglob("*.tmp"))
 
 
