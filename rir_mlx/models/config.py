@@ -19,3 +19,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or "model_type" not in config:
         raise ModelError(f"{folder / 'config.json'} names no model_type.")
     return config
+
+
+def quantisation_hint(config: dict[str, Any]) -> str:
+    """What to do about a folder that does not load because another program quantised it; empty where none did."""
+    method = (config.get("quantization_config") or {}).get("quant_method")
+    return f"It is quantised by {method}. Name the model's bfloat16, float16 or float32 version." if method else ""

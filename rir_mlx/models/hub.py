@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rir_mlx.errors import ModelError, did_you_mean
 from rir_mlx.models.config import read_config
+from rir_mlx.models.fingerprint import fingerprint
+from rir_mlx.models.weight_files import check_weights
 from rir_mlx.recipe.builtin import BUILTIN, EMBEDDED
 
 OPEN_MIRROR = "mlx-community/Llama-3.2-1B-Instruct-bf16"
 
-_WANTED = ["*.json", "*.safetensors", "*.jinja", "README.md", "LICENSE*", "USE_POLICY*"]
-_SAMPLED_BYTES = 1 << 16
-_SAMPLES = 64
-_SMALL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+_WANTED = [
+    *("*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt"),
+    *("README.md", "LICENSE*", "USE_POLICY*"),
+]
+_UNWANTED = ["consolidated*.safetensors", "original/*"]
+"""Copies of the weights under Meta's or Mistral's names: as many gigabytes again."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ def resolve_model(name: str, revision: str | None = None, *, key: str = "model",
     """The local folder of a hub id, a folder, or `builtin:NAME`; fetched from the hub where it is not cached, unless
     `offline`. `key` is the recipe's key that names it, for the errors.
 
-    Raises ModelError, saying how to get access, what to name instead, or what the folder lacks."""
+    Raises ModelError, saying how to get access, what to name instead, or what is wrong with the folder."""
     if name.startswith(BUILTIN):
         folder = EMBEDDED / name.removeprefix(BUILTIN)
         if not folder.is_dir():
@@ -52,13 +55,8 @@ def resolve_model(name: str, revision: str | None = None, *, key: str = "model",
     else:
         folder = _fetch(name, revision, key, offline=offline)
         commit = folder.name if folder.parent.name == "snapshots" else revision
-    read_config(folder)
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        raise ModelError(
-            f"{folder} holds no .safetensors weights.", hint="Other formats can run code when they are read."
-        )
-    return ModelFiles(name, folder, commit, _fingerprint(weights))
+    weights = check_weights(folder, read_config(folder))
+    return ModelFiles(name, folder, commit, fingerprint(folder, weights))
 
 
 def local_tokenizer(name: str, revision: str | None = None) -> Path:
@@ -89,7 +87,10 @@ def _fetch(name: str, revision: str | None, key: str, *, offline: bool) -> Path:
 
     known = [OPEN_MIRROR] if key == "model" else []
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_WANTED, local_files_only=offline))
+        folder = snapshot_download(
+            name, revision=revision, allow_patterns=_WANTED, ignore_patterns=_UNWANTED, local_files_only=offline
+        )
+        return Path(folder)
     except errors.GatedRepoError as error:
         raise ModelError(
             f"{name} is gated.",
@@ -110,19 +111,3 @@ def _fetch(name: str, revision: str | None, key: str, *, offline: bool) -> Path:
         ) from error
     except (errors.HfHubHTTPError, OSError, ValueError) as error:
         raise ModelError(f"{name} could not be fetched from the hub: {error}") from error
-
-
-def _fingerprint(weights: list[Path]) -> str:
-    """sha256 over config, tokenizer and template, and each weight file's name, size, and 64 stretches of 64 KiB."""
-    digest = hashlib.sha256()
-    for name in _SMALL_FILES:
-        if (path := weights[0].parent / name).is_file():
-            digest.update(name.encode() + path.read_bytes())
-    for path in weights:
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size}".encode())
-        with path.open("rb") as file:
-            for place in range(_SAMPLES):
-                file.seek(max(0, size - _SAMPLED_BYTES) * place // (_SAMPLES - 1))
-                digest.update(file.read(_SAMPLED_BYTES))
-    return digest.hexdigest()[:16]

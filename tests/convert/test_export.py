@@ -192,10 +192,12 @@ def test_weights_in_several_files_are_fused_together(tiny: Path, tmp_path: Path)
     shutil.copytree(tiny, tmp_path / "split")
     tensors = load_file(tiny / "model.safetensors")
     names = sorted(tensors)
+    index = {}
     for part, some in enumerate((names[:9], names[9:])):
-        save_file(
-            {name: tensors[name] for name in some}, tmp_path / "split" / f"model-0000{part + 1}-of-00002.safetensors"
-        )
+        file = f"model-0000{part + 1}-of-00002.safetensors"
+        save_file({name: tensors[name] for name in some}, tmp_path / "split" / file)
+        index |= dict.fromkeys(some, file)
+    (tmp_path / "split" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
     (tmp_path / "split" / "model.safetensors").unlink()
     spec, adapter = spec_of("dora"), adapter_for(tiny, spec_of("dora"))
     whole = fused(Weights(tiny), spec, adapter)

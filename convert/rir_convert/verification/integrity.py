@@ -15,6 +15,7 @@ from rir_mlx.backends.base import Tokens
 from rir_mlx.errors import RirError
 from rir_mlx.models.config import read_config
 from rir_mlx.models.families import rope_for_both
+from rir_mlx.models.weight_files import INDEX, weight_files
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.prompting.prompts import Prompt
 
@@ -52,17 +53,17 @@ def _embeddings(folder: Path, config: Mapping[str, Any]) -> list[str]:
 
 def _weight_files(folder: Path) -> list[str]:
     """transformers refuses a file without `format`, and reads of several files those that the index names."""
-    found, names = [], set(Weights(folder))
-    for path in sorted(folder.glob("*.safetensors")):
+    weights, files = Weights(folder), weight_files(folder)
+    found = [f"{path.name} lies beside the weights" for path in folder.glob("*.safetensors") if path not in files]
+    if buffers := sorted(weights.buffers()):
+        found.append(f"the weights hold {buffers[0]}, which is no weight")
+    for path in files:
         with path.open("rb") as file:
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         if header.get("__metadata__", {}).get("format") not in _WEIGHT_FORMATS:
             found.append(f"{path.name} does not say its format")
-    index = folder / "model.safetensors.index.json"
-    several = len(list(folder.glob("*.safetensors"))) > 1
-    if several and not index.is_file():
-        found.append("the weights are in several files without an index")
-    if index.is_file() and set(json.loads(index.read_text(encoding="utf-8"))["weight_map"]) != names:
+    index = folder / INDEX
+    if index.is_file() and set(json.loads(index.read_text(encoding="utf-8"))["weight_map"]) != set(weights):
         found.append("the index does not name the weights that are there")
     return found
 

@@ -17,6 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from rir_mlx.errors import ModelError, UserError
+from rir_mlx.models.weight_files import INDEX, is_buffer, weight_files
 
 _DTYPES: dict[str, Any] = {
     "F64": np.float64,
@@ -49,13 +50,18 @@ class Tensors(Protocol):
 
 
 class Weights:
-    """The tensors of a model folder or of one file, mapped and not read until asked for."""
+    """The tensors of a model folder or of one file, mapped and not read until asked for. Of a folder, those files count
+    that its index names.
+
+    Raises ModelError where a file is missing, damaged, or holds a tensor that another one holds too."""
 
     def __init__(self, place: Path) -> None:
         self.places: dict[str, tuple[Path, int, dict[str, Any]]] = {}
-        for path in [place] if place.is_file() else sorted(place.glob("*.safetensors")):
+        for path in [place] if place.is_file() else weight_files(place):
             start, header = _read_header(path)
             for name, entry in header.items():
+                if name in self.places:
+                    raise ModelError(f"{name} is in {self.places[name][0]} and in {path}.", hint="Fetch both again.")
                 if name != "__metadata__":
                     self.places[name] = (path, start, entry)
         if not self.places:
@@ -66,6 +72,10 @@ class Weights:
 
     def __contains__(self, name: object) -> bool:
         return name in self.places
+
+    def buffers(self) -> set[str]:
+        """What is stored beside the weights and belongs to no model: see `is_buffer`."""
+        return {name for name, (_, _, entry) in self.places.items() if is_buffer(name, entry["dtype"])}
 
     def form(self, name: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
         path, _, entry = self.places[name]
@@ -153,11 +163,16 @@ def _unpack(packed: np.ndarray, bits: int) -> np.ndarray:
 
 
 def base_weights(folder: Path, config: Mapping[str, Any]) -> Weights | Dequantised:
-    """The weights of a model folder, dequantised where it is quantised, and without the copy of a tied embedding that
-    some folders store as the head."""
+    """The weights of a model folder, dequantised where it is quantised, without buffers, and without the copy of a tied
+    embedding that some folders store as the head."""
     stored = Weights(folder)
-    if config.get("tie_word_embeddings"):
-        stored.places = {name: place for name, place in stored.places.items() if not name.startswith("lm_head.")}
+    buffers = stored.buffers()
+    tied = bool(config.get("tie_word_embeddings"))
+    stored.places = {
+        name: place
+        for name, place in stored.places.items()
+        if name not in buffers and not (tied and name.startswith("lm_head."))
+    }
     quantised = config.get("quantization") or config.get("quantization_config")
     return Dequantised(stored, config) if quantised else stored
 
@@ -212,7 +227,7 @@ def write_shards(
         _write_file(tensors, names, folder / file, made_for, advance)
         index |= dict.fromkeys(names, file)
     about = {"metadata": {"total_size": size_of(tensors)}, "weight_map": dict(sorted(index.items()))}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    (folder / INDEX).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_file(tensors: Tensors, names: list[str], path: Path, made_for: str, advance: Advance) -> None:

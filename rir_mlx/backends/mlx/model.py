@@ -16,7 +16,7 @@ from mlx_lm.models.gemma2 import GemmaModel
 from mlx_lm.tuner.dora import DoRALinear
 from mlx_lm.tuner.lora import LoRALinear
 from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
-from mlx_lm.utils import load_config, load_model
+from mlx_lm.utils import _get_classes, load_config, load_model
 from numpy.typing import NDArray
 
 from rir_mlx.backends.base import (
@@ -50,10 +50,14 @@ from rir_mlx.backends.mlx.training import (
 )
 from rir_mlx.errors import Failure, ModelError, OutOfMemory
 from rir_mlx.models.adapter_spec import AdapterSpec, Tensors, adapted_layers, no_linear_layer
+from rir_mlx.models.config import quantisation_hint, read_config
 from rir_mlx.models.families import mlx_config, mlx_length_limit
+from rir_mlx.models.weight_files import is_buffer, only_its_weights
 from rir_mlx.types import Dtype
 
 _CHECKS = PassedChecks()
+_UNLOADABLE = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError)
+"""What mlx-lm raises for a folder that it cannot load."""
 
 
 class MlxBackend:
@@ -76,12 +80,15 @@ class MlxBackend:
     ) -> MlxModel:
         try:
             stored = load_config(folder)
-            model, config = load_model(folder, lazy=True, model_config=mlx_config(stored))
-            if (wanted := self._dtype(dtype)) is not None and "quantization" not in config:
-                model.set_dtype(wanted)
-            _read(model)
-        except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-            raise ModelError(f"{folder} cannot be loaded as a language model: {error}") from error
+            with only_its_weights(folder) as shown:
+                model, config = _load(shown, mlx_config(stored))
+                if (wanted := self._dtype(dtype)) is not None and "quantization" not in config:
+                    model.set_dtype(wanted)
+                _read(model)
+        except _UNLOADABLE as error:
+            raise ModelError(
+                f"{folder} cannot be loaded as a language model: {error}", hint=quantisation_hint(read_config(folder))
+            ) from error
         loaded = open_model(model, self.processes, mlx_length_limit(stored))
         what = Checked(str(stored["model_type"]), loaded.vocabulary, _computed_in(model))
         _CHECKS.once(f"{what} {stored}", lambda: check_forward(loaded, what))
@@ -91,14 +98,15 @@ class MlxBackend:
 
     def load_as_is(self, folder: Path, adapter: Path | None = None) -> MlxModel:
         try:
-            model, config = load_model(folder, lazy=True)
-            if "quantization" not in config:
-                model.set_dtype(mx.float32)
-            if adapter is not None:
-                model = load_adapters(model, str(adapter))
-                model.eval()
-            _read(model)
-        except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+            with only_its_weights(folder) as shown:
+                model, config = _load(shown)
+                if "quantization" not in config:
+                    model.set_dtype(mx.float32)
+                if adapter is not None:
+                    model = load_adapters(model, str(adapter))
+                    model.eval()
+                _read(model)
+        except _UNLOADABLE as error:
             raise ModelError(f"{adapter or folder} cannot be loaded by mlx-lm: {error}") from error
         return open_model(model, self.processes, None)
 
@@ -107,6 +115,24 @@ class MlxBackend:
         if dtype == "auto":
             return None if has_accelerator() else mx.float32
         return getattr(mx, dtype)
+
+
+def _load(folder: Path, changed: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    """mlx-lm's model and its config, with the weights still unread and the keys `changed` in place of the folder's.
+    Buffers that older programs stored beside the weights are left out: mlx-lm takes them for unknown weights."""
+
+    def without_buffers(config: dict[str, Any]) -> tuple[type, type]:
+        model_class, arguments = _get_classes(config)
+
+        class WithoutBuffers(model_class):  # type: ignore[misc, valid-type]
+            def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
+                kept = {name: w for name, w in weights.items() if not is_buffer(name, str(w.dtype))}
+                theirs = getattr(super(), "sanitize", None)
+                return theirs(kept) if theirs else kept
+
+        return WithoutBuffers, arguments
+
+    return load_model(folder, lazy=True, model_config=changed, get_model_classes=without_buffers)
 
 
 def open_model(model: Any, processes: SingleProcess | MlxProcessGroup, longest: int | None) -> MlxModel:

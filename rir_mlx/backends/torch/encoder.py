@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
@@ -20,9 +19,10 @@ from rir_mlx.backends.base import (
     Tokens,
     pad_right,
 )
-from rir_mlx.backends.torch.model import default_device, fast_dtype
+from rir_mlx.backends.torch.model import UNLOADABLE, default_device, fast_dtype
 from rir_mlx.backends.torch.training import out_of_memory
 from rir_mlx.errors import Failure, ModelError, OutOfMemory
+from rir_mlx.models.weight_files import only_its_weights
 from rir_mlx.progress import Progress
 
 _ANOTHER = "Name another encoder, a BERT or its like, or leave it out: --set evaluate.encoder=null"
@@ -63,17 +63,18 @@ def _load(folder: Path, labels: int) -> Any:
     before = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # that the head is new, in many lines
     try:
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            folder,
-            num_labels=labels,
-            dtype=torch.float32,
-            ignore_mismatched_sizes=True,  # the head of another classification
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, AttributeError, SafetensorError) as error:
+        with only_its_weights(folder) as shown:
+            model, report = AutoModelForSequenceClassification.from_pretrained(
+                shown,
+                num_labels=labels,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,  # the head of another classification
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except UNLOADABLE as error:
         raise ModelError(f"{folder} cannot be loaded as an encoder: {error}", hint=_ANOTHER) from error
     finally:
         transformers_logging.set_verbosity(before)

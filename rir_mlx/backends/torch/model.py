@@ -45,8 +45,9 @@ from rir_mlx.backends.torch.scoring import score
 from rir_mlx.backends.torch.training import Training, batch_loss, out_of_memory
 from rir_mlx.errors import Failure, ModelError, OutOfMemory
 from rir_mlx.models.adapter_spec import AdapterSpec, Tensors, adapted_layers, no_linear_layer
-from rir_mlx.models.config import read_config
+from rir_mlx.models.config import quantisation_hint, read_config
 from rir_mlx.models.families import ModelShape
+from rir_mlx.models.weight_files import only_its_weights
 from rir_mlx.types import Dtype
 
 _Item = TypeVar("_Item")
@@ -54,6 +55,8 @@ _CHECKS = PassedChecks()
 _ONE_THREAD = 20_000_000
 """Below so many weights one thread is as fast as several: theirs spin while they wait for each other, and beside any
 other busy process they slow down a hundredfold (measured on two cores)."""
+UNLOADABLE = (OSError, ValueError, KeyError, RuntimeError, AttributeError, ImportError, SafetensorError)
+"""What transformers raises for a folder that it cannot load; ImportError where a quantisation needs its own package."""
 _SUFFIXES = {
     "lora_A.default.weight": "lora_a",
     "lora_B.default.weight": "lora_b",
@@ -126,17 +129,19 @@ class TorchBackend:
     def _load(self, folder: Path, dtype: torch.dtype, attention: str) -> TorchModel:
         transformers_logging.disable_progress_bar()
         try:
-            model, report = AutoModelForCausalLM.from_pretrained(
-                folder,
-                dtype=dtype,
-                attn_implementation=attention,
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
-        except (OSError, ValueError, KeyError, RuntimeError, AttributeError, SafetensorError) as error:
-            raise ModelError(f"{folder} cannot be loaded as a language model: {error}") from error
+            with only_its_weights(folder) as shown:
+                model, report = AutoModelForCausalLM.from_pretrained(
+                    shown,
+                    dtype=dtype,
+                    attn_implementation=attention,
+                    use_safetensors=True,
+                    local_files_only=True,
+                    trust_remote_code=False,
+                    output_loading_info=True,
+                )
+        except UNLOADABLE as error:
+            hint = quantisation_hint(read_config(folder))
+            raise ModelError(f"{folder} cannot be loaded as a language model: {error}", hint=hint) from error
         if missing := sorted(report["missing_keys"]):  # which transformers would fill with random numbers
             raise ModelError(f"{folder} cannot be loaded as a language model: it lacks the weight {missing[0]}.")
         return TorchModel(model.to(self.target).eval(), self.processes)
