@@ -26,8 +26,8 @@ from rir_mlx.progress import Progress, Silent
 from rir_mlx.stages.context import Context
 from rir_mlx.stages.opening import OpenOptions, RecipeSource, open_run
 from rir_mlx.storage.atomic import read_json
-from rir_mlx.storage.layout import RUNS, Stage
-from rir_mlx.types import Arm, BackendName
+from rir_mlx.storage.layout import Stage
+from rir_mlx.types import RUNS, Arm, BackendName
 
 
 class Options(TypedDict, total=False):

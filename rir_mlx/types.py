@@ -1,8 +1,13 @@
-"""Every closed set of names, once. The recipe's keys and the command line's choices are made from these."""
+"""Every closed set of names, once, and what else the library and the command line must agree on. The recipe's keys and
+the command line's choices are made from these."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal, get_args
+
+RUNS = Path("runs")
+"""The default folder of all runs."""
 
 Part = Literal["train", "validation", "test"]
 """A part of the labelled rows."""

@@ -15,7 +15,6 @@ from rir_cli.classifying import classify
 from rir_cli.context import open_options, process_rank, stage_options
 from rir_cli.converting import convert, export
 from rir_cli.options import (
-    RUNS,
     BackendOption,
     ForceOption,
     JsonOption,
@@ -26,7 +25,7 @@ from rir_cli.options import (
     SetOption,
     TrustRecipeOption,
 )
-from rir_mlx.types import Arm, EngineName
+from rir_mlx.types import RUNS, Arm, EngineName
 
 if TYPE_CHECKING:  # evaluation needs numpy, and help does not
     from rir_mlx.evaluation.schema import Comparison

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from rir_cli.context import open_options, stage_options
-from rir_cli.options import RUNS, JsonOption, OfflineOption, QuietOption, RunsOption, SetOption
-from rir_mlx.types import Severity
+from rir_cli.options import JsonOption, OfflineOption, QuietOption, RunsOption, SetOption
+from rir_mlx.types import RUNS, Severity
 
 if TYPE_CHECKING:
     from rir_mlx.data.audit.findings import Audit, Example, Finding

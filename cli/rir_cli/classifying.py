@@ -12,7 +12,6 @@ import typer
 
 from rir_cli.context import trained_context
 from rir_cli.options import (
-    RUNS,
     ArmOption,
     BackendOption,
     DelimiterOption,
@@ -30,6 +29,7 @@ from rir_cli.options import (
     ThresholdOption,
 )
 from rir_cli.standard_input import arriving_lines
+from rir_mlx.types import RUNS
 
 if TYPE_CHECKING:  # numpy is not needed to print help
     from rir_mlx.classification.classifier import Classifier

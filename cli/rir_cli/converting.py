@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from rir_cli.options import RUNS, ArmOption, BackendOption, JsonOption, OfflineOption, QuietOption, RunsOption
-from rir_mlx.types import Dtype, Ecosystem, ExportFormat, GgufType, QuantizationBits
+from rir_cli.options import ArmOption, BackendOption, JsonOption, OfflineOption, QuietOption, RunsOption
+from rir_mlx.types import RUNS, Dtype, Ecosystem, ExportFormat, GgufType, QuantizationBits
 
 DtypeOption = Annotated[
     Dtype, typer.Option(help="Number format of the weights in hf and mlx folders. auto: the base model's.")

@@ -9,8 +9,6 @@ import typer
 
 from rir_mlx.types import Arm, BackendChoice, ReasonMode
 
-RUNS = Path("runs")
-
 RecipeArgument = Annotated[
     str | None,
     typer.Argument(help="A recipe file, a shipped recipe (demo, emotion, emotion-tiny, paper), or a run's folder."),

@@ -1,8 +1,7 @@
-"""Adapters of mlx-lm, of PEFT and of this toolkit, read as one thing and written as either.
+"""Adapters of mlx-lm, of PEFT and of this toolkit, read into one form and written in either.
 
-Whoever trained an adapter, its tensors come out in mlx-lm's names and layout, with one rank and one scale: where PEFT
-gave layers ranks or alphas of their own, smaller factors are filled up with zeros and the scale goes into `lora_b`,
-which changes nothing in what is computed.
+Every adapter is read into mlx-lm's names and layout, with one rank and one scale. If PEFT gave layers different ranks
+or alphas, smaller factors are padded with zeros and the scale is folded into `lora_b`, which changes no result.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ _PEFT_NAME = re.compile(
 _PATTERN_SECONDS = 0.02
 """Of the processor; a pattern that PEFT writes takes microseconds."""
 _REPLACED = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Initialisations that change the base's weights: an adapter so made belongs to a base that is stored nowhere."""
+"""Initialisations that change the base's weights. Such an adapter belongs to a base that is not stored."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +68,9 @@ class ForeignAdapter:
 
 
 def read_any(folder: Path) -> ForeignAdapter:
-    """The adapter in a folder of mlx-lm's or PEFT's. Where both are there, mlx-lm's is read.
+    """The adapter in a folder of mlx-lm's or PEFT's. If both are there, mlx-lm's is read.
 
-    Raises ModelError where the folder does not hold what its config says, or holds what only its own library runs."""
+    Raises ModelError if the folder does not match its config, or if only its own library can run the adapter."""
     path = folder / CONFIG
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -143,7 +142,7 @@ def _place(name: str) -> tuple[int, str]:
 
 
 def _check_shapes(found: ForeignAdapter, path: Path) -> None:
-    """Every factor has the one rank, with the rank on the right side: a square layer would load with the wrong one."""
+    """Check that every factor has the same rank, on the correct side: a square layer would load either way."""
     for name, tensor in found.tensors.items():
         _place(name)
         leaf = name.rpartition(".")[2]
@@ -202,9 +201,9 @@ def _evened(
 
 
 def _own(config: Mapping[str, Any], key: str, module: str, default: Any) -> Any:
-    """A module's own rank or alpha, whose key PEFT takes for a pattern of the name's end.
+    """A module's own rank or alpha. PEFT treats its key as a pattern for the end of the name.
 
-    Raises ModelError for a pattern that is none, or that takes long: a stranger's file must not keep us busy."""
+    Raises ModelError for an invalid pattern, or one that takes too long: a stranger's file must not stall us."""
     for pattern, value in (config.get(key) or {}).items():
         try:
             if regex.match(rf"(.*\.)?({pattern})$", module, timeout=_PATTERN_SECONDS):
@@ -227,7 +226,7 @@ def _refuse_what_mlx_lacks(folder: Path, config: Mapping[str, Any]) -> None:
         (config.get("trainable_token_indices"), "trains single tokens' embeddings"),
         (config.get("bias", "none") != "none" or config.get("lora_bias"), "trains biases"),
         (config.get("fan_in_fan_out"), "is stored with fan_in_fan_out"),
-        (start.startswith(_REPLACED), f"was begun by {start}, which changes the base's weights"),
+        (start.startswith(_REPLACED), f"was initialised by {start}, which changes the base's weights"),
     ):
         if found:
             raise ModelError(
@@ -237,7 +236,7 @@ def _refuse_what_mlx_lacks(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def _check_targets(found: ForeignAdapter, folder: Path, config: Mapping[str, Any]) -> None:
-    """Every module that the config targets is in the file: PEFT fills a gap with zeros and a warning."""
+    """Check that the file holds every module that the config targets: PEFT only warns and fills gaps with zeros."""
     targets, layers = config.get("target_modules"), config.get("layers_to_transform")
     modules = [f".{name.removesuffix('.lora_a')}" for name in found.tensors if name.endswith(".lora_a")]
     for target in targets if isinstance(targets, list) else []:
@@ -251,11 +250,11 @@ def _check_targets(found: ForeignAdapter, folder: Path, config: Mapping[str, Any
 
 
 def convert_adapter(source: Path, target: Path, to: Ecosystem) -> ForeignAdapter:
-    """Write the adapter of `source` as a folder that mlx-lm or PEFT opens, at once or not at all.
+    """Write the adapter of `source` as a folder that mlx-lm or PEFT opens, whole or not at all.
 
-    Raises UserError where `target` holds something, ModelError where the adapter cannot be converted."""
+    Raises UserError if `target` is not empty, ModelError if the adapter cannot be converted."""
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"{target} is there already, and not empty.", hint="Name a new folder.")
+        raise UserError(f"{target} exists already, and is not empty.", hint="Name a new folder.")
     found = read_any(source)
     if found.spec.fine_tune_type == "full":
         raise UserError(
@@ -272,7 +271,7 @@ def convert_adapter(source: Path, target: Path, to: Ecosystem) -> ForeignAdapter
 
 
 def _write_mlx(found: ForeignAdapter, folder: Path) -> dict[str, Any]:
-    """mlx-lm counts layers from the last. Layers and modules that the file leaves out get an update of zero from it."""
+    """mlx-lm counts layers from the last, and gives layers and modules missing from the file a zero update."""
     spec = found.spec
     save_weights(found.tensors, folder / MLX_WEIGHTS, "mlx")
     parameters = {"rank": spec.rank, "scale": spec.scale, "dropout": spec.dropout, "keys": found.keys}
@@ -285,7 +284,7 @@ def _write_mlx(found: ForeignAdapter, folder: Path) -> dict[str, Any]:
 
 
 def _layers_from_the_end(found: ForeignAdapter) -> int:
-    """-1 (all) where the base, and so the number of its layers, is not on this machine."""
+    """-1 (all) if the base, and so its number of layers, is not on this machine."""
     if found.base is None or not Path(found.base).is_dir():
         return -1
     return int(read_config(Path(found.base))["num_hidden_layers"]) - min(found.places)
@@ -310,7 +309,7 @@ def _write_peft(found: ForeignAdapter, folder: Path) -> dict[str, Any]:
 
 
 def _targets(places: Mapping[int, set[str]], found: ForeignAdapter) -> dict[str, Any]:
-    """Modules by the end of their names and layers by number, or, where layers differ, every module by its name."""
+    """Modules by the end of their names and layers by number, or, if layers differ, every module by its full name."""
     if all(modules == set(found.keys) for modules in places.values()):
         return {
             "target_modules": sorted({key.rpartition(".")[2] for key in found.keys}),

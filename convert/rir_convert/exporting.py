@@ -1,4 +1,4 @@
-"""One trained arm of a run, written in another program's format, loaded back, compared, and handed over."""
+"""Exports a trained arm of a run to another program's format, loads it back, compares it, and hands it over."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class ExportOptions:
     dtype     number format of the weights of `hf` and `mlx`; `auto` is the base's
     backend   what runs the trained model; None for the one that the run was trained on
     offline   take the base model from this machine
-    progress  who hears about it
+    progress where progress is shown
     """
 
     to: ExportFormat = "hf"
@@ -58,7 +58,7 @@ class ExportOptions:
 
     @property
     def name(self) -> str:
-        """How the export's folder in a run differs from those of other exports."""
+        """The suffix that tells the export's folder in a run from other exports."""
         if self.to == "gguf":
             return f"gguf-{self.gguf}"
         parts = [self.to, f"{self.quantize}bit" if self.quantize else "", "" if self.dtype == "auto" else self.dtype]
@@ -78,7 +78,7 @@ _DEFAULTS = ExportOptions()
 
 def export(run: str | Path | None = None, arm: Arm | None = None, options: ExportOptions = _DEFAULTS) -> ExportResult:
     """Export an arm of a run's folder (None: the newest run with a classifier) and verify the export. `arm` None is the
-    one that classifies.
+    arm that `classify` uses.
 
     Raises UserError if there is no such run or arm or the options contradict each other, and Failure if the written
     folder does not answer as the trained model does; it is then kept as `.rejected`."""
@@ -110,12 +110,12 @@ def export_arm(context: Context, arm: Arm, options: ExportOptions) -> ExportResu
 
 
 def verify_folder(trained: TrainedArm, reference: Reference, folder: Path) -> list[EngineComparison]:
-    """What verification says of any folder in Hugging Face format that should be the trained arm."""
+    """Compare a folder in Hugging Face format with the trained arm."""
     return Verifier(trained.context.progress, reference).of_folder(folder, trained.prompts, trained.codec)
 
 
 class _Export:
-    """One arm in one format: written, and loaded back."""
+    """One arm in one format, written and loaded back."""
 
     def __init__(self, trained: TrainedArm, options: ExportOptions, folder: Path) -> None:
         self.trained, self.options, self.folder = trained, options, folder
@@ -131,7 +131,7 @@ class _Export:
         return Fused(weights, self.spec, self.trained.adapter.tensors, dtype=dtype)
 
     def check(self) -> None:
-        """Refuse, before anything is computed, what can't be written."""
+        """Refuse impossible options before anything is computed."""
         options = self.options
         if options.quantize and options.to != "mlx":
             raise UserError("--quantize is for --to mlx.", hint="Add --to mlx; for GGUF use --gguf-type q8_0.")

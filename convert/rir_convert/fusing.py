@@ -1,6 +1,6 @@
-"""Any adapter, merged into its base as a Hugging Face folder and verified.
+"""Merges any adapter into its base as a Hugging Face folder, and verifies it.
 
-There is no run, so there are no rows or labels: the probe is random tokens. The reference is the adapter as its own
+Without a run there are no rows or labels, so the probe is random tokens. The reference is the adapter as its own
 library loads it.
 """
 
@@ -51,7 +51,7 @@ _DEFAULTS = FuseOptions()
 
 def fuse(model: str, adapter: Path, output: Path, options: FuseOptions = _DEFAULTS) -> dict[str, Any]:
     """Merge the adapter in the folder `adapter` into the base `model` (a folder or a hub id), and write the new folder
-    `output`. Returns the content of its verification.json.
+    `output`. Returns the content of verification.json.
 
     Raises UserError if `output` holds anything, ModelError if base and adapter do not fit together, and Failure if the
     written folder does not answer as both together do."""

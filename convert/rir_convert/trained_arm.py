@@ -40,7 +40,7 @@ class TrainedArm:
 
     @cached_property
     def rows(self) -> list[tuple[Row, str]]:
-        """Rows of the run, each with the reasoning that the arm wrote in its evaluation, if there was one."""
+        """Rows of the run, each with the reasoning that the arm wrote during evaluation, if any."""
         data = self.context.data
         rows = (data.test or data.validation or data.train)[:ROWS]
         path = self.context.run.predictions(self.arm)

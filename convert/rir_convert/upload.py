@@ -1,6 +1,6 @@
-"""An export on the Hugging Face hub: private unless said otherwise, whole or not at all, and never with rows of data.
+"""Uploads of exports to the Hugging Face hub: private by default, whole or not at all, and never with rows of data.
 
-What is sent is what an export consists of, by name. Nothing is contacted but the hub that `HF_ENDPOINT` names.
+Only files with an export's names are sent, and only to the hub that `HF_ENDPOINT` names.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ _ALLOWED = re.compile(
     """,
     re.VERBOSE,
 )
-"""The names of an export's files. None holds a character that a pattern of the hub's library reads otherwise."""
+"""The names of an export's files. None contains a character with a special meaning in the hub library's patterns."""
 _ROWS = {".jsonl", ".csv", ".parquet", ".tsv"}
 _PASSED_OVER = {".DS_Store"}
-"""Put by macOS into every folder that is looked at."""
+"""macOS adds it to every folder that Finder opens."""
 _WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
 _LOG_IN = "Run `hf auth login` with a token that may write, or set HF_TOKEN."
-_AGAIN = "Run the same command again: what has arrived is not sent again."
+_AGAIN = "Run the same command again: finished files are not sent again."
 _YES = {"1", "ON", "YES", "TRUE"}
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """What was uploaded, or would be. `files` are bytes by name; `private` is what the repository is, for a dry run
-    what it was to become; `commit` is the hub's, None for a dry run."""
+    """What was uploaded, or would be. `files` maps names to bytes; `private` is the repository's visibility, for a dry
+    run the requested one; `commit` is the hub's, None for a dry run."""
 
     repo: str
     url: str
@@ -63,14 +63,14 @@ class Pushed:
 def push_folder(
     folder: Path, repo: str, *, private: bool = True, dry_run: bool = False, say: Callable[[str], None]
 ) -> Pushed:
-    """Upload an export to the model repository `repo` (owner/name), which is made where it is not there yet.
+    """Upload an export to the model repository `repo` (owner/name), which is created if needed.
 
-    All files come in one commit, so nobody sees half a model. After a kill the same call sends what is missing. A
-    repository's visibility is never changed: one that is public is refused where `private` is asked for. `dry_run` says
-    what would be sent, and contacts nobody.
+    All files come in one commit, so nobody sees half a model. After a kill, the same call sends what is missing. The
+    visibility of a repository is never changed: with `private`, a public repository is refused. `dry_run` lists what
+    would be sent and contacts no server.
 
-    Raises UserError for a folder that is not an export that was verified, for what is no file of an export, for a bad
-    name, a missing or refused token; NoServer without a network; Failure where the hub breaks the upload off."""
+    Raises UserError for a folder that is not a verified export, for other files in it, for a bad name, and for a
+    missing or refused token; NoServer without a network; Failure if the hub aborts the upload."""
     from huggingface_hub import constants
 
     files = publishable(folder)
@@ -80,7 +80,7 @@ def push_folder(
         say(f"  {name}  {size:,} bytes")
     total = f"{len(files)} files, {sum(files.values()):,} bytes"
     if dry_run:
-        say(f"{total} would go to {pushed.url} ({_kind(private)} where it is made anew). Nobody was contacted.")
+        say(f"{total} would go to {pushed.url} ({_kind(private)} if it is new). No server was contacted.")
         return pushed
     _check_access()
     from huggingface_hub import HfApi
@@ -90,7 +90,7 @@ def push_folder(
         found = _repository(api, repo, private=private, say=say)
         say(f"Uploading {total} to {pushed.url} ({_kind(bool(found.private))}) …")
         commit = _upload(api, folder, found, say)
-    except Exception as error:  # hf_xet, written in Rust, raises what it likes
+    except Exception as error:  # hf_xet, written in Rust, may raise anything
         raise _explained(error, repo) from error
     return Pushed(repo, pushed.url, bool(found.private), files, commit)
 
@@ -98,12 +98,12 @@ def push_folder(
 def publishable(folder: Path) -> dict[str, int]:
     """Bytes of an export's files by name.
 
-    Raises UserError where the folder was not verified, or holds anything that is no file of an export."""
+    Raises UserError if the folder was not verified, or holds a file that is not part of an export."""
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}.", hint="`rir-mlx export` makes one.")
     if folder.resolve().name.endswith((".rejected", ".unverified")):
         raise UserError(
-            f"{folder} was not found to be the model that was trained, so it is not uploaded.",
+            f"{folder} failed verification, so it is not uploaded.",
             hint="Export it again with `rir-mlx export`.",
         )
     try:
@@ -112,15 +112,15 @@ def publishable(folder: Path) -> dict[str, int]:
         passed = None
     if passed is not True:
         raise UserError(
-            f"{folder} has no verification.json that says that it passed, so it is not uploaded.",
+            f"{folder} has no verification.json of a passed verification, so it is not uploaded.",
             hint="Export it again with `rir-mlx export`, which compares it with the model that was trained.",
         )
     found = sorted(path for path in folder.iterdir() if path.name not in _PASSED_OVER)
     for path in found:
         if path.suffix.lower() in _ROWS:
-            raise UserError(f"{path} looks like rows of data, which are not published.", hint="Move it elsewhere.")
+            raise UserError(f"{path} looks like rows of data, which are never uploaded.", hint="Move it elsewhere.")
         if not _ALLOWED.fullmatch(path.name) or path.is_symlink() or not path.is_file():
-            kind = "a link" if path.is_symlink() else "a folder" if path.is_dir() else "no file of an export"
+            kind = "a link" if path.is_symlink() else "a folder" if path.is_dir() else "not part of an export"
             raise UserError(f"{path} is {kind}, so nothing is uploaded.", hint="Move it elsewhere.")
     return {path.name: path.stat().st_size for path in found}
 
@@ -135,23 +135,23 @@ def _check_name(repo: str) -> None:
     except HFValidationError as error:
         fault = str(error).splitlines()[0]
     if fault:
-        raise UserError(f"{repo!r} is no name of a repository: {fault}", hint="Name it OWNER/NAME, as in me/emotion.")
+        raise UserError(f"{repo!r} is not a repository name: {fault}", hint="Name it OWNER/NAME, as in me/emotion.")
 
 
 def _check_access() -> None:
     from huggingface_hub import constants, get_token
 
-    # The library reads the variable when it is imported, which may have been before it was set.
+    # The library reads the variable on import, which may have been before it was set.
     if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in _YES:
         raise UserError(
             "Nothing is uploaded offline.", hint="Leave out --offline and HF_HUB_OFFLINE, or add --dry-run."
         )
     if get_token() is None:
-        raise UserError("The hub takes files from those alone whom it knows, and no token is here.", hint=_LOG_IN)
+        raise UserError("Uploading needs a Hugging Face token, and none was found.", hint=_LOG_IN)
 
 
 def _repository(api: HfApi, repo: str, *, private: bool, say: Callable[[str], None]) -> ModelInfo:
-    """The repository, made where it is not there. What it really is decides, whatever was asked for."""
+    """The repository, created if needed. Checks its actual visibility, not the requested one."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
     try:
@@ -161,33 +161,32 @@ def _repository(api: HfApi, repo: str, *, private: bool, say: Callable[[str], No
             raise
         api.create_repo(repo, private=private, exist_ok=True)
         found = api.model_info(repo)
-        say(f"Made {repo}, {_kind(bool(found.private))}.")
+        say(f"Created {repo}, {_kind(bool(found.private))}.")
     if private and not found.private:
         raise UserError(
-            f"{repo} is public, and a private upload was asked for.",
+            f"{repo} is public, and the upload should be private.",
             hint="Add --public, name another repository, or make this one private in its settings.",
         )
     if found.private and not private:
-        say(f"{repo} is private and stays so; its settings on the hub make it public.")
+        say(f"{repo} stays private; change that in its settings on the hub.")
     return found
 
 
 def _upload(api: HfApi, folder: Path, found: ModelInfo, say: Callable[[str], None]) -> str:
     """Upload the publishable files of `folder` to the repository `found`. Returns the commit's id.
 
-    `upload_folder`: it takes up an upload that was killed where `upload_large_folder` kept a record of its own inside
-    the folder, and was dropped by version 2. The hub itself says what it has: files whose hash is the repository's are
-    left out, whole files that arrived before a kill are not asked for again, and with hf_xet, which comes with the
-    library, neither are the pieces of a file. It commits in parts from 250 files on, or 100 MB of such as are not
-    large; an export is far below, so it becomes one commit.
+    Uses `upload_folder`, which resumes a killed upload; `upload_large_folder` kept a record inside the folder and was
+    dropped in version 2. The hub knows what it has: files with an unchanged hash are skipped, complete files are not
+    sent again, and with hf_xet, which comes with the library, neither are parts of a file. From 250 files or 100 MB of
+    small files on it would commit in parts; an export is far below that, so it becomes one commit.
     """
     names = list(publishable(folder))
-    # Weights cut otherwise before would lie beside the new ones, and some loaders would read the old.
+    # Old weights with other shards would stay beside the new ones, and some loaders would read them.
     there = [file.rfilename for file in found.siblings or ()]
     weighty = any(_WEIGHTS.fullmatch(name) for name in names)
     stale = [name for name in there if weighty and _WEIGHTS.fullmatch(name) and name not in names]
     if stale:
-        say(f"Taking away weights of an earlier upload: {', '.join(stale)}.")
+        say(f"Deleting weights of an earlier upload: {', '.join(stale)}.")
     made = api.upload_folder(
         repo_id=found.id,
         folder_path=folder,
@@ -199,7 +198,7 @@ def _upload(api: HfApi, folder: Path, found: ModelInfo, say: Callable[[str], Non
 
 
 def _explained(error: BaseException, repo: str) -> UserError | Failure:
-    """What went wrong, in words. The library wraps errors of its threads, so causes are searched too."""
+    """The error to show. The library wraps errors of its threads, so causes are searched too."""
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     cause: BaseException | None = error
@@ -211,23 +210,23 @@ def _explained(error: BaseException, repo: str) -> UserError | Failure:
         if isinstance(cause, HfHubHTTPError):
             return _refused(cause, repo)
         if isinstance(cause, _unreachable()):
-            return NoServer(f"The hub cannot be reached: {cause}", hint=f"Look at the network. {_AGAIN}")
+            return NoServer(f"The hub is unreachable: {cause}", hint=f"Check the network. {_AGAIN}")
         cause = cause.__cause__
-    return Failure(f"The upload to {repo} broke off: {error}", hint=_AGAIN)
+    return Failure(f"The upload to {repo} failed: {error}", hint=_AGAIN)
 
 
 def _refused(error: Any, repo: str) -> UserError | Failure:
     status = error.response.status_code if error.response is not None else 0
-    said = str(error.server_message or "").strip()
+    message = str(error.server_message or "").strip()
     if status == 401:
-        return UserError("The hub does not know this token: it is wrong, or has expired.", hint=_LOG_IN)
+        return UserError("The hub refuses this token: it is wrong or has expired.", hint=_LOG_IN)
     if status == 403:
         return UserError(
-            f"This token may not write to {repo}." + (f" The hub says: {said}" if said else ""), hint=_LOG_IN
+            f"This token may not write to {repo}." + (f" The hub says: {message}" if message else ""), hint=_LOG_IN
         )
     if status in (400, 402, 404, 409, 413):
-        return UserError(f"The hub refuses {repo} ({status}): {said or error}", hint="Mend what it names.")
-    return Failure(f"The hub broke the upload to {repo} off ({status}): {said or error}", hint=_AGAIN)
+        return UserError(f"The hub refuses {repo} ({status}): {message or error}", hint="Fix what the hub names.")
+    return Failure(f"The hub aborted the upload to {repo} ({status}): {message or error}", hint=_AGAIN)
 
 
 def _unreachable() -> tuple[type[BaseException], ...]:

@@ -19,8 +19,8 @@ from rir_mlx.progress import Progress, Silent
 from rir_mlx.recipe.loading import SHIPPED, load_recipe
 from rir_mlx.recipe.schema import Recipe, SourceSpec
 from rir_mlx.stages.context import Context
-from rir_mlx.storage.layout import RUNS, RunDir, newest_run
-from rir_mlx.types import BackendName
+from rir_mlx.storage.layout import RunDir, newest_run
+from rir_mlx.types import RUNS, BackendName
 
 DEFAULT_RECIPE = "emotion"
 RecipeSource = str | Path | Recipe | None

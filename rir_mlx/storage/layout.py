@@ -18,8 +18,8 @@ from rir_mlx.recipe.loading import dump_recipe, load_recipe
 from rir_mlx.recipe.schema import Recipe
 from rir_mlx.storage.atomic import make_folder, read_json, write_json, write_text
 from rir_mlx.storage.digests import changes, plain_json
+from rir_mlx.types import RUNS
 
-RUNS = Path("runs")
 _SEED = re.compile(r"-seed\d+$")
 
 

@@ -190,7 +190,7 @@ def test_figures_stand_with_their_intervals_beside_label_only_and_baselines() ->
 def test_what_is_not_known_is_said() -> None:
     card = model_card(facts_of(comparison=None, verification=None, calibration=Calibration()))
     assert "It has not been evaluated" in card
-    assert "was not compared with the model that was trained" in card
+    assert "was not compared with the trained model" in card
     assert "No temperature was fitted" in card
     assert "Whether reasoning helped" not in card
     unmeasured = a_comparison()
@@ -206,7 +206,7 @@ def test_verification_calibration_and_sources_stand_on_the_card() -> None:
     assert "| train | dair-ai/emotion | cab853a1 | other |" in card
     assert "| test | mine/rows.csv | 9f86d081 | not stated; see the source |" in card
     assert "```yaml\nname: emotion\n```" in card
-    assert "not a proof of its label" in card
+    assert "It neither proves the label" in card
     assert "not a proof" not in model_card(facts_of(arm="qa"))
     assert "trained as a control, not to be used" in model_card(facts_of(arm="qra-words"))
 

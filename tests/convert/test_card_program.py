@@ -151,7 +151,7 @@ def test_the_program_is_python_with_transformers_alone(codec: Codec, arm: Arm) -
 
 def test_an_answer_that_is_not_the_classifiers_is_a_failure(tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    with pytest.raises(Failure, match="was to answer 'joy', and printed:\nLabel: joyless"):
+    with pytest.raises(Failure, match="should predict 'joy', but printed:\nLabel: joyless"):
         run_example(tmp_path, "print('Label: joyless')", 60, label="joy")
     assert run_example(tmp_path, "print('Label: joy')", 60, label="joy") == "Label: joy\n"
 

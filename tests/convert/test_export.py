@@ -293,5 +293,5 @@ def test_an_adapter_of_another_width_is_refused(tiny: Path) -> None:
     with pytest.raises(ModelError, match=r"self_attn\.q_proj\.weight is \(32, 32\), and its update is"):
         fused(Weights(tiny), spec, adapter | {f"{module}.lora_b": adapter[f"{module}.lora_b"][:, :1]})
     whole = {name: tensor for name, tensor in adapter.items() if name != f"{module}.lora_b"}
-    with pytest.raises(ModelError, match="is not whole: lora_b"):
+    with pytest.raises(ModelError, match="is incomplete: lora_b"):
         fused(Weights(tiny), spec, whole)

@@ -152,7 +152,7 @@ def test_a_pre_tokenizer_without_a_known_name_is_refused_not_guessed() -> None:
         whole(None),
         whole(cut(LLAMA_SPLIT), normalizer={"type": "NFC"}),
     ):
-        with pytest.raises(ModelError, match="has no name"):
+        with pytest.raises(ModelError, match=r"knows no llama\.cpp name"):
             pre_tokenizer(odd)
 
 
@@ -183,7 +183,7 @@ def test_a_number_that_float16_cannot_hold_is_refused_not_written_as_infinity(ti
     tensors = load_file(tiny / "model.safetensors")
     tensors["model.layers.0.mlp.up_proj.weight"][0, 0] = 1e5
     save_weights(tensors, tmp_path / "large" / "model.safetensors")
-    with pytest.raises(ModelError, match="float16 cannot") as refused:
+    with pytest.raises(ModelError, match="outside of float16") as refused:
         write_gguf(tmp_path / "large", tmp_path / "x.gguf", "f16")
     assert "bf16" in refused.value.hint
     write_gguf(tmp_path / "large", tmp_path / "y.gguf", "bf16")

@@ -1,7 +1,7 @@
 """The model card of an export: README.md with the metadata that the Hugging Face hub reads.
 
-Format: https://huggingface.co/docs/hub/model-cards. What a card says comes from `CardFacts` alone; it has no place for
-rows of the data, and the text of its example is made up.
+Format: https://huggingface.co/docs/hub/model-cards. A card is made from `CardFacts` only, which hold no rows of the
+data; the example's text is made up.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ _SHARES = ("accuracy", "balanced_accuracy", "macro_f1", "ece")
 
 @dataclass(frozen=True)
 class DataSource:
-    """Where rows came from. `part` is train, validation, test or reasoning; `name` a data set of the hub or a file's
-    name; `version` its commit or hash."""
+    """The source of rows. `part` is train, validation, test or reasoning; `name` a data set of the hub or a file;
+    `version` its commit or hash."""
 
     part: str
     name: str
@@ -66,8 +66,8 @@ class DataSource:
 
 @dataclass(frozen=True)
 class CardExample:
-    """How the card shows the classifier: `prompt` of `example_prompt`, and where transformers reads the folder `code`
-    of `example_code` and what `run_example` returned. Its text is to be made up."""
+    """The example on the card: `prompt` from `example_prompt` and, if transformers reads the folder, `code` from
+    `example_code` and the output from `run_example`. Its text must be made up."""
 
     prompt: str
     code: str | None = None
@@ -75,7 +75,7 @@ class CardExample:
 
 
 CardForm = Literal["hf", "mlx", "mlx-quantised", "gguf", "adapter"]
-"""What the folder is read by."""
+"""The programs that read the folder."""
 _LIBRARIES = {"hf": "transformers", "mlx": "mlx", "mlx-quantised": "mlx", "gguf": None, "adapter": "peft"}
 _TAGS = {"hf": (), "mlx": ("mlx",), "mlx-quantised": ("mlx",), "gguf": ("gguf",), "adapter": ("mlx",)}
 _RELATIONS = {
@@ -91,14 +91,14 @@ _RELATIONS = {
 class CardFacts:
     """What a card says.
 
-    name           of the model, its heading
+    name of the model, used as heading
     base           the base model: a hub id, or a folder
     base_licence   of `base_licence`
     recipe         YAML text
     verification   the content of verification.json, of `verification.record`; None if nothing was
                    compared
-    comparison     of the run; None where nothing was evaluated
-    command        how it was made
+    comparison of the run; None if nothing was evaluated
+    command the command that made it
     versions       of programs, by name
     form           of the folder
     """
@@ -126,8 +126,8 @@ class CardFacts:
 
 
 def base_licence(folder: Path) -> str | None:
-    """The licence of the model in a folder: `license` of its card's metadata, `license_name` where that is `other`;
-    else the first line of its LICENSE; None where neither says."""
+    """The licence of the model in a folder: `license` in its card's metadata, `license_name` if that is `other`; else
+    the first line of LICENSE; None if there is neither."""
     values = _front_matter(folder / "README.md")
     licence = values.get("license")
     if licence == "other":
@@ -144,9 +144,9 @@ def base_licence(folder: Path) -> str | None:
 
 
 def model_card(facts: CardFacts) -> str:
-    """README.md: metadata in YAML, then what the model is, how it is asked, how good it is and what it is made from.
+    """README.md: metadata in YAML, then what the model is, how to prompt it, how good it is, and how it was made.
 
-    The home folder is written as `~`: a card is published, and a user's name is not its business."""
+    The home folder is written as `~`: a card is published and must not contain the user's name."""
     template = _environment().get_template("card.md.j2")
     text: str = template.render(
         facts=facts,
@@ -166,7 +166,7 @@ def _what(arm: Arm) -> str:
         "qa": "A text classifier that writes a label.",
         "qra": "A text classifier that writes a reasoning, then a label.",
         "qar": "A text classifier that writes a label, then a reasoning.",
-        "multitask": "A text classifier that writes a label, or asked otherwise a reasoning.",
+        "multitask": "A text classifier that writes a label or, with another prompt, a reasoning.",
     }
     if arm in CONTROLS:
         return f"A text classifier that was trained as a control, not to be used ({DESCRIPTIONS[arm]})."
@@ -192,7 +192,7 @@ def _metadata(facts: CardFacts) -> dict[str, Any]:
 
 
 def _table(arm: Arm, comparison: Comparison) -> dict[str, Any] | None:
-    """The arm's metrics beside those of label-only and the baselines; None where the arm was not measured."""
+    """The arm's metrics beside those of label-only and the baselines; None if the arm was not measured."""
     measured = comparison.entry(arm)
     if measured is None:
         return None
@@ -233,7 +233,7 @@ def _front_matter(path: Path) -> dict[str, Any]:
 
 
 def _on_hub(name: str) -> bool:
-    """Whether a name can be an id of the hub. `data/rows.csv` has the form of one, and is a file."""
+    """Whether a name can be a hub id. `data/rows.csv` looks like one but is a file."""
     return bool(_HUB_ID.fullmatch(name)) and Path(name).suffix not in _FILES and not Path(name).exists()
 
 

@@ -1,4 +1,4 @@
-"""What the model card of a trained arm says, gathered from the run."""
+"""The facts for a trained arm's model card, gathered from the run."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A program that asks an exported classifier as it was trained, with transformers alone, and the running of it.
+"""A program that prompts an exported classifier as in training, with only transformers; and running it.
 
-The program is text: neither PyTorch nor transformers is imported here. It shows the prompt as three constant strings
-around the row's text. What the chat template wrote is tokenised with control tokens, what a user gave without.
+The program is text: neither PyTorch nor transformers is imported here. The prompt is constant strings around the row's
+text. The chat template's parts are tokenised with control tokens, a user's text without.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from rir_mlx.prompting.prompts import (
     reasons_first,
 )
 from rir_mlx.statistics.calibration import Calibration
+from rir_mlx.templates import template_environment
 from rir_mlx.types import AnswerFormat, Arm, Way
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 
 MADE_UP = "This is a made-up text, to show how the classifier is asked."
-"""The text of the example. Never a row of the data: a card is published."""
+"""The text of the example. Never a row of the data, since a card is published."""
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _NEEDED = ("torch", "transformers")
@@ -43,19 +44,19 @@ _LAST_LINES = 15
 
 
 def way_of(arm: Arm) -> Way:
-    """How the example reads a label, and so which temperature makes its probabilities true."""
+    """The way the example scores labels, which decides the temperature that calibrates its probabilities."""
     return "reasoned" if reasons_first(arm) else "direct"
 
 
 def example_code(
     arm: Arm, task: ClassificationTask, codec: Codec, *, text: str = MADE_UP, calibration: Calibration | None = None
 ) -> str:
-    """The source of a program that asks the model in its working directory what it makes of `text`.
+    """The source of a program that classifies `text` with the model in its working directory.
 
-    It prints `Reasoning: …` (not for `qa`), `Label: …`, and a line `0.1234 name` for each label, in their order: what
-    `rir_mlx.classification.classifier.Classifier` answers, whose prompts and ids it uses. It cuts no text.
+    It prints `Reasoning: …` (not for `qa`), `Label: …`, and a line `0.1234 name` for each label, in order, as
+    `rir_mlx.classification.classifier.Classifier` computes them, with the same prompts and ids. It does not trim texts.
 
-    Raises Failure where the prompt cannot be written as constant strings around the text."""
+    Raises Failure if the prompt cannot be written as constant strings around the text."""
     asked = answer_format(arm)
     before, question, after = prompt_around(codec, classifier_prompt(text, task.labels, task.instruction, asked))
     again: AnswerFormat = "reasoning"
@@ -84,7 +85,7 @@ def example_code(
 
 
 def example_prompt(arm: Arm, task: ClassificationTask, codec: Codec, text: str = MADE_UP) -> str:
-    """All that the model reads before it writes, as text, control tokens included."""
+    """Everything that the model reads before it writes, as text, including control tokens."""
     before, question, after = prompt_around(
         codec, classifier_prompt(text, task.labels, task.instruction, answer_format(arm))
     )
@@ -92,11 +93,11 @@ def example_prompt(arm: Arm, task: ClassificationTask, codec: Codec, text: str =
 
 
 def prompt_around(codec: Codec, prompt: Prompt) -> tuple[str, str, str]:
-    """What stands around a prompt's text: what the chat template writes before the message, the message's constant
-    part, which a user gave, and what follows the text. Tokenised one by one, the middle one without control tokens,
-    they have the ids that the codec gives.
+    """The parts around a prompt's text: the chat template before the message, the constant part of the message, which
+    comes from the user, and everything after the text. Tokenised separately, the middle part without control tokens,
+    they give the codec's ids.
 
-    Raises Failure where they have not."""
+    Raises Failure if they do not."""
     encoded = codec.encode(prompt, sys.maxsize)
     text = codec.given(prompt.text)
     after = codec.decode(encoded.row[len(text) :])
@@ -105,20 +106,20 @@ def prompt_around(codec: Codec, prompt: Prompt) -> tuple[str, str, str]:
     ids = codec.constant(before) + codec.given(question) + text + codec.constant(after)
     if ids != encoded.prefix + encoded.row:
         raise Failure(
-            "The prompt is not what its parts are when they are tokenised one by one, so no example can be written.",
+            "The parts of the prompt have other ids when tokenised separately, so no example can be written.",
             hint="Please report this, with the name of the base model.",
         )
     return before, question, after
 
 
 def run_example(folder: Path, code: str, timeout: float, *, label: str | None = None) -> str | None:
-    """What the program prints when it runs in `folder`, in a process of its own that contacts no server; None where
-    PyTorch or transformers is not installed. `timeout` is in seconds.
+    """The program's output when run in `folder`, in a separate process without network; None if PyTorch or transformers
+    is not installed. `timeout` is in seconds.
 
-    Raises Failure where it ends with an error, takes longer, or answers another label than `label`."""
+    Raises Failure if it fails, takes longer, or predicts another label than `label`."""
     if not all(find_spec(module) for module in _NEEDED):
         return None
-    # -P: a module that lies in the folder is not imported in place of the real one.
+    # -P: a module in the folder must not shadow the real one.
     command = [sys.executable, "-P", "-X", "utf8", "-c", code]
     quiet = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
     hint = "Please report this, with the recipe."
@@ -140,27 +141,17 @@ def run_example(folder: Path, code: str, timeout: float, *, label: str | None = 
         raise Failure(f"The example of {folder} ended with exit code {ended.returncode}:\n{last}", hint=hint)
     if label is not None and f"Label: {label}" not in ended.stdout.splitlines():
         raise Failure(
-            f"The example of {folder} was to answer {label!r}, and printed:\n{ended.stdout.strip()}", hint=hint
+            f"The example of {folder} should predict {label!r}, but printed:\n{ended.stdout.strip()}", hint=hint
         )
     return ended.stdout
 
 
 @cache
 def environment() -> Environment:
-    """Where the templates of the card and of the example are read."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    made = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    made.filters["literal"] = _literal
-    return made
+    """The templates of the card and of the example."""
+    return template_environment(_TEMPLATES, {"literal": _literal})
 
 
 def _literal(text: str) -> str:
-    """As Python spells it. Every JSON string is one, with double quotes."""
+    """The text as a Python literal: every JSON string is also a Python string."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\x7f")

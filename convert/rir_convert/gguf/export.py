@@ -1,4 +1,4 @@
-"""The GGUF file and the Modelfile of an export, and what llama.cpp makes of them."""
+"""The GGUF file and the Modelfile of an export, and their verification with llama.cpp."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from rir_mlx.types import GgufType
 
 _KINDS = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "q8_0": "q8_0"}
 _ROUNDED: dict[GgufType, float] = {"f32": 1e-7, "f16": 1e-3, "bf16": 8e-3, "q8_0": 2e-2}
-"""Largest difference of a tensor by its norm that the number format explains."""
+"""Largest relative difference of a tensor that the number format explains."""
 _JOINT = 0.9
-"""Share of prompts that must be the same as one string: a text that begins with a line break is another one."""
+"""Share of prompts that must give the same ids as one string; a text that begins with a line break does not."""
 
 
 def export_gguf(
@@ -53,7 +53,7 @@ def export_gguf(
 
 
 def _write_modelfile(verifier: Verifier, trained: TrainedArm, path: Path) -> list[str]:
-    """Write the Modelfile beside a GGUF file, and count the prompts for which one string gives the ids of training."""
+    """Write the Modelfile beside a GGUF file, and count the prompts whose ids as one string are those of training."""
     codec = trained.codec
     prompt = trained.prompts[0][0]
     limit = trained.task.max_reasoning_tokens + max(len(option) for option in verifier.reference.probe.options)
@@ -67,7 +67,7 @@ def _write_modelfile(verifier: Verifier, trained: TrainedArm, path: Path) -> lis
 
 
 def _first_tensor(path: Path, config: dict[str, Any], weights: Tensors, kind: GgufType) -> tuple[float, str | None]:
-    """The largest difference of a tensor from its weight, by its norm, and the first that differs by too much."""
+    """The largest relative difference between tensor and weight, and the first tensor that differs by too much."""
     seen, worst, first = set(), 0.0, None
     for name, tensor in gguf_tensors(path, config):
         expected = np.asarray(weights[name], dtype=np.float32)

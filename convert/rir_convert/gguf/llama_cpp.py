@@ -1,4 +1,4 @@
-"""A GGUF file as llama.cpp reads it, through llama-cpp-python, to compare its answers."""
+"""A GGUF file loaded by llama.cpp, through llama-cpp-python, to compare its answers."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from rir_mlx.backends.base import Float32Array, Tokens
 from rir_mlx.errors import ModelError
 
 _F32 = 0
-"""ggml's number of the format: keys and values are kept in it, not in float16, so that what differs is the weights."""
+"""ggml's number for float32, used for keys and values instead of float16, so that only the weights differ."""
 _BATCH = 512
 """Tokens that run together."""
 
 
 def available() -> bool:
-    """Whether llama-cpp-python is here, and new enough."""
+    """Whether llama-cpp-python is installed and new enough."""
     if importlib.util.find_spec("llama_cpp") is None:
         return False
     return hasattr(importlib.import_module("llama_cpp"), "llama_memory_seq_rm")
 
 
 class LlamaCpp:
-    """One file. Raises ModelError where llama.cpp cannot load it."""
+    """A loaded file. Raises ModelError if llama.cpp cannot load it."""
 
     def __init__(self, path: Path, context: int = 2048) -> None:
         import llama_cpp
@@ -46,14 +46,14 @@ class LlamaCpp:
         return next(self.last_logits([tokens], len(tokens)))
 
     def last_logits(self, rows: Iterable[Tokens], last: int, *, prefix: Tokens = ()) -> Iterator[Float32Array]:
-        """As `Model.last_logits`: only those positions are projected to the vocabulary. One call at a time: they share
-        the keys and values."""
+        """Like `Model.last_logits`: only those positions are projected to the vocabulary. One call at a time, since
+        calls share the keys and values."""
         self._run(prefix, 0, 0)
         for row in rows:
             yield self._run(row, len(prefix), min(last, len(row)))
 
     def _run(self, tokens: Tokens, start: int, wanted: int) -> Float32Array:
-        """Logits of the last `wanted` of some tokens, which stand after the first `start` that ran."""
+        """Logits of the last `wanted` tokens, which follow the first `start` tokens already run."""
         if start + len(tokens) > self.context:
             raise ModelError(f"{start + len(tokens)} tokens do not fit into a context of {self.context}.")
         library, batch = self.library, self.batch
@@ -74,7 +74,7 @@ class LlamaCpp:
         return np.array(found, dtype=np.float32)
 
     def encode(self, text: str) -> Tokens:
-        """llama.cpp's own tokens, with the first one that it adds, and control tokens where they are spelt."""
+        """llama.cpp's own tokens, with the first token that it adds, and control tokens recognised in the text."""
         return tuple(self.model.tokenize(text.encode(), add_bos=True, special=True))
 
     def greedy(self, tokens: Tokens, count: int) -> Tokens:

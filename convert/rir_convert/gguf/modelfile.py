@@ -1,8 +1,8 @@
 """An Ollama Modelfile whose template gives the prompt that the classifier learned.
 
-Format: https://docs.ollama.com/modelfile. Ollama tokenises the rendered template as one string, where training had the
-text apart. The prompt is cut at line breaks, so both give the same ids but for texts that begin with a line break or
-spell out a control token.
+Format: https://docs.ollama.com/modelfile. Ollama tokenises the rendered template as one string; training tokenised the
+text separately. The prompt is cut at line breaks, so both give the same ids except for texts that begin with a line
+break or spell out a control token.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from rir_mlx.prompting.prompts import Prompt
 
 
 def around(codec: Codec, prompt: Prompt) -> tuple[str, str]:
-    """What stands before and after a row's text, without the first token where the tokenizer puts it itself."""
+    """The prompt before and after a row's text, without the first token if the tokenizer adds it."""
     before, question, after = prompt_around(codec, prompt)
     return without_first_token(codec, before + question), after
 
 
 def without_first_token(codec: Codec, prompt: str) -> str:
-    """A prompt as llama.cpp and Ollama are given it: where the tokenizer puts the first token, they put it too."""
+    """A prompt as given to llama.cpp and Ollama: if the tokenizer adds the first token, so do they."""
     return prompt.removeprefix(codec.tokenizer.bos_token) if adds_bos(codec.tokenizer) else prompt
 
 

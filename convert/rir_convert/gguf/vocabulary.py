@@ -14,7 +14,7 @@ _LLAMA3 = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _PRE_TOKENIZERS = {_LLAMA3: "llama-bpe", _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}"): "qwen2"}
-"""llama.cpp knows a pre-tokenizer by a name; another one cuts words elsewhere in silence."""
+"""llama.cpp's names of pre-tokenizers; a wrong one would silently split words elsewhere."""
 
 
 def _add_vocabulary(writer: Any, source: Path, config: dict[str, Any]) -> None:
@@ -55,13 +55,13 @@ def _add_vocabulary(writer: Any, source: Path, config: dict[str, Any]) -> None:
 
 
 def adds_bos(tokenizer: Any) -> bool:
-    """Whether the tokenizer itself puts the first token."""
+    """Whether the tokenizer itself adds the first token."""
     return tokenizer.bos_token_id is not None and tokenizer.bos_token_id in tokenizer("")["input_ids"]
 
 
 def pre_tokenizer(tokenizer: dict[str, Any]) -> str:
-    """llama.cpp's name for how a tokenizer.json cuts words. Raises ModelError for what is not exactly one of those
-    known here: it would be cut elsewhere in silence."""
+    """llama.cpp's name for the way a tokenizer.json splits words. Raises ModelError unless it is exactly a known one:
+    it would silently be split elsewhere."""
     given, model = tokenizer.get("pre_tokenizer") or {}, tokenizer["model"]
     parts = given.get("pretokenizers", [given]) if given.get("type") == "Sequence" else [given]
     last = parts[-1]
@@ -72,7 +72,7 @@ def pre_tokenizer(tokenizer: dict[str, Any]) -> str:
     exact = split.get("type") == "Split" and split.get("behavior") == "Isolated" and not split.get("invert")
     name = _PRE_TOKENIZERS.get(split.get("pattern", {}).get("Regex", "")) if exact else None
     if not plain or len(parts) != 2 or last.get("use_regex", True) or name is None:
-        raise ModelError("llama.cpp has no name, known here, for how this tokenizer cuts words.", hint=_ELSEWHERE)
+        raise ModelError("rir-mlx knows no llama.cpp name for the way this tokenizer splits words.", hint=_ELSEWHERE)
     if name == "llama-bpe" and not model.get("ignore_merges"):
         return "smaug-bpe"  # the same words; llama-bpe takes one that is in the vocabulary whole, past the merges
     return name

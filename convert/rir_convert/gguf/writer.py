@@ -1,4 +1,4 @@
-"""A fused Llama as one GGUF file, for llama.cpp, Ollama and LM Studio; and its tensors back.
+"""Writes a fused Llama as one GGUF file for llama.cpp, Ollama and LM Studio, and reads its tensors back.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, written by the `gguf` package. llama.cpp rotates
 neighbouring pairs where transformers rotates halves, so the rows of q_proj and k_proj change places.
@@ -51,11 +51,11 @@ def write_gguf(
     weights: Tensors | None = None,
     advance: Advance = lambda _: None,
 ) -> None:
-    """Write the Llama in `source` as `path`, its matrices as `kind` and its vectors in float32. `weights` stand in
-    place of the folder's: those in float32 are rounded only once. One tensor is in memory at a time; `advance` gets the
-    bytes that were written.
+    """Write the Llama in `source` as `path`, its matrices as `kind` and its vectors in float32. `weights` replace the
+    folder's: from float32 they are rounded only once. One tensor is in memory at a time; `advance` receives the bytes
+    written.
 
-    Raises ModelError where the model is not one whose every part is known here, UserError without the gguf package."""
+    Raises ModelError if any part of the model is unknown here, UserError without the gguf package."""
     check_installed()
     from gguf import GGMLQuantizationType, GGUFWriter
     from gguf.quants import quant_shape_to_byte_shape, quantize
@@ -64,7 +64,7 @@ def write_gguf(
     _check(config)
     weights = weights or Weights(source)
     if odd := sorted(set(weights) ^ set(_names(config))):
-        raise ModelError(f"{source} is no whole Llama: {odd[0]} is missing or too much.", hint=_ELSEWHERE)
+        raise ModelError(f"{source} is not a complete Llama: {odd[0]} is missing or unexpected.", hint=_ELSEWHERE)
     writer = GGUFWriter(path, "llama")
     _add_shape(writer, config, kind, path.name.removesuffix(".gguf").removesuffix(f".{kind}"))
     _add_vocabulary(writer, source, config)
@@ -91,7 +91,9 @@ def write_gguf(
             array = permute(array, heads)
         form = full if array.ndim == 1 else whole
         if form is GGMLQuantizationType.F16 and max(array.max(), -array.min()) > np.finfo(np.float16).max:
-            raise ModelError(f"{tensor} holds numbers that float16 cannot.", hint="Write it with --gguf-type bf16.")
+            raise ModelError(
+                f"{tensor} holds numbers outside of float16's range.", hint="Write it with --gguf-type bf16."
+            )
         written = quantize(array, form)
         writer.write_tensor_data(np.ascontiguousarray(written))
         advance(written.nbytes)
@@ -171,7 +173,7 @@ def _gguf_name(name: str) -> str:
 
 
 def _heads(name: str, config: dict[str, Any]) -> int | None:
-    """How many heads a weight's rows belong to, where they change places."""
+    """The number of heads whose rows are permuted; None for other weights."""
     if name.endswith("q_proj.weight"):
         return int(config["num_attention_heads"])
     if name.endswith("k_proj.weight"):

@@ -27,11 +27,11 @@ _QUANTISED = ("quantization", "quantization_config")
 
 @dataclass(frozen=True)
 class FolderMetadata:
-    """What the folder says of itself beside its weights.
+    """Metadata of the folder besides its weights.
 
-    eos_token_id  every token that ends a text, the one that training taught among them
+    eos_token_id every token that ends a text, including the one learned in training
     labels        names of the labels, in the order of the label map
-    date          what the chat template prints as today's where nobody says another
+    date the date that the chat template prints by default
     extra         keys for config.json
     made_for      what the weight files name as their framework, `pt` or `mlx`
     shard_bytes   the largest weight file
@@ -55,7 +55,7 @@ def write_hf_folder(
 ) -> None:
     """Write weights, config, generation config, tokenizer and chat template at `folder`.
 
-    Raises UserError, before anything is written, where the disk has no room for them."""
+    Raises UserError, before anything is written, if the disk has no room for them."""
     check_space(folder, size_of(tensors))
     with replacing(folder) as temporary:
         temporary.mkdir()
@@ -94,7 +94,7 @@ def _generation_config(folder: Path, eos: Sequence[int]) -> dict[str, Any]:
 
 
 def freeze_date(folder: Path, date: str) -> None:
-    """Llama's template prints today's date, and so another prompt every day than the one that was learned."""
+    """Freeze the date: Llama's template prints today's, which would give another prompt every day."""
     path, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
     quoted = json.dumps(date)
     start = f"{{%- if not date_string is defined %}}{{%- set date_string = {quoted} %}}{{%- endif %}}"

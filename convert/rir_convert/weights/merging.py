@@ -1,7 +1,7 @@
-"""Adapter and base become one set of weights: computed in float32, cast once to the number format that is written.
+"""Merges adapter and base into one set of weights: computed in float32, cast once to the output's number format.
 
-Adding in bfloat16 would round a good part of a small update away, so the sum is formed in float32 (NumPy, tensor by
-tensor) whatever the base is stored in.
+Adding in bfloat16 would round away much of a small update, so the sum is computed in float32 (NumPy, tensor by tensor)
+for any base.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _NAMED: dict[Dtype, Any] = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat1
 
 
 class Fused:
-    """Each weight of the base under its name, the adapter merged into it when it is asked for.
+    """Each weight of the base by name, merged with the adapter on access.
 
     LoRA (arXiv:2106.09685): W + s·(A·B)ᵀ, with A (in, rank) and B (rank, out). DoRA (arXiv:2402.09353): that,
     each output row scaled to the length m. Full fine-tuning: the trained weight in place of the base's.
     `dtype` is the number format that comes out; `auto` is the base's own.
-    Raises ModelError where a tensor of the adapter has no place in the base, or does not fit into it.
+    Raises ModelError if a tensor of the adapter has no counterpart in the base, or another shape.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Fused:
         wanted = _LEAVES if self.spec.fine_tune_type == "dora" else _LEAVES[:2]
         if found and set(found) != set(wanted):
             odd = min(set(found) ^ set(wanted))
-            raise ModelError(f"The adapter of {module} is not whole: {odd} is missing or too much.")
+            raise ModelError(f"The adapter of {module} is incomplete: {odd} is missing or unexpected.")
         return found
 
     def __iter__(self) -> Iterator[str]:

@@ -28,13 +28,13 @@ _DTYPES: dict[str, Any] = {
 }
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 SHARD_BYTES = 5 * 10**9
-"""How large a weight file may grow, as transformers cuts them."""
+"""The largest weight file, as transformers splits them."""
 
 _HEADER_BYTES = 100_000_000
-"""How large the format lets a header be."""
+"""The largest header that the format allows."""
 
 Advance = Callable[[int], None]
-"""Told how many bytes more have been written."""
+"""Called with the number of bytes just written."""
 
 
 class Tensors(Protocol):
@@ -50,10 +50,10 @@ class Tensors(Protocol):
 
 
 class Weights:
-    """The tensors of a model folder or of one file, mapped and not read until asked for. Of a folder, those files count
-    that its index names.
+    """The tensors of a model folder or a single file, memory-mapped and read on access. Of a folder's files, only those
+    in its index count.
 
-    Raises ModelError where a file is missing, damaged, or holds a tensor that another one holds too."""
+    Raises ModelError if a file is missing or damaged, or if two files hold the same tensor."""
 
     def __init__(self, place: Path) -> None:
         self.places: dict[str, tuple[Path, int, dict[str, Any]]] = {}
@@ -187,7 +187,7 @@ def _bytes(dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
 
 
 def check_space(folder: Path, needed: int) -> None:
-    """Raises UserError where the disk has no room for so many bytes more (and a little beside them)."""
+    """Raises UserError if the disk has no room for that many bytes and a small reserve."""
     there = next(parent for parent in (folder, *folder.parents) if parent.exists())
     free = shutil.disk_usage(there).free
     if free < needed * 1.02 + 10**7:
@@ -205,10 +205,10 @@ def write_shards(
     advance: Advance = lambda _: None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Write `model.safetensors`, or several files and their index where one would grow beyond `shard_bytes`.
+    """Write `model.safetensors`, or several files and their index if it would exceed `shard_bytes`.
 
-    `made_for` is the `format` metadata without which transformers refuses a file. A tensor is in memory only while it
-    is written."""
+    `made_for` is the `format` metadata without which transformers refuses a file. Each tensor is in memory only while
+    it is written."""
     shards: list[list[str]] = [[]]
     held = 0
     for name in tensors:
@@ -233,7 +233,7 @@ def write_shards(
 def _write_file(tensors: Tensors, names: list[str], path: Path, made_for: str, advance: Advance) -> None:
     header: dict[str, Any] = {"__metadata__": {"format": made_for}}
     place = 0
-    # Wide numbers first: then each tensor begins at a multiple of its number's size.
+    # Wide number formats first, so that each tensor is aligned to its number's size.
     ordered = sorted(names, key=lambda name: (-tensors.form(name)[0].itemsize, name))
     for name in ordered:
         dtype, shape = tensors.form(name)
@@ -246,7 +246,7 @@ def _write_file(tensors: Tensors, names: list[str], path: Path, made_for: str, a
         file.write(len(written).to_bytes(8, "little") + written)
         for name in ordered:
             dtype, shape = tensors.form(name)
-            # In C order: safetensors store memory as it lies, and a sum with a transposed array comes in Fortran order.
+            # In C order: safetensors stores raw memory, and a sum with a transposed array has Fortran order.
             tensor = np.ascontiguousarray(tensors[name])
             if (tensor.dtype, tensor.shape) != (dtype, shape):
                 raise ModelError(f"{name} came as {tensor.dtype} {tensor.shape}, not as {dtype} {shape}.")
@@ -255,7 +255,7 @@ def _write_file(tensors: Tensors, names: list[str], path: Path, made_for: str, a
 
 
 class InMemory(dict[str, np.ndarray]):
-    """Tensors that are there already."""
+    """Tensors already in memory."""
 
     def form(self, name: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
         return self[name].dtype, self[name].shape
@@ -290,7 +290,7 @@ def _read_header(path: Path) -> tuple[int, dict[str, Any]]:
 
 
 def _end(name: str, entry: Any) -> int:
-    """Where a tensor ends, from the header's entry. Raises ValueError for an entry that describes no tensor."""
+    """The end of a tensor, from its header entry. Raises ValueError for an entry that describes no tensor."""
     if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
         raise ValueError(f"the header's entry of {name} describes no tensor")
     shape, offsets = _sizes(entry.get("shape")), _sizes(entry.get("data_offsets"))

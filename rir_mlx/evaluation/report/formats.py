@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from markupsafe import Markup, escape
@@ -90,7 +90,7 @@ def soft(text: Any) -> Markup:
     return Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=[_\-./])(?=.)", str(text)))
 
 
-FILTERS = {
+FILTERS: dict[str, Callable[..., Any]] = {
     "finite": finite,
     "percent": percent,
     "hundredths": hundredths,

@@ -20,6 +20,7 @@ from rir_mlx.evaluation.report.charts import key
 from rir_mlx.evaluation.report.examples import MAX_CHARACTERS, MAX_EXAMPLES, PairedExample, example_groups
 from rir_mlx.evaluation.schema import Comparison
 from rir_mlx.storage.atomic import write_text
+from rir_mlx.templates import template_environment
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -64,17 +65,7 @@ def render(comparison: Comparison, examples: Sequence[PairedExample] = ()) -> st
 
 @cache
 def _environment() -> Environment:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(formats.FILTERS)
-    return environment
+    return template_environment(_TEMPLATES, formats.FILTERS, html=True)
 
 
 def _source(name: str) -> Markup:
