@@ -15,10 +15,12 @@ from comparisons import EVIL, a_comparison
 from huggingface_hub import ModelCard, ModelCardData
 from rir_convert.cards.card import CardExample, CardFacts, CardForm, DataSource, base_licence, model_card
 from rir_convert.cards.program import example_code
+from rir_convert.cards.public import public_command, public_name, public_recipe
 
 from rir_mlx.evaluation.schema import Comparison
 from rir_mlx.prompting.arms import ClassificationTask
 from rir_mlx.prompting.codec import Codec
+from rir_mlx.recipe.schema import Recipe
 from rir_mlx.statistics.calibration import Calibration
 
 TASK = ClassificationTask(
@@ -229,6 +231,35 @@ def test_the_home_folder_is_not_published(monkeypatch: pytest.MonkeyPatch) -> No
     card = model_card(facts_of(command="rir-mlx export --output /home/jane/out", recipe="model: /home/jane/base\n"))
     assert "jane" not in card
     assert "--output ~/out" in card
+
+
+def test_a_name_that_begins_like_the_home_folder_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/root")
+    card = model_card(facts_of(command="rir-mlx export --output /rootfs/out /root"))
+    assert "/rootfs/out ~" in card
+
+
+def test_no_folder_of_the_machine_is_published() -> None:
+    recipe = Recipe.model_validate(
+        {
+            "model": "/mnt/secret place/base",
+            "data": {"train": {"path": "/mnt/secret/rows.csv"}, "labels": {"joy": "/up/high"}},
+            "augment": {"engine": "openai", "base_url": "http://secret.example/v1"},
+        }
+    )
+    text = public_recipe(recipe)
+    assert "secret" not in text
+    assert ("model: base\n" in text, "path: rows.csv" in text, "joy: /up/high" in text) == (True, True, True)
+    command = (
+        "rir-mlx export '/mnt/secret place/my recipe.yaml' -s data.train=/mnt/secret/rows.csv --output=~/secret/out"
+    )
+    expected = "rir-mlx export 'my recipe.yaml' -s data.train=rows.csv --output=out"
+    assert public_command(command) == expected
+    assert [public_name(name) for name in ("me/model", "C:\\secret\\base", "./here/base")] == [
+        "me/model",
+        "base",
+        "./here/base",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,7 @@ def model_card(facts: CardFacts) -> str:
         table=_table(facts.arm, facts.comparison) if facts.comparison else None,
     )
     home = str(Path.home())
-    return text.replace(home, "~") if len(home) > 1 else text
+    return re.sub(rf"(?<![\w./-]){re.escape(home)}(?![\w.-])", "~", text) if len(home) > 1 else text
 
 
 def _what(arm: Arm) -> str:

@@ -8,11 +8,11 @@ from typing import Any
 
 from rir_convert.cards.card import CardExample, CardFacts, CardForm, DataSource, base_licence
 from rir_convert.cards.program import example_code, example_prompt, run_example
+from rir_convert.cards.public import public_command, public_name, public_recipe
 from rir_convert.gguf.modelfile import without_first_token
 from rir_convert.trained_arm import TrainedArm
 from rir_mlx import __version__
 from rir_mlx.evaluation.schema import read_comparison
-from rir_mlx.recipe.loading import dump_recipe
 from rir_mlx.recipe.schema import Recipe
 from rir_mlx.statistics.calibration import Calibration
 from rir_mlx.storage.atomic import read_json
@@ -29,21 +29,20 @@ def card_facts(
     context, recipe, base = trained.context, trained.context.recipe, trained.context.model.files
     calibration = _calibration(trained)
     comparison = context.run.comparison
-    unaddressed = recipe.augment.model_copy(update={"base_url": None})  # a server's address is private
     return CardFacts(
         name=name,
-        base=base.name,
+        base=public_name(base.name),
         base_revision=base.revision,
         base_licence=base_licence(base.folder),
         sources=_sources(recipe),
         arm=trained.arm,
         task=trained.task,
         calibration=calibration,
-        recipe=dump_recipe(recipe.model_copy(update={"augment": unaddressed})),
+        recipe=public_recipe(recipe),
         example=_example(trained, written, calibration, form),
         verification=verification,
         comparison=read_comparison(comparison) if comparison.is_file() else None,
-        command=context.command,
+        command=public_command(context.command),
         versions={"rir-mlx": __version__, "Python": platform.python_version()},
         form=form,
     )
@@ -69,5 +68,7 @@ def _example(trained: TrainedArm, written: Path, calibration: Calibration, form:
 def _sources(recipe: Recipe) -> list[DataSource]:
     parts = {"train": recipe.data.train, "validation": recipe.data.validation, "test": recipe.data.test}
     return [
-        DataSource(part, source.path, source.revision, recipe.data.license) for part, source in parts.items() if source
+        DataSource(part, public_name(source.path), source.revision, recipe.data.license)
+        for part, source in parts.items()
+        if source
     ]

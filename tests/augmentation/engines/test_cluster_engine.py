@@ -81,6 +81,7 @@ def cluster(setup: WorkerSetup, tmp_path_factory: pytest.TempPathFactory) -> Ite
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))  # where Ray keeps its clusters' token
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "1")
+        patch.setenv("RAY_worker_niceness", "0")  # 15 is the default: beside busy processes workers stand still
         patch.delenv("RAY_ADDRESS", raising=False)
         before = _handlers()
         engine = RayEngine(setup, 2, {"model": "tiny"})
