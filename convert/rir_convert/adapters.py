@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import json
 import math
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import regex
 
+from rir_convert.adapter_config import check_peft_config, mlx_settings, own_value, read_adapter_config
+from rir_convert.adapter_names import TensorName, mlx_name, peft_name, split_place
 from rir_convert.weights.tensors import Weights, check_space, save_weights
 from rir_mlx.errors import ModelError, UserError
 from rir_mlx.models.adapter_spec import AdapterSpec, Tensors
@@ -24,33 +24,26 @@ from rir_mlx.models.adapters import (
     CONFIG,
     MLX_WEIGHTS,
     PEFT_WEIGHTS,
+    peft_spelling,
     to_peft,
 )
 from rir_mlx.models.config import read_config
+from rir_mlx.models.families import ModelShape
 from rir_mlx.storage.atomic import replacing
 from rir_mlx.types import Ecosystem
-
-_LEAVES = {"lora_A": "lora_a", "lora_B": "lora_b", "lora_magnitude_vector": "m"}
-_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.(.+)$")
-_PEFT_NAME = re.compile(
-    r"^(?:base_model\.model\.)?(.+)\.(lora_A|lora_B|lora_magnitude_vector)(?:\.default)?(?:\.weight)?$"
-)
-_PATTERN_SECONDS = 0.02
-"""Of the processor; a pattern that PEFT writes takes microseconds."""
-_REPLACED = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Initialisations that change the base's weights. Such an adapter belongs to a base that is not stored."""
 
 
 @dataclass(frozen=True)
 class ForeignAdapter:
     """An adapter of mlx-lm's or PEFT's form, and what it was trained on. `base` is a folder or a hub id, if the adapter
-    says so."""
+    says so. `as_stored` tells whether today's release of its own library opens the folder as it is."""
 
     spec: AdapterSpec
     tensors: Tensors
     ecosystem: Ecosystem
     base: str | None = None
     revision: str | None = None
+    as_stored: bool = True
 
     @property
     def places(self) -> dict[int, set[str]]:
@@ -58,7 +51,7 @@ class ForeignAdapter:
         found: dict[int, set[str]] = {}
         for name in self.tensors:
             if name.endswith(".lora_a"):
-                layer, module = _place(name)
+                layer, module = split_place(name)
                 found.setdefault(layer, set()).add(module.removesuffix(".lora_a"))
         return found
 
@@ -70,24 +63,22 @@ class ForeignAdapter:
 def read_any(folder: Path) -> ForeignAdapter:
     """The adapter in a folder of mlx-lm's or PEFT's. If both are there, mlx-lm's is read.
 
-    Raises ModelError if the folder does not match its config, or if only its own library can run the adapter."""
-    path = folder / CONFIG
-    try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ModelError(f"{folder} holds no {CONFIG}, so it is no adapter of mlx-lm or PEFT.") from error
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {error}") from error
+    Raises ModelError if the folder does not match its config, if a number is not finite or nothing was learned, or if
+    only its own library can run the adapter."""
+    config = read_adapter_config(folder)
     if (folder / MLX_WEIGHTS).is_file() and ("lora_parameters" in config or config.get("fine_tune_type") == "full"):
-        return _read_mlx(folder, config)
-    if (folder / PEFT_WEIGHTS).is_file() and "peft_type" in config:
-        return _read_peft(folder, config)
-    if (folder / "adapter_model.bin").is_file():
+        found, path = _read_mlx(folder, config), folder / MLX_WEIGHTS
+    elif (folder / PEFT_WEIGHTS).is_file() and "peft_type" in config:
+        found, path = _read_peft(folder, config), folder / PEFT_WEIGHTS
+    elif (folder / "adapter_model.bin").is_file():
         raise ModelError(
             f"{folder} holds adapter_model.bin, a pickle, which can run code when it is read.",
             hint="Save it again with PEFT's safe_serialization=True.",
         )
-    raise ModelError(f"{folder} holds neither {MLX_WEIGHTS} beside mlx-lm's keys nor {PEFT_WEIGHTS} beside PEFT's.")
+    else:
+        raise ModelError(f"{folder} holds neither {MLX_WEIGHTS} beside mlx-lm's keys nor {PEFT_WEIGHTS} beside PEFT's.")
+    _check_numbers(found, path)
+    return found
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
@@ -95,30 +86,38 @@ def _load(path: Path) -> dict[str, np.ndarray]:
     return {name: np.asarray(weights[name]).astype(np.float32) for name in weights}
 
 
+def _check_numbers(found: ForeignAdapter, path: Path) -> None:
+    """Raises ModelError for NaN and infinity, and for an adapter whose update is zero everywhere."""
+    if broken := [name for name, tensor in found.tensors.items() if not np.isfinite(tensor).all()]:
+        raise ModelError(
+            f"{path}: {len(broken)} of {len(found.tensors)} tensors hold NaN or infinity, {broken[0]} among them.",
+            hint="The training diverged. Take an earlier checkpoint, or train again with a lower learning rate.",
+        )
+    factors = [name for name in found.tensors if name.endswith(".lora_b")]
+    if found.spec.fine_tune_type == "lora" and not any(
+        found.tensors[name].any() and found.tensors[f"{name[:-1]}a"].any() for name in factors
+    ):
+        raise ModelError(
+            f"{path}: the update of every module is zero, so the adapter changes nothing.",
+            hint="It was saved before it learned anything. Take a later checkpoint.",
+        )
+
+
 def _read_mlx(folder: Path, config: Mapping[str, Any]) -> ForeignAdapter:
-    tensors, kind = _load(folder / MLX_WEIGHTS), config.get("fine_tune_type", "lora")
+    path, tensors = folder / MLX_WEIGHTS, _load(folder / MLX_WEIGHTS)
     base = config.get("base_model_name_or_path") or config.get("model")
     revision = config.get("revision")
-    if kind == "full":
+    if config.get("fine_tune_type") == "full":
         return ForeignAdapter(AdapterSpec("full"), tensors, "mlx", base, revision)
-    given = config["lora_parameters"]
-    if "scale" not in given or "rank" not in given:
-        raise ModelError(f"{folder / CONFIG} lacks rank or scale in lora_parameters.")
-    wanted = {"lora_a", "lora_b", "m"} if kind == "dora" else {"lora_a", "lora_b"}
-    modules: dict[str, set[str]] = {}
-    for name in tensors:
-        module, _, leaf = name.rpartition(".")
-        if leaf not in ("lora_a", "lora_b", "m"):
-            raise ModelError(f"{folder / MLX_WEIGHTS} holds {name}, which is no part of a low-rank adapter.")
-        modules.setdefault(module, set()).add(leaf)
-    for module, leaves in modules.items():
-        if leaves != wanted:
-            raise ModelError(f"The {kind} adapter of {module} holds {', '.join(sorted(leaves))}.")
-    layers, rank, scale = int(config.get("num_layers", -1)), int(given["rank"]), float(given["scale"])
-    spec = AdapterSpec(kind, layers, rank, scale, float(given.get("dropout", 0)))
-    found = ForeignAdapter(spec, tensors, "mlx", base, revision)
-    _check_shapes(found, folder / MLX_WEIGHTS)
-    wanted_keys = set(given.get("keys") or found.keys)
+    given = mlx_settings(folder, config)
+    names = {stored: mlx_name(stored) for stored in tensors}
+    renamed = _renamed([(names[stored], tensor) for stored, tensor in tensors.items()], path)
+    spec = AdapterSpec(given["kind"], given["layers"], given["rank"], given["scale"], given["dropout"])
+    as_stored = "num_layers" in config and all(name.module == name.place for name in names.values())
+    found = ForeignAdapter(spec, renamed, "mlx", base, revision, as_stored)
+    _check_leaves(found)
+    _check_shapes(found, path)
+    wanted_keys = set(given["keys"] or found.keys)
     if set(found.keys) != wanted_keys:
         odd = min(wanted_keys ^ set(found.keys))
         raise ModelError(f"{folder}: {odd} is in {CONFIG} or in {MLX_WEIGHTS}, but not in both.")
@@ -131,108 +130,94 @@ def _with_keys(found: ForeignAdapter) -> ForeignAdapter:
     return replace(found, spec=replace(found.spec, keys=tuple(found.keys)))
 
 
-def _place(name: str) -> tuple[int, str]:
-    match = _LAYER.search(name)
-    if match is None:
+def _renamed(tensors: Sequence[tuple[TensorName, np.ndarray]], path: Path) -> dict[str, np.ndarray]:
+    """The tensors under the names that they have here. Raises ModelError where two come out under one name, as they do
+    where a file holds two adapters."""
+    renamed: dict[str, np.ndarray] = {}
+    for name, tensor in tensors:
+        if name.name in renamed:
+            raise ModelError(f"{path} holds {name.name} twice, under two spellings or for two adapters.")
+        renamed[name.name] = tensor
+    adapters = sorted({name.adapter for name, _ in tensors if name.adapter})
+    if len(adapters) > 1:
         raise ModelError(
-            f"The adapter trains {name}, outside the layers.",
-            hint="Where the embedding is tied to the head, merging it would change both; train without it.",
+            f"{path} holds {len(adapters)} adapters: {', '.join(adapters)}.", hint="Save one of them alone."
         )
-    return int(match[1]), match[2]
+    return renamed
+
+
+def _check_leaves(found: ForeignAdapter) -> None:
+    """Every module has both factors, and for DoRA its lengths."""
+    kind, modules = found.spec.fine_tune_type, dict[str, set[str]]()
+    wanted = {"lora_a", "lora_b", "m"} if kind == "dora" else {"lora_a", "lora_b"}
+    for name in found.tensors:
+        module, _, leaf = name.rpartition(".")
+        modules.setdefault(module, set()).add(leaf)
+    for module, leaves in modules.items():
+        if leaves != wanted:
+            raise ModelError(f"The {kind} adapter of {module} holds {', '.join(sorted(leaves))}.")
 
 
 def _check_shapes(found: ForeignAdapter, path: Path) -> None:
     """Check that every factor has the same rank, on the correct side: a square layer would load either way."""
     for name, tensor in found.tensors.items():
-        _place(name)
         leaf = name.rpartition(".")[2]
-        rank = {"lora_a": tensor.shape[-1], "lora_b": tensor.shape[0], "m": found.spec.rank}[leaf]
-        if tensor.ndim != (1 if leaf == "m" else 2) or rank != found.spec.rank:
-            raise ModelError(f"{path}: {name} is {tensor.shape}, which is not of rank {found.spec.rank}.")
+        if tensor.ndim == (1 if leaf == "m" else 2):
+            rank = {"lora_a": tensor.shape[-1], "lora_b": tensor.shape[0], "m": found.spec.rank}[leaf]
+            if rank == found.spec.rank:
+                continue
+        raise ModelError(f"{path}: {name} is {tensor.shape}, which is not of rank {found.spec.rank}.")
 
 
 def _read_peft(folder: Path, config: Mapping[str, Any]) -> ForeignAdapter:
-    _refuse_what_mlx_lacks(folder, config)
+    check_peft_config(folder, config)
+    path, stored = folder / PEFT_WEIGHTS, _load(folder / PEFT_WEIGHTS)
+    names = {name: peft_name(name) for name in stored}
     kind: Literal["lora", "dora"] = "dora" if config.get("use_dora") else "lora"
-    parts: dict[str, dict[str, np.ndarray]] = {}
-    for name, tensor in _load(folder / PEFT_WEIGHTS).items():
-        match = _PEFT_NAME.match(name)
-        if match is None:
-            raise ModelError(f"{folder / PEFT_WEIGHTS} holds {name}, which is no part of a low-rank adapter.")
-        leaf = _LEAVES[match[2]]
-        parts.setdefault(match[1], {})[leaf] = tensor.reshape(-1) if leaf == "m" else tensor.T
-    wanted = {"lora_a", "lora_b", "m"} if kind == "dora" else {"lora_a", "lora_b"}
-    for module, leaves in parts.items():
-        if set(leaves) != wanted:
-            raise ModelError(f"The {kind} adapter of {module} holds {', '.join(sorted(leaves))}.")
-        rank = _own(config, "rank_pattern", module, config["r"])
-        shapes = leaves["lora_a"].shape, leaves["lora_b"].shape
-        if shapes[0][-1] != rank or shapes[1][0] != rank:
-            raise ModelError(f"{module}: factors {shapes[0]} and {shapes[1]} are not of rank {rank}, as {CONFIG} says.")
-    tensors, rank, scale = _evened(parts, config)
-    spec = AdapterSpec(kind, -1, rank, scale, float(config.get("lora_dropout") or 0))
-    found = ForeignAdapter(spec, tensors, "peft", config.get("base_model_name_or_path"), config.get("revision"))
-    _check_shapes(found, folder / PEFT_WEIGHTS)
+    flat = [
+        (names[name], tensor.reshape(-1) if names[name].leaf == "m" else tensor.T) for name, tensor in stored.items()
+    ]
+    as_stored = all(name == peft_spelling(names[name].name) for name in stored)
+    base, revision = config.get("base_model_name_or_path"), config.get("revision")
+    spec = AdapterSpec(kind, dropout=float(config.get("lora_dropout") or 0))
+    found = ForeignAdapter(spec, _renamed(flat, path), "peft", base, revision, as_stored)
+    _check_leaves(found)
+    modules = {name.place: (name.module, name.place) for name, _ in flat}
+    tensors, rank, scale = _evened(found.tensors, modules, config)
+    found = replace(found, tensors=tensors, spec=replace(spec, rank=rank, scale=scale))
+    _check_shapes(found, path)
     _check_targets(found, folder, config)
     return _with_keys(found)
 
 
 def _evened(
-    parts: Mapping[str, dict[str, np.ndarray]], config: Mapping[str, Any]
+    tensors: Mapping[str, np.ndarray], modules: Mapping[str, tuple[str, str]], config: Mapping[str, Any]
 ) -> tuple[dict[str, np.ndarray], int, float]:
     """One rank and one scale for all modules. PEFT's scale is alpha / rank, or alpha / √rank (rsLoRA,
-    arXiv:2312.03732)."""
-    ranks = {module: leaves["lora_a"].shape[1] for module, leaves in parts.items()}
-    alphas = {module: _own(config, "alpha_pattern", module, config["lora_alpha"]) for module in parts}
+    arXiv:2312.03732). `modules` has the names of each place that patterns are matched with."""
+    ranks = {place: own_value(config, "rank_pattern", names, config["r"]) for place, names in modules.items()}
+    alphas = {
+        place: own_value(config, "alpha_pattern", names, config["lora_alpha"]) for place, names in modules.items()
+    }
+    for place, rank in ranks.items():
+        shapes = tensors[f"{place}.lora_a"].shape, tensors[f"{place}.lora_b"].shape
+        if len(shapes[0]) != 2 or len(shapes[1]) != 2 or (shapes[0][-1], shapes[1][0]) != (rank, rank):
+            raise ModelError(f"{place}: factors {shapes[0]} and {shapes[1]} are not of rank {rank}, as {CONFIG} says.")
     scales = {
-        module: alphas[module] / (math.sqrt(rank) if config.get("use_rslora") else rank)
-        for module, rank in ranks.items()
+        place: alphas[place] / (math.sqrt(rank) if config.get("use_rslora") else rank) for place, rank in ranks.items()
     }
     rank, scale = max(ranks.values()), max(scales.values())
-    tensors: dict[str, np.ndarray] = {}
-    for module, leaves in parts.items():
-        missing, ratio = rank - ranks[module], scales[module] / scale if scale else 1.0
-        b = leaves["lora_b"] if ratio == 1.0 else leaves["lora_b"] * np.float32(ratio)
-        tensors[f"{module}.lora_a"] = np.pad(leaves["lora_a"], ((0, 0), (0, missing)))
-        tensors[f"{module}.lora_b"] = np.pad(b, ((0, missing), (0, 0)))
-        if "m" in leaves:
-            tensors[f"{module}.m"] = leaves["m"]
-    return tensors, rank, float(scale)
-
-
-def _own(config: Mapping[str, Any], key: str, module: str, default: Any) -> Any:
-    """A module's own rank or alpha. PEFT treats its key as a pattern for the end of the name.
-
-    Raises ModelError for an invalid pattern, or one that takes too long: a stranger's file must not stall us."""
-    for pattern, value in (config.get(key) or {}).items():
-        try:
-            if regex.match(rf"(.*\.)?({pattern})$", module, timeout=_PATTERN_SECONDS):
-                return value
-        except regex.error as error:
-            raise ModelError(f"{CONFIG}: {key} holds {pattern!r:.80}, which is no pattern: {error}.") from error
-        except TimeoutError as error:
-            raise ModelError(
-                f"{CONFIG}: the pattern {pattern!r:.80} in {key} takes too long to match {module}.",
-                hint="Write the module's name in its place.",
-            ) from error
-    return default
-
-
-def _refuse_what_mlx_lacks(folder: Path, config: Mapping[str, Any]) -> None:
-    start = str(config.get("init_lora_weights", "")).lower()
-    for found, what in (
-        (config.get("peft_type") != "LORA", f"is {config.get('peft_type')}, not LoRA"),
-        (config.get("modules_to_save"), f"trains {config.get('modules_to_save')} in full"),
-        (config.get("trainable_token_indices"), "trains single tokens' embeddings"),
-        (config.get("bias", "none") != "none" or config.get("lora_bias"), "trains biases"),
-        (config.get("fan_in_fan_out"), "is stored with fan_in_fan_out"),
-        (start.startswith(_REPLACED), f"was initialised by {start}, which changes the base's weights"),
-    ):
-        if found:
-            raise ModelError(
-                f"The adapter in {folder} {what}, which mlx-lm's adapters cannot hold.",
-                hint="Merge it with PEFT's merge_and_unload() and use the merged model.",
-            )
+    evened: dict[str, np.ndarray] = {}
+    for name, tensor in tensors.items():
+        place, _, leaf = name.rpartition(".")
+        missing, ratio = rank - ranks[place], scales[place] / scale if scale else 1.0
+        if leaf == "lora_a":
+            evened[name] = np.pad(tensor, ((0, 0), (0, missing)))
+        elif leaf == "lora_b":
+            evened[name] = np.pad(tensor if ratio == 1.0 else tensor * np.float32(ratio), ((0, missing), (0, 0)))
+        else:
+            evened[name] = tensor
+    return evened, rank, float(scale)
 
 
 def _check_targets(found: ForeignAdapter, folder: Path, config: Mapping[str, Any]) -> None:
@@ -287,7 +272,7 @@ def _layers_from_the_end(found: ForeignAdapter) -> int:
     """-1 (all) if the base, and so its number of layers, is not on this machine."""
     if found.base is None or not Path(found.base).is_dir():
         return -1
-    return int(read_config(Path(found.base))["num_hidden_layers"]) - min(found.places)
+    return ModelShape.of(read_config(Path(found.base))).layers - min(found.places)
 
 
 def _write_peft(found: ForeignAdapter, folder: Path) -> dict[str, Any]:

@@ -98,15 +98,17 @@ def _reference(
 
 @contextmanager
 def _openable(adapter: Path, found: ForeignAdapter) -> Iterator[tuple[BackendName, Path]]:
-    """The adapter and its own library, if that is installed; else the other library and the adapter converted for
-    it."""
+    """The adapter and its own library, if that is installed and opens the folder as it is; else the adapter converted,
+    for its own library or, where only that is installed, for the other."""
     engines = installed_engines()
     if not engines:
         raise UserError("Neither PyTorch nor MLX is installed.", hint="pip install 'rir-mlx[torch]'")
-    if (own := _LOADERS[found.ecosystem]) in engines:
-        yield own, adapter
+    form = found.ecosystem
+    if _LOADERS[form] not in engines:
+        form = "mlx" if form == "peft" else "peft"
+    elif found.as_stored:
+        yield _LOADERS[form], adapter
         return
-    other: Ecosystem = "mlx" if found.ecosystem == "peft" else "peft"
     with tempfile.TemporaryDirectory() as temporary:
-        convert_adapter(adapter, Path(temporary) / "adapter", other)
-        yield _LOADERS[other], Path(temporary) / "adapter"
+        convert_adapter(adapter, Path(temporary) / "adapter", form)
+        yield _LOADERS[form], Path(temporary) / "adapter"

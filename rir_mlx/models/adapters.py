@@ -89,10 +89,15 @@ def to_peft(tensors: Tensors) -> dict[str, np.ndarray]:
     """mlx-lm's tensors under PEFT's names. The low-rank factors are transposed: (in, rank) becomes (rank, in)."""
     renamed = {}
     for name, tensor in tensors.items():
-        module, _, leaf = name.rpartition(".")
-        array = tensor if leaf == "m" else tensor.T
-        renamed[f"base_model.model.{module}.{_TO_PEFT[leaf]}"] = np.ascontiguousarray(array)
+        array = tensor if name.endswith(".m") else tensor.T
+        renamed[peft_spelling(name)] = np.ascontiguousarray(array)
     return renamed
+
+
+def peft_spelling(name: str) -> str:
+    """PEFT's name of a tensor that mlx-lm calls `name`."""
+    module, _, leaf = name.rpartition(".")
+    return f"base_model.model.{module}.{_TO_PEFT[leaf]}"
 
 
 def read_adapter(folder: Path, base: ModelFiles) -> Adapter:
@@ -130,4 +135,6 @@ def read_adapter(folder: Path, base: ModelFiles) -> Adapter:
         raise ModelError(
             f"{folder / MLX_WEIGHTS} is damaged or cut: {error}", hint="Restore the file, or train again."
         ) from error
+    if broken := [name for name, tensor in tensors.items() if not np.isfinite(tensor).all()]:
+        raise ModelError(f"{folder / MLX_WEIGHTS}: {broken[0]} holds NaN or infinity.", hint="Train again.")
     return Adapter(spec, tensors, beside)

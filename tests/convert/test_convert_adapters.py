@@ -171,7 +171,7 @@ def test_layers_that_are_not_the_last_are_kept_where_the_base_is_unknown(
         ({"bias": "all"}, "trains biases"),
         ({"peft_type": "IA3"}, "is IA3, not LoRA"),
         ({"fan_in_fan_out": True}, "fan_in_fan_out"),
-        ({"init_lora_weights": "pissa_niter_4"}, "changes the base's weights"),
+        ({"init_lora_weights": "pissa_niter_4"}, "changes the base"),
         ({"trainable_token_indices": [1]}, "single tokens"),
         ({"r": 8}, "are not of rank 8"),
         ({"target_modules": ["q_proj", "k_proj"]}, "targets k_proj, and"),

@@ -1,0 +1,147 @@
+"""What an adapter_config.json of PEFT or mlx-lm may say, and what it must not.
+
+PEFT grows new kinds of LoRA with every release, each a key that older readers would pass over. So the keys that are
+understood are listed here, and any other that is set is refused by its name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import regex
+
+from rir_mlx.errors import ModelError
+from rir_mlx.models.adapters import CONFIG
+
+_READ = {
+    *("peft_type", "r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern"),
+    *("target_modules", "target_parameters", "exclude_modules", "layers_to_transform", "layers_pattern"),
+    *("base_model_name_or_path", "revision", "init_lora_weights"),
+}
+_WITHOUT_EFFECT = {
+    *("task_type", "auto_mapping", "peft_version", "inference_mode", "runtime_config", "megatron_core"),
+    # Settings of an initialisation, which init_lora_weights names, or of a kind that another key switches on.
+    *("loftq_config", "eva_config", "corda_config", "lora_ga_config", "qalora_group_size", "ensure_weight_tying"),
+    # mlx-lm's keys and ours, in a folder that carries both.
+    *("fine_tune_type", "num_layers", "lora_parameters", "rir_mlx"),
+}
+_WHY = {
+    "modules_to_save": "trains modules in full",
+    "trainable_token_indices": "trains single tokens' embeddings",
+    "bias": "trains biases",
+    "lora_bias": "trains biases",
+    "fan_in_fan_out": "is stored transposed",
+    "layer_replication": "repeats layers of the base",
+    "alora_invocation_tokens": "acts from certain tokens on only",
+}
+_KEPT_BASE = (None, True, False, "gaussian", "eva", "orthogonal")
+"""Initialisations that keep the base's weights. Others (pissa, olora, corda, loftq, lora_ga) change them, and the base
+that such an adapter belongs to is not stored."""
+_PATTERN_SECONDS = 0.02
+"""Of the processor; a pattern that PEFT writes takes microseconds."""
+_MERGE = "Merge it with PEFT's merge_and_unload() and use the merged model."
+
+
+def read_adapter_config(folder: Path) -> dict[str, Any]:
+    """Raises ModelError where there is none, or it cannot be read."""
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        old = (folder / "adapters.npz").is_file()
+        raise ModelError(
+            f"{folder} holds no {CONFIG}, so it is no adapter of mlx-lm or PEFT.",
+            hint="adapters.npz is of mlx-lm before 0.6, which wrote down neither rank nor scale: train again."
+            if old
+            else "",
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{path} holds no JSON object.")
+    return config
+
+
+def check_peft_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Raises ModelError for a config that sets anything that cannot be expressed as factors, one rank and one scale."""
+    path = folder / CONFIG
+    if config.get("peft_type") != "LORA":
+        raise ModelError(f"The adapter in {folder} is {config.get('peft_type')}, not LoRA.", hint=_MERGE)
+    for key, value in config.items():
+        if key in _READ | _WITHOUT_EFFECT or not value or (key, value) == ("bias", "none"):
+            continue
+        why = _WHY.get(key, "is of a kind that is unknown here")
+        raise ModelError(
+            f"The adapter in {folder} {why} ({key}: {json.dumps(value)[:60]}) and cannot be converted.", hint=_MERGE
+        )
+    start = config.get("init_lora_weights")
+    if start not in _KEPT_BASE:
+        raise ModelError(
+            f"The adapter in {folder} was initialised by {start} (init_lora_weights), which changes the base.",
+            hint="Convert it with PEFT: save_pretrained(…, path_initial_model_for_weight_conversion=…).",
+        )
+    for key in ("r", "lora_alpha"):
+        if not _is_number(config.get(key)):
+            raise ModelError(f"{path}: {key} is {config.get(key)!r}, not a number.")
+    for key in ("rank_pattern", "alpha_pattern"):
+        patterns = config.get(key) or {}
+        if not isinstance(patterns, dict) or not all(map(_is_number, patterns.values())):
+            raise ModelError(f"{path}: {key} is {patterns!r:.60}, not numbers by pattern.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def own_value(config: Mapping[str, Any], key: str, names: Iterable[str], default: Any) -> Any:
+    """A module's own rank or alpha. PEFT treats its key as a pattern for the end of the name. `names` are the module's
+    in the file and in transformers.
+
+    Raises ModelError for an invalid pattern, or one that takes too long: a stranger's file must not stall us."""
+    for pattern, value in (config.get(key) or {}).items():
+        for name in names:
+            try:
+                if regex.match(rf"(.*\.)?({pattern})$", name, timeout=_PATTERN_SECONDS):
+                    return value
+            except regex.error as error:
+                raise ModelError(f"{CONFIG}: {key} holds {pattern!r:.80}, which is no pattern: {error}.") from error
+            except TimeoutError as error:
+                raise ModelError(
+                    f"{CONFIG}: the pattern {pattern!r:.80} in {key} takes too long to match {name}.",
+                    hint="Write the module's name in its place.",
+                ) from error
+    return default
+
+
+def mlx_settings(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """`kind`, `layers`, `rank`, `scale`, `dropout` and `keys` of an adapter of mlx-lm.
+
+    Before 0.19 it wrote `lora_layers` for `num_layers` and `use_dora` for `fine_tune_type`. Since 0.14.2 it multiplies
+    by `scale` alone, although an `alpha` still stands beside it, so `alpha` is not read. Raises ModelError for what is
+    missing or unknown."""
+    path, given = folder / CONFIG, config.get("lora_parameters")
+    kind = config.get("fine_tune_type") or ("dora" if config.get("use_dora") else "lora")
+    if kind not in ("lora", "dora"):
+        raise ModelError(f"{path}: fine_tune_type is {kind!r}, not lora, dora or full.")
+    if not isinstance(given, dict) or not _is_number(given.get("scale")) or not _is_number(given.get("rank")):
+        alpha = isinstance(given, dict) and "alpha" in given
+        raise ModelError(
+            f"{path} lacks rank or scale in lora_parameters.",
+            hint="mlx-lm multiplies by `scale` and reads no `alpha`: write scale as it was in training."
+            if alpha
+            else "",
+        )
+    if unknown := [key for key in given if key not in ("rank", "scale", "dropout", "keys", "alpha") and given[key]]:
+        raise ModelError(f"{path}: lora_parameters has {unknown[0]}, which is unknown here.")
+    layers = config.get("num_layers", config.get("lora_layers"))
+    return {
+        "kind": kind,
+        "layers": -1 if layers is None else int(layers),
+        "rank": int(given["rank"]),
+        "scale": float(given["scale"]),
+        "dropout": float(given.get("dropout") or 0),
+        "keys": given.get("keys"),
+    }
