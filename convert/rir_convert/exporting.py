@@ -39,12 +39,12 @@ class ExportOptions:
 
     to        the format of the export
     output    the folder to write; None for one inside the run
-    quantize  bits of the weights, 4 or 8, for `mlx` alone; None keeps them as they are
+    quantize  bits of the weights, 4 or 8, for `mlx` only; None keeps them as they are
     gguf      number format of a GGUF file
     dtype     number format of the weights of `hf` and `mlx`; `auto` is the base's
     backend   what runs the trained model; None for the one that the run was trained on
     offline   take the base model from this machine
-    progress where progress is shown
+    progress  where progress is shown
     """
 
     to: ExportFormat = "hf"

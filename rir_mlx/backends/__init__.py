@@ -21,7 +21,7 @@ def on_apple_silicon() -> bool:
 def open_backend(name: BackendName = "auto") -> Backend:
     """The backend of that name; `auto` is MLX on Apple silicon and PyTorch elsewhere.
 
-    Raises UserError, naming what to install, where the framework is absent."""
+    Raises UserError, naming what to install, if the framework is missing."""
     if name == "auto":
         return open_backend("mlx" if on_apple_silicon() else "torch")
     _check_launcher(name)
@@ -44,8 +44,8 @@ def open_backend(name: BackendName = "auto") -> Backend:
 
 
 def release_memory() -> None:
-    """Give back what a model took that nobody holds any more, before the next one is loaded. Frameworks keep it for
-    themselves, and so does glibc: hundreds of MB of a model of a billion weights."""
+    """Free the memory of models that are no longer referenced, before the next one is loaded. Frameworks and glibc keep
+    it otherwise: hundreds of MB for a model of a billion weights."""
     gc.collect()
     if mlx := sys.modules.get("mlx.core"):
         mlx.clear_cache()
@@ -56,7 +56,7 @@ def release_memory() -> None:
 
 
 def _check_launcher(name: BackendName) -> None:
-    """Processes that cannot join would each take themselves for the only one, and write into the same folder."""
+    """Refuse processes that cannot join: each would believe to be the only one and write into the same folder."""
     several = {"torch": int(os.environ.get("WORLD_SIZE", "1")) > 1, "mlx": "MLX_RANK" in os.environ}
     for backend, launcher in (("torch", "torchrun"), ("mlx", "mlx.launch")):
         if several[backend] and backend != name:

@@ -76,9 +76,9 @@ class Batch:
 
     prefix   [P] token ids that every row starts with; may be empty
     tokens   [rows, T] the rows' own token ids, right-padded with any id
-    lengths  [rows] how many of them are real
+    lengths  [rows] how many of them are not padding
     weights  [rows, T] weight of the cross-entropy of predicting `tokens[r, t]`; 0 where nothing is learned.
-             The loss of a batch is the weighted *sum*: whoever builds the batch has normalised the weights.
+             The loss of a batch is the weighted *sum*: the weights are normalised when the batch is built.
              `weights[:, 0]` is 0: each row starts with at least one token of its prompt.
     """
 
@@ -104,11 +104,11 @@ class StepResult:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn, in this order: logits of tokens that the row has generated are divided (above 0) or
-    multiplied (below) by `repetition_penalty` (arXiv:1909.05858, the prompt left out); all are divided by
-    `temperature`, 0 being greedy; of the likeliest tokens those are kept that make up the mass `top_p`
-    (arXiv:1904.09751), and of these the ones at least `min_p` as likely as the likeliest (arXiv:2407.01082). `stop`
-    are token sequences that end a row and are not part of its result."""
+    """How tokens are drawn, in this order: logits of tokens already generated in the row are divided (above 0) or
+    multiplied (below 0) by `repetition_penalty` (arXiv:1909.05858, without the prompt); all logits are divided by
+    `temperature`, where 0 means greedy; the likeliest tokens that make up the mass `top_p` are kept (arXiv:1904.09751),
+    and of these the tokens at least `min_p` times as likely as the likeliest (arXiv:2407.01082). `stop` are token
+    sequences that end a row and are not part of its result."""
 
     max_tokens: int = 128
     temperature: float = 0.0
@@ -123,11 +123,10 @@ class Sampling:
 class Request:
     """One row to continue. Its `max_tokens` can only lower the sampling's.
 
-    The random numbers of a row depend on its `seed` and the place of the token alone (`rir_mlx.backends.noise`), never
-    on the rows beside it, and are the same on every backend. The logits do depend on the batch, by rounding. So the
-    same request gives the same text in another batch unless two tokens tie to within that rounding, greedy or drawn:
-    in float32 that is rare (none of 48,000 draws with logits off by 1e-5); in 16 bits it is common, and nothing is
-    promised.
+    The random numbers of a row depend only on its `seed` and the token's position (`rir_mlx.backends.noise`), never on
+    other rows, and are the same on every backend. The logits do depend on the batch, by rounding. So the same request
+    gives the same text in another batch unless two tokens tie to within that rounding, greedy or drawn: in float32 that
+    is rare (none of 48,000 draws with logits off by 1e-5); in 16 bits it is common, and there is no such guarantee.
     """
 
     key: int
@@ -150,7 +149,7 @@ class Completion:
 
 @dataclass(frozen=True)
 class EncoderOptions:
-    """How an encoder is fine-tuned as a baseline; `max_length` is in tokens, marks included."""
+    """How an encoder is fine-tuned as a baseline; `max_length` is in tokens, including special tokens."""
 
     learning_rate: float = 5e-5
     epochs: int = 3
@@ -161,7 +160,7 @@ class EncoderOptions:
 
 @dataclass(frozen=True)
 class EncoderRows:
-    """Token ids with the index of their label, and how many labels there are."""
+    """Token ids with the index of their label, and the number of labels."""
 
     train: Sequence[tuple[Tokens, int]]
     validation: Sequence[tuple[Tokens, int]]
@@ -190,7 +189,7 @@ class ProcessGroup(Protocol):
     def size(self) -> int: ...
 
     def all_sum(self, values: Sequence[float]) -> list[float]:
-        """The sum of every rank's values; waits for all ranks. Raises Failure if one of them has died."""
+        """The sum of every rank's values; waits for all ranks. Raises Failure if a process has died."""
         ...
 
 
@@ -218,44 +217,45 @@ class Model(Protocol):
 
     @property
     def longest(self) -> int | None:
-        """The most tokens of a sequence that this backend runs right, None without such a limit. Longer ones raise
+        """The longest sequence that this backend computes correctly; None without such a limit. Longer ones raise
         ModelError."""
         ...
 
     def add_adapter(self, spec: AdapterSpec, seed: int) -> None:
-        """Attach a fresh adapter, or make all weights trainable for `full`. The seed decides its initial weights,
+        """Attach a fresh adapter, or make all weights trainable for `full`. The seed determines its initial weights,
         which are the same on every backend."""
         ...
 
     def configure_optimizer(self, spec: OptimizerSpec, execution: Execution = PLAIN) -> None:
-        """Prepare for training what `add_adapter` attached."""
+        """Prepare to train what `add_adapter` attached."""
         ...
 
     def train_step(self, batches: Sequence[Batch], learning_rate: float, *, seed: int = 0) -> StepResult:
-        """One optimizer step on the sum of the batches' losses, each batch run on its own. The seed decides dropout.
+        """One optimizer step on the sum of the batches' losses, each batch run separately. The seed determines dropout.
 
         With several ranks the gradient is the sum over all of them; a rank may have no batch.
-        Raises OutOfMemory where the batches do not fit; then no weight was changed."""
+        Raises OutOfMemory if the batches do not fit; then no weight was changed."""
         ...
 
     def training_state(self) -> TrainingState:
-        """The trained weights and the optimizer's memory. With a step's inputs they decide all that follows."""
+        """The trained weights and the optimizer's state. Together with the steps' inputs they determine all later
+        steps."""
         ...
 
     def load_training_state(self, state: TrainingState) -> None:
-        """Continue from `training_state` of an equally configured model. Raises ModelError where it does not fit."""
+        """Continue from the `training_state` of an equally configured model. Raises ModelError if it does not fit."""
         ...
 
     def loss(self, batch: Batch) -> float:
-        """The weighted loss of a batch, without dropout. Raises OutOfMemory where it does not fit."""
+        """The weighted loss of a batch, without dropout. Raises OutOfMemory if it does not fit."""
         ...
 
     def generate(
         self, requests: Iterable[Request], sampling: Sampling, *, prefix: Tokens = (), on_token: OnToken | None = None
     ) -> Iterator[Completion]:
         """Continue each of the requests after `prefix`, which they share, with at most `sampling.batch_size` rows at a
-        time. Requests are taken in their order, as rows finish, and completions come as rows do. Rows of like length
-        that stand together need the least padding."""
+        time. Requests are taken in order as rows finish, and completions are yielded as rows finish. Adjacent rows of
+        similar length need the least padding."""
         ...
 
     def score(
@@ -269,17 +269,18 @@ class Model(Protocol):
         ...
 
     def last_logits(self, rows: Iterable[Tokens], last: int, *, prefix: Tokens = ()) -> Iterator[Float32Array]:
-        """Of each row its `last` positions, or as many as it has: [positions, vocabulary] next-token logits after
-        `prefix`, in float32. The prefix runs once, a row at a time after it."""
+        """For each row, the next-token logits after `prefix` at its `last` positions (or all, if it has fewer):
+        [positions, vocabulary], in float32. The prefix runs once, then one row at a time."""
         ...
 
     def layer_outputs(self, tokens: Tokens) -> list[Float32Array]:
-        """[tokens, width] of the embedding and of each layer, in float32: where two models first differ."""
+        """[tokens, width] outputs of the embedding and of each layer, in float32, to find where two models first
+        differ."""
         ...
 
     def fuse(self) -> None:
-        """Merge the adapter into the weights: added in float32, rounded once. The model can then no longer be trained.
-        Quantised weights keep their adapter beside them, which loses nothing."""
+        """Merge the adapter into the weights: added in float32, rounded once. The model can no longer be trained after
+        that. Quantised weights keep their adapter separate, which loses nothing."""
         ...
 
     def trained_tensors(self) -> dict[str, np.ndarray]:
@@ -288,7 +289,7 @@ class Model(Protocol):
 
 
 class Backend(Protocol):
-    """A framework. Loading takes a local folder; names of the hub are resolved before."""
+    """A framework. It loads local folders; hub names are resolved before."""
 
     name: str
 
@@ -306,14 +307,15 @@ class Backend(Protocol):
     ) -> Model:
         """Load a folder in Hugging Face format, and an adapter over it.
 
-        Raises ModelError where the folder cannot be read or the adapter does not fit."""
+        Raises ModelError if the folder cannot be read or the adapter does not fit."""
         ...
 
     def load_as_is(self, folder: Path, adapter: Path | None = None) -> Model:
-        """Load in float32 as the framework's other users do, without a guard of ours, so that a folder that reads wrong
-        elsewhere reads wrong here. `adapter` is a folder that the framework's own library opens (mlx-lm's or PEFT's).
+        """Load in float32 as the framework's other users do, without our checks, so that a folder that loads wrongly
+        elsewhere loads wrongly here too. `adapter` is a folder that the framework's own library opens (mlx-lm's or
+        PEFT's).
 
-        Raises ModelError where either cannot be read."""
+        Raises ModelError if either cannot be read."""
         ...
 
 
@@ -337,7 +339,8 @@ def pad_right(rows: Sequence[Tokens], pad: int = 0) -> tuple[Int32Array, Int32Ar
 
 
 def learned_positions(batch: Batch) -> tuple[NDArray[np.int64], NDArray[np.int64], Float32Array]:
-    """Where a batch learns: indices into its [rows * T] positions that predict, the token each predicts, its weight.
+    """The learned tokens of a batch: indices of the predicting positions among [rows * T], the token each predicts, its
+    weight.
 
     The position before a token predicts it, so hidden states can be selected before the vocabulary is projected.
     """
@@ -351,7 +354,7 @@ def learned_positions(batch: Batch) -> tuple[NDArray[np.int64], NDArray[np.int64
 
 
 def stop_length(generated: Sequence[int], stops: Sequence[Tokens]) -> int:
-    """How many of the last tokens are a stop sequence; 0 where none ends here."""
+    """The length of the stop sequence at the end of the tokens; 0 if there is none."""
     return max((len(stop) for stop in stops if stop and tuple(generated[-len(stop) :]) == tuple(stop)), default=0)
 
 

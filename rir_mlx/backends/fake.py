@@ -1,7 +1,7 @@
 """A deterministic backend without a framework, for tests and dry runs.
 
-It learns for real, though little: next-token logits are a row of a table, picked by the sum of the tokens so far.
-What it generates is the start of the prompt backwards, of a length that the prompt decides, and a stop sequence.
+It really learns, though little: the next-token logits are a row of a table, selected by the sum of the tokens so far.
+It generates the start of the prompt backwards, with a length that depends on the prompt, and a stop sequence.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class FakeBackend:
         try:
             size = int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"])
         except (OSError, KeyError, ValueError) as error:
-            raise ModelError(f"{folder} is no model folder: {error}") from error
+            raise ModelError(f"{folder} is not a model folder: {error}") from error
         model = FakeModel(size)
         if adapter is not None:
             if set(adapter[1]) != {_TENSOR} or adapter[1][_TENSOR].shape != model.table.shape:

@@ -1,7 +1,7 @@
-"""Options to be scored as a tree of their tokens, and which rows are scored together.
+"""The options to score as a tree of their tokens, and the rows to score together.
 
-What several options start with stands in the tree once, so it is run once, and its next-token probabilities are made
-once. Knows no framework: both backends run the same tree, each in its own way.
+Options with a common start share its nodes, so it is run, and its next-token probabilities are computed, only once.
+Knows no framework: both backends run the same tree, each in its own way.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class OptionTree:
     """A tree whose root is the end of a prompt and whose other nodes are proper prefixes of options.
 
     Node 0 is the root; node i + 1 stands for `tokens[i]` after its parent. An edge is a token that some option has
-    after a node: log p of the edges is all that the options' scores are made of. An option's last token is an edge
-    alone, unless it is a prefix of another option.
+    after a node; the options' scores are sums of the edges' log p. An option's last token is only an edge, unless the
+    option is a prefix of another.
 
     tokens     [nodes] the token of each node but the root; a parent comes before its children
     depths     [nodes] how many tokens of the option are before it
@@ -43,8 +43,8 @@ class OptionTree:
 
     @classmethod
     def of(cls, options: Sequence[Tokens]) -> OptionTree:
-        """The tree of options, none of them empty. Options may be equal, or start with another."""
-        # Sorted, so that what a start begins with is before it; the first is the empty one.
+        """The tree of non-empty options. Options may be equal, or start with another option."""
+        # Sorted, so that parents come before children; the first is the empty start.
         _, *starts = sorted({option[:end] for option in options for end in range(len(option))})
         nodes: dict[Tokens, int] = {(): 0} | {start: index for index, start in enumerate(starts, 1)}
         ancestors = np.zeros((len(starts), len(starts)), dtype=bool)
@@ -85,8 +85,8 @@ class OptionTree:
 
 
 def trees(options: Sequence[Tokens], most: int = 2048) -> Iterator[tuple[list[int], OptionTree]]:
-    """The options as trees of at most `most` nodes, or of one option: which options, and their tree. A tree's mask
-    grows with the square of its nodes, so thousands of options are several trees."""
+    """The options split into trees of at most `most` nodes, or of one option: the indices of the options, and their
+    tree. A mask grows with the square of the nodes, so thousands of options need several trees."""
     order = sorted(range(len(options)), key=lambda index: options[index])
     group: list[int] = []
     nodes: set[Tokens] = set()
@@ -103,7 +103,7 @@ def trees(options: Sequence[Tokens], most: int = 2048) -> Iterator[tuple[list[in
 
 def scoring_groups(lengths: Sequence[int], nodes: int, batch_size: int, most: int) -> list[list[int]]:
     """Rows that are scored together: of like length, at most `batch_size` of them, and at most `most` tokens, padding
-    and `nodes` tokens of options in each row included. A row longer than that stands alone."""
+    and `nodes` tokens of options in each row included. A longer row is scored alone."""
     groups: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
         size = len(groups[-1]) + 1 if groups else 0

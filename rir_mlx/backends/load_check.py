@@ -1,8 +1,8 @@
 """A check at load: do our paths compute what the model's own forward pass computes?
 
-A few short rows run through everything that is ours (shared prefix, padded batches, the tree of options, batched
-generation) and, one at a time, through the library's own forward pass. Attention windows are narrowed for the check to
-fewer tokens than the rows have, so that short rows test them too. Knows no framework.
+A few short rows run through all of our paths (shared prefix, padded batches, the tree of options, batched generation)
+and, one at a time, through the library's own forward pass. For the check, attention windows are narrowed to fewer
+tokens than the rows have, so that short rows test them too. Knows no framework.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ off by about the spread itself; rounding stays below a third of these."""
 
 
 class Checkable(Model, Protocol):
-    """A model that can also run as its library runs it."""
+    """A model that can also run its library's own forward pass."""
 
     def own_logits(self, tokens: Tokens) -> Float32Array:
         """[tokens, vocabulary] in float32 from the library's own forward pass, without a cache."""
         ...
 
     def window_of(self, tokens: int) -> AbstractContextManager[None]:
-        """Narrow attention windows, in the library's forward pass and in ours. Does nothing where there are none."""
+        """Narrow attention windows, in the library's forward pass and in ours. Does nothing if there are none."""
         ...
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What is checked: the model's name for messages, its vocabulary, and the dtype that it computes in
+    """The subject of a check: the model's name for messages, its vocabulary, and the dtype that it computes in
     (`tf32` is float32 multiplied with 10 bits, as MLX does on some GPUs)."""
 
     name: str
@@ -96,7 +96,7 @@ def _differences(model: Checkable, what: Checked) -> Iterator[tuple[str, float]]
 
 
 def _generated_gap(model: Checkable, prefix: Tokens, rows: list[Tokens]) -> float:
-    """How far below the likeliest token a greedily generated one is, by the model's own logits; at most."""
+    """The largest gap between the likeliest token and a greedily generated one, by the model's own logits."""
     requests = [Request(key, row) for key, row in enumerate(rows)]
     gaps = [0.0]
     for completion in model.generate(requests, Sampling(max_tokens=2, batch_size=2), prefix=prefix):

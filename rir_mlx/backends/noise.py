@@ -1,4 +1,5 @@
-"""Random draws of tokens that hold in any batch: Gumbel-max sampling in two stages, with noise of the row's own.
+"""Random draws of tokens that are the same in any batch: Gumbel-max sampling in two stages, with separate noise for
+each row.
 
 argmax(log p + Gumbel noise) draws from p exactly (Gumbel 1954; arXiv:1611.01144). The vocabulary is cut into about √V
 blocks of √V tokens: the first stage draws a block by its total probability, the second a token inside it. So a draw
@@ -23,7 +24,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def gumbel_noise(seed: int, first_step: int, shape: tuple[int, int]) -> Float32Array:
-    """[steps, count] Gumbel noise. The seed, the step and the index alone decide each number: SplitMix64 (Steele, Lea
+    """[steps, count] Gumbel noise. Only the seed, the step and the index determine each number: SplitMix64 (Steele, Lea
     and Flood 2014) hashes the three, so the noise does not depend on what was drawn before or how much is made."""
     steps, count = shape
     with np.errstate(over="ignore"):
@@ -59,6 +60,6 @@ class RowNoise:
 
 
 def blocks_of(vocabulary: int) -> tuple[int, int]:
-    """How many blocks the vocabulary is cut into, and how many tokens each of them has; the last may have fewer."""
+    """The number of blocks of the vocabulary, and the tokens in each; the last may have fewer."""
     width = math.isqrt(max(0, vocabulary - 1)) + 1
     return -(-vocabulary // width), width

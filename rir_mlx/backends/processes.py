@@ -1,4 +1,4 @@
-"""Work that one process of several does while the others wait for it. Knows process groups, not what they compute."""
+"""Work that one process does while the others wait for it. Knows process groups, not what they compute."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def is_main(processes: ProcessGroup) -> bool:
-    """Whether this process is the one that writes: the only one, or the first of several ranks."""
+    """Whether this process writes: the only process, or the first of several ranks."""
     return processes.rank == 0
 
 
@@ -20,7 +20,7 @@ def run_on_main(processes: ProcessGroup, work: Callable[[], T]) -> T | None:
     """The result of `work` in the main process; None in the others, which wait for it and stop if it fails."""
     if not is_main(processes):
         if processes.all_sum([0.0])[0]:
-            raise UserError("The main process stopped and said why.")
+            raise UserError("The main process stopped; its message says why.")
         return None
     try:
         result = work()
@@ -32,6 +32,6 @@ def run_on_main(processes: ProcessGroup, work: Callable[[], T]) -> T | None:
 
 
 def decide_on_main(processes: ProcessGroup, question: Callable[[], bool]) -> bool:
-    """The main process's answer, in all processes."""
+    """The main process's value, in all processes."""
     answer = bool(run_on_main(processes, question))
     return processes.all_sum([float(answer)])[0] > 0

@@ -11,7 +11,7 @@ from rir_mlx.statistics.calibration import NO_ANSWER
 from rir_mlx.statistics.paired_tests import PairedComparison, compare, is_better, is_worse
 
 _ENOUGH_TO_CALIBRATE = 500
-"""Validation rows from which a temperature is steady."""
+"""Validation rows needed for a stable temperature."""
 
 
 def choose_arm(entries: Sequence[EntryPredictions]) -> str | None:
@@ -59,7 +59,7 @@ def accuracy(entry: EntryPredictions, rows: EvaluationRows) -> float:
 
 
 def controls_as_good(entries: Sequence[EntryPredictions], arm: str, rows: EvaluationRows) -> list[str]:
-    """Controls that the arm is not shown to be better than, although their reasonings say nothing about their row
+    """Controls that the arm was not shown to beat, although their reasonings say nothing about their rows
     (arXiv:2406.14511)."""
     chosen = next(entry for entry in entries if entry.name == arm)
     controls = [entry for entry in entries if entry.kind == "control"]
@@ -78,9 +78,7 @@ def warnings(entries: Sequence[EntryPredictions], rows: EvaluationRows) -> list[
     if not count and (first := choose_arm(entries)):
         found.append(f"There are no validation rows to choose an arm by: {first} is the first one of the recipe.")
     if count < FEWEST_TO_CALIBRATE:
-        found.append(
-            f"{count} validation rows are too few to calibrate: probabilities are the model's own, uncalibrated."
-        )
+        found.append(f"{count} validation rows are too few to calibrate: probabilities are uncalibrated.")
     elif count < _ENOUGH_TO_CALIBRATE:
         found.append(
             f"Temperatures and thresholds are fitted on {count:,} validation rows; with fewer than "
@@ -91,7 +89,7 @@ def warnings(entries: Sequence[EntryPredictions], rows: EvaluationRows) -> list[
         if calibration is not None and calibration.answer_from[0] == NO_ANSWER:
             found.append(
                 f"{entry.name}: no threshold is shown to reach evaluate.wanted_accuracy on {count:,} validation rows, "
-                "so it abstains on every text. Use more validation rows, or want less."
+                "so it abstains on every text. Use more validation rows, or lower evaluate.wanted_accuracy."
             )
         if trimmed := entry.fields.get("trimmed"):
             found.append(f"{entry.name}: the ends of {trimmed:,} test texts were cut to fit into max_seq_length.")

@@ -19,8 +19,8 @@ _CHAIN_COUNTS = (2, 4, 8, 16, 32)
 
 
 def cost_curve(measured: MeasuredArm, rows: EvaluationRows) -> list[CostPoint]:
-    """Means over seeds: without reasoning, always with one, with one below the fitted threshold, below increasing
-    thresholds, and with the mean of increasingly many drawn reasonings."""
+    """Means over seeds: never reasoning, always, below the fitted threshold, below increasing thresholds, and averaged
+    over more and more drawn reasonings."""
     correct = {way: _correct([scores.test[way] for scores in measured.scores], rows) for way in _ways()}
     tokens = np.array([scores.test["reasoned"].tokens for scores in measured.scores], dtype=np.float64)
     confidence = _probabilities(measured, "direct")

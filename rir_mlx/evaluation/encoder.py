@@ -34,8 +34,7 @@ def encoder(
 ) -> NDArray[np.float64]:
     """[texts, labels] probabilities of an encoder (BERT and its like) fine-tuned on these texts, in PyTorch.
 
-    Raises UserError where PyTorch is not installed, and ModelError where the model has no tokenizer or cannot
-    classify."""
+    Raises UserError if PyTorch is not installed, and ModelError if the model has no tokenizer or cannot classify."""
     if importlib.util.find_spec("torch") is None or importlib.util.find_spec("peft") is None:
         raise UserError(
             "The encoder baseline needs PyTorch, which is not installed.",
@@ -67,7 +66,7 @@ class _Tokenizer:
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises plain Exception
-            raise ModelError(f"{path} cannot be read: {error}", hint="Fetch or copy the model again.") from error
+            raise ModelError(f"{path} cannot be read: {error}", hint="Download or copy the model again.") from error
         # RoBERTa counts its positions from two
         places = int(model.config.get("max_position_embeddings", max_length + 2)) - 2
         self._tokenizer.enable_truncation(min(max_length, places) if places > 0 else max_length)

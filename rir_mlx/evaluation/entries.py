@@ -44,8 +44,8 @@ DESCRIPTIONS = {
 class EntryPredictions:
     """The probabilities of an entry for the test rows, [seeds, rows, labels].
 
-    probabilistic  False where they are only predicted labels, 0 or 1
-    fields         further fields of the entry's `EntryResult`, which arms alone have
+    probabilistic  False if they are only predicted labels, 0 or 1
+    fields         further fields of the entry's `EntryResult`, which only arms have
     """
 
     name: str
@@ -66,7 +66,7 @@ class EntryPredictions:
 
 
 def arm_predictions(measured: MeasuredArm, seeds: Sequence[int], rows: EvaluationRows) -> EntryPredictions:
-    """An arm's calibrated probabilities for the test rows, and what was measured of arms alone."""
+    """An arm's calibrated probabilities for the test rows, and the measurements that only arms have."""
     way, scores = measured.headline, measured.scores
     before = np.stack([np.exp(seed.test[way].log_probabilities) for seed in scores])
     pairs = zip(scores, measured.calibrations, strict=True)

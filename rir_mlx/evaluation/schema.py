@@ -1,4 +1,4 @@
-"""The content of `comparison.json`, typed: what an evaluation measured. It is written, read and shown through this.
+"""The typed content of `comparison.json`: what an evaluation measured. Every reader and writer uses this schema.
 
 Shares, accuracies and probabilities go from 0 to 1 unless a field says otherwise. A part that was not measured is null.
 """
@@ -18,7 +18,7 @@ from rir_mlx.statistics.paired_tests import PairedComparison
 from rir_mlx.storage.atomic import read_json, write_json
 
 VERSION: Final = 2
-"""The version of `comparison.json` that is written and read."""
+"""The version of `comparison.json` that this code writes and reads."""
 
 EntryKind = Literal["arm", "control", "baseline"]
 
@@ -84,14 +84,14 @@ class CalibrationResult(Part):
     rows: int
     """Validation rows."""
     temperature: Sequence[float]
-    """Temperature of the way in which the entry is measured."""
+    """Temperature of the way of scoring by which the entry is measured."""
     reason_below: Sequence[float | None] = ()
-    """`auto` reasons where the direct confidence is below this. Null where nothing was fitted."""
+    """`auto` reasons if the direct confidence is below this. Null if nothing was fitted."""
     answer_from: Sequence[float | None] = ()
-    """Lowest confidence at which the classifier answers. 2 abstains on every text: no threshold is shown to reach the
-    wanted accuracy. Null where no accuracy was wanted."""
+    """Lowest confidence at which the classifier answers. 2 abstains on every text: no threshold was shown to reach the
+    wanted accuracy. Null if no accuracy was wanted."""
     answered_rows: Sequence[int | None] = ()
-    """Validation rows that are answered then, which the threshold rests on. Null where no accuracy was wanted."""
+    """Validation rows at or above this threshold. Null if no accuracy was wanted."""
     before: CalibrationMetrics
     """With the model's own probabilities."""
     after: CalibrationMetrics
@@ -115,7 +115,7 @@ class CostPoint(Part):
     samples: int = 1
     """Reasonings drawn per row, over which probabilities are averaged."""
     threshold: float | None = None
-    """For `auto`: a reasoning is generated where the direct confidence is below this. Null for the fitted threshold."""
+    """For `auto`: a reasoning is generated if the direct confidence is below this. Null for the fitted threshold."""
     share_reasoned: float
     """Share of the rows that get a reasoning."""
     tokens_generated: float
@@ -148,8 +148,8 @@ class Faithfulness(Part):
 
 
 class LabelMass(Part):
-    """Probability that the model puts on all labels together before they are renormalised. Low: the prompt does not
-    make it write a label."""
+    """Probability of all labels together before renormalisation. If it is low, the prompt does not make the model write
+    a label."""
 
     mean: float
     """Mean over rows and seeds."""
@@ -191,7 +191,7 @@ class EntryResult(Part):
     name: str
     """The arm or baseline."""
     kind: EntryKind
-    """`arm`, `control` (an arm that is trained on spoilt reasonings) or `baseline`."""
+    """`arm`, `control` (an arm trained on spoiled reasonings) or `baseline`."""
     description: str
     """The name in words."""
     seeds: Sequence[int]
@@ -201,11 +201,11 @@ class EntryResult(Part):
     by_seed: SeedMetrics
     """Metrics of each seed on all test rows."""
     cleaned: Metrics | None = None
-    """On the cleaned test rows: no copies of training rows, no texts with two labels. Null where that changes nothing
-    or leaves no row."""
+    """On the cleaned test rows: no copies of training rows, no texts with two labels. Null if cleaning removes no row,
+    or all of them."""
     against: PairedComparison | None = None
-    """Paired comparison with the label-only arm (`qa`), corrected for the number of reasoning arms. Null for that arm,
-    and where it was not trained."""
+    """Paired comparison with the label-only arm (`qa`), corrected for the number of reasoning arms. Null for `qa`
+    itself, and if it was not trained."""
     beats: Sequence[str] = ()
     """Baselines that the entry is better than, by paired comparisons corrected for the number of reasoning arms."""
     per_class: Sequence[LabelMetrics] | None = None
@@ -215,7 +215,7 @@ class EntryResult(Part):
     risk_coverage: Sequence[CoveragePoint] | None = None
     """Accuracy on the most confident rows, from few to all of them."""
     validation_accuracy: float | None = None
-    """Mean over seeds on the validation rows, by which the arm is chosen."""
+    """Mean over seeds on the validation rows. It decides which arm is chosen."""
     cost: InferenceCost | None = None
     """Null for baselines, like everything that follows."""
     training: TrainingCost | None = None
@@ -223,7 +223,7 @@ class EntryResult(Part):
     label_mass: LabelMass | None = None
     """Probability of all labels together."""
     calibration: CalibrationResult | None = None
-    """Null where there were fewer than 20 validation rows."""
+    """Null with fewer than 20 validation rows."""
     reliability: Reliability | None = None
     """Accuracy by confidence."""
     cost_curve: Sequence[CostPoint] | None = None
@@ -253,9 +253,9 @@ class DataFacts(Part):
     train: str | None = None
     """Where the training rows come from."""
     validation: str | None = None
-    """Where the validation rows come from. Null where they were carved out of the training rows."""
+    """Where the validation rows come from. Null if they were split off the training rows."""
     test: str | None = None
-    """Where the test rows come from. Null where they were carved out of the training rows."""
+    """Where the test rows come from. Null if they were split off the training rows."""
 
 
 class RunFacts(Part):
@@ -310,7 +310,7 @@ class Comparison(Part):
     rows: RowCounts
     """Size of each part."""
     verdict: str | None = None
-    """Whether reasoning helped, in words. Null where no reasoning arm was trained."""
+    """Whether reasoning helped, in words. Null if no reasoning arm was trained."""
     chosen: str | None = None
     """The reasoning arm with the best validation accuracy; never chosen by test rows."""
     warnings: Sequence[str] = ()
@@ -318,10 +318,10 @@ class Comparison(Part):
     entries: Sequence[EntryResult]
     """Arms, controls and baselines, in this order."""
     augmentation: dict[str, Any] | None = None
-    """The content of `augmented/stats.json`. Null where there is none."""
+    """The content of `augmented/stats.json`. Null if there is none."""
 
     def entry(self, name: str) -> EntryResult | None:
-        """The line of an arm or baseline; None where it was not measured."""
+        """The line of an arm or baseline; None if it was not measured."""
         return next((entry for entry in self.entries if entry.name == name), None)
 
 
@@ -330,7 +330,7 @@ def write_comparison(path: Path, comparison: Comparison) -> None:
 
 
 def read_comparison(path: Path) -> Comparison:
-    """Raises UserError where the file was written by another version of rir-mlx, or is not a comparison."""
+    """Raises UserError if the file was written by another version of rir-mlx or is not a comparison."""
     values = read_json(path)
     found = values.get("version") if isinstance(values, dict) else None
     hint = f"Run `rir-mlx evaluate {path.parent.parent}` to write it again; measured answers are reused."

@@ -32,7 +32,7 @@ class TimedScores:
 
 class ScoreCache:
     """Scores texts with a classifier unless the journal holds their scores. `identity` stands for everything that
-    decides a score besides the text and the way of scoring. `load` is called when a text has to be scored."""
+    determines a score besides the text and the way of scoring. `load` is called once a text must be scored."""
 
     def __init__(self, journal: Journal, identity: str, load: Callable[[], Classifier], progress: Progress) -> None:
         self.journal, self.progress = journal, progress
@@ -106,7 +106,7 @@ class ScoreCache:
         ways: Sequence[Sequence[str]],
         make: Callable[[list[int]], list[LabelScores]],
     ) -> list[TimedScores]:
-        """Scores for each list of `ways`, which names for every text how it is scored. `make` scores the texts at the
+        """Scores for each list of `ways`, which holds the way of scoring for every text. `make` scores the texts at the
         given indices in all of these ways."""
         keys = [[self._key(text, way) for text, way in zip(texts, each, strict=True)] for each in ways]
         due = [index for index in range(len(texts)) if any(each[index] not in self.journal for each in keys)]

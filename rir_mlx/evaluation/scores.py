@@ -14,7 +14,7 @@ from rir_mlx.statistics.calibration import NO_ANSWER, Calibration, fit_answer_fr
 from rir_mlx.types import Arm, Way
 
 FEWEST_TO_CALIBRATE = 20
-"""Validation rows; with fewer, probabilities stay the model's own."""
+"""Validation rows; with fewer, probabilities are not calibrated."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class EvaluationRows:
 
     validation  [validation rows]
     test        [test rows]
-    clean       [test rows] whether a row is no copy of a training row and its label is undisputed
+    clean       [test rows] whether a row is neither a copy of a training row nor a text with two labels
     """
 
     labels: Sequence[str]
@@ -36,7 +36,7 @@ class EvaluationRows:
 class ClassifierScores:
     """The scores of one trained classifier, by the way of scoring.
 
-    headline    the way in which the arm is measured
+    headline    the way of scoring by which the arm is measured
     validation  scores of the validation rows
     test        scores of the test rows
     seconds     time per test row
@@ -64,7 +64,7 @@ class MeasuredArm:
         return self.scores[0].headline
 
     def only_headline(self) -> MeasuredArm:
-        """Without the scores that no prediction is written from: with many labels they take gigabytes."""
+        """Without the scores that predictions are not made from: with many labels they take gigabytes."""
         kept = [
             replace(scores, validation={}, test={scores.headline: scores.test[scores.headline]}, chains=())
             for scores in self.scores
@@ -73,9 +73,9 @@ class MeasuredArm:
 
 
 def calibrate(scores: ClassifierScores, rows: EvaluationRows, wanted_accuracy: float | None) -> Calibration:
-    """Fit on the validation rows a temperature for each way of scoring, the confidence below which a reasoning is worth
-    writing, and the confidence from which answers reach the wanted accuracy. With fewer than 20 rows nothing is fitted,
-    and a classifier from which an accuracy is wanted abstains on every text."""
+    """Fit on the validation rows: a temperature for each way of scoring, the confidence below which a reasoning pays
+    off, and the confidence from which answers reach the wanted accuracy. With fewer than 20 rows nothing is fitted, and
+    if an accuracy is wanted, the classifier abstains on every text."""
     truth = rows.validation
     if len(truth) < FEWEST_TO_CALIBRATE:
         answer_from, answered_rows = (None, None) if wanted_accuracy is None else (NO_ANSWER, 0)

@@ -1,7 +1,7 @@
 """The verdict: whether reasoning helped, in plain sentences.
 
-Statistics come from `statistics.paired_tests`; here they are put into words. With one or two seeds a verdict speaks of
-the trained classifiers alone; it judges the way of training from three seeds on.
+Statistics come from `statistics.paired_tests`; here they are put into words. With one or two seeds, a verdict covers
+only the trained classifiers; from three seeds on, it judges the way of training.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def worse_than_tfidf_verdict(best: tuple[str, float], tfidf: float, labels: int)
 
 
 def controls_sentence(arm: str, controls: Sequence[str]) -> str:
-    """What qualifies a verdict in favour of reasoning: controls that do as well. Empty where there are none."""
+    """A qualification of a verdict in favour of reasoning: controls that do as well. Empty if there are none."""
     if not controls:
         return ""
     return (
@@ -80,7 +80,7 @@ def _headline(comparison: PairedComparison) -> str:
 
 
 def _by_seed(comparison: PairedComparison) -> str:
-    """The difference of each seed with McNemar's p; of more than five seeds the median and the range."""
+    """The difference of each seed with McNemar's p; for more than five seeds, the median and the range."""
     seeds = comparison.by_seed
     if len(seeds) == 1:
         return f"McNemar p = {seeds[0].p_value:.2g}"
@@ -97,7 +97,7 @@ def _finding(comparison: PairedComparison) -> str:
             better = comparison.second if change.value > 0 else comparison.first
             found = f"On rows like these, this {better} classifier is the better one."
         elif seeds == 1:
-            found = "Which of the two is better cannot be told."
+            found = "It is unclear which of the two is better."
         else:
             found = "Two seeds cannot show how much seeds vary."
         return (

@@ -1,4 +1,4 @@
-"""The shape of an adapter, and the tensors of one."""
+"""The specification of an adapter, and its tensors."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Adapter folders that open unchanged in mlx-lm and in PEFT.
 
 `adapters.safetensors` holds mlx-lm's names and layout, `adapter_model.safetensors` PEFT's, and one
-`adapter_config.json` carries both sets of keys. Weights that were fine-tuned in full have mlx-lm's file alone.
-Only NumPy here: whichever backend trained an adapter, every backend and converter reads the same tensors.
+`adapter_config.json` carries both sets of keys. Weights fine-tuned in full have only mlx-lm's file.
+Tensors are NumPy arrays, so every backend and converter reads the same ones, whichever backend trained them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CONFIG = "adapter_config.json"
 
 @dataclass(frozen=True)
 class Adapter:
-    """What a folder holds. `about` is what its maker wrote beside the weights: for a classifier, its task."""
+    """The content of an adapter folder. `about` is stored beside the weights: for a classifier, its task."""
 
     spec: AdapterSpec
     tensors: Tensors
@@ -39,7 +39,7 @@ _TO_PEFT = {"lora_a": "lora_A.weight", "lora_b": "lora_B.weight", "m": "lora_mag
 
 
 def write_adapter(folder: Path, adapter: Adapter, base: ModelFiles) -> None:
-    """Write the folder at once, or not at all."""
+    """Write the folder, whole or not at all."""
     from safetensors.numpy import save_file
 
     spec = adapter.spec
@@ -79,7 +79,7 @@ def write_adapter(folder: Path, adapter: Adapter, base: ModelFiles) -> None:
 
 
 def _adapted_keys(tensors: Tensors) -> list[str]:
-    """The modules inside a layer that have adapter tensors, in the order of a Llama block, others after them."""
+    """The modules inside a layer that have adapter tensors, in the order of a Llama block, then others."""
     found = {name.split(".", 3)[3].rpartition(".")[0] for name in tensors if name.startswith("model.layers.")}
     known = [key for key in LINEAR_KEYS if key in found]
     return known + sorted(found - set(known)) or list(LINEAR_KEYS)
@@ -101,7 +101,7 @@ def peft_spelling(name: str) -> str:
 
 
 def read_adapter(folder: Path, base: ModelFiles) -> Adapter:
-    """The adapter in a folder, checked against the base that it is to sit on.
+    """The adapter in a folder, checked against its base model.
 
     Raises ModelError where a file is missing, cut or damaged, or the adapter was trained for another base."""
     from safetensors import SafetensorError

@@ -1,8 +1,7 @@
-"""What model families differ in: attention windows, rotary settings, logits, and modules to adapt.
+"""The differences between model families: attention windows, rotary settings, logits, and modules to adapt.
 
 Everything here is read from a folder's config. Knows no framework: a backend builds masks and logits from these facts,
-and its check at load compares the result with the model's own forward pass, so a family that is not described rightly
-is refused.
+and its check at load compares the result with the model's own forward pass, so a wrongly described family is refused.
 
     family                         windows              logits                  linear layers
     Llama 2, Llama 3, SmolLM2      none                 plain                   the usual seven
@@ -32,15 +31,15 @@ _ROPE_BY_LAYER_IN_MLX = {"gemma3_text", "olmo3"}
 
 @dataclass(frozen=True)
 class Attention:
-    """Which layers see a window of so many tokens only. `layer_types` is None where all layers are alike and the
-    library takes one mask; otherwise it takes a mask for each type."""
+    """The layers limited to a window of `size` tokens. `layer_types` is None if all layers are alike and the library
+    takes one mask; otherwise it takes a mask for each type."""
 
     window: int | None
     layer_types: tuple[str, ...] | None
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Attention:
-        """Raises ModelError where a layer's attention is of a kind that is not known here."""
+        """Raises ModelError if a layer has an unknown kind of attention."""
         types = config.get("layer_types")
         window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
         if types and (unknown := sorted(set(types) - {FULL, SLIDING})):
@@ -55,7 +54,7 @@ class Attention:
 
 @dataclass(frozen=True)
 class LogitTransform:
-    """What follows the projection to the vocabulary: a factor, then `softcap · tanh(logits / softcap)`."""
+    """Changes to the logits after the projection: a factor, then `softcap · tanh(logits / softcap)`."""
 
     scale: float = 1.0
     softcap: float | None = None
@@ -71,7 +70,7 @@ class LogitTransform:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Sizes of a decoder, which set what it costs. `middle` is the width inside an MLP."""
+    """Sizes of a decoder, which determine its cost. `middle` is the width inside an MLP."""
 
     hidden: int
     layers: int
@@ -83,13 +82,13 @@ class ModelShape:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> ModelShape:
-        """Raises ModelError where the config names no such sizes, as those of models for images do."""
+        """Raises ModelError if the config lacks one of them, as configs of image models do."""
 
         def size(name: str, older: str) -> int:
             if (value := config.get(name, config.get(older))) is None:
                 raise ModelError(
                     f"Models of the type {config.get('model_type')} are not supported: the config has no {name}.",
-                    hint="Choose a model for text alone.",
+                    hint="Choose a text-only model.",
                 )
             return int(value)
 
@@ -105,7 +104,7 @@ class ModelShape:
         )
 
     def linear_sizes(self) -> dict[str, int]:
-        """Inputs and outputs together of each linear module, by its last name; fused ones too."""
+        """The sum of inputs and outputs of each linear module, also fused ones, by the last part of its name."""
         queries, keys = self.heads * self.head_width, self.key_value_heads * self.head_width
         hidden, middle = self.hidden, self.middle
         return {
@@ -122,7 +121,7 @@ class ModelShape:
 
 
 def mlx_length_limit(config: Mapping[str, Any]) -> int | None:
-    """The most tokens for which mlx-lm computes what transformers does. Beyond it a window matters that mlx-lm ignores.
+    """The longest sequence for which mlx-lm matches transformers: beyond it, a window matters that mlx-lm ignores.
     None if there is no limit."""
     if config.get("model_type") in _WINDOWS_IN_MLX:
         return None
@@ -136,7 +135,7 @@ def mlx_length_limit(config: Mapping[str, Any]) -> int | None:
 def mlx_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The keys to change so that mlx-lm computes the same angles and windows as transformers.
 
-    Raises ModelError where mlx-lm cannot express what the config says."""
+    Raises ModelError if mlx-lm cannot express the config."""
     kind, changed = config.get("model_type"), rope_for_both(config)
     by_layer = rope_by_layer(config)
     if by_layer is not None:
@@ -159,8 +158,8 @@ def _inexpressible(kind: Any, what: str) -> ModelError:
 
 
 def rope_by_layer(config: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
-    """Rotary settings by layer type, in transformers' form: `{full_attention: {rope_theta, rope_type, …}, …}`. None
-    where all layers share one."""
+    """Rotary settings by layer type, in transformers' form: `{full_attention: {rope_theta, rope_type, …}, …}`. None if
+    all layers share one."""
     rope = config.get("rope_parameters")
     if not isinstance(rope, dict) or not isinstance(rope.get(FULL), dict):
         return None
@@ -190,7 +189,7 @@ def rope_for_both(config: Mapping[str, Any]) -> dict[str, Any]:
         scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
     else:
         theta, scaling = config.get("rope_theta", _default_theta(config)), dict(config.get("rope_scaling") or {})
-    if config.get("model_type") == "gemma3_text":  # whose sliding layers have a base of their own
+    if config.get("model_type") == "gemma3_text":  # its sliding layers have another base
         local = {"rope_type": "default", "rope_theta": config.get("rope_local_base_freq", 10000.0)}
         full = {"rope_type": "default"} | scaling | {"rope_theta": theta}
         return {

@@ -32,7 +32,7 @@ class Checkpoints:
     def check(self) -> None:
         """Raises UserError if the checkpoints here were made from other inputs."""
         saved = self._saved()
-        if not saved or not self._inputs.is_file():  # which `begin` clears away
+        if not saved or not self._inputs.is_file():  # `begin` deletes them
             return
         changed = changes(read_json(self._inputs), self.inputs)
         if changed:

@@ -1,7 +1,7 @@
-"""What a stage will cost, said before it starts: rows, tokens, time and memory on this machine.
+"""The cost of a stage, estimated before it starts: rows, tokens, time and memory on this machine.
 
-The time is measured, not looked up: one batch runs through the loaded model without an update, and its time is
-scaled up. It is a first estimate; the progress line corrects it as the work goes on.
+The time is measured: one batch runs through the loaded model without an update, and its time is scaled up. The progress
+line corrects this estimate during the work.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ _BACKWARD = {"lora": 1.3, "dora": 2.0, "full": 2.0}
 
 
 _FRAMEWORK = 300 * 2**20
-"""Bytes that a framework takes for itself: libraries, threads, buffers of its matrix products."""
+"""Bytes that a framework itself takes: libraries, threads, buffers of matrix products."""
 _HEAD_ROWS = 256
-"""Positions whose logits are alive together."""
+"""Positions whose logits are in memory at a time."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """`seconds` and `memory` (bytes) are estimates; `smaller` names the keys that lower the time, `fits` the edit that
-    lowers the memory to what the machine has, where it is too much."""
+    """`seconds` and `memory` (bytes) are estimates. `smaller` names the keys that lower the time, `fits` the edit that
+    makes it fit into memory, if it does not."""
 
     rows: int
     tokens: int
@@ -63,7 +63,7 @@ class Cost:
         )
         return (
             f"This may need {memory_size(self.memory)}, and the machine has {memory_size(device.memory)}. {hint}. "
-            "Where memory runs out, the batches are halved."
+            "If memory runs out, the batches are halved."
         )
 
 
@@ -79,7 +79,7 @@ def duration(seconds: float) -> str:
 
 @dataclass(frozen=True)
 class Trained:
-    """What is trained on which model, whose `config` is that of its folder, and by how many processes."""
+    """The model to train, the `config` of its folder, the adapter, and the number of processes."""
 
     model: Model
     spec: AdapterSpec
@@ -110,7 +110,7 @@ def training_cost(what: Trained, job: TrainingJob, device: Device, section: str,
 
 
 def _forward(model: Model, job: TrainingJob, group: Sequence[int]) -> float:
-    """Seconds of a forward pass over rows; where they do not fit, from a part of them."""
+    """Seconds of a forward pass over rows; if they do not fit, extrapolated from half of them."""
     try:
         batches = job.batches(job.train, [group])
         model.loss(batches[0])
@@ -122,7 +122,7 @@ def _forward(model: Model, job: TrainingJob, group: Sequence[int]) -> float:
 
 
 def _edit_that_fits(what: Trained, job: TrainingJob, longest: Sequence[int], device: Device, section: str) -> str:
-    """The first of ever stronger edits that fits: smaller batches for the same step, then checkpointing too."""
+    """The mildest edit that fits: smaller batches for the same step, then checkpointing too."""
     options = job.options
     for checkpointed in sorted({options.grad_checkpoint, True}):
         for parts in (parts for parts in range(1, options.batch_size + 1) if options.batch_size % parts == 0):
@@ -168,11 +168,11 @@ def _step_memory(what: Trained, job: TrainingJob, rows: Sequence[int], checkpoin
 
 
 def training_memory(what: Trained, batch: Batch, checkpointed: bool = False) -> int:
-    """Bytes that a step on a batch takes: weights; gradient, weight and two moments of what is trained; activations;
-    one part of the logits; and the framework's own.
+    """Bytes that a step on a batch takes: the weights; gradient, weight and two moments of each trained number;
+    activations; one part of the logits; and the framework itself.
 
-    A token keeps some 20 values of the hidden width and 4 of the middle one a layer, which was measured with both
-    frameworks; DoRA about twice that, and checkpointing the layer's input alone, with two layers at work.
+    Per layer, a token keeps some 20 values of the hidden width and 4 of the MLP width, as measured with both
+    frameworks. DoRA keeps about twice that, checkpointing only the layer's input, plus two layers being computed.
     """
     model, spec, config = what.model, what.spec, what.config
     shape = ModelShape.of(config)
@@ -194,7 +194,7 @@ def _adapter_size(spec: AdapterSpec, shape: ModelShape) -> int:
 
 
 def _generation_memory(model: Model, batch: Sequence[Request], more: int, config: dict[str, Any]) -> int:
-    """Bytes: weights; keys and values of every token of the longest row, for each row; and a row of logits each."""
+    """Bytes: the weights; for each row, keys and values for the longest row's tokens, and one row of logits."""
     longest = max(len(request.tokens) for request in batch) + more
     shape = ModelShape.of(config)
     each = shape.layers * shape.key_value_heads * shape.head_width * 2 * 2

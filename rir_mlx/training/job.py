@@ -1,4 +1,4 @@
-"""What a training is asked to do: its rows, its options, which rows each step takes, and at which rate."""
+"""A training job: its rows and options, the rows of each step, and the learning rate."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ DEFAULT_EPOCHS = 2.0
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What to train on. `steps` overrides the options, so that arms can be matched by steps. `accuracy` measures the
-    model as it will be used, where the loss says too little about that: the best weights are then those with the
-    highest accuracy, and among equals the lowest loss. `name` is what progress lines and messages call it."""
+    """What to train on. `steps` overrides the options, so that all arms take the same number. `accuracy`, if given,
+    measures the model as it will be used: the best weights are then those with the highest accuracy, and of equals the
+    lowest loss. `name` appears in progress lines and messages."""
 
     train: TrainingExamples
     validation: TrainingExamples
@@ -73,7 +73,7 @@ class TrainingOutcome:
 
 @dataclass
 class LoopState:
-    """How far a training has come: what a checkpoint holds beside the tensors."""
+    """The progress of a training: what a checkpoint holds besides the tensors."""
 
     step: int = 0
     tokens: int = 0
@@ -90,7 +90,7 @@ class LoopState:
     reported_tokens: int = 0
     reported_seconds: float = 0.0
     halvings: int = 0
-    """How often the batches were halved after running out of memory."""
+    """Number of times the batches were halved after running out of memory."""
 
 
 def steps_for(examples: TrainingExamples, options: TrainingSection, *, rows: int | None = None, seed: int = 0) -> int:
@@ -122,7 +122,7 @@ def learning_rate_at(step: int, steps: int, options: TrainingSection) -> float:
 
 
 def step_groups(job: TrainingJob) -> Iterator[list[list[int]]]:
-    """For each optimizer step its batches of row indices, epoch after epoch, without end."""
+    """The batches of row indices for each optimizer step, epoch after epoch, without end."""
     lengths = job.train.lengths()
     size, epoch = job.options.grad_accumulation_steps, 0
     while True:

@@ -1,6 +1,6 @@
 """The one training loop. Both frameworks run it; neither is imported here.
 
-The seed and the step's number decide everything drawn at a step: its rows and its dropout. So a checkpoint is the
+The seed and the step number determine everything random in a step: its rows and its dropout. So a checkpoint holds the
 backend's tensors and the loop's state, and a training resumed from it ends with the same weights.
 """
 
@@ -65,7 +65,7 @@ def train(
 
 
 def _check_lengths(model: Model, job: TrainingJob) -> None:
-    """Raises UserError, before any step, if a row is longer than what the backend runs right."""
+    """Raises UserError, before any step, if a row is longer than the backend can compute correctly."""
     examples = [part for given in (job.train, job.validation) for part in (given, given.second) if part is not None]
     longest = max(len(part.prefix) + max(map(len, part.rows), default=0) for part in examples)
     if model.longest is not None and longest > model.longest:

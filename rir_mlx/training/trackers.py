@@ -53,8 +53,8 @@ def check_installed(names: Sequence[Reporter]) -> None:
 
 
 def open_reporting(names: Sequence[Reporter], folder: Path, what: str, *, after: int) -> Reporting:
-    """Open each of `names` for a training whose files lie in `folder`, `run/stage`, which resumes after a step."""
-    with redirect_stdout(sys.stderr):  # stdout is for data, and some of these are talkative
+    """Open each of `names` for a training in `folder` that resumes after the step `after`. `what` is `run/stage`."""
+    with redirect_stdout(sys.stderr):  # stdout is for data, and some of these print to it
         opened = [_OPEN[name](folder, what, after) for name in names]
     return Reporting([log for log, _ in opened], [close for _, close in opened])
 

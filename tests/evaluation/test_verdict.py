@@ -49,7 +49,7 @@ def test_one_seed_speaks_of_two_classifiers() -> None:
     assert better.startswith("Two classifiers compared, not two ways of training: the qra one has +38.0 points")
     assert "this qra classifier is the better one" in better
     assert "this qa classifier is the better one" in worse
-    assert "Which of the two is better cannot be told." in equal
+    assert "It is unclear which of the two is better." in equal
 
 
 def test_the_verdict_says_the_numbers() -> None:

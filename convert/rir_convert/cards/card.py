@@ -91,14 +91,14 @@ _RELATIONS = {
 class CardFacts:
     """What a card says.
 
-    name of the model, used as heading
+    name           of the model, used as heading
     base           the base model: a hub id, or a folder
     base_licence   of `base_licence`
     recipe         YAML text
     verification   the content of verification.json, of `verification.record`; None if nothing was
                    compared
-    comparison of the run; None if nothing was evaluated
-    command the command that made it
+    comparison     of the run; None if nothing was evaluated
+    command        the command that made it
     versions       of programs, by name
     form           of the folder
     """

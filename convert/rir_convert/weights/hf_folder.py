@@ -29,9 +29,9 @@ _QUANTISED = ("quantization", "quantization_config")
 class FolderMetadata:
     """Metadata of the folder besides its weights.
 
-    eos_token_id every token that ends a text, including the one learned in training
+    eos_token_id  every token that ends a text, including the one learned in training
     labels        names of the labels, in the order of the label map
-    date the date that the chat template prints by default
+    date          the date that the chat template prints by default
     extra         keys for config.json
     made_for      what the weight files name as their framework, `pt` or `mlx`
     shard_bytes   the largest weight file

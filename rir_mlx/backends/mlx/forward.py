@@ -1,4 +1,4 @@
-"""Running an mlx-lm model: what generation, scoring and training have in common."""
+"""Runs an mlx-lm model: the common part of generation, scoring and training."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ class MlxForward:
 
     @property
     def vocabulary(self) -> int:
-        """Tokens that the model gives logits for."""
+        """Size of the vocabulary."""
         return int(self.model.args.vocab_size)
 
     def logits_of(self, hidden: mx.array) -> mx.array:
-        """Next-token logits [..., vocabulary] of hidden states, by the model's own code after its layers: whatever it
-        scales, caps or ties."""
+        """Next-token logits [..., vocabulary] of hidden states, by the model's own code after its layers, with its
+        scaling, caps and tied weights."""
         return type(self.model).__call__(self._head, hidden)
 
     def check_length(self, tokens: int) -> None:
-        """Raises ModelError if a sequence of so many tokens would reach beyond a window that mlx-lm ignores."""
+        """Raises ModelError if a sequence of `tokens` exceeds a window that mlx-lm ignores."""
         if self.longest is not None and tokens > self.longest:
             raise ModelError(
                 f"A sequence of {tokens:,} tokens is longer than this model's attention window of {self.longest:,}, "
@@ -55,8 +55,8 @@ class MlxForward:
 
     @contextmanager
     def window_of(self, tokens: int) -> Iterator[None]:
-        """Narrow the windows to so many tokens, in the model's own forward pass and in ours, and lift the limit on
-        lengths: where mlx-lm ignores a window, both ignore it."""
+        """Narrow the windows to `width` tokens, in the model's own forward pass and in ours, and lift the limit on
+        lengths: if mlx-lm ignores a window, both ignore it."""
         inner, longest = self.model.model, self.longest
         self.longest = None
         found = {name: getattr(inner, name, None) for name in ("window_size", "sliding_window")}

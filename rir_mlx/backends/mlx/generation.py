@@ -31,7 +31,7 @@ def generate(
     """`Model.generate` with continuous batching."""
     source = iter(requests)
     shared = prefix_cache(model, prefix)
-    together = max(1, sampling.batch_size // 4)  # rows that enter together; one alone takes as long as a step
+    together = max(1, sampling.batch_size // 4)  # rows that enter together; a single row takes as long as a step
     likeliest = _Likeliest(model) if sampling.temperature == 0 and sampling.repetition_penalty == 1 else None
     generator = BatchGenerator(
         likeliest or model.model,
@@ -96,7 +96,7 @@ def _sampler(sampling: Sampling, seed: int, vocabulary: int) -> Callable[[mx.arr
     noise, steps = RowNoise(seed, vocabulary), itertools.count()
 
     def draw(log_probabilities: mx.array) -> mx.array:
-        # In 16 bits a sum over the vocabulary loses all that is small beside it.
+        # In 16 bits a sum over the vocabulary loses small terms.
         scaled = log_probabilities.astype(mx.float32) / sampling.temperature
         if sampling.top_p < 1:
             scaled = apply_top_p(scaled - mx.logsumexp(scaled, axis=-1, keepdims=True), sampling.top_p)

@@ -1,4 +1,4 @@
-"""The first import of mlx and mlx_lm, which must find the process prepared."""
+"""Prepares the process for the first import of mlx and mlx_lm."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _prefer_openblas() -> None:
             openblas = ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL)
         except OSError:
             continue
-        # MLX hands it one small product after another: threads cost more than they bring.
+        # MLX calls it with many small products: threads would cost more than they gain.
         openblas.openblas_set_num_threads(1)
         return
 

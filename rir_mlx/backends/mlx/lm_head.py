@@ -1,7 +1,7 @@
-"""The cross-entropy of the positions that learn, without ever holding all of their logits.
+"""The cross-entropy of the learned positions, without ever holding all of their logits.
 
-Over a vocabulary of 128,256 words the logits of a batch are larger than all else together. Here they are made a few
-hundred positions at a time, and each part's gradient is taken at once, so that one part is alive at a time.
+With a vocabulary of 128,256 tokens, the logits of a batch take more memory than everything else. Here they are computed
+a few hundred positions at a time, each part with its gradient, so that only one part is in memory at a time.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def lm_head_loss(
 ) -> mx.array:
     """Σ weights · CE(logits of hidden, targets), in float32. `hidden` is [positions, width], the others [positions].
 
-    `gradient` says what the gradient is needed for. That of the hidden states alone is taken in the forward pass; where
-    the projection learns too (`all`), each part is projected again in the backward pass.
+    `gradient` tells what needs a gradient. That of the hidden states is computed in the forward pass; if the projection
+    learns too (`all`), each part is projected again in the backward pass.
     """
     lm_head = model.lm_head
     parts = [slice(start, start + _ROWS) for start in range(0, len(hidden), _ROWS)]
@@ -38,7 +38,7 @@ def lm_head_loss(
     if gradient == "all":
 
         def again(parameters: Any, hidden: mx.array, part: slice) -> mx.array:
-            lm_head.update(parameters)  # a checkpoint has no gradient for what it was not given
+            lm_head.update(parameters)  # a checkpoint has no gradient for anything but its arguments
             return part_loss(hidden, part)
 
         learned = lm_head.trainable_parameters()
@@ -69,5 +69,5 @@ def lm_head_loss(
 
 
 def _after(array: mx.array, *before: mx.array) -> mx.array:
-    """The array, computed once the others are: by then their logits are gone."""
+    """The array, computed after the others, when their logits have been freed."""
     return mx.depends([array], list(before))[0]

@@ -1,4 +1,4 @@
-"""Several processes that train one model: what they exchange through mx.distributed."""
+"""Several processes that train one model, and their exchange through mx.distributed."""
 
 from __future__ import annotations
 

@@ -14,14 +14,14 @@ GROUP_SIZE = 64
 
 
 def quantise(source: Path, target: Path, bits: int) -> None:
-    """Write the weights and the config of `source` quantised to `bits` at `target`, a folder that is there; its other
+    """Write the weights and the config of `source`, quantised to `bits`, into the existing folder `target`. Its other
     files are left as they are.
 
-    Raises ModelError where no layer is wide enough to be cut into groups."""
+    Raises ModelError if no layer is wide enough for the groups."""
     model, config = load_model(source, lazy=True)
     if config["hidden_size"] % GROUP_SIZE:
         raise ModelError(f"Layers of width {config['hidden_size']} cannot be quantised in groups of {GROUP_SIZE}.")
-    with contextlib.redirect_stdout(io.StringIO()):  # mlx-lm says there how many bits a weight takes
+    with contextlib.redirect_stdout(io.StringIO()):  # mlx-lm prints the bits per weight there
         model, config = quantize_model(model, config, GROUP_SIZE, bits)
     for old in target.glob("model*.safetensors*"):
         old.unlink()

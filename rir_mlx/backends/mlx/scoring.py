@@ -1,8 +1,8 @@
 """Scoring with an MLX model: a row's prompt runs once, then the options continue it side by side.
 
 mlx-lm's attention takes a row's positions from its cache, one after the other, so a tree of options cannot be one
-sequence here. Its paths are rows of a batch instead. What they continue is joined to them a layer at a time, and never
-held for all layers.
+sequence here. Its paths are rows of a batch instead. The keys and values before them are joined one layer at a time,
+never held for all layers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rir_mlx.backends.mlx.forward import MlxForward, prefix_cache
 _TOKENS = 8192
 """Tokens of prompts that run together, padding included."""
 _SEEN = 65_536
-"""Tokens that options which run together see: 128 MB of keys and values of a layer of Llama-3.2-1B."""
+"""Tokens seen by the options that run together: 128 MB of keys and values per layer of Llama-3.2-1B."""
 
 Pair = tuple[mx.array, mx.array]
 
@@ -33,8 +33,8 @@ Pair = tuple[mx.array, mx.array]
 def score(
     model: MlxForward, prompts: Sequence[Tokens], options: Sequence[Tokens], prefix: Tokens, batch_size: int
 ) -> NDArray[np.float64]:
-    """`Model.score`: each prompt runs once, then the options side by side. An option that starts a longer one runs
-    with that one."""
+    """`Model.score`: each prompt runs once, then the options side by side. An option that a longer one starts with runs
+    together with it."""
     scores = np.zeros((len(prompts), len(options)))
     longest = max((len(prompt) for prompt in prompts), default=0) + max((len(option) for option in options), default=0)
     model.check_length(len(prefix) + longest)
@@ -58,12 +58,12 @@ def _score_edges(rows: _Rows, tree: OptionTree) -> NDArray[np.float64]:
 
 
 def _run(rows: _Rows, tree: OptionTree) -> Iterator[tuple[NDArray[np.int64], mx.array]]:
-    """Every node of the tree once: some of them, ascending, and their hidden states [rows, nodes, width]."""
+    """Every node of the tree once, in groups: the nodes, ascending, and their hidden states [rows, nodes, width]."""
     yield np.zeros(1, dtype=np.int64), rows.last[:, None]
     paths, start = tree.paths(), 0
     done: set[int] = set()
     while start < len(paths):
-        # Paths are sorted by length, and the more of them run together, the longer is the last one.
+        # Paths are sorted by length, so the last path of a group is its longest.
         count = 1
         while start + count < len(paths) and rows.seen(count + 1, len(paths[start + count])) <= _SEEN:
             count += 1
@@ -79,7 +79,7 @@ def _run(rows: _Rows, tree: OptionTree) -> Iterator[tuple[NDArray[np.int64], mx.
 
 
 class _Rows:
-    """Prompts that ran together: right-padded, behind the prefix that they share."""
+    """Prompts that ran together, right-padded, after their shared prefix."""
 
     def __init__(self, model: MlxForward, prompts: Sequence[Tokens], shared: Sequence[Pair | None]) -> None:
         tokens, lengths = pad_right(prompts)
@@ -97,7 +97,7 @@ class _Rows:
         mx.eval(self.last, [cache.own for cache in caches])
 
     def seen(self, paths: int, longest: int) -> int:
-        """Tokens that the attention of so many paths reads."""
+        """Tokens that the attention of `paths` paths reads."""
         return self.count * paths * (self.width + longest)
 
     def branch(self, tokens: NDArray[np.int32]) -> mx.array:

@@ -1,7 +1,7 @@
 """A training step in MLX: loss, gradient, update, and the state from which it resumes exactly.
 
 Rows that share a prefix run it once: its keys and values go through mlx-lm's own cache at batch 1 and are broadcast
-over the rows; the gradient of the broadcast sums what the rows send back.
+over the rows; the gradient of the broadcast sums the rows' gradients.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ _WATCHDOG = ("gpu timeout", "impacting interactivity", "ioaf code 2")
 _CACHE = 2 * 2**30
 """Bytes of freed buffers that are kept for the next batch, on a GPU."""
 _WIDTH, _POSITIONS = 16, 64
-"""A compiled step is traced once a shape: rows are padded to a multiple of so many tokens, and what they learn to a
-multiple of so many positions, so that there are few shapes."""
+"""A compiled step is traced once per shape: rows are padded to a multiple of this many tokens, and learned positions to
+a multiple of this many, so that there are few shapes."""
 
 
 class Training:
-    """What is trained of a model, and its optimizer."""
+    """The trained part of a model, and its optimizer."""
 
     def __init__(self, model: MlxForward, spec: OptimizerSpec, execution: Execution) -> None:
         self.model, self.spec = model, spec
@@ -50,14 +50,14 @@ class Training:
         self.optimizer.init(model.model.trainable_parameters())
         if has_accelerator():
             maybe_set_recommended_wired_limit()
-            # Batches differ in shape, and MLX keeps a buffer of every shape that it has seen.
+            # Batches differ in shape, and MLX keeps a buffer for every shape.
             mx.set_cache_limit(_CACHE)
         gradient: Gradient = "all" if model.lm_head.trainable_parameters() else "hidden"
         self.compiled = has_accelerator() if execution.compile is None else execution.compile
         self.seeds: Iterator[int] = itertools.count()
         if execution.grad_checkpoint:
             dropout = any(isinstance(part, nn.Dropout) and part._p_1 < 1 for part in model.model.modules())
-            self.compiled = self.compiled and not dropout  # whose seeds it would freeze
+            self.compiled = self.compiled and not dropout  # it would freeze their seeds
             for layer in model.model.layers:
                 _checkpoint_layer(layer, (lambda: next(self.seeds)) if dropout else None)
         gradient_of = nn.value_and_grad(model.model, partial(batch_loss, model, gradient=gradient))
@@ -86,7 +86,7 @@ class Training:
         return result
 
     def _gradients(self, batches: Sequence[Batch]) -> tuple[float, Any, RuntimeError | None]:
-        """The summed loss and its gradients; and what went wrong where memory ran out."""
+        """The summed loss and its gradients, and the error if memory ran out."""
         model = self.model.model
         total, gradients = 0.0, None
         weights = model.trainable_parameters()
@@ -100,8 +100,8 @@ class Training:
                 total += loss.item()
         except RuntimeError as error:
             full = recognised(error)
-            full.__traceback__ = None  # whose frames hold the activations
-            model.update(weights)  # which a checkpointed layer left as part of the graph that failed
+            full.__traceback__ = None  # its frames hold the activations
+            model.update(weights)  # a checkpointed layer left them as part of the failed graph
             return 0.0, None, full
         finally:
             model.eval()
@@ -125,7 +125,8 @@ class Training:
 
 
 def batch_arrays(batch: Batch, *, few_shapes: bool = False) -> tuple[mx.array, ...]:
-    """The prefix [1, P], the tokens [rows, T], and where, what and with which weight the batch learns [positions].
+    """The prefix [1, P], the tokens [rows, T], and the positions, targets and weights that the batch learns
+    [positions].
 
     `few_shapes` pads: rows to the right, the positions with weight 0."""
     positions, targets, weights = learned_positions(batch)
@@ -141,7 +142,7 @@ def batch_arrays(batch: Batch, *, few_shapes: bool = False) -> tuple[mx.array, .
 
 
 def batch_loss(model: MlxForward, arrays: tuple[mx.array, ...], *, gradient: Gradient) -> mx.array:
-    """The weighted loss of a batch, given as `batch_arrays`: its prefix runs once, and only positions that learn are
+    """The weighted loss of a batch, given as `batch_arrays`: its prefix runs once, and only learned positions are
     projected."""
     prefix, tokens, positions, targets, weights = arrays
     rows, width = tokens.shape
@@ -162,7 +163,7 @@ def _broadcast_prefix(model: MlxForward, prefix: mx.array, rows: int) -> list[Co
 
 
 def recognised(error: RuntimeError) -> RuntimeError:
-    """The error, where it says that memory ran out. Raises it, or what it means, otherwise."""
+    """The error, if it means that memory ran out. Otherwise raises it, or a clearer one."""
     words = str(error).lower()
     if any(known in words for known in _WATCHDOG):
         raise Failure(
@@ -194,11 +195,11 @@ def _optimizer(spec: OptimizerSpec) -> Any:
 
 
 def _checkpoint_layer(layer: Any, next_seed: Callable[[], int] | None) -> None:
-    """Let a decoder layer keep its input alone and compute the rest again in the backward pass.
+    """Let a decoder layer keep only its input and recompute the rest in the backward pass.
 
-    mlx-lm's own knows neither caches, which would grow at each computation, nor dropout, which would be drawn anew.
-    Here the cache's arrays go in and come out, with a cache of its own inside, and both computations start from one
-    seed.
+    mlx-lm's own version handles neither caches, which would grow with each computation, nor dropout, which would be
+    drawn again. Here the cache's arrays go in and come out, with a separate cache inside, and both computations start
+    from the same seed.
     """
     plain = type(layer)
 

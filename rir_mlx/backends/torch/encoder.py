@@ -25,22 +25,22 @@ from rir_mlx.errors import Failure, ModelError, OutOfMemory
 from rir_mlx.models.weight_files import only_its_weights
 from rir_mlx.progress import Progress
 
-_ANOTHER = "Name another encoder, a BERT or its like, or leave it out: --set evaluate.encoder=null"
+_ANOTHER = "Name another encoder, such as a BERT, or leave it out: --set evaluate.encoder=null"
 _WARM_UP = 0.1
 _POOL = 50
-"""Batches that are drawn together and sorted by length."""
+"""Number of batches drawn at a time and sorted by length."""
 
 
 def encoder_probabilities(
     folder: Path, rows: EncoderRows, texts: Sequence[Tokens], options: EncoderOptions, progress: Progress
 ) -> NDArray[np.float64]:
     """[texts, labels] probabilities of the encoder in `folder`, all of whose weights are trained on `rows.train`:
-    AdamW, a tenth of the steps to warm up, a linear decay, and of the epochs the one with the best accuracy on
-    `rows.validation`, the last where there is none.
+    AdamW, a tenth of the steps to warm up, a linear decay, and the weights of the epoch with the best accuracy on
+    `rows.validation` (without such rows, the last).
 
-    The seed decides the new head, the order of the rows and dropout; on a processor the result is the same each time,
-    on a GPU up to the order in which its kernels add. Raises ModelError where the folder holds no encoder in
-    safetensors, OutOfMemory, and Failure where the training diverges."""
+    The seed determines the new head, the order of the rows and dropout; on a processor the result is the same each
+    time, on a GPU up to the order in which its kernels add. Raises ModelError if the folder holds no encoder in
+    safetensors, OutOfMemory, and Failure if the training diverges."""
     device = default_device()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(options.seed)
@@ -58,17 +58,17 @@ def encoder_probabilities(
 
 
 def _load(folder: Path, labels: int) -> Any:
-    """The encoder with a head for so many labels. Raises ModelError where more than the head would be random."""
+    """The encoder with a head for `labels` labels. Raises ModelError if more than the head would be random."""
     transformers_logging.disable_progress_bar()
     before = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # that the head is new, in many lines
+    transformers_logging.set_verbosity_error()  # a long note that the head is new
     try:
         with only_its_weights(folder) as shown:
             model, report = AutoModelForSequenceClassification.from_pretrained(
                 shown,
                 num_labels=labels,
                 dtype=torch.float32,
-                ignore_mismatched_sizes=True,  # the head of another classification
+                ignore_mismatched_sizes=True,  # the head of another task
                 use_safetensors=True,
                 local_files_only=True,
                 trust_remote_code=False,
@@ -104,7 +104,7 @@ def _fine_tune(model: Any, rows: EncoderRows, options: EncoderOptions, progress:
                 logits = _logits(model, [rows.train[row][0] for row in batch])
                 loss = torch.nn.functional.cross_entropy(logits, truth)
                 if not np.isfinite(value := loss.item()):
-                    raise Failure("The encoder's training diverged: its loss is no number.", hint=_ANOTHER)
+                    raise Failure("The encoder's training diverged: its loss is not finite.", hint=_ANOTHER)
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
@@ -117,7 +117,7 @@ def _fine_tune(model: Any, rows: EncoderRows, options: EncoderOptions, progress:
 
 
 def _optimizer(model: Any) -> torch.optim.AdamW:
-    """Weights decay; biases and norms, which are vectors, do not."""
+    """Weight decay for matrices; none for biases and norms, which are vectors."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return torch.optim.AdamW(
         [
@@ -128,7 +128,7 @@ def _optimizer(model: Any) -> torch.optim.AdamW:
 
 
 def _batches(lengths: Sequence[int], size: int, rng: np.random.Generator) -> Iterator[list[int]]:
-    """Every row once in random order, rows of like length together."""
+    """Every row once in random order, rows of similar length together."""
     order = rng.permutation(len(lengths))
     for start in range(0, len(order), size * _POOL):
         pool = sorted(order[start : start + size * _POOL].tolist(), key=lambda row: lengths[row])

@@ -1,6 +1,6 @@
-"""Running a transformers model: what generation, scoring and training have in common.
+"""Runs a transformers model: the common part of generation, scoring and training.
 
-A prefix that rows share runs once, at batch 1; its keys and values are then put before those of the rows.
+A shared prefix runs once, at batch 1; its keys and values then precede those of the rows.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class TorchForward:
         config = model.config.to_dict()
         self.attention, self.transform = Attention.of(config), LogitTransform.of(config)
         named = inspect.signature(model.get_decoder().forward).parameters
-        self._cache_name = "cache" if "cache" in named else "past_key_values"  # transformers renames it
+        self._cache_name = "cache" if "cache" in named else "past_key_values"  # transformers has renamed it
 
     @property
     def lm_head(self) -> torch.nn.Linear:
@@ -55,8 +55,8 @@ class TorchForward:
         return Cache(layers=[DynamicLayer() for _ in self.layers])
 
     def prefix_cache(self, prefix: Tokens, rows: int) -> Cache:
-        """The prefix's keys and values, run once and expanded over the rows. Every layer keeps all of them: what a
-        window hides is left to the mask."""
+        """The prefix's keys and values, run once and expanded over the rows. Every layer keeps all of them: the mask
+        applies the windows."""
         cache = self.empty_cache()
         if prefix:
             self.run(self.tensor(np.array([prefix])), cache, self.causal(0, len(prefix)))
@@ -73,9 +73,8 @@ class TorchForward:
         positions: torch.Tensor | None = None,
         seen: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Hidden states [rows, T, width] after the cache. `mask` [1 or rows, 1, T, seen] is True where to attend, but
-        for windows, which are put in here. `seen` [1 or rows, seen] are the positions of the columns, which are their
-        indices if it is not given."""
+        """Hidden states [rows, T, width] after the cache. `mask` [1 or rows, 1, T, seen] is True where to attend;
+        windows are added here. `seen` [1 or rows, seen] are the positions of the columns, by default their indices."""
         if positions is None:
             start = cache.get_seq_length()
             positions = torch.arange(start, start + tokens.shape[1], device=self.device)[None]
@@ -86,19 +85,19 @@ class TorchForward:
         return hidden.to(self.lm_head.weight.dtype)
 
     def _by_layer(self, mask: torch.Tensor, positions: torch.Tensor, seen: torch.Tensor | None) -> Any:
-        """The mask, or the masks by layer type where the model takes a dict of them."""
+        """The mask, or masks by layer type if the model takes a dict of them."""
         window, types = self.attention.window, self.attention.layer_types
         near = mask
         if window is not None:
             seen = torch.arange(mask.shape[-1], device=self.device)[None] if seen is None else seen
             near = mask & (seen[:, None, None] > positions[:, None, :, None] - window)
-            # Padding may see nothing through the window; a row of the mask that is all False would give NaN.
+            # Padding may see nothing through the window, and an all-False row of the mask would give NaN.
             near = torch.where(near.any(-1, keepdim=True), near, mask)
         return near if types is None else {FULL: mask, SLIDING: near}
 
     @contextmanager
     def window_of(self, tokens: int) -> Iterator[None]:
-        """Narrow the windows to so many tokens, in the model's own forward pass and in ours."""
+        """Narrow the windows to `width` tokens, in the model's own forward pass and in ours."""
         kept, config = self.attention, self.model.config
         if kept.window is None:
             yield
@@ -130,7 +129,7 @@ class TorchForward:
         return nullcontext()
 
     def causal(self, before: int, width: int) -> torch.Tensor:
-        """[1, 1, width, before + width]: each token sees what is before it and itself."""
+        """[1, 1, width, before + width]: each token sees itself and everything before it."""
         all_pairs = torch.ones(width, before + width, dtype=torch.bool, device=self.device)
         return all_pairs.tril(diagonal=before)[None, None]
 
@@ -139,12 +138,13 @@ class TorchForward:
 
 
 def kept_prefix(model: TorchForward, prefix: Tokens) -> Any:
-    """A cache of the prefix, which stays the same while rows run after it."""
+    """A cache of the prefix that does not change while rows run after it."""
     return Cache(layers=[_Prefix(layer) for layer in model.prefix_cache(prefix, 1).layers])
 
 
 class _Prefix(DynamicLayer):
-    """One layer's keys and values of a prefix, put before those of rows. The rows' own are not kept: they run once."""
+    """One layer's keys and values of a prefix, placed before those of rows. The rows' own are not kept: they run
+    once."""
 
     def __init__(self, layer: Any) -> None:
         super().__init__()

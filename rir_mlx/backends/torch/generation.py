@@ -1,6 +1,6 @@
 """Generation with a PyTorch model in a continuous batch: a row enters as another leaves.
 
-Each row has a slot in the keys and values, starting at column 0, and its own length. So rows of any age go through the
+Each row has a slot in the keys and values, starting at column 0, and its own length. So rows at any step go through the
 model together, and nothing is moved to make room for padding.
 """
 
@@ -33,9 +33,9 @@ from rir_mlx.backends.torch.forward import TorchForward
 from rir_mlx.errors import Failure
 
 _COLUMNS = 64
-"""Columns are added in such steps."""
+"""Columns are added in steps of this size."""
 _LIKELIEST = 256
-"""So many tokens hold nearly every nucleus; sorting the vocabulary for the others costs as much as a model's step."""
+"""This many tokens hold nearly every nucleus; sorting the vocabulary otherwise costs as much as a model step."""
 
 
 @dataclass
@@ -58,7 +58,7 @@ def generate(
     source = iter(requests)
     slots = _Slots(model, prefix, sampling.batch_size)
     rows: list[_Row] = []
-    together = max(1, sampling.batch_size // 4)  # rows that enter together; one alone takes as long as a step
+    together = max(1, sampling.batch_size // 4)  # rows that enter together; a single row takes as long as a step
     exhausted = False
     while True:
         fresh: list[_Row] = []
@@ -144,7 +144,7 @@ class _Slots:
 
     @property
     def width(self) -> int:
-        """Columns of the longest row, the token that is being run included."""
+        """Columns of the longest row, including the token being run."""
         return int(self.lengths[: self.count].max()) + 1
 
     def _make_room(self, width: int) -> None:
@@ -162,11 +162,11 @@ class _SlotLayer(DynamicLayer):
         self.slots = slots
 
     def hold(self, slots: int, room: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Make the buffers, once it is known what they hold."""
+        """Create the buffers, once their shape is known."""
         if self.is_initialized:
             return
         self.lazy_initialization(keys, values)
-        # Zeros, for what has no token yet is masked by a weight of 0, and 0 times NaN is NaN.
+        # Zeros: places without a token get a weight of 0, and 0 times NaN is NaN.
         self.keys = keys.new_zeros(slots, keys.shape[1], room, keys.shape[3])
         self.values = values.new_zeros(slots, values.shape[1], room, values.shape[3])
 
@@ -224,7 +224,7 @@ def _penalised(logits: torch.Tensor, generated: Sequence[Sequence[int]], penalty
     if not any(generated):
         return logits
     longest = max(len(tokens) for tokens in generated)
-    # A row is filled up with its own first token, so that no place is generated with two values.
+    # A row is padded with its own first token, so that no place gets two values.
     index = np.array([[*tokens, *([tokens[0] if tokens else 0] * (longest - len(tokens)))] for tokens in generated])
     real = np.array([[bool(tokens)] for tokens in generated])
     places, any_written = (torch.as_tensor(array, device=logits.device) for array in (index, real))
@@ -234,7 +234,7 @@ def _penalised(logits: torch.Tensor, generated: Sequence[Sequence[int]], penalty
 
 
 def _nucleus(scaled: torch.Tensor, top_p: float) -> torch.Tensor:
-    """The logits of the likeliest tokens that make up the mass `top_p`; all others become -inf."""
+    """Keeps the logits of the likeliest tokens that make up the mass `top_p`; all others become -inf."""
     total = scaled.logsumexp(-1, keepdim=True)
     top = scaled.topk(min(_LIKELIEST, scaled.shape[-1]), -1).values
     if bool(((top - total).exp().sum(-1) < top_p).any()):

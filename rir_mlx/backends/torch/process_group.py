@@ -1,4 +1,4 @@
-"""Several processes that train one model: what they exchange through torch.distributed."""
+"""Several processes that train one model, and their exchange through torch.distributed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rir_mlx.backends.base import SingleProcess
 from rir_mlx.errors import Failure
 
 _TOGETHER = 64
-"""Gradients that travel in one message."""
+"""Number of gradients in one message."""
 
 
 class TorchProcessGroup:
@@ -32,7 +32,7 @@ class TorchProcessGroup:
         return [float(value) for value in tensor.tolist()]
 
     def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
-        """Replace every gradient by its sum over the ranks. A rank without rows has none, and adds nothing."""
+        """Replace every gradient by its sum over the ranks. A rank without rows adds nothing."""
         gradients = []
         for parameter in parameters:
             if parameter.grad is None:
@@ -51,7 +51,7 @@ class TorchProcessGroup:
             if tensor.is_cuda:  # where the call returns before the others have answered
                 torch.cuda.synchronize(tensor.device)
         except RuntimeError as error:
-            why = re.sub(r"^\[[^]]*\] *", "", str(error)).split(". ")[0]  # gloo begins with the place in its source
+            why = re.sub(r"^\[[^]]*\] *", "", str(error)).split(". ")[0]  # without gloo's source location
             raise Failure(
                 f"Another process of this training has died ({why}).",
                 hint="Run the same command again: it continues from the last checkpoint.",

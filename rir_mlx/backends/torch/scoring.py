@@ -1,7 +1,7 @@
 """Scoring with a PyTorch model: a row's prompt and the tree of all options run as one sequence.
 
-A node of the tree sees the prompt, its ancestors and itself, at the position that it has in its option. So nothing of
-a row is repeated for an option, and a group of rows takes one pass.
+A node of the tree sees the prompt, its ancestors and itself, at its position within the option. So no part of a row is
+repeated for an option, and a group of rows takes one pass.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _TOKENS = 8192
 def score(
     model: TorchForward, prompts: Sequence[Tokens], options: Sequence[Tokens], prefix: Tokens, batch_size: int
 ) -> NDArray[np.float64]:
-    """`Model.score`: each prompt runs once, and behind it each start that options have in common."""
+    """`Model.score`: each prompt runs once, followed by each common start of options once."""
     scores = np.zeros((len(prompts), len(options)))
     cache = kept_prefix(model, prefix)
     lengths = [len(prompt) for prompt in prompts]
@@ -69,7 +69,7 @@ def _mask(model: TorchForward, tree: OptionTree, before: int, width: int) -> tor
 
 def _real(lengths: NDArray[np.int32], before: int, width: int, nodes: int) -> NDArray[np.bool_]:
     """[rows, before + width + nodes] False at the padding, which is between a prompt and the tree. A padding token,
-    whose result nobody reads, still sees the prompt: a row of the mask that is all False would give NaN."""
+    whose result is unused, still sees the prompt: an all-False row of the mask would give NaN."""
     columns = np.arange(before + width + nodes)
     real: NDArray[np.bool_] = (columns < before + lengths[:, None]) | (columns >= before + width)
     return real

@@ -1,7 +1,7 @@
 """A training step in PyTorch: loss, gradient, update, and the state from which it resumes exactly.
 
 Rows that share a prefix run it once: its keys and values go through transformers' own cache at batch 1, are expanded
-over the rows, and autograd sums the rows' gradients where they were expanded.
+over the rows, and autograd sums the rows' gradients through the expansion.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory",
 
 
 class Training:
-    """What is trained of a model, and its optimizer."""
+    """The trained part of a model, and its optimizer."""
 
     def __init__(self, model: TorchForward, spec: OptimizerSpec, execution: Execution) -> None:
         self.model, self.spec, self.execution = model, spec, execution
@@ -65,7 +65,7 @@ class Training:
         return StepResult(loss=loss, grad_norm=norm)
 
     def _gradients(self, batches: Sequence[Batch]) -> tuple[float, RuntimeError | None]:
-        """The summed loss, its gradients added to the parameters; and what went wrong where memory ran out."""
+        """The summed loss, its gradients added to the parameters, and the error if memory ran out."""
         self._drop_out(True)
         total = torch.zeros((), device=self.model.device)
         try:
@@ -76,14 +76,14 @@ class Training:
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
-            error.__traceback__ = None  # whose frames hold the activations
+            error.__traceback__ = None  # its frames hold the activations
             return 0.0, error
         finally:
             self._drop_out(False)
         return float(total), None
 
     def _drop_out(self, acts: bool) -> None:
-        """Switch the adapter's dropout. The model's own, which some families have, is left out of fine-tuning."""
+        """Switch the adapter's dropout on or off. The model's own dropout, which some families have, stays off."""
         for name, module in self.model.model.named_modules():
             if name.endswith(".lora_dropout"):
                 module.train(acts)
@@ -123,7 +123,7 @@ def out_of_memory(error: RuntimeError) -> bool:
 
 
 def batch_loss(model: TorchForward, batch: Batch) -> torch.Tensor:
-    """The weighted loss of a batch: its prefix runs once, and only positions that learn are projected."""
+    """The weighted loss of a batch: its prefix runs once, and only learned positions are projected."""
     tokens = model.tensor(batch.tokens)
     rows, width = tokens.shape
     cache = model.prefix_cache(batch.prefix, rows)
@@ -150,11 +150,11 @@ def _optimizer(parameters: list[torch.nn.Parameter], spec: OptimizerSpec) -> tor
 
 
 def _checkpoint_layer(layer: Any, index: int) -> None:
-    """Let a decoder layer keep its input alone and compute the rest again in the backward pass.
+    """Let a decoder layer keep only its input and recompute the rest in the backward pass.
 
-    transformers' own checkpointing throws the cache away, and so the shared prefix. Here the layer's part of the cache
-    is put back to what it was before each computation, so that the second one does what the first did. The cache is
-    found by its type: transformers has passed it by several names.
+    transformers' own checkpointing drops the cache, and so the shared prefix. Here the layer's part of the cache is
+    restored before each computation, so that the second repeats the first. The cache is found by its type, because
+    transformers has passed it under several names.
     """
     forward = layer.forward
 

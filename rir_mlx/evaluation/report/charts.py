@@ -197,8 +197,8 @@ class Estimate:
 
 
 def scale_for(rows: Sequence[Estimate], label: str = "", count: int = 8) -> Axis:
-    """A scale for these estimates. A baseline far below every trained entry, as the most frequent label often is, would
-    squeeze the others into a corner: it stays off the scale and is drawn as an arrow at the edge."""
+    """A scale for these estimates. A baseline far below every trained entry, as the majority label often is, would
+    squeeze the others into a corner, so it stays off the scale and is drawn as an arrow at the edge."""
 
     def ends(estimates: Sequence[Estimate]) -> list[float]:
         return [
@@ -271,7 +271,7 @@ def shape(kind: EntryKind, x: float, y: float, tip: str = "") -> Markup:
 
 
 def key(kind: EntryKind) -> Markup:
-    """The shape alone, for a legend."""
+    """Just the shape, for a legend."""
     return tag("svg", shape(kind, 7.0, 7.0), class_="key", viewBox="0 0 14 14", width=14, height=14, aria_hidden="true")
 
 

@@ -10,13 +10,13 @@ from typing import Any, Literal
 from rir_mlx.errors import Failure
 
 Outcome = Literal["won", "lost", "both wrong", "both right"]
-"""Of the second arm against the first: `won` where only the second is correct."""
+"""The second arm against the first: `won` if only the second is correct."""
 
 _OUTCOMES: tuple[Outcome, ...] = ("won", "lost", "both wrong", "both right")
 MAX_EXAMPLES = 400
-"""Examples of each outcome that the report shows: with four outcomes some two megabytes at most."""
+"""Examples per outcome in the report: with four outcomes, at most about two megabytes."""
 MAX_CHARACTERS = 1200
-"""Characters of a text or a reasoning that the report shows."""
+"""Characters of a text or reasoning in the report."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def pair_examples(
     """Pair the rows of two predictions.jsonl, which hold the same texts in the same order. The examples are sorted by
     the second arm's confidence, highest first.
 
-    Raises Failure with the row's number where the two files hold different rows.
+    Raises Failure with the row's number if the two files hold different rows.
     """
     paired = enumerate(zip_longest(first_rows, second_rows), start=1)
     examples = [_pair(number, first, second, arms) for number, (first, second) in paired]
@@ -58,7 +58,7 @@ def _pair(
 ) -> PairedExample:
     if first is None or second is None or (first["text"], first["label"]) != (second["text"], second["label"]):
         raise Failure(
-            f"The predictions of {arms[0]} and {arms[1]} differ in their rows from row {number} on.",
+            f"The predictions of {arms[0]} and {arms[1]} hold different rows from row {number} on.",
             hint="Run `rir-mlx evaluate --force`.",
         )
     truth = second["label"]
@@ -102,10 +102,10 @@ def example_groups(examples: Sequence[PairedExample]) -> list[ExampleGroup]:
         return []
     first, second = examples[0].first.arm, examples[0].second.arm
     meanings: dict[Outcome, str] = {
-        "won": f"only {second} is right",
-        "lost": f"only {first} is right",
-        "both wrong": f"neither {first} nor {second} is right",
-        "both right": f"{first} and {second} are right",
+        "won": f"only {second} is correct",
+        "lost": f"only {first} is correct",
+        "both wrong": f"neither {first} nor {second} is correct",
+        "both right": f"{first} and {second} are correct",
     }
     groups = []
     for outcome in _OUTCOMES:

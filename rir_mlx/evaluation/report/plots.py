@@ -1,6 +1,6 @@
 """The report's charts as PNG files, for slides and papers. matplotlib is an optional install, imported when asked for.
 
-Figures are made without pyplot: no window, no global state. Names of labels and arms are never read as formulas.
+Figures are made without pyplot: no window, no global state. Names of labels and arms are never parsed as formulas.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Draw = Callable[[Any], None]
 
 
 def check_installed() -> None:
-    """Raises UserError that names what to install, before any work is done."""
+    """Raises UserError, naming what to install, before any work is done."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -38,10 +38,10 @@ def check_installed() -> None:
 
 
 def write_plots(folder: Path, comparison: Comparison) -> list[Path]:
-    """`accuracy.png`, and of each arm, control and baseline `confusion-`, `reliability-`, `risk-coverage-` and
-    `cost-accuracy-<name>.png` where they were measured. Returns the paths.
+    """Write `accuracy.png`, and for each arm, control and baseline `confusion-`, `reliability-`, `risk-coverage-` and
+    `cost-accuracy-<name>.png` if measured. Returns the paths.
 
-    Raises UserError where matplotlib is not installed.
+    Raises UserError if matplotlib is not installed.
     """
     check_installed()
     make_folder(folder)

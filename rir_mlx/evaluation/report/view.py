@@ -1,7 +1,6 @@
 """A comparison prepared for the page: charts drawn, shades chosen. Knows no HTML except charts.
 
-What was not measured (the calibration of an arm, the cost curve of a baseline) stays None, and the template leaves that
-part out.
+Anything not measured (the cost curve of a baseline) stays None, and the template leaves it out.
 """
 
 from __future__ import annotations
@@ -101,7 +100,7 @@ def accuracy_charts(estimates: Sequence[Estimate]) -> tuple[Markup, Markup]:
 
 
 def _charts(entry: EntryResult, labels: Sequence[str]) -> dict[str, Any]:
-    """The charts and tables of an entry's panel; `detailed` says whether there is anything in it."""
+    """The charts and tables of an entry's panel; `detailed` tells whether it holds anything."""
     found = {
         "matrix": _matrix(entry.confusion, labels) if entry.confusion else None,
         "pairs": confused_pairs(entry.confusion, labels) if entry.confusion else [],
@@ -128,7 +127,7 @@ def _matrix(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> list[tupl
 
 @dataclass(frozen=True)
 class Pair:
-    """`count` rows of the label `truth`, a `share` of all its rows, were predicted as `predicted`."""
+    """`count` rows of the label `truth`, a `share` of them, were predicted as `predicted`."""
 
     truth: str
     predicted: str

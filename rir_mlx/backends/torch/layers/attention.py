@@ -1,7 +1,7 @@
-"""Attention for training on a processor, whose fused kernel has a slow backward pass.
+"""Attention for training on a CPU, where the fused kernel has a slow backward pass.
 
-Rows are short and many there, so the scores are small: they are kept, and every part is a plain matrix product. Query
-heads that share a key head are one product together, without copying the keys.
+Rows are short and many, so the scores are small: they are kept, and every part is a plain matrix product. Query heads
+with a common key head share one product, without copying the keys.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class _Attention(torch.autograd.Function):
 
 
 def register() -> str:
-    """Make the attention known to transformers, and return its name there."""
+    """Register the attention with transformers, and return its name."""
     AttentionInterface.register(NAME, _attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     return NAME

@@ -1,7 +1,7 @@
-"""The cross-entropy of the positions that learn, without ever holding all of their logits.
+"""The cross-entropy of the learned positions, without ever holding all of their logits.
 
-Over a vocabulary of 128,256 words the logits of a batch are larger than all else together. Here they are made a few
-hundred positions at a time, and each part's gradient is taken at once, so that one part is alive at a time.
+With a vocabulary of 128,256 tokens, the logits of a batch take more memory than everything else. Here they are computed
+a few hundred positions at a time, each part with its gradient, so that only one part is in memory at a time.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def lm_head_loss(
     """Σ weights · CE(transformed lm_head(hidden), targets), in float32. `hidden` is [positions, width], the others
     [positions]."""
     weight, bias = lm_head.weight, lm_head.bias
-    if not torch.is_grad_enabled():  # which the function below is not told
+    if not torch.is_grad_enabled():  # the function below does not know it
         weight, bias = weight.detach(), None if bias is None else bias.detach()
     loss: torch.Tensor = _LmHeadLoss.apply(hidden, weight, bias, targets, weights, transform)
     return loss

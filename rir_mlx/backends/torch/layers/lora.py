@@ -1,7 +1,7 @@
 """LoRA's product as one operation with its own gradient.
 
-PEFT adds the update to the layer's output in three passes over it (product, scale, sum), and autograd as many again.
-Here the update is summed into the output by the matrix product that makes it, forward and backward.
+PEFT adds the update to the layer's output in three passes (product, scale, sum), and autograd takes as many again. Here
+the matrix product itself adds the update to the output, forward and backward.
 """
 
 from __future__ import annotations
