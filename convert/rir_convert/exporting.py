@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import re
 import shutil
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rir_convert.cards.card import CardForm, model_card
+from rir_convert.cards.card import CardExample, CardForm, model_card
+from rir_convert.cards.example import RUNNABLE, ProgramResult, card_example, run_program
 from rir_convert.cards.facts import card_facts
 from rir_convert.gguf.export import export_gguf
 from rir_convert.gguf.writer import BYTES, check_installed
 from rir_convert.trained_arm import TrainedArm
 from rir_convert.verification.comparison import EngineComparison
+from rir_convert.verification.engines.libraries import Library, installed_libraries
 from rir_convert.verification.probe import Reference
 from rir_convert.verification.record import comparison_line, record
 from rir_convert.verification.staging import scratch_folder, verified_folder
-from rir_convert.verification.verifier import Verifier, installed_engines
-from rir_convert.weights.hf_folder import FolderMetadata, write_about, write_hf_folder
+from rir_convert.verification.verifier import Verifier, Written
+from rir_convert.weights.hf_folder import FolderMetadata, stored_as, write_about, write_hf_folder
 from rir_convert.weights.merging import Fused
-from rir_convert.weights.tensors import base_weights, check_space, size_of
+from rir_convert.weights.tensors import Weights, base_weights, check_space, size_of
 from rir_mlx import __version__
 from rir_mlx.backends import open_backend
 from rir_mlx.classification.loading import default_arm
+from rir_mlx.classification.scores import Prediction
 from rir_mlx.errors import UserError
 from rir_mlx.progress import Progress, Silent, counting_bytes
 from rir_mlx.prompting.prompts import DELIMITER
@@ -98,14 +102,16 @@ def export_arm(context: Context, arm: Arm, options: ExportOptions) -> ExportResu
     work = _Export(trained, options, folder)
     work.check()
     with verified_folder(folder) as written:
-        reference = trained.reference()
+        reference = trained.reference(example=work.form in RUNNABLE)
         comparisons = work.write(written, Verifier(context.progress, reference))
+        example, program = work.example(written, comparisons, reference.example)
         facts = {"rir_mlx": __version__, "arm": arm, "format": options.name, "adapter_effect": reference.effect}
-        values = record(written, comparisons, **facts)
-        card = model_card(card_facts(trained, written, work.name, values, work.form))
+        facts["card_program"] = program.as_json()
+        values = record(written, comparisons, faults=program.faults, **facts)
+        card = model_card(card_facts(trained, work.name, values, example, work.form))
         (written / "README.md").write_text(card, encoding="utf-8")
-    for comparison in comparisons:
-        context.progress.say(comparison_line(comparison))
+    for line in (*map(comparison_line, comparisons), program.line):
+        context.progress.say(line)
     return ExportResult(folder, values)
 
 
@@ -152,8 +158,7 @@ class _Export:
         match self.options.to:
             case "adapter":
                 shutil.copytree(self.trained.folder, written)
-                base = self.base.folder
-                return verifier.by(installed_engines(), "float32", lambda engine: engine.load_as_is(base, written))
+                return verifier.by(installed_libraries(), Written(self.base.folder, "float32", adapter=written))
             case "gguf":
                 with scratch_folder(written) as source:
                     source.mkdir(parents=True)
@@ -164,7 +169,20 @@ class _Export:
                 return self._quantised(written, verifier)
             case _:
                 self._write_fused(written)
-                return verifier.of_folder(written, self.trained.prompts, self.trained.codec)
+                made_for: Library = "mlx-lm" if self.options.to == "mlx" else "transformers"
+                return verifier.of_folder(written, self.trained.prompts, self.trained.codec, made_for=made_for)
+
+    def example(
+        self, written: Path, comparisons: Sequence[EngineComparison], expected: Prediction | None
+    ) -> tuple[CardExample, ProgramResult]:
+        """The card's example, with what its program printed in the folder `written`. It is not run in a folder that is
+        wrong."""
+        example = card_example(self.trained, self.form)
+        if any(comparison.faults for comparison in comparisons):
+            return example, ProgramResult(note="the folder is another model")
+        number_format = stored_as(Weights(written)) if example.code else "float32"
+        output, program = run_program(example, written, self.trained, expected, number_format)
+        return replace(example, output=output), program
 
     @property
     def metadata(self) -> FolderMetadata:
@@ -193,12 +211,14 @@ class _Export:
 
     def _quantised(self, written: Path, verifier: Verifier) -> list[EngineComparison]:
         """Quantise, once the unquantised folder is verified; then measure how many labels that changes."""
-        from rir_mlx.backends.mlx.quantisation import quantise
+        from rir_mlx.backends.mlx.weights import quantise
 
         bits, trained = self.options.quantize or 8, self.trained
         with scratch_folder(written) as full:
             self._write_fused(full)
-            before = verifier.of_folder(full, trained.prompts, trained.codec, suffix=", before quantising")
+            before = verifier.of_folder(
+                full, trained.prompts, trained.codec, made_for="mlx-lm", suffix=", before quantising"
+            )
             if any(comparison.faults for comparison in before):
                 replace_folder(full, written)
                 return before
@@ -207,7 +227,8 @@ class _Export:
                 if not path.name.startswith("model"):
                     shutil.copyfile(path, written / path.name)
             quantise(full, written, bits)
-        after = verifier.by(["mlx"], f"{bits} bits", lambda engine: engine.load_as_is(written), suffix=f", {bits} bits")
+        quantised = Written(written, f"{bits} bits", made_for="mlx-lm", suffix=f", {bits} bits", every_row=True)
+        after = verifier.by(["mlx-lm"], quantised)
         agreement = after[0].label_agreement or 0.0
         self.context.progress.say(f"{bits} bits change {1 - agreement:.1%} of the labels.")
         return [*before, *after]

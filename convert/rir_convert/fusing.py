@@ -16,24 +16,38 @@ from typing import Any
 import numpy as np
 
 from rir_convert.adapters import ForeignAdapter, convert_adapter, read_any
-from rir_convert.verification.integrity import folder_faults
-from rir_convert.verification.probe import ROWS, Probe, Reference, answer_probe, answer_rows, mean_difference
+from rir_convert.verification.engines.libraries import (
+    Library,
+    installed_libraries,
+    longest_of,
+    name_of,
+    open_engine,
+)
+from rir_convert.verification.probe import (
+    ROWS,
+    Probe,
+    Reference,
+    answer_rows,
+    engine_answers,
+    mean_difference,
+    most_tokens,
+)
 from rir_convert.verification.record import comparison_line, record
 from rir_convert.verification.staging import verified_folder
-from rir_convert.verification.verifier import Verifier, installed_engines
-from rir_convert.weights.hf_folder import FolderMetadata, stored_as, write_hf_folder
+from rir_convert.verification.verifier import Verifier
+from rir_convert.weights.hf_folder import FolderMetadata, write_hf_folder
 from rir_convert.weights.merging import Fused
 from rir_convert.weights.tensors import base_weights, size_of
 from rir_mlx import __version__
-from rir_mlx.backends import open_backend, release_memory
+from rir_mlx.backends import release_memory
 from rir_mlx.errors import UserError
 from rir_mlx.models.hub import ModelFiles, resolve_model
 from rir_mlx.progress import Progress, Silent, counting_bytes
 from rir_mlx.prompting.codec import Codec
-from rir_mlx.types import BackendName, Dtype, Ecosystem
+from rir_mlx.types import Dtype, Ecosystem
 
 _LENGTH = 32
-_LOADERS: dict[Ecosystem, BackendName] = {"peft": "torch", "mlx": "mlx"}
+_LOADERS: dict[Ecosystem, Library] = {"peft": "transformers", "mlx": "mlx-lm"}
 _DATE = "26 Jul 2024"
 
 
@@ -62,15 +76,14 @@ def fuse(model: str, adapter: Path, output: Path, options: FuseOptions = _DEFAUL
     found = read_any(adapter)
     fused = Fused(base_weights(base.folder, base.config), found.spec, found.tensors, dtype=options.dtype)
     codec = Codec(base.folder, _DATE)
-    engine, reference = _reference(base, adapter, found, _random_rows(len(codec.tokenizer)), progress)
+    library, reference = _reference(base, adapter, found, _random_rows(len(codec.tokenizer)), progress)
     with verified_folder(output.absolute()) as written:
         with counting_bytes(progress, f"fuse into {base.name}", size_of(fused)) as advance:
             write_hf_folder(written, fused, base, FolderMetadata(list(codec.stops)), advance=advance)
-        verifier, faults = Verifier(progress, reference), folder_faults(written, codec, ())
-        engines = installed_engines()
-        comparisons = verifier.by(engines, stored_as(fused), lambda backend: backend.load_as_is(written), faults)
-        facts = {"rir_mlx": __version__, "format": "hf", "reference": engine, "adapter_effect": reference.effect}
-        values = record(written, comparisons, **facts)
+        verifier = Verifier(progress, reference)
+        comparisons = verifier.of_folder(written, (), codec)
+        facts: dict[str, Any] = {"rir_mlx": __version__, "format": "hf", "reference": library}
+        values = record(written, comparisons, **facts, adapter_effect=reference.effect)
     for comparison in comparisons:
         progress.say(comparison_line(comparison))
     return values
@@ -83,28 +96,28 @@ def _random_rows(vocabulary: int) -> list[tuple[int, ...]]:
 
 def _reference(
     base: ModelFiles, adapter: Path, found: ForeignAdapter, rows: list[tuple[int, ...]], progress: Progress
-) -> tuple[BackendName, Reference]:
-    """The engine that opened the adapter, and the answers of base and adapter together."""
-    probe = Probe((), rows)
-    with _openable(adapter, found) as (name, folder):
-        backend = open_backend(name)
+) -> tuple[str, Reference]:
+    """The library that opened the adapter, and the answers of base and adapter together."""
+    with _openable(adapter, found) as (library, folder):
+        name = name_of(library, folder)
         progress.say(f"Asking base and adapter with {name} …")
-        before = answer_rows(backend.load_as_is(base.folder), probe)
+        probe = Probe((), rows, limit=most_tokens(base.config, longest_of(library, base.config)))
+        before = answer_rows(open_engine(library, base.folder), probe)
         release_memory()
-        answers = answer_probe(backend.load_as_is(base.folder, folder), probe)
+        answers = engine_answers(open_engine(library, base.folder, folder), probe)
         release_memory()
         return name, Reference(probe, answers, mean_difference(before, answers.rows))
 
 
 @contextmanager
-def _openable(adapter: Path, found: ForeignAdapter) -> Iterator[tuple[BackendName, Path]]:
+def _openable(adapter: Path, found: ForeignAdapter) -> Iterator[tuple[Library, Path]]:
     """The adapter and its own library, if that is installed and opens the folder as it is; else the adapter converted,
     for its own library or, where only that is installed, for the other."""
-    engines = installed_engines()
-    if not engines:
+    libraries = installed_libraries()
+    if not libraries:
         raise UserError("Neither PyTorch nor MLX is installed.", hint="pip install 'rir-mlx[torch]'")
     form = found.ecosystem
-    if _LOADERS[form] not in engines:
+    if _LOADERS[form] not in libraries:
         form = "mlx" if form == "peft" else "peft"
     elif found.as_stored:
         yield _LOADERS[form], adapter

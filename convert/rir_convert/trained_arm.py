@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from rir_convert.verification.probe import ROWS, Probe, Reference, answer_probe, answer_rows, mean_difference
+from rir_convert.cards.program import MADE_UP
+from rir_convert.verification.probe import (
+    ROWS,
+    Probe,
+    Reference,
+    answer_rows,
+    mean_difference,
+    most_tokens,
+    reference_answers,
+)
 from rir_mlx.backends import release_memory
 from rir_mlx.backends.base import Tokens
 from rir_mlx.classification.classifier import Classifier
@@ -19,7 +28,8 @@ from rir_mlx.prompting.prompts import (
     classifier_prompt,
 )
 from rir_mlx.stages import Context
-from rir_mlx.storage.atomic import read_jsonl
+from rir_mlx.statistics.calibration import Calibration
+from rir_mlx.storage.atomic import read_json, read_jsonl
 from rir_mlx.types import Arm
 
 _EFFECT_ROWS = 16
@@ -57,21 +67,29 @@ class TrainedArm:
             made.append((prompt, encoded.prefix + encoded.row))
         return made
 
+    @cached_property
+    def calibration(self) -> Calibration:
+        path = self.context.run.classifier(self.arm).calibration
+        return Calibration.from_dict(read_json(path)["calibration"]) if path.is_file() else Calibration()
+
     @property
     def codec(self) -> Codec:
         return self.context.model.codec
 
-    def reference(self) -> Reference:
-        """The adapter model's answers in float32, and how far they are from the base's."""
+    def reference(self, *, example: bool = False) -> Reference:
+        """The adapter model's answers in float32, and how far they are from the base's. With `example` also what the
+        classifier makes of the model card's text."""
         context, files = self.context, self.context.model.files
         context.progress.say(f"Asking the trained model for {len(self.rows)} rows …")
         model = context.backend.load(files.folder, dtype="float32", adapter=(self.adapter.spec, self.adapter.tensors))
         classifier = Classifier(model, self.codec, self.task, self.arm)
         texts, reasonings = [row.text for row, _ in self.rows], [reasoning for _, reasoning in self.rows]
-        probe = Probe(*classifier.prompts(texts, reasonings), classifier.label_tokens)
-        answers = answer_probe(model, probe)
+        limit = most_tokens(files.config, model.longest)
+        probe = Probe(*classifier.prompts(texts, reasonings), classifier.label_tokens, limit=limit)
+        answers = reference_answers(model, probe)
+        made_up = classifier.predict([MADE_UP])[0] if example else None
         del model, classifier
         release_memory()
         base = answer_rows(context.backend.load(files.folder, dtype="float32"), probe, _EFFECT_ROWS)
         release_memory()
-        return Reference(probe, answers, mean_difference(base, answers.rows))
+        return Reference(probe, answers, mean_difference(base, answers.rows), made_up)

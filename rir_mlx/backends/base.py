@@ -274,8 +274,8 @@ class Model(Protocol):
         ...
 
     def layer_outputs(self, tokens: Tokens) -> list[Float32Array]:
-        """[tokens, width] outputs of the embedding and of each layer, in float32, to find where two models first
-        differ."""
+        """[tokens, width] of what enters the first layer and of what each layer gives, in float32: where two models
+        first differ."""
         ...
 
     def fuse(self) -> None:
@@ -308,14 +308,6 @@ class Backend(Protocol):
         """Load a folder in Hugging Face format, and an adapter over it.
 
         Raises ModelError if the folder cannot be read or the adapter does not fit."""
-        ...
-
-    def load_as_is(self, folder: Path, adapter: Path | None = None) -> Model:
-        """Load in float32 as the framework's other users do, without our checks, so that a folder that loads wrongly
-        elsewhere loads wrongly here too. `adapter` is a folder that the framework's own library opens (mlx-lm's or
-        PEFT's).
-
-        Raises ModelError if either cannot be read."""
         ...
 
 

@@ -58,9 +58,6 @@ class FakeBackend:
             model.table = np.array(adapter[1][_TENSOR], dtype=np.float64)
         return model
 
-    def load_as_is(self, folder: Path, adapter: Path | None = None) -> FakeModel:
-        return self.load(folder)
-
 
 class FakeModel:
     """A table [buckets, vocabulary] of logits."""

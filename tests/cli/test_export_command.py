@@ -156,7 +156,7 @@ def test_a_classifier_of_a_quantised_base_is_exported_dequantised(rir: Run, reci
     """Fused into packed weights, most of the adapter would be rounded away."""
     pytest.importorskip("mlx_lm")
     pytest.importorskip("torch")
-    from rir_mlx.backends.mlx.quantisation import quantise
+    from rir_mlx.backends.mlx.weights import quantise
 
     base = make_tiny_llama(tmp_path / "wide", hidden=64)
     shutil.copytree(base, tmp_path / "four")
@@ -166,7 +166,7 @@ def test_a_classifier_of_a_quantised_base_is_exported_dequantised(rir: Run, reci
     done = rir("export", "--arm", "qa", "--json", "-q")
     assert done.code == 0, done.err
     values = json.loads(done.out)
-    assert set(values["engines"]) == {"torch", "mlx"}
+    assert set(values["engines"]) == {"transformers", "mlx-lm"}
     assert all(engine["max_difference"] < 1e-3 for engine in values["engines"].values())
     config = json.loads((Path(values["folder"]) / "config.json").read_text(encoding="utf-8"))
     assert "quantization" not in config

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from comparisons import EVIL
+from rir_convert.cards.example import ProgramResult, judge_answer
 from rir_convert.cards.program import MADE_UP, example_code, example_prompt, prompt_around, run_example
 
 from rir_mlx.backends import open_backend
@@ -55,7 +56,7 @@ def answered(
 def test_the_program_answers_what_the_classifier_does(tiny: Path, codec: Codec, arm: Arm, text: str) -> None:
     expected = answered(tiny, arm, text, None)
     code = example_code(arm, TASK, codec, text=text)
-    output = run_example(tiny, code, 120, label=expected.label)
+    output = run_example(tiny, code, 120)
     assert output is not None
     reasoning, label, chances = printed(output)
     assert label == expected.label
@@ -87,7 +88,7 @@ def test_it_ends_a_reasoning_where_the_classifier_does(
         if 0 < expected.tokens < TASK.max_reasoning_tokens:
             break
     assert 0 < expected.tokens < TASK.max_reasoning_tokens
-    output = run_example(tiny, example_code("qra", TASK, codec), 120, label=expected.label)
+    output = run_example(tiny, example_code("qra", TASK, codec), 120)
     assert output is not None
     reasoning, _, chances = printed(output)
     assert reasoning == expected.reasoning
@@ -113,7 +114,7 @@ def test_it_is_greedy_and_quiet_whatever_the_base_generates_with(tiny: Path, tmp
 @pytest.mark.usefixtures("warm_examples")
 def test_it_asks_a_model_without_a_chat_template_too(plain: Path, plain_codec: Codec) -> None:
     expected = answered(plain, "qra", MADE_UP, None)
-    output = run_example(plain, example_code("qra", TASK, plain_codec), 120, label=expected.label)
+    output = run_example(plain, example_code("qra", TASK, plain_codec), 120)
     assert output is not None
     assert printed(output)[2] == pytest.approx(expected.probabilities, abs=1e-4)
 
@@ -149,11 +150,40 @@ def test_the_program_is_python_with_transformers_alone(codec: Codec, arm: Arm) -
     assert task.instruction in values["QUESTION"]
 
 
-def test_an_answer_that_is_not_the_classifiers_is_a_failure(tmp_path: Path) -> None:
-    pytest.importorskip("torch")
-    with pytest.raises(Failure, match="should predict 'joy', but printed:\nLabel: joyless"):
-        run_example(tmp_path, "print('Label: joyless')", 60, label="joy")
-    assert run_example(tmp_path, "print('Label: joy')", 60, label="joy") == "Label: joy\n"
+def judged(printed: str, arm: Arm = "qa", reasoning: str | None = None, tie: float = 0.15) -> ProgramResult:
+    expected = Prediction("joy", {"joy": 0.6, "anger": 0.3, "joyless": 0.1}, 1.0, reasoning)
+    return judge_answer(printed, arm, expected, tie)
+
+
+CHANCES = "0.6000 joy\n0.3000 anger\n0.1000 joyless\n"
+
+
+def test_another_label_than_the_classifiers_is_a_fault() -> None:
+    assert judged(f"Label: joy\n{CHANCES}") == ProgramResult("joy", "joy")
+    other = judged(f"Label: joyless\n{CHANCES}")
+    assert other.faults == ("it answers 'joyless', and the trained model 'joy'",)
+    assert judged(f"Reasoning: x\nLabel: anger\n{CHANCES}", "qra", "x").faults
+    for odd in ("", "Label: joy\n", f"Label: glad\n{CHANCES}", CHANCES):
+        assert judged(odd).label is None
+        assert "was to print a label" in judged(odd).faults[0]
+
+
+def test_another_label_between_two_as_likely_or_after_another_reasoning_is_said_and_no_fault() -> None:
+    tie = judged(f"Label: anger\n{CHANCES}", tie=0.31)
+    assert (tie.faults, tie.note) == ((), "the trained model finds both as likely")
+    assert tie.line == "The model card's program answers 'anger', not 'joy'; the trained model finds both as likely."
+    rounded = judged(f"Reasoning: y\nLabel: joyless\n{CHANCES}", "qra", "x")
+    assert (rounded.faults, rounded.same_reasoning) == ((), False)
+    assert "'joyless', not 'joy'; its reasoning is another one" in rounded.line
+    after = judged(f"Reasoning: y\nLabel: joyless\n{CHANCES}", "qar", "x")
+    assert after.faults == ("it answers 'joyless', and the trained model 'joy'",), "the label came first"
+
+
+def test_a_reasoning_that_spells_out_a_label_is_not_taken_for_one() -> None:
+    found = judged(
+        f"Reasoning: so\nLabel: anger\n{CHANCES}Label: joy\n{CHANCES}", "qra", f"so\nLabel: anger\n{CHANCES}".strip()
+    )
+    assert found == ProgramResult("joy", "joy", True)
 
 
 def test_a_program_that_fails_or_does_not_end_is_a_failure(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from rir_convert.gguf.llama_cpp import LlamaCpp, available
 from rir_convert.gguf.modelfile import around, joint_ids, modelfile
 from rir_convert.gguf.writer import BYTES, gguf_tensors, write_gguf
 from rir_convert.trained_arm import TrainedArm
-from rir_convert.verification.comparison import EngineComparison, unreadable
-from rir_convert.verification.probe import answer_probe
+from rir_convert.verification.comparison import EngineComparison, unusable
+from rir_convert.verification.probe import engine_answers
 from rir_convert.verification.verifier import Verifier
 from rir_convert.weights.tensors import Tensors, size_of
 from rir_mlx.errors import ModelError
@@ -44,12 +45,20 @@ def export_gguf(
     found += [f"{layer} differs by {differs:.2g} of its size"] if layer else []
     if not available():
         context.progress.say("llama-cpp-python is missing or too old: the tensors were compared, not the answers.")
-        return [EngineComparison("gguf tensors", 0, 0, None, differs, None, None, None, layer, tuple(found))]
+        alone = "the file's tensors, read back by the gguf package: no answers were compared"
+        return [
+            EngineComparison(
+                "gguf tensors", mean_difference=differs, first_difference=layer, faults=tuple(found), forward=alone
+            )
+        ]
     try:
         with closing(LlamaCpp(path, verifier.reference.probe.longest)) as engine:
-            return [verifier.judge("llama.cpp", answer_probe(engine, verifier.reference.probe), _KINDS[kind], found)]
+            reference = verifier.reference
+            answers = engine_answers(engine, reference.probe, reference.answers.scores)
+            compared = verifier.judge("llama.cpp", answers, _KINDS[kind], found)
+            return [replace(compared, forward="llama.cpp's own llama_decode, through llama-cpp-python")]
     except ModelError as error:
-        return [unreadable("llama.cpp", error.what)]
+        return [unusable("llama.cpp", f"it cannot be loaded: {error.what}")]
 
 
 def _write_modelfile(verifier: Verifier, trained: TrainedArm, path: Path) -> list[str]:

@@ -53,18 +53,26 @@ _CLOSER = 0.5
 
 @dataclass(frozen=True)
 class EngineComparison:
-    """An engine's answers beside the reference's. Differences are absolute."""
+    """An engine's answers beside the reference's. Differences are absolute.
+
+    forward       what was run, for people
+    label_rows    rows whose labels were scored
+    not_compared  why the engine says nothing of this folder; None where it was asked
+    """
 
     engine: str
-    rows: int
-    positions: int
-    max_difference: float | None
-    mean_difference: float | None
-    same_choice: float | None
-    label_agreement: float | None
-    probability_difference: float | None
-    first_difference: str | None
-    faults: tuple[str, ...]
+    rows: int = 0
+    positions: int = 0
+    max_difference: float | None = None
+    mean_difference: float | None = None
+    same_choice: float | None = None
+    label_rows: int = 0
+    label_agreement: float | None = None
+    probability_difference: float | None = None
+    first_difference: str | None = None
+    faults: tuple[str, ...] = ()
+    forward: str | None = None
+    not_compared: str | None = None
 
 
 @dataclass(frozen=True)
@@ -97,9 +105,11 @@ def compare_answers(
             f"the adapter is lost, or its change is no larger than {kind} can hold"
         )
     agreement = difference = None
+    scored = 0
     if reference.scores is not None and answers.scores is not None:
-        tie = min(bounds.probability, _TIE)
-        agreement, difference, settled = _labels(reference.scores, answers.scores, tie)
+        ours, theirs = _asked(reference.scores, answers)
+        scored = len(theirs)
+        agreement, difference, settled = _labels(ours, theirs, near_tie(kind))
         if not difference <= bounds.probability:
             found.append(f"a label's probability differs by {difference:.3g} ({bounds.probability:g} is allowed)")
         if settled < bounds.agreement:
@@ -114,6 +124,7 @@ def compare_answers(
         max_difference=worst,
         mean_difference=mean,
         same_choice=same,
+        label_rows=scored,
         label_agreement=agreement,
         probability_difference=difference,
         first_difference=first if found else None,
@@ -121,28 +132,43 @@ def compare_answers(
     )
 
 
-def unreadable(engine: str, why: str) -> EngineComparison:
-    """A folder that an engine cannot load."""
+def unusable(engine: str, fault: str) -> EngineComparison:
+    """A folder that an engine cannot load or run."""
     nothing = float("inf")
-    return EngineComparison(engine, 0, 0, nothing, nothing, 0.0, None, None, None, (f"it cannot be loaded: {why}",))
+    return EngineComparison(engine, max_difference=nothing, mean_difference=nothing, same_choice=0.0, faults=(fault,))
+
+
+def near_tie(number_format: str) -> float:
+    """By how much two labels' probabilities may differ in the reference and the two still change places."""
+    return min(BOUNDS[number_format].probability, _TIE)
 
 
 def _per_position(reference: ProbeAnswers, answers: ProbeAnswers) -> tuple[NDArray[np.float64], float]:
     """The largest difference at each position, and the share of positions with the same likeliest token."""
-    differences, same = [], []
-    for ours, theirs in zip([*reference.rows, reference.long], [*answers.rows, answers.long], strict=True):
-        if ours.shape != theirs.shape:
-            return np.array([np.inf]), 0.0
-        differences.append(np.abs(ours - theirs).max(-1))
-        same.append(ours.argmax(-1) == theirs.argmax(-1))
+    pairs = list(zip(reference.rows, answers.rows, strict=False))
+    if reference.long is not None and answers.long is not None:
+        pairs.append((reference.long, answers.long))
+    if any(ours.shape != theirs.shape for ours, theirs in pairs):
+        return np.array([np.inf]), 0.0
+    differences = [np.abs(ours - theirs).max(-1) for ours, theirs in pairs]
+    same = [ours.argmax(-1) == theirs.argmax(-1) for ours, theirs in pairs]
     return np.concatenate(differences).astype(np.float64), float(np.concatenate(same).mean())
+
+
+def _asked(ours: NDArray[np.float64], answers: ProbeAnswers) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Both sides' scores of the rows that the engine was asked for, with -inf for labels that it was not asked for."""
+    theirs = answers.scores
+    assert theirs is not None
+    asked = np.ones(theirs.shape, dtype=np.bool_) if answers.asked is None else answers.asked
+    rows = asked.any(axis=1)
+    left, right = (np.where(asked, scores[: len(asked)], -np.inf)[rows] for scores in (ours, theirs))
+    return left, right
 
 
 def _labels(ours: NDArray[np.float64], theirs: NDArray[np.float64], tie: float) -> tuple[float, float, float]:
     """Share of rows with the same label, the largest difference of a probability, and the share where rows count too
     whose two labels the reference finds as likely as each other, up to `tie`."""
-    ours = softmax(ours[: len(theirs)], axis=1)
-    theirs = softmax(theirs, axis=1)
+    ours, theirs = softmax(ours, axis=1), softmax(theirs, axis=1)
     best, chosen, rows = ours.argmax(1), theirs.argmax(1), np.arange(len(theirs))
     close = ours[rows, best] - ours[rows, chosen] <= tie
     same = best == chosen

@@ -13,21 +13,29 @@ from rir_mlx.errors import Failure
 from rir_mlx.storage.atomic import write_json
 
 
-def record(folder: Path, comparisons: Sequence[EngineComparison], **facts: Any) -> dict[str, Any]:
-    """Write `verification.json` and return its content. Raises Failure if an engine found a fault."""
-    passed = not any(comparison.faults for comparison in comparisons)
+def record(
+    folder: Path, comparisons: Sequence[EngineComparison], *, faults: Sequence[str] = (), **facts: Any
+) -> dict[str, Any]:
+    """Write `verification.json` and return its content. `faults` are those of the model card's program.
+
+    Raises Failure if there are any, if an engine found one, or if no engine could compare anything."""
+    found = [f"{comparison.engine}: {fault}" for comparison in comparisons for fault in comparison.faults]
+    found += [f"the model card's program: {fault}" for fault in faults]
+    if all(comparison.not_compared for comparison in comparisons):
+        found += [f"{comparison.engine} cannot run it: {comparison.not_compared}" for comparison in comparisons]
+        found += [] if comparisons else ["no library that could run it is installed"]
     values = {
-        "passed": passed,
+        "passed": not found,
         **facts,
         "engines": {comparison.engine: _as_json(comparison) for comparison in comparisons},
     }
     write_json(folder / "verification.json", values)
-    if not passed:
-        lines = [f"{found.engine}: {fault}" for found in comparisons for fault in found.faults]
-        first = next((found.first_difference for found in comparisons if found.first_difference), None)
+    if found:
+        layers = (comparison.first_difference for comparison in comparisons)
+        first = next(filter(None, layers), None)
         where = f" The first layer that differs is {first}." if first else ""
         raise Failure(
-            f"{folder} is not the model that was trained: {'; '.join(lines)}.{where}",
+            f"{folder} is not the model that was trained: {'; '.join(found)}.{where}",
             hint="Do not use this folder.",
         )
     return values
@@ -35,11 +43,13 @@ def record(folder: Path, comparisons: Sequence[EngineComparison], **facts: Any) 
 
 def comparison_line(comparison: EngineComparison) -> str:
     """A line about a comparison for the terminal."""
+    if comparison.not_compared:
+        return f"Not compared with {comparison.engine}: {comparison.not_compared}."
     if comparison.max_difference is None:
         return f"Read back: the tensors differ by {comparison.mean_difference:.2g} of their size at most."
     labels = probabilities = ""
     if comparison.label_agreement is not None:
-        labels = f", the likeliest label is the same in {comparison.label_agreement:.1%}"
+        labels = f", the likeliest label is the same in {comparison.label_agreement:.1%} of {comparison.label_rows}"
     if comparison.probability_difference is not None:
         probabilities = f" (probabilities within {comparison.probability_difference:.2g})"
     return (

@@ -1,30 +1,58 @@
-"""A written folder, loaded back by each installed engine and compared with the reference."""
+"""A written folder, opened by each installed library and compared with the reference.
+
+The reference is what training and classification compute. The libraries run as their users run them, with nothing of
+ours inside (`engines/`): so a head or a mask that is wrong here differs from theirs.
+"""
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rir_convert.verification.comparison import EngineComparison, Tolerance, compare_answers, unreadable
+from rir_convert.verification.comparison import EngineComparison, Tolerance, compare_answers, unusable
+from rir_convert.verification.engines.base import UnknownFamily
+from rir_convert.verification.engines.libraries import (
+    Library,
+    installed_libraries,
+    longest_of,
+    name_of,
+    open_engine,
+    why_not,
+)
 from rir_convert.verification.integrity import folder_faults
-from rir_convert.verification.probe import ProbeAnswers, Reference, answer_probe
+from rir_convert.verification.probe import ProbeAnswers, Reference, engine_answers
 from rir_convert.weights.hf_folder import stored_as
 from rir_convert.weights.tensors import Weights
-from rir_mlx.backends import open_backend, release_memory
-from rir_mlx.backends.base import Backend, Model, Tokens
+from rir_mlx.backends import release_memory
+from rir_mlx.backends.base import Tokens
 from rir_mlx.errors import UserError
+from rir_mlx.models.config import read_config
 from rir_mlx.progress import Progress
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.prompting.prompts import Prompt
-from rir_mlx.types import BackendName
-
-_NEEDS: dict[BackendName, tuple[str, ...]] = {"torch": ("torch", "peft"), "mlx": ("mlx_lm",)}
 
 
-def installed_engines() -> list[BackendName]:
-    """The backends whose frameworks are installed."""
-    return [name for name, modules in _NEEDS.items() if all(importlib.util.find_spec(module) for module in modules)]
+@dataclass(frozen=True)
+class Written:
+    """What was written, and how it is judged.
+
+    folder         in Hugging Face format, or the base of `adapter`
+    number_format  of its weights, a key of `BOUNDS`
+    adapter        a folder that the libraries open over the other
+    made_for       the library that has to run it; others may not know its family
+    faults         what was found in its files before
+    suffix         follows the library's name
+    every_row      whether the labels of all rows are scored, however long that takes
+    """
+
+    folder: Path
+    number_format: str
+    adapter: Path | None = None
+    made_for: Library | None = None
+    faults: Sequence[str] = ()
+    suffix: str = ""
+    every_row: bool = False
 
 
 class Verifier:
@@ -33,41 +61,53 @@ class Verifier:
     def __init__(self, progress: Progress, reference: Reference) -> None:
         self.progress, self.reference = progress, reference
 
-    def by(
-        self,
-        engines: Sequence[BackendName],
-        number_format: str,
-        load: Callable[[Backend], Model],
-        faults: Sequence[str] = (),
-        *,
-        suffix: str = "",
-    ) -> list[EngineComparison]:
-        """A comparison for each engine, whose model `load` returns. `faults` were found in the folder before."""
-        compared = []
-        for name in engines:
-            self.progress.say(f"Loading it back with {name}{suffix} …")
-            try:
-                model = load(open_backend(name))
-            except UserError as error:
-                compared.append(unreadable(name + suffix, error.what))
-                continue
-            answers = answer_probe(model, self.reference.probe)
-            del model
-            release_memory()
-            compared.append(self.judge(name + suffix, answers, number_format, faults))
-        return compared
+    def by(self, libraries: Sequence[Library], written: Written) -> list[EngineComparison]:
+        """A comparison for each library."""
+        return [self._compared(library, written) for library in libraries]
 
     def of_folder(
-        self, folder: Path, prompts: Sequence[tuple[Prompt, Tokens]], codec: Codec, *, suffix: str = ""
+        self,
+        folder: Path,
+        prompts: Sequence[tuple[Prompt, Tokens]],
+        codec: Codec,
+        *,
+        made_for: Library | None = None,
+        suffix: str = "",
     ) -> list[EngineComparison]:
-        """A folder in Hugging Face format: what is wrong with its files, and what each installed engine answers."""
+        """A folder in Hugging Face format: what is wrong with its files, and what each installed library answers."""
         faults = folder_faults(folder, codec, prompts)
         number_format = stored_as(Weights(folder))
-        engines = installed_engines()
-        return self.by(engines, number_format, lambda engine: engine.load_as_is(folder), faults, suffix=suffix)
+        written = Written(folder, number_format, made_for=made_for, faults=faults, suffix=suffix)
+        return self.by(installed_libraries(), written)
 
     def judge(
         self, name: str, answers: ProbeAnswers, number_format: str, faults: Sequence[str] = ()
     ) -> EngineComparison:
         tolerance = Tolerance(number_format, self.reference.effect)
         return compare_answers(name, self.reference.answers, answers, tolerance, faults)
+
+    def _compared(self, library: Library, written: Written) -> EngineComparison:
+        name = name_of(library, written.adapter) + written.suffix
+        config = read_config(written.folder)
+        if reason := why_not(library, config, self.reference.probe.longest_row):
+            return self._not_compared(name, reason, written, library)
+        self.progress.say(f"Loading it back with {name} …")
+        try:
+            engine = open_engine(library, written.folder, written.adapter)
+        except UnknownFamily as error:
+            return self._not_compared(name, error.what, written, library)
+        except UserError as error:
+            return unusable(name, f"it cannot be loaded: {error.what}")
+        longest = longest_of(library, config)
+        ours = self.reference.answers.scores
+        answers = engine_answers(engine, self.reference.probe, ours, longest=longest, every_row=written.every_row)
+        forward = engine.forward
+        del engine
+        release_memory()
+        return replace(self.judge(name, answers, written.number_format, written.faults), forward=forward)
+
+    def _not_compared(self, name: str, reason: str, written: Written, library: Library) -> EngineComparison:
+        """A fault where the folder was made for this library. What was found in its files is a fault in any case."""
+        if library == written.made_for:
+            return unusable(name, f"it cannot run this folder: {reason}")
+        return EngineComparison(name, faults=tuple(written.faults), not_compared=reason)

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from rir_convert.weights.tensors import SHARD_BYTES, Advance, Tensors, check_space, size_of, write_shards
-from rir_mlx.models.families import rope_for_both
+from rir_mlx.errors import ModelError
+from rir_mlx.models.families import mlx_config, rope_for_both
 from rir_mlx.models.hub import ModelFiles
 from rir_mlx.storage.atomic import replacing
 
@@ -76,7 +77,7 @@ def write_about(folder: Path, base: ModelFiles, about: FolderMetadata, dtype: st
 
 def _config(base: Mapping[str, Any], dtype: str, about: FolderMetadata) -> dict[str, Any]:
     config = {key: value for key, value in base.items() if key not in _QUANTISED}
-    config |= rope_for_both(config) | {"eos_token_id": list(about.eos_token_id), **about.extra}
+    config |= _for_mlx(config) | rope_for_both(config) | {"eos_token_id": list(about.eos_token_id), **about.extra}
     config["dtype"] = dtype  # transformers 5
     config["torch_dtype"] = dtype  # 4, and vLLM
     if about.labels:
@@ -85,6 +86,14 @@ def _config(base: Mapping[str, Any], dtype: str, about: FolderMetadata) -> dict[
             "label2id": {label: index for index, label in enumerate(about.labels)},
         }
     return config
+
+
+def _for_mlx(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What mlx-lm reads under names of its own. Nothing for a model that it cannot run."""
+    try:
+        return mlx_config(config)
+    except ModelError:
+        return {}
 
 
 def _generation_config(folder: Path, eos: Sequence[int]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.models.gemma2 import GemmaModel
 from mlx_lm.tuner.dora import DoRALinear
 from mlx_lm.tuner.lora import LoRALinear
-from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
+from mlx_lm.tuner.utils import linear_to_lora_layers
 from mlx_lm.utils import _get_classes, load_config, load_model
 from numpy.typing import NDArray
 
@@ -48,6 +48,7 @@ from rir_mlx.backends.mlx.training import (
     batch_loss,
     recognised,
 )
+from rir_mlx.backends.mlx.weights import read_weights
 from rir_mlx.errors import Failure, ModelError, OutOfMemory
 from rir_mlx.models.adapter_spec import AdapterSpec, Tensors, adapted_layers, no_linear_layer
 from rir_mlx.models.config import quantisation_hint, read_config
@@ -84,7 +85,7 @@ class MlxBackend:
                 model, config = _load(shown, mlx_config(stored))
                 if (wanted := self._dtype(dtype)) is not None and "quantization" not in config:
                     model.set_dtype(wanted)
-                _read(model)
+                read_weights(model)
         except _UNLOADABLE as error:
             raise ModelError(
                 f"{folder} cannot be loaded as a language model: {error}", hint=quantisation_hint(read_config(folder))
@@ -96,20 +97,6 @@ class MlxBackend:
             loaded.attach(*adapter)
         return loaded
 
-    def load_as_is(self, folder: Path, adapter: Path | None = None) -> MlxModel:
-        try:
-            with only_its_weights(folder) as shown:
-                model, config = _load(shown)
-                if "quantization" not in config:
-                    model.set_dtype(mx.float32)
-                if adapter is not None:
-                    model = load_adapters(model, str(adapter))
-                    model.eval()
-                _read(model)
-        except _UNLOADABLE as error:
-            raise ModelError(f"{adapter or folder} cannot be loaded by mlx-lm: {error}") from error
-        return open_model(model, self.processes, None)
-
     def _dtype(self, dtype: Dtype) -> Any:
         """None keeps the folder's own. Without a GPU bfloat16 is emulated, so `auto` is float32 there."""
         if dtype == "auto":
@@ -117,7 +104,7 @@ class MlxBackend:
         return getattr(mx, dtype)
 
 
-def _load(folder: Path, changed: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+def _load(folder: Path, changed: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """mlx-lm's model and its config, with the weights still unread and the keys `changed` in place of the folder's.
     Buffers that older programs stored beside the weights are left out: mlx-lm takes them for unknown weights."""
 
@@ -170,26 +157,20 @@ def _computed_in(model: Any) -> str:
     return next((name for name in ("bfloat16", "float16") if name in dtypes), full)
 
 
-def _read(model: Any) -> None:
-    """Read and convert the weights one by one, the largest first: so what is read and what is kept of it are in memory
-    together only while there is still room."""
-    for _, weight in sorted(tree_flatten(model.parameters()), key=lambda pair: -int(pair[1].nbytes)):
-        mx.eval(weight)
-    mx.clear_cache()
-
-
 def _physical_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 class _Watched:
-    """A layer whose output is kept."""
+    """A layer whose output is kept, and of the first one what it is given."""
 
     def __init__(self, layer: Any, seen: list[mx.array]) -> None:
         self.layer, self.seen = layer, seen
 
-    def __call__(self, *given: Any, **named: Any) -> mx.array:
-        self.seen.append(self.layer(*given, **named))
+    def __call__(self, hidden: mx.array, *given: Any, **named: Any) -> mx.array:
+        if not self.seen:
+            self.seen.append(hidden)
+        self.seen.append(self.layer(hidden, *given, **named))
         return self.seen[-1]
 
     def __getattr__(self, name: str) -> Any:
@@ -324,7 +305,7 @@ class MlxModel(MlxForward):
 
     def layer_outputs(self, tokens: Tokens) -> list[Float32Array]:
         inner, kept = self.model.model, list(self.model.model.layers)
-        seen: list[mx.array] = [inner.embed_tokens(mx.array([tokens]))]
+        seen: list[mx.array] = []
         try:
             inner.layers = [_Watched(layer, seen) for layer in kept]
             mx.eval(inner(mx.array([tokens])))

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from peft import LoraConfig, PeftModel, get_peft_model_state_dict, inject_adapter_in_model
+from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import Linear as LoraLinear
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
@@ -42,6 +41,7 @@ from rir_mlx.backends.torch.layers.attention import register as products_attenti
 from rir_mlx.backends.torch.layers.lora import fuse_forward, merge
 from rir_mlx.backends.torch.process_group import TorchProcessGroup, join_process_group
 from rir_mlx.backends.torch.scoring import score
+from rir_mlx.backends.torch.threads import in_threads, threads, threads_for
 from rir_mlx.backends.torch.training import Training, batch_loss, out_of_memory
 from rir_mlx.errors import Failure, ModelError, OutOfMemory
 from rir_mlx.models.adapter_spec import AdapterSpec, Tensors, adapted_layers, no_linear_layer
@@ -50,11 +50,7 @@ from rir_mlx.models.families import ModelShape
 from rir_mlx.models.weight_files import only_its_weights
 from rir_mlx.types import Dtype
 
-_Item = TypeVar("_Item")
 _CHECKS = PassedChecks()
-_ONE_THREAD = 20_000_000
-"""Below so many weights one thread is as fast as several: theirs spin while they wait for each other, and beside any
-other busy process they slow down a hundredfold (measured on two cores)."""
 UNLOADABLE = (OSError, ValueError, KeyError, RuntimeError, AttributeError, ImportError, SafetensorError)
 """What transformers raises for a folder that it cannot load; ImportError where a quantisation needs its own package."""
 _SUFFIXES = {
@@ -111,21 +107,6 @@ class TorchBackend:
             loaded.attach(*adapter)
         return loaded
 
-    def load_as_is(self, folder: Path, adapter: Path | None = None) -> TorchModel:
-        loaded = self._load(folder, torch.float32, "sdpa")
-        if adapter is not None:
-            try:
-                adapted = PeftModel.from_pretrained(loaded.model, str(adapter), torch_device=str(self.target))
-                with safe_open(adapter / "adapter_model.safetensors", "pt") as file:
-                    stored = set(file.keys())
-            except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
-                raise ModelError(f"{adapter} cannot be loaded by PEFT: {error}") from error
-            # PEFT warns of keys that the config names and the file lacks, and fills them with zeros.
-            if odd := sorted(stored ^ set(get_peft_model_state_dict(adapted, save_embedding_layers=False))):
-                raise ModelError(f"{adapter} does not hold what its config says: {odd[0]} is in one of them only.")
-            loaded.model = adapted.get_base_model().eval()
-        return loaded
-
     def _load(self, folder: Path, dtype: torch.dtype, attention: str) -> TorchModel:
         transformers_logging.disable_progress_bar()
         try:
@@ -158,31 +139,6 @@ class TorchBackend:
         return fast_dtype(self.target)
 
 
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """Compute in so many threads, and put the process's own number back; None changes nothing."""
-    before = torch.get_num_threads()
-    if count is None or count == before:
-        yield
-        return
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _in_threads(count: int | None, source: Iterator[_Item]) -> Iterator[_Item]:
-    """The items of a generator, each computed in so many threads."""
-    while True:
-        with _threads(count):
-            try:
-                item = next(source)
-            except StopIteration:
-                return
-        yield item
-
-
 class TorchModel(TorchForward):
     """A transformers model, with or without an adapter inside."""
 
@@ -191,7 +147,7 @@ class TorchModel(TorchForward):
         self.parameters = sum(p.numel() for p in model.parameters())
         self.weight_bytes = sum(p.nbytes for p in model.parameters())
         self.training: Training | None = None
-        self.threads = 1 if self.device.type == "cpu" and self.parameters < _ONE_THREAD else None
+        self.threads = threads_for(model, self.device)
         model.requires_grad_(False)
 
     # adapters
@@ -280,13 +236,13 @@ class TorchModel(TorchForward):
         self.training = Training(self, spec, execution)
 
     def train_step(self, batches: Sequence[Batch], learning_rate: float, *, seed: int = 0) -> StepResult:
-        with _threads(self.threads):
+        with threads(self.threads):
             return self._configured().step(batches, learning_rate, seed)
 
     @torch.no_grad()
     def loss(self, batch: Batch) -> float:
         try:
-            with _threads(self.threads):
+            with threads(self.threads):
                 return float(batch_loss(self, batch))
         except RuntimeError as error:
             if not out_of_memory(error):
@@ -311,7 +267,7 @@ class TorchModel(TorchForward):
         return next(self.last_logits([tokens], len(tokens)))
 
     def last_logits(self, rows: Iterable[Tokens], last: int, *, prefix: Tokens = ()) -> Iterator[Float32Array]:
-        return _in_threads(self.threads, self._last_logits(rows, last, prefix))
+        return in_threads(self.threads, self._last_logits(rows, last, prefix))
 
     @torch.inference_mode()
     def _last_logits(self, rows: Iterable[Tokens], last: int, prefix: Tokens) -> Iterator[Float32Array]:
@@ -324,13 +280,14 @@ class TorchModel(TorchForward):
     def layer_outputs(self, tokens: Tokens) -> list[Float32Array]:
         seen: list[torch.Tensor] = []
 
-        def keep(_module: object, _given: object, output: Any) -> None:
+        def keep(_module: object, given: Any, named: Any, output: Any) -> None:
+            if not seen:
+                seen.append(given[0] if given else named["hidden_states"])
             seen.append(output[0] if isinstance(output, tuple) else output)
 
-        watched = (self.model.get_input_embeddings(), *self.layers)
-        hooks = [module.register_forward_hook(keep) for module in watched]
+        hooks = [layer.register_forward_hook(keep, with_kwargs=True) for layer in self.layers]
         try:
-            self.model.get_decoder()(input_ids=self.tensor(np.array([tokens])), use_cache=False)
+            self.run(self.tensor(np.array([tokens])), self.empty_cache(), self.causal(0, len(tokens)))
         finally:
             for hook in hooks:
                 hook.remove()
@@ -340,7 +297,7 @@ class TorchModel(TorchForward):
         self, requests: Iterable[Request], sampling: Sampling, *, prefix: Tokens = (), on_token: OnToken | None = None
     ) -> Iterator[Completion]:
         try:
-            yield from _in_threads(self.threads, generate(self, requests, sampling, prefix, on_token))
+            yield from in_threads(self.threads, generate(self, requests, sampling, prefix, on_token))
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
@@ -352,7 +309,7 @@ class TorchModel(TorchForward):
         self, prompts: Sequence[Tokens], options: Sequence[Tokens], *, prefix: Tokens = (), batch_size: int = 32
     ) -> NDArray[np.float64]:
         try:
-            with _threads(self.threads):
+            with threads(self.threads):
                 return score(self, prompts, options, prefix, batch_size)
         except RuntimeError as error:
             if not out_of_memory(error):

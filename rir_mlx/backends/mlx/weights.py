@@ -1,16 +1,27 @@
-"""Weights of a folder in groups of few bits, as mlx-lm quantises and stores them."""
+"""A folder's weights: read into memory, or quantised in groups of few bits and stored as mlx-lm stores them."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 from pathlib import Path
+from typing import Any
 
+import mlx.core as mx
+from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model, quantize_model, save_config, save_model
 
 from rir_mlx.errors import ModelError
 
 GROUP_SIZE = 64
+
+
+def read_weights(model: Any) -> None:
+    """Read and convert the weights of a lazily loaded model one by one, the largest first: so what is read and what is
+    kept of it are in memory together only while there is still room."""
+    for _, weight in sorted(tree_flatten(model.parameters()), key=lambda pair: -int(pair[1].nbytes)):
+        mx.eval(weight)
+    mx.clear_cache()
 
 
 def quantise(source: Path, target: Path, bits: int) -> None:

@@ -1,0 +1,75 @@
+"""mlx-lm as its users run it: its own loading, of an adapter too, and its own `model(tokens)`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx_lm
+import numpy as np
+from mlx_lm.tuner.utils import load_adapters
+from mlx_lm.utils import load_model
+
+from rir_convert.verification.engines.base import UnknownFamily
+from rir_mlx.backends.base import Float32Array, Tokens
+from rir_mlx.backends.mlx.weights import read_weights
+from rir_mlx.errors import ModelError
+
+
+class MlxLmEngine:
+    """A folder, and an adapter folder over it, in float32 where the weights are not quantised.
+
+    Raises UnknownFamily where mlx-lm has no such models, ModelError where either folder cannot be read."""
+
+    def __init__(self, folder: Path, adapter: Path | None = None) -> None:
+        self.forward = f"mlx-lm's own model(tokens), mlx-lm {mlx_lm.__version__}"
+        try:
+            model, config = load_model(folder, lazy=True)
+            if "quantization" not in config:
+                model.set_dtype(mx.float32)
+            if adapter is not None:
+                model = load_adapters(model, str(adapter))
+            model.eval()
+            read_weights(model)
+        except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+            if str(error).endswith(" not supported."):
+                raise UnknownFamily("it has no code for models of this type") from error
+            raise ModelError(f"{adapter or folder} cannot be loaded by mlx-lm: {error}") from error
+        self.model = model
+
+    def last_logits(self, rows: Iterable[Tokens], last: int, *, prefix: Tokens = ()) -> Iterator[Float32Array]:
+        for row in rows:
+            logits = self.model(mx.array([prefix + row]))[0, -min(last, len(row)) :]
+            yield np.array(logits.astype(mx.float32))
+
+    def layer_outputs(self, tokens: Tokens) -> list[Float32Array]:
+        """In a pass of its own: mlx-lm shows no layer, so each is watched for as long as this takes."""
+        inner = getattr(self.model, "model", None)
+        if inner is None or not hasattr(inner, "layers"):
+            return []
+        seen: list[mx.array] = []
+        kept = list(inner.layers)
+        try:
+            inner.layers = [_Watched(layer, seen) for layer in kept]
+            mx.eval(self.model(mx.array([tokens])))
+        finally:
+            inner.layers = kept
+        return [np.array(output[0].astype(mx.float32)) for output in seen]
+
+
+class _Watched:
+    """A layer whose output is kept, and of the first one what it is given."""
+
+    def __init__(self, layer: Any, seen: list[mx.array]) -> None:
+        self.layer, self.seen = layer, seen
+
+    def __call__(self, hidden: mx.array, *given: Any, **named: Any) -> mx.array:
+        if not self.seen:
+            self.seen.append(hidden)
+        self.seen.append(self.layer(hidden, *given, **named))
+        return self.seen[-1]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.layer, name)
