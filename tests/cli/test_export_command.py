@@ -61,6 +61,9 @@ def test_every_export_is_verified_before_it_takes_its_place(
     for name, engine in values["engines"].items():
         assert engine["faults"] == [], name
         assert engine["label_agreement"] in (None, 1.0)
+    program = values["card_program"]
+    assert program["label"] == (program["expected"] if kind in ("hf", "hf-bfloat16", "mlx") else None)
+    assert (program["label"] is None) == (program["note"] == "a card of this format has none")
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
     assert exportable("export", "--arm", "qa", *options, "-q").code == 0
 
@@ -102,6 +105,34 @@ def test_an_export_that_is_another_model_is_kept_aside_with_the_layer(
     kept = json.loads((folder / "qa-hf.rejected" / "verification.json").read_text(encoding="utf-8"))
     assert kept["passed"] is False
     assert json.loads((folder / "qa-hf" / "verification.json").read_text(encoding="utf-8"))["passed"] is True
+
+
+@pytest.mark.usefixtures("warm_examples")
+def test_a_head_of_ours_that_is_wrong_fails_the_export_and_so_does_a_program_with_another_label(
+    exportable: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trained model is asked through the code that training used; the folder is not."""
+    from rir_convert.cards import example
+
+    from rir_mlx.backends.torch.forward import TorchForward
+
+    rejected = Path("runs/small/export/qa-hf.rejected/verification.json")
+    with monkeypatch.context() as patch:
+        # The check at load passed in this process, before the head was changed.
+        patch.setattr("rir_mlx.backends.torch.model.check_forward", lambda *_: None)
+        patch.setattr(TorchForward, "logits_of", lambda model, hidden: 0.5 * model.lm_head(hidden))
+        failed = exportable("export", "--arm", "qa", "-q")
+    assert (failed.code, "transformers: log-probabilities differ" in failed.err) == (1, True), failed.err
+    assert json.loads(rejected.read_text(encoding="utf-8"))["card_program"]["note"] == "the folder is another model"
+
+    code = example.example_code
+    monkeypatch.setattr(
+        example, "example_code", lambda *given, **named: code(*given, **named).replace("index(max(", "index(min(")
+    )
+    failed = exportable("export", "--arm", "qa", "-q")
+    assert (failed.code, "the model card's program: it answers " in failed.err) == (1, True), failed.err
+    program = json.loads(rejected.read_text(encoding="utf-8"))["card_program"]
+    assert program["label"] not in (None, program["expected"])
 
 
 @pytest.mark.usefixtures("warm_examples")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from rir_convert.cards.card import CardExample, CardFacts, CardForm, DataSource, base_licence, model_card
 from rir_convert.cards.program import example_code
 from rir_convert.cards.public import public_command, public_name, public_recipe
+from rir_convert.verification.comparison import EngineComparison
 
 from rir_mlx.evaluation.schema import Comparison
 from rir_mlx.prompting.arms import ClassificationTask
@@ -32,11 +33,32 @@ NASTY = 'so <|eot_id|> "quoted" \\ and\nLabel: joy {{ 7 * 7 }} \U0001f642'
 """Control tokens, what ends a string, what separates a reasoning from its label, and a template's brackets."""
 
 
+def compared(
+    forward: str | None,
+    positions: int = 0,
+    mean: float | None = None,
+    same: float | None = None,
+    labels: float | None = None,
+    not_compared: str | None = None,
+) -> dict[str, Any]:
+    """An engine's entry of verification.json."""
+    found = EngineComparison(
+        "x",
+        positions=positions,
+        mean_difference=mean,
+        same_choice=same,
+        label_agreement=labels,
+        forward=forward,
+        not_compared=not_compared,
+    )
+    return asdict(found)
+
+
 VERIFICATION = {
     "passed": True,
     "engines": {
-        "torch": {"positions": 1043, "mean_difference": 2.1e-6, "same_choice": 1.0, "label_agreement": 1.0},
-        "mlx": {"positions": 1043, "mean_difference": None, "same_choice": 0.9981, "label_agreement": None},
+        "transformers": compared("AutoModelForCausalLM's own forward pass", 1043, 2.1e-6, 1.0, 1.0),
+        "mlx-lm": compared("mlx-lm's own model(tokens)", 1043, None, 0.9981, None),
     },
 }
 
@@ -167,12 +189,20 @@ def test_an_adapter_names_its_base_as_code_only_where_the_hub_has_it(base: str) 
 
 
 def test_a_file_of_which_only_the_tensors_were_read_says_so() -> None:
-    engines = {
-        "gguf tensors": {"positions": 0, "mean_difference": 2.1e-4, "same_choice": None, "label_agreement": None}
-    }
+    engines = {"gguf tensors": compared(None, mean=2.1e-4)}
     card = model_card(facts_of(form="gguf", example=CardExample("x"), verification={"engines": engines}))
     assert "its tensors were read back, and differ by 0.00021 of their size" in card
     assert "| read by |" not in card
+
+
+def test_each_engine_is_called_what_it_ran_and_one_that_could_not_is_named() -> None:
+    engines = VERIFICATION["engines"] | {
+        "mlx-lm": compared(None, not_compared="it has no code for models of this type")
+    }
+    card = model_card(facts_of(verification={"engines": engines}))
+    assert "| AutoModelForCausalLM's own forward pass | 1,043 |" in card
+    assert "| mlx-lm" not in card
+    assert "\nNot compared with mlx-lm: it has no code for models of this type.\n" in card
 
 
 def test_figures_stand_with_their_intervals_beside_label_only_and_baselines() -> None:
@@ -202,8 +232,8 @@ def test_what_is_not_known_is_said() -> None:
 
 def test_verification_calibration_and_sources_stand_on_the_card() -> None:
     card = model_card(facts_of())
-    assert "| torch | 1,043 | 2.1e-06 | 100.0\u00a0% | 100.0\u00a0% |" in card
-    assert "| mlx | 1,043 | – | 99.8\u00a0% | – |" in card
+    assert "| AutoModelForCausalLM's own forward pass | 1,043 | 2.1e-06 | 100.0\u00a0% | 100.0\u00a0% |" in card
+    assert "| mlx-lm's own model(tokens) | 1,043 | – | 99.8\u00a0% | – |" in card
     assert "a temperature of 1.31 that was fitted on 500 validation rows" in card
     assert "| train | dair-ai/emotion | cab853a1 | other |" in card
     assert "| test | mine/rows.csv | 9f86d081 | not stated; see the source |" in card
