@@ -14,7 +14,7 @@ from rir_convert.cards.card import CardExample, CardForm, model_card
 from rir_convert.cards.example import RUNNABLE, ProgramResult, card_example, run_program
 from rir_convert.cards.facts import card_facts
 from rir_convert.gguf.export import export_gguf
-from rir_convert.gguf.writer import BYTES, check_installed
+from rir_convert.gguf.writer import BYTES, check_family
 from rir_convert.trained_arm import TrainedArm
 from rir_convert.verification.comparison import EngineComparison
 from rir_convert.verification.engines.libraries import Library, installed_libraries
@@ -30,6 +30,7 @@ from rir_mlx.backends import open_backend
 from rir_mlx.classification.loading import default_arm
 from rir_mlx.classification.scores import Prediction
 from rir_mlx.errors import UserError
+from rir_mlx.models.weight_files import only_its_weights
 from rir_mlx.progress import Progress, Silent, counting_bytes
 from rir_mlx.prompting.prompts import DELIMITER
 from rir_mlx.stages import Context, OpenOptions, open_trained_run
@@ -148,7 +149,7 @@ class _Export:
         if options.dtype != "auto" and options.to in ("gguf", "adapter"):
             raise UserError("--dtype is for --to hf and mlx.", hint="For GGUF use --gguf-type.")
         if options.to == "gguf":
-            check_installed()
+            check_family(self.base.config, self.base.folder / "tokenizer.json")
         if options.to != "adapter":
             copies = BYTES[options.gguf] / 4 if options.to == "gguf" else 2 if options.quantize else 1
             check_space(self.folder, round(copies * size_of(self.fused)))
@@ -158,7 +159,8 @@ class _Export:
         match self.options.to:
             case "adapter":
                 shutil.copytree(self.trained.folder, written)
-                return verifier.by(installed_libraries(), Written(self.base.folder, "float32", adapter=written))
+                with only_its_weights(self.base.folder) as base:
+                    return verifier.by(installed_libraries(), Written(base, "float32", adapter=written))
             case "gguf":
                 with scratch_folder(written) as source:
                     source.mkdir(parents=True)

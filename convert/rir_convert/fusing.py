@@ -42,6 +42,7 @@ from rir_mlx import __version__
 from rir_mlx.backends import release_memory
 from rir_mlx.errors import UserError
 from rir_mlx.models.hub import ModelFiles, resolve_model
+from rir_mlx.models.weight_files import only_its_weights
 from rir_mlx.progress import Progress, Silent, counting_bytes
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.types import Dtype, Ecosystem
@@ -98,13 +99,13 @@ def _reference(
     base: ModelFiles, adapter: Path, found: ForeignAdapter, rows: list[tuple[int, ...]], progress: Progress
 ) -> tuple[str, Reference]:
     """The library that opened the adapter, and the answers of base and adapter together."""
-    with _openable(adapter, found) as (library, folder):
+    with _openable(adapter, found) as (library, folder), only_its_weights(base.folder) as shown:
         name = name_of(library, folder)
         progress.say(f"Asking base and adapter with {name} …")
         probe = Probe((), rows, limit=most_tokens(base.config, longest_of(library, base.config)))
-        before = answer_rows(open_engine(library, base.folder), probe)
+        before = answer_rows(open_engine(library, shown), probe)
         release_memory()
-        answers = engine_answers(open_engine(library, base.folder, folder), probe)
+        answers = engine_answers(open_engine(library, shown, folder), probe)
         release_memory()
         return name, Reference(probe, answers, mean_difference(before, answers.rows))
 

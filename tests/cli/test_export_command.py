@@ -239,6 +239,25 @@ def test_a_gguf_file_of_a_base_in_16_bits_is_nearer_than_those_bits(rir: Run, re
     assert "--gguf-type" in refused.err
 
 
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "gemma3_text", "mistral"])
+def test_a_family_that_gguf_files_are_not_written_for_is_refused_before_anything_is_computed(
+    rir: Run, tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    """It was found after the trained model had answered, which takes minutes."""
+    from rir_convert.trained_arm import TrainedArm
+
+    pytest.importorskip("gguf")
+    shutil.copytree(tiny, tmp_path / "base")
+    path = tmp_path / "base" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"model_type": family}))
+    assert rir("train-classifier", str(write_recipe(tmp_path, tmp_path / "base")), "--arm", "qa", "-q").code == 0
+    monkeypatch.setattr(TrainedArm, "reference", None)
+    refused = rir("export", "--arm", "qa", "--to", "gguf", "-q")
+    assert refused.code == 2, refused.err
+    assert f"Llama models alone, and this one is of the type {family}." in refused.err
+    assert "convert_hf_to_gguf.py" in refused.err
+
+
 def test_a_gguf_file_that_llama_cpp_cannot_run_is_kept_aside(exportable: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked for room for the longest row, which is longer than llama.cpp's usual context may be."""
     from rir_convert.gguf import export as gguf

@@ -159,7 +159,7 @@ def test_a_pre_tokenizer_without_a_known_name_is_refused_not_guessed() -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"model_type": "qwen2"}, "type qwen2"),
+        ({"model_type": "qwen2"}, "alone, and this one is of the type qwen2"),
         ({"attention_bias": True}, "with biases"),
         ({"hidden_act": "gelu"}, "with gelu"),
         ({"tie_word_embeddings": False}, "lm_head.weight is missing"),

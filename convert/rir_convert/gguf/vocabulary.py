@@ -8,7 +8,7 @@ from typing import Any
 
 from rir_mlx.errors import ModelError
 
-_ELSEWHERE = "Export it with --to hf, and convert that folder with llama.cpp's convert_hf_to_gguf.py."
+ELSEWHERE = "Export it with --to hf, and convert that folder with llama.cpp's convert_hf_to_gguf.py."
 _LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -17,18 +17,29 @@ _PRE_TOKENIZERS = {_LLAMA3: "llama-bpe", _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}"
 """llama.cpp's names of pre-tokenizers; a wrong one would silently split words elsewhere."""
 
 
-def _add_vocabulary(writer: Any, source: Path, config: dict[str, Any]) -> None:
+def read_vocabulary(path: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """The content of a tokenizer.json. Raises ModelError where it cannot be written, or does not fit the model."""
+    try:
+        whole: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read: {error}", hint=ELSEWHERE) from error
+    model = whole["model"]
+    if model.get("type") != "BPE":
+        raise ModelError(f"Tokenizers of the type {model.get('type')} cannot be written here.", hint=ELSEWHERE)
+    pre_tokenizer(whole)
+    highest = max([*model["vocab"].values(), *(added["id"] for added in whole.get("added_tokens", ()))])
+    if highest >= config["vocab_size"]:
+        raise ModelError(f"The tokenizer has a token {highest}, and the model {config['vocab_size']} words.")
+    return whole
+
+
+def add_vocabulary(writer: Any, source: Path, config: dict[str, Any]) -> None:
     """The byte-level BPE of tokenizer.json, padded to the model's vocabulary."""
     from gguf import TokenType
     from transformers import AutoTokenizer
 
-    whole = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))
+    whole = read_vocabulary(source / "tokenizer.json", config)
     model = whole["model"]
-    if model.get("type") != "BPE":
-        raise ModelError(f"Tokenizers of the type {model.get('type')} cannot be written here.", hint=_ELSEWHERE)
-    highest = max([*model["vocab"].values(), *(added["id"] for added in whole.get("added_tokens", ()))])
-    if highest >= config["vocab_size"]:
-        raise ModelError(f"The tokenizer has a token {highest}, and the model {config['vocab_size']} words.")
     tokens = [f"[PAD{number}]" for number in range(config["vocab_size"])]
     types = [int(TokenType.UNUSED)] * len(tokens)
     for token, number in model["vocab"].items():
@@ -72,7 +83,7 @@ def pre_tokenizer(tokenizer: dict[str, Any]) -> str:
     exact = split.get("type") == "Split" and split.get("behavior") == "Isolated" and not split.get("invert")
     name = _PRE_TOKENIZERS.get(split.get("pattern", {}).get("Regex", "")) if exact else None
     if not plain or len(parts) != 2 or last.get("use_regex", True) or name is None:
-        raise ModelError("rir-mlx knows no llama.cpp name for the way this tokenizer splits words.", hint=_ELSEWHERE)
+        raise ModelError("rir-mlx knows no llama.cpp name for the way this tokenizer splits words.", hint=ELSEWHERE)
     if name == "llama-bpe" and not model.get("ignore_merges"):
         return "smaug-bpe"  # the same words; llama-bpe takes one that is in the vocabulary whole, past the merges
     return name

@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from rir_convert.gguf.vocabulary import _ELSEWHERE, _add_vocabulary
+from rir_convert.gguf.vocabulary import ELSEWHERE, add_vocabulary, read_vocabulary
 from rir_convert.weights.tensors import Advance, Tensors, Weights
 from rir_mlx.errors import ModelError, UserError
 from rir_mlx.models.config import read_config
@@ -43,6 +43,16 @@ def check_installed() -> None:
         raise UserError("GGUF files need the gguf package.", hint="pip install 'rir-mlx[gguf]'")
 
 
+def check_family(config: dict[str, Any], tokenizer: Path) -> None:
+    """Whether a model with this config and this tokenizer.json can be written. Reads no weights.
+
+    Raises ModelError, naming what is not known here, and UserError without the gguf package."""
+    check_installed()
+    _check(config)
+    rope_factors(config)
+    read_vocabulary(tokenizer, config)
+
+
 def write_gguf(
     source: Path,
     path: Path,
@@ -56,18 +66,17 @@ def write_gguf(
     written.
 
     Raises ModelError if any part of the model is unknown here, UserError without the gguf package."""
-    check_installed()
+    config = read_config(source)
+    check_family(config, source / "tokenizer.json")
     from gguf import GGMLQuantizationType, GGUFWriter
     from gguf.quants import quant_shape_to_byte_shape, quantize
 
-    config = read_config(source)
-    _check(config)
     weights = weights or Weights(source)
     if odd := sorted(set(weights) ^ set(_names(config))):
-        raise ModelError(f"{source} is not a complete Llama: {odd[0]} is missing or unexpected.", hint=_ELSEWHERE)
+        raise ModelError(f"{source} is not a complete Llama: {odd[0]} is missing or unexpected.", hint=ELSEWHERE)
     writer = GGUFWriter(path, "llama")
     _add_shape(writer, config, kind, path.name.removesuffix(".gguf").removesuffix(f".{kind}"))
-    _add_vocabulary(writer, source, config)
+    add_vocabulary(writer, source, config)
     frequencies = rope_factors(config)
     whole, full = GGMLQuantizationType[kind.upper()], GGMLQuantizationType.F32
     names = list(weights)
@@ -133,7 +142,7 @@ def rope_factors(config: dict[str, Any]) -> np.ndarray | None:
     if (scaling := rope["rope_scaling"]) is None:
         return None
     if (kind := scaling.get("rope_type", scaling.get("type"))) != "llama3":
-        raise ModelError(f"Rotary scaling of the kind {kind} cannot be written here.", hint=_ELSEWHERE)
+        raise ModelError(f"Rotary scaling of the kind {kind} cannot be written here.", hint=ELSEWHERE)
     size = _head_size(config)
     wavelengths = 2 * math.pi * float(rope["rope_theta"]) ** (np.arange(0, size, 2, dtype=np.float64) / size)
     factor, low, high = (float(scaling[key]) for key in ("factor", "low_freq_factor", "high_freq_factor"))
@@ -144,11 +153,14 @@ def rope_factors(config: dict[str, Any]) -> np.ndarray | None:
 
 def _check(config: dict[str, Any]) -> None:
     if config["model_type"] != "llama":
-        raise ModelError(f"Models of the type {config['model_type']} cannot be written here.", hint=_ELSEWHERE)
+        raise ModelError(
+            f"GGUF files are written for Llama models alone, and this one is of the type {config['model_type']}.",
+            hint=ELSEWHERE,
+        )
     if config.get("hidden_act", "silu") != "silu":
-        raise ModelError(f"Llamas with {config['hidden_act']} cannot be written here.", hint=_ELSEWHERE)
+        raise ModelError(f"Llamas with {config['hidden_act']} cannot be written here.", hint=ELSEWHERE)
     if config.get("attention_bias") or config.get("mlp_bias"):
-        raise ModelError("Llamas with biases cannot be written here.", hint=_ELSEWHERE)
+        raise ModelError("Llamas with biases cannot be written here.", hint=ELSEWHERE)
 
 
 def _head_size(config: dict[str, Any]) -> int:
@@ -168,7 +180,7 @@ def _gguf_name(name: str) -> str:
         return f"{_OUTSIDE[module]}.weight"
     layer, _, rest = module.removeprefix("model.layers.").partition(".")
     if rest not in _BLOCK:
-        raise ModelError(f"{name} has no place in a GGUF file of a Llama.", hint=_ELSEWHERE)
+        raise ModelError(f"{name} has no place in a GGUF file of a Llama.", hint=ELSEWHERE)
     return f"blk.{layer}.{_BLOCK[rest]}.weight"
 
 

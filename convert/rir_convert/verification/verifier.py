@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rir_convert.verification.comparison import EngineComparison, Tolerance, compare_answers, unusable
-from rir_convert.verification.engines.base import UnknownFamily
+from rir_convert.verification.engines.base import CannotRun
 from rir_convert.verification.engines.libraries import (
     Library,
     installed_libraries,
@@ -94,7 +94,7 @@ class Verifier:
         self.progress.say(f"Loading it back with {name} …")
         try:
             engine = open_engine(library, written.folder, written.adapter)
-        except UnknownFamily as error:
+        except CannotRun as error:
             return self._not_compared(name, error.what, written, library)
         except UserError as error:
             return unusable(name, f"it cannot be loaded: {error.what}")

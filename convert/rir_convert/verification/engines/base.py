@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Protocol
 
 from rir_mlx.backends.base import Float32Array, Tokens
 from rir_mlx.errors import ModelError
 
 
-class UnknownFamily(ModelError):
-    """The library has no code for models of this type. The folder may be right all the same."""
+class CannotRun(ModelError):
+    """The library cannot run the model, whoever wrote it: it has no code for its type, or cannot load the base of an
+    adapter. What was exported may be right all the same."""
 
 
 class Engine(Protocol):
@@ -29,9 +29,3 @@ class Engine(Protocol):
         """[tokens, width] of what enters the first layer and of what each layer gives; empty where the library's model
         does not show its layers."""
         ...
-
-
-class OpenEngine(Protocol):
-    """An engine's class. Raises UnknownFamily, or ModelError where the folder cannot be read."""
-
-    def __call__(self, folder: Path, adapter: Path | None = None) -> Engine: ...

@@ -23,7 +23,7 @@ def installed_libraries() -> list[Library]:
 def open_engine(library: Library, folder: Path, adapter: Path | None = None) -> Engine:
     """The folder, and an adapter folder over it, as the library's users open them.
 
-    Raises UnknownFamily, or ModelError where either cannot be read."""
+    Raises CannotRun, or ModelError where either cannot be read."""
     match library:
         case "transformers":
             from rir_convert.verification.engines.transformers_engine import TransformersEngine

@@ -12,16 +12,18 @@ import numpy as np
 from mlx_lm.tuner.utils import load_adapters
 from mlx_lm.utils import load_model
 
-from rir_convert.verification.engines.base import UnknownFamily
+from rir_convert.verification.engines.base import CannotRun
 from rir_mlx.backends.base import Float32Array, Tokens
 from rir_mlx.backends.mlx.weights import read_weights
 from rir_mlx.errors import ModelError
+
+_UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError)
 
 
 class MlxLmEngine:
     """A folder, and an adapter folder over it, in float32 where the weights are not quantised.
 
-    Raises UnknownFamily where mlx-lm has no such models, ModelError where either folder cannot be read."""
+    Raises CannotRun where mlx-lm has no such models, ModelError where either folder cannot be read."""
 
     def __init__(self, folder: Path, adapter: Path | None = None) -> None:
         self.forward = f"mlx-lm's own model(tokens), mlx-lm {mlx_lm.__version__}"
@@ -29,15 +31,16 @@ class MlxLmEngine:
             model, config = load_model(folder, lazy=True)
             if "quantization" not in config:
                 model.set_dtype(mx.float32)
-            if adapter is not None:
-                model = load_adapters(model, str(adapter))
-            model.eval()
-            read_weights(model)
-        except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+            if adapter is None:
+                read_weights(model)
+        except _UNREADABLE as error:
             if str(error).endswith(" not supported."):
-                raise UnknownFamily("it has no code for models of this type") from error
-            raise ModelError(f"{adapter or folder} cannot be loaded by mlx-lm: {error}") from error
-        self.model = model
+                raise CannotRun("it has no code for models of this type") from error
+            if adapter is not None:
+                raise CannotRun(f"it cannot load the base: {error}") from error
+            raise ModelError(f"{folder} cannot be loaded by mlx-lm: {error}") from error
+        self.model = model if adapter is None else _adapted(model, adapter)
+        self.model.eval()
 
     def last_logits(self, rows: Iterable[Tokens], last: int, *, prefix: Tokens = ()) -> Iterator[Float32Array]:
         for row in rows:
@@ -57,6 +60,16 @@ class MlxLmEngine:
         finally:
             inner.layers = kept
         return [np.array(output[0].astype(mx.float32)) for output in seen]
+
+
+def _adapted(model: Any, adapter: Path) -> Any:
+    """The model under an adapter. Raises ModelError."""
+    try:
+        model = load_adapters(model, str(adapter))
+        read_weights(model)
+    except _UNREADABLE as error:
+        raise ModelError(f"{adapter} cannot be loaded by mlx-lm: {error}") from error
+    return model
 
 
 class _Watched:

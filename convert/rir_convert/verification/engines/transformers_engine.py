@@ -15,12 +15,12 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from rir_convert.verification.engines.base import UnknownFamily
+from rir_convert.verification.engines.base import CannotRun
 from rir_mlx.backends.base import Float32Array, Tokens
 from rir_mlx.backends.torch.threads import threads, threads_for
 from rir_mlx.errors import ModelError
 
-_UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, AttributeError, TypeError, SafetensorError)
+_UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, AttributeError, TypeError, ImportError, SafetensorError)
 _UNKNOWN = ("does not recognize this architecture", "Unrecognized configuration class")
 _NO_CODE = "it has no code for language models of this type"
 
@@ -28,11 +28,16 @@ _NO_CODE = "it has no code for language models of this type"
 class TransformersEngine:
     """A folder, and an adapter folder over it, in float32 and with the attention that transformers chooses itself.
 
-    Raises UnknownFamily where transformers has no such models, ModelError where either folder cannot be read."""
+    Raises CannotRun where transformers has no such models, ModelError where either folder cannot be read."""
 
     def __init__(self, folder: Path, adapter: Path | None = None) -> None:
         transformers_logging.disable_progress_bar()
-        self.model = _opened(folder)
+        try:
+            self.model = _opened(folder)
+        except ModelError as error:
+            if adapter is None or isinstance(error, CannotRun):
+                raise
+            raise CannotRun(f"it cannot load the base: {error.what}") from error
         self.forward = f"AutoModelForCausalLM's own forward pass, transformers {transformers.__version__}"
         self._few = "logits_to_keep" in inspect.signature(self.model.forward).parameters
         if adapter is not None:
@@ -79,7 +84,7 @@ class TransformersEngine:
 
 
 def _opened(folder: Path) -> Any:
-    """The folder's model in float32. Raises UnknownFamily or ModelError."""
+    """The folder's model in float32. Raises CannotRun or ModelError."""
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -91,7 +96,7 @@ def _opened(folder: Path) -> Any:
         )
     except _UNREADABLE as error:
         if any(words in str(error) for words in _UNKNOWN):
-            raise UnknownFamily(_NO_CODE) from error
+            raise CannotRun(_NO_CODE) from error
         raise ModelError(f"{folder} cannot be loaded by transformers: {error}") from error
     if missing := sorted(report["missing_keys"]):  # which transformers would fill with random numbers
         raise ModelError(f"{folder} cannot be loaded by transformers: it lacks the weight {missing[0]}.")
