@@ -197,12 +197,12 @@ def test_a_file_of_which_only_the_tensors_were_read_says_so() -> None:
 
 def test_each_engine_is_called_what_it_ran_and_one_that_could_not_is_named() -> None:
     engines = VERIFICATION["engines"] | {
-        "mlx-lm": compared(None, not_compared="it has no code for models of this type")
+        "mlx-lm": compared(None, not_compared="mlx-lm has no code for models of this type")
     }
     card = model_card(facts_of(verification={"engines": engines}))
     assert "| AutoModelForCausalLM's own forward pass | 1,043 |" in card
     assert "| mlx-lm" not in card
-    assert "\nNot compared with mlx-lm: it has no code for models of this type.\n" in card
+    assert "\nNot compared with mlx-lm: mlx-lm has no code for models of this type.\n" in card
 
 
 def test_figures_stand_with_their_intervals_beside_label_only_and_baselines() -> None:

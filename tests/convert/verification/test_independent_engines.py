@@ -7,6 +7,7 @@ a factor agreed with itself.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from rir_convert.verification.comparison import EngineComparison
 from rir_convert.verification.engines.libraries import Library, open_engine
 from rir_convert.verification.probe import (
     Probe,
+    ProbeAnswers,
     Reference,
     answer_rows,
     mean_difference,
@@ -183,10 +185,10 @@ def no_code(_base: Path, patch: pytest.MonkeyPatch) -> None:
         (
             "phi3-window",
             one_window,
-            "it ignores this model's attention window of 16 tokens, and the longest row has 45",
+            "mlx-lm ignores this model's attention window of 16 tokens, and the longest row has 45",
         ),
         ("olmo3", angles_by_layer, "it does not know these rotary settings of sliding-window layers"),
-        ("llama2", no_code, "it has no code for models of this type"),
+        ("llama2", no_code, "mlx-lm has no code for models of this type"),
     ],
 )
 def test_a_family_that_a_library_cannot_run_is_named_and_no_fault_unless_the_folder_is_for_it(
@@ -206,10 +208,28 @@ def test_a_family_that_a_library_cannot_run_is_named_and_no_fault_unless_the_fol
     assert engines["transformers"]["not_compared"] is None
     assert why in engines["mlx-lm"]["not_compared"]
     assert comparison_line(comparisons[1]).startswith("Not compared with mlx-lm: ")
-    with pytest.raises(Failure, match="mlx-lm cannot run it: ") as failed:
+    with pytest.raises(Failure, match="mlx-lm cannot run it: mlx-lm ") as failed:
         record(out, comparisons[1:])
     assert why in failed.value.what
     [result] = compared(torch, base, out, ["mlx-lm"], made_for="mlx-lm")
     assert result.not_compared is None
     assert "it cannot run this folder: " in result.faults[0]
     assert why in result.faults[0]
+
+
+@pytest.mark.parametrize("library", LIBRARIES.values())
+def test_a_base_that_a_library_cannot_load_says_nothing_of_the_adapter_over_it(
+    open_named: Callable[[str], Backend], tiny: Path, tmp_path: Path, library: Library
+) -> None:
+    open_named("torch")
+    open_named("mlx")
+    shutil.copytree(tiny, tmp_path / "base")
+    (tmp_path / "base" / "model.safetensors").write_bytes(b"cut")
+    probe = Probe((), drawn(9), ())
+    flat = np.zeros((4, 9), np.float32)
+    verifier = Verifier(Silent(), Reference(probe, ProbeAnswers([flat], flat, None, []), 1.0))
+    written = Written(tmp_path / "base", "float32", adapter=tmp_path / "adapter")
+    [result] = verifier.by([library], written)
+    assert (result.engine, result.faults) == ("PEFT" if library == "transformers" else library, ())
+    assert "cannot load the base model: " in str(result.not_compared)
+    assert str(tmp_path) not in str(result.not_compared), "a path of this machine would be published"

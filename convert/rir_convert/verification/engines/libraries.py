@@ -57,4 +57,4 @@ def why_not(library: Library, config: Mapping[str, Any], tokens: int) -> str | N
     limit = mlx_length_limit(config)
     if limit is None or tokens <= limit:
         return None
-    return f"it ignores this model's attention window of {limit:,} tokens, and the longest row has {tokens:,}"
+    return f"mlx-lm ignores this model's attention window of {limit:,} tokens, and the longest row has {tokens:,}"

@@ -35,9 +35,10 @@ class MlxLmEngine:
                 read_weights(model)
         except _UNREADABLE as error:
             if str(error).endswith(" not supported."):
-                raise CannotRun("it has no code for models of this type") from error
+                raise CannotRun("mlx-lm has no code for models of this type") from error
             if adapter is not None:
-                raise CannotRun(f"it cannot load the base: {error}") from error
+                shown = str(error).replace(str(folder), folder.name)
+                raise CannotRun(f"mlx-lm cannot load the base model: {shown}") from error
             raise ModelError(f"{folder} cannot be loaded by mlx-lm: {error}") from error
         self.model = model if adapter is None else _adapted(model, adapter)
         self.model.eval()

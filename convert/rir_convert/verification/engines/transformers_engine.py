@@ -22,7 +22,7 @@ from rir_mlx.errors import ModelError
 
 _UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, AttributeError, TypeError, ImportError, SafetensorError)
 _UNKNOWN = ("does not recognize this architecture", "Unrecognized configuration class")
-_NO_CODE = "it has no code for language models of this type"
+_NO_CODE = "transformers has no code for language models of this type"
 
 
 class TransformersEngine:
@@ -37,7 +37,8 @@ class TransformersEngine:
         except ModelError as error:
             if adapter is None or isinstance(error, CannotRun):
                 raise
-            raise CannotRun(f"it cannot load the base: {error.what}") from error
+            shown = error.what.replace(str(folder), folder.name)
+            raise CannotRun(f"transformers cannot load the base model: {shown}") from error
         self.forward = f"AutoModelForCausalLM's own forward pass, transformers {transformers.__version__}"
         self._few = "logits_to_keep" in inspect.signature(self.model.forward).parameters
         if adapter is not None:
