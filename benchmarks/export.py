@@ -107,7 +107,7 @@ def timed(command: list[str]) -> tuple[Cost, subprocess.CompletedProcess[str]]:
 
 
 def own_memory(process: int) -> int:
-    """Bytes of the process, or of that one below it which has most."""
+    """Bytes of the process, or of the child process that uses most."""
     try:
         status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
         below = Path(f"/proc/{process}/task/{process}/children").read_text(encoding="utf-8")

@@ -51,7 +51,7 @@ def make_rows(codec: Codec, arm: str, count: int) -> tuple[TrainingExamples, flo
 
 
 def make_groups(examples: TrainingExamples, batch: int) -> list[list[int]]:
-    """Batches of like length in a drawn order: the ones, and the order, that mlx-lm makes of the same rows."""
+    """Batches of similar length in a random order: the same batches and order that mlx-lm makes of these rows."""
     order = sorted(range(len(examples.rows)), key=lambda index: len(examples.rows[index]))
     groups = [order[start : start + batch] for start in range(0, len(order), batch)]
     return [groups[index] for index in np.random.RandomState(0).permutation(len(groups))]

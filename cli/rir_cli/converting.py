@@ -34,7 +34,7 @@ def export(
     ] = "hf",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write. Default: in the run.")] = None,
     quantize: Annotated[
-        QuantizationBits | None, typer.Option(help="Quantize the weights to so many bits, with --to mlx.")
+        QuantizationBits | None, typer.Option(help="Quantize the weights to this many bits, with --to mlx.")
     ] = None,
     gguf_type: Annotated[GgufType, typer.Option(help="Number format of the weights in a GGUF file.")] = "f16",
     dtype: DtypeOption = "auto",

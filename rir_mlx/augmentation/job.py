@@ -262,7 +262,7 @@ class AugmentationJob:
                 rows = np.exp(scores.log_probabilities).tolist()
                 probabilities = iter([row[columns[pair[0].label]] for pair, row in zip(pairs, rows, strict=True)])
                 for key, _, candidates in stretch:
-                    self.journal.append({"key": key, "chances": [next(probabilities) for _ in candidates]})
+                    self.journal.append({"key": key, "probabilities": [next(probabilities) for _ in candidates]})
                 task.advance(len(stretch))
 
     def _choices(self) -> Iterator[tuple[str, Row, list[Candidate]]]:
@@ -316,10 +316,11 @@ class AugmentationJob:
     def _record(self, row: Row, kept: list[Candidate]) -> dict[str, Any]:
         best, choice = kept[0], {}
         if len(kept) > 1:
-            probabilities = (self.journal.get(self._choice_key(kept)) or {})["chances"]
+            scored = self.journal.get(self._choice_key(kept)) or {}
+            probabilities = scored.get("probabilities") or scored["chances"]  # the key of earlier versions
             order = sorted(range(len(kept)), key=lambda index: (-probabilities[index], index))
             best, margin = kept[order[0]], probabilities[order[0]] - probabilities[order[1]]
-            choice = {"of": len(kept), "chance": probabilities[order[0]], "margin": margin, "tied": margin == 0}
+            choice = {"of": len(kept), "probability": probabilities[order[0]], "margin": margin, "tied": margin == 0}
         record = {
             "id": row.id,
             "text": row.text,

@@ -90,7 +90,7 @@ def _find_column(names: Sequence[str], column: Column, shown: str) -> str:
             case [_, _, *_] as fitting:
                 raise DataError(
                     f"{shown}: {' and '.join(map(repr, fitting))} may each be the {column.role}. {there}",
-                    hint=f"Set {column.key} to the one that is meant.",
+                    hint=f"Set {column.key} to the intended one.",
                 )
     raise DataError(
         f"{shown}: no column looks like the {column.role}. {there}",

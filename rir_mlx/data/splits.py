@@ -74,7 +74,7 @@ def carve_missing_parts(
                 raise
             rows[part], rows["train"] = _carve(rows["train"], part, fallback(part, error), everything, seed)
         if rows[part]:
-            notes.append(f"{part} carved out of train: {len(rows[part]):,} rows")
+            notes.append(f"{part} split off train: {len(rows[part]):,} rows")
     return notes
 
 
@@ -92,7 +92,7 @@ def carved_size(size: float, rows: int, left: int, key: str, otherwise: str) -> 
     count = round(size * rows) if size < 1 else int(size)
     if 2 * count > left:
         raise DataError(
-            f"{key}: {count:,} rows would be more than half of the {left:,} training rows that they are carved out of.",
+            f"{key}: {count:,} rows would be more than half of the {left:,} training rows to split them off.",
             hint=f"Set {key} to a smaller number or to a share such as 0.1{otherwise}.",
         )
     return count

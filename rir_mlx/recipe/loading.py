@@ -75,7 +75,7 @@ def name_from(text: str) -> str:
 
 
 class _DistinctKeys(yaml.SafeLoader):
-    """YAML in which a key that comes twice is an error: the first value would be lost without a word."""
+    """YAML in which a key that comes twice is an error: the first value would be lost silently."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set[str]()

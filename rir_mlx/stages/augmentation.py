@@ -249,8 +249,8 @@ def _place_of(row: Row) -> dict[str, Any]:
 
 
 def _refuse_test_rows(context: Context) -> None:
-    """Raise UserError for a training or validation part that is a test part by its name: reasonings are written with
-    the labels in sight."""
+    """Raise UserError for a training or validation part that is a test part by its name: reasonings are generated
+    from the labels."""
     for part in ("train", "validation"):
         source = getattr(context.recipe.data, part)
         if source is None:
@@ -258,7 +258,7 @@ def _refuse_test_rows(context: Context) -> None:
         file = Path(source.path).stem if Path(source.path).suffix in SUFFIXES else ""
         if _TEST_PART.search(source.split or "") or _TEST_PART.search(file):
             raise UserError(
-                f"data.{part} is a test part ({source.split or source.path}). Its reasonings would be written with the "
-                "labels in sight, and a classifier trained on them could no longer be measured on it.",
+                f"data.{part} is a test part ({source.split or source.path}). Its reasonings would be made from the "
+                "labels, and a classifier trained on them could no longer be measured on it.",
                 hint=f"Name another file or split in data.{part}; rename it if it is no test part.",
             )

@@ -35,7 +35,7 @@ class OpenOptions:
     overrides  recipe keys to change, as `rgen.epochs=1`
     backend    in place of the recipe's
     offline    fetch no model: the base model must be on this machine
-    progress   who hears about it; nobody by default. Ranks after the first are always silent
+    progress   where progress is shown; nowhere by default. Ranks after the first are always silent
     force      run a stage again even if nothing changed
     command    what the user typed, for the report and the model card
     trust_recipe  send texts and the key to the server that the recipe names, though the user did not name it

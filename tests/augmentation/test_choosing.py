@@ -43,7 +43,7 @@ def choosing(codec: Codec, tmp_path: Path, name: str = "journal", n: int = 4) ->
         return list(augmentation.outcomes()), journal
 
 
-def test_of_several_the_one_is_kept_under_which_the_label_is_likeliest(codec: Codec, tmp_path: Path) -> None:
+def test_the_kept_reasoning_makes_the_label_likeliest(codec: Codec, tmp_path: Path) -> None:
     from rir_mlx.models.hub import resolve_model
 
     outcomes, journal = choosing(codec, tmp_path)
@@ -58,10 +58,19 @@ def test_of_several_the_one_is_kept_under_which_the_label_is_likeliest(codec: Co
         choice = outcome.kept["choice"]
         masked = outcome.kept["reasoning"].replace(outcome.row.label, "___")
         [prediction] = scorer.predictions(scorer.given([outcome.row.text], [masked]), "reasoned")
-        assert choice["chance"] == pytest.approx(prediction.probabilities[outcome.row.label], abs=1e-9)
+        assert choice["probability"] == pytest.approx(prediction.probabilities[outcome.row.label], abs=1e-9)
         assert choice["of"] + len(outcome.rejected) == 4
         assert choice["margin"] >= 0
     assert len({outcome.kept["provenance"]["k"] for outcome in outcomes if outcome.kept}) > 1
+
+
+def test_a_journal_with_the_old_key_of_probabilities_is_still_read(codec: Codec, tmp_path: Path) -> None:
+    outcomes, journal = choosing(codec, tmp_path)
+    lines = journal.read_text()
+    assert '"probabilities": ' in lines
+    journal.write_text(lines.replace('"probabilities": ', '"chances": '))
+    assert choosing(codec, tmp_path) == (outcomes, journal)
+    assert '"probabilities": ' not in journal.read_text()
 
 
 def test_a_choice_is_made_once(codec: Codec, tmp_path: Path) -> None:
@@ -88,5 +97,5 @@ def test_a_tie_is_recorded_and_the_first_is_kept(codec: Codec, tmp_path: Path) -
         augmentation.choose(Even(), Silent(), batch_size=4, stopped=lambda: False)  # type: ignore[arg-type]
         [outcome] = augmentation.outcomes()
     assert outcome.kept
-    assert outcome.kept["choice"] == {"of": 3, "chance": 0.75, "margin": 0.0, "tied": True}
+    assert outcome.kept["choice"] == {"of": 3, "probability": 0.75, "margin": 0.0, "tied": True}
     assert outcome.kept["provenance"]["k"] == 0

@@ -124,7 +124,7 @@ def test_half_a_character_does_not_stop_the_journal(codec: Codec, tmp_path: Path
     assert len(list(read_results(tmp_path / "journal"))) == 1
 
 
-def test_a_journal_that_calls_the_filters_gates_is_still_read(codec: Codec, tmp_path: Path) -> None:
+def test_a_journal_with_the_old_key_of_filters_is_still_read(codec: Codec, tmp_path: Path) -> None:
     before = run(codec, ROWS, tmp_path / "journal", Writer())
     lines = (tmp_path / "journal").read_text()
     assert '"filters": ' in lines
@@ -148,7 +148,7 @@ def test_own_reasonings_are_judged_and_never_written(codec: Codec, tmp_path: Pat
 
 
 class Refusing(Writer):
-    """Refuses `one`, and fails on `three` again and again."""
+    """Refuses `one`, and keeps failing on `three`."""
 
     def write(self, requests: Iterable[ReasoningRequest], sampling: Sampling) -> Iterator[GeneratedReasoning]:
         for generated in super().write(requests, sampling):

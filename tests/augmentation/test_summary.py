@@ -12,7 +12,7 @@ from rir_mlx.augmentation.summary import AugmentationSummary
 from rir_mlx.data.rows import Row
 
 
-def test_a_tally_counts_rows_reasons_and_labels() -> None:
+def test_a_summary_counts_rows_reasons_and_labels() -> None:
     def outcome(
         label: str, *rejected: str, attempt: int | None = 0, tokens: int = 10, margin: float | None = None
     ) -> Any:
@@ -47,7 +47,7 @@ def test_a_tally_counts_rows_reasons_and_labels() -> None:
     json.dumps(values)
 
 
-def test_a_tally_of_nothing() -> None:
+def test_a_summary_of_nothing() -> None:
     values = AugmentationSummary().values()
     assert values["rows"] == values["kept"] == values["tokens"] == 0
     assert values["lengths"] == {}

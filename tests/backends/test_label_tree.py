@@ -43,15 +43,15 @@ def test_a_tree_has_each_start_once_and_each_option_as_its_edges(seed: int) -> N
 def test_totals_add_up_each_option_s_own_edges() -> None:
     options = random_options(0)
     tree = OptionTree.of(options)
-    chances = np.random.default_rng(0).normal(size=(3, len(tree.sources)))
+    edge_scores = np.random.default_rng(0).normal(size=(3, len(tree.sources)))
     named = {
         (text_of(tree, int(s)), int(t)): i for i, (s, t) in enumerate(zip(tree.sources, tree.targets, strict=True))
     }
     expected = [
         [sum(row[named[option[:end], token]] for end, token in enumerate(option)) for option in options]
-        for row in chances
+        for row in edge_scores
     ]
-    np.testing.assert_allclose(tree.totals(chances), expected)
+    np.testing.assert_allclose(tree.totals(edge_scores), expected)
 
 
 @pytest.mark.parametrize("seed", range(5))

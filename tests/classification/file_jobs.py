@@ -20,9 +20,9 @@ SMALL = ClassifyFileOptions(chunk=2)
 def answer(text: str) -> Prediction:
     """A label that the text decides, by 0.5 to 0.6."""
     number = zlib.crc32(text.encode())
-    chances = [0.5 + number % 11 / 100, 0.3, 0.2 - number % 11 / 100]
+    probabilities = [0.5 + number % 11 / 100, 0.3, 0.2 - number % 11 / 100]
     names = [LABELS[(number + place) % 3] for place in range(3)]
-    return Prediction(names[0], dict(zip(names, chances, strict=True)), 0.9, f'because "{text[:9]}",\nas said')
+    return Prediction(names[0], dict(zip(names, probabilities, strict=True)), 0.9, f'because "{text[:9]}",\nas said')
 
 
 def classify(texts: Sequence[str]) -> list[Prediction]:

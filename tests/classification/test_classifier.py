@@ -50,7 +50,7 @@ def made(framework: Backend, tiny: Path, codec: Codec) -> Make:
     return make
 
 
-def chances(predictions: Sequence[Prediction]) -> np.ndarray:
+def probabilities_of(predictions: Sequence[Prediction]) -> np.ndarray:
     return np.array([list(prediction.probabilities.values()) for prediction in predictions])
 
 
@@ -116,7 +116,7 @@ def test_never_scores_the_labels_after_an_empty_reasoning(made: Make, codec: Cod
         scores = np.array([naive(classifier.model, prompt, label_tokens(codec, label)) for label in LABELS])
         assert np.abs(direct.scores[row] - scores).max() < 1e-4
         assert prediction.mass == pytest.approx(np.exp(scores).sum(), rel=1e-3)
-        assert chances([prediction])[0] == pytest.approx(np.exp(scores) / np.exp(scores).sum(), abs=1e-4)
+        assert probabilities_of([prediction])[0] == pytest.approx(np.exp(scores) / np.exp(scores).sum(), abs=1e-4)
 
 
 @pytest.mark.parametrize("arm", ["qar", "multitask"])
@@ -172,7 +172,7 @@ def test_auto_reasons_about_the_doubtful_texts_and_answers_each_as_it_would_othe
     for prediction, doubted, without, with_ in zip(auto, doubtful, never, always, strict=True):
         wanted = with_ if doubted else without
         assert (prediction.reasoning, prediction.label) == (wanted.reasoning, wanted.label)
-        assert chances([prediction]) == pytest.approx(chances([wanted]), abs=1e-4)
+        assert probabilities_of([prediction]) == pytest.approx(probabilities_of([wanted]), abs=1e-4)
 
 
 @pytest.mark.parametrize(("below", "share"), [(0.0, 0), (2.0, 5)])
@@ -197,8 +197,8 @@ def test_calibration_changes_how_sure_an_answer_is_and_never_the_answer(codec: C
     )
     assert [prediction.label for prediction in before] == [prediction.label for prediction in after]
     assert [prediction.mass for prediction in before] == [prediction.mass for prediction in after]
-    squared = chances(before) ** 2
-    assert chances(after) == pytest.approx(squared / squared.sum(1, keepdims=True))
+    squared = probabilities_of(before) ** 2
+    assert probabilities_of(after) == pytest.approx(squared / squared.sum(1, keepdims=True))
 
 
 # several reasonings
@@ -211,7 +211,7 @@ def test_samples_are_averaged_as_by_hand(made: Make) -> None:
     each = [np.exp(chain.scores) for chain in chains]
     wanted = np.mean([row_scores / row_scores.sum(1, keepdims=True) for row_scores in each], axis=0)
     found = classifier.predict(TEXTS, SAMPLED)
-    assert chances(found) == pytest.approx(wanted, abs=1e-9)
+    assert probabilities_of(found) == pytest.approx(wanted, abs=1e-9)
     assert [row_scores.mass for row_scores in found] == pytest.approx(
         np.mean([row_scores.sum(1) for row_scores in each], axis=0)
     )

@@ -39,8 +39,8 @@ class Fake:
         return [self.answer(len(text)) for text in texts]
 
     def answer(self, length: int) -> Prediction:
-        chances = dict(zip([*UNSORTED[length % 3 :], *UNSORTED[: length % 3]], (0.6, 0.3, 0.1), strict=True))
-        return Prediction(UNSORTED[length % 3], chances, 0.9, "because")
+        probabilities = dict(zip([*UNSORTED[length % 3 :], *UNSORTED[: length % 3]], (0.6, 0.3, 0.1), strict=True))
+        return Prediction(UNSORTED[length % 3], probabilities, 0.9, "because")
 
 
 def made(**parameters: Any) -> RirClassifier:
@@ -69,11 +69,11 @@ def test_a_run_is_loaded_and_answers_alike_however_texts_are_given(rir: Run, rec
     assert rir("train-classifier", str(recipe), "--arm", "qa", "--set", f"backend={backend}", "-q").code == 0
     classifier = RirClassifier.load("runs/small", backend=backend)
     assert classifier.classes_.tolist() == sorted(LABELS)
-    labels, chances = classifier.predict(TEXTS), classifier.predict_proba(TEXTS)
-    assert chances.shape == (4, 3)
-    assert chances.dtype == np.float64
-    assert chances.sum(axis=1) == pytest.approx(np.ones(4))
-    assert labels.tolist() == classifier.classes_[chances.argmax(axis=1)].tolist()
+    labels, probabilities = classifier.predict(TEXTS), classifier.predict_proba(TEXTS)
+    assert probabilities.shape == (4, 3)
+    assert probabilities.dtype == np.float64
+    assert probabilities.sum(axis=1) == pytest.approx(np.ones(4))
+    assert labels.tolist() == classifier.classes_[probabilities.argmax(axis=1)].tolist()
     for texts in (np.array(TEXTS), pandas.Series(TEXTS, index=[7, 7, 3, 1]), tuple(TEXTS), (text for text in TEXTS)):
         assert classifier.predict(texts).tolist() == labels.tolist()
     explained = classifier.explain(TEXTS)

@@ -101,8 +101,8 @@ def test_a_file_that_is_no_test_part_is_not_refused(trained: Run, tmp_path: Path
     assert result.code == 0, result.err
 
 
-def test_texts_that_are_cut_are_counted_and_said(trained: Run, tmp_path: Path) -> None:
-    """Cut in silence, the reasonings of a data set were once written without the clause that decides its labels."""
+def test_cut_texts_are_counted_and_reported(trained: Run, tmp_path: Path) -> None:
+    """Cut silently, the reasonings of a data set were once written without the clause that decides its labels."""
     rows = [
         (f"{WORDS[label]} {number} " + "and so on " * 40 * (number == 3), label)
         for number in range(20)
@@ -227,7 +227,7 @@ def test_a_servers_model_writes_and_another_servers_model_writes_anew(rir: Run, 
     assert rir("run", str(recipe), "--set", "augment.engine=local", "-q").code == 0
 
 
-def test_what_a_server_refuses_is_set_aside_and_said(rir: Run, recipe: Path, tmp_path: Path) -> None:
+def test_refused_requests_are_set_aside_and_reported(rir: Run, recipe: Path, tmp_path: Path) -> None:
     def reply(body: dict[str, Any]) -> Reply:
         return (400, {}, {"error": {"message": "filtered"}}) if "angry" in text_of(body) else echo(body)
 

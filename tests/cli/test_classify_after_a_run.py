@@ -27,7 +27,7 @@ def test_classify_takes_an_argument_standard_input_and_files(rir: Run, finished:
     assert all(json.loads(line)["reasoning"] is None for line in lines)
 
 
-def test_how_a_file_is_written_can_be_said(rir: Run, finished: Finished) -> None:
+def test_the_format_of_a_file_can_be_given(rir: Run, finished: Finished) -> None:
     Path("odd.csv").write_bytes('text#id\n"caf\u00e9#1\nth\u00e9"#2\n'.encode("cp1252"))
     refused = rir("classify", "--file", "odd.csv", "--arm", "qa")
     assert (refused.code, "--encoding cp1252" in refused.err) == (2, True)
@@ -73,7 +73,7 @@ def test_a_missing_file_of_an_adapter_is_named(rir: Run, finished: Finished, nam
     assert (result.code, words in result.err) == (2, True), result.err
 
 
-def test_a_cut_adapter_is_told_from_a_whole_one(rir: Run, finished: Finished) -> None:
+def test_a_truncated_adapter_is_recognised(rir: Run, finished: Finished) -> None:
     path = Path("runs/small/classifier-qra/adapter/adapters.safetensors")
     os.truncate(path, path.stat().st_size // 2)
     result = rir("classify", "x")

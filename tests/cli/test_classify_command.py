@@ -35,8 +35,8 @@ class Fake:
         self.asked.append((list(texts), how))
         if on_text is not None:
             on_text("because")
-        chances = {"joy": 0.5, "sadness": 0.2, "anger": 0.3}
-        return [Prediction("joy", chances, 0.9, "because", trimmed=int(text == "long")) for text in texts]
+        probabilities = {"joy": 0.5, "sadness": 0.2, "anger": 0.3}
+        return [Prediction("joy", probabilities, 0.9, "because", trimmed=int(text == "long")) for text in texts]
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A run of every stage: what it makes, what it skips, what it does again, and how it goes on."""
+"""A run of every stage: what it makes, skips and repeats, and how it resumes."""
 
 from __future__ import annotations
 

@@ -70,18 +70,18 @@ def naive_loss(model: Model, batch: Batch) -> float:
     total = 0.0
     for row, length, weights in zip(batch.tokens, batch.lengths, batch.weights, strict=True):
         sequence = (*batch.prefix, *row[:length].tolist())
-        chances = log_softmax(model.logits(sequence))
+        log_probabilities = log_softmax(model.logits(sequence))
         for column in range(length):
             place = len(batch.prefix) + column
             if weights[column]:
-                total -= float(weights[column]) * chances[place - 1, sequence[place]]
+                total -= float(weights[column]) * log_probabilities[place - 1, sequence[place]]
     return total
 
 
 def naive_score(model: Model, prompt: Tokens, option: Tokens) -> float:
     """Σ log p(option tokens | prompt), from one pass over the whole sequence."""
-    chances = log_softmax(model.logits((*prompt, *option)))
-    return float(sum(chances[len(prompt) + i - 1, token] for i, token in enumerate(option)))
+    log_probabilities = log_softmax(model.logits((*prompt, *option)))
+    return float(sum(log_probabilities[len(prompt) + i - 1, token] for i, token in enumerate(option)))
 
 
 def naive_greedy(model: Model, prompt: Tokens, count: int) -> Tokens:

@@ -173,7 +173,7 @@ def test_a_rank_without_rows_steps_with_the_others(framework: Backend, tiny: Pat
 
 
 def test_a_head_with_a_bias_is_learned_with_it(open_named) -> None:
-    """Some models have one, and a projection by the weight alone leaves it out in silence."""
+    """Some models have one, and a projection by the weight alone silently leaves it out."""
     open_named("torch")
     import torch
 

@@ -105,7 +105,7 @@ def test_mlx_refuses_sequences_beyond_a_window_that_it_ignores(
 def test_rotary_settings_by_layer_that_mlx_cannot_express_are_refused(
     open_named: Callable[[str], Backend], tmp_path: Path
 ) -> None:
-    """mlx-lm gives all of OLMo 3's layers one base: it trained with wrong angles in silence."""
+    """mlx-lm gives all of OLMo 3's layers one base: it silently trained with wrong angles."""
     folder = make_family(tmp_path / "olmo3", "olmo3")
     path = folder / "config.json"
     config = json.loads(path.read_text())
@@ -123,7 +123,7 @@ def test_rotary_settings_by_layer_that_mlx_cannot_express_are_refused(
 def test_a_model_whose_paths_differ_is_refused_at_load(
     open_named: Callable[[str], Backend], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    """Each of these once gave wrong numbers in silence."""
+    """Each of these once silently gave wrong numbers."""
     from rir_mlx.backends.torch.forward import TorchForward
     from rir_mlx.models import families
 

@@ -208,14 +208,14 @@ def _naive_draws(model: Model, row: Tokens, seed: int, sampling: Sampling, lengt
         for token in set(written):
             penalty = sampling.repetition_penalty
             logits[token] = logits[token] / penalty if logits[token] > 0 else logits[token] * penalty
-        chances = np.exp(log_softmax(logits / sampling.temperature))
-        order = np.argsort(-chances)
-        before = np.cumsum(chances[order]) - chances[order]
-        chances[order[before >= sampling.top_p]] = 0
-        chances[chances < sampling.min_p * chances.max()] = 0
-        blocks, width = blocks_of(len(chances))
+        probabilities = np.exp(log_softmax(logits / sampling.temperature))
+        order = np.argsort(-probabilities)
+        before = np.cumsum(probabilities[order]) - probabilities[order]
+        probabilities[order[before >= sampling.top_p]] = 0
+        probabilities[probabilities < sampling.min_p * probabilities.max()] = 0
+        blocks, width = blocks_of(len(probabilities))
         noise = gumbel_noise(seed, step, (1, blocks + width))[0].astype(np.float64)
-        cut = np.pad(chances, (0, blocks * width - len(chances))).reshape(blocks, width)
+        cut = np.pad(probabilities, (0, blocks * width - len(probabilities))).reshape(blocks, width)
         with np.errstate(divide="ignore"):
             block = int(np.argmax(np.log(cut.sum(axis=1)) + noise[:blocks]))
             written.append(block * width + int(np.argmax(np.log(cut[block]) + noise[blocks:])))
@@ -324,14 +324,14 @@ def test_draws_in_bfloat16_reach_what_is_rare(framework: Backend, tmp_path: Path
 
     folder = make_tiny_llama(tmp_path / "wide", vocabulary=32_000)
     model, row = framework.load(folder, dtype="bfloat16"), rows_of()[1]
-    chances = np.exp(log_softmax(model.logits(row)[-1] / 2.0))
-    rare = np.sort(chances)[:-100].sum()
+    probabilities = np.exp(log_softmax(model.logits(row)[-1] / 2.0))
+    rare = np.sort(probabilities)[:-100].sum()
     assert rare > 0.5
     done = list(
         model.generate([Request(n, row, seed=n) for n in range(400)], Sampling(1, temperature=2.0, batch_size=200))
     )
-    threshold = np.sort(chances)[-100]
-    share = np.mean([chances[completion.tokens[0]] < threshold for completion in done])
+    threshold = np.sort(probabilities)[-100]
+    share = np.mean([probabilities[completion.tokens[0]] < threshold for completion in done])
     # Five standard deviations, and what bfloat16 does to the logits themselves.
     assert share == pytest.approx(rare, abs=5 * np.sqrt(rare * (1 - rare) / 400) + 0.02)
 

@@ -304,9 +304,9 @@ def test_a_row_with_a_prompt_of_one_token_is_learned(backend: Backend, tiny: Pat
 def token_losses(model: Model, head: Tokens, prompt: Tokens, learned: Tokens) -> list[float]:
     """−log p of each learned token, from one pass over the row alone."""
     sequence = (*head, *prompt, *learned)
-    chances = log_softmax(model.logits(sequence))
+    log_probabilities = log_softmax(model.logits(sequence))
     start = len(sequence) - len(learned)
-    return [-float(chances[place - 1, sequence[place]]) for place in range(start, len(sequence))]
+    return [-float(log_probabilities[place - 1, sequence[place]]) for place in range(start, len(sequence))]
 
 
 def both_tasks() -> TrainingExamples:

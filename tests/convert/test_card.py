@@ -205,7 +205,7 @@ def test_each_engine_is_called_what_it_ran_and_one_that_could_not_is_named() -> 
     assert "\nNot compared with mlx-lm: mlx-lm has no code for models of this type.\n" in card
 
 
-def test_figures_stand_with_their_intervals_beside_label_only_and_baselines() -> None:
+def test_metrics_stand_with_their_intervals_beside_label_only_and_baselines() -> None:
     card = model_card(facts_of())
     assert "| | qar: label, then reasoning | qa: label only | majority:" in card
     assert "| accuracy | 92.5\u00a0% (91.5 to 93.5) | 91.0\u00a0% (90.0 to 92.0) | 35.0\u00a0% (34.0 to 36.0) |" in card
@@ -219,7 +219,7 @@ def test_figures_stand_with_their_intervals_beside_label_only_and_baselines() ->
     assert "600 test rows are few" in model_card(facts_of(comparison=Comparison.model_validate(few)))
 
 
-def test_what_is_not_known_is_said() -> None:
+def test_unknown_facts_are_named() -> None:
     card = model_card(facts_of(comparison=None, verification=None, calibration=Calibration()))
     assert "It has not been evaluated" in card
     assert "was not compared with the trained model" in card

@@ -38,7 +38,7 @@ def printed(output: str) -> tuple[str | None, str, dict[str, float]]:
     found = re.fullmatch(r"(?:Reasoning: (.*?)\n)?Label: (\w+)\n((?:\d\.\d{4} \w+\n)+)", output, re.DOTALL)
     assert found, output
     pairs = [line.split() for line in found[3].splitlines()]
-    return found[1], found[2], {name: float(chance) for chance, name in pairs}
+    return found[1], found[2], {name: float(probability) for probability, name in pairs}
 
 
 def answered(
@@ -58,11 +58,11 @@ def test_the_program_answers_what_the_classifier_does(tiny: Path, codec: Codec, 
     code = example_code(arm, TASK, codec, text=text)
     output = run_example(tiny, code, 120)
     assert output is not None
-    reasoning, label, chances = printed(output)
+    reasoning, label, probabilities = printed(output)
     assert label == expected.label
-    assert list(chances) == TASK.names
+    assert list(probabilities) == TASK.names
     # Printed with four digits, computed in float32 in another order.
-    assert chances == pytest.approx(expected.probabilities, abs=1e-4)
+    assert probabilities == pytest.approx(expected.probabilities, abs=1e-4)
     assert reasoning == (expected.reasoning if arm != "qa" else None)
 
 
@@ -90,9 +90,9 @@ def test_it_ends_a_reasoning_where_the_classifier_does(
     assert 0 < expected.tokens < TASK.max_reasoning_tokens
     output = run_example(tiny, example_code("qra", TASK, codec), 120)
     assert output is not None
-    reasoning, _, chances = printed(output)
+    reasoning, _, probabilities = printed(output)
     assert reasoning == expected.reasoning
-    assert chances == pytest.approx(expected.probabilities, abs=1e-4)
+    assert probabilities == pytest.approx(expected.probabilities, abs=1e-4)
 
 
 @pytest.mark.usefixtures("warm_examples")

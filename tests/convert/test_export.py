@@ -287,7 +287,7 @@ def test_the_weights_can_be_written_in_another_number_format(tiny_files: ModelFi
 
 
 def test_an_adapter_of_another_width_is_refused(tiny: Path) -> None:
-    """NumPy would broadcast a factor of width 1 in silence."""
+    """NumPy would silently broadcast a factor of width 1."""
     spec, module = spec_of("lora"), Q_PROJ.removesuffix(".weight")
     adapter = adapter_for(tiny, spec)
     with pytest.raises(ModelError, match=r"self_attn\.q_proj\.weight is \(32, 32\), and its update is"):

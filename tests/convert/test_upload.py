@@ -323,6 +323,6 @@ def test_a_rejected_folder_is_refused_whatever_it_says_of_itself(export: Path, s
         publishable(export.rename(export.with_name(export.name + suffix)))
 
 
-def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="There is no folder"):
         publishable(tmp_path / "nothing")

@@ -138,7 +138,7 @@ def test_uneven_labels_are_measured_and_noted_from_ten_times_on() -> None:
     assert "uneven labels" not in names(look(rows(*many(290, ["joy"]), *many(30, ["fear"], "dark"))))
 
 
-def test_odd_characters_are_told_by_kind_and_row() -> None:
+def test_odd_characters_are_reported_by_kind_and_row() -> None:
     odd = [("stop <|eot_id|>", "joy"), ("zero\u200bwidth", "joy"), ("caf\u00c3\u00a9", "joy"), ("lost \ufffd", "joy")]
     found = look(rows(*many(30), *odd, ("café, naïve 👩‍🚀\tok\n", "joy")))
     assert the(found, "control tokens").examples[0].places[0].row == 32
@@ -217,7 +217,7 @@ def test_a_size_that_does_not_fit_is_refused_where_it_was_asked_for(tmp_path: Pa
     assert len(scan(path, test_size=90).parts["test"]) == 20
 
 
-def test_what_speaks_against_the_data_as_a_whole_is_told_with_the_rest(tmp_path: Path) -> None:
+def test_findings_about_the_whole_data_are_reported_with_the_rest(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     write_csv(path, [*many(40, ["joy"]), ("text number 0", "joy")])
     found = audit(scan(path, val_size=0, test_size=0))

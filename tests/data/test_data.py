@@ -143,7 +143,7 @@ def test_a_quotation_mark_that_is_never_closed_is_named_where_it_opens(tmp_path:
     assert fault.startswith("row 3: a quotation mark opened here is never closed")
 
 
-def test_broken_json_lines_are_told_from_lines_that_are_no_object(tmp_path: Path) -> None:
+def test_broken_json_lines_are_distinguished_from_lines_that_are_no_object(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     lines = [
         '{"text": "a", "label": "joy"}',

@@ -24,8 +24,8 @@ def test_data_sorted_by_class_gives_every_part_every_class_in_proportion(tmp_pat
     for part, size in ((data.test, 200), (data.validation, 100), (data.train, 50)):
         counts = Counter(row.label for row in part)
         assert counts == {"anger": size * 5 // 10, "fear": size * 3 // 10, "joy": size * 2 // 10}
-    assert "test carved out of train: 200 rows" in data.notes
-    assert "validation carved out of train: 100 rows" in data.notes
+    assert "test split off train: 200 rows" in data.notes
+    assert "validation split off train: 100 rows" in data.notes
 
 
 def test_carved_parts_are_disjoint_complete_in_file_order_and_decided_by_the_seed(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Tables that other tools read wrongly in silence: each is read right or refused by row, and its rows add up."""
+"""Tables that other tools silently misread: each is read correctly or refused by row, and its rows add up."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_what_programs_write_for_a_missing_label_is_no_label_unless_it_is_named(
 
 
 @pytest.mark.parametrize("mark", [";", "|", "\t", ","])
-def test_the_delimiter_is_told_from_the_rows_a_comma_in_the_header_or_not(tmp_path: Path, mark: str) -> None:
+def test_the_delimiter_is_detected_from_the_rows_a_comma_in_the_header_or_not(tmp_path: Path, mark: str) -> None:
     header = "id;text, as written;label".replace(";", mark) if mark != "," else 'id,"text, as written",label'
     lines = [header, *(f"{n}{mark}{text}{mark}{label}" for n, (text, label) in enumerate(CLEAN))]
     (tmp_path / "a.csv").write_text("\n".join(lines))

@@ -94,7 +94,7 @@ def test_as_many_labels_as_rows_are_no_error(count: int) -> None:
     assert accuracy(probabilities, train, labels) == 1.0
 
 
-def test_texts_without_words_are_told_by_their_characters() -> None:
+def test_texts_without_words_are_classified_by_their_characters() -> None:
     train = [(":-)", "joy"), (":-(", "fear")] * 5
     probabilities = tfidf(train, [":-(", ":-)", ""], ["joy", "fear"], 0)
     assert probabilities.argmax(axis=1).tolist()[:2] == [1, 0]

@@ -71,7 +71,7 @@ def test_ticks_are_round_and_hold_the_values() -> None:
     assert axis("", [3.0, 3.0]).low < 3.0 < axis("", [3.0, 3.0]).high
 
 
-def test_ticks_are_told_apart_by_what_is_written() -> None:
+def test_ticks_have_distinct_labels() -> None:
     for low, high in ((0.0, 1.0), (0.91, 0.94), (0.9, 0.9001), (0.333, 0.377), (0.0, 0.13)):
         for count in (4, 5, 8):
             scale = axis("", [low, high], share=True, count=count)
@@ -138,7 +138,7 @@ def test_plots_are_png_files_of_the_same_charts(tmp_path: Path) -> None:
         assert min(width, height) > 200
 
 
-def test_without_matplotlib_the_user_is_told_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_matplotlib_the_error_names_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UserError, match="matplotlib") as caught:
         write_plots(tmp_path / "plots", Comparison.model_validate(a_comparison()))

@@ -184,7 +184,7 @@ def test_controls_baselines_and_label_only_are_never_chosen() -> None:
     assert choose_arm([*others, arm("qar", on, validation=0.4)]) == "qar"
 
 
-def test_of_equal_arms_the_first_is_chosen_and_without_validation_rows_this_is_said() -> None:
+def test_of_equal_arms_the_first_is_chosen_and_without_validation_rows_a_warning_says_so() -> None:
     on = rows()
     first, second = arm("multitask", on), arm("qar", on)
     assert choose_arm([first, second]) == "multitask"
@@ -254,7 +254,7 @@ def test_without_label_only_nothing_is_compared_with_it() -> None:
 
 
 @pytest.mark.parametrize(("clean", "there"), [(0, False), (1, True), (40, True), (79, True), (80, False)])
-def test_cleaned_figures_are_there_where_some_rows_are_clean_and_some_are_not(clean: int, there: bool) -> None:
+def test_cleaned_metrics_are_there_if_some_rows_are_clean_and_some_are_not(clean: int, there: bool) -> None:
     on = rows(30, clean=np.arange(80) < clean)
     line = everything([arm("qa", on)], on)["qa"]
     assert (line["cleaned"] is not None) == there
@@ -277,8 +277,8 @@ def test_few_rows_leave_no_number_that_json_does_not_know(validation: int, test:
 
 def test_labels_without_any_row_leave_no_hole() -> None:
     on = EvaluationRows(["joy", "sadness", "anger", "fear"], truth(50) % 2, truth(40, 1) % 2, np.ones(40, bool))
-    chances = np.tile([[0.7, 0.3, 0.0, 0.0]], (40, 1))[None]
-    line = everything([EntryPredictions("qa", "arm", chances)], on)["qa"]
+    probabilities = np.tile([[0.7, 0.3, 0.0, 0.0]], (40, 1))[None]
+    line = everything([EntryPredictions("qa", "arm", probabilities)], on)["qa"]
     assert [label["support"] for label in line["per_class"]][2:] == [0, 0]
     assert line["metrics"]["balanced_accuracy"]["value"] == pytest.approx(0.5)
 

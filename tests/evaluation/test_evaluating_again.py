@@ -36,7 +36,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
-def test_a_second_evaluation_reads_nothing_and_says_the_same(evaluated_run: Path, read: list[int]) -> None:
+def test_a_second_evaluation_scores_nothing_and_gives_the_same(evaluated_run: Path, read: list[int]) -> None:
     before, first = kept(evaluated_run), (evaluated_run / "evaluation/qra/readings.jsonl").read_bytes()
     assert untimed(evaluated()) == untimed(before)
     assert read == []
@@ -110,7 +110,7 @@ def test_an_evaluation_killed_in_the_middle_ends_as_if_it_had_not_been(evaluated
         assert len(keys) == len(set(keys))
 
 
-def test_readings_of_the_fake_backend_are_never_taken_for_a_real_ones(evaluated_run: Path) -> None:
+def test_scores_of_the_fake_backend_are_never_taken_for_those_of_a_real_backend(evaluated_run: Path) -> None:
     from rir_mlx.stages.measuring import scoring_identity
 
     fake, real = opened("runs/small"), opened("runs/small")

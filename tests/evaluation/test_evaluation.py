@@ -1,4 +1,4 @@
-"""Trained arms, measured, compared, written down: figures from the right rows, and no verdict without a comparison."""
+"""Trained arms measured, compared, written down: metrics from the correct rows, and no verdict without a comparison."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_seed_that_is_not_trained_is_named(evaluated_run: Path) -> None:
     assert "classifier.seeds" in (raised.value.hint or "")
 
 
-def test_a_classifier_of_another_first_seed_is_not_taken_for_this_one(evaluated_run: Path) -> None:
+def test_a_classifier_of_another_first_seed_is_not_used(evaluated_run: Path) -> None:
     """The folder of the first seed bears no number: with the seeds changed, it is that of another seed."""
     with pytest.raises(UserError, match="not trained with seed 1"):
         evaluated("classifier.seeds=[1]")
@@ -98,7 +98,7 @@ def test_a_classifier_of_another_first_seed_is_not_taken_for_this_one(evaluated_
         evaluated("classifier.seeds=[3, 0]")
 
 
-def test_without_label_only_the_verdict_says_that_nothing_can_be_said(evaluated_run: Path) -> None:
+def test_without_label_only_there_is_no_verdict(evaluated_run: Path) -> None:
     found = evaluated("classifier.arms=[qra, qar]", "evaluate.baselines=[]")
     best = found["chosen"]
     assert found["verdict"] == (
@@ -118,7 +118,7 @@ def test_label_only_and_controls_alone_get_no_verdict(evaluated_run: Path) -> No
 @pytest.mark.slow
 @pytest.mark.usefixtures("learned")
 @pytest.mark.parametrize(("test", "more"), [(9, ""), (1, ""), (9, ", labels: {joy: , sadness: , anger: , fear: }")])
-def test_without_validation_rows_a_run_ends_with_figures_and_says_what_is_missing(
+def test_without_validation_rows_a_run_ends_with_metrics_and_says_what_is_missing(
     recipe: Path, monkeypatch: pytest.MonkeyPatch, test: int, more: str
 ) -> None:
     monkeypatch.chdir(recipe.parent)

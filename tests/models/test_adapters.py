@@ -132,7 +132,7 @@ def test_a_missing_key_is_named(folder: Path, tiny_files: ModelFiles, key: str) 
 
 @pytest.mark.parametrize("key", ["fine_tune_type", "num_layers", "rank", "scale", "dropout", "keys"])
 def test_a_missing_key_of_the_spec_is_named(folder: Path, tiny_files: ModelFiles, key: str) -> None:
-    """A scale that is not there was taken for the default one: the adapter then computed other numbers in silence."""
+    """A scale that is not there was taken for the default one: the adapter then silently computed other numbers."""
     edit_config(folder, lambda config: config["rir_mlx"]["spec"].pop(key))
     with pytest.raises(ModelError, match=key):
         read_adapter(folder, tiny_files)

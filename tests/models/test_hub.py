@@ -1,4 +1,4 @@
-"""From a model's name to a folder: what is found, and what is said where it is not."""
+"""From a model's name to a folder: what is found, and the error if it is not."""
 
 from __future__ import annotations
 

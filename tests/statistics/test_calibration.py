@@ -29,8 +29,8 @@ def drawn(rows: int = 3000, labels: int = 5, seed: int = 0) -> tuple[FloatArray,
     rng = np.random.default_rng(seed)
     scores = rng.normal(size=(rows, labels)) * 2
     scores -= np.log(np.exp(scores).sum(1, keepdims=True))
-    chance = rng.random((rows, 1))
-    return scores, np.minimum((np.exp(scores).cumsum(1) < chance).sum(1), labels - 1)
+    quantile = rng.random((rows, 1))
+    return scores, np.minimum((np.exp(scores).cumsum(1) < quantile).sum(1), labels - 1)
 
 
 @pytest.mark.parametrize("factor", [0.3, 1.0, 2.5, 6.0])
@@ -54,7 +54,7 @@ def test_the_fitted_temperature_has_the_least_loss() -> None:
     assert cost(fitted) <= min(cost(temperature) for temperature in grid)
 
 
-def test_a_fitted_temperature_mends_confidence_and_keeps_every_label() -> None:
+def test_a_fitted_temperature_corrects_confidence_and_keeps_every_label() -> None:
     scores, truth = drawn(rows=4000)
     scores = scores * 3
     temperature = fit_temperature(scores[:2000], truth[:2000])
@@ -290,7 +290,7 @@ def test_the_curve_of_auto_goes_from_never_to_always() -> None:
 
 
 def test_a_point_of_the_curve_by_hand() -> None:
-    """Under 0.8 lie the rows of 0.6 and 0.7: the first is mended by its 10 tokens, the second spoilt by its 20."""
+    """Below 0.8 are the rows of 0.6 and 0.7: reasoning corrects the first (10 tokens) and spoils the second (20)."""
     direct = np.array([[[0.4, 0.6], [0.7, 0.3], [0.8, 0.2], [0.1, 0.9]]])
     reasoned = np.array([[[0.9, 0.1], [0.2, 0.8], [0.9, 0.1], [0.9, 0.1]]])
     truth, tokens = np.array([0, 0, 0, 0]), np.array([[10, 20, 30, 40]])

@@ -70,7 +70,7 @@ def test_lists_of_different_lengths_are_an_error() -> None:
         accuracy(["a", "b"], ["a"])
 
 
-def test_the_figures_are_those_of_scikit_learn() -> None:
+def test_the_metrics_are_those_of_scikit_learn() -> None:
     truth, probabilities = made(seeds=3)
     found, apart = metric_intervals(truth, probabilities), metrics_by_seed(truth, probabilities)
     predicted = probabilities.argmax(-1)
@@ -113,7 +113,7 @@ def test_a_classifier_that_knows_one_label_has_no_correlation() -> None:
     assert found["mcc"] == Interval(0.0, 0.0, 0.0)
 
 
-def test_an_entry_without_probabilities_has_no_figures_of_them() -> None:
+def test_an_entry_without_probabilities_has_no_metrics_of_them() -> None:
     truth = np.array([0, 1, 1])
     for found in (
         metric_intervals(truth, one_hot([1, 1, 1], 2), probabilistic=False),
@@ -202,7 +202,7 @@ def test_the_confusion_is_that_of_scikit_learn_summed_over_seeds() -> None:
     assert confusion(truth, probabilities) == theirs.tolist()
 
 
-def test_the_figures_per_label_are_those_of_scikit_learn_averaged_over_seeds() -> None:
+def test_the_metrics_per_label_are_those_of_scikit_learn_averaged_over_seeds() -> None:
     truth, probabilities = made(seeds=2, rows=40)
     truth[truth == 3] = 0  # a label that is predicted but does not occur
     parts = [

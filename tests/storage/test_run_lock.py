@@ -25,7 +25,7 @@ Start = Callable[[str], "subprocess.Popen[str]"]
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Start a Python program that prints `ready` and goes on when its input is closed; end it with the test."""
+    """Start a Python program that prints `ready` and continues when its input is closed; end it with the test."""
     started: list[subprocess.Popen[str]] = []
 
     def begin(code: str) -> subprocess.Popen[str]:
@@ -52,7 +52,7 @@ HOLD = """
 """
 
 
-def test_a_second_process_is_refused_and_told_who_works_there(tmp_path: Path, start: Start) -> None:
+def test_a_second_process_is_refused_and_the_error_names_the_first(tmp_path: Path, start: Start) -> None:
     folder = tmp_path / "run"
     first = start(HOLD.format(folder=str(folder)))
     with pytest.raises(UserError, match=rf"`rir-mlx run mine`, process {first.pid} on .*, since 20") as raised:

@@ -87,7 +87,7 @@ def accurate(model: Any) -> float:
     return float(model.accuracies[len(model.steps)])
 
 
-def test_the_best_weights_are_those_that_are_right_most_often(tmp_path: Path) -> None:
+def test_the_best_weights_are_those_with_the_highest_accuracy(tmp_path: Path) -> None:
     """Though the loss says otherwise: it grows where a model is too sure, long before the model is wrong."""
     model = Accurate({2: 0.5, 4: 0.8, 6: 0.7, 8: 0.9, 10: 0.6}, validation=[1.0, 2.0, 0.5, 3.0, 0.1])
     saved: list[int] = []
@@ -99,7 +99,7 @@ def test_the_best_weights_are_those_that_are_right_most_often(tmp_path: Path) ->
     assert measured == model.accuracies
 
 
-def test_of_equally_right_weights_the_lower_loss_decides(tmp_path: Path) -> None:
+def test_of_equally_accurate_weights_the_lower_loss_decides(tmp_path: Path) -> None:
     model = Accurate(dict.fromkeys((2, 4, 6, 8), 0.0), validation=[3.0, 2.0, 2.5, 2.0])
     saved: list[int] = []
     job = replace(job_of(8, 8, validation=4, steps_per_eval=2), accuracy=accurate)

@@ -1,4 +1,4 @@
-"""What a training is said to cost, beside what it takes."""
+"""The estimated cost of a training, compared with the actual cost."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def test_the_optimizer_gets_the_options(tmp_path: Path) -> None:
     ],
 )
 def test_steps_for(rows: int, options: dict[str, Any], steps: int) -> None:
-    """Two epochs where nothing is said; the last partial batch and window count."""
+    """Two epochs by default; the last partial batch and window count."""
     assert steps_for(rows_of(rows), TrainingSection(**options)) == steps
 
 

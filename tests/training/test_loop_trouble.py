@@ -44,7 +44,7 @@ def test_a_loss_that_is_not_finite_names_step_and_rows(tmp_path: Path, loss: flo
 
 
 class Small(Recorder):
-    """Runs out of memory with more than so many rows in a batch."""
+    """Runs out of memory with more than `limit` rows in a batch."""
 
     def __init__(self, rows: int) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ def test_a_row_that_is_not_finite_is_named_by_its_text(tmp_path: Path) -> None:
 
 
 class Others:
-    """A world whose other ranks give these numbers."""
+    """A process group whose other ranks give these numbers."""
 
     def __init__(self, rank: int, size: int, *gives: Sequence[float]) -> None:
         self.rank, self.size, self.gives = rank, size, list(gives)
@@ -131,7 +131,7 @@ def test_where_memory_runs_out_in_validation_the_batches_are_halved(tmp_path: Pa
 
 
 def test_all_ranks_stop_where_one_was_asked_to(tmp_path: Path) -> None:
-    """Otherwise the one that goes on waits for a rank that has gone, and loses what was not yet kept."""
+    """Otherwise the rank that continues waits for one that has gone, and loses what was not yet saved."""
     model, checkpoints = Recorder(), Checkpoints(tmp_path / "checkpoints", {})
     model.training_state = lambda: TrainingState({"w": np.zeros(1)})  # type: ignore[attr-defined]
     processes = Others(0, 2, [0.0], [10.0, 0.0], [10.0, 1.0])

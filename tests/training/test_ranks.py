@@ -152,7 +152,7 @@ def test_a_rank_that_dies_ends_the_job_which_then_resumes(folder: Path, backend_
     assert not list(stage.rglob("*.tmp"))
 
 
-def test_a_mistake_is_told_once(folder: Path, backend_name: str) -> None:
+def test_a_user_mistake_is_reported_once(folder: Path, backend_name: str) -> None:
     table = (folder / "rows.csv").read_text(encoding="utf-8")
     (folder / "rows.csv").write_text("text,label\n", encoding="utf-8")
     processes = warm(folder, "runs", backend_name)

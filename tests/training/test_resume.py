@@ -1,4 +1,4 @@
-"""A training that is stopped, however, goes on and ends as if it never had been."""
+"""A training that is stopped in any way resumes and ends as if it had never stopped."""
 
 from __future__ import annotations
 
@@ -229,7 +229,7 @@ def test_checkpoints_that_cannot_be_cleared_are_a_failure(tmp_path: Path, monkey
 
 
 def test_a_new_best_is_kept_with_the_weights_that_made_it(tmp_path: Path) -> None:
-    """Otherwise a training that goes on from before it could end with weights of a path that it did not take."""
+    """Otherwise a training that resumes from before it could end with weights of a path that it did not take."""
 
     class Improving(Learner):
         def loss(self, batch: Batch) -> float:

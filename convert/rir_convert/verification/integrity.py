@@ -1,6 +1,6 @@
 """What a folder in Hugging Face format must agree on with itself and with how the model was trained.
 
-Each fault here lets a folder load without a word, and another model, prompt or end of text come out of it.
+With any of these faults a folder loads without an error, but gives another model, prompt or end of text.
 """
 
 from __future__ import annotations

@@ -135,7 +135,8 @@ def engine_answers(
 
 
 def answer_rows(engine: ProbedModel, probe: Probe, count: int = ROWS) -> list[NDArray[np.float32]]:
-    """Log-probabilities of so many of the rows, at the last few positions only, as each takes the vocabulary's size."""
+    """Log-probabilities of the first `count` rows, at only the last few positions, since each is as large as the
+    vocabulary."""
     logits = engine.last_logits(probe.rows[:count], _LAST, prefix=probe.prefix)
     return [log_softmax(row, axis=-1).astype(np.float32) for row in logits]
 

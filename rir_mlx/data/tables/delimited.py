@@ -20,7 +20,7 @@ from rir_mlx.errors import DataError
 _SHORT, _KNOWN = 40, 10_000
 """Cells shorter than this are held once, as long as there are not too many different ones."""
 _SAMPLE = 200
-"""Lines from which the delimiter is told."""
+"""Lines used to detect the delimiter."""
 _FREE_ROLES = ("text", "question", "answer", "reasoning")
 
 
@@ -75,8 +75,8 @@ class DelimitedFile:
             evidence.add(record)
         self.swallowing = seen.swallowing()
         legitimate = [record for record in seen.spanning if record.first not in self.swallowing]
-        told = self._wanted.form.quotes is not None or quoted_header or suffix != ".tsv"
-        if not told and evidence.against(spanning=len(legitimate)):
+        decided = self._wanted.form.quotes is not None or quoted_header or suffix != ".tsv"
+        if not decided and evidence.against(spanning=len(legitimate)):
             self.quotes, self.swallowing = False, {}
             return
         self.spanning = len(legitimate)

@@ -36,14 +36,14 @@ def read_jsonl(path: Path, wanted: Wanted) -> Table:
 
 def json_records(path: Path, wanted: Wanted) -> Iterator[tuple[int, str, dict[str, Any] | Fault]]:
     """Each row with its number and how it stands in the file. Raises DataError if the file is one JSON array."""
-    begun = False
+    started = False
     for number, line in enumerate(open_lines(path, wanted.form), 1):
         raw = line.strip()
         if not raw:
             continue
-        if not begun and raw.startswith("["):
+        if not started and raw.startswith("["):
             raise not_lines_of_json(path, wanted.shown)
-        begun = True
+        started = True
         why = not_utf8(raw)
         yield number, raw, Fault(number, why) if why else json_record(number, raw)
 

@@ -27,7 +27,7 @@ class Fault(NamedTuple):
 
 @dataclass(frozen=True)
 class TableFormat:
-    """How CSV, TSV and text files are written, as far as the user says so. What is None is told from the file; an
+    """How CSV, TSV and text files are written, as far as the user says so. What is None is detected from the file; an
     encoding of None is UTF-8."""
 
     delimiter: str | None = None

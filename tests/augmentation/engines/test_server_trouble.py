@@ -129,7 +129,7 @@ def test_once_an_order_has_failed_the_others_are_not_repeated_on() -> None:
 
 
 def test_an_answer_that_trickles_in_is_waited_for_no_longer_than_any_other() -> None:
-    """The HTTP library's timeout starts anew with every byte."""
+    """The HTTP library's timeout restarts with every byte."""
 
     def trickle() -> Iterator[bytes]:
         while not fake.over.wait(0.05):
