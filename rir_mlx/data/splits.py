@@ -92,7 +92,7 @@ def carved_size(size: float, rows: int, left: int, key: str, otherwise: str) -> 
     count = round(size * rows) if size < 1 else int(size)
     if 2 * count > left:
         raise DataError(
-            f"{key}: {count:,} rows would be more than half of the {left:,} training rows to split them off.",
+            f"{key}: {count:,} rows would be more than half of the {left:,} remaining training rows.",
             hint=f"Set {key} to a smaller number or to a share such as 0.1{otherwise}.",
         )
     return count
