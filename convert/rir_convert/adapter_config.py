@@ -46,7 +46,7 @@ _MERGE = "Merge it with PEFT's merge_and_unload() and use the merged model."
 
 
 def read_adapter_config(folder: Path) -> dict[str, Any]:
-    """Raises ModelError where there is none, or it cannot be read."""
+    """Raises ModelError if there is none, or it cannot be read."""
     path = folder / CONFIG
     try:
         config = json.loads(path.read_text(encoding="utf-8"))

@@ -131,7 +131,7 @@ def _with_keys(found: ForeignAdapter) -> ForeignAdapter:
 
 
 def _renamed(tensors: Sequence[tuple[TensorName, np.ndarray]], path: Path) -> dict[str, np.ndarray]:
-    """The tensors under the names that they have here. Raises ModelError where two come out under one name, as they do
+    """The tensors under the names that they have here. Raises ModelError if two come out under one name, as they do
     where a file holds two adapters."""
     renamed: dict[str, np.ndarray] = {}
     for name, tensor in tensors:

@@ -52,10 +52,10 @@ def leakage(sample: ReservoirSample, words: LabelWords) -> dict[str, Any]:
     majority              share of the most frequent label among the sampled rows
     label_from_reasoning  accuracy of TF-IDF (words and pairs) with logistic regression on the reasoning alone,
                           cross-validated over five folds, fewer where a label has fewer rows, with a 95 % bootstrap
-                          interval; None where fewer than two labels have two rows
+                          interval; None if fewer than two labels have two rows
     without_label_words   the same with the words of every label blanked out
     names_its_label       share of reasonings that name their own label
-    first_named_at        where they first do, as a share of the reasoning's length: quartiles; None where none does
+    first_named_at        where they first do, as a share of the reasoning's length: quartiles; None if none does
     """
     rows = sample.items
     counts = Counter(row.label for row in rows)

@@ -15,7 +15,7 @@ class LabelScores:
     """A model's scores of every label for n texts, all scored the same way (`Way`).
 
     scores      [n, labels] log p of each label among everything that the model could write
-    reasonings  the reasoning in front of the label; None where there is none
+    reasonings  the reasoning in front of the label; None if there is none
     tokens      how many tokens were generated
     trimmed     how many tokens were cut from the end of the text
     """

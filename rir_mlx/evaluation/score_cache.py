@@ -62,13 +62,13 @@ class ScoreCache:
 
         return self._scores(what, texts, [["reasoned"] * len(texts)], make)[0]
 
-    def sampled(self, texts: Sequence[str], how: PredictOptions, what: str) -> list[TimedScores]:
+    def sampled(self, texts: Sequence[str], options: PredictOptions, what: str) -> list[TimedScores]:
         """Labels after drawn reasonings: scores for each draw."""
 
         def make(chunk: list[int]) -> list[LabelScores]:
-            return self.classifier.sampled([texts[index] for index in chunk], how, after=known)
+            return self.classifier.sampled([texts[index] for index in chunk], options, after=known)
 
-        ways = [[f"sampled at {how.temperature}, number {chain}"] * len(texts) for chain in range(how.samples)]
+        ways = [[f"sampled at {options.temperature}, number {chain}"] * len(texts) for chain in range(options.samples)]
         kept = [all(self._key(text, way[0]) in self.journal for text in texts) for way in ways]
         known = kept.index(False) if False in kept else len(kept)  # from an evaluation with fewer samples
         return [self._scores(what, texts, [way], make)[0] for way in ways[:known]] + (

@@ -103,7 +103,7 @@ def peft_spelling(name: str) -> str:
 def read_adapter(folder: Path, base: ModelFiles) -> Adapter:
     """The adapter in a folder, checked against its base model.
 
-    Raises ModelError where a file is missing, cut or damaged, or the adapter was trained for another base."""
+    Raises ModelError if a file is missing, cut or damaged, or the adapter was trained for another base."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 

@@ -62,7 +62,7 @@ def resolve_model(name: str, revision: str | None = None, *, key: str = "model",
 def local_tokenizer(name: str, revision: str | None = None) -> Path:
     """The folder with a model's tokenizer, where it is on this machine: nothing is fetched, and no weights are needed.
 
-    Raises ModelError where it is not here."""
+    Raises ModelError if it is not here."""
     if name.startswith(BUILTIN):
         folder: Path | None = EMBEDDED / name.removeprefix(BUILTIN)
     elif Path(name).expanduser().is_dir():

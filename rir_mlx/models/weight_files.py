@@ -35,7 +35,7 @@ _EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte)\.weight$")
 def weight_files(folder: Path) -> tuple[Path, ...]:
     """The files that hold the folder's weights, in the order of their names.
 
-    Raises ModelError where there are none, where the index cannot be read or names a file that is not there, and where
+    Raises ModelError if there are none, if the index cannot be read or names a file that is not there, and if
     several files lie side by side without an index."""
     index = folder / INDEX
     if index.is_file():

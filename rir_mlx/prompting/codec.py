@@ -38,7 +38,7 @@ class EncodedPrompt:
 class Codec:
     """A model's tokenizer and chat template. `date` is what the template prints as today's date.
 
-    Raises ModelError where the folder has no fast tokenizer or the template cannot be rendered."""
+    Raises ModelError if the folder has no fast tokenizer or the template cannot be rendered."""
 
     def __init__(self, folder: Path, date: str) -> None:
         from transformers import AutoTokenizer

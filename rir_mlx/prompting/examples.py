@@ -67,7 +67,7 @@ def encode_examples(codec: Codec, rows: Iterable[Sequence[Lesson]], max_seq_leng
     """Encode the lessons of each row, one or two, in at most `max_seq_length` tokens each. A row of which one lesson
     does not fit is dropped.
 
-    Raises UserError where no row fits."""
+    Raises UserError if no row fits."""
     tasks: list[list[TrainingExample]] = []
     prefixes: list[Tokens] = []
     trimmed = [0, 0]

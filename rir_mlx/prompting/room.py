@@ -30,7 +30,7 @@ def text_room(codec: Codec, task: ClassificationTask, arm: Arm) -> int:
 def check_room(codec: Codec, task: ClassificationTask, arm: Arm) -> None:
     """Check, before a training, that a text fits beside all that the arm reads and writes.
 
-    Raises UserError where none does."""
+    Raises UserError if none does."""
     formats: set[AnswerFormat] = {answer_format(arm), "reasoning"} if arm == "multitask" else {answer_format(arm)}
     prompts = [classifier_prompt("", task.labels, task.instruction, wanted) for wanted in formats]
     try:

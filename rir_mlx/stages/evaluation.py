@@ -64,7 +64,7 @@ def evaluate(context: Context) -> Comparison:
     """Measure every trained arm and the baselines on the test rows, compare them, and write `comparison.json`, the
     predictions and the report.
 
-    Raises UserError where there are no test rows, no arm is trained, or one was trained on other rows or seeds."""
+    Raises UserError if there are no test rows, no arm is trained, or one was trained on other rows or seeds."""
     arms, rows, run = _trained_arms(context), _evaluation_rows(context), context.run
     measured, entries = list[MeasuredArm](), list[EntryPredictions]()
     for arm in arms:
@@ -167,7 +167,7 @@ def _verdict(
 
 
 def _failure_to_learn(context: Context, entries: Sequence[EntryPredictions], rows: EvaluationRows) -> str | None:
-    """The verdict on arms that did not learn the task; None where they did."""
+    """The verdict on arms that did not learn the task; None if they did."""
     best = max(
         ((entry.name, accuracy(entry, rows)) for entry in entries if entry.kind == "arm"), key=lambda pair: pair[1]
     )

@@ -125,10 +125,10 @@ class _ArmMeasurement:
         found["reasoned"] = cache.reasoned(texts, options.batch_size, f"{what}, reasoning")
         if options.samples == 1:
             return found, []
-        how = PredictOptions(
+        sampling = PredictOptions(
             samples=options.samples, temperature=options.sample_temperature, batch_size=options.batch_size
         )
-        drawn = cache.sampled(texts, how, f"{what}, {how.samples} reasonings")
+        drawn = cache.sampled(texts, sampling, f"{what}, {sampling.samples} reasonings")
         chains = [timed.label_scores for timed in drawn]
         found["sampled"] = TimedScores(LabelScores.averaged(chains), sum(timed.seconds for timed in drawn))
         return found, chains

@@ -38,9 +38,9 @@ class Calibration:
     temperature   for each way of scoring a label: `direct` without a reasoning in front, `reasoned` after a greedy
                   reasoning, `sampled` averaged over several chains
     rows          validation rows that it was fitted on
-    reason_below  `auto` reasons only where the direct confidence is below this; None where it was not fitted
+    reason_below  `auto` reasons only where the direct confidence is below this; None if it was not fitted
     answer_from   lowest confidence at which the classifier answers, chosen for a wanted accuracy; `NO_ANSWER` where no
-                  threshold is shown to reach it; None where none was wanted
+                  threshold is shown to reach it; None if none was wanted
     answered_rows validation rows that the classifier answers then, which the threshold rests on
     """
 
@@ -113,7 +113,7 @@ def fit_temperature(scores: FloatArray, truth: IndexArray) -> float:
     A weak prior is added: ln T is normal with mean 0 and deviation 0.5. It hardly moves a fit on hundreds of rows. It
     decides where there are few rows, or none is wrong and the likelihood alone would make every confidence 1. Rows
     whose scores are all -inf are ignored. A label scored more than 100 below the row's best counts as 100 below, so
-    that a single row with a probability of 0 does not decide the fit. Raises ValueError where the shapes do not match,
+    that a single row with a probability of 0 does not decide the fit. Raises ValueError if the shapes do not match,
     or a score is NaN or +inf."""
     from scipy.optimize import minimize_scalar
     from scipy.special import logsumexp
@@ -228,7 +228,7 @@ def auto_curve(
     steps of the share of rows that get a reasoning.
 
     `direct` and `reasoned` are probabilities [seeds, n, labels] without and after a reasoning, `tokens` [seeds, n] the
-    lengths of the reasonings. All seeds share the thresholds. Raises ValueError where the shapes do not match."""
+    lengths of the reasonings. All seeds share the thresholds. Raises ValueError if the shapes do not match."""
     confidence, of_direct, of_reasoned = direct.max(-1), correct(truth, direct), correct(truth, reasoned)
     if of_direct.shape != of_reasoned.shape or tokens.shape != of_direct.shape:
         raise ValueError(

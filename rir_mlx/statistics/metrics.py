@@ -107,7 +107,7 @@ def metric_intervals(
     with several. A label missing from a resample does not count towards that resample's balanced accuracy and macro-F1.
     Noise can only add to the ECE, so resamples overestimate it; they are shifted to have the estimate as their mean.
     The ECE's interval does not cover a true value near 0, since the estimate itself is too high there.
-    Raises ValueError where shapes do not match, or a probability is negative or not a number. Without rows every value
+    Raises ValueError if shapes do not match, or a probability is negative or not a number. Without rows every value
     is NaN."""
     _check(truth, probabilities)
     names = [name for name in METRICS if probabilistic or name not in PROBABILITY_METRICS]

@@ -57,7 +57,7 @@ def compare(
     first: tuple[str, FloatArray], second: tuple[str, FloatArray], truth: IndexArray, *, compared: int = 1
 ) -> PairedComparison:
     """Paired comparison of two (name, probabilities [seeds, n, labels]) on the same rows, seeds paired by position;
-    a classifier with one seed is paired with every seed of the other. Raises ValueError where the numbers of
+    a classifier with one seed is paired with every seed of the other. Raises ValueError if the numbers of
     seeds differ otherwise."""
     correct_first, correct_second = correct(truth, first[1]), correct(truth, second[1])
     if len(correct_first) != len(correct_second) and min(len(correct_first), len(correct_second)) > 1:

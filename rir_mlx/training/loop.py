@@ -136,11 +136,11 @@ class _Loop:
     def _steps(self, interrupts: Interrupts, reporting: Reporting, task: Task) -> None:
         groups = islice(step_groups(self.job), self.at.step, None)
         while self.at.step < self.job.steps and not self._out_of_patience():
-            begun = time.perf_counter()
+            started = time.perf_counter()
             result, rate = self._step(next(groups))
             stop = self._count(interrupts)
             self.at.step += 1
-            self.at.seconds += time.perf_counter() - begun
+            self.at.seconds += time.perf_counter() - started
             line = self._report(result, rate) | self._validate()
             if line and self.writes:
                 self._write(line)

@@ -25,9 +25,9 @@ RUNNABLE: tuple[CardForm, ...] = ("hf", "mlx")
 class ProgramResult:
     """What the program answered.
 
-    label           the one that it printed; None where it was not run, or failed
+    label           the one that it printed; None if it was not run, or failed
     expected        the trained model's label for the same text
-    same_reasoning  whether it wrote the trained model's reasoning; None where the label does not rest on one
+    same_reasoning  whether it wrote the trained model's reasoning; None if the label does not rest on one
     note            why it was not run, or why another label is no fault
     faults          what is wrong with it
     """

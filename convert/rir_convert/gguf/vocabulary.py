@@ -18,7 +18,7 @@ _PRE_TOKENIZERS = {_LLAMA3: "llama-bpe", _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}"
 
 
 def read_vocabulary(path: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """The content of a tokenizer.json. Raises ModelError where it cannot be written, or does not fit the model."""
+    """The content of a tokenizer.json. Raises ModelError if it cannot be written, or does not fit the model."""
     try:
         whole: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

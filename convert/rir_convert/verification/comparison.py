@@ -57,7 +57,7 @@ class EngineComparison:
 
     forward       what was run, for people
     label_rows    rows whose labels were scored
-    not_compared  why the engine says nothing of this folder; None where it was asked
+    not_compared  why the engine says nothing of this folder; None if it was asked
     """
 
     engine: str
@@ -184,7 +184,7 @@ _AFTER_LAYERS = "model.norm or lm_head"
 
 def first_different_layer(ours: Sequence[Float32Array], theirs: Sequence[Float32Array], kind: str) -> str | None:
     """The name of the first layer whose output differs by more than rounding, relative to its size; `model.norm or
-    lm_head` where none does. None where an engine does not show them."""
+    lm_head` where none does. None if an engine does not show them."""
     if not ours or not theirs:
         return None
     for number, (a, b) in enumerate(zip(ours, theirs, strict=False)):

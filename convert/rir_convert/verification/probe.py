@@ -78,7 +78,7 @@ class ProbeAnswers:
     """What a model answers.
 
     rows    log-probabilities [positions, vocabulary] of every row that it was asked, the first ones of the probe
-    long    those of the long one; None where it was not asked
+    long    those of the long one; None if it was not asked
     scores  [rows, labels] the labels'; None without labels
     layers  [tokens, width] of what enters the first layer and of what each gives, for the first row
     asked   [rows, labels] which scores are there; None for all
@@ -123,7 +123,7 @@ def engine_answers(
     every_row: bool = False,
 ) -> ProbeAnswers:
     """An engine's answers to as much of a probe as it takes to compare. `ours` are the reference's scores of the
-    labels, None where they are not compared; `longest` the most tokens that the engine runs right. With `every_row` the
+    labels, None if they are not compared; `longest` the most tokens that the engine runs right. With `every_row` the
     labels of all rows are scored, however long that takes."""
     scores = asked = None
     if ours is not None:

@@ -61,17 +61,17 @@ class RateLimit:
         while (left := self.until - time.monotonic()) > 0 and not ending.is_set():
             await _sleep(left + random.uniform(0, min(1.0, left / 10)), ending)
 
-    def pause(self, limit: answers.RateLimited, seconds: float, said: str) -> None:
+    def pause(self, limit: answers.RateLimited, seconds: float, detail: str) -> None:
         """Hold back all requests for `seconds`. Raises Failure if waiting does not help."""
         if limit.exhausted or seconds > _LONGEST_WAIT:
-            raise Failure(f"{self.shown} takes no more requests for now, {said}", hint=_AGAIN)
+            raise Failure(f"{self.shown} takes no more requests for now, {detail}", hint=_AGAIN)
         now = time.monotonic()
         if now >= self.until:
             self.pauses += 1
             if seconds > _SHOWN_WAIT:
                 self.tell(f"{self.shown} limits the rate of requests: waiting {seconds:.0f} s.")
         if self.pauses > _MOST_PAUSES:
-            raise Failure(f"{self.shown} still limits the rate after {self.pauses} pauses, {said}", hint=_AGAIN)
+            raise Failure(f"{self.shown} still limits the rate after {self.pauses} pauses, {detail}", hint=_AGAIN)
         if self.pauses > 1:  # the named time was too short
             seconds = max(seconds, min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (self.pauses - 2)))
         self.until = max(self.until, now + seconds)

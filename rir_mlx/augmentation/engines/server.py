@@ -130,16 +130,16 @@ class OpenAIEngine:
         return rgen_room(self.max_seq_length, sampling.max_tokens)
 
     def _set_aside(self, key: str, trimmed: int, problem: Exception) -> GeneratedReasoning:
-        said = self._client.clean(problem)
+        message = self._client.clean(problem)
         if isinstance(problem, RequestRefused):
-            return GeneratedReasoning(key, "", 0, "stop", trimmed=trimmed, refused=said)
-        return GeneratedReasoning(key, "", 0, "stop", trimmed=trimmed, failed=said)
+            return GeneratedReasoning(key, "", 0, "stop", trimmed=trimmed, refused=message)
+        return GeneratedReasoning(key, "", 0, "stop", trimmed=trimmed, failed=message)
 
     def _hopeless(self, aside: list[GeneratedReasoning]) -> Failure:
-        said = aside[-1].refused or aside[-1].failed
+        message = aside[-1].refused or aside[-1].failed
         what = "refuses" if aside[-1].refused else "fails on"
         return Failure(
-            f"{self.server.shown} {what} every request: {said}", hint="Run the same command again; it continues."
+            f"{self.server.shown} {what} every request: {message}", hint="Run the same command again; it continues."
         )
 
     def _generated(self, key: str, answer: Answer) -> GeneratedReasoning:

@@ -123,7 +123,7 @@ def _load(folder: Path, changed: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
 
 
 def open_model(model: Any, processes: SingleProcess | MlxProcessGroup, longest: int | None) -> MlxModel:
-    """Raises ModelError where mlx-lm's model has another structure than a decoder with layers and a head."""
+    """Raises ModelError if mlx-lm's model has another structure than a decoder with layers and a head."""
     inner = getattr(model, "model", None)
     if not hasattr(inner, "embed_tokens") or not hasattr(inner, "layers"):
         raise ModelError(
@@ -201,7 +201,7 @@ class MlxModel(MlxForward):
         mx.eval(self.model.parameters())
 
     def attach(self, spec: AdapterSpec, tensors: Tensors) -> None:
-        """Put given tensors in place of fresh ones. Raises ModelError where names or shapes differ."""
+        """Put given tensors in place of fresh ones. Raises ModelError if names or shapes differ."""
         self._inject(spec)
         own = dict(tree_flatten(self.model.trainable_parameters()))
         if set(tensors) != set(own):

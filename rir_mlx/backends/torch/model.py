@@ -161,7 +161,7 @@ class TorchModel(TorchForward):
                     parameter.copy_(torch.from_numpy(initial_lora_a(name, (width, rank), seed).T))
 
     def attach(self, spec: AdapterSpec, tensors: Tensors) -> None:
-        """Put given tensors in place of fresh ones. Raises ModelError where names or shapes differ."""
+        """Put given tensors in place of fresh ones. Raises ModelError if names or shapes differ."""
         self._inject(spec)
         if set(tensors) != set(self.trained):
             odd = sorted(set(tensors) ^ set(self.trained))[0]
@@ -211,7 +211,7 @@ class TorchModel(TorchForward):
         self.model.eval()
 
     def _linear_keys(self) -> tuple[str, ...]:
-        """The linear modules of a layer, by their names inside it. Raises ModelError where it has none."""
+        """The linear modules of a layer, by their names inside it. Raises ModelError if it has none."""
         found = tuple(name for name, part in self.layers[-1].named_modules() if isinstance(part, torch.nn.Linear))
         if not found or not hasattr(self.model.get_decoder(), "layers"):
             raise ModelError(

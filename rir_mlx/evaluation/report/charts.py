@@ -241,21 +241,21 @@ def intervals(title: str, label: str, rows: Sequence[Estimate], *, width: float 
 
 
 def _estimate(row: Estimate, scale: Axis, ends: tuple[float, float], y: float) -> list[Markup]:
-    said = f"{row.name}: {formats.percent(row.value)} ({formats.percent(row.low)} to {formats.percent(row.high)})"
-    parts = _interval(row, scale, ends, y, said)
+    tip = f"{row.name}: {formats.percent(row.value)} ({formats.percent(row.low)} to {formats.percent(row.high)})"
+    parts = _interval(row, scale, ends, y, tip)
     for name, value in row.seeds:
         tip = tag("title", f"{row.name}, seed {name}: {formats.percent(value)}")
         parts.append(tag("circle", tip, class_=f"seed {row.kind}", cx=scale.at(value, *ends), cy=y + 9, r=2.6))
     return parts
 
 
-def _interval(row: Estimate, scale: Axis, ends: tuple[float, float], y: float, said: str) -> list[Markup]:
+def _interval(row: Estimate, scale: Axis, ends: tuple[float, float], y: float, tip: str) -> list[Markup]:
     """The line and the mark, or an arrow where the value lies left of the scale."""
     low, high, x = (scale.at(value, *ends) for value in (row.low, row.high, row.value))
     if row.value < scale.low:
         corners = f"{_short(x - 3)},{_short(y)} {_short(x + 6)},{_short(y - 5)} {_short(x + 6)},{_short(y + 5)}"
-        return [tag("polygon", tag("title", said), class_=f"dot {row.kind}", points=corners)]
-    return [tag("line", class_=f"bar {row.kind}", x1=low, x2=high, y1=y, y2=y), shape(row.kind, x, y, said)]
+        return [tag("polygon", tag("title", tip), class_=f"dot {row.kind}", points=corners)]
+    return [tag("line", class_=f"bar {row.kind}", x1=low, x2=high, y1=y, y2=y), shape(row.kind, x, y, tip)]
 
 
 def shape(kind: EntryKind, x: float, y: float, tip: str = "") -> Markup:
@@ -277,10 +277,10 @@ def key(kind: EntryKind) -> Markup:
 
 def bar(row: Estimate, scale: Axis, width: float = 110.0) -> Markup:
     """An interval the size of a word, on a scale that all rows of a table share."""
-    said = f"{formats.percent(row.low)} to {formats.percent(row.high)}"
+    tip = f"{formats.percent(row.low)} to {formats.percent(row.high)}"
     parts = [
-        tag("title", said),
+        tag("title", tip),
         tag("line", class_="axis", x1=0, x2=width, y1=8, y2=8),
-        *_interval(row, scale, (6.0, width - 6.0), 8.0, said),
+        *_interval(row, scale, (6.0, width - 6.0), 8.0, tip),
     ]
-    return _svg(said, width, 16, parts, "small")
+    return _svg(tip, width, 16, parts, "small")

@@ -16,7 +16,7 @@ MISSING = "–"
 
 
 def finite(value: Any) -> float | None:
-    """The value as a float, or None where it is missing, not a number, or not finite."""
+    """The value as a float, or None if it is missing, not a number, or not finite."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)

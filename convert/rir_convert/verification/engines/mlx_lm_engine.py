@@ -23,7 +23,7 @@ _UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, TypeError, Attribute
 class MlxLmEngine:
     """A folder, and an adapter folder over it, in float32 where the weights are not quantised.
 
-    Raises CannotRun where mlx-lm has no such models, ModelError where either folder cannot be read."""
+    Raises CannotRun if mlx-lm has no such models, ModelError if either folder cannot be read."""
 
     def __init__(self, folder: Path, adapter: Path | None = None) -> None:
         self.forward = f"mlx-lm's own model(tokens), mlx-lm {mlx_lm.__version__}"

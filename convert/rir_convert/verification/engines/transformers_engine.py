@@ -28,7 +28,7 @@ _NO_CODE = "transformers has no code for language models of this type"
 class TransformersEngine:
     """A folder, and an adapter folder over it, in float32 and with the attention that transformers chooses itself.
 
-    Raises CannotRun where transformers has no such models, ModelError where either folder cannot be read."""
+    Raises CannotRun if transformers has no such models, ModelError if either folder cannot be read."""
 
     def __init__(self, folder: Path, adapter: Path | None = None) -> None:
         transformers_logging.disable_progress_bar()
