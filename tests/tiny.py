@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 SPECIAL = (
     "<|begin_of_text|>",
@@ -61,6 +61,49 @@ def make_tiny_llama(
     _write(folder / "config.json", _config(vocabulary, hidden, layers, tied, ids["<|begin_of_text|>"], eos))
     _write(folder / "generation_config.json", {"eos_token_id": eos, "bos_token_id": ids["<|begin_of_text|>"]})
     save_file(_weights(vocabulary, hidden, layers, tied, seed), folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+SENTENCEPIECE_TEMPLATES = {
+    "llama2": "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
+    "{% else %} {{ m.content }}</s>{% endif %}{% endfor %}",
+    "phi3": "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}",
+    "none": None,
+}
+
+
+def make_tiny_sentencepiece(folder: Path, template: str = "llama2", *, metaspace: bool = False) -> Path:
+    """The tiny model with a tokenizer that puts a space before every text, as those of Llama 2, Mistral and Phi-3 do:
+    before each stretch between control tokens, or, with `metaspace`, before the first alone."""
+    make_tiny_llama(folder, vocabulary=600)
+    words = ["<unk>", "<s>", "</s>", "<|user|>", "<|assistant|>", "<|end|>"]
+    spelt = [f"<0x{byte:02X}>" for byte in range(256)]
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("▁?[^▁\n]+|\n|▁"), "isolated")
+    trainer = trainers.BpeTrainer(vocab_size=600, special_tokens=[*words, *spelt], show_progress=False)
+    tokenizer.train_from_iterator([*CORPUS, "Labels: joy, sadness, anger [INST] [/INST]"], trainer)
+    values = json.loads(tokenizer.to_str())
+    values["added_tokens"] = [token for token in values["added_tokens"] if token["content"] not in spelt]
+    tokenizer = Tokenizer.from_str(json.dumps(values))
+    ends = [decoders.ByteFallback(), decoders.Fuse()]
+    if metaspace:
+        tokenizer.normalizer = None
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+        tokenizer.decoder = decoders.Sequence([*ends, decoders.Metaspace(prepend_scheme="first", split=False)])
+    else:
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+        tokenizer.pre_tokenizer = None
+        tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), *ends, decoders.Strip(" ", 1, 0)])
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    written = SENTENCEPIECE_TEMPLATES[template]
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "unk_token": "<unk>"}
+    _write(folder / "tokenizer_config.json", settings | {"eos_token": "</s>", "chat_template": written})
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    _write(folder / "config.json", config | {"bos_token_id": 1, "eos_token_id": 2})
+    _write(folder / "generation_config.json", {"bos_token_id": 1, "eos_token_id": [2, 5]})
     return folder
 
 

@@ -68,6 +68,7 @@ def example_code(
         arm="qra" if reasons_first(arm) else arm,
         text=text,
         labels=task.names,
+        steps=json.dumps(codec.steps_without_space, ensure_ascii=False) if codec.steps_without_space else None,
         before=before,
         question=question,
         after=after,
@@ -104,7 +105,9 @@ def prompt_around(codec: Codec, prompt: Prompt) -> tuple[str, str, str]:
     after = codec.decode(encoded.row[len(text) :])
     question = "".join(piece.text for piece in prompt.prefix)
     before = codec.decode(encoded.prefix).removesuffix(question)
-    ids = codec.constant(before) + codec.given(question) + text + codec.constant(after)
+    if before.endswith(" ") and codec.spelt(before) + codec.given(question) != encoded.prefix:
+        before, question = before[:-1], f" {question}"  # the space belongs to the first word of the message
+    ids = codec.spelt(before) + codec.given(question) + text + codec.spelt(after)
     if ids != encoded.prefix + encoded.row:
         raise Failure(
             "The parts of the prompt have other ids when tokenised separately, so no example can be written.",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rir_mlx.errors import ModelError
+from rir_mlx.prompting.templates import default_template
 
 ELSEWHERE = "Export it with --to hf, and convert that folder with llama.cpp's convert_hf_to_gguf.py."
 _LLAMA3 = (
@@ -61,8 +62,8 @@ def add_vocabulary(writer: Any, source: Path, config: dict[str, Any]) -> None:
         if number is not None:
             add(number)
     writer.add_add_bos_token(adds_bos(tokenizer))
-    if tokenizer.chat_template:
-        writer.add_chat_template(tokenizer.chat_template)
+    if template := default_template(tokenizer.chat_template):
+        writer.add_chat_template(template)
 
 
 def adds_bos(tokenizer: Any) -> bool:

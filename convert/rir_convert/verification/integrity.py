@@ -18,6 +18,7 @@ from rir_mlx.models.families import rope_for_both
 from rir_mlx.models.weight_files import INDEX, weight_files
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.prompting.prompts import Prompt
+from rir_mlx.prompting.templates import frozen
 
 _WEIGHT_FORMATS = ("pt", "mlx")
 
@@ -85,13 +86,13 @@ def _ends(folder: Path, config: Mapping[str, Any], own: Codec, codec: Codec) -> 
 
 
 def _prompts(own: Codec, codec: Codec, prompts: Sequence[tuple[Prompt, Tokens]]) -> list[str]:
-    template = own.tokenizer.chat_template
-    if bool(template) != bool(codec.tokenizer.chat_template):
+    if bool(own.template) != bool(codec.template):
         return ["the chat template is lost"]
-    if prompts and template and "date_string" in template:
+    if prompts and own.template:
         message = [{"role": "user", "content": "x"}]
+        then = {"chat_template": frozen(own.template, codec.date), "date_string": codec.date}
         plain = own.tokenizer.apply_chat_template(message, tokenize=False)
-        if plain != own.tokenizer.apply_chat_template(message, tokenize=False, date_string=codec.date):
+        if plain != own.tokenizer.apply_chat_template(message, tokenize=False, **then):
             return ["the chat template prints today's date, not that of training"]
     for prompt, ids in prompts:
         encoded = own.encode(prompt, len(ids))

@@ -13,13 +13,17 @@ from rir_convert.weights.tensors import SHARD_BYTES, Advance, Tensors, check_spa
 from rir_mlx.errors import ModelError
 from rir_mlx.models.families import mlx_config, rope_for_both
 from rir_mlx.models.hub import ModelFiles
+from rir_mlx.prompting.templates import DEFAULT, SETTINGS, TEMPLATE, frozen, stored_templates
 from rir_mlx.storage.atomic import replacing
 
 _COPIED = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
-    "chat_template.jinja",
+    "added_tokens.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
     "LICENSE*",
     "USE_POLICY*",
 )
@@ -71,8 +75,7 @@ def write_about(folder: Path, base: ModelFiles, about: FolderMetadata, dtype: st
     for pattern in _COPIED:
         for path in base.folder.glob(pattern):
             shutil.copyfile(path, folder / path.name)
-    if about.date is not None:
-        freeze_date(folder, about.date)
+    write_templates(folder, base.folder, about.date)
 
 
 def _config(base: Mapping[str, Any], dtype: str, about: FolderMetadata) -> dict[str, Any]:
@@ -102,18 +105,24 @@ def _generation_config(folder: Path, eos: Sequence[int]) -> dict[str, Any]:
     return values | {"eos_token_id": list(eos)}
 
 
-def freeze_date(folder: Path, date: str) -> None:
-    """Freeze the date: Llama's template prints today's, which would give another prompt every day."""
-    path, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
-    quoted = json.dumps(date)
-    start = f"{{%- if not date_string is defined %}}{{%- set date_string = {quoted} %}}{{%- endif %}}"
-    if path.is_file() and "date_string" in (template := path.read_text(encoding="utf-8")):
-        path.write_text(start + template, encoding="utf-8")
-    if settings.is_file():
-        values = json.loads(settings.read_text(encoding="utf-8"))
-        template = values.get("chat_template")
-        if isinstance(template, str) and "date_string" in template:
-            write_values(settings, values | {"chat_template": start + template})
+def write_templates(folder: Path, base: Path, date: str | None) -> None:
+    """The base's chat templates, beside its tokenizer_config.json, wherever the base has one: the same in both places,
+    though the base's may differ, because programs differ in which they read. Where there are several, a list with names
+    holds them. With a `date` they print it as today's: another date would be another prompt than the one learned."""
+    templates, settings = stored_templates(base), folder / SETTINGS
+    if not templates:
+        return
+    if date is not None:
+        templates = {name: frozen(template, date) for name, template in templates.items()}
+    values = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
+    if set(templates) != {DEFAULT}:
+        named = [{"name": name, "template": template} for name, template in sorted(templates.items())]
+        write_values(settings, values | {"chat_template": named})
+        return
+    if "chat_template" in values:
+        write_values(settings, values | {"chat_template": templates[DEFAULT]})
+    if (base / TEMPLATE).is_file():
+        (folder / TEMPLATE).write_text(templates[DEFAULT], encoding="utf-8")
 
 
 def write_values(path: Path, values: Mapping[str, Any]) -> None:
