@@ -41,6 +41,7 @@ from rir_convert.weights.tensors import base_weights, size_of
 from rir_mlx import __version__
 from rir_mlx.backends import release_memory
 from rir_mlx.errors import UserError
+from rir_mlx.models.families import ModelShape
 from rir_mlx.models.hub import ModelFiles, resolve_model
 from rir_mlx.models.weight_files import only_its_weights
 from rir_mlx.progress import Progress, Silent, counting_bytes
@@ -77,7 +78,8 @@ def fuse(model: str, adapter: Path, output: Path, options: FuseOptions = _DEFAUL
     found = read_any(adapter)
     fused = Fused(base_weights(base.folder, base.config), found.spec, found.tensors, dtype=options.dtype)
     codec = Codec(base.folder, _DATE)
-    library, reference = _reference(base, adapter, found, _random_rows(len(codec.tokenizer)), progress)
+    words = min(len(codec.tokenizer), ModelShape.of(base.config).vocabulary)
+    library, reference = _reference(base, adapter, found, _random_rows(words), progress)
     with verified_folder(output.absolute()) as written:
         with counting_bytes(progress, f"fuse into {base.name}", size_of(fused)) as advance:
             write_hf_folder(written, fused, base, FolderMetadata(list(codec.stops)), advance=advance)

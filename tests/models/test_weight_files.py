@@ -142,6 +142,14 @@ def test_buffers_of_older_programs_are_ignored(framework: Backend, tiny: Path, t
     assert set(base_weights(base.folder, base.config)) == set(tensors)
 
 
+def test_a_pickle_beside_the_weights_is_not_read(framework: Backend, tiny: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny, tmp_path / "base")
+    for name in ("pytorch_model.bin", "model.bin", "consolidated.00.pth"):
+        (tmp_path / "base" / name).write_bytes(b"\x80\x04cos\nabort\n)R.")  # it would end the process
+    loaded = framework.load(resolve_model(str(tmp_path / "base")).folder, dtype="float32")
+    np.testing.assert_array_equal(loaded.logits(IDS), framework.load(tiny, dtype="float32").logits(IDS))
+
+
 def test_integers_that_no_quantisation_explains_are_refused(tiny: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny, tmp_path / "base")
     tensors = load_file(tiny / "model.safetensors")

@@ -87,8 +87,9 @@ class MlxBackend:
                     model.set_dtype(wanted)
                 read_weights(model)
         except _UNLOADABLE as error:
+            why = " ".join(str(error).split("\n")[:2])  # the rest names every weight that is too much
             raise ModelError(
-                f"{folder} cannot be loaded as a language model: {error}", hint=quantisation_hint(read_config(folder))
+                f"{folder} cannot be loaded as a language model: {why}", hint=quantisation_hint(read_config(folder))
             ) from error
         loaded = open_model(model, self.processes, mlx_length_limit(stored))
         what = Checked(str(stored["model_type"]), loaded.vocabulary, _computed_in(model))
