@@ -231,8 +231,8 @@ class _Export:
             quantise(full, written, bits)
         quantised = Written(written, f"{bits} bits", made_for="mlx-lm", suffix=f", {bits} bits", every_row=True)
         after = verifier.by(["mlx-lm"], quantised)
-        agreement = after[0].label_agreement or 0.0
-        self.context.progress.say(f"{bits} bits change {1 - agreement:.1%} of the labels.")
+        agreement, rows = after[0].label_agreement or 0.0, after[0].label_rows
+        self.context.progress.say(f"{bits} bits change {1 - agreement:.1%} of the labels of {rows} rows.")
         return [*before, *after]
 
 
