@@ -232,9 +232,11 @@ class Codec:
     def _check_rows(self, folder: Path) -> None:
         """Raises ModelError where text could become a token that has no row in the embedding. A control token that
         nobody writes may lack one, as Gemma 3's token for images does."""
-        vocabulary, added = self.tokenizer.get_vocab(), self.tokenizer.added_tokens_decoder
         tokenizer = self.tokenizer
-        used = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id}
+        vocabulary, added = tokenizer.get_vocab(), tokenizer.added_tokens_decoder
+        # transformers' classes name a token for unknown words that a tokenizer of bytes never needs.
+        unknown = vocabulary.get(getattr(tokenizer.backend_tokenizer.model, "unk_token", None))
+        used = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, unknown}
         beyond = sorted((token, word) for word, token in vocabulary.items() if token >= self._rows)
         for token, word in beyond:
             if token in used or token not in added or not added[token].special:
