@@ -84,12 +84,17 @@ def naive_score(model: Model, prompt: Tokens, option: Tokens) -> float:
     return float(sum(log_probabilities[len(prompt) + i - 1, token] for i, token in enumerate(option)))
 
 
+_GREEDY: dict[tuple[Tokens, bytes], list[int]] = {}
+
+
 def naive_greedy(model: Model, prompt: Tokens, count: int) -> Tokens:
-    """The likeliest next token, `count` times, without a cache or a batch."""
-    written: list[int] = []
-    for _ in range(count):
+    """The likeliest next token, `count` times, without a cache or a batch. What a model with the same logits wrote
+    after the same prompt is remembered."""
+    first = model.logits(prompt)[-1]
+    written = _GREEDY.setdefault((prompt, first.tobytes()), [int(first.argmax())])
+    while len(written) < count:
         written.append(int(model.logits((*prompt, *written))[-1].argmax()))
-    return tuple(written)
+    return tuple(written[:count])
 
 
 def until_stop(written: Sequence[int], stops: Sequence[Tokens]) -> tuple[Tokens, str]:

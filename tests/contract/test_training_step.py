@@ -167,8 +167,8 @@ def test_the_same_rows_in_other_batches_take_the_same_path(framework: Backend, t
         model = fresh(framework, tiny, optimizer=OptimizerSpec(epsilon=1e-4))
         groups = [range(start, start + size) for start in range(0, 8, size)]
         batches = step_batches(examples, groups, weights=LossWeights(reasoning=0.5))
-        losses.append([model.train_step(batches, 3e-3).loss for _ in range(25)])
-    assert losses[0][-1] < 0.9 * losses[0][0]
+        losses.append([model.train_step(batches, 3e-3).loss for _ in range(15)])
+    assert losses[0][-1] < 0.95 * losses[0][0]
     for other in losses[1:]:
         residual = np.array(other) - np.array(losses[0])
         np.testing.assert_allclose(other, losses[0], rtol=1e-5)
