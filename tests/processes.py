@@ -105,10 +105,11 @@ def run(command: Sequence[str], *, cwd: Path, env: dict[str, str], timeout: floa
 def _open_server() -> None:
     from multiprocessing import forkserver
 
-    _CONTEXT.set_forkserver_preload([name for name in _IMPORTED if _is_installed(name)])
+    _CONTEXT.set_forkserver_preload([*(name for name in _IMPORTED if _is_installed(name)), "warmed"])
     with pytest.MonkeyPatch.context() as patch:
         for name, value in _ONE_THREAD.items():
             patch.setenv(name, value)
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)  # where `warmed` is
         forkserver.ensure_running()
 
 
