@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from rir_convert.cards.program import MADE_UP
+from rir_convert.prompt_parts import MADE_UP
 from rir_convert.verification.probe import (
     ROWS,
     Probe,

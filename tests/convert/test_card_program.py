@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from comparisons import EVIL
 from rir_convert.cards.example import ProgramResult, judge_answer
-from rir_convert.cards.program import MADE_UP, example_code, example_prompt, prompt_around, run_example
+from rir_convert.cards.program import example_code, example_prompt, run_example
+from rir_convert.prompt_parts import MADE_UP, prompt_around
 
 from rir_mlx.backends import open_backend
 from rir_mlx.classification.classifier import Classifier

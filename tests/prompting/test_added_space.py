@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from rir_convert.cards.program import example_code, prompt_around
+from rir_convert.cards.program import example_code
+from rir_convert.prompt_parts import prompt_around
 from tiny import make_tiny_llama, make_tiny_sentencepiece
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 

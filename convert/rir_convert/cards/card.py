@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 import yaml
 
-from rir_convert.cards.program import environment, way_of
+from rir_convert.cards.program import environment
+from rir_convert.prompt_parts import way_of
 from rir_mlx.evaluation.entries import DESCRIPTIONS
 from rir_mlx.evaluation.report import formats
 from rir_mlx.evaluation.schema import Comparison

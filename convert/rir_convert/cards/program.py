@@ -16,13 +16,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rir_convert.prompt_parts import MADE_UP, prompt_around, way_of
 from rir_mlx.errors import Failure
 from rir_mlx.prompting.arms import ClassificationTask
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.prompting.prompts import (
     DELIMITER,
     REASONING,
-    Prompt,
     answer_format,
     classifier_prompt,
     label_text,
@@ -30,23 +30,15 @@ from rir_mlx.prompting.prompts import (
 )
 from rir_mlx.statistics.calibration import Calibration
 from rir_mlx.templates import template_environment
-from rir_mlx.types import AnswerFormat, Arm, Way
+from rir_mlx.types import AnswerFormat, Arm
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 
-MADE_UP = "This is a made-up text, to show how the classifier is asked."
-"""The text of the example. Never a row of the data, since a card is published."""
-
 _TEMPLATES = Path(__file__).parent / "templates"
 _NEEDED = ("torch", "transformers")
 _LAST_LINES = 15
-
-
-def way_of(arm: Arm) -> Way:
-    """The way the example scores labels, which decides the temperature that calibrates its probabilities."""
-    return "reasoned" if reasons_first(arm) else "direct"
 
 
 def example_code(
@@ -92,28 +84,6 @@ def example_prompt(arm: Arm, task: ClassificationTask, codec: Codec, text: str =
         codec, classifier_prompt(text, task.labels, task.instruction, answer_format(arm))
     )
     return before + question + text + after
-
-
-def prompt_around(codec: Codec, prompt: Prompt) -> tuple[str, str, str]:
-    """The parts around a prompt's text: the chat template before the message, the constant part of the message, which
-    comes from the user, and everything after the text. Tokenised separately, the middle part without control tokens,
-    they give the codec's ids.
-
-    Raises Failure if they do not."""
-    encoded = codec.encode(prompt, sys.maxsize)
-    text = codec.given(prompt.text)
-    after = codec.decode(encoded.row[len(text) :])
-    question = "".join(piece.text for piece in prompt.prefix)
-    before = codec.decode(encoded.prefix).removesuffix(question)
-    if before.endswith(" ") and codec.spelt(before) + codec.given(question) != encoded.prefix:
-        before, question = before[:-1], f" {question}"  # the space belongs to the first word of the message
-    ids = codec.spelt(before) + codec.given(question) + text + codec.spelt(after)
-    if ids != encoded.prefix + encoded.row:
-        raise Failure(
-            "The parts of the prompt have other ids when tokenised separately, so no example can be written.",
-            hint="Please report this, with the name of the base model.",
-        )
-    return before, question, after
 
 
 def run_example(folder: Path, code: str, timeout: float) -> str | None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 
-from rir_convert.cards.program import prompt_around
 from rir_convert.gguf.vocabulary import adds_bos
+from rir_convert.prompt_parts import prompt_around
 from rir_mlx.backends.base import Tokens
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.prompting.prompts import Prompt
