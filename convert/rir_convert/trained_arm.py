@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from functools import cached_property
 
 from rir_convert.prompt_parts import MADE_UP
@@ -17,19 +18,16 @@ from rir_convert.verification.probe import (
 from rir_mlx.backends import release_memory
 from rir_mlx.backends.base import Tokens
 from rir_mlx.classification.classifier import Classifier
+from rir_mlx.classification.loading import read_classifier
 from rir_mlx.data.rows import Row
-from rir_mlx.errors import UserError
-from rir_mlx.models import adapters
-from rir_mlx.prompting.arms import ClassificationTask
+from rir_mlx.evaluation.schema import Comparison, read_comparison
+from rir_mlx.models.adapters import MLX_WEIGHTS
 from rir_mlx.prompting.codec import Codec
-from rir_mlx.prompting.prompts import (
-    Prompt,
-    answer_format,
-    classifier_prompt,
-)
+from rir_mlx.prompting.prompts import Prompt, answer_format, classifier_prompt
 from rir_mlx.stages import Context
 from rir_mlx.statistics.calibration import Calibration
-from rir_mlx.storage.atomic import read_json, read_jsonl
+from rir_mlx.storage.atomic import read_jsonl
+from rir_mlx.storage.digests import digest_of_file
 from rir_mlx.types import Arm
 
 _EFFECT_ROWS = 16
@@ -40,13 +38,37 @@ class TrainedArm:
 
     def __init__(self, context: Context, arm: Arm) -> None:
         self.context, self.arm = context, arm
-        stage = context.run.classifier(arm)
-        if stage.done() is None:
-            arms = ", ".join(context.run.trained_arms())
-            raise UserError(f"{context.run.folder} has no {arm} classifier.", hint=f"Trained arms: {arms}.")
-        self.folder = stage.adapter
-        self.adapter = adapters.read_adapter(stage.adapter, context.model.files)
-        self.task = ClassificationTask(**self.adapter.about["task"])
+        stored = read_classifier(context.run, context.model, arm)
+        self.folder, self.adapter, self.task = stored.folder, stored.adapter, stored.task
+        self.calibration = stored.calibration or Calibration()
+
+    @cached_property
+    def comparison(self) -> Comparison | None:
+        """The run's comparison if these very weights were measured for it, of every seed; else None, with a warning if
+        the arm was trained again since.
+
+        Raises UserError for a comparison that another version wrote."""
+        path = self.context.run.comparison
+        found = read_comparison(path) if path.is_file() else None
+        entry = found.entry(self.arm) if found else None
+        if found is None or entry is None:
+            return None
+        if all(self._measured(seed, found) for seed in entry.seeds):
+            return found
+        self.context.progress.warn(
+            f"The {self.arm} classifier is not the one that {path} measured, so the model card shows no accuracy. "
+            f"`rir-mlx evaluate {self.context.run.folder}` measures it."
+        )
+        return None
+
+    def _measured(self, seed: int, comparison: Comparison) -> bool:
+        """Whether the comparison is of this seed's weights: the evaluation's record names them, and is not newer."""
+        context = self.context
+        weights = context.trained(self.arm, seed).adapter / MLX_WEIGHTS
+        done = context.run.evaluation(self.arm + context.seed_suffix(seed)).done()
+        if done is None or not weights.is_file() or done["inputs"]["adapter"] != digest_of_file(weights):
+            return False
+        return _time_of(done["finished"]) <= _time_of(comparison.run.finished)
 
     @cached_property
     def rows(self) -> list[tuple[Row, str]]:
@@ -66,11 +88,6 @@ class TrainedArm:
             encoded = self.codec.encode(prompt, task.max_seq_length)
             made.append((prompt, encoded.prefix + encoded.row))
         return made
-
-    @cached_property
-    def calibration(self) -> Calibration:
-        path = self.context.run.classifier(self.arm).calibration
-        return Calibration.from_dict(read_json(path)["calibration"]) if path.is_file() else Calibration()
 
     @property
     def codec(self) -> Codec:
@@ -93,3 +110,7 @@ class TrainedArm:
         base = answer_rows(context.backend.load(files.folder, dtype="float32"), probe, _EFFECT_ROWS)
         release_memory()
         return Reference(probe, answers, mean_difference(base, answers.rows), made_up)
+
+
+def _time_of(written: str) -> datetime:
+    return datetime.strptime(written, "%Y-%m-%dT%H:%M:%S%z")

@@ -29,7 +29,7 @@ _ALLOWED = re.compile(
     | config\.json | generation_config\.json | verification\.json
     | tokenizer\.json | tokenizer_config\.json | tokenizer\.model | special_tokens_map\.json | added_tokens\.json
     | vocab\.json | merges\.txt | chat_template\.(jinja|json)
-    | adapter_config\.json | adapters\.safetensors | adapter_model\.safetensors | calibration\.json
+    | adapter_config\.json | adapters\.safetensors | adapter_model\.safetensors
     | [\w.-]+\.gguf | Modelfile
     | README\.md | LICENSE[\w.-]* | USE_POLICY[\w.-]* | NOTICE[\w.-]*
     """,

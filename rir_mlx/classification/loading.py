@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from rir_mlx import __version__
@@ -68,17 +69,38 @@ def seed_suffix(recipe: Recipe, seed: int) -> str:
     return "" if seed == recipe.classifier.seeds[0] else f"-seed{seed}"
 
 
-def load_classifier(run: RunDir, model: RecipeModel, arm: Arm, seed: int | None = None) -> Classifier:
-    """A trained arm, of the recipe's first seed unless another is given, calibrated if it has been measured.
+@dataclass(frozen=True)
+class StoredClassifier:
+    """A trained arm as it lies in a run, before a model is loaded: the `folder` of its adapter, the adapter, what it is
+    asked, and its calibration if it has been measured."""
+
+    folder: Path
+    adapter: adapters.Adapter
+    task: ClassificationTask
+    calibration: Calibration | None
+
+
+def read_classifier(run: RunDir, model: RecipeModel, arm: Arm, seed: int | None = None) -> StoredClassifier:
+    """A trained arm, of the recipe's first seed unless another is given.
 
     Raises UserError if the arm is not trained, ModelError if its adapter is damaged or of another base model."""
     stage = trained_stage(run, model.recipe, arm, seed)
     if stage.done() is None:
-        raise UserError(f"{run.folder} has no trained {arm} classifier.", hint="Run `rir-mlx train-classifier` first.")
+        trained = ", ".join(run.trained_arms())
+        raise UserError(
+            f"{run.folder} has no trained {arm} classifier.",
+            hint="Run `rir-mlx train-classifier` first" + (f", or name a trained arm: {trained}." if trained else "."),
+        )
     adapter = adapters.read_adapter(stage.adapter, model.files)
     limit = model.recipe.evaluate.max_reasoning_tokens
     task = replace(ClassificationTask(**adapter.about["task"]), max_reasoning_tokens=limit)
-    return Classifier(model.load(adapter), model.codec, task, arm, _stored_calibration(stage))
+    return StoredClassifier(stage.adapter, adapter, task, _stored_calibration(stage))
+
+
+def load_classifier(run: RunDir, model: RecipeModel, arm: Arm, seed: int | None = None) -> Classifier:
+    """`read_classifier`, with its model loaded. Raises the same errors."""
+    stored = read_classifier(run, model, arm, seed)
+    return Classifier(model.load(stored.adapter), model.codec, stored.task, arm, stored.calibration)
 
 
 def _stored_calibration(stage: Stage) -> Calibration | None:

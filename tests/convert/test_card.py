@@ -220,9 +220,8 @@ def test_metrics_stand_with_their_intervals_beside_label_only_and_baselines() ->
 
 
 def test_unknown_facts_are_named() -> None:
-    card = model_card(facts_of(comparison=None, verification=None, calibration=Calibration()))
+    card = model_card(facts_of(comparison=None, calibration=Calibration()))
     assert "It has not been evaluated" in card
-    assert "was not compared with the trained model" in card
     assert "No temperature was fitted" in card
     assert "Whether reasoning helped" not in card
     unmeasured = a_comparison()

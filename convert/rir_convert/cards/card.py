@@ -96,9 +96,8 @@ class CardFacts:
     base           the base model: a hub id, or a folder
     base_licence   of `base_licence`
     recipe         YAML text
-    verification   the content of verification.json, of `verification.record`; None if nothing was
-                   compared
-    comparison     of the run; None if nothing was evaluated
+    verification   the content of verification.json, of `verification.record`
+    comparison     of the run; None if this model was not evaluated
     command        the command that made it
     versions       of programs, by name
     form           of the folder
@@ -114,7 +113,7 @@ class CardFacts:
     calibration: Calibration
     recipe: str
     example: CardExample
-    verification: Mapping[str, Any] | None
+    verification: Mapping[str, Any]
     comparison: Comparison | None
     command: str
     versions: Mapping[str, str]

@@ -9,8 +9,6 @@ from rir_convert.cards.card import CardExample, CardFacts, CardForm, DataSource,
 from rir_convert.cards.public import public_command, public_name, public_recipe
 from rir_convert.trained_arm import TrainedArm
 from rir_mlx import __version__
-from rir_mlx.evaluation.schema import read_comparison
-from rir_mlx.recipe.schema import Recipe
 
 
 def card_facts(
@@ -18,30 +16,35 @@ def card_facts(
 ) -> CardFacts:
     """The facts about a verified folder."""
     context, recipe, base = trained.context, trained.context.recipe, trained.context.model.files
-    comparison = context.run.comparison
     return CardFacts(
         name=name,
         base=public_name(base.name),
         base_revision=base.revision,
         base_licence=base_licence(base.folder),
-        sources=_sources(recipe),
+        sources=_sources(trained),
         arm=trained.arm,
         task=trained.task,
         calibration=trained.calibration,
         recipe=public_recipe(recipe),
         example=example,
         verification=verification,
-        comparison=read_comparison(comparison) if comparison.is_file() else None,
+        comparison=trained.comparison,
         command=public_command(context.command),
         versions={"rir-mlx": __version__, "Python": platform.python_version()},
         form=form,
     )
 
 
-def _sources(recipe: Recipe) -> list[DataSource]:
-    parts = {"train": recipe.data.train, "validation": recipe.data.validation, "test": recipe.data.test}
-    return [
-        DataSource(part, public_name(source.path), source.revision, recipe.data.license)
+def _sources(trained: TrainedArm) -> list[DataSource]:
+    """Where the rows come from and, for an arm whose reasonings R-Gen wrote, what R-Gen learned from."""
+    context, data = trained.context, trained.context.recipe.data
+    parts = {"train": data.train, "validation": data.validation, "test": data.test}
+    found = [
+        DataSource(part, public_name(source.path), source.revision, data.license)
         for part, source in parts.items()
         if source
     ]
+    triples = context.recipe.reasoning.source
+    if triples and trained.arm != "qa" and context.data.needs_rgen():
+        found.append(DataSource("reasoning", public_name(triples.path), triples.revision))
+    return found
