@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -102,3 +102,31 @@ def prefix_cache(model: MlxForward, prefix: Tokens) -> list[KVCache]:
         model.model.model(mx.array([prefix]), cache=caches)
         mx.eval([cache.state for cache in caches])
     return caches
+
+
+def watched_layers(inner: Any, run: Callable[[], mx.array]) -> list[Float32Array]:
+    """[tokens, width] of what enters the first of `inner.layers` and of what each gives, while `run` computes. mlx-lm
+    shows no layer, so each stands behind a watcher for as long as that takes."""
+    kept, seen = list(inner.layers), list[mx.array]()
+    try:
+        inner.layers = [_Watched(layer, seen) for layer in kept]
+        mx.eval(run())
+    finally:
+        inner.layers = kept
+    return [np.array(output[0].astype(mx.float32)) for output in seen]
+
+
+class _Watched:
+    """A layer whose output is kept, and of the first one what it is given."""
+
+    def __init__(self, layer: Any, seen: list[mx.array]) -> None:
+        self.layer, self.seen = layer, seen
+
+    def __call__(self, hidden: mx.array, *given: Any, **named: Any) -> mx.array:
+        if not self.seen:
+            self.seen.append(hidden)
+        self.seen.append(self.layer(hidden, *given, **named))
+        return self.seen[-1]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.layer, name)

@@ -38,7 +38,7 @@ from rir_mlx.backends.base import (
     initial_lora_a,
 )
 from rir_mlx.backends.load_check import Checked, PassedChecks, check_forward
-from rir_mlx.backends.mlx.forward import MlxForward, has_accelerator, prefix_cache
+from rir_mlx.backends.mlx.forward import MlxForward, has_accelerator, prefix_cache, watched_layers
 from rir_mlx.backends.mlx.generation import generate
 from rir_mlx.backends.mlx.process_group import MlxProcessGroup, join_process_group
 from rir_mlx.backends.mlx.scoring import score
@@ -160,22 +160,6 @@ def _computed_in(model: Any) -> str:
 
 def _physical_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-class _Watched:
-    """A layer whose output is kept, and of the first one what it is given."""
-
-    def __init__(self, layer: Any, seen: list[mx.array]) -> None:
-        self.layer, self.seen = layer, seen
-
-    def __call__(self, hidden: mx.array, *given: Any, **named: Any) -> mx.array:
-        if not self.seen:
-            self.seen.append(hidden)
-        self.seen.append(self.layer(hidden, *given, **named))
-        return self.seen[-1]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.layer, name)
 
 
 class MlxModel(MlxForward):
@@ -305,14 +289,8 @@ class MlxModel(MlxForward):
                 cache.trim(len(row))
 
     def layer_outputs(self, tokens: Tokens) -> list[Float32Array]:
-        inner, kept = self.model.model, list(self.model.model.layers)
-        seen: list[mx.array] = []
-        try:
-            inner.layers = [_Watched(layer, seen) for layer in kept]
-            mx.eval(inner(mx.array([tokens])))
-        finally:
-            inner.layers = kept
-        return [np.array(output[0].astype(mx.float32)) for output in seen]
+        inner = self.model.model
+        return watched_layers(inner, lambda: inner(mx.array([tokens])))
 
     def generate(
         self, requests: Iterable[Request], sampling: Sampling, *, prefix: Tokens = (), on_token: OnToken | None = None

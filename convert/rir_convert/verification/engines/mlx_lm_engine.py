@@ -14,6 +14,7 @@ from mlx_lm.utils import load_model
 
 from rir_convert.verification.engines.base import CannotRun
 from rir_mlx.backends.base import Float32Array, Tokens
+from rir_mlx.backends.mlx.forward import watched_layers
 from rir_mlx.backends.mlx.weights import read_weights
 from rir_mlx.errors import ModelError
 
@@ -53,14 +54,7 @@ class MlxLmEngine:
         inner = getattr(self.model, "model", None)
         if inner is None or not hasattr(inner, "layers"):
             return []
-        seen: list[mx.array] = []
-        kept = list(inner.layers)
-        try:
-            inner.layers = [_Watched(layer, seen) for layer in kept]
-            mx.eval(self.model(mx.array([tokens])))
-        finally:
-            inner.layers = kept
-        return [np.array(output[0].astype(mx.float32)) for output in seen]
+        return watched_layers(inner, lambda: self.model(mx.array([tokens])))
 
 
 def _adapted(model: Any, adapter: Path) -> Any:
@@ -71,19 +65,3 @@ def _adapted(model: Any, adapter: Path) -> Any:
     except _UNREADABLE as error:
         raise ModelError(f"{adapter} cannot be loaded by mlx-lm: {error}") from error
     return model
-
-
-class _Watched:
-    """A layer whose output is kept, and of the first one what it is given."""
-
-    def __init__(self, layer: Any, seen: list[mx.array]) -> None:
-        self.layer, self.seen = layer, seen
-
-    def __call__(self, hidden: mx.array, *given: Any, **named: Any) -> mx.array:
-        if not self.seen:
-            self.seen.append(hidden)
-        self.seen.append(self.layer(hidden, *given, **named))
-        return self.seen[-1]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.layer, name)
