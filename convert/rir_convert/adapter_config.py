@@ -7,7 +7,7 @@ understood are listed here, and any other that is set is refused by its name.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,13 @@ from rir_mlx.models.adapters import CONFIG
 
 _READ = {
     *("peft_type", "r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern"),
-    *("target_modules", "target_parameters", "exclude_modules", "layers_to_transform", "layers_pattern"),
+    *("target_modules", "target_parameters", "layers_to_transform"),
     *("base_model_name_or_path", "revision", "init_lora_weights"),
 }
 _WITHOUT_EFFECT = {
     *("task_type", "auto_mapping", "peft_version", "inference_mode", "runtime_config", "megatron_core"),
+    # They narrow which modules are trained, and the tensors' names say which those are.
+    *("exclude_modules", "layers_pattern"),
     # Settings of an initialisation, which init_lora_weights names, or of a kind that another key switches on.
     *("loftq_config", "eva_config", "corda_config", "lora_ga_config", "qalora_group_size", "ensure_weight_tying"),
     # mlx-lm's keys and ours, in a folder that carries both.
@@ -37,11 +39,13 @@ _WHY = {
     "layer_replication": "repeats layers of the base",
     "alora_invocation_tokens": "acts from certain tokens on only",
 }
+_TOO_OLD = "adapters.npz comes from mlx-lm before 0.6, which stored neither rank nor scale. Train the adapter again."
 _KEPT_BASE = (None, True, False, "gaussian", "eva", "orthogonal")
 """Initialisations that keep the base's weights. Others (pissa, olora, corda, loftq, lora_ga) change them, and the base
 that such an adapter belongs to is not stored."""
 _PATTERN_SECONDS = 0.02
 """Of the processor; a pattern that PEFT writes takes microseconds."""
+Holds = Callable[[Any], bool]
 _MERGE = "Merge it with PEFT's merge_and_unload() and use the merged model."
 
 
@@ -53,15 +57,13 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         old = (folder / "adapters.npz").is_file()
         raise ModelError(
-            f"{folder} holds no {CONFIG}, so it is no adapter of mlx-lm or PEFT.",
-            hint="adapters.npz is of mlx-lm before 0.6, which wrote down neither rank nor scale: train again."
-            if old
-            else "",
+            f"{folder} holds no {CONFIG}, so it is no adapter of mlx-lm or PEFT.", hint=_TOO_OLD if old else ""
         ) from error
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from error
     if not isinstance(config, dict):
         raise ModelError(f"{path} holds no JSON object.")
+    _check(path, config, ["base_model_name_or_path", "model", "revision"], "a text", _or_none(_is_text))
     return config
 
 
@@ -83,17 +85,50 @@ def check_peft_config(folder: Path, config: Mapping[str, Any]) -> None:
             f"The adapter in {folder} was initialised by {start} (init_lora_weights), which changes the base.",
             hint="Convert it with PEFT: save_pretrained(…, path_initial_model_for_weight_conversion=…).",
         )
-    for key in ("r", "lora_alpha"):
-        if not _is_number(config.get(key)):
-            raise ModelError(f"{path}: {key} is {config.get(key)!r}, not a number.")
-    for key in ("rank_pattern", "alpha_pattern"):
-        patterns = config.get(key) or {}
-        if not isinstance(patterns, dict) or not all(map(_is_number, patterns.values())):
-            raise ModelError(f"{path}: {key} is {patterns!r:.60}, not numbers by pattern.")
+    _check(path, config, ["r"], "a whole number from 1 on", _is_rank)
+    _check(path, config, ["lora_alpha"], "a number", _is_number)
+    _check(path, config, ["lora_dropout"], "a number", _or_none(_is_number))
+    _check(path, config, ["rank_pattern"], "ranks by pattern", _or_none(_by_name(_is_rank)))
+    _check(path, config, ["alpha_pattern"], "numbers by pattern", _or_none(_by_name(_is_number)))
+    _check(path, config, ["target_modules"], "names", _or_none(lambda value: _is_text(value) or _all(_is_text)(value)))
+    _check(path, config, ["target_parameters"], "a list of names", _or_none(_all(_is_text)))
+    layers = _or_none(lambda value: _is_whole(value) or _all(_is_whole)(value))
+    _check(path, config, ["layers_to_transform"], "numbers of layers", layers)
+
+
+def _check(path: Path, given: Mapping[str, Any], keys: Iterable[str], what: str, holds: Holds) -> None:
+    """Raises ModelError for a value that is not what it has to be: a stranger's file may hold anything."""
+    for key in keys:
+        if not holds(given.get(key)):
+            raise ModelError(f"{path}: {key} is {given.get(key)!r:.60}, not {what}.")
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -1e308 < value < 1e308
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_rank(value: Any) -> bool:
+    return _is_number(value) and value >= 1 and int(value) == value
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _all(holds: Holds) -> Holds:
+    return lambda value: isinstance(value, list) and all(map(holds, value))
+
+
+def _by_name(holds: Holds) -> Holds:
+    return lambda value: isinstance(value, dict) and all(map(holds, value.values()))
+
+
+def _or_none(holds: Holds) -> Holds:
+    return lambda value: value is None or holds(value)
 
 
 def own_value(config: Mapping[str, Any], key: str, names: Iterable[str], default: Any) -> Any:
@@ -136,10 +171,14 @@ def mlx_settings(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         )
     if unknown := [key for key in given if key not in ("rank", "scale", "dropout", "keys", "alpha") and given[key]]:
         raise ModelError(f"{path}: lora_parameters has {unknown[0]}, which is unknown here.")
+    _check(path, config, ["num_layers", "lora_layers"], "a number of layers", _or_none(_is_whole))
+    _check(path, given, ["rank"], "a whole number from 1 on", _is_rank)
+    _check(path, given, ["dropout"], "a number", _or_none(_is_number))
+    _check(path, given, ["keys"], "a list of names", _or_none(_all(_is_text)))
     layers = config.get("num_layers", config.get("lora_layers"))
     return {
         "kind": kind,
-        "layers": -1 if layers is None else int(layers),
+        "layers": -1 if layers is None else layers,
         "rank": int(given["rank"]),
         "scale": float(given["scale"]),
         "dropout": float(given.get("dropout") or 0),

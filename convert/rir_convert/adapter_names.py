@@ -17,6 +17,8 @@ _PEFT = re.compile(
     r"(?P<module>.+?)\.(?P<leaf>lora_A|lora_B|lora_magnitude_vector)(?:\.(?!weight$)(?P<adapter>[^.]+))?(?:\.weight)?"
 )
 _LAYER = re.compile(r"(?:(?:base_model|model|language_model)\.)*layers\.(\d+)\.(.+)")
+_NESTED = ".base_layer"
+"""What PEFT puts between, where two parameters of one module are trained: the second adapter wraps the first."""
 _EMBEDDING = re.compile(r"(^|\.)(embed_tokens|lm_head|wte|wpe)\.")
 _MERGE = "Merge it with PEFT's merge_and_unload() and use the merged model."
 
@@ -44,7 +46,7 @@ class TensorName:
 def peft_name(stored: str) -> TensorName:
     """Raises ModelError for what is no low-rank factor, or stands outside the layers."""
     match = _PEFT.fullmatch(stored)
-    if match is None or _EMBEDDING.search(f"{match['module']}."):
+    if match is None or _EMBEDDING.search(f"{match['module']}.") or match["module"].endswith(_NESTED):
         raise _unknown(stored)
     module = match["module"].removeprefix("base_model.model.")
     return TensorName(module, _place(stored, module), _LEAVES[match["leaf"]], match["adapter"])

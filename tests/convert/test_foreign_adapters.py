@@ -16,6 +16,7 @@ from rir_convert.weights.tensors import save_weights
 
 from rir_mlx.backends.base import Backend
 from rir_mlx.errors import ModelError
+from rir_mlx.types import Ecosystem
 
 Q_PROJ = "self_attn.q_proj"
 PEFT = "base_model.model.model.layers"
@@ -179,11 +180,55 @@ def test_keys_that_are_off_and_those_without_effect_are_passed_over(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    "changes", [{"r": None}, {"r": "2"}, {"lora_alpha": True}, {"rank_pattern": [1]}, {"alpha_pattern": {"q": "x"}}]
-)
-def test_a_number_that_is_none_is_named(tmp_path: Path, changes: dict[str, Any]) -> None:
-    with pytest.raises(ModelError, match=f"{next(iter(changes))} is"):
+    "changes",
+    [
+        {"r": None}, {"r": "2"}, {"r": 0}, {"r": 2.5}, {"r": float("nan")}, {"lora_alpha": True},
+        {"lora_alpha": float("inf")}, {"lora_alpha": 10**400}, {"lora_dropout": "some"}, {"rank_pattern": [1]},
+        {"rank_pattern": {"q": 0}}, {"alpha_pattern": {"q": "x"}}, {"target_modules": [1]}, {"target_parameters": "q"},
+        {"layers_to_transform": "all"}, {"base_model_name_or_path": 5}, {"revision": ["main"]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_value_of_peft_that_is_of_another_kind_is_named(tmp_path: Path, changes: dict[str, Any]) -> None:
+    with pytest.raises(ModelError, match=rf"adapter_config\.json: {next(iter(changes))} is"):
         read_any(peft_folder(tmp_path / "a", **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"num_layers": "all"}, "num_layers is 'all', not a number of layers"),
+        ({"num_layers": None, "lora_layers": 1.5}, "lora_layers is 1.5"),
+        ({"lora_parameters": {"rank": 0, "scale": 2.0}}, "rank is 0, not a whole number"),
+        ({"lora_parameters": {"rank": 2, "scale": float("nan")}}, "lacks rank or scale"),
+        ({"lora_parameters": {"rank": 2, "scale": 2.0, "dropout": "some"}}, "dropout is 'some'"),
+        ({"lora_parameters": {"rank": 2, "scale": 2.0, "keys": [["q"]]}}, "keys is"),
+        ({"model": 5}, "model is 5, not a text"),
+    ],
+)
+def test_a_value_of_mlx_lm_that_is_of_another_kind_is_named(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
+    """`num_layers: all` ended in a traceback."""
+    with pytest.raises(ModelError, match=says):
+        read_any(mlx_folder(tmp_path / "a", **changes))
+
+
+def test_parameters_that_are_trained_by_name_are_read_and_those_that_are_missing_are_named(tmp_path: Path) -> None:
+    by_name = {"target_modules": [], "target_parameters": ["self_attn.q_proj.weight"]}
+    found = read_any(peft_folder(tmp_path / "a", **by_name))
+    assert found.keys == [Q_PROJ]
+    with pytest.raises(ModelError, match=r"targets mlp\.down_proj\.weight, and"):
+        read_any(peft_folder(tmp_path / "b", **(by_name | {"target_parameters": ["mlp.down_proj.weight"]})))
+    nested = respelt(("q_proj.lora", "q_proj.base_layer.lora"))
+    with pytest.raises(ModelError, match="no part of a low-rank adapter"):
+        read_any(peft_folder(tmp_path / "c", nested, **by_name))
+
+
+@pytest.mark.parametrize("to", ["mlx", "peft"])
+def test_the_bases_revision_is_kept(tmp_path: Path, to: Ecosystem) -> None:
+    source = peft_folder(tmp_path / "a", base_model_name_or_path="org/base", revision="8d3f0c5a")
+    convert_adapter(source, tmp_path / "out", to)
+    found = read_any(tmp_path / "out")
+    assert (found.base, found.revision) == ("org/base", "8d3f0c5a")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
