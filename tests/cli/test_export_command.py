@@ -275,7 +275,7 @@ def test_a_gguf_file_that_llama_cpp_cannot_run_is_kept_aside(exportable: Run, mo
     monkeypatch.setattr(gguf, "LlamaCpp", refused)
     done = exportable("export", "--arm", "qa", "--to", "gguf", "-q")
     assert done.code == 1
-    assert "llama.cpp: it cannot be loaded: a bad magic number" in done.err
+    assert "llama.cpp: it cannot be loaded or run: a bad magic number" in done.err
     assert [path.name for path in Path("runs/small/export").iterdir()] == ["qa-gguf-f16.rejected"]
     assert contexts[0] >= 1024
 

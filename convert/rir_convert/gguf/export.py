@@ -13,11 +13,10 @@ from rir_convert.gguf.llama_cpp import LlamaCpp, available
 from rir_convert.gguf.modelfile import around, joint_ids, modelfile
 from rir_convert.gguf.writer import BYTES, gguf_tensors, write_gguf
 from rir_convert.trained_arm import TrainedArm
-from rir_convert.verification.comparison import EngineComparison, unusable
+from rir_convert.verification.comparison import CANNOT_RUN, EngineComparison, unusable
 from rir_convert.verification.probe import engine_answers
 from rir_convert.verification.verifier import Verifier
 from rir_convert.weights.tensors import Tensors, size_of
-from rir_mlx.errors import ModelError
 from rir_mlx.models.config import read_config
 from rir_mlx.progress import counting_bytes
 from rir_mlx.types import GgufType
@@ -57,8 +56,8 @@ def export_gguf(
             answers = engine_answers(engine, reference.probe, reference.answers.scores)
             compared = verifier.judge("llama.cpp", answers, _KINDS[kind], found)
             return [replace(compared, forward="llama.cpp's own llama_decode, through llama-cpp-python")]
-    except ModelError as error:
-        return [unusable("llama.cpp", f"it cannot be loaded: {error.what}")]
+    except CANNOT_RUN as error:
+        return [unusable("llama.cpp", error, found)]
 
 
 def _write_modelfile(verifier: Verifier, trained: TrainedArm, path: Path) -> list[str]:

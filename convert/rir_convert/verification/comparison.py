@@ -17,6 +17,7 @@ from scipy.special import softmax
 
 from rir_convert.verification.probe import ProbeAnswers, mean_difference
 from rir_mlx.backends.base import Float32Array
+from rir_mlx.errors import OutOfMemory, RirError, UserError
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,8 @@ def compare_answers(
     distance = mean_difference(reference.rows, answers.rows)
     if np.isfinite(bounds.mean) and distance > _CLOSER * effect:
         found.append(
-            f"it is {distance:.3g} from the adapter model, which itself is only {effect:.3g} from its base: "
-            f"the adapter is lost, or its change is no larger than {kind} can hold"
+            f"its answers differ by {distance:.3g} from the trained model's, which differ by only {effect:.3g} from "
+            f"the base's: the adapter is missing, or its change is too small for {kind}"
         )
     agreement = difference = None
     scored = 0
@@ -113,7 +114,10 @@ def compare_answers(
         if not difference <= bounds.probability:
             found.append(f"a label's probability differs by {difference:.3g} ({bounds.probability:g} is allowed)")
         if settled < bounds.agreement:
-            found.append(f"the likeliest label is the same in {settled:.1%} of rows ({bounds.agreement:.0%} is asked)")
+            found.append(
+                f"the likeliest label agrees on {100 * settled:.1f} % of rows "
+                f"(at least {100 * bounds.agreement:.0f} % is required)"
+            )
     first = first_different_layer(reference.layers, answers.layers, kind)
     if first not in (None, _AFTER_LAYERS) and np.isfinite(bounds.mean):
         found.append(f"the output of {first} differs by more than {kind} explains")
@@ -132,10 +136,17 @@ def compare_answers(
     )
 
 
-def unusable(engine: str, fault: str) -> EngineComparison:
-    """A folder that an engine cannot load or run."""
+CANNOT_RUN = (UserError, OutOfMemory, RuntimeError, ValueError, TypeError, IndexError, MemoryError)
+"""What an engine raises for a folder that it cannot load or run: the errors of ours that it reports, and what libraries
+raise while they compute. A full GPU is a RuntimeError."""
+
+
+def unusable(engine: str, error: BaseException, faults: Sequence[str] = ()) -> EngineComparison:
+    """A folder that an engine cannot load or run. `faults` were found elsewhere and are passed on."""
+    said = error.what if isinstance(error, RirError) else next(iter(str(error).splitlines()), type(error).__name__)
+    found = (*faults, f"it cannot be loaded or run: {said.rstrip('.')}")
     nothing = float("inf")
-    return EngineComparison(engine, max_difference=nothing, mean_difference=nothing, same_choice=0.0, faults=(fault,))
+    return EngineComparison(engine, max_difference=nothing, mean_difference=nothing, same_choice=0.0, faults=found)
 
 
 def near_tie(number_format: str) -> float:

@@ -77,7 +77,8 @@ def _ends(folder: Path, config: Mapping[str, Any], own: Codec, codec: Codec) -> 
     for name, value in named.items():
         ids = set(value) if isinstance(value, list) else {value}
         if not set(codec.stops) <= ids:
-            found.append(f"{name} does not end a text at all of {list(codec.stops)}, but at {value}")
+            ends = " and ".join(map(str, codec.stops))
+            found.append(f"{name}: eos_token_id is {value}; it must include {ends}, the tokens that end a text")
     if own.tokenizer.eos_token_id not in codec.stops:
         found.append(f"the tokenizer's end of text is {own.tokenizer.eos_token_id}, which the model never learned")
     if own.terminator != codec.terminator:

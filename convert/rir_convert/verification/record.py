@@ -49,7 +49,8 @@ def comparison_line(comparison: EngineComparison) -> str:
         return f"Read back: the tensors differ by {comparison.mean_difference:.2g} of their size at most."
     labels = probabilities = ""
     if comparison.label_agreement is not None:
-        labels = f", the likeliest label is the same in {comparison.label_agreement:.1%} of {comparison.label_rows}"
+        agreement = 100 * comparison.label_agreement
+        labels = f", the likeliest label agrees on {agreement:.1f} % of {comparison.label_rows} rows"
     if comparison.probability_difference is not None:
         probabilities = f" (probabilities within {comparison.probability_difference:.2g})"
     return (

@@ -10,7 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rir_convert.verification.comparison import EngineComparison, Tolerance, compare_answers, unusable
+from rir_convert.verification.comparison import (
+    CANNOT_RUN,
+    EngineComparison,
+    Tolerance,
+    compare_answers,
+    unusable,
+)
 from rir_convert.verification.engines.base import CannotRun
 from rir_convert.verification.engines.libraries import (
     Library,
@@ -26,7 +32,6 @@ from rir_convert.weights.hf_folder import stored_as
 from rir_convert.weights.tensors import Weights
 from rir_mlx.backends import release_memory
 from rir_mlx.backends.base import Tokens
-from rir_mlx.errors import UserError
 from rir_mlx.models.config import read_config
 from rir_mlx.progress import Progress
 from rir_mlx.prompting.codec import Codec
@@ -92,15 +97,14 @@ class Verifier:
         if reason := why_not(library, config, self.reference.probe.longest_row):
             return self._not_compared(name, reason, written, library)
         self.progress.say(f"Loading it back with {name} …")
+        longest, ours = longest_of(library, config), self.reference.answers.scores
         try:
             engine = open_engine(library, written.folder, written.adapter)
+            answers = engine_answers(engine, self.reference.probe, ours, longest=longest, every_row=written.every_row)
         except CannotRun as error:
             return self._not_compared(name, error.what, written, library)
-        except UserError as error:
-            return unusable(name, f"it cannot be loaded: {error.what}")
-        longest = longest_of(library, config)
-        ours = self.reference.answers.scores
-        answers = engine_answers(engine, self.reference.probe, ours, longest=longest, every_row=written.every_row)
+        except CANNOT_RUN as error:
+            return unusable(name, error, written.faults)
         forward = engine.forward
         del engine
         release_memory()
@@ -109,5 +113,5 @@ class Verifier:
     def _not_compared(self, name: str, reason: str, written: Written, library: Library) -> EngineComparison:
         """A fault where the folder was made for this library. What was found in its files is a fault in any case."""
         if library == written.made_for:
-            return unusable(name, f"it cannot run this folder: {reason}")
+            return unusable(name, CannotRun(reason), written.faults)
         return EngineComparison(name, faults=tuple(written.faults), not_compared=reason)

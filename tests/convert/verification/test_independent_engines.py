@@ -213,7 +213,7 @@ def test_a_family_that_a_library_cannot_run_is_named_and_no_fault_unless_the_fol
     assert why in failed.value.what
     [result] = compared(torch, base, out, ["mlx-lm"], made_for="mlx-lm")
     assert result.not_compared is None
-    assert "it cannot run this folder: " in result.faults[0]
+    assert "it cannot be loaded or run: " in result.faults[0]
     assert why in result.faults[0]
 
 

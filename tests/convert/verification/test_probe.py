@@ -22,12 +22,12 @@ def test_near_ties_may_fall_either_way_and_other_labels_may_not() -> None:
     clear = answers([[0.6, 0.3, 0.1]] * 40)
     other = compare_answers("x", clear, answers([[0.4, 0.5, 0.1]] * 40), Tolerance("4 bits", 1))
     assert other.label_agreement == 0.0
-    assert [fault for fault in other.faults if "likeliest label is the same in 0.0%" in fault]
+    assert [fault for fault in other.faults if "agrees on 0.0 % of rows (at least 80 % is required)" in fault]
     result = compare_answers(
         "x", clear, answers([[0.3, 0.6, 0.1]] * 3 + [[0.6, 0.3, 0.1]] * 37), Tolerance("bfloat16", 1)
     )
     assert result.label_agreement == pytest.approx(37 / 40)
-    assert [fault for fault in result.faults if "likeliest label is the same in 92.5%" in fault]
+    assert [fault for fault in result.faults if "likeliest label agrees on 92.5 %" in fault]
     assert [fault for fault in result.faults if "probability differs by 0.3" in fault]
 
 

@@ -142,7 +142,7 @@ def put_nan(folder: Path) -> None:
     ("corrupt", "says", "layer"),
     [
         (lose_rope_scaling, "log-probabilities differ", "model.layers.0"),
-        (lose_adapter, "the adapter is lost", "model.layers.0"),
+        (lose_adapter, "the adapter is missing", "model.layers.0"),
         (transpose_square_layer, "log-probabilities differ", "model.layers.0"),
         (break_second_layer, "log-probabilities differ", "model.layers.1"),
         (put_nan, "log-probabilities differ by nan", "model.layers.0"),
@@ -221,7 +221,7 @@ def lose_format(folder: Path) -> None:
         (untie, "the weights hold a head of their own"),
         (lose_head, "the weights hold no head"),
         (keep_one_rope_form, "no rope_theta that agrees"),
-        (lose_terminator, "generation_config.json does not end a text"),
+        (lose_terminator, "generation_config.json: eos_token_id is 1; it must include "),
         (end_elsewhere, "which the model never learned"),
         (lose_template, "the chat template is lost"),
         (change_template, "other ids for a prompt than in training"),
@@ -296,7 +296,7 @@ def test_a_small_adapter_that_is_lost_is_found_although_the_difference_is_small(
     assert trained.effect < 0.05
     shutil.copyfile(base / "model.safetensors", tmp_path / "out" / "model.safetensors")
     result = trained.compared()
-    assert [fault for fault in result.faults if "the adapter is lost" in fault], result
+    assert [fault for fault in result.faults if "the adapter is missing" in fault], result
 
 
 def test_label_by_label_an_engine_scores_what_the_tree_of_labels_does(
