@@ -230,12 +230,12 @@ CORRUPTIONS: dict[str, Callable[[Path, Path], None]] = {
 def corrupted(run: Path) -> None:
     """What the verification says of each."""
     from rir_cli.context import trained_context
-    from rir_convert.exporting import verify_folder
     from rir_convert.trained_arm import TrainedArm
+    from rir_convert.verification.verifier import Verifier
 
     context = trained_context(str(run), run.parent, None, offline=True, quiet=True)
     trained = TrainedArm(context, "qa")
-    reference = trained.reference()
+    verifier = Verifier(context.progress, trained.reference())
     whole, folder = context.run.export("hf", "qa"), run / "corrupted"
     for what, corrupt in CORRUPTIONS.items():
         shutil.rmtree(folder, ignore_errors=True)
@@ -243,7 +243,7 @@ def corrupted(run: Path) -> None:
         for path in whole.iterdir():
             shutil.copyfile(path, folder / path.name)
         corrupt(folder, context.model.files.folder)
-        for found in verify_folder(trained, reference, folder):
+        for found in verifier.of_folder(folder, trained.prompts, trained.codec):
             print(
                 f"| {what} | {found.engine} | {'; '.join(found.faults) or 'passes'} | {found.first_difference or ''} |",
                 flush=True,

@@ -84,6 +84,8 @@ GgufType = Literal["f32", "f16", "bf16", "q8_0"]
 
 QuantizationBits = Literal[4, 8]
 """Bits of a weight in a quantized MLX folder."""
+QUANTIZATION_GROUP = 64
+"""Weights of a row that share a scale there."""
 
 Ecosystem = Literal["peft", "mlx"]
-"""Whose adapter format a folder is in."""
+"""The library whose adapter format a folder uses."""

@@ -54,6 +54,7 @@ def export(
 ) -> None:
     """Export a classifier to another format, load it back, and verify that it is the same model."""
     from rir_convert.exporting import ExportOptions, export_arm
+    from rir_convert.upload import check_push, push_folder
 
     from rir_cli.console import print_json
     from rir_cli.context import trained_context
@@ -65,14 +66,15 @@ def export(
     if push_to_hub and offline and not dry_run:
         raise UserError("--push-to-hub needs a network, which --offline forbids.", hint="Remove one of the two.")
     context = trained_context(run, runs, backend, offline=offline, quiet=quiet)
+    if push_to_hub:
+        check_push(push_to_hub, dry_run=dry_run)
     options = ExportOptions(to, output, quantize, gguf_type, dtype)
     exported = export_arm(context, arm or default_arm(context.run), options)
     found = {"folder": str(exported.folder)} | exported.verification
     if push_to_hub:
-        from rir_convert.upload import push_folder
-
-        say = context.progress.say
-        pushed = push_folder(exported.folder, push_to_hub, private=not public, dry_run=dry_run, say=say)
+        pushed = push_folder(
+            exported.folder, push_to_hub, private=not public, dry_run=dry_run, progress=context.progress
+        )
         found["pushed"] = pushed.as_dict()
     if json:
         print_json(found)

@@ -17,7 +17,8 @@ import numpy as np
 
 from rir_convert.adapter_config import check_peft_config, mlx_settings, own_value, read_adapter_config
 from rir_convert.adapter_names import TensorName, mlx_name, peft_name, split_place
-from rir_convert.weights.tensors import Weights, check_space, save_weights
+from rir_convert.weights.disk import check_new, check_space
+from rir_convert.weights.tensors import Weights, save_weights
 from rir_mlx.errors import ModelError, UserError
 from rir_mlx.models.adapter_spec import AdapterSpec, Tensors
 from rir_mlx.models.adapters import (
@@ -195,7 +196,7 @@ def _evened(
 ) -> tuple[dict[str, np.ndarray], int, float]:
     """One rank and one scale for all modules. PEFT's scale is alpha / rank, or alpha / √rank (rsLoRA,
     arXiv:2312.03732). `modules` has the names of each place that patterns are matched with."""
-    ranks = {place: own_value(config, "rank_pattern", names, config["r"]) for place, names in modules.items()}
+    ranks = {place: int(own_value(config, "rank_pattern", names, config["r"])) for place, names in modules.items()}
     alphas = {
         place: own_value(config, "alpha_pattern", names, config["lora_alpha"]) for place, names in modules.items()
     }
@@ -223,9 +224,10 @@ def _evened(
 def _check_targets(found: ForeignAdapter, folder: Path, config: Mapping[str, Any]) -> None:
     """Check that the file holds every module that the config targets: PEFT only warns and fills gaps with zeros."""
     targets, layers = config.get("target_modules"), config.get("layers_to_transform")
+    named = [*(targets if isinstance(targets, list) else []), *(config.get("target_parameters") or [])]
     modules = [f".{name.removesuffix('.lora_a')}" for name in found.tensors if name.endswith(".lora_a")]
-    for target in targets if isinstance(targets, list) else []:
-        if not any(module.endswith(f".{target}") for module in modules):
+    for target in named:
+        if not any(module.endswith(f".{target.removesuffix('.weight')}") for module in modules):
             raise ModelError(f"{folder / CONFIG} targets {target}, and {PEFT_WEIGHTS} holds nothing of it.")
     if layers is not None:
         wanted = {layers} if isinstance(layers, int) else set(layers)
@@ -237,9 +239,8 @@ def _check_targets(found: ForeignAdapter, folder: Path, config: Mapping[str, Any
 def convert_adapter(source: Path, target: Path, to: Ecosystem) -> ForeignAdapter:
     """Write the adapter of `source` as a folder that mlx-lm or PEFT opens, whole or not at all.
 
-    Raises UserError if `target` is not empty, ModelError if the adapter cannot be converted."""
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"{target} exists already, and is not empty.", hint="Name a new folder.")
+    Raises UserError if `target` is not empty or cannot be written, ModelError if the adapter cannot be converted."""
+    check_new(target)
     found = read_any(source)
     if found.spec.fine_tune_type == "full":
         raise UserError(
@@ -265,6 +266,7 @@ def _write_mlx(found: ForeignAdapter, folder: Path) -> dict[str, Any]:
         "num_layers": _layers_from_the_end(found),
         "lora_parameters": parameters,
         "model": found.base,
+        "revision": found.revision,
     }
 
 

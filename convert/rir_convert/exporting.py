@@ -2,40 +2,42 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rir_convert.cards.card import CardExample, CardForm, model_card
 from rir_convert.cards.example import RUNNABLE, ProgramResult, card_example, run_program
 from rir_convert.cards.facts import card_facts
 from rir_convert.gguf.export import export_gguf
-from rir_convert.gguf.writer import BYTES, check_family
+from rir_convert.gguf.writer import BYTES, check_family, check_weights
 from rir_convert.trained_arm import TrainedArm
 from rir_convert.verification.comparison import EngineComparison
 from rir_convert.verification.engines.libraries import Library, installed_libraries
-from rir_convert.verification.probe import Reference
 from rir_convert.verification.record import comparison_line, record
 from rir_convert.verification.staging import scratch_folder, verified_folder
 from rir_convert.verification.verifier import Verifier, Written
+from rir_convert.weights.disk import check_space
 from rir_convert.weights.hf_folder import FolderMetadata, stored_as, write_about, write_hf_folder
 from rir_convert.weights.merging import Fused
-from rir_convert.weights.tensors import Weights, base_weights, check_space, size_of
+from rir_convert.weights.tensors import Weights, base_weights, size_of
 from rir_mlx import __version__
 from rir_mlx.backends import open_backend
 from rir_mlx.classification.loading import default_arm
 from rir_mlx.classification.scores import Prediction
-from rir_mlx.errors import UserError
+from rir_mlx.errors import ModelError, UserError
+from rir_mlx.models.families import ModelShape
 from rir_mlx.models.weight_files import only_its_weights
 from rir_mlx.progress import Progress, Silent, counting_bytes
 from rir_mlx.prompting.prompts import DELIMITER
 from rir_mlx.stages import Context, OpenOptions, open_trained_run
-from rir_mlx.storage.atomic import read_json, replace_folder
-from rir_mlx.types import Arm, BackendName, Dtype, ExportFormat, GgufType
+from rir_mlx.storage.atomic import replace_folder
+from rir_mlx.types import QUANTIZATION_GROUP, Arm, BackendName, Dtype, ExportFormat, GgufType, QuantizationBits
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class ExportOptions:
 
     to: ExportFormat = "hf"
     output: Path | None = None
-    quantize: int | None = None
+    quantize: QuantizationBits | None = None
     gguf: GgufType = "f16"
     dtype: Dtype = "auto"
     backend: BackendName | None = None
@@ -85,8 +87,9 @@ def export(run: str | Path | None = None, arm: Arm | None = None, options: Expor
     """Export an arm of a run's folder (None: the newest run with a classifier) and verify the export. `arm` None is the
     arm that `classify` uses.
 
-    Raises UserError if there is no such run or arm or the options contradict each other, and Failure if the written
-    folder does not answer as the trained model does; it is then kept as `.rejected`."""
+    Raises UserError if there is no such run or arm, the options contradict each other, or another process writes the
+    same folder, and Failure if the written folder does not answer as the trained model does; it is then kept as
+    `.rejected`."""
     opening = OpenOptions(backend=options.backend, offline=options.offline, progress=options.progress)
     context = open_trained_run(run, opening)
     return export_arm(context, arm or default_arm(context.run), options)
@@ -98,7 +101,10 @@ def export_arm(context: Context, arm: Arm, options: ExportOptions) -> ExportResu
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; an export is a folder.", hint="Name a folder with --output.")
     if folder.exists() and any(folder.iterdir()) and not _is_export(folder):
-        raise UserError(f"{folder} holds something that this command did not write.", hint="Choose another --output.")
+        raise UserError(
+            f"{folder} holds something that this command did not write.",
+            hint="Choose another --output, or move it elsewhere.",
+        )
     trained = TrainedArm(context, arm)
     work = _Export(trained, options, folder)
     work.check()
@@ -114,11 +120,6 @@ def export_arm(context: Context, arm: Arm, options: ExportOptions) -> ExportResu
     for line in (*map(comparison_line, comparisons), program.line):
         context.progress.say(line)
     return ExportResult(folder, values)
-
-
-def verify_folder(trained: TrainedArm, reference: Reference, folder: Path) -> list[EngineComparison]:
-    """Compare a folder in Hugging Face format with the trained arm."""
-    return Verifier(trained.context.progress, reference).of_folder(folder, trained.prompts, trained.codec)
 
 
 class _Export:
@@ -137,22 +138,44 @@ class _Export:
         dtype = "float32" if self.options.to == "gguf" else self.options.dtype  # GGUF has number formats of its own
         return Fused(weights, self.spec, self.trained.adapter.tensors, dtype=dtype)
 
+    @cached_property
+    def card_example(self) -> CardExample:
+        """The card's prompt and program, before the program has run."""
+        return card_example(self.trained, self.form)
+
     def check(self) -> None:
-        """Refuse impossible options before anything is computed."""
+        """Find what cannot work before anything is computed: impossible options, a model that the format has no place
+        for, a full disk, and what the card is made of."""
         options = self.options
-        if options.quantize and options.to != "mlx":
-            raise UserError("--quantize is for --to mlx.", hint="Add --to mlx; for GGUF use --gguf-type q8_0.")
-        if options.quantize:
-            open_backend("mlx")
+        _check_choices(options)
         if options.to == "adapter" and self.spec.fine_tune_type == "full":
             raise UserError("All weights were trained, so there is no adapter to export.", hint="Use --to hf.")
         if options.dtype != "auto" and options.to in ("gguf", "adapter"):
             raise UserError("--dtype is for --to hf and mlx.", hint="For GGUF use --gguf-type.")
+        if options.quantize:
+            self._check_quantising()
         if options.to == "gguf":
             check_family(self.base.config, self.base.folder / "tokenizer.json")
+            check_weights(self.fused, self.base.config, options.gguf)
         if options.to != "adapter":
             copies = BYTES[options.gguf] / 4 if options.to == "gguf" else 2 if options.quantize else 1
             check_space(self.folder, round(copies * size_of(self.fused)))
+        card_facts(self.trained, self.name, {}, self.card_example, self.form)
+
+    def _check_quantising(self) -> None:
+        if self.options.to != "mlx":
+            raise UserError("--quantize is for --to mlx.", hint="Add --to mlx; for GGUF use --gguf-type q8_0.")
+        if "mlx-lm" not in installed_libraries():
+            raise UserError(
+                "--quantize needs MLX and mlx-lm, which are not installed.",
+                hint="Install them, or export without --quantize; --to gguf --gguf-type q8_0 needs neither.",
+            )
+        if (width := ModelShape.of(self.base.config).hidden) % QUANTIZATION_GROUP:
+            raise ModelError(
+                f"Layers of width {width} cannot be quantised in groups of {QUANTIZATION_GROUP}.",
+                hint="Export without --quantize, or use --to gguf --gguf-type q8_0.",
+            )
+        open_backend("mlx")
 
     def write(self, written: Path, verifier: Verifier) -> list[EngineComparison]:
         """Write the format to the folder `written` and compare it in every installed engine."""
@@ -179,7 +202,7 @@ class _Export:
     ) -> tuple[CardExample, ProgramResult]:
         """The card's example, with what its program printed in the folder `written`. It is not run in a folder that is
         wrong."""
-        example = card_example(self.trained, self.form)
+        example = self.card_example
         if any(comparison.faults for comparison in comparisons):
             return example, ProgramResult(note="the folder is another model")
         number_format = stored_as(Weights(written)) if example.code else "float32"
@@ -215,7 +238,8 @@ class _Export:
         """Quantise, once the unquantised folder is verified; then measure how many labels that changes."""
         from rir_mlx.backends.mlx.weights import quantise
 
-        bits, trained = self.options.quantize or 8, self.trained
+        bits, trained = self.options.quantize, self.trained
+        assert bits is not None
         with scratch_folder(written) as full:
             self._write_fused(full)
             before = verifier.of_folder(
@@ -236,6 +260,20 @@ class _Export:
         return [*before, *after]
 
 
+def _check_choices(options: ExportOptions) -> None:
+    """Raises UserError for a value that is none of the option's: Python's annotations refuse nothing."""
+    choices: dict[str, Any] = {"to": ExportFormat, "quantize": QuantizationBits, "gguf": GgufType, "dtype": Dtype}
+    for name, known in choices.items():
+        value = getattr(options, name)
+        if value not in get_args(known) and not (name == "quantize" and value is None):
+            listed = ", ".join(map(str, get_args(known)))
+            raise UserError(f"ExportOptions.{name} is {value!r}.", hint=f"Give one of {listed}.")
+
+
 def _is_export(folder: Path) -> bool:
-    path = folder / "verification.json"
-    return path.is_file() and "rir_mlx" in read_json(path)
+    """Whether this command wrote the folder: its verification.json says so. A damaged one says nothing."""
+    try:
+        values = json.loads((folder / "verification.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and "rir_mlx" in values

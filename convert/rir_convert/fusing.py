@@ -35,6 +35,7 @@ from rir_convert.verification.probe import (
 from rir_convert.verification.record import comparison_line, record
 from rir_convert.verification.staging import verified_folder
 from rir_convert.verification.verifier import Verifier
+from rir_convert.weights.disk import check_new, check_space
 from rir_convert.weights.hf_folder import FolderMetadata, write_hf_folder
 from rir_convert.weights.merging import Fused
 from rir_convert.weights.tensors import base_weights, size_of
@@ -69,18 +70,20 @@ def fuse(model: str, adapter: Path, output: Path, options: FuseOptions = _DEFAUL
     """Merge the adapter in the folder `adapter` into the base `model` (a folder or a hub id), and write the new folder
     `output`. Returns the content of verification.json.
 
-    Raises UserError if `output` holds anything, ModelError if base and adapter do not fit together, and Failure if the
-    written folder does not answer as both together do."""
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"{output} exists already, and is not empty.", hint="Name a new folder.")
+    Raises UserError if `output` holds anything or cannot be written, or if no installed library opens the adapter;
+    ModelError if base and adapter do not fit together, and Failure if the written folder does not answer as both
+    together do."""
+    check_new(output)
     progress = options.progress
     base = resolve_model(model, offline=options.offline)
     found = read_any(adapter)
+    _check_openable(found)
     fused = Fused(base_weights(base.folder, base.config), found.spec, found.tensors, dtype=options.dtype)
+    check_space(output, size_of(fused))
     codec = Codec(base.folder, _DATE)
     words = min(len(codec.tokenizer), ModelShape.of(base.config).vocabulary)
-    library, reference = _reference(base, adapter, found, _random_rows(words), progress)
     with verified_folder(output.absolute()) as written:
+        library, reference = _reference(base, adapter, found, _random_rows(words), progress)
         with counting_bytes(progress, f"fuse into {base.name}", size_of(fused)) as advance:
             write_hf_folder(written, fused, base, FolderMetadata(list(codec.stops)), advance=advance)
         verifier = Verifier(progress, reference)
@@ -90,6 +93,18 @@ def fuse(model: str, adapter: Path, output: Path, options: FuseOptions = _DEFAUL
     for comparison in comparisons:
         progress.say(comparison_line(comparison))
     return values
+
+
+def _check_openable(found: ForeignAdapter) -> None:
+    """Raises UserError if no installed library can open the adapter, and so nothing can be compared with it."""
+    libraries = installed_libraries()
+    if not libraries:
+        raise UserError("Neither PyTorch nor MLX is installed.", hint="pip install 'rir-mlx[torch]'")
+    if found.spec.fine_tune_type == "full" and "mlx-lm" not in libraries:
+        raise UserError(
+            "Only mlx-lm opens weights that were trained in full, and it is not installed.",
+            hint="Install it. For a classifier of a run, use `rir-mlx export --to hf`, which does not need it.",
+        )
 
 
 def _random_rows(vocabulary: int) -> list[tuple[int, ...]]:
@@ -116,11 +131,8 @@ def _reference(
 def _openable(adapter: Path, found: ForeignAdapter) -> Iterator[tuple[Library, Path]]:
     """The adapter and its own library, if that is installed and opens the folder as it is; else the adapter converted,
     for its own library or, where only that is installed, for the other."""
-    libraries = installed_libraries()
-    if not libraries:
-        raise UserError("Neither PyTorch nor MLX is installed.", hint="pip install 'rir-mlx[torch]'")
     form = found.ecosystem
-    if _LOADERS[form] not in libraries:
+    if _LOADERS[form] not in installed_libraries():
         form = "mlx" if form == "peft" else "peft"
     elif found.as_stored:
         yield _LOADERS[form], adapter

@@ -9,7 +9,7 @@ import importlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from rir_mlx import __version__
 from rir_mlx.errors import Failure, NoServer, UserError
+from rir_mlx.progress import Progress, Silent
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -43,6 +44,7 @@ _WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\
 _LOG_IN = "Run `hf auth login` with a token that may write, or set HF_TOKEN."
 _AGAIN = "Run the same command again: finished files are not sent again."
 _YES = {"1", "ON", "YES", "TRUE"}
+_SILENT = Silent()
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,17 @@ class Pushed:
         return asdict(self)
 
 
+def check_push(repo: str, *, dry_run: bool = False) -> None:
+    """What of an upload can be checked before there is anything to upload, and without a server.
+
+    Raises UserError for a bad name, offline, and without a token."""
+    _check_name(repo)
+    if not dry_run:
+        _check_access()
+
+
 def push_folder(
-    folder: Path, repo: str, *, private: bool = True, dry_run: bool = False, say: Callable[[str], None]
+    folder: Path, repo: str, *, private: bool = True, dry_run: bool = False, progress: Progress = _SILENT
 ) -> Pushed:
     """Upload an export to the model repository `repo` (owner/name), which is created if needed.
 
@@ -73,8 +84,8 @@ def push_folder(
     missing or refused token; NoServer without a network; Failure if the hub aborts the upload."""
     from huggingface_hub import constants
 
-    files = publishable(folder)
-    _check_name(repo)
+    check_push(repo, dry_run=dry_run)
+    files, say = publishable(folder), progress.say
     pushed = Pushed(repo, f"{constants.ENDPOINT}/{repo}", private, files, None)
     for name, size in files.items():
         say(f"  {name}  {size:,} bytes")
@@ -82,14 +93,13 @@ def push_folder(
     if dry_run:
         say(f"{total} would go to {pushed.url} ({_kind(private)} if it is new). No server was contacted.")
         return pushed
-    _check_access()
     from huggingface_hub import HfApi
 
     api = HfApi(library_name="rir-mlx", library_version=__version__)
     try:
-        found = _repository(api, repo, private=private, say=say)
+        found = _repository(api, repo, private=private, progress=progress)
         say(f"Uploading {total} to {pushed.url} ({_kind(bool(found.private))}) …")
-        commit = _upload(api, folder, found, say)
+        commit = _upload(api, folder, found, progress)
     except Exception as error:  # hf_xet, written in Rust, may raise anything
         raise _explained(error, repo) from error
     return Pushed(repo, pushed.url, bool(found.private), files, commit)
@@ -150,7 +160,7 @@ def _check_access() -> None:
         raise UserError("Uploading needs a Hugging Face token, and none was found.", hint=_LOG_IN)
 
 
-def _repository(api: HfApi, repo: str, *, private: bool, say: Callable[[str], None]) -> ModelInfo:
+def _repository(api: HfApi, repo: str, *, private: bool, progress: Progress) -> ModelInfo:
     """The repository, created if needed. Checks its actual visibility, not the requested one."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
@@ -161,18 +171,18 @@ def _repository(api: HfApi, repo: str, *, private: bool, say: Callable[[str], No
             raise
         api.create_repo(repo, private=private, exist_ok=True)
         found = api.model_info(repo)
-        say(f"Created {repo}, {_kind(bool(found.private))}.")
+        progress.say(f"Created {repo}, {_kind(bool(found.private))}.")
     if private and not found.private:
         raise UserError(
             f"{repo} is public, and the upload should be private.",
             hint="Add --public, name another repository, or make this one private in its settings.",
         )
     if found.private and not private:
-        say(f"{repo} stays private; change that in its settings on the hub.")
+        progress.say(f"{repo} stays private; change that in its settings on the hub.")
     return found
 
 
-def _upload(api: HfApi, folder: Path, found: ModelInfo, say: Callable[[str], None]) -> str:
+def _upload(api: HfApi, folder: Path, found: ModelInfo, progress: Progress) -> str:
     """Upload the publishable files of `folder` to the repository `found`. Returns the commit's id.
 
     Uses `upload_folder`, which resumes a killed upload; `upload_large_folder` kept a record inside the folder and was
@@ -186,7 +196,7 @@ def _upload(api: HfApi, folder: Path, found: ModelInfo, say: Callable[[str], Non
     weighty = any(_WEIGHTS.fullmatch(name) for name in names)
     stale = [name for name in there if weighty and _WEIGHTS.fullmatch(name) and name not in names]
     if stale:
-        say(f"Deleting weights of an earlier upload: {', '.join(stale)}.")
+        progress.say(f"Deleting weights of an earlier upload: {', '.join(stale)}.")
     made = api.upload_folder(
         repo_id=found.id,
         folder_path=folder,

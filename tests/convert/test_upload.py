@@ -26,9 +26,13 @@ import json, sys
 from pathlib import Path
 from rir_convert.upload import push_folder
 from rir_mlx.errors import RirError
+from rir_mlx.progress import Silent
+class Printed(Silent):
+    def say(self, text):
+        print(text, file=sys.stderr)
 try:
     how = json.loads(sys.argv[3])
-    found = push_folder(Path(sys.argv[1]), sys.argv[2], say=lambda text: print(text, file=sys.stderr), **how)
+    found = push_folder(Path(sys.argv[1]), sys.argv[2], progress=Printed(), **how)
 except RirError as error:
     print(error, file=sys.stderr)
     sys.exit(error.exit_code)
@@ -259,13 +263,13 @@ def test_offline_uploads_nothing(server: Hub, export: Path, monkeypatch: pytest.
     assert server.requests == []
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # set after the library was imported
     with pytest.raises(UserError, match="Nothing is uploaded offline"):
-        push_folder(export, REPO, say=lambda text: None)
+        push_folder(export, REPO)
 
 
 @pytest.mark.parametrize("name", ["feelings", "a/b/c", "me/", "me/fee lings", "-me/..", "", "me/" + "x" * 100])
 def test_a_name_that_the_hub_would_not_take_is_refused_before_it_is_asked(export: Path, name: str) -> None:
     with pytest.raises(UserError, match="is not a repository name") as refused:
-        push_folder(export, name, dry_run=True, say=lambda text: None)
+        push_folder(export, name, dry_run=True)
     assert "OWNER/NAME" in refused.value.hint
 
 
@@ -273,7 +277,7 @@ def test_a_name_that_the_hub_would_not_take_is_refused_before_it_is_asked(export
 def test_rows_of_data_are_never_published(export: Path, name: str) -> None:
     (export / name).write_text("text,label\n", encoding="utf-8")
     with pytest.raises(UserError, match="rows of data") as refused:
-        push_folder(export, REPO, dry_run=True, say=lambda text: None)
+        push_folder(export, REPO, dry_run=True)
     assert str(export / name) in str(refused.value)
 
 

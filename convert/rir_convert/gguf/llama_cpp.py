@@ -41,10 +41,6 @@ class LlamaCpp:
             raise ModelError(f"{path} cannot be loaded by llama.cpp: {error}") from error
         self.batch = llama_cpp.llama_batch_init(_BATCH, 0, 1)
 
-    def logits(self, tokens: Tokens) -> Float32Array:
-        """[tokens, vocabulary] next-token logits."""
-        return next(self.last_logits([tokens], len(tokens)))
-
     def last_logits(self, rows: Iterable[Tokens], last: int, *, prefix: Tokens = ()) -> Iterator[Float32Array]:
         """Like `Model.last_logits`: only those positions are projected to the vocabulary. One call at a time, since
         calls share the keys and values."""
@@ -72,17 +68,6 @@ class LlamaCpp:
                 logits = library.llama_get_logits_ith(self.model.ctx, place)
                 found.append(np.array(np.ctypeslib.as_array(logits, shape=(self.model.n_vocab(),))))
         return np.array(found, dtype=np.float32)
-
-    def encode(self, text: str) -> Tokens:
-        """llama.cpp's own tokens, with the first token that it adds, and control tokens recognised in the text."""
-        return tuple(self.model.tokenize(text.encode(), add_bos=True, special=True))
-
-    def greedy(self, tokens: Tokens, count: int) -> Tokens:
-        """The `count` likeliest tokens after these."""
-        written: list[int] = []
-        for _ in range(count):
-            written.append(int(next(self.last_logits([(*tokens, *written)], 1)).argmax()))
-        return tuple(written)
 
     def close(self) -> None:
         self.library.llama_batch_free(self.batch)

@@ -10,7 +10,7 @@ import importlib.util
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +21,6 @@ from rir_mlx.models.config import read_config
 from rir_mlx.models.families import rope_for_both
 from rir_mlx.types import GgufType
 
-GGUF_TYPES: tuple[GgufType, ...] = get_args(GgufType)
 BYTES: dict[GgufType, float] = {"f32": 4, "f16": 2, "bf16": 2, "q8_0": 34 / 32}
 """Of a number."""
 _BLOCK = {
@@ -53,6 +52,16 @@ def check_family(config: dict[str, Any], tokenizer: Path) -> None:
     read_vocabulary(tokenizer, config)
 
 
+def check_weights(weights: Tensors, config: dict[str, Any], kind: GgufType) -> None:
+    """Whether these weights can be written as `kind`. Reads names and shapes alone. Raises ModelError."""
+    if odd := sorted(set(weights) ^ set(_names(config))):
+        raise ModelError(f"The model is not a complete Llama: {odd[0]} is missing or unexpected.", hint=ELSEWHERE)
+    for tensor in weights if kind == "q8_0" else ():
+        _, shape = weights.form(tensor)
+        if len(shape) > 1 and shape[-1] % 32:
+            raise ModelError(f"{tensor} is {shape[-1]} wide, which blocks of 32 do not divide.", hint="Use f16.")
+
+
 def write_gguf(
     source: Path,
     path: Path,
@@ -72,8 +81,7 @@ def write_gguf(
     from gguf.quants import quant_shape_to_byte_shape, quantize
 
     weights = weights or Weights(source)
-    if odd := sorted(set(weights) ^ set(_names(config))):
-        raise ModelError(f"{source} is not a complete Llama: {odd[0]} is missing or unexpected.", hint=ELSEWHERE)
+    check_weights(weights, config, kind)
     writer = GGUFWriter(path, "llama")
     _add_shape(writer, config, kind, path.name.removesuffix(".gguf").removesuffix(f".{kind}"))
     add_vocabulary(writer, source, config)
@@ -83,8 +91,6 @@ def write_gguf(
     for tensor in names:
         _, shape = weights.form(tensor)
         form = full if len(shape) == 1 else whole
-        if form is GGMLQuantizationType.Q8_0 and shape[-1] % 32:
-            raise ModelError(f"{tensor} is {shape[-1]} wide, which blocks of 32 do not divide.", hint="Use f16.")
         stored = quant_shape_to_byte_shape(shape, form)
         dtype = np.dtype(np.uint8) if form not in (full, GGMLQuantizationType.F16) else np.dtype(np.float32)
         raw = stored if dtype == np.uint8 else shape

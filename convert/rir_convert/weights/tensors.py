@@ -7,7 +7,6 @@ length, a JSON header, the tensors).
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from math import prod
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any, Protocol
 import ml_dtypes
 import numpy as np
 
-from rir_mlx.errors import ModelError, UserError
+from rir_mlx.errors import ModelError
 from rir_mlx.models.weight_files import INDEX, is_buffer, weight_files
 
 _DTYPES: dict[str, Any] = {
@@ -184,17 +183,6 @@ def size_of(tensors: Tensors) -> int:
 
 def _bytes(dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
     return dtype.itemsize * prod(shape)
-
-
-def check_space(folder: Path, needed: int) -> None:
-    """Raises UserError if the disk has no room for that many bytes and a small reserve."""
-    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    free = shutil.disk_usage(there).free
-    if free < needed * 1.02 + 10**7:
-        raise UserError(
-            f"The disk of {there} has {free / 1e9:.2f} GB left; {needed / 1e9:.2f} GB are needed.",
-            hint="Free some, or choose a folder on another disk with --output.",
-        )
 
 
 def write_shards(

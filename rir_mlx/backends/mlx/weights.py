@@ -12,8 +12,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model, quantize_model, save_config, save_model
 
 from rir_mlx.errors import ModelError
-
-GROUP_SIZE = 64
+from rir_mlx.types import QUANTIZATION_GROUP
 
 
 def read_weights(model: Any) -> None:
@@ -30,10 +29,12 @@ def quantise(source: Path, target: Path, bits: int) -> None:
 
     Raises ModelError if no layer is wide enough for the groups."""
     model, config = load_model(source, lazy=True)
-    if config["hidden_size"] % GROUP_SIZE:
-        raise ModelError(f"Layers of width {config['hidden_size']} cannot be quantised in groups of {GROUP_SIZE}.")
+    if config["hidden_size"] % QUANTIZATION_GROUP:
+        raise ModelError(
+            f"Layers of width {config['hidden_size']} cannot be quantised in groups of {QUANTIZATION_GROUP}."
+        )
     with contextlib.redirect_stdout(io.StringIO()):  # mlx-lm prints the bits per weight there
-        model, config = quantize_model(model, config, GROUP_SIZE, bits)
+        model, config = quantize_model(model, config, QUANTIZATION_GROUP, bits)
     for old in target.glob("model*.safetensors*"):
         old.unlink()
     save_model(target, model, donate_model=True)
