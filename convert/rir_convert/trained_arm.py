@@ -66,9 +66,12 @@ class TrainedArm:
         context = self.context
         weights = context.trained(self.arm, seed).adapter / MLX_WEIGHTS
         done = context.run.evaluation(self.arm + context.seed_suffix(seed)).done()
-        if done is None or not weights.is_file() or done["inputs"]["adapter"] != digest_of_file(weights):
+        if done is None or not weights.is_file() or done["inputs"].get("adapter") != digest_of_file(weights):
             return False
-        return _time_of(done["finished"]) <= _time_of(comparison.run.finished)
+        try:
+            return _time_of(done["finished"]) <= _time_of(comparison.run.finished)
+        except (KeyError, ValueError):  # changed by hand, or of another version
+            return False
 
     @cached_property
     def rows(self) -> list[tuple[Row, str]]:

@@ -94,6 +94,8 @@ def test_a_comparison_older_than_the_record_of_the_evaluation_is_not_published(c
     assert TrainedArm(context, "qar").comparison is not None
     evaluate(context, finished="2020-05-11T14:03:22+0200")
     assert TrainedArm(context, "qar").comparison is None
+    evaluate(context, finished="yesterday")
+    assert TrainedArm(context, "qar").comparison is None
     evaluate(context, seeds=(0, 1))
     assert TrainedArm(context, "qar").comparison is None, "the other seed's weights are not there"
 
