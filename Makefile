@@ -16,11 +16,11 @@ demo: $(VENV)/.installed
 	$(BIN)/rir-mlx demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 # What needs no framework and starts no process. How long it takes has not been measured on idle cores.
 test-fast: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow' $(addprefix --ignore tests/,contract convert backends docs)
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m 'not slow' $(addprefix --ignore tests/,contract convert backends docs)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
