@@ -65,8 +65,10 @@ class ResumableFile:
         record = self._read_record()
         if self.force or not record.get("complete") or record["inputs"] != self.inputs or self.partial.exists():
             return False
+        if not self.target.is_file() or self.target.stat().st_size != record["bytes"]:
+            return False
         self.state = record["state"]
-        return self.target.is_file() and self.target.stat().st_size == record["bytes"]
+        return True
 
     def _open(self) -> FileIO:
         try:
@@ -100,7 +102,7 @@ class ResumableFile:
             os.ftruncate(self._file.fileno(), self.bytes)
             self._file.seek(self.bytes)
             return
-        if record.get("state") and not self.force:
+        if record.get("state") and not record["complete"] and not self.force:
             changed = changes(record.get("inputs"), self.inputs)
             why = changed[0] if changed else "it is shorter than it was"
             self.progress.warn(f"Not resuming {self.partial}: {why}. Starting over.")

@@ -121,6 +121,24 @@ def test_a_job_killed_between_its_last_two_steps_is_done(tmp_path: Path, monkeyp
     assert sorted(os.listdir(tmp_path)) == ["in.csv", "out.csv"]
 
 
+def test_a_finished_file_that_was_moved_away_is_made_anew_and_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record of the finished file was left by a kill. Its count of rows was taken for rows of the new file, which
+    began after them, without a header."""
+    source, target, heard = make_rows(tmp_path / "in.csv", 5), tmp_path / "out.csv", Heard()
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", lambda self, missing_ok=False: fail() if target.exists() else None)
+        with pytest.raises(Failure, match="power"):
+            classify_file(source, target, classify, SMALL)
+    target.rename(tmp_path / "moved.csv")
+    result = classify_file(source, target, classify, SMALL, heard)
+    assert (result.rows, result.resumed, result.labels.total()) == (5, 0, 5)
+    assert target.read_bytes() == (tmp_path / "moved.csv").read_bytes()
+    assert heard.said == []
+    assert sorted(os.listdir(tmp_path)) == ["in.csv", "moved.csv", "out.csv"]
+
+
 def test_two_processes_never_write_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, target = make_rows(tmp_path / "in.csv", 9), tmp_path / "out.csv"
     refused: list[str] = []
