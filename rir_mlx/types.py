@@ -9,6 +9,12 @@ from typing import Literal, get_args
 RUNS = Path("runs")
 """The default folder of all runs."""
 
+SHIPPED = ("demo", "emotion", "emotion-tiny", "paper", "custom")
+"""Recipes that come with the package and can be named without a path."""
+DEFAULT_RECIPE = "emotion"
+OPEN_MIRROR = "mlx-community/Llama-3.2-1B-Instruct-bf16"
+"""A copy of Llama 3.2 1B that asks for no consent: the default model."""
+
 Part = Literal["train", "validation", "test"]
 """A part of the labelled rows."""
 PARTS: tuple[Part, ...] = get_args(Part)

@@ -128,13 +128,18 @@ class _TableOptions:
     force: bool
 
     def form(self) -> TableFormat:
-        """Raises RecipeError for an invalid delimiter or encoding."""
-        from rir_mlx.data.loading import format_of
-        from rir_mlx.recipe.loading import load_recipe
+        """Raises UserError for an invalid delimiter or encoding."""
+        from rir_mlx.data.tables.table import TableFormat
+        from rir_mlx.errors import UserError
+        from rir_mlx.recipe.schema import delimiter_mark, text_encoding
 
-        keys = {"delimiter": self.delimiter, "encoding": self.encoding, "quotes": self.quotes}
-        overrides = [f"data.{key}={value!s}" for key, value in keys.items() if value is not None]
-        return format_of(load_recipe(None, overrides).data)
+        option, given = "--delimiter", self.delimiter
+        try:
+            delimiter = delimiter_mark(given)
+            option, given = "--encoding", self.encoding
+            return TableFormat(delimiter, text_encoding(given), self.quotes)
+        except ValueError as error:
+            raise UserError(f"{option} {error}, not {given!r}.") from error
 
 
 @dataclass(frozen=True)

@@ -37,9 +37,8 @@ from rir_mlx.data.tables.row_streams import (
     in_chunks,
     open_stream,
     outline,
-    wanted_text,
 )
-from rir_mlx.data.tables.table import ANY_FORMAT, TableFormat
+from rir_mlx.data.tables.table import ANY_FORMAT, TableFormat, wanted_text
 from rir_mlx.errors import DataError, UserError
 from rir_mlx.interrupts import Interrupts
 from rir_mlx.progress import Progress, Silent

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +20,10 @@ from rir_mlx.data.labels import Spellings
 from rir_mlx.data.rows import Row, RowRules, Triple, collect, row_readers, triple_reader
 from rir_mlx.data.splits import carve_missing_parts, carved_size, draw_rows, sample_train, shuffled
 from rir_mlx.data.tables.sources import read_file, read_tables
-from rir_mlx.data.tables.table import ANY_FORMAT, Table, TableFormat, Wanted, missing_file
+from rir_mlx.data.tables.table import ANY_FORMAT, Table, TableFormat, missing_file, wanted_text
 from rir_mlx.data.tables.text_files import read_lines
 from rir_mlx.errors import DataError
-from rir_mlx.recipe.schema import DataSection, ReasoningSection, SourceSpec
+from rir_mlx.recipe.schema import DataSection, ReasoningSection
 from rir_mlx.types import PARTS
 
 
@@ -54,33 +54,21 @@ class TripleData:
     notes: tuple[str, ...]
 
 
-def load_labelled(
-    section: DataSection, seed: int, *, parts: Collection[str] = ("train", "validation", "test")
-) -> LabelledData:
-    """Read, check and split the labelled rows. Parts that are not requested are empty.
+def load_labelled(section: DataSection, seed: int) -> LabelledData:
+    """Read, check and split the labelled rows. The test part does not depend on `val_size` or `max_samples`.
 
-    A part is the same whichever others are requested; the test part does not depend on `val_size`
-    or `max_samples`. Raises DataError with all faults of all files.
-    """
-    if odd := set(parts) - set(PARTS):
-        raise ValueError(f"not parts of the data: {sorted(odd)}")
-    sources = {"train": section.train, "validation": section.validation, "test": section.test}
-    needed = set(parts)
-    if not section.labels or any(sources[part] is None for part in parts):
-        needed.add("train")
+    Raises DataError with all faults of all files."""
     notes: list[str] = []
     spellings: Spellings = {}
-    wanted_sources = {part: sources[part] for part in sources if part in needed}
-    labels, rows = _read_rows(section, wanted_sources, notes, spellings)
+    labels, rows = _read_rows(section, notes, spellings)
     for part, size in (("test", section.test_size), ("validation", section.val_size)):
         if part in rows and 1 <= size < len(rows[part]):
             notes.append(f"{part}: {int(size):,} of {len(rows[part]):,} rows drawn")
             rows[part] = draw_rows(rows[part], int(size), f"{seed}/{part}")
-    if "train" in rows:
-        notes += check_labels(section, labels, rows["train"])
-        notes += carve_missing_parts(rows, section, seed)
-        rows["train"] = sample_train(rows["train"], section.max_samples, seed, notes)
-    used = {part: tuple(rows[part]) if part in parts and part in rows else () for part in sources}
+    notes += check_labels(section, labels, rows["train"])
+    notes += carve_missing_parts(rows, section, seed)
+    rows["train"] = sample_train(rows["train"], section.max_samples, seed, notes)
+    used: dict[str, tuple[Row, ...]] = {part: tuple(rows.get(part, ())) for part in PARTS}
     digest = _digest([["label", *pair] for pair in labels.items()], used)
     return LabelledData(labels, used["train"], used["validation"], used["test"], digest, tuple(notes), spellings)
 
@@ -99,7 +87,7 @@ def load_triples(section: ReasoningSection, seed: int) -> TripleData:
         Column("reasoning", "reasoning.reasoning_column", section.reasoning_column),
     ]
     notes: list[str] = []
-    tables = read_tables(section.source, columns, "reasoning.source")
+    tables = read_tables(section.source, columns, "reasoning.source", format_of(section))
     triples = collect([(table, triple_reader(table)) for table in tables], notes)
     if not triples:
         raise DataError(f"reasoning.source: {section.source.path} has no complete triples.")
@@ -118,14 +106,13 @@ def read_texts(path: Path, text_column: str | None, form: TableFormat = ANY_FORM
     """The texts of a file to classify: one a line in `.txt`, else the text column. Raises DataError with all faults."""
     if not path.is_file():
         raise missing_file(path)
-    lines = path.suffix.lower() == ".txt"
-    wanted = Wanted([Column("text", "the text column", text_column)], str(path), form)
-    table = read_lines(path, form) if lines else read_file(path, wanted)
+    wanted = wanted_text(path, text_column, form)
+    table = read_lines(path, wanted) if path.suffix.lower() == ".txt" else read_file(path, wanted)
     return collect([(table, lambda _, cells: checked_text(cells[0], "text"))], [])
 
 
-def format_of(section: DataSection) -> TableFormat:
-    """How the user says the files of the labelled data are written."""
+def format_of(section: DataSection | ReasoningSection) -> TableFormat:
+    """How the user says the section's files are written."""
     return TableFormat(section.delimiter, section.encoding, section.quotes)
 
 
@@ -148,13 +135,13 @@ def labels_in(tables: Sequence[Table], rows: Sequence[Row]) -> dict[str, str]:
 
 
 def _read_rows(
-    section: DataSection, sources: Mapping[str, SourceSpec | None], notes: list[str], spellings: Spellings
+    section: DataSection, notes: list[str], spellings: Spellings
 ) -> tuple[dict[str, str], dict[str, list[Row]]]:
     """The labels, and the rows of each part that has a source. Training rows come first: they may give the labels."""
     labels = dict(section.labels)
     rows: dict[str, list[Row]] = {}
     broken: list[DataError] = []
-    for part, source in sources.items():
+    for part, source in (("train", section.train), ("validation", section.validation), ("test", section.test)):
         if source is None:
             continue
         tables = read_tables(source, columns_of(section, part), f"data.{part}", format_of(section))

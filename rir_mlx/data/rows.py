@@ -9,7 +9,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from rir_mlx.data.cells import checked_text
 from rir_mlx.data.labels import Spellings, label_of, spelling_of
-from rir_mlx.data.tables.table import Fault, Table, advice, refuse
+from rir_mlx.data.tables.table import RECIPE_DATA, Fault, Table, advice, refuse
 from rir_mlx.errors import did_you_mean
 
 
@@ -149,11 +149,12 @@ def collect(tables: Iterable[tuple[Table, Reader[Item]]], notes: list[str]) -> l
     """The rows of all tables, in order. Raises DataError with all faults."""
     results = [(table, sift(table, read, notes)) for table, read in tables]
     unknown = any(sifted.unknown for _, sifted in results)
-    refuse([(table.name, table.total, sifted.faults) for table, sifted in results], hint_for(results, unknown=unknown))
+    refuse([(table.name, table.total, sifted.faults) for table, sifted in results], _hint_for(results, unknown=unknown))
     return [row for _, sifted in results for row in sifted.rows]
 
 
-def hint_for(results: Iterable[tuple[Table, Sifted[Any]]], *, unknown: bool) -> str:
+def _hint_for(results: Sequence[tuple[Table, Sifted[Any]]], *, unknown: bool) -> str:
     """What to do about the faults of some tables."""
     faults = [fault.what for _, sifted in results for fault in sifted.faults]
-    return advice(faults) + (" Labels that are meant go into data.labels." if unknown else "")
+    settings = results[0][0].settings if results else RECIPE_DATA
+    return advice(faults, settings) + (" Labels that are meant go into data.labels." if unknown else "")

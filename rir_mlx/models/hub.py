@@ -11,8 +11,7 @@ from rir_mlx.models.config import read_config
 from rir_mlx.models.fingerprint import fingerprint
 from rir_mlx.models.weight_files import check_weights
 from rir_mlx.recipe.builtin import BUILTIN, EMBEDDED
-
-OPEN_MIRROR = "mlx-community/Llama-3.2-1B-Instruct-bf16"
+from rir_mlx.types import OPEN_MIRROR
 
 _WANTED = [
     *("*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt"),

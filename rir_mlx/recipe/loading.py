@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,8 @@ from pydantic import ValidationError
 
 from rir_mlx.errors import RecipeError, did_you_mean
 from rir_mlx.recipe.problems import explain
-from rir_mlx.recipe.schema import Recipe, SourceSpec
-
-SHIPPED = ("demo", "emotion", "emotion-tiny", "paper", "custom")
-"""Recipes that come with the package and can be named without a path."""
+from rir_mlx.recipe.schema import Recipe
+from rir_mlx.types import SHIPPED
 
 
 def shipped_recipe(name: str) -> Path:
@@ -117,11 +116,14 @@ def _merge_override(values: dict[str, Any], text: str) -> None:
     for parent in parents:
         default = default.get(parent) if isinstance(default, dict) else None
         child = node.get(parent)
-        if isinstance(child, str) and last in SourceSpec.model_fields:  # data.train: a plain path
-            child = {"path": child}
-        if child is None and isinstance(default, dict) and "path" in default:  # one key of a default source
-            child = default
-        node[parent] = child = dict(child) if isinstance(child, dict) else {}
+        if isinstance(default, dict) and "path" in default:  # a source
+            child = {"path": child} if isinstance(child, str) else default if child is None else child
+        if parents == ["data", "labels"] and isinstance(child, list):
+            with suppress(TypeError):  # something else than names in it
+                child = dict.fromkeys(child, "")
+        if child is not None and not isinstance(child, dict):
+            raise RecipeError(f"--set {text}: {parent} is {child!r}, which has no keys.", hint=f"Set {parent} itself.")
+        node[parent] = child = dict(child or {})
         node = child
     try:
         if last == "delimiter":  # `|` and `,` are signs of YAML

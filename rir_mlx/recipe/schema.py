@@ -12,6 +12,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from rir_mlx.types import (
     DEFAULT_FILTERS,
+    DEFAULT_RECIPE,
+    OPEN_MIRROR,
     Arm,
     BackendName,
     Baseline,
@@ -53,6 +55,8 @@ Source = Annotated[SourceSpec, BeforeValidator(_source_from_text)]
 
 
 def _labels_from_list(value: Any) -> Any:
+    if isinstance(value, list) and any(isinstance(name, (list, dict)) for name in value):
+        raise ValueError("a list of labels holds names alone; with descriptions, write a mapping ({joy: glad, fear: })")
     pairs = dict.fromkeys(value, "") if isinstance(value, list) else value
     if not isinstance(pairs, dict):
         return value
@@ -61,7 +65,8 @@ def _labels_from_list(value: Any) -> Any:
     return {str(name): "" if what is None else what for name, what in pairs.items()}
 
 
-def _delimiter(value: Any) -> Any:
+def delimiter_mark(value: Any) -> Any:
+    """The character that a delimiter's name stands for. Raises ValueError if it is none."""
     if not isinstance(value, str):
         return value
     mark = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|"}.get(value, value)
@@ -70,7 +75,8 @@ def _delimiter(value: Any) -> Any:
     return mark
 
 
-def _encoding(value: str | None) -> str | None:
+def text_encoding(value: str | None) -> str | None:
+    """The name of an encoding. Raises ValueError if there is none of that name."""
     try:
         known = value is None or codecs.lookup(value)._is_text_encoding
     except (LookupError, ValueError):
@@ -78,6 +84,10 @@ def _encoding(value: str | None) -> str | None:
     if not known:
         raise ValueError("must be the name of a text encoding, such as cp1252, latin-1 or utf-16")
     return value
+
+
+Delimiter = Annotated[str | None, BeforeValidator(delimiter_mark)]
+Encoding = Annotated[str | None, AfterValidator(text_encoding)]
 
 
 class DataSection(Section):
@@ -93,9 +103,9 @@ class DataSection(Section):
     """Column of the text. Default: the one with a usual name (text, sentence, content, …)."""
     label_column: str | None = None
     """Column of the label. Default: the one with a usual name (label, category, class, …)."""
-    delimiter: Annotated[str | None, BeforeValidator(_delimiter)] = None
+    delimiter: Delimiter = None
     """The character between the cells of CSV and TSV files, such as `;` or `tab`. `null`: found from the file."""
-    encoding: Annotated[str | None, AfterValidator(_encoding)] = None
+    encoding: Encoding = None
     """Encoding of CSV, TSV and JSONL files, such as `cp1252` or `utf-16`. `null`: UTF-8."""
     quotes: bool | None = None
     """Whether quotation marks enclose cells of CSV and TSV files (`true`) or belong to the texts (`false`). `null`:
@@ -137,6 +147,12 @@ class ReasoningSection(Section):
     """Column of the answer. Default: the one with a usual name (answer, response, output, …)."""
     reasoning_column: str | None = None
     """Column of the reasoning. Default: the one with a usual name (reasoning, rationale, explanation, …)."""
+    delimiter: Delimiter = None
+    """The character between the cells of CSV and TSV files; see `data.delimiter`."""
+    encoding: Encoding = None
+    """Encoding of CSV, TSV and JSONL files; see `data.encoding`."""
+    quotes: bool | None = None
+    """Whether quotation marks enclose cells of CSV and TSV files; see `data.quotes`."""
     max_samples: int | None = Field(default=4000, ge=1)
     """Use at most this many triples, drawn by seed. `null`: all."""
     val_size: float = Field(default=200, ge=0)
@@ -310,9 +326,9 @@ class EvaluateSection(Section):
 class Recipe(Section):
     """A run: every setting that decides its result."""
 
-    name: str = Field(default="emotion", pattern=r"^[\w][\w.-]*$")
+    name: str = Field(default=DEFAULT_RECIPE, pattern=r"^[\w][\w.-]*$")
     """Names the run's folder, `runs/<name>`."""
-    model: str = "mlx-community/Llama-3.2-1B-Instruct-bf16"
+    model: str = OPEN_MIRROR
     """Base model of every stage: a Hugging Face id, a folder in its format, or `builtin:tiny-llama`."""
     revision: str | None = None
     """Commit, tag or branch of the model on the hub."""

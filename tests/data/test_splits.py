@@ -1,4 +1,4 @@
-"""Parts of the labelled rows: stratified, decided by the seed, and the same whichever are asked for."""
+"""Parts of the labelled rows: stratified, decided by the seed."""
 
 from __future__ import annotations
 
@@ -53,8 +53,6 @@ def test_row_ids_are_unique_in_a_run_the_same_on_each_load_and_name_the_source(t
     assert {row.id for row in (*data.train, *data.validation)} <= {f"train:{line}" for line in range(2, 62)}
     ids = [row.id for row in (*data.train, *data.validation, *data.test)]
     assert len(set(ids)) == len(ids) == 46
-    alone = load_labelled(DataSection.model_validate(section), 0, parts=["validation"])
-    assert [row.id for row in alone.validation] == [row.id for row in data.validation]
     scanned = scan_sources(DataSection.model_validate(section), 0)
     assert {row.id for row in scanned.parts["validation"]} == {row.id for row in data.validation}
     both = load(tmp_path / "*.csv")
@@ -80,23 +78,6 @@ def test_the_test_part_depends_on_neither_val_size_nor_max_samples(tmp_path: Pat
     large = load(path, test_size=60, val_size=90, max_samples=20)
     assert large.test == small.test
     assert len(large.train) == 20
-
-
-def test_a_part_is_the_same_whichever_others_are_asked_for(tmp_path: Path) -> None:
-    path = write_csv(tmp_path / "a.csv", some_rows(300))
-    section = DataSection.model_validate({"train": str(path), "test_size": 60, "val_size": 30, "max_samples": 100})
-    whole = load_labelled(section, 7)
-    for part in ("train", "validation", "test"):
-        alone = load_labelled(section, 7, parts=[part])
-        assert getattr(alone, part) == getattr(whole, part)
-        assert len(alone.train) + len(alone.validation) + len(alone.test) == len(getattr(whole, part))
-        assert alone.labels == whole.labels
-
-
-def test_only_the_files_that_a_part_needs_are_read(tmp_path: Path) -> None:
-    test = write_csv(tmp_path / "test.csv", some_rows(9))
-    section = DataSection(train=str(tmp_path / "absent.csv"), test=str(test), labels=list(LABELS), test_size=0)
-    assert pairs(load_labelled(section, 0, parts=["test"]).test) == some_rows(9)
 
 
 def test_the_draw_is_the_same_in_another_process(tmp_path: Path) -> None:

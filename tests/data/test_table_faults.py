@@ -10,10 +10,11 @@ import pytest
 
 from rir_mlx.data.audit.checks import audit
 from rir_mlx.data.audit.scan import scan_sources
-from rir_mlx.data.loading import load_labelled
-from rir_mlx.data.tables.row_streams import Record, open_stream, outline, wanted_text
-from rir_mlx.data.tables.table import Fault, TableFormat
+from rir_mlx.data.loading import load_labelled, load_triples, read_texts
+from rir_mlx.data.tables.row_streams import Record, open_stream, outline
+from rir_mlx.data.tables.table import Fault, TableFormat, wanted_text
 from rir_mlx.errors import DataError
+from rir_mlx.recipe.loading import load_recipe
 from rir_mlx.recipe.schema import DataSection
 
 CLEAN = [(f"text number {n}", ("joy", "fear")[n % 2]) for n in range(40)]
@@ -150,6 +151,44 @@ def test_another_encoding_is_one_error_with_a_guess_that_can_be_set(tmp_path: Pa
     assert outline(path, open_stream(path, wanted), wanted).rows == 40
     with pytest.raises(DataError, match="is not ascii text: after row 0"):
         load(path, encoding="ascii")
+
+
+@pytest.mark.parametrize(
+    ("content", "override", "said"),
+    [
+        ("prompt;reply;thought\ncafé;oui;parce que\n".encode("cp1252"), "encoding=cp1252", "reasoning.encoding=cp1252"),
+        (b"question#answer#reasoning\na#b#c\n", "delimiter=#", "set reasoning.delimiter to it"),
+        (b'question,answer,reasoning\na,b,"c" d\n', "quotes=false", "set reasoning.quotes=false"),
+    ],
+)
+def test_triples_are_read_as_the_hint_of_their_fault_says(
+    tmp_path: Path, content: bytes, override: str, said: str
+) -> None:
+    path = tmp_path / "triples.csv"
+    path.write_bytes(content)
+    keys = [f"reasoning.source={path}", "reasoning.val_size=0", "reasoning.max_samples=null"]
+    keys += ["reasoning.answer_column=reply", "reasoning.reasoning_column=thought"] if b"reply" in content else []
+    with pytest.raises(DataError) as raised:
+        load_triples(load_recipe(None, keys).reasoning, 0)
+    assert said in raised.value.hint
+    assert len(load_triples(load_recipe(None, [*keys, f"reasoning.{override}"]).reasoning, 0).train) == 1
+
+
+def test_the_hints_about_a_file_to_classify_name_options_of_that_command(tmp_path: Path) -> None:
+    def hint_of(name: str, content: bytes) -> str:
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError) as raised:
+            read_texts(tmp_path / name, None)
+        return raised.value.hint
+
+    assert "Set --encoding cp1252 " in hint_of("a.csv", "text\ncafé au lait\n".encode("cp1252"))
+    assert "Set --text-column to one of them" in hint_of("b.csv", b"a,b\n1,2\n")
+    assert "set --delimiter to it" in hint_of("c.csv", b"a,b\n1,2\n")
+    assert "set --no-quotes" in hint_of("d.csv", b'text\n"c" d\n')
+    assert hint_of("e.md", b"text").endswith(".parquet, .txt.")
+    with pytest.raises(DataError) as raised:
+        read_texts(tmp_path / "f.csv", None)
+    assert raised.value.hint.endswith(".parquet, .txt.")
 
 
 def test_a_latin_1_file_of_200000_rows_is_refused_in_seconds(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from rir_mlx.data.cells import checked_text
 from rir_mlx.data.columns import Column
 from rir_mlx.data.labels import label_of
 from rir_mlx.data.tables.quoting import split_records
-from rir_mlx.data.tables.row_streams import CsvStream, Record, open_stream, wanted_text
+from rir_mlx.data.tables.row_streams import CsvStream, Record, open_stream
 from rir_mlx.data.tables.sources import read_file
-from rir_mlx.data.tables.table import Fault, Wanted
+from rir_mlx.data.tables.table import Fault, Wanted, wanted_text
 from rir_mlx.errors import DataError
 
 COLUMNS = [Column("text", "data.text_column", None), Column("label", "data.label_column", None)]

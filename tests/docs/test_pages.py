@@ -19,8 +19,9 @@ from pydantic import BaseModel, ValidationError
 from reference import GENERATED
 from rir_cli.app import app
 
-from rir_mlx.recipe.loading import SHIPPED, load_recipe
+from rir_mlx.recipe.loading import load_recipe
 from rir_mlx.recipe.schema import Recipe
+from rir_mlx.types import SHIPPED
 
 _SOURCES = ("rir_mlx", "cli", "convert")
 _FOREIGN_OPTIONS = {"--hosts", "--adapter-path", "--strict"}

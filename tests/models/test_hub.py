@@ -13,7 +13,8 @@ from huggingface_hub import errors
 
 from rir_mlx.errors import ModelError
 from rir_mlx.models.families import rope_for_both
-from rir_mlx.models.hub import OPEN_MIRROR, resolve_model
+from rir_mlx.models.hub import resolve_model
+from rir_mlx.types import OPEN_MIRROR
 
 LLAMA3 = {"factor": 32.0, "rope_type": "llama3", "original_max_position_embeddings": 8192}
 

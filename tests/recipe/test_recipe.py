@@ -8,12 +8,12 @@ import pytest
 
 from rir_mlx.errors import RecipeError
 from rir_mlx.recipe.loading import (
-    SHIPPED,
     dump_recipe,
     load_recipe,
     shipped_recipe,
 )
 from rir_mlx.recipe.schema import Recipe
+from rir_mlx.types import SHIPPED
 
 
 def test_the_defaults_are_the_emotion_recipe() -> None:
@@ -125,6 +125,25 @@ def test_labels_may_be_numbers_and_need_no_description() -> None:
     assert load_recipe(None, ["data.labels={0: sad, 1: }"]).data.labels == {"0": "sad", "1": ""}
 
 
+def test_a_description_set_for_a_listed_label_keeps_the_other_labels(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("data: {train: rows.csv, labels: [joy, anger]}\n")
+    assert load_recipe(path, ["data.labels.joy=happy"]).data.labels == {"joy": "happy", "anger": ""}
+
+
+@pytest.mark.parametrize("key", ["classifier.arms.qa", "seed.x", "data.instruction.x"])
+def test_a_value_is_not_replaced_by_a_key_below_it(tmp_path: Path, key: str) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("seed: 3\nclassifier: {arms: [qa]}\ndata: {train: rows.csv, instruction: Which}\n")
+    with pytest.raises(RecipeError, match="which has no keys"):
+        load_recipe(path, [f"{key}=1"])
+
+
+def test_labels_that_are_listed_with_descriptions_are_refused_with_the_mend() -> None:
+    with pytest.raises(RecipeError, match="write a mapping"):
+        load_recipe(None, ["data.labels=[joy: glad, fear: afraid]"])
+
+
 def test_truth_values_as_labels_are_refused_with_the_mend() -> None:
     with pytest.raises(RecipeError, match="put such labels in quotes"):
         load_recipe(None, ["data.labels=[yes, no]"])
@@ -168,7 +187,11 @@ def test_a_delimiter_can_be_set_as_it_is_or_by_name(given: str, mark: str) -> No
 
 @pytest.mark.parametrize(
     ("override", "words"),
-    [("data.delimiter=ab", "must be one character"), ("data.encoding=utf-9", "must be the name of a text encoding")],
+    [
+        ("data.delimiter=ab", "must be one character"),
+        ("reasoning.delimiter=ab", "must be one character"),
+        ("data.encoding=utf-9", "must be the name of a text encoding"),
+    ],
 )
 def test_a_format_that_there_is_not_is_refused(override: str, words: str) -> None:
     with pytest.raises(RecipeError, match=words):

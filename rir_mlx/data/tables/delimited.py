@@ -98,11 +98,14 @@ class DelimitedFile:
         except DataError as error:
             name = "a tab" if self.delimiter == "\t" else f"'{self.delimiter}'"
             what = f"{error.what} They are separated by {name}." if len(self.header) > 1 else error.what
-            hint = f"{error.hint} If another character separates the cells, set data.delimiter to it."
+            hint = f"{error.hint} If another character separates the cells, set {self._setting('delimiter')} to it."
             raise DataError(what, hint=hint) from error
 
     def _shown(self) -> str:
         return self._wanted.shown
+
+    def _setting(self, key: str) -> str:
+        return self._wanted.settings.text(key)
 
     def rows(self) -> Iterator[Record]:
         """The rows after the header. What cannot be used has a fault in place of cells."""
@@ -123,7 +126,7 @@ class DelimitedFile:
         """What the user should know about how the file was read."""
         notes = []
         if not self.quotes and self._wanted.form.quotes is None:
-            notes.append(f"{self._shown()}: quotation marks are read as part of the texts (data.quotes)")
+            notes.append(f"{self._shown()}: quotation marks are read as part of the texts ({self._setting('quotes')})")
         if self.spanning:
             notes.append(f"{self._shown()}: {self.spanning:,} rows hold line breaks: {self.spanned_lines:,} lines")
         return tuple(notes)
@@ -211,7 +214,7 @@ def _find_delimiter(sample: Sequence[str], suffix: str, wanted: Wanted) -> str:
 
 def read_csv(path: Path, wanted: Wanted) -> Table:
     """The wanted columns of a CSV or TSV file."""
-    text = decode(path, wanted.shown, wanted.form)
+    text = decode(path, wanted)
     file = DelimitedFile(lambda: lines_of(text), path.suffix.lower(), wanted)
     places = file.places()
     rows, faults = array("L"), list[Fault]()
@@ -227,7 +230,8 @@ def read_csv(path: Path, wanted: Wanted) -> Table:
             column.append(known.setdefault(cell, cell) if len(cell) < _SHORT and len(known) < _KNOWN else cell)
     if not rows and not faults:
         raise DataError(f"{wanted.shown} has a header but no rows.", hint="It needs a row for each text.")
-    return Table(wanted.shown, rows, cells, (None,) * len(places), tuple(faults), notes=file.notes())
+    classes = (None,) * len(places)
+    return Table(wanted.shown, rows, cells, classes, tuple(faults), notes=file.notes(), settings=wanted.settings)
 
 
 def wrong_length(record: Sequence[str], header: Sequence[str]) -> str:

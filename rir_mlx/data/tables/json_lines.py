@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rir_mlx.data.columns import find_columns
-from rir_mlx.data.tables.table import Fault, Table, Wanted, refuse
+from rir_mlx.data.tables.table import Fault, Table, Wanted, as_lines_of_json, refuse
 from rir_mlx.data.tables.text_files import decode, not_utf8, open_lines
 from rir_mlx.errors import DataError
 
@@ -18,7 +18,7 @@ def read_jsonl(path: Path, wanted: Wanted) -> Table:
     rows: list[int] = []
     records: list[dict[str, Any]] = []
     faults: list[Fault] = []
-    decode(path, wanted.shown, wanted.form)
+    decode(path, wanted)
     for number, _, record in json_records(path, wanted):
         if isinstance(record, Fault):
             faults.append(record)
@@ -31,7 +31,7 @@ def read_jsonl(path: Path, wanted: Wanted) -> Table:
         list(dict.fromkeys(name for record in records for name in record)), wanted.columns, wanted.shown
     )
     cells = tuple([record.get(name) for record in records] for name in found)
-    return Table(wanted.shown, rows, cells, (None,) * len(found), tuple(faults))
+    return Table(wanted.shown, rows, cells, (None,) * len(found), tuple(faults), settings=wanted.settings)
 
 
 def json_records(path: Path, wanted: Wanted) -> Iterator[tuple[int, str, dict[str, Any] | Fault]]:
@@ -42,17 +42,11 @@ def json_records(path: Path, wanted: Wanted) -> Iterator[tuple[int, str, dict[st
         if not raw:
             continue
         if not started and raw.startswith("["):
-            raise not_lines_of_json(path, wanted.shown)
+            what = f"{wanted.shown} is one JSON array, not one JSON object a line."
+            raise DataError(what, hint=as_lines_of_json(path))
         started = True
         why = not_utf8(raw)
         yield number, raw, Fault(number, why) if why else json_record(number, raw)
-
-
-def not_lines_of_json(path: Path, shown: str) -> DataError:
-    return DataError(
-        f"{shown} is one JSON array, not one JSON object a line.",
-        hint=f"Turn it into lines, for example: jq -c '.[]' {path.name} > new.jsonl",
-    )
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

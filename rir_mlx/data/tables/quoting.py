@@ -217,7 +217,7 @@ class _ColumnSeen:
         self.count += 1
         if len(self.values) < _MOST_VALUES:
             self.values.add(value)
-        self.numbers = self.numbers and _is_number(value)
+        self.numbers = self.numbers and is_number(value.strip())
         self.identifiers = self.identifiers and _is_identifier(value)
 
     def knows(self, value: str) -> bool:
@@ -225,11 +225,11 @@ class _ColumnSeen:
             return True
         if self.strict:
             return False
-        return (self.numbers and _is_number(value)) or (self.identifiers and _is_identifier(value))
+        return (self.numbers and is_number(value.strip())) or (self.identifiers and _is_identifier(value))
 
 
-def _is_number(value: str) -> bool:
-    return _NUMBER.fullmatch(value.strip()) is not None
+def is_number(value: str) -> bool:
+    return _NUMBER.fullmatch(value) is not None
 
 
 def _is_identifier(value: str) -> bool:

@@ -10,7 +10,6 @@ import base64
 import hashlib
 import json
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
@@ -19,14 +18,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
-from rir_mlx.data.columns import Column, check_header, find_columns
+from rir_mlx.data.columns import check_header, find_columns
 from rir_mlx.data.tables.delimited import DelimitedFile
 from rir_mlx.data.tables.json_lines import json_records
-from rir_mlx.data.tables.quoting import quoted
+from rir_mlx.data.tables.quoting import is_number, quoted
 from rir_mlx.data.tables.table import (
-    ANY_FORMAT,
+    TEXT_FILES,
     Fault,
-    TableFormat,
     Wanted,
     advice,
     first_line,
@@ -37,13 +35,11 @@ from rir_mlx.data.tables.table import (
 from rir_mlx.data.tables.text_files import check_encoding, not_utf8, open_lines
 from rir_mlx.errors import DataError, Failure
 
-READABLE = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".txt")
 _MOST_FAULTS = 1000
 _BOM = "\ufeff"
 _PARQUET_ROWS = 4096
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What a spreadsheet takes for the start of a formula (https://owasp.org/www-community/attacks/CSV_Injection)."""
-_NUMBER = re.compile(r"[+-]?\d+([.,]\d+)?")
 
 
 class Record(NamedTuple):
@@ -98,19 +94,14 @@ def open_stream(path: Path, wanted: Wanted, *, safe: bool = True) -> Stream:
     if not path.is_file():
         raise missing_file(path)
     suffix = path.suffix.lower()
-    if suffix not in READABLE:
-        raise unreadable_kind(path, wanted.shown)
+    if suffix not in TEXT_FILES:
+        raise unreadable_kind(path, wanted)
     if suffix == ".parquet":
         return JsonStream(lambda: _scan_parquet(path))
-    check_encoding(path, wanted.shown, wanted.form)
+    check_encoding(path, wanted)
     if suffix in (".csv", ".tsv"):
         return CsvStream(path, wanted, safe=safe)
     return JsonStream(lambda: _scan_lines(path, wanted) if suffix == ".txt" else _scan_json(path, wanted))
-
-
-def wanted_text(path: Path, text_column: str | None, form: TableFormat = ANY_FORMAT) -> Wanted:
-    """The wish for the text column of a file."""
-    return Wanted([Column("text", "the text column", text_column)], str(path), form)
 
 
 def outline(path: Path, stream: Stream, wanted: Wanted) -> Outline:
@@ -128,7 +119,7 @@ def outline(path: Path, stream: Stream, wanted: Wanted) -> Outline:
             rows += 1
             columns.update(dict.fromkeys(record.cells))
     total = rows + len({fault.row for fault in faults})
-    refuse([(str(path), total, faults)], advice(fault.what for fault in faults))
+    refuse([(str(path), total, faults)], advice((fault.what for fault in faults), wanted.settings))
     if not rows:
         raise DataError(f"{path} has no rows.", hint="It needs a row for each text.")
     found = find_columns(list(columns), wanted.columns, str(path))
@@ -191,7 +182,7 @@ class CsvStream:
         if value is None or isinstance(value, float):
             return "" if value is None else repr(value)
         cell = str(value).lower() if isinstance(value, bool) else str(value)
-        if self.safe and cell.startswith(_FORMULA) and not _NUMBER.fullmatch(cell):
+        if self.safe and cell.startswith(_FORMULA) and not is_number(cell):
             return "'" + cell
         return cell
 

@@ -15,6 +15,7 @@ from rir_mlx.data.tables.table import (
     ACCEPTED,
     ANY_FORMAT,
     SUFFIXES,
+    Settings,
     Table,
     TableFormat,
     Wanted,
@@ -32,7 +33,7 @@ def read_tables(source: SourceSpec, columns: Sequence[Column], key: str, form: T
     """Read the wanted columns from wherever a recipe's source points. `key` is the source's place in the recipe.
 
     Raises DataError if nothing is found, a file cannot be read at all, or a column is missing."""
-    path = source.path
+    path, settings = source.path, Settings(key.partition(".")[0])
     if path.startswith(BUILTIN):
         name = path.removeprefix(BUILTIN)
         known = sorted(file.name for file in EMBEDDED.glob("*") if file.suffix in SUFFIXES)
@@ -44,7 +45,7 @@ def read_tables(source: SourceSpec, columns: Sequence[Column], key: str, form: T
         return [read_file(EMBEDDED / name, Wanted(columns, path))]
     place = Path(path).expanduser()
     if place.is_file():
-        return [read_file(place, Wanted(columns, str(place), form))]
+        return [read_file(place, Wanted(columns, str(place), form, settings))]
     if place.is_dir():
         refuse_saved_data_set(place, key)
         if not holds_data_set(place):
@@ -54,7 +55,7 @@ def read_tables(source: SourceSpec, columns: Sequence[Column], key: str, form: T
         files = [Path(file) for file in sorted(glob.glob(str(place), recursive=True)) if Path(file).is_file()]
         if not files:
             raise DataError(f"{key}: no file fits the pattern {path}, seen from {Path.cwd()}.", hint=ACCEPTED)
-        return [read_file(file, Wanted(columns, str(file), form)) for file in files]
+        return [read_file(file, Wanted(columns, str(file), form, settings)) for file in files]
     if place.suffix.lower() in SUFFIXES + _OTHER_FILES or not HUB_ID.fullmatch(path):
         raise missing_file(place, key)
     return [read_data_set(source, columns, key, path)]
@@ -69,4 +70,4 @@ def read_file(path: Path, wanted: Wanted) -> Table:
             return read_jsonl(path, wanted)
         case ".parquet":
             return read_parquet(path, wanted)
-    raise unreadable_kind(path, wanted.shown)
+    raise unreadable_kind(path, wanted)

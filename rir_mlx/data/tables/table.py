@@ -15,6 +15,9 @@ ACCEPTED = (
     f"Accepted: files ending in {', '.join(SUFFIXES)}, a pattern of such files (data/*.jsonl), "
     "the id of a Hugging Face data set, or a folder in its format (data/train-*.parquet)."
 )
+TEXT_FILES = (*SUFFIXES, ".txt")
+"""What is classified as a file: a table, or a text a line."""
+ACCEPTED_TEXT_FILES = f"Accepted: files ending in {', '.join(TEXT_FILES)}."
 FAULTS_SHOWN = 20
 
 
@@ -39,13 +42,43 @@ ANY_FORMAT = TableFormat()
 
 
 @dataclass(frozen=True)
+class Settings:
+    """Where the user says what to read and how it is written: in a `section` of the recipe, or, if that is None, with
+    the options of `classify`."""
+
+    section: str | None = "data"
+
+    def text(self, key: str, value: str = "") -> str:
+        """What the user writes: `data.encoding=cp1252` or `--encoding cp1252`."""
+        if self.section is not None:
+            return f"{self.section}.{key}" + (f"={value}" if value else "")
+        if key == "quotes":
+            return "--no-quotes" if value == "false" else "--quotes"
+        return f"--{key.replace('_', '-')}" + (f" {value}" if value else "")
+
+    @property
+    def accepted(self) -> str:
+        """Which files are read."""
+        return ACCEPTED_TEXT_FILES if self.section is None else ACCEPTED
+
+
+RECIPE_DATA, CLASSIFY = Settings(), Settings(None)
+
+
+@dataclass(frozen=True)
 class Wanted:
-    """What is read from a file: the columns, how the file is written as far as the user says so, and its name in
-    messages."""
+    """What is read from a file: the columns, how the file is written as far as the user says so, its name in messages,
+    and where to set what they name."""
 
     columns: Sequence[Column]
     shown: str
     form: TableFormat = ANY_FORMAT
+    settings: Settings = RECIPE_DATA
+
+
+def wanted_text(path: Path, text_column: str | None, form: TableFormat = ANY_FORMAT) -> Wanted:
+    """The wish for the text column of a file to classify."""
+    return Wanted([Column("text", CLASSIFY.text("text_column"), text_column)], str(path), form, CLASSIFY)
 
 
 @dataclass(frozen=True)
@@ -64,13 +97,14 @@ class Table:
     """Whether the user can correct a row: not in a data set that others published."""
     notes: tuple[str, ...] = ()
     """What the user should know about how the table was read."""
+    settings: Settings = RECIPE_DATA
 
     @property
     def total(self) -> int:
         return len(self.rows) + len({fault.row for fault in self.faults})
 
 
-def unreadable_kind(path: Path, shown: str) -> DataError:
+def unreadable_kind(path: Path, wanted: Wanted) -> DataError:
     """The error for a file of a kind that is not read, with what to do about it."""
     suffix = path.suffix.lower()
     hint = {
@@ -79,25 +113,31 @@ def unreadable_kind(path: Path, shown: str) -> DataError:
         ".xlsx": "Save the sheet as CSV (UTF-8).",
         ".xls": "Save the sheet as CSV (UTF-8).",
         ".ods": "Save the sheet as CSV (UTF-8).",
-        ".json": f"Turn it into lines, for example: jq -c '.[]' {path.name} > new.jsonl",
-    }.get(suffix, ACCEPTED)
-    return DataError(f"{shown}: files ending in {suffix or 'nothing'} cannot be read.", hint=hint)
+        ".json": as_lines_of_json(path),
+    }.get(suffix, wanted.settings.accepted)
+    return DataError(f"{wanted.shown}: files ending in {suffix or 'nothing'} cannot be read.", hint=hint)
+
+
+def as_lines_of_json(path: Path) -> str:
+    """What to do with a JSON array."""
+    return f"Turn it into lines, for example: jq -c '.[]' {path.name} > new.jsonl"
 
 
 def missing_file(path: Path, key: str = "") -> DataError:
-    """The error for a file that is not there, with the closest name in its folder."""
-    where = f"{key}: " if key else ""
+    """The error for a file that is not there, with the closest name in its folder. `key` is the recipe's, if it names
+    the file."""
+    where, accepted = (f"{key}: ", ACCEPTED) if key else ("", ACCEPTED_TEXT_FILES)
     if not path.parent.is_dir():
-        return DataError(f"{where}there is no file {path}: there is no folder {path.parent}.", hint=ACCEPTED)
+        return DataError(f"{where}there is no file {path}: there is no folder {path.parent}.", hint=accepted)
     near = [file.name for file in path.parent.iterdir() if file.is_file()]
-    return DataError(f"{where}there is no file {path}.{did_you_mean(path.name, near)}", hint=ACCEPTED)
+    return DataError(f"{where}there is no file {path}.{did_you_mean(path.name, near)}", hint=accepted)
 
 
-def advice(faults: Iterable[str]) -> str:
+def advice(faults: Iterable[str], settings: Settings = RECIPE_DATA) -> str:
     """What to do about faults of these kinds."""
     hint, faults = "Correct these rows or take them out.", list(faults)
     if any("quotation" in what or "not valid CSV" in what for what in faults):
-        hint += " If quotation marks are part of the texts, set data.quotes=false (classify: --no-quotes)."
+        hint += f" If quotation marks are part of the texts, set {settings.text('quotes', 'false')}."
     if any(what.startswith("the label is missing") for what in faults):
         hint += " If that is the name of a label, name it in data.labels."
     return hint

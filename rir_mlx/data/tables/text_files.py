@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
-from rir_mlx.data.tables.table import ANY_FORMAT, Fault, Table, TableFormat
+from rir_mlx.data.tables.table import ANY_FORMAT, Fault, Table, TableFormat, Wanted
 from rir_mlx.errors import DataError
 
 _LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")
@@ -23,9 +23,9 @@ _MOST_LINES = 2000
 _BYTES = re.compile(rb"[\x80-\xff]")
 
 
-def read_lines(path: Path, form: TableFormat = ANY_FORMAT) -> Table:
+def read_lines(path: Path, wanted: Wanted) -> Table:
     """A text a line, empty lines too."""
-    text = decode(path, str(path), form)
+    text = decode(path, wanted)
     rows, cells, faults = list[int](), list[str](), list[Fault]()
     for number, line in enumerate(io.StringIO(text, newline=None), 1):
         if why := not_utf8(line):
@@ -33,21 +33,21 @@ def read_lines(path: Path, form: TableFormat = ANY_FORMAT) -> Table:
         else:
             rows.append(number)
             cells.append(line.removesuffix("\n"))
-    return Table(str(path), rows, (cells,), (None,), tuple(faults))
+    return Table(wanted.shown, rows, (cells,), (None,), tuple(faults), settings=wanted.settings)
 
 
-def decode(path: Path, shown: str, form: TableFormat = ANY_FORMAT) -> str:
+def decode(path: Path, wanted: Wanted) -> str:
     """The text of a file, without a byte order mark. Bytes that are not UTF-8 come out as lone surrogates, so that the
     other lines can still be read.
 
     Raises DataError if the file cannot be read, is empty, or is in another encoding."""
-    check_encoding(path, shown, form)
+    check_encoding(path, wanted)
     try:
-        text = "".join(open_lines(path, form))
+        text = "".join(open_lines(path, wanted.form))
     except OSError as error:
-        raise DataError(f"{shown} cannot be read: {error.strerror}.") from error
+        raise DataError(f"{wanted.shown} cannot be read: {error.strerror}.") from error
     if not text.strip():
-        raise DataError(f"{shown} is empty.", hint="It needs a row for each text.")
+        raise DataError(f"{wanted.shown} is empty.", hint="It needs a row for each text.")
     return text
 
 
@@ -81,51 +81,53 @@ def not_utf8(text: str) -> str | None:
     return None
 
 
-def check_encoding(path: Path, shown: str, form: TableFormat = ANY_FORMAT) -> None:
+def check_encoding(path: Path, wanted: Wanted) -> None:
     """Raise DataError if a file cannot be read, is not text, or is not in the encoding that the user named, else UTF-8.
 
     Single broken lines of a UTF-8 file are left to the reader, which names each."""
     try:
-        if form.encoding is not None:
-            _check_named(path, shown, form)
+        if wanted.form.encoding is not None:
+            _check_named(path, wanted)
             return
         with path.open("rb") as file:
             start = file.read(4096)
-            _refuse_wide_text(start, path, shown)
+            _refuse_wide_text(start, path, wanted)
             file.seek(0)
-            _refuse_other_encoding(file, path, shown)
+            _refuse_other_encoding(file, path, wanted)
     except OSError as error:
-        raise DataError(f"{shown} cannot be read: {error.strerror}.") from error
+        raise DataError(f"{wanted.shown} cannot be read: {error.strerror}.") from error
 
 
-def _check_named(path: Path, shown: str, form: TableFormat) -> None:
+def _check_named(path: Path, wanted: Wanted) -> None:
     number = 0
     try:
-        for _ in open_lines(path, form):
+        for _ in open_lines(path, wanted.form):
             number += 1
     except UnicodeError as error:
         raise DataError(
-            f"{shown} is not {form.encoding} text: after row {number}: {getattr(error, 'reason', error)}.",
-            hint="Set data.encoding to the encoding of the file, or leave it out for UTF-8.",
+            f"{wanted.shown} is not {wanted.form.encoding} text: after row {number}: "
+            f"{getattr(error, 'reason', error)}.",
+            hint=f"Set {wanted.settings.text('encoding')} to the encoding of the file, or leave it out for UTF-8.",
         ) from error
 
 
-def _refuse_wide_text(start: bytes, path: Path, shown: str) -> None:
+def _refuse_wide_text(start: bytes, path: Path, wanted: Wanted) -> None:
     """Raise DataError if the first bytes of a file show that it is UTF-16 or no text."""
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError(f"{shown} is UTF-16 text, not UTF-8.", hint=_conversion("utf-16", path))
+        raise DataError(f"{wanted.shown} is UTF-16 text, not UTF-8.", hint=_conversion("utf-16", path, wanted))
     if start.count(0) <= len(start) // 8:
         return
     even, odd = start[::2].count(0), start[1::2].count(0)
     if min(even, odd) * 4 < max(even, odd):
         guess = "utf-16-le" if odd > even else "utf-16-be"
         raise DataError(
-            f"{shown} is not UTF-8 text: it is full of NUL bytes. It looks like {guess}.", hint=_conversion(guess, path)
+            f"{wanted.shown} is not UTF-8 text: it is full of NUL bytes. It looks like {guess}.",
+            hint=_conversion(guess, path, wanted),
         )
-    raise DataError(f"{shown} is not a text file: it is full of NUL bytes.", hint="Save it as UTF-8 text.")
+    raise DataError(f"{wanted.shown} is not a text file: it is full of NUL bytes.", hint="Save it as UTF-8 text.")
 
 
-def _refuse_other_encoding(file: io.BufferedReader, path: Path, shown: str) -> None:
+def _refuse_other_encoding(file: io.BufferedReader, path: Path, wanted: Wanted) -> None:
     """Raise DataError if lines are not UTF-8, and no line holds a character that is: the whole file then is in another
     encoding."""
     broken, first, sample = 0, "", bytearray()
@@ -149,7 +151,8 @@ def _refuse_other_encoding(file: io.BufferedReader, path: Path, shown: str) -> N
     if broken:
         guess = _guess_encoding(bytes(sample))
         looks = f" It looks like {guess}." if guess else ""
-        raise DataError(f"{shown} is not UTF-8 text ({first}).{looks}", hint=_conversion(guess or "ENCODING", path))
+        hint = _conversion(guess or "ENCODING", path, wanted)
+        raise DataError(f"{wanted.shown} is not UTF-8 text ({first}).{looks}", hint=hint)
 
 
 def _guess_encoding(sample: bytes) -> str | None:
@@ -170,8 +173,8 @@ def _is_mojibake(sample: bytes) -> bool:
     return 2 * pairs > beyond
 
 
-def _conversion(encoding: str, path: Path) -> str:
+def _conversion(encoding: str, path: Path, wanted: Wanted) -> str:
     return (
-        f"Set data.encoding={encoding} (classify: --encoding {encoding}) if that is right, or save it as UTF-8: "
+        f"Set {wanted.settings.text('encoding', encoding)} if that is right, or save it as UTF-8: "
         f"iconv -f {encoding.upper()} -t UTF-8 {path.name} > new{path.suffix}"
     )
