@@ -221,6 +221,11 @@ class Model(Protocol):
         ModelError."""
         ...
 
+    @property
+    def head_rows(self) -> int:
+        """Positions that training projects to the vocabulary at a time."""
+        ...
+
     def add_adapter(self, spec: AdapterSpec, seed: int) -> None:
         """Attach a fresh adapter, or make all weights trainable for `full`. The seed determines its initial weights,
         which are the same on every backend."""

@@ -66,6 +66,7 @@ class FakeModel:
         self.table = np.random.default_rng(0).normal(0, 0.1, (_BUCKETS, vocabulary))
         self.parameters = self.table.size
         self.weight_bytes = self.table.nbytes
+        self.head_rows = 256
         self.max_grad_norm = 1.0
         self.longest: int | None = None
 

@@ -33,8 +33,6 @@ _BACKWARD = {"lora": 1.3, "dora": 2.0, "full": 2.0}
 
 _FRAMEWORK = 300 * 2**20
 """Bytes that a framework itself takes: libraries, threads, buffers of matrix products."""
-_HEAD_ROWS = 256
-"""Positions whose logits are in memory at a time."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +180,7 @@ def training_memory(what: Trained, batch: Batch, checkpointed: bool = False) -> 
     trained = model.parameters if kind == "full" else _adapter_size(spec, shape)
     layer = (20 * hidden + 4 * middle) * width * {"lora": 1.0, "full": 1.0, "dora": 2.0}[kind]
     each = layers * 1.5 * hidden * width + 2 * layer if checkpointed else layers * layer
-    logits = min(_HEAD_ROWS, int((batch.weights > 0).sum())) * shape.vocabulary * 12
+    logits = min(model.head_rows, int((batch.weights > 0).sum())) * shape.vocabulary * 12
     return int(model.weight_bytes + trained * 16 + batch.processed * each + logits + _FRAMEWORK)
 
 

@@ -89,6 +89,15 @@ def test_the_memory_of_a_1b_model_is_near_what_was_measured() -> None:
         assert 0.7 < (training_memory(what, batch) - weights) / 2**30 / measured < 1.4
 
 
+def test_a_backend_that_projects_more_positions_at_a_time_takes_more_memory() -> None:
+    """On CUDA a part of the logits is four times as large as elsewhere."""
+    model, batch = Sized(), batch_of(16, 106, 113, learned=65)
+    what = Trained(model, AdapterSpec(), LLAMA_1B)
+    few = training_memory(what, batch)
+    model.head_rows *= 4
+    assert training_memory(what, batch) - few == (1024 - 256) * 128256 * 12
+
+
 def job_of(rows: int, **options: Any) -> TrainingJob:
     examples = TrainingExamples(
         tuple(range(20)), tuple(TrainingExample((30,) * 200, (31,) * 60, (40, 41)) for _ in range(rows))

@@ -55,7 +55,7 @@ class MlxForward:
 
     @contextmanager
     def window_of(self, tokens: int) -> Iterator[None]:
-        """Narrow the windows to `width` tokens, in the model's own forward pass and in ours, and lift the limit on
+        """Narrow the windows to that many tokens, in the model's own forward pass and in ours, and lift the limit on
         lengths: if mlx-lm ignores a window, both ignore it."""
         inner, longest = self.model.model, self.longest
         self.longest = None

@@ -16,7 +16,7 @@ from rir_mlx.backends.mlx.forward import MlxForward
 
 Gradient = Literal["none", "hidden", "all"]
 
-_ROWS = 256
+HEAD_ROWS = 256
 """Positions that are projected together."""
 
 
@@ -29,7 +29,7 @@ def lm_head_loss(
     learns too (`all`), each part is projected again in the backward pass.
     """
     lm_head = model.lm_head
-    parts = [slice(start, start + _ROWS) for start in range(0, len(hidden), _ROWS)]
+    parts = [slice(start, start + HEAD_ROWS) for start in range(0, len(hidden), HEAD_ROWS)]
 
     def part_loss(hidden: mx.array, part: slice) -> mx.array:
         losses = nn.losses.cross_entropy(model.logits_of(hidden).astype(mx.float32), targets[part])

@@ -40,6 +40,7 @@ from rir_mlx.backends.base import (
 from rir_mlx.backends.load_check import Checked, PassedChecks, check_forward
 from rir_mlx.backends.mlx.forward import MlxForward, has_accelerator, prefix_cache, watched_layers
 from rir_mlx.backends.mlx.generation import generate
+from rir_mlx.backends.mlx.lm_head import HEAD_ROWS
 from rir_mlx.backends.mlx.process_group import MlxProcessGroup, join_process_group
 from rir_mlx.backends.mlx.scoring import score
 from rir_mlx.backends.mlx.training import (
@@ -169,6 +170,7 @@ class MlxModel(MlxForward):
         super().__init__(model, processes, longest)
         self.parameters = sum(int(p.size) for _, p in tree_flatten(model.parameters()))
         self.weight_bytes = sum(int(p.nbytes) for _, p in tree_flatten(model.parameters()))
+        self.head_rows = HEAD_ROWS
         self.training: Training | None = None
         model.freeze()
         model.eval()

@@ -97,7 +97,7 @@ class TorchForward:
 
     @contextmanager
     def window_of(self, tokens: int) -> Iterator[None]:
-        """Narrow the windows to `width` tokens, in the model's own forward pass and in ours."""
+        """Narrow the windows to that many tokens, in the model's own forward pass and in ours."""
         kept, config = self.attention, self.model.config
         if kept.window is None:
             yield

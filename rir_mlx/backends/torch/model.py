@@ -38,6 +38,7 @@ from rir_mlx.backends.load_check import Checked, PassedChecks, check_forward
 from rir_mlx.backends.torch.forward import TorchForward, kept_prefix
 from rir_mlx.backends.torch.generation import generate
 from rir_mlx.backends.torch.layers.attention import register as products_attention
+from rir_mlx.backends.torch.layers.lm_head import head_rows
 from rir_mlx.backends.torch.layers.lora import fuse_forward, merge
 from rir_mlx.backends.torch.process_group import TorchProcessGroup, join_process_group
 from rir_mlx.backends.torch.scoring import score
@@ -146,6 +147,7 @@ class TorchModel(TorchForward):
         super().__init__(model, processes)
         self.parameters = sum(p.numel() for p in model.parameters())
         self.weight_bytes = sum(p.nbytes for p in model.parameters())
+        self.head_rows = head_rows(self.device)
         self.training: Training | None = None
         self.threads = threads_for(model, self.device)
         model.requires_grad_(False)

@@ -14,8 +14,12 @@ from torch.nn import functional
 from rir_mlx.models.families import LogitTransform
 
 PLAIN_LOGITS = LogitTransform()
-_ROWS = {"cpu": 256, "cuda": 1024}
-"""Positions that are projected together."""
+_ROWS = {"cpu": 256}
+
+
+def head_rows(device: torch.device) -> int:
+    """Positions that are projected together."""
+    return _ROWS.get(device.type, 1024)
 
 
 def transformed(logits: torch.Tensor, transform: LogitTransform) -> torch.Tensor:
@@ -59,7 +63,7 @@ class _LmHeadLoss(torch.autograd.Function):
         head_gradient = torch.zeros_like(head) if for_head else None
         bias_gradient = torch.zeros_like(bias) if for_bias and bias is not None else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        size = _ROWS.get(hidden.device.type, 1024)
+        size = head_rows(hidden.device)
         for start in range(0, len(hidden), size):
             part = slice(start, start + size)
             logits = transformed(functional.linear(hidden[part], head, bias).float(), transform)
