@@ -7,7 +7,9 @@ Each error says what was found, where, and the one edit or command that fixes it
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 
 class RirError(Exception):
@@ -56,6 +58,14 @@ class Failure(RirError):
 
 class OutOfMemory(Failure):
     """The device's memory cannot hold this much at once."""
+
+
+def install_extra(extra: str) -> str:
+    """The command that installs an extra of rir-mlx: from the checkout that is running, if it is one."""
+    checkout = Path(__file__).parents[1]
+    if (checkout / "pyproject.toml").is_file():
+        return f"pip install -e {shlex.quote(f'{checkout}[{extra}]')}"
+    return f"pip install 'rir-mlx[{extra}]'"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

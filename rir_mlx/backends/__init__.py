@@ -10,7 +10,7 @@ import platform
 import sys
 
 from rir_mlx.backends.base import Backend
-from rir_mlx.errors import UserError
+from rir_mlx.errors import UserError, install_extra
 from rir_mlx.types import BackendName
 
 
@@ -70,5 +70,5 @@ def _require(module: str, what: str, extra: str) -> None:
     if importlib.util.find_spec(module) is None:
         raise UserError(
             f"{what} is not installed, so this backend cannot run.",
-            hint=f"pip install 'rir-mlx[{extra}]' installs it, or choose another with --backend.",
+            hint=f"{install_extra(extra)} installs it, or choose another with --backend.",
         )

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rir_mlx.backends.base import EncoderOptions, EncoderRows, Tokens
-from rir_mlx.errors import ModelError, UserError
+from rir_mlx.errors import ModelError, UserError, install_extra
 from rir_mlx.models.hub import ModelFiles
 from rir_mlx.progress import Progress, Silent
 from rir_mlx.statistics.tfidf import LabelledTexts
@@ -38,7 +38,7 @@ def encoder(
     if importlib.util.find_spec("torch") is None or importlib.util.find_spec("peft") is None:
         raise UserError(
             "The encoder baseline needs PyTorch, which is not installed.",
-            hint="pip install 'rir-mlx[torch]' installs it; `--set evaluate.encoder=null` leaves the baseline out.",
+            hint=f"{install_extra('torch')} installs it; `--set evaluate.encoder=null` leaves the baseline out.",
         )
     from rir_mlx.backends.torch.encoder import encoder_probabilities
 

@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from rir_mlx.errors import UserError
+from rir_mlx.errors import UserError, install_extra
 from rir_mlx.storage.atomic import write_text
 from rir_mlx.types import Reporter
 
@@ -48,7 +48,7 @@ def check_installed(names: Sequence[Reporter]) -> None:
         except ImportError as error:
             raise UserError(
                 f"report_to names {name}, and {_MODULES[name]} is not installed.",
-                hint=f"pip install 'rir-mlx[{name}]' installs it.",
+                hint=f"{install_extra(name)} installs it.",
             ) from error
 
 

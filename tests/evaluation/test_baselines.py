@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from rir_mlx.backends.base import EncoderOptions
-from rir_mlx.errors import ModelError, UserError
+from rir_mlx.errors import ModelError, UserError, install_extra
 from rir_mlx.evaluation.encoder import EncoderTexts, _Tokenizer, encoder
 from rir_mlx.models.hub import ModelFiles, resolve_model
 from rir_mlx.statistics import tfidf as baselines
@@ -265,5 +266,5 @@ def test_a_folder_that_is_no_encoder_in_safe_files_is_refused(
 
 def test_without_pytorch_the_encoder_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(UserError, match=r"pip install 'rir-mlx\[torch\]'"):
+    with pytest.raises(UserError, match=re.escape(install_extra("torch"))):
         encoder(ModelFiles("any", tmp_path, None, ""), KNOWN, ["smile"])

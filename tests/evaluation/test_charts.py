@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from comparisons import EVIL, a_comparison
 
-from rir_mlx.errors import Failure, UserError
+from rir_mlx.errors import Failure, UserError, install_extra
 from rir_mlx.evaluation.report import formats
 from rir_mlx.evaluation.report.charts import (
     Estimate,
@@ -142,5 +142,5 @@ def test_without_matplotlib_the_error_names_what_to_install(tmp_path: Path, monk
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UserError, match="matplotlib") as caught:
         write_plots(tmp_path / "plots", Comparison.model_validate(a_comparison()))
-    assert "pip install 'rir-mlx[plots]'" in caught.value.hint
+    assert f"{install_extra('plots')} installs it" in caught.value.hint
     assert not (tmp_path / "plots").exists()

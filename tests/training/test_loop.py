@@ -211,7 +211,7 @@ def test_a_reporter_that_is_not_installed_is_named_with_its_install(monkeypatch:
     monkeypatch.setitem(sys.modules, "trackio", None)
     with pytest.raises(UserError, match="trackio is not installed") as failed:
         check_installed(["trackio"])
-    assert "rir-mlx[trackio]" in failed.value.hint
+    assert "[trackio]" in failed.value.hint
 
 
 class Watching(Silent):

@@ -30,6 +30,7 @@ from rir_mlx.errors import (
     ModelError,
     RirError,
     UserError,
+    install_extra,
 )
 from rir_mlx.models.adapter_spec import AdapterSpec, Tensors
 from rir_mlx.models.hub import resolve_model
@@ -276,7 +277,7 @@ def _connect() -> ExitStack:
         import ray
         import ray.data
     except ImportError as error:
-        raise UserError("Ray is not installed.", hint="pip install 'rir-mlx[ray]' installs it.") from error
+        raise UserError("Ray is not installed.", hint=f"{install_extra('ray')} installs it.") from error
 
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors are raised
     if ray.is_initialized():

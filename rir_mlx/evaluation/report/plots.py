@@ -11,13 +11,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rir_mlx.errors import UserError
+from rir_mlx.errors import UserError, install_extra
 from rir_mlx.evaluation.report import formats
 from rir_mlx.evaluation.report.charts import Axis, Estimate, scale_for
 from rir_mlx.evaluation.report.view import CROWDED, estimate, thinned
 from rir_mlx.evaluation.schema import Comparison, CostPoint, EntryResult, Reliability
 from rir_mlx.statistics.metrics import CoveragePoint
 from rir_mlx.storage.atomic import make_folder, replacing
+from rir_mlx.storage.layout import OTHER_RUNS
 
 _COLOURS = {"arm": "#0a5c9e", "control": "#b4500a", "baseline": "#5f6b76"}
 _MARKS = {"arm": "o", "control": "D", "baseline": "s"}
@@ -33,7 +34,7 @@ def check_installed() -> None:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise UserError(
-            "The plots need matplotlib, which is not installed.", hint="pip install 'rir-mlx[plots]' installs it."
+            "The plots need matplotlib, which is not installed.", hint=f"{install_extra('plots')} installs it."
         ) from error
 
 
@@ -44,7 +45,7 @@ def write_plots(folder: Path, comparison: Comparison) -> list[Path]:
     Raises UserError if matplotlib is not installed.
     """
     check_installed()
-    make_folder(folder)
+    make_folder(folder, OTHER_RUNS)
     estimates = [estimate(entry) for entry in comparison.entries]
     size = (7.5, 1.2 + 0.38 * len(estimates))
     paths = [_write(folder / "accuracy.png", size, lambda axes: _accuracy(axes, estimates))]
