@@ -1,9 +1,10 @@
 """The Python API of the stages. Each function takes a recipe, does what the command of its name does, and returns
 what came of it.
 
-A recipe is a `Recipe`, a YAML file, the name of a shipped recipe ("demo", "emotion", …), or the folder of a run. The
-options are those of `OpenOptions`: `runs`, `overrides`, `backend`, `offline`, `progress`, `force`, `command`. Every
-function raises RecipeError, DataError or ModelError for what the user gave, and Failure for work that failed.
+A recipe is a `Recipe`, a YAML file, the name of a shipped recipe ("demo", "emotion", …), or the folder of a run. None
+is what the command takes if none is named: the default recipe for `run` and `train_rgen`, which start a run, and the
+newest run for the others. The options are those of `OpenOptions`. Every function raises RecipeError, DataError or
+ModelError for what the user gave, and Failure for work that failed.
 
 Under `torchrun` or `mlx.launch` all processes call the same function; those after the first get None from a stage
 that one process does.
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 from rir_mlx import stages
+from rir_mlx.augmentation.augmented_rows import read_stats
 from rir_mlx.backends.processes import is_main
 from rir_mlx.evaluation.report.plots import check_installed, write_plots
 from rir_mlx.evaluation.schema import Comparison
@@ -25,9 +27,8 @@ from rir_mlx.models.offline import without_network
 from rir_mlx.progress import Progress, Silent
 from rir_mlx.stages.context import Context
 from rir_mlx.stages.opening import OpenOptions, RecipeSource, open_run
-from rir_mlx.storage.atomic import read_json
 from rir_mlx.storage.layout import Stage
-from rir_mlx.types import RUNS, Arm, BackendName
+from rir_mlx.types import DEFAULT_RECIPE, RUNS, Arm, BackendName
 
 
 class Options(TypedDict, total=False):
@@ -71,13 +72,13 @@ class AugmentationResult:
 def run(recipe: RecipeSource, **options: Unpack[Options]) -> Comparison | None:
     """Every stage of a recipe; finished ones are skipped. Returns the comparison of the arms on the test rows, the
     content of `comparison.json`; None in processes other than the main one."""
-    with _opened(recipe, options) as context:
+    with _opened(recipe or DEFAULT_RECIPE, options) as context:
         return stages.run_all(context)
 
 
 def train_rgen(recipe: RecipeSource, **options: Unpack[Options]) -> TrainingResult:
     """Stage 1: train R-Gen, which writes a reasoning from a question and its answer."""
-    with _opened(recipe, options) as context:
+    with _opened(recipe or DEFAULT_RECIPE, options) as context:
         stages.train_rgen(context)
         return _training_result(context.run.rgen)
 
@@ -96,8 +97,8 @@ def augment(
         return AugmentationResult(
             folder.augmented_rows("train"),
             folder.augmented_rows("validation"),
-            folder.rejected_rows(),
-            read_json(folder.stats()),
+            folder.rejected_rows,
+            read_stats(folder.stats),
         )
 
 

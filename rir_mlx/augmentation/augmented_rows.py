@@ -1,13 +1,17 @@
-"""The files of augmented rows that a run keeps, read back: each row finds its reasoning by its id."""
+"""The augmented rows that a run keeps, and their statistics, read back: each row finds its reasoning by its id."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rir_mlx.data.rows import Row
 from rir_mlx.errors import UserError
-from rir_mlx.storage.atomic import read_jsonl
+from rir_mlx.storage.atomic import read_json, read_jsonl
+from rir_mlx.storage.layout import Stage
+
+_WRITES_AGAIN = "Run `rir-mlx augment`: it writes the file again. Reasonings in the journal are not generated again."
 
 
 def read_reasonings(path: Path, rows: Sequence[Row]) -> list[str | None]:
@@ -16,7 +20,7 @@ def read_reasonings(path: Path, rows: Sequence[Row]) -> list[str | None]:
     Raises UserError if the file holds other rows than these, or rows without ids."""
     rows_by_id = {row.id: row for row in rows}
     reasonings: dict[str, str] = {}
-    for record in read_jsonl(path):
+    for record in read_jsonl(path, _mend(path)):
         row_id = record.get("id")
         if row_id is None:
             raise _other_rows(f"{path} was written by an earlier version: its rows have no ids.")
@@ -29,7 +33,14 @@ def read_reasonings(path: Path, rows: Sequence[Row]) -> list[str | None]:
     return [reasonings.get(row.id) for row in rows]
 
 
+def read_stats(path: Path) -> dict[str, Any]:
+    """The statistics of the augmentation. Raises UserError if the file is damaged."""
+    return read_json(path, _mend(path))
+
+
+def _mend(path: Path) -> str:
+    return f"Delete {Stage(path.parent).record}. {_WRITES_AGAIN}"
+
+
 def _other_rows(what: str) -> UserError:
-    return UserError(
-        what, hint="Run `rir-mlx augment`: it writes the file again. Reasonings in the journal are not generated again."
-    )
+    return UserError(what, hint=_WRITES_AGAIN)

@@ -26,16 +26,17 @@ class AugmentationSummary:
     def add(self, augmented: AugmentedRow) -> None:
         label = augmented.row.label
         self.rows[label] += 1
-        self.given += augmented.row.reasoning is not None
+        given = augmented.row.reasoning is not None
+        self.given += given
         self.trimmed += augmented.trimmed
         for candidate in augmented.rejected:
             self.rejected[candidate.rejected or ""] += 1
-            self.tokens += candidate.tokens
+            self.tokens += 0 if given else candidate.tokens
         if augmented.kept is None:
             return
         self.kept[label] += 1
         self.lengths.append(augmented.kept["tokens"])
-        self.tokens += augmented.kept["tokens"]
+        self.tokens += 0 if given else augmented.kept["tokens"]
         self.attempts[augmented.kept["provenance"].get("attempt", 0)] += 1
         if choice := augmented.kept.get("choice"):
             self.margins.append(choice["margin"])
@@ -43,7 +44,7 @@ class AugmentationSummary:
 
     def values(self) -> dict[str, Any]:
         """`rejected` counts reasonings, and a row may have several before one is kept; everything else counts rows.
-        Lengths are in tokens."""
+        `tokens` were generated; lengths are those of the kept reasonings, in tokens."""
         rows, kept = self.rows.total(), self.kept.total()
         values: dict[str, Any] = {
             "rows": rows,

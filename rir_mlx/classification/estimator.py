@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from rir_mlx.backends import open_backend
 from rir_mlx.classification.classifier import Classifier
-from rir_mlx.classification.loading import RecipeModel, default_arm, load_classifier
+from rir_mlx.classification.loading import default_arm, load_classifier
 from rir_mlx.classification.scores import Prediction
 from rir_mlx.classification.scoring import PredictOptions
 from rir_mlx.data.cells import checked_text
@@ -32,6 +32,7 @@ from rir_mlx.errors import UserError
 from rir_mlx.models.hub import resolve_model
 from rir_mlx.statistics.calibration import abstains
 from rir_mlx.storage.layout import RunDir
+from rir_mlx.training.recipe_model import RecipeModel
 from rir_mlx.types import Arm, BackendName, ReasonMode
 
 _CHUNK = 1024
@@ -76,13 +77,13 @@ class RirClassifier:
         run: str | Path,
         *,
         arm: Arm | None = None,
-        backend: BackendName | None = "auto",
+        backend: BackendName | None = None,
         offline: bool = True,
         **parameters: Any,
     ) -> Self:
         """The classifier of a run's folder. Without an `arm` it is the one that `rir-mlx classify` uses; `backend` None
-        is the one that the run was trained on. The base model must be on this machine; with `offline` False it is
-        fetched if it is missing. `parameters` are those of the class.
+        is the recipe's. The base model must be on this machine, where the training has left it; with `offline` False it
+        is fetched if it is missing. `parameters` are those of the class.
 
         Raises UserError if the folder holds no trained classifier, ModelError if the base model is missing.
         """

@@ -1,62 +1,24 @@
-"""From a recipe to its base model, and from a run's folder to its trained classifier."""
+"""From a run's folder to its trained classifier."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from rir_mlx import __version__
-from rir_mlx.backends import release_memory
-from rir_mlx.backends.base import Backend, Model
 from rir_mlx.classification.classifier import Classifier
 from rir_mlx.classification.scoring import PredictOptions
 from rir_mlx.errors import UserError
 from rir_mlx.models import adapters
-from rir_mlx.models.adapter_spec import AdapterSpec
-from rir_mlx.models.hub import ModelFiles, resolve_model
 from rir_mlx.prompting.arms import ClassificationTask
-from rir_mlx.prompting.codec import Codec
 from rir_mlx.recipe.schema import Recipe
 from rir_mlx.statistics.calibration import Calibration
 from rir_mlx.storage.atomic import read_json
 from rir_mlx.storage.digests import digest_of, digest_of_file
 from rir_mlx.storage.layout import RunDir, Stage
+from rir_mlx.training.recipe_model import RecipeModel
 from rir_mlx.types import CONTROLS, Arm
-
-
-class RecipeModel:
-    """The base model that a recipe names, on a backend. Files and tokenizer are found when they are first needed."""
-
-    def __init__(self, recipe: Recipe, backend: Backend, files: ModelFiles | None = None) -> None:
-        self.recipe, self.backend, self._files = recipe, backend, files
-
-    @cached_property
-    def files(self) -> ModelFiles:
-        return self._files or resolve_model(self.recipe.model, self.recipe.revision)
-
-    @cached_property
-    def codec(self) -> Codec:
-        return Codec(self.files.folder, self.recipe.date)
-
-    @cached_property
-    def adapter_spec(self) -> AdapterSpec:
-        """What the recipe trains on top of the base model."""
-        lora = self.recipe.lora_parameters
-        return AdapterSpec(
-            self.recipe.fine_tune_type, self.recipe.num_layers, lora.rank, lora.scale, lora.dropout, lora.keys
-        )
-
-    def load(self, adapter: adapters.Adapter | None = None) -> Model:
-        """The base model's weights; with a trained adapter, or ready to be trained without one."""
-        release_memory()  # of the model before, which its optimizer points back to
-        dtype = self.recipe.dtype
-        if adapter is None:
-            return self.backend.load(
-                self.files.folder, dtype="float32" if self.adapter_spec.fine_tune_type == "full" else dtype
-            )
-        return self.backend.load(self.files.folder, dtype=dtype, adapter=(adapter.spec, adapter.tensors))
 
 
 def trained_stage(run: RunDir, recipe: Recipe, arm: Arm, seed: int | None = None) -> Stage:
@@ -107,7 +69,7 @@ def _stored_calibration(stage: Stage) -> Calibration | None:
     """The calibration beside an adapter, unless it was measured on another one."""
     if not stage.calibration.is_file():
         return None
-    stored = read_json(stage.calibration)
+    stored = read_json(stage.calibration, "Delete it; `rir-mlx evaluate` then writes it again.")
     if stored["adapter"] != digest_of_file(stage.adapter / adapters.MLX_WEIGHTS):
         return None
     return Calibration.from_dict(stored["calibration"])
@@ -124,9 +86,11 @@ def default_arm(run: RunDir) -> Arm:
             f"{run.folder} holds no trained classifier.",
             hint="`rir-mlx demo` makes one in two minutes; `rir-mlx run RECIPE` makes yours.",
         )
-    if run.comparison.is_file() and (best := read_json(run.comparison).get("chosen")) in trained:
-        found: Arm = best
-        return found
+    if run.comparison.is_file():
+        hint = f"Run `rir-mlx evaluate {run.folder}` to write it again, or name an arm."
+        if (best := read_json(run.comparison, hint).get("chosen")) in trained:
+            found: Arm = best
+            return found
     order: tuple[Arm, ...] = ("qra", "qar", "multitask", "qa", *CONTROLS)
     return next(arm for arm in order if arm in trained)
 

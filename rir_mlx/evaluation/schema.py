@@ -176,7 +176,8 @@ class TrainingCost(Part):
     planned: int | None = None
     """Optimizer steps of the whole training (first seed). Early stopping takes fewer."""
     tokens: float
-    """Tokens trained on, padding excluded."""
+    """Tokens that went through the model in training, padding included. A prefix that the rows of a batch share counts
+    once per batch."""
     rows: int
     """Training rows (first seed)."""
     seconds: float
@@ -331,9 +332,9 @@ def write_comparison(path: Path, comparison: Comparison) -> None:
 
 def read_comparison(path: Path) -> Comparison:
     """Raises UserError if the file was written by another version of rir-mlx or is not a comparison."""
-    values = read_json(path)
-    found = values.get("version") if isinstance(values, dict) else None
     hint = f"Run `rir-mlx evaluate {path.parent.parent}` to write it again; measured answers are reused."
+    values = read_json(path, hint)
+    found = values.get("version")
     if found != VERSION:
         raise UserError(f"{path} has format version {found}; this rir-mlx reads version {VERSION}.", hint=hint)
     try:

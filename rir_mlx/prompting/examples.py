@@ -57,11 +57,6 @@ class TrainingExamples:
         own = [len(row) for row in self.rows]
         return own if self.second is None else list(map(max, own, self.second.lengths()))
 
-    def at(self, places: Sequence[int]) -> TrainingExamples:
-        """The rows at these places, in this order."""
-        rows = tuple(self.rows[place] for place in places)
-        return replace(self, rows=rows, second=self.second and self.second.at(places))
-
 
 def encode_examples(codec: Codec, rows: Iterable[Sequence[Lesson]], max_seq_length: int) -> TrainingExamples:
     """Encode the lessons of each row, one or two, in at most `max_seq_length` tokens each. A row of which one lesson

@@ -1,4 +1,4 @@
-"""Rows to prompts, and generated text back to a reasoning.
+"""Rows to prompts.
 
 Every prompt is a user message made of pieces: constant pieces that we wrote, and slots that hold what the user
 gave. The constant part comes first and the text of the row last, so that all rows of a task start with the same

@@ -28,6 +28,7 @@ from rir_mlx.stages.reasoning_model import ReasoningModel
 from rir_mlx.storage.atomic import make_folder, replacing, write_json
 from rir_mlx.storage.digests import changes, digest_of
 from rir_mlx.storage.journal import Journal
+from rir_mlx.storage.layout import OTHER_RUNS
 
 _NOT_THE_TEXT = {"batch_size", "concurrency", "timeout", "workers", "base_url", "server_model", "engine"}
 """Keys that change how reasonings are generated, and not what comes out. `engine` changes the model, which counts."""
@@ -86,12 +87,12 @@ class _AugmentationStage:
         question = self.model.question
         filters = ReasoningFilters(context.model.codec, question.labels, question.instruction, self.options.filters)
         flags = ResultFlags(filters, self._asked(), retry_refused=self.retry_refused)
-        make_folder(folder.augmented.folder)
-        if context.force and folder.journal().is_file():
-            os.replace(folder.journal(), folder.old_journal())
+        make_folder(folder.augmented.folder, OTHER_RUNS)
+        if context.force and folder.journal.is_file():
+            os.replace(folder.journal, folder.old_journal)
         with (
             Interrupts(loud=True, first="Finishing the rows in progress") as interrupts,
-            Journal(folder.journal(), flags) as journal,
+            Journal(folder.journal, flags) as journal,
         ):
             job = AugmentationJob(self.rows, self._settings(), identity, flags, journal)
             self._generate_and_choose(job, engine, interrupts)
@@ -218,7 +219,7 @@ def write_augmented_rows(context: Context, job: AugmentationJob, filters: Reason
     run, train_rows = context.run, len(context.data.train)
     summaries = {part: AugmentationSummary() for part in _PARTS}
     sample = ReservoirSample(seed=context.recipe.seed)
-    paths = [*(run.augmented_rows(part) for part in _PARTS), run.rejected_rows()]
+    paths = [*(run.augmented_rows(part) for part in _PARTS), run.rejected_rows]
     with ExitStack() as stack:
         *kept, rejected = (
             stack.enter_context(stack.enter_context(replacing(path)).open("w", encoding="utf-8")) for path in paths
@@ -236,11 +237,12 @@ def write_augmented_rows(context: Context, job: AugmentationJob, filters: Reason
                 rejected.write(json.dumps(record, ensure_ascii=False) + "\n")
     stats: dict[str, Any] = {part: summary.values() for part, summary in summaries.items()}
     stats["leakage"] = leakage(sample, filters.labels)
-    write_json(run.stats(), stats)
+    write_json(run.stats, stats)
     for warning in summaries["train"].warnings():
         context.progress.warn(warning)
     train = stats["train"]
-    context.progress.say(f"Kept {train['kept']:,} of {train['rows']:,} reasonings → {run.augmented.folder}")
+    count = f"{train['kept']:,} of {train['rows']:,} training rows have a reasoning"
+    context.progress.say(f"{count} → {run.augmented.folder}")
     return stats
 
 

@@ -28,7 +28,11 @@ def baseline_names(context: Context) -> list[str]:
 def measure_baseline(context: Context, name: str) -> EntryPredictions:
     """A baseline's probabilities for the test rows, computed unless they are there already."""
     stage, path = context.run.evaluation(name), context.run.predictions(name)
-    inputs: dict[str, Any] = {"data": context.data.digest, "seed": context.recipe.seed}
+    inputs: dict[str, Any] = {
+        "data": context.data.digest,
+        "test_ids": context.data.test_ids_digest(),  # the same texts may stand at other places
+        "seed": context.recipe.seed,
+    }
     if name == "encoder":
         inputs["encoder"] = context.recipe.evaluate.encoder
     elif name == "untuned":
@@ -39,7 +43,10 @@ def measure_baseline(context: Context, name: str) -> EntryPredictions:
             stage.score_journal.unlink(missing_ok=True)
         write_jsonl(path, predicted_rows(context, _probabilities(context, name)))
         stage.finish(inputs)
-    kept = [[row["probabilities"][label] for label in context.data.labels] for row in read_jsonl(path)]
+    kept = [
+        [row["probabilities"][label] for label in context.data.labels]
+        for row in read_jsonl(path, f"Delete {stage.record}; the baseline is then measured again.")
+    ]
     return EntryPredictions(name, "baseline", np.array([kept]), probabilistic=name != "majority")
 
 

@@ -10,7 +10,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from rir_mlx.backends.base import Backend, ProcessGroup
 from rir_mlx.backends.processes import is_main, run_on_main
-from rir_mlx.classification.loading import RecipeModel, seed_suffix, trained_stage
+from rir_mlx.classification.loading import seed_suffix, trained_stage
 from rir_mlx.data.loading import LabelledData, TripleData, load_labelled, load_triples
 from rir_mlx.data.rows import Row
 from rir_mlx.errors import UserError
@@ -20,6 +20,7 @@ from rir_mlx.recipe.schema import Recipe
 from rir_mlx.storage.digests import digest_of
 from rir_mlx.storage.layout import RunDir, Stage
 from rir_mlx.storage.run_lock import RunLock
+from rir_mlx.training.recipe_model import RecipeModel
 from rir_mlx.types import Arm
 
 T = TypeVar("T")
@@ -89,6 +90,10 @@ class RunData:
     def row_ids_digest(self) -> str:
         """A short hash of the ids of the rows that get a reasoning."""
         return digest_of([row.id for row in (*self.train, *self.validation)])
+
+    def test_ids_digest(self) -> str:
+        """A short hash of the ids of the test rows."""
+        return digest_of([row.id for row in self.test])
 
 
 @dataclass(frozen=True)

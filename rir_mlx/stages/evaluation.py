@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from rir_mlx import __version__
+from rir_mlx.augmentation.augmented_rows import read_stats
 from rir_mlx.errors import UserError
 from rir_mlx.evaluation.cleaning import cleaned
 from rir_mlx.evaluation.comparison import (
@@ -51,7 +52,7 @@ from rir_mlx.stages.context import Context, exclusive, on_main_process
 from rir_mlx.stages.measuring import explain, measure
 from rir_mlx.statistics.intervals import FloatArray
 from rir_mlx.statistics.paired_tests import is_better
-from rir_mlx.storage.atomic import read_json, read_jsonl, write_json, write_jsonl
+from rir_mlx.storage.atomic import read_jsonl, write_json, write_jsonl
 from rir_mlx.types import Arm
 
 _EXPLAINED_EXAMPLES = 100
@@ -110,11 +111,24 @@ def _trained_arms(context: Context) -> list[Arm]:
                 hint="Run `rir-mlx train-classifier` again.",
             )
         found.append(arm)
+    left_out = _arms_left_out(context)
     if not found:
-        raise UserError(
-            f"{context.run.folder} has no trained classifier.", hint="Run `rir-mlx train-classifier` first."
-        )
+        what = f"{context.run.folder} has no trained classifier{' of classifier.arms' if left_out else ''}."
+        raise UserError(what, hint=" ".join(["Run `rir-mlx train-classifier` first.", left_out]).strip())
+    if left_out:
+        context.progress.say(f"note: {left_out}")
     return found
+
+
+def _arms_left_out(context: Context) -> str:
+    """Which trained arms are not measured, and how to add them; empty if all are."""
+    arms, trained = context.recipe.classifier.arms, context.run.trained_arms()
+    if not (left_out := [arm for arm in trained if arm not in arms]):
+        return ""
+    return (
+        f"Trained, but not among classifier.arms: {', '.join(left_out)}. "
+        f"To measure: --set 'classifier.arms=[{', '.join([*arms, *left_out])}]'."
+    )
 
 
 def _evaluation_rows(context: Context) -> EvaluationRows:
@@ -128,7 +142,7 @@ def _evaluation_rows(context: Context) -> EvaluationRows:
 
 
 def _comparison(context: Context, entries: Sequence[EntryPredictions], rows: EvaluationRows) -> Comparison:
-    data, stats = context.data, context.run.stats()
+    data, stats = context.data, context.run.stats
     results = [
         result if result.kind == "baseline" else result.model_copy(update={"training": _training_cost(context, result)})
         for result in compare_entries(entries, rows)
@@ -143,7 +157,7 @@ def _comparison(context: Context, entries: Sequence[EntryPredictions], rows: Eva
         chosen=choose_arm(entries),
         warnings=warnings(entries, rows),
         entries=results,
-        augmentation=read_json(stats) if stats.is_file() else None,
+        augmentation=read_stats(stats) if stats.is_file() else None,
     )
 
 

@@ -42,7 +42,7 @@ class ReasoningModel:
     def rgen_identity(self) -> dict[str, str]:
         """R-Gen's base model and adapter, wherever it runs."""
         files = self.context.model.files
-        named = {"model": files.name, "revision": files.revision or files.fingerprint[:16]}
+        named = {"model": files.name, "revision": files.revision or files.fingerprint}
         adapter = self.context.run.rgen.adapter / adapters.MLX_WEIGHTS
         return named | {"adapter": digest_of_file(adapter)} if adapter.is_file() else named
 

@@ -133,7 +133,7 @@ def _train_arm(context: Context, arm: Arm, seed: int) -> None:
     train, alpha = _arm_examples(context, arm, "train"), options.multitask_alpha
     if arm != "qa" and not train.dropped and not any(row.reasoning for row in (train.second or train).rows):
         raise UserError(
-            f"No reasoning of this run passed the filters; {context.run.rejected_rows()} says why.",
+            f"No reasoning of this run passed the filters; {context.run.rejected_rows} says why.",
             hint="Train R-Gen longer, or raise augment.max_tokens.",
         )
     job = TrainingJob(
@@ -175,7 +175,7 @@ def _check_reasonings(context: Context) -> None:
     """Raise UserError unless the run has reasonings for just these rows."""
     done = context.run.augmented.done()
     if done is None:
-        raise UserError("The rows of this run have no reasonings yet.", hint="Run `rir-mlx augment` first.")
+        raise UserError("Not every row of this run has got its reasoning.", hint="Run `rir-mlx augment` to the end.")
     if done["inputs"]["data"] != context.data.digest:
         raise UserError(
             "The reasonings of this run were written for other rows, labels or splits than these.",

@@ -21,16 +21,14 @@ _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 """What a write to an open file can fail with. Such errors name no file."""
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder and its parents. Raises UserError if it cannot be written."""
+def make_folder(folder: Path, hint: str = "Make it writable, or name another folder.") -> None:
+    """Make a folder and its parents. Raises UserError with the hint if it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
             raise PermissionError(errno.EACCES, "Permission denied")
     except OSError as error:
-        raise UserError(
-            f"{folder} cannot be written: {error.strerror}.", hint="Choose another folder with --runs FOLDER."
-        ) from error
+        raise UserError(f"{folder} cannot be written: {error.strerror}.", hint=hint) from error
 
 
 @contextmanager
@@ -184,15 +182,32 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, hint: str = "Delete it; the stage then runs again.") -> dict[str, Any]:
+    """The object in a JSON file. Raises UserError with the hint if it cannot be read."""
     try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}", hint="Delete it; the stage then runs again.") from error
+        return _object(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.", hint=hint) from error
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read: {error}.", hint=hint) from error
+
+
+def read_jsonl(path: Path, hint: str = "Delete it; evaluating again writes it.") -> Iterator[dict[str, Any]]:
+    """The objects in a file, one a line. Raises UserError with the hint and the line if one cannot be read."""
+    number = 0
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                number += 1
+                yield _object(line.decode("utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.", hint=hint) from error
+    except ValueError as error:
+        raise UserError(f"{path}, line {number}, cannot be read: {error}.", hint=hint) from error
+
+
+def _object(text: str) -> dict[str, Any]:
+    values = json.loads(text)
+    if not isinstance(values, dict):
+        raise ValueError(f"it holds {type(values).__name__}, not a JSON object")
     return values
-
-
-def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            yield json.loads(line)

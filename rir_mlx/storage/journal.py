@@ -12,7 +12,7 @@ import os
 import threading
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
 from typing import Any, Self
@@ -20,6 +20,7 @@ from typing import Any, Self
 import numpy as np
 
 from rir_mlx.errors import Failure, UserError
+from rir_mlx.storage.atomic import make_folder
 
 _LINES = 64
 _SECONDS = 1.0
@@ -75,7 +76,7 @@ class Journal:
     0 to 3, which `flag_of` gives without reading the file.
 
     Opening it cuts off a last line that a kill tore, and skips lines that cannot be read; their results are computed
-    again. Raises UserError if another process has it open.
+    again. Raises UserError if it cannot be written, or another process has it open.
     """
 
     def __init__(self, path: Path, flag: Callable[[dict[str, Any]], int] = lambda _: 0) -> None:
@@ -83,8 +84,11 @@ class Journal:
         self._index = _Index()
         self._waiting: list[bytes] = []
         self._unreadable = 0
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 (closed by `close`)
+        make_folder(path.parent)
+        try:
+            self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 (closed by `close`)
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror}.", hint="Make it writable.") from error
         lock(self._file, path)
         self._end = self._read_all()
         self._reader = path.open("rb")
@@ -186,11 +190,3 @@ class Journal:
         except (Failure, OSError):
             if kind is None:  # otherwise the error that ended the block says more
                 raise
-
-
-def read_results(path: Path) -> Iterator[dict[str, Any]]:
-    """The results of a journal that no process writes to, in the order in which they were appended."""
-    with path.open("rb") as file:
-        for line in file:
-            if line.endswith(b"\n"):
-                yield json.loads(line)

@@ -20,6 +20,7 @@ from rir_mlx.storage.atomic import make_folder, read_json, write_json, write_tex
 from rir_mlx.storage.digests import changes, plain_json
 from rir_mlx.types import RUNS
 
+OTHER_RUNS = "Choose another folder with --runs FOLDER."
 _SEED = re.compile(r"-seed\d+$")
 
 
@@ -28,6 +29,7 @@ class Stage:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.record = folder / "done.json"
         self.adapter = folder / "adapter"
         self.metrics = folder / "metrics.jsonl"
         self.checkpoints = folder / "checkpoints"
@@ -44,17 +46,16 @@ class Stage:
         return changed[0] + more if changed else None
 
     def done(self) -> dict[str, Any] | None:
-        path = self.folder / "done.json"
-        return read_json(path) if path.is_file() else None
+        return read_json(self.record) if self.record.is_file() else None
 
     def begin(self) -> None:
         """Mark the stage as not done; it is about to run again."""
-        make_folder(self.folder)
-        (self.folder / "done.json").unlink(missing_ok=True)
+        make_folder(self.folder, OTHER_RUNS)
+        self.record.unlink(missing_ok=True)
 
     def finish(self, inputs: Mapping[str, Any], **results: Any) -> None:
         values = {"inputs": plain_json(inputs), "results": results, "version": __version__}
-        write_json(self.folder / "done.json", values | {"finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+        write_json(self.record, values | {"finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
 
 
 class RunDir:
@@ -65,6 +66,10 @@ class RunDir:
         self.recipe_file = folder / "recipe.yaml"
         self.rgen = Stage(folder / "rgen")
         self.augmented = Stage(folder / "augmented")
+        self.rejected_rows = self.augmented.folder / "rejected.jsonl"
+        self.journal = self.augmented.folder / "journal.jsonl"
+        self.old_journal = self.augmented.folder / "journal.old.jsonl"
+        self.stats = self.augmented.folder / "stats.json"
         self.comparison = folder / "evaluation" / "comparison.json"
         self.report = folder / "report.html"
         self.plots = folder / "plots"
@@ -86,18 +91,6 @@ class RunDir:
     def augmented_rows(self, part: str) -> Path:
         return self.augmented.folder / f"{part}.jsonl"
 
-    def rejected_rows(self) -> Path:
-        return self.augmented.folder / "rejected.jsonl"
-
-    def journal(self) -> Path:
-        return self.augmented.folder / "journal.jsonl"
-
-    def old_journal(self) -> Path:
-        return self.augmented.folder / "journal.old.jsonl"
-
-    def stats(self) -> Path:
-        return self.augmented.folder / "stats.json"
-
     def export(self, kind: str, arm: str) -> Path:
         return self.folder / "export" / f"{arm}-{kind}"
 
@@ -107,7 +100,7 @@ class RunDir:
         return sorted(name for name in found if not _SEED.search(name))
 
     def save_recipe(self, recipe: Recipe) -> None:
-        make_folder(self.folder)
+        make_folder(self.folder, OTHER_RUNS)
         write_text(self.recipe_file, dump_recipe(recipe))
 
     def recipe(self, overrides: tuple[str, ...] = ()) -> Recipe:

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from rir_mlx.errors import UserError
 from rir_mlx.storage.atomic import make_folder
+from rir_mlx.storage.layout import OTHER_RUNS
 
 
 class RunLock:
@@ -41,7 +42,7 @@ class RunLock:
         """Make the folder and hold its lock until the end of what was begun. Raises UserError as `begin` does, and if
         the folder cannot be written."""
         if self._begun:
-            make_folder(self.folder)
+            make_folder(self.folder, OTHER_RUNS)
             self._acquire()
 
     def end(self) -> None:

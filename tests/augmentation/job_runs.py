@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -78,3 +79,8 @@ def run(
 
 def kept(outcomes: list[AugmentedRow]) -> list[str | None]:
     return [outcome.kept["reasoning"] if outcome.kept else None for outcome in outcomes]
+
+
+def results_in(journal: Path) -> list[dict[str, Any]]:
+    """The results of a journal, in the order in which they were appended."""
+    return [json.loads(line) for line in journal.open(encoding="utf-8")]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from job_runs import IDENTITY, LABELS, QUESTION, ROWS, Writer
+from job_runs import IDENTITY, LABELS, QUESTION, ROWS, Writer, results_in
 
 from rir_mlx.augmentation.filters import ReasoningFilters
 from rir_mlx.augmentation.job import (
@@ -22,7 +22,7 @@ from rir_mlx.classification.scores import LabelScores
 from rir_mlx.progress import Silent
 from rir_mlx.prompting.arms import ClassificationTask
 from rir_mlx.prompting.codec import Codec
-from rir_mlx.storage.journal import Journal, read_results
+from rir_mlx.storage.journal import Journal
 
 
 def choosing(codec: Codec, tmp_path: Path, name: str = "journal", n: int = 4) -> tuple[list[AugmentedRow], Path]:
@@ -47,7 +47,7 @@ def test_the_kept_reasoning_makes_the_label_likeliest(codec: Codec, tmp_path: Pa
     from rir_mlx.models.hub import resolve_model
 
     outcomes, journal = choosing(codec, tmp_path)
-    written = [entry for entry in read_results(journal) if "reasoning" in entry]
+    written = [entry for entry in results_in(journal) if "reasoning" in entry]
     assert len(written) == 4 * len(ROWS)
     model = FakeBackend().load(resolve_model("builtin:tiny-llama").folder)
     scorer = Classifier(

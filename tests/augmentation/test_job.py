@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from job_runs import IDENTITY, JOB, ROWS, Writer, kept, rows_of, run
+from job_runs import IDENTITY, JOB, ROWS, Writer, kept, results_in, rows_of, run
 
 from rir_mlx.backends.base import Sampling
 from rir_mlx.data.rows import Row
 from rir_mlx.prompting.codec import Codec
-from rir_mlx.storage.journal import read_results
 
 
 def test_outcomes_are_in_the_order_of_the_rows(codec: Codec, tmp_path: Path) -> None:
@@ -39,14 +38,14 @@ def test_a_job_killed_in_the_middle_writes_every_row_once(codec: Codec, tmp_path
     assert len(after.asked) == len(ROWS) - dies_after
     assert {order.key for order in after.asked}.isdisjoint(order.key for order in dying.asked)
     assert outcomes == run(codec, ROWS, tmp_path / "other journal", Writer())
-    keys = [result["key"] for result in read_results(tmp_path / "journal")]
+    keys = [result["key"] for result in results_in(tmp_path / "journal")]
     assert len(keys) == len(set(keys)) == len(ROWS)
 
 
 def test_a_stop_finishes_what_was_taken_and_takes_nothing_more(codec: Codec, tmp_path: Path) -> None:
     first = Writer()
     run(codec, ROWS, tmp_path / "journal", first, stopped=lambda: len(first.asked) >= 2)
-    assert len(first.asked) == len(list(read_results(tmp_path / "journal"))) == 2
+    assert len(first.asked) == len(results_in(tmp_path / "journal")) == 2
     after = Writer()
     run(codec, ROWS, tmp_path / "journal", after)
     assert len(after.asked) == len(ROWS) - 2

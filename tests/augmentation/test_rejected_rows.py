@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from job_runs import IDENTITY, JOB, LABELS, QUESTION, ROWS, Writer, kept, run
+from job_runs import IDENTITY, JOB, LABELS, QUESTION, ROWS, Writer, kept, results_in, run
 
 from rir_mlx.augmentation.engines.base import GeneratedReasoning, ReasoningRequest
 from rir_mlx.augmentation.filters import ReasoningFilters
@@ -20,7 +20,7 @@ from rir_mlx.backends.base import Sampling
 from rir_mlx.data.rows import Row
 from rir_mlx.progress import Silent
 from rir_mlx.prompting.codec import Codec
-from rir_mlx.storage.journal import Journal, read_results
+from rir_mlx.storage.journal import Journal
 
 
 def stubborn(times: int) -> Callable[[ReasoningRequest], str]:
@@ -69,7 +69,7 @@ def test_killed_while_rejected_rows_are_written_again_it_continues(codec: Codec,
         with pytest.raises(KeyboardInterrupt):
             run(codec, ROWS, tmp_path / "journal", Writer(says, dies_after), job)
     assert run(codec, ROWS, tmp_path / "journal", Writer(says), job) == whole
-    assert len(list(read_results(tmp_path / "journal"))) == len(ROWS) + 2
+    assert len(results_in(tmp_path / "journal")) == len(ROWS) + 2
 
 
 def test_other_filters_judge_what_is_there_and_write_only_what_they_reject(codec: Codec, tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_what_an_engine_refuses_is_rejected_and_the_rest_goes_on(codec: Codec, t
 def test_half_a_character_does_not_stop_the_journal(codec: Codec, tmp_path: Path) -> None:
     with Journal(tmp_path / "journal") as journal:
         journal.append({"key": "0" * 16, "reasoning": "half of one: \ud83d"})
-    assert len(list(read_results(tmp_path / "journal"))) == 1
+    assert len(results_in(tmp_path / "journal")) == 1
 
 
 def test_a_journal_with_the_old_key_of_filters_is_still_read(codec: Codec, tmp_path: Path) -> None:

@@ -47,6 +47,15 @@ def test_a_summary_counts_rows_reasons_and_labels() -> None:
     json.dumps(values)
 
 
+def test_tokens_count_what_was_generated_and_not_the_users_own_reasonings() -> None:
+    summary = AugmentationSummary()
+    record: dict[str, Any] = {"tokens": 10, "provenance": {}}
+    summary.add(AugmentedRow(Row("t", "joy", "why"), record, []))
+    summary.add(AugmentedRow(Row("t", "joy"), record, []))
+    values = summary.values()
+    assert (values["given"], values["tokens"], values["lengths"]["mean"]) == (1, 10, 10)
+
+
 def test_a_summary_of_nothing() -> None:
     values = AugmentationSummary().values()
     assert values["rows"] == values["kept"] == values["tokens"] == 0

@@ -7,13 +7,13 @@ import pytest
 from commands import write_csv
 
 from rir_mlx.backends import open_backend
-from rir_mlx.classification.loading import RecipeModel
 from rir_mlx.data.audit.checks import RARE, audit
 from rir_mlx.data.audit.findings import Audit, Finding, Material, Refused, Ruler
 from rir_mlx.data.audit.scan import scan_sources
 from rir_mlx.data.loading import load_labelled
 from rir_mlx.data.rows import Row
 from rir_mlx.errors import DataError
+from rir_mlx.models.hub import resolve_model
 from rir_mlx.progress import Silent
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.recipe.loading import load_recipe
@@ -21,6 +21,7 @@ from rir_mlx.recipe.schema import DataSection
 from rir_mlx.stages import Context, check, warn_about_data
 from rir_mlx.stages.checking import audit_used_rows
 from rir_mlx.storage.layout import RunDir
+from rir_mlx.training.recipe_model import RecipeModel
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
@@ -235,7 +236,8 @@ class Heard(Silent):
 
 def context_of(recipe: Path, *more: str) -> tuple[Context, Heard]:
     heard = Heard()
-    model = RecipeModel(load_recipe(recipe, more), open_backend("fake"))
+    loaded = load_recipe(recipe, more)
+    model = RecipeModel(loaded, open_backend("fake"), resolve_model(loaded.model))
     return Context(RunDir(recipe.parent / "run"), model, heard), heard
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,9 @@ from rir_mlx.backends.base import Tokens
 from rir_mlx.backends.fake import FakeModel
 from rir_mlx.classification.estimator import RirClassifier
 from rir_mlx.classification.loading import load_classifier
+from rir_mlx.errors import UserError
+from rir_mlx.progress import Silent
+from rir_mlx.stages.evaluation import _trained_arms
 from rir_mlx.statistics.calibration import Calibration
 
 
@@ -43,6 +48,24 @@ def test_a_second_evaluation_scores_nothing_and_gives_the_same(evaluated_run: Pa
     assert (evaluated_run / "evaluation/qra/readings.jsonl").read_bytes() == first
     costs = [[line.get("cost") for line in comparison["entries"]] for comparison in (before, kept(evaluated_run))]
     assert costs[0] == costs[1]
+
+
+def test_a_trained_arm_that_is_not_measured_is_named_with_the_edit_that_adds_it(evaluated_run: Path) -> None:
+    said: list[str] = []
+
+    class Heard(Silent):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    context = replace(opened("runs/small", "classifier.arms=[qa, qra]"), progress=Heard())
+    assert _trained_arms(context) == ["qa", "qra"]
+    [note] = [text for text in said if text.startswith("note: Trained")]
+    [override] = re.findall("--set '(.*)'", note)
+    assert sorted(_trained_arms(opened("runs/small", override))) == sorted(context.run.trained_arms())
+    for name in ("classifier-qa", "classifier-qa-seed3"):
+        shutil.rmtree(evaluated_run / name)
+    with pytest.raises(UserError, match=r"no trained classifier of classifier.arms(.|\n)*--set 'classifier.arms"):
+        _trained_arms(opened("runs/small", "classifier.arms=[qa]"))
 
 
 def test_force_reads_everything_again(evaluated_run: Path, read: list[int]) -> None:

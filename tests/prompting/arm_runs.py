@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import get_args
 
 from rir_mlx.backends import open_backend
-from rir_mlx.classification.loading import RecipeModel
+from rir_mlx.models.hub import resolve_model
 from rir_mlx.progress import Silent
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.recipe.loading import load_recipe
 from rir_mlx.stages.context import Context
 from rir_mlx.storage.layout import RunDir
+from rir_mlx.training.recipe_model import RecipeModel
 from rir_mlx.types import Arm
 
 ARMS: tuple[Arm, ...] = get_args(Arm)
@@ -57,7 +58,7 @@ def make_recipe(tmp_path: Path, tiny: Path) -> Path:
 
 def context_of(folder: Path, codec: Codec, *changes: str) -> Context:
     recipe = load_recipe(folder / "own.yaml", changes)
-    model = RecipeModel(recipe, open_backend("fake"))
+    model = RecipeModel(recipe, open_backend("fake"), resolve_model(recipe.model))
     model.codec = codec
     return Context(RunDir(folder / "run"), model, Heard())
 

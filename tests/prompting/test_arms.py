@@ -113,14 +113,3 @@ def test_a_row_that_fits_one_of_two_tasks_is_left_out_of_both_and_counted(codec:
     assert both.second.rows[1].reasoning == (*codec.given(other[2]), codec.terminator)
     assert both.rows[1].answer == (*codec.given(" sadness"), codec.terminator)
     assert len(learned(codec, "qa", ROW, (ROW[0], "joy", LONG), other).rows) == 3
-
-
-def test_rows_are_taken_of_both_tasks_alike(codec: Codec) -> None:
-    """The second task stayed whole, and its rows stood beside those of other texts."""
-    rows = [(f"text {number}", "joy", f"reason {number}") for number in range(4)]
-    both = learned(codec, "multitask", *rows)
-    some = both.at([3, 1])
-    assert some.second is not None
-    for task in (some, some.second):
-        assert [example.text for example in task.rows] == ["text 3", "text 1"]
-    assert some.second.rows == learned(codec, "multitask", rows[3], rows[1]).second.rows  # type: ignore[union-attr]

@@ -13,20 +13,22 @@ from commands import Run
 
 from rir_mlx.augmentation.augmented_rows import read_reasonings
 from rir_mlx.backends import open_backend
-from rir_mlx.classification.loading import RecipeModel
 from rir_mlx.data.loading import load_labelled
 from rir_mlx.errors import UserError
+from rir_mlx.models.hub import ModelFiles
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.recipe.loading import load_recipe
 from rir_mlx.recipe.schema import DataSection
 from rir_mlx.stages import Context, augment_rows, train_classifier
+from rir_mlx.stages.baselines import measure_baseline
 from rir_mlx.storage.layout import RunDir
+from rir_mlx.training.recipe_model import RecipeModel
 
 LABELS = ("joy", "sadness")
 
 
 @pytest.fixture
-def opened(tmp_path: Path, tiny: Path, codec: Codec) -> Callable[..., Context]:
+def opened(tmp_path: Path, tiny: Path, tiny_files: ModelFiles, codec: Codec) -> Callable[..., Context]:
     """A run whose rows have reasonings of their own. Every text stands twice, with a reasoning of its own each; two
     only restate the label, which a filter rejects."""
     told = [(w, n, f"it says that the {n}th friend came home" if n else w) for w in LABELS for n in range(12)]
@@ -40,7 +42,7 @@ def opened(tmp_path: Path, tiny: Path, codec: Codec) -> Callable[..., Context]:
     )
 
     def open_again() -> Context:
-        model = RecipeModel(load_recipe(tmp_path / "own.yaml"), open_backend("fake"))
+        model = RecipeModel(load_recipe(tmp_path / "own.yaml"), open_backend("fake"), tiny_files)
         model.codec = codec
         return Context(RunDir(tmp_path / "run"), model)
 
@@ -73,7 +75,7 @@ def test_a_shuffled_file_joins_and_equal_texts_get_their_own_reasonings(opened: 
     expected = [row.reasoning if row.id in left else None for row in rows]
     assert read_reasonings(path, rows) == expected
     assert expected.count(None) == 3 + own.count(None)
-    rejected = {record["id"]: record["reasoning"] for record in records_of(context.run.rejected_rows())}
+    rejected = {record["id"]: record["reasoning"] for record in records_of(context.run.rejected_rows)}
     everything = (*rows, *context.data.validation)
     assert rejected == {row.id: row.label for row in everything if row.reasoning == row.label}
 
@@ -127,6 +129,18 @@ def test_rows_that_moved_within_their_file_are_joined_anew(opened: Callable[...,
     train_classifier(moved, "qra")
 
 
+def test_baselines_give_the_ids_of_rows_that_moved_within_their_file(
+    opened: Callable[..., Context], tmp_path: Path
+) -> None:
+    measure_baseline(opened(), "majority")
+    table = tmp_path / "rows.csv"
+    table.write_text(table.read_text().replace("\n", "\n\n", 1))
+    moved = opened()
+    measure_baseline(moved, "majority")
+    predictions = records_of(moved.run.predictions("majority"))
+    assert [row["id"] for row in predictions] == [row.id for row in moved.data.test]
+
+
 def test_ids_tell_all_rows_of_all_parts_and_files_apart(tmp_path: Path) -> None:
     for name in ("a", "b", "test"):
         rows = "".join(f"{name} {w} {n},{w}\n" for w in LABELS for n in range(10))
@@ -141,10 +155,10 @@ def test_ids_tell_all_rows_of_all_parts_and_files_apart(tmp_path: Path) -> None:
     assert {row.id for row in data.test if row.text == "test joy 0"} == {"test:2"}
 
 
-def test_predictions_carry_their_ids(rir: Run, recipe: Path) -> None:
+def test_predictions_carry_their_ids(rir: Run, recipe: Path, tiny_files: ModelFiles) -> None:
     assert rir("run", str(recipe), "--set", "classifier.arms=[qa, qra]", "-q").code == 0
     run = Path("runs/small")
-    context = Context(RunDir(run), RecipeModel(RunDir(run).recipe(), open_backend("fake")))
+    context = Context(RunDir(run), RecipeModel(RunDir(run).recipe(), open_backend("fake"), tiny_files))
     texts = {row.id: row.text for row in context.data.test}
     predictions = records_of(run / "evaluation/qra/predictions.jsonl")
     assert [row["id"] for row in predictions] == [row.id for row in context.data.test]

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from rir_mlx.errors import Failure
+from rir_mlx.errors import Failure, UserError
 from rir_mlx.storage import atomic
-from rir_mlx.storage.atomic import replace_folder, replacing, write_text
+from rir_mlx.storage.atomic import read_json, read_jsonl, replace_folder, replacing, write_text
 
 
 def folder_with(path: Path, text: str) -> Path:
@@ -43,6 +43,23 @@ def test_an_unwritable_path_and_a_full_disk_are_reported_with_the_target(tmp_pat
     with pytest.raises(Failure, match=r"target could not be written"), replacing(tmp_path / "target"):
         pass  # nothing was written
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b'{"a": 1', b"[1]", b'{"a": "\xff"}', b"3"])
+def test_a_damaged_file_is_named_with_what_to_do(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "rows"
+    path.write_bytes(b'{"a": 0}\n' + content + b"\n")
+    rows = read_jsonl(path, "Write it again.")
+    assert next(rows) == {"a": 0}
+    with pytest.raises(UserError, match=r"rows, line 2, cannot be read: (.|\n)*Write it again"):
+        list(rows)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"rows cannot be read: (.|\n)*Write it again"):
+        read_json(path, "Write it again.")
+    path.unlink()
+    for read in (lambda: read_json(path, "Write it again."), lambda: list(read_jsonl(path, "Write it again."))):
+        with pytest.raises(UserError, match="rows cannot be read: No such file or directory"):
+            read()
 
 
 def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:

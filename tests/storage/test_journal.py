@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import resource
@@ -16,7 +17,7 @@ import pytest
 
 from rir_mlx.errors import UserError
 from rir_mlx.storage import journal as journal_module
-from rir_mlx.storage.journal import Journal, read_results
+from rir_mlx.storage.journal import Journal
 
 
 def result(number: int, **more: Any) -> dict[str, Any]:
@@ -170,7 +171,15 @@ def test_a_full_disk_loses_nothing_that_was_written(tmp_path: Path) -> None:
         whole = len(journal)
         assert 100 < whole < 10_000
         assert f"{whole - 1:016x}" in journal
-    assert [entry["key"] for entry in read_results(path)] == [f"{number:016x}" for number in range(whole)]
+    assert [json.loads(line)["key"] for line in path.open(encoding="utf-8")] == [
+        f"{number:016x}" for number in range(whole)
+    ]
+
+
+def test_a_journal_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "journal").mkdir()
+    with pytest.raises(UserError, match="journal cannot be written: Is a directory"):
+        Journal(tmp_path / "journal")
 
 
 def test_a_journal_is_on_disk_when_it_is_closed(tmp_path: Path) -> None:
@@ -181,5 +190,5 @@ def test_a_journal_is_on_disk_when_it_is_closed(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         stopped()
-    assert list(read_results(tmp_path / "journal")) == [result(1)]
+    assert json.loads((tmp_path / "journal").read_text(encoding="utf-8")) == result(1)
     assert os.listdir(tmp_path) == ["journal"]

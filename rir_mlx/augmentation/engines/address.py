@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import httpx2
 
 from rir_mlx.errors import UserError
+from rir_mlx.recipe.schema import AugmentSection
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class Server:
 
     base_url: str = field(repr=False)  # its query may hold a secret
     model: str | None = None
-    concurrency: int = 8
-    timeout: float = 120.0
+    concurrency: int = AugmentSection.model_fields["concurrency"].default
+    timeout: float = AugmentSection.model_fields["timeout"].default
     retries: int = 6
     request_retries: int = 3
     key_variable: str = "OPENAI_API_KEY"

@@ -37,7 +37,7 @@ _MOST_FAILURES = 16
 
 
 class OpenAIEngine:
-    """R-Gen on a server. Without a codec no text is trimmed. `tell` receives messages for the user.
+    """A server's own model. Without a codec no text is trimmed. `tell` receives messages for the user.
 
     Raises UserError if no model is named and the server does not list exactly one."""
 
@@ -56,11 +56,6 @@ class OpenAIEngine:
         self.proven = False
         """Whether the server answered such requests in an earlier run. If so, the requests it fails on are at fault."""
         self.model = server.model or self._only_model()
-
-    @property
-    def remote(self) -> bool:
-        """Whether texts leave this machine."""
-        return self.server.remote
 
     def identity(self) -> dict[str, str]:
         return {"engine": "openai", "model": self.model, "server": self.server.shown}

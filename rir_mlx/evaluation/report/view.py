@@ -62,7 +62,6 @@ def page(comparison: Comparison) -> dict[str, Any]:
         "labels": labels,
         "entries": shown,
         "kinds": [(kind, those) for kind, those in kinds if those],
-        "baselines": baselines,
         "first_arm": next((entry.against.first for entry in entries if entry.against), None),
         "accuracy_charts": accuracy_charts(estimates) if estimates else (),
         "has": _columns(entries),

@@ -133,7 +133,7 @@ def test_an_address_that_holds_a_secret_is_refused_without_showing_it(url: str) 
     ],
 )
 def test_only_loopback_is_not_remote(url: str, remote: bool) -> None:
-    assert engine_at(url).remote is remote
+    assert engine_at(url).server.remote is remote
 
 
 def test_a_proxy_from_the_environment_is_not_asked_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""R-Gen on a server: what is asked, in which order, and what an answer becomes."""
+"""Reasonings from a server: what is asked, in which order, and what an answer becomes."""
 
 from __future__ import annotations
 

@@ -1,0 +1,42 @@
+"""The base model that a recipe names, to be trained or with a trained adapter."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from rir_mlx.backends import release_memory
+from rir_mlx.backends.base import Backend, Model
+from rir_mlx.models.adapter_spec import AdapterSpec
+from rir_mlx.models.adapters import Adapter
+from rir_mlx.models.hub import ModelFiles
+from rir_mlx.prompting.codec import Codec
+from rir_mlx.recipe.schema import Recipe
+
+
+class RecipeModel:
+    """The base model that a recipe names: its `files`, on a backend. The tokenizer is read when it is first needed."""
+
+    def __init__(self, recipe: Recipe, backend: Backend, files: ModelFiles) -> None:
+        self.recipe, self.backend, self.files = recipe, backend, files
+
+    @cached_property
+    def codec(self) -> Codec:
+        return Codec(self.files.folder, self.recipe.date)
+
+    @cached_property
+    def adapter_spec(self) -> AdapterSpec:
+        """What the recipe trains on top of the base model."""
+        lora = self.recipe.lora_parameters
+        return AdapterSpec(
+            self.recipe.fine_tune_type, self.recipe.num_layers, lora.rank, lora.scale, lora.dropout, lora.keys
+        )
+
+    def load(self, adapter: Adapter | None = None) -> Model:
+        """The base model's weights; with a trained adapter, or ready to be trained without one."""
+        release_memory()  # of the model before, which its optimizer points back to
+        dtype = self.recipe.dtype
+        if adapter is None:
+            return self.backend.load(
+                self.files.folder, dtype="float32" if self.adapter_spec.fine_tune_type == "full" else dtype
+            )
+        return self.backend.load(self.files.folder, dtype=dtype, adapter=(adapter.spec, adapter.tensors))
