@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 from enum import StrEnum
@@ -21,15 +22,17 @@ from rir_cli.options import (
     OfflineOption,
     QuietOption,
     RecipeArgument,
+    RunRecipeArgument,
     RunsOption,
     SetOption,
     TrustRecipeOption,
 )
-from rir_mlx.types import RUNS, Arm, EngineName
+from rir_mlx.types import DEFAULT_RECIPE, RUNS, Arm, EngineName
 
 if TYPE_CHECKING:  # evaluation needs numpy, and help does not
     from rir_mlx.evaluation.schema import Comparison
     from rir_mlx.pipeline import Options
+    from rir_mlx.storage.layout import RunDir
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -47,7 +50,6 @@ class ArmChoice(StrEnum):
     vars().update({arm: arm for arm in get_args(Arm)})
 
 
-_DEFAULT_RECIPE = "emotion"
 _INTERRUPTED = 130
 _PROMPTS = 3
 
@@ -66,16 +68,17 @@ def train_rgen(
 ) -> None:
     """Stage 1: train R-Gen to write a reasoning from a question and its answer."""
     options = stage_options(quiet=quiet, runs=runs, overrides=set_ or (), backend=backend, offline=offline, force=force)
-    rir_mlx.train_rgen(recipe or _DEFAULT_RECIPE, **options)
+    rir_mlx.train_rgen(recipe, **options)
 
 
 @app.command()
 def augment(
-    recipe: RecipeArgument = None,
+    recipe: RunRecipeArgument = None,
     engine: Annotated[
         EngineName | None,
         typer.Option(
-            help="What runs R-Gen. local: this process; ray: a Ray cluster; openai: a server. Default: the recipe's."
+            help="What writes the reasonings. local: R-Gen in this process; ray: R-Gen on a Ray cluster; openai: a "
+            "server's model. Default: the recipe's."
         ),
     ] = None,
     base_url: Annotated[
@@ -117,7 +120,7 @@ def augment(
 
 @app.command("train-classifier")
 def train_classifier(
-    recipe: RecipeArgument = None,
+    recipe: RunRecipeArgument = None,
     arm: Annotated[
         list[ArmChoice] | None, typer.Option(help="An arm to train; may be repeated. Default: the recipe's arms.")
     ] = None,
@@ -135,7 +138,7 @@ def train_classifier(
 
 @app.command()
 def evaluate(
-    recipe: RecipeArgument = None,
+    recipe: RunRecipeArgument = None,
     set_: SetOption = None,
     runs: RunsOption = RUNS,
     backend: BackendOption = None,
@@ -165,7 +168,7 @@ def run(
     """Run all stages of a recipe. Finished stages are skipped: the same command resumes an interrupted run."""
     options = stage_options(quiet=quiet, runs=runs, overrides=set_ or (), backend=backend, offline=offline, force=force)
     options["trust_recipe"] = trust_recipe
-    _print_result(rir_mlx.run(recipe or _DEFAULT_RECIPE, **options), json=json)
+    _print_result(rir_mlx.run(recipe, **options), json=json)
 
 
 @app.command()
@@ -195,9 +198,11 @@ app.add_typer(convert, name="convert")
 @app.command("recipe")
 def show_recipe(recipe: RecipeArgument = None, set_: SetOption = None) -> None:
     """Print a recipe with every key and its value."""
-    from rir_mlx.recipe.loading import dump_recipe, load_recipe
+    from rir_mlx.recipe.loading import dump_recipe
+    from rir_mlx.stages.opening import OpenOptions, find_run
 
-    typer.echo(dump_recipe(load_recipe(recipe, set_ or ())), nl=False)
+    _, found = find_run(recipe or DEFAULT_RECIPE, OpenOptions(overrides=tuple(set_ or ())))
+    typer.echo(dump_recipe(found), nl=False)
 
 
 def _print_result(comparison: Comparison | None, *, json: bool) -> None:
@@ -220,7 +225,16 @@ def _print_example(options: Options) -> None:
         return
     typer.echo(f"\nText:      {row['text']}\nReasoning: {row['reasoning']}")
     typer.echo(f"Label:     {row['predicted']} ({max(row['probabilities'].values()):.0%}), truth: {row['label']}")
-    typer.echo(f'\nNext: {_own_name()} classify "i was afraid of the storm, but now it is over and i can laugh"')
+    typer.echo(f'\nNext: {_classify_command(run)} "i was afraid of the storm, but now it is over and i can laugh"')
+
+
+def _classify_command(run: RunDir) -> str:
+    """The command that classifies with this run."""
+    from rir_mlx.storage.layout import newest_run
+
+    newest = newest_run(RUNS, trained=True)
+    chosen = newest is not None and newest.folder == run.folder  # without being named
+    return f"{_own_name()} classify" + ("" if chosen else f" --run {shlex.quote(str(run.folder))}")
 
 
 def _own_name() -> str:

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from rir_mlx.types import Arm, BackendChoice, ReasonMode
+from rir_mlx.types import DEFAULT_RECIPE, SHIPPED, Arm, BackendChoice, ReasonMode
 
-RecipeArgument = Annotated[
-    str | None,
-    typer.Argument(help="A recipe file, a shipped recipe (demo, emotion, emotion-tiny, paper), or a run's folder."),
+_RECIPE = f"A recipe file, a shipped recipe ({', '.join(SHIPPED)}), or a run's folder."
+RecipeArgument = Annotated[str | None, typer.Argument(help=f"{_RECIPE} Default: {DEFAULT_RECIPE}.")]
+RunRecipeArgument = Annotated[
+    str | None, typer.Argument(help=f"{_RECIPE} Default: the newest run, or {DEFAULT_RECIPE} if there is none.")
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -20,7 +21,7 @@ SetOption = Annotated[
 ForceOption = Annotated[bool, typer.Option("--force", help="Run finished stages again.")]
 RunOption = Annotated[str | None, typer.Option(help="A run's folder. Default: the newest run with a classifier.")]
 ArmOption = Annotated[
-    Arm | None, typer.Option(help="The trained arm. Default: the one that did best on the validation rows.")
+    Arm | None, typer.Option(help="The trained arm. Default: the reasoning arm that did best on the validation rows.")
 ]
 RunsOption = Annotated[Path, typer.Option("--runs", help="Folder of all runs.")]
 BackendOption = Annotated[

@@ -8,11 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from commands import LABELS, Run, write_csv
-from rir_cli.app import _own_name
+from rir_cli.app import _classify_command, _own_name
 from tiny import make_tiny_llama
 
 from rir_mlx import backends
+from rir_mlx.recipe.loading import load_recipe
+from rir_mlx.recipe.schema import Recipe
+from rir_mlx.storage.layout import RunDir
 
 
 def test_help_and_version_import_no_framework() -> None:
@@ -100,7 +104,7 @@ def test_an_absent_framework_names_its_extra(rir: Run, recipe: Path, monkeypatch
     monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: None)
     result = rir("run", str(recipe), "--backend", "mlx")
     assert result.code == 2
-    assert "rir-mlx[mlx-cpu]" in result.err
+    assert "[mlx-cpu]" in result.err
 
 
 def test_an_unforeseen_error_is_exit_code_1_without_a_traceback(
@@ -127,6 +131,13 @@ def test_recipe_prints_yaml_alone_on_stdout(rir: Run) -> None:
     assert result.err == ""
 
 
+def test_recipe_prints_that_of_a_runs_folder(rir: Run, tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "kept" / "mine")
+    run.save_recipe(load_recipe(None, ["name=mine", "seed=7"]))
+    printed = rir("recipe", str(run.folder), "--set", "rgen.epochs=3").out
+    assert load_recipe(None, ["name=mine", "seed=7", "rgen.epochs=3"]) == Recipe.model_validate(yaml.safe_load(printed))
+
+
 def test_a_missing_model_says_how_to_get_one(rir: Run, recipe: Path) -> None:
     assert "no model folder" in rir("run", str(recipe), "--set", "model=./nowhere").err
     result = rir("run", str(recipe), "--set", "model=someone/something", "--offline")
@@ -150,6 +161,18 @@ def test_the_next_command_of_the_demo_can_be_typed_as_it_stands(monkeypatch: pyt
     assert _own_name() == ".venv/bin/rir-mlx"
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
     assert _own_name() == "rir-mlx"
+
+
+def test_the_next_command_of_the_demo_names_a_run_that_would_not_be_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    for folder in ("runs/demo", "my runs/demo"):
+        RunDir(Path(folder)).save_recipe(load_recipe("demo"))
+        RunDir(Path(folder)).classifier("qa").finish({})
+    assert _classify_command(RunDir(Path("runs/demo"))) == "rir-mlx classify"
+    assert _classify_command(RunDir(Path("my runs/demo"))) == "rir-mlx classify --run 'my runs/demo'"
 
 
 def test_a_fault_of_a_row_is_said_once(rir: Run, recipe: Path) -> None:
