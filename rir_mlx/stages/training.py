@@ -175,7 +175,7 @@ def _check_reasonings(context: Context) -> None:
     """Raise UserError unless the run has reasonings for just these rows."""
     done = context.run.augmented.done()
     if done is None:
-        raise UserError("Not every row of this run has got its reasoning.", hint="Run `rir-mlx augment` to the end.")
+        raise UserError("The augmentation of this run is not finished.", hint="Run `rir-mlx augment` first.")
     if done["inputs"]["data"] != context.data.digest:
         raise UserError(
             "The reasonings of this run were written for other rows, labels or splits than these.",
