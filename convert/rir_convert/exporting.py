@@ -49,7 +49,7 @@ class ExportOptions:
     quantize  bits of the weights, 4 or 8, for `mlx` only; None keeps them as they are
     gguf      number format of a GGUF file
     dtype     number format of the weights of `hf` and `mlx`; `auto` is the base's
-    backend   what runs the trained model; None for the one that the run was trained on
+    backend   what runs the trained model; None: the recipe's
     offline   take the base model from this machine
     progress  where progress is shown
     """

@@ -41,17 +41,17 @@ from rir_convert.weights.merging import Fused
 from rir_convert.weights.tensors import base_weights, size_of
 from rir_mlx import __version__
 from rir_mlx.backends import release_memory
-from rir_mlx.errors import UserError
+from rir_mlx.errors import UserError, install_extra
 from rir_mlx.models.families import ModelShape
 from rir_mlx.models.hub import ModelFiles, resolve_model
 from rir_mlx.models.weight_files import only_its_weights
 from rir_mlx.progress import Progress, Silent, counting_bytes
 from rir_mlx.prompting.codec import Codec
+from rir_mlx.recipe.schema import Recipe
 from rir_mlx.types import Dtype, Ecosystem
 
 _LENGTH = 32
 _LOADERS: dict[Ecosystem, Library] = {"peft": "transformers", "mlx": "mlx-lm"}
-_DATE = "26 Jul 2024"
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def fuse(model: str, adapter: Path, output: Path, options: FuseOptions = _DEFAUL
     _check_openable(found)
     fused = Fused(base_weights(base.folder, base.config), found.spec, found.tensors, dtype=options.dtype)
     check_space(output, size_of(fused))
-    codec = Codec(base.folder, _DATE)
+    codec = Codec(base.folder, Recipe().date)
     words = min(len(codec.tokenizer), ModelShape.of(base.config).vocabulary)
     with verified_folder(output.absolute()) as written:
         library, reference = _reference(base, adapter, found, _random_rows(words), progress)
@@ -99,7 +99,7 @@ def _check_openable(found: ForeignAdapter) -> None:
     """Raises UserError if no installed library can open the adapter, and so nothing can be compared with it."""
     libraries = installed_libraries()
     if not libraries:
-        raise UserError("Neither PyTorch nor MLX is installed.", hint="pip install 'rir-mlx[torch]'")
+        raise UserError("Neither PyTorch nor MLX is installed.", hint=install_extra("torch"))
     if found.spec.fine_tune_type == "full" and "mlx-lm" not in libraries:
         raise UserError(
             "Only mlx-lm opens weights that were trained in full, and it is not installed.",

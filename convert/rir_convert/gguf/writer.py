@@ -16,7 +16,7 @@ import numpy as np
 
 from rir_convert.gguf.vocabulary import ELSEWHERE, add_vocabulary, read_vocabulary
 from rir_convert.weights.tensors import Advance, Tensors, Weights
-from rir_mlx.errors import ModelError, UserError
+from rir_mlx.errors import ModelError, UserError, install_extra
 from rir_mlx.models.config import read_config
 from rir_mlx.models.families import rope_for_both
 from rir_mlx.types import GgufType
@@ -39,7 +39,7 @@ _OUTSIDE = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm
 
 def check_installed() -> None:
     if importlib.util.find_spec("gguf") is None:
-        raise UserError("GGUF files need the gguf package.", hint="pip install 'rir-mlx[gguf]'")
+        raise UserError("GGUF files need the gguf package.", hint=install_extra("gguf"))
 
 
 def check_family(config: dict[str, Any], tokenizer: Path) -> None:
