@@ -117,10 +117,13 @@ def test_an_answer_that_stays_bad_fails_after_the_retries_and_says_how_to_go_on(
 def test_once_an_order_has_failed_the_others_are_not_repeated_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """With long pauses between tries, a server that is down would hold the command up for minutes more."""
     monkeypatch.setattr(client, "_FIRST_PAUSE", 60.0)
-    counts = itertools.count()
+    counts, all_asked = itertools.count(), threading.Barrier(4)
 
     def reply(body: dict[str, Any]) -> Reply:
-        return (401, {}, b"no") if next(counts) == 3 else (503, {}, b"down")
+        number = next(counts)
+        if number < 4:
+            all_asked.wait(timeout=30)  # a request that starts late would wait for the pause of the others
+        return (401, {}, b"no") if number == 3 else (503, {}, b"down")
 
     started = time.monotonic()
     fake = StandInServer(reply)
