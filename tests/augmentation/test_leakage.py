@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from rir_mlx.augmentation.filters import LabelWords
 from rir_mlx.augmentation.leakage import LabelledReasoning, ReservoirSample, leakage
 
@@ -40,6 +42,7 @@ def test_a_cue_gives_the_label_away_without_its_words() -> None:
     assert values["first_named_at"] is None
 
 
+@pytest.mark.slow
 def test_a_signal_that_is_spread_over_many_words_is_read_off() -> None:
     """A solver that stops by the size of its first gradients finds little more than the majority here."""
     rng = random.Random(0)

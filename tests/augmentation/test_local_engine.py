@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 from job_runs import IDENTITY, JOB, LABELS, QUESTION
 
 from rir_mlx.augmentation.engines.base import ReasoningRequest
@@ -95,6 +96,7 @@ def peak_of(codec: Codec, folder: Path, count: int) -> int:
     return peak
 
 
+@pytest.mark.slow
 def test_memory_grows_by_the_index_of_the_journal_alone(codec: Codec, tmp_path: Path) -> None:
     """Rows, orders and results that are held would be a thousand bytes each."""
     few, many = peak_of(codec, tmp_path, 1_500), peak_of(codec, tmp_path, 4_500)

@@ -138,6 +138,7 @@ def test_label_only_writes_nothing_however_it_is_asked(made: Make) -> None:
     assert {prediction.reasoning for prediction in found[0]} == {None}
 
 
+@pytest.mark.slow
 def test_both_frameworks_read_alike_in_every_way(
     tiny: Path, codec: Codec, open_named: Callable[[str], Backend]
 ) -> None:

@@ -52,6 +52,7 @@ def test_a_changed_key_runs_the_stages_that_it_touches_and_says_why(rir: Run, fi
     assert "classifier qa: runs, because classifier.learning_rate was 0.0001, is 0.001." in again.err
 
 
+@pytest.mark.slow
 def test_each_stage_works_alone_on_the_newest_run(rir: Run, recipe: Path) -> None:
     assert rir("train-rgen", str(recipe)).code == 0
     for command in (["augment"], ["train-classifier"], ["evaluate", "--json"]):

@@ -28,6 +28,7 @@ def test_punctuation_words_and_accents_are_a_difference(first: str, second: str)
     assert normalised(first) != normalised(second)
 
 
+@pytest.mark.slow
 def test_normalising_twice_is_the_same_as_once_for_every_character() -> None:
     characters = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code < 0xE000]
     assert [

@@ -111,6 +111,7 @@ def test_no_text_gives_no_row() -> None:
     assert tfidf(rows_of(9), [], LABELS, 0).shape == (0, 3)
 
 
+@pytest.mark.slow
 def test_many_labels_and_rows_end_in_time_though_few_take_part_in_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(0)
     labels = [f"topic {number}" for number in range(77)]

@@ -124,6 +124,7 @@ def test_numbers_are_written_as_people_read_them(written: str, expected: str) ->
     assert written == expected
 
 
+@pytest.mark.slow
 def test_plots_are_png_files_of_the_same_charts(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     comparison = a_comparison(EVIL[:2] + EVIL[5:])

@@ -26,6 +26,8 @@ from rir_mlx.progress import Silent
 from rir_mlx.stages.evaluation import _trained_arms
 from rir_mlx.statistics.calibration import Calibration
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -75,7 +77,6 @@ def test_force_reads_everything_again(evaluated_run: Path, read: list[int]) -> N
     assert sum(read) == arms + 3 * 2 * 24 + 24  # swapped and corrupted reasonings of the first seed; untuned
 
 
-@pytest.mark.slow
 def test_more_samples_read_what_is_new_alone(evaluated_run: Path, read: list[int]) -> None:
     before = untimed(kept(evaluated_run))
     three = evaluated("evaluate.samples=3")
@@ -103,7 +104,6 @@ def test_a_shorter_reasoning_is_another_reading_and_leaves_none_of_the_old_ones(
     assert max(row["tokens"] for row in lines_of(evaluated_run / "evaluation/qra/predictions.jsonl")) <= 6
 
 
-@pytest.mark.slow
 def test_an_evaluation_killed_in_the_middle_ends_as_if_it_had_not_been(evaluated_run: Path) -> None:
     """Slow enough to be hit, in a process of its own, and killed as nobody can prepare for."""
     whole = untimed(kept(evaluated_run))

@@ -203,6 +203,7 @@ def test_numbers_that_are_not_finite_are_dashes() -> None:
     assert not re.search(r"\bnan\b", page)
 
 
+@pytest.mark.slow
 def test_77_labels_and_2000_long_examples_stay_under_five_megabytes() -> None:
     labels = tuple(f"a_long_name_of_a_banking_intent_{number}" for number in range(77))
     comparison = a_comparison(labels)

@@ -27,6 +27,7 @@ def test_every_public_name_can_be_imported() -> None:
     assert set(rir_mlx.__all__) <= set(dir(rir_mlx))
 
 
+@pytest.mark.slow
 def test_importing_names_imports_no_framework() -> None:
     code = (
         "import sys\nfrom rir_mlx import Recipe, RirClassifier, augment, evaluate, run, train_classifier, train_rgen\n"
@@ -36,6 +37,7 @@ def test_importing_names_imports_no_framework() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_the_example_of_the_package_runs() -> None:
     """The example itself, on the backend that computes nothing."""
     assert rir_mlx.__doc__ is not None

@@ -129,6 +129,7 @@ def as_probabilities(correct: np.ndarray) -> FloatArray:
     return np.eye(2)[np.where(correct, 0, 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seeds", "rows", "points"), [(3, 500, 0), (3, 500, 2), (3, 2000, 4), (5, 500, 4)])
 def test_equal_ways_of_training_are_found_different_in_at_most_one_run_in_twenty(
     seeds: int, rows: int, points: float

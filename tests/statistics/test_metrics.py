@@ -164,6 +164,7 @@ def test_a_bin_of_confidence_holds_its_upper_edge() -> None:
     assert [(bin_.low, bin_.high, bin_.count) for bin_ in bins] == [(0.5, 0.75, 1), (0.75, 1.0, 2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["accuracy", "macro_f1"])
 def test_the_intervals_are_those_of_scipy(name: str) -> None:
     from scipy.stats import bootstrap

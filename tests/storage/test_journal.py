@@ -97,6 +97,7 @@ def test_two_processes_cannot_write_one_journal(tmp_path: Path) -> None:
     Journal(tmp_path / "journal").close()
 
 
+@pytest.mark.slow
 def test_a_line_waits_for_others_and_not_for_long(tmp_path: Path) -> None:
     """A batch whose rows end together was once lost with a kill while the next one was written."""
     path = tmp_path / "journal"

@@ -56,6 +56,7 @@ def batch_of(rows: int, width: int, prefix: int, learned: int = 2) -> Batch:
     return Batch(tuple(range(10, 10 + prefix)), tokens, np.full(rows, width, dtype=np.int32), weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointed", [False, True])
 @pytest.mark.parametrize("kind", ["lora", "dora", "full"])
 def test_the_memory_is_what_a_step_takes(open_named: Any, tmp_path: Path, kind: Any, checkpointed: bool) -> None:

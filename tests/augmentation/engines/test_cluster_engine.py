@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,8 @@ from rir_mlx.backends.base import Sampling
 from rir_mlx.errors import ModelError, UserError, install_extra
 from rir_mlx.models.adapter_spec import AdapterSpec
 
-for _module in ("ray", "pyarrow", "torch", "peft"):
-    pytest.importorskip(_module)
+if not all(find_spec(name) for name in ("ray", "pyarrow", "torch", "peft")):
+    pytest.skip("Ray, PyTorch or PEFT is not installed", allow_module_level=True)
 slow = pytest.mark.slow
 
 SAMPLING = Sampling(max_tokens=24, temperature=1.0, batch_size=2)

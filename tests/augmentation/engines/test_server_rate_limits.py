@@ -30,6 +30,7 @@ def in_seconds(seconds: float) -> str:
     return formatdate(time.time() + seconds, usegmt=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("headers", "message", "least", "most"),
     [
@@ -71,6 +72,7 @@ def windowed(limit: int, seconds: float, headers: dict[str, str]) -> StandInServ
     return StandInServer(reply)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("headers", [{"Retry-After": "{left:.3f}"}, {"retry-after-ms": "1"}, {}])
 def test_eighty_rows_pass_a_server_of_few_requests_at_the_default_concurrency(
     headers: dict[str, str], monkeypatch: pytest.MonkeyPatch

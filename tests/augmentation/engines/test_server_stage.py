@@ -79,6 +79,7 @@ def stats_of(tmp_path: Path) -> dict[str, Any]:
     return stats["train"]
 
 
+@pytest.mark.slow
 def test_refusals_are_asked_again_of_another_server_and_with_retry_refused(
     rir: Run, recipe: Path, tmp_path: Path
 ) -> None:
@@ -119,6 +120,7 @@ def test_refusals_are_asked_again_where_other_parameters_are_left_out(rir: Run, 
     assert stats_of(tmp_path)["kept"] == 45
 
 
+@pytest.mark.slow
 def test_rows_that_a_server_fails_on_end_with_a_count_and_the_command_that_tries_them_again(
     rir: Run, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
