@@ -28,16 +28,14 @@ import contextlib
 import csv
 import importlib.metadata
 import json
-import os
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib import import_module
 from itertools import cycle, product
 from pathlib import Path
@@ -46,6 +44,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.jobs import measured_apart
 from benchmarks.shapes import make_shape, watch_memory
 from benchmarks.train.job import SHAPES
 from benchmarks.train.rows import INSTRUCTION, LABELS
@@ -226,11 +225,7 @@ def work(job: Job) -> dict[str, Any]:
 
 def run_job(job: Job, device: str) -> dict[str, Any]:
     """What a process of its own measured; `error` alone where a peer cannot do it."""
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    environment |= {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
-    command = [sys.executable, "-m", "benchmarks.generate", "--job", json.dumps(asdict(job))]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
-    measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    measured = measured_apart("generate", job, device)
     shown = measured.get("error") or f"{measured['tokens/s']:.1f} tokens/s"
     print(f"{job.peer}: {shown}", file=sys.stderr)
     return measured

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import statistics
-import subprocess
 import sys
 import time
 from dataclasses import asdict
@@ -15,6 +12,7 @@ from typing import Any
 from benchmarks.classify.peers import CLASSIFY
 from benchmarks.classify.rows import DATE, Job, make_given
 from benchmarks.generate import count_tokens, load
+from benchmarks.jobs import measured_apart
 from benchmarks.shapes import watch_memory
 from rir_mlx.backends import open_backend
 from rir_mlx.prompting.codec import Codec
@@ -37,10 +35,6 @@ def work(job: Job) -> dict[str, Any]:
 
 def run_job(job: Job, device: str) -> dict[str, Any]:
     """What a process of its own measured."""
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    environment |= {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
-    command = [sys.executable, "-m", "benchmarks.classify", "--job", json.dumps(asdict(job))]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
-    measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    measured = measured_apart("classify", job, device)
     print(f"{job.task}, {job.peer}: {job.rows} rows, {measured['rows/s']:.2f} rows/s", file=sys.stderr)
     return measured

@@ -30,17 +30,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+from benchmarks.jobs import measured_apart
 from benchmarks.shapes import make_shape
 from benchmarks.train.job import PEERS, SHAPES, Job
 from benchmarks.train.meter import Meter, flops
@@ -67,11 +65,7 @@ def work(job: Job) -> dict[str, Any]:
 
 
 def run_job(job: Job, device: str) -> dict[str, Any]:
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    environment |= {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
-    command = [sys.executable, "-m", "benchmarks.train", "--job", json.dumps(asdict(job))]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
-    measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    measured = measured_apart("train", job, device)
     print(f"{job.arm} {job.trainer}: {measured['rows/s']:.2f} rows/s", file=sys.stderr)
     return measured
 
