@@ -18,9 +18,7 @@ from rir_mlx.errors import RirError
 from rir_mlx.models.weight_files import INDEX
 from rir_mlx.storage.atomic import write_json
 
-_USED = (
-    "config.json",
-    "generation_config.json",
+TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -28,6 +26,11 @@ _USED = (
     "tokenizer.model",
     "vocab.json",
     "merges.txt",
+)
+_USED = (
+    "config.json",
+    "generation_config.json",
+    *TOKENIZER_FILES,
     "chat_template.jinja",
     "additional_chat_templates/*.jinja",
     INDEX,

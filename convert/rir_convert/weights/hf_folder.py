@@ -13,21 +13,12 @@ from rir_convert.weights.disk import check_space
 from rir_convert.weights.tensors import SHARD_BYTES, Advance, Tensors, size_of, write_shards
 from rir_mlx.errors import ModelError
 from rir_mlx.models.families import mlx_config, rope_for_both
+from rir_mlx.models.fingerprint import TOKENIZER_FILES
 from rir_mlx.models.hub import ModelFiles
 from rir_mlx.prompting.templates import DEFAULT, SETTINGS, TEMPLATE, frozen, stored_templates
 from rir_mlx.storage.atomic import replacing
 
-_COPIED = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
-    "LICENSE*",
-    "USE_POLICY*",
-)
+_COPIED = (*TOKENIZER_FILES, "LICENSE*", "USE_POLICY*")
 _QUANTISED = ("quantization", "quantization_config")
 
 
