@@ -18,7 +18,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 3 --dist worksteal
 
-# What needs no framework, starts no process and takes no seconds: an answer in about 80 s on two cores.
+# What is quick, needs no framework and starts no process: about 80 s on two cores.
 test-fast: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 3 --dist worksteal -m 'not slow' $(addprefix --ignore tests/,contract convert backends docs)
 
