@@ -121,7 +121,8 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Request:
-    """One row to continue. Its `max_tokens` can only lower the sampling's.
+    """One row to continue. Its `max_tokens` can only lower the sampling's. A `whole` row does not follow the shared
+    prefix: its tokens are all that there is.
 
     The random numbers of a row depend only on its `seed` and the token's position (`rir_mlx.backends.noise`), never on
     other rows, and are the same on every backend. The logits do depend on the batch, by rounding. So the same request
@@ -133,6 +134,7 @@ class Request:
     tokens: Tokens
     seed: int = 0
     max_tokens: int | None = None
+    whole: bool = False
 
     def limit(self, sampling: Sampling) -> int:
         return sampling.max_tokens if self.max_tokens is None else min(self.max_tokens, sampling.max_tokens)
@@ -256,11 +258,19 @@ class Model(Protocol):
         ...
 
     def generate(
-        self, requests: Iterable[Request], sampling: Sampling, *, prefix: Tokens = (), on_token: OnToken | None = None
+        self,
+        requests: Iterable[Request | None],
+        sampling: Sampling,
+        *,
+        prefix: Tokens = (),
+        on_token: OnToken | None = None,
     ) -> Iterator[Completion]:
         """Continue each of the requests after `prefix`, which they share, with at most `sampling.batch_size` rows at a
         time. Requests are taken in order as rows finish, and completions are yielded as rows finish. Adjacent rows of
-        similar length need the least padding."""
+        similar length need the least padding.
+
+        None among the requests says that none waits now: the rows in progress go on by a token before the next one is
+        asked for. So a server can let a request join rows that are being generated."""
         ...
 
     def score(
@@ -348,6 +358,20 @@ def learned_positions(batch: Batch) -> tuple[NDArray[np.int64], NDArray[np.int64
         batch.tokens[rows, columns].astype(np.int64),
         batch.weights[rows, columns],
     )
+
+
+def take(source: Iterator[Request | None], most: int) -> tuple[list[Request], bool]:
+    """The next requests, up to a None and at most `most` of them; and whether the source has ended."""
+    taken: list[Request] = []
+    while len(taken) < most:
+        try:
+            request = next(source)
+        except StopIteration:
+            return taken, True
+        if request is None:
+            break
+        taken.append(request)
+    return taken, False
 
 
 def stop_length(generated: Sequence[int], stops: Sequence[Tokens]) -> int:

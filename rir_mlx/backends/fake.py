@@ -127,9 +127,14 @@ class FakeModel:
         return [self.logits(tokens)]
 
     def generate(
-        self, requests: Iterable[Request], sampling: Sampling, *, prefix: Tokens = (), on_token: OnToken | None = None
+        self,
+        requests: Iterable[Request | None],
+        sampling: Sampling,
+        *,
+        prefix: Tokens = (),
+        on_token: OnToken | None = None,
     ) -> Iterator[Completion]:
-        for request in requests:
+        for request in (request for request in requests if request is not None):
             wanted, limit = 4 + (sum(request.tokens) + request.seed) % 8, request.limit(sampling)
             words = request.tokens[: min(wanted, limit)][::-1]
             if on_token is not None:

@@ -67,14 +67,19 @@ class Classifier(LabelScorer):
             )
         ]
 
-    def _doubtful(self, predictions: Sequence[Prediction]) -> list[int]:
-        """Places of predictions whose confidence is so low that a reasoning is worth generating."""
+    @property
+    def reason_below(self) -> float:
+        """The confidence below which `auto` generates a reasoning. Raises UserError if it has not been measured."""
         if self.calibration.reason_below is None:
             raise UserError(
                 "`auto` needs the confidence below which a reasoning is worth writing, and it has not been measured.",
                 hint="Run `rir-mlx evaluate`, or choose always or never.",
             )
-        below = self.calibration.reason_below
+        return self.calibration.reason_below
+
+    def _doubtful(self, predictions: Sequence[Prediction]) -> list[int]:
+        """Places of predictions whose confidence is so low that a reasoning is worth generating."""
+        below = self.reason_below
         return [index for index, prediction in enumerate(predictions) if prediction.probability < below]
 
     def _reasoned_predictions(

@@ -49,6 +49,11 @@ class PredictOptions:
     batch_size: int = 32
 
 
+def seed_of(text: str, sample: int = 0) -> int:
+    """What determines the draws of a text's reasoning."""
+    return zlib.crc32(f"{sample}\0{text}".encode())
+
+
 class LabelScorer:
     """A model trained for one arm of a task, as it scores labels.
 
@@ -76,9 +81,7 @@ class LabelScorer:
 
     def direct(self, texts: Sequence[str], batch_size: int = 32) -> LabelScores:
         """From the text alone; for an arm that reasons first, after an empty reasoning."""
-        encoded = self._encode(texts, answer_format(self.arm), self.room)
-        reasoning = self.delimiter if self.reasons_first else ()
-        return self._score(encoded, [reasoning] * len(texts), [None] * len(texts), batch_size)
+        return self.score(self.direct_prompts(texts), [None] * len(texts), batch_size)
 
     def reasoned(self, texts: Sequence[str], batch_size: int = 32, on_text: OnText | None = None) -> LabelScores:
         """After the likeliest reasoning."""
@@ -91,89 +94,111 @@ class LabelScorer:
 
     def given(self, texts: Sequence[str], reasonings: Sequence[str], batch_size: int = 32) -> LabelScores:
         """After the given reasonings instead of the model's own."""
-        encoded, tokens = self._encode_with(texts, reasonings)
-        return self._score(encoded, tokens, list(reasonings), batch_size)
-
-    # prompts and explanations
-
-    def prompts(self, texts: Sequence[str], reasonings: Sequence[str]) -> tuple[Tokens, list[Tokens]]:
-        """What stands before a label, with the given reasonings if the arm reasons first: the prefix that all prompts
-        share, and the rest of each."""
-        if self.reasons_first:
-            encoded, tokens = self._encode_with(texts, reasonings)
-        else:
-            encoded, tokens = self._encode(texts, answer_format(self.arm), self.room), [()] * len(texts)
-        return encoded[0].prefix, [prompt.row + more for prompt, more in zip(encoded, tokens, strict=True)]
+        return self.score(self._prompts_with(texts, reasonings), list(reasonings), batch_size)
 
     def explanations(
         self, texts: Sequence[str], labels: Sequence[str], batch_size: int = 32, on_text: OnText | None = None
     ) -> list[tuple[str, int]]:
         """A reasoning for each text whose label is known, and its length in tokens: `qar` generates it after the
         label, `multitask` by its prompt for a reasoning."""
-        if self.arm == "multitask":
-            encoded = self._encode(texts, "reasoning", self.room_beside_reasoning)
-            prompts = [prompt.row for prompt in encoded]
-        else:
-            between = self.codec.constant(REASONING)
-            encoded = self._encode(texts, answer_format(self.arm), self.room_beside_reasoning)
-            prompts = [
-                prompt.row + self.codec.given(label_text(label)) + between
-                for prompt, label in zip(encoded, labels, strict=True)
-            ]
-        requests = [Request(index, prompt) for index, prompt in enumerate(prompts)]
-        sampling = self._sampling(PredictOptions(batch_size=batch_size))
-        generated = self._generate(encoded[0].prefix, requests, sampling, on_text)
-        return [(self.codec.decode(tokens).strip(), len(tokens)) for tokens in generated]
+        prompts = self.explanation_prompts(texts, labels)
+        requests = [Request(index, prompt.row) for index, prompt in enumerate(prompts)]
+        sampling = self.sampling(PredictOptions(batch_size=batch_size))
+        generated = self._generate(prompts[0].prefix, requests, sampling, on_text)
+        return [(self.reasoning_of(tokens), len(tokens)) for tokens in generated]
 
-    # encoding, generating, scoring
+    # prompts
+
+    def prompts(self, texts: Sequence[str], reasonings: Sequence[str]) -> tuple[Tokens, list[Tokens]]:
+        """What stands before a label, with the given reasonings if the arm reasons first: the prefix that all prompts
+        share, and the rest of each."""
+        found = self._prompts_with(texts, reasonings) if self.reasons_first else self.direct_prompts(texts)
+        return found[0].prefix, [prompt.row for prompt in found]
+
+    def direct_prompts(self, texts: Sequence[str]) -> list[EncodedPrompt]:
+        """What stands before a label that follows the text alone, or an empty reasoning."""
+        prompts = self._encode(texts, answer_format(self.arm), self.room)
+        return [self.after_reasoning(prompt, ()) for prompt in prompts] if self.reasons_first else prompts
+
+    def reasoning_prompts(self, texts: Sequence[str]) -> list[EncodedPrompt]:
+        """What stands before a reasoning that the label waits for."""
+        return self._encode(texts, answer_format(self.arm), self.room)
+
+    def after_reasoning(self, prompt: EncodedPrompt, reasoning: Tokens) -> EncodedPrompt:
+        """What stands before the label after a reasoning."""
+        return replace(prompt, row=prompt.row + reasoning + self.delimiter)
+
+    def explanation_prompts(self, texts: Sequence[str], labels: Sequence[str]) -> list[EncodedPrompt]:
+        """What stands before a reasoning that follows the label."""
+        if self.arm == "multitask":
+            return self._encode(texts, "reasoning", self.room_beside_reasoning)
+        between = self.codec.constant(REASONING)
+        encoded = self._encode(texts, answer_format(self.arm), self.room_beside_reasoning)
+        return [
+            replace(prompt, row=prompt.row + self.codec.given(label_text(label)) + between)
+            for prompt, label in zip(encoded, labels, strict=True)
+        ]
 
     def _encode(self, texts: Sequence[str], asked: AnswerFormat, room: int) -> list[EncodedPrompt]:
         labels, instruction = self.task.labels, self.task.instruction
         return self.codec.encode_many([classifier_prompt(text, labels, instruction, asked) for text in texts], room)
 
-    def _encode_with(self, texts: Sequence[str], reasonings: Sequence[str]) -> tuple[list[EncodedPrompt], list[Tokens]]:
-        """Texts encoded to stand beside the given reasonings, and the tokens of these."""
-        tokens = [self.codec.given(reasoning) + self.delimiter for reasoning in reasonings]
+    def _prompts_with(self, texts: Sequence[str], reasonings: Sequence[str]) -> list[EncodedPrompt]:
+        """What stands before a label after the given reasonings."""
+        given = [self.codec.given(reasoning) for reasoning in reasonings]
         # The text gets no more room than beside a reasoning that the model generates itself.
-        rooms = [min(self.room, self.room_beside_label - len(reasoning)) for reasoning in tokens]
+        rooms = [min(self.room, self.room_beside_label - len(tokens) - len(self.delimiter)) for tokens in given]
         asked = answer_format(self.arm)
         encoded = [self._encode([text], asked, room)[0] for text, room in zip(texts, rooms, strict=True)]
-        return encoded, tokens
+        return [self.after_reasoning(prompt, tokens) for prompt, tokens in zip(encoded, given, strict=True)]
+
+    # generating and scoring
 
     def _after_generated(
         self, texts: Sequence[str], options: PredictOptions, on_text: OnText | None = None, *, after: int = 0
     ) -> list[LabelScores]:
         """Scores after each of a text's reasonings: the likeliest one, or as many as are sampled."""
-        encoded, count = self._encode(texts, answer_format(self.arm), self.room), options.samples - after
+        prompts, count = self.reasoning_prompts(texts), options.samples - after
         requests = [
-            Request(index * count + sample, prompt.row, seed=zlib.crc32(f"{after + sample}\0{text}".encode()))
-            for index, (prompt, text) in enumerate(zip(encoded, texts, strict=True))
+            Request(index * count + sample, prompt.row, seed=seed_of(text, after + sample))
+            for index, (prompt, text) in enumerate(zip(prompts, texts, strict=True))
             for sample in range(count)
         ]
-        generated = self._generate(encoded[0].prefix, requests, self._sampling(options), on_text)
-        return [self._score_generated(encoded, generated[sample::count], options.batch_size) for sample in range(count)]
+        generated = self._generate(prompts[0].prefix, requests, self.sampling(options), on_text)
+        return [self._score_generated(prompts, generated[sample::count], options.batch_size) for sample in range(count)]
 
     def _score_generated(
-        self, encoded: Sequence[EncodedPrompt], generated: Sequence[Tokens], batch_size: int
+        self, prompts: Sequence[EncodedPrompt], generated: Sequence[Tokens], batch_size: int
     ) -> LabelScores:
-        reasonings: list[str | None] = [self.codec.decode(tokens).strip() for tokens in generated]
-        scores = self._score(encoded, [tokens + self.delimiter for tokens in generated], reasonings, batch_size)
-        return replace(scores, tokens=[len(tokens) for tokens in generated])
+        reasonings: list[str | None] = [self.reasoning_of(tokens) for tokens in generated]
+        whole = [self.after_reasoning(prompt, tokens) for prompt, tokens in zip(prompts, generated, strict=True)]
+        return replace(self.score(whole, reasonings, batch_size), tokens=[len(tokens) for tokens in generated])
 
-    def _sampling(self, options: PredictOptions) -> Sampling:
-        ends = ((token,) for token in self.codec.stops)
+    @property
+    def stops(self) -> tuple[Tokens, ...]:
+        """What ends a reasoning."""
+        ends = tuple((token,) for token in self.codec.stops)
+        return (self.delimiter, *ends) if self.reasons_first else ends
+
+    def sampling(self, options: PredictOptions) -> Sampling:
+        """How a reasoning is generated, and where it ends."""
         return Sampling(
             max_tokens=self.task.max_reasoning_tokens,
             temperature=options.temperature if options.samples > 1 else 0.0,
-            stop=(self.delimiter, *ends) if self.reasons_first else tuple(ends),
+            stop=self.stops,
             batch_size=options.batch_size,
         )
+
+    def reasoning_of(self, tokens: Tokens) -> str:
+        """The text of a generated reasoning."""
+        return self.codec.decode(tokens).strip()
 
     def _generate(
         self, prefix: Tokens, requests: Sequence[Request], sampling: Sampling, on_text: OnText | None
     ) -> list[Tokens]:
         """What the model generates for each request, by its key: up to a stop sequence, without it, or to the limit."""
-        watcher = _TextWatcher(self.codec, sampling.stop[0], on_text) if on_text is not None else None
+        watcher = TextWatcher(self.codec, self.stops[0], on_text) if on_text is not None else None
+
         generated: dict[int, Tokens] = {}
         shortest_first = sorted(requests, key=lambda request: len(request.tokens))
         for completion in self.model.generate(shortest_first, sampling, prefix=prefix, on_token=watcher):
@@ -182,25 +207,19 @@ class LabelScorer:
             watcher.finish(generated[0])
         return [generated[key] for key in range(len(requests))]
 
-    def _score(
-        self,
-        encoded: Sequence[EncodedPrompt],
-        tokens: Sequence[Tokens],
-        reasonings: Sequence[str | None],
-        batch_size: int,
-    ) -> LabelScores:
-        """Scores of the labels after each prompt and the `tokens` that follow it.
+    def score(self, prompts: Sequence[EncodedPrompt], reasonings: Sequence[str | None], batch_size: int) -> LabelScores:
+        """Scores of the labels after prompts of the same prefix, whose reasonings are passed on.
 
         Raises Failure for scores that are not numbers."""
-        prompts = [prompt.row + more for prompt, more in zip(encoded, tokens, strict=True)]
-        scores = self.model.score(prompts, self.label_tokens, prefix=encoded[0].prefix, batch_size=batch_size)
+        rows = [prompt.row for prompt in prompts]
+        scores = self.model.score(rows, self.label_tokens, prefix=prompts[0].prefix, batch_size=batch_size)
         if np.isnan(scores).any():
             raise Failure("The model's probabilities are not numbers.", hint="Set dtype to float32 or bfloat16.")
-        return LabelScores(scores, reasonings, [0] * len(prompts), [prompt.trimmed for prompt in encoded])
+        return LabelScores(scores, reasonings, [0] * len(prompts), [prompt.trimmed for prompt in prompts])
 
 
-class _TextWatcher:
-    """Passes text on as its tokens are generated, and holds back what may turn out to be the delimiter."""
+class TextWatcher:
+    """Passes a row's text on as its tokens are generated, and holds back what may turn out to be the delimiter."""
 
     def __init__(self, codec: Codec, delimiter: Tokens, on_text: OnText) -> None:
         self.codec, self.delimiter, self.on_text = codec, delimiter, on_text

@@ -60,6 +60,34 @@ def test_greedy_text_is_the_likeliest_token_after_token(
     assert len({token for tokens in expected.values() for token in tokens}) > COUNT
 
 
+def test_a_request_joins_rows_in_progress_and_gets_its_own_text(framework: Backend, tiny: Path) -> None:
+    """None says that no request waits now: a row that comes later enters between two tokens of the others."""
+    model, rows = lively(framework, tiny), rows_of()
+    prefix, drawn = draw(np.random.default_rng(5), HEAD), list[int]()
+
+    def arriving() -> Iterator[Request | None]:
+        for index, row in enumerate(rows):
+            yield Request(index, row)
+            yield from [None] * (2 * index)
+
+    sampling = Sampling(max_tokens=COUNT, batch_size=4)
+    done = model.generate(arriving(), sampling, prefix=prefix, on_token=lambda key, _: drawn.append(key))
+    found = {completion.key: completion.tokens for completion in done}
+    assert found == {index: naive_greedy(model, prefix + row, COUNT) for index, row in enumerate(rows)}
+    assert drawn.index(1) < len(drawn) - 1 - drawn[::-1].index(0) < drawn.index(5)
+
+
+@pytest.mark.parametrize("prefix_length", [0, HEAD])
+def test_a_whole_request_does_not_follow_the_prefix(framework: Backend, tiny: Path, prefix_length: int) -> None:
+    model, rows = lively(framework, tiny), rows_of()
+    prefix = draw(np.random.default_rng(5), prefix_length)
+    requests = [Request(index, row, whole=index % 2 == 1) for index, row in enumerate(rows)]
+    done = model.generate(requests, Sampling(max_tokens=COUNT, batch_size=4), prefix=prefix)
+    before = {request.key: () if request.whole else prefix for request in requests}
+    expected = {index: naive_greedy(model, before[index] + row, COUNT) for index, row in enumerate(rows)}
+    assert {completion.key: completion.tokens for completion in done} == expected
+
+
 def test_the_model_is_as_it_was_after_generating(framework: Backend, tiny: Path) -> None:
     model, rows = lively(framework, tiny), rows_of()
     prefix = draw(np.random.default_rng(5), HEAD)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
 from typing import Any
 
 import mlx.core as mx
@@ -17,6 +16,7 @@ from rir_mlx.backends.base import (
     Request,
     Sampling,
     Tokens,
+    take,
     unstopped,
 )
 from rir_mlx.backends.mlx.forward import MlxForward, prefix_cache
@@ -26,7 +26,7 @@ Processor = Callable[[mx.array, mx.array], mx.array]
 
 
 def generate(
-    model: MlxForward, requests: Iterable[Request], sampling: Sampling, prefix: Tokens, on_token: OnToken | None
+    model: MlxForward, requests: Iterable[Request | None], sampling: Sampling, prefix: Tokens, on_token: OnToken | None
 ) -> Iterator[Completion]:
     """`Model.generate` with continuous batching."""
     source = iter(requests)
@@ -41,22 +41,27 @@ def generate(
         sampler=likeliest.take if likeliest else None,
     )
     waiting: dict[int, tuple[Request, list[int]]] = {}
+    exhausted = False
     try:
         while True:
             free = sampling.batch_size - len(waiting)
-            if free >= (together if waiting else 1):
-                for request in islice(source, free):
-                    model.check_length(len(prefix) + len(request.tokens) + request.limit(sampling))
+            if not exhausted and free >= (together if waiting else 1):
+                taken, exhausted = take(source, free)
+                for request in taken:
+                    before = 0 if request.whole else len(prefix)
+                    model.check_length(before + len(request.tokens) + request.limit(sampling))
                     [uid] = generator.insert(
                         [list(request.tokens)],
                         max_tokens=[request.limit(sampling)],
-                        caches=[shared] if prefix else None,
+                        caches=[shared] if before else None,
                         samplers=[_sampler(sampling, request.seed, model.vocabulary)],
                         logits_processors=[_processors(sampling, len(request.tokens))],
                     )
                     waiting[uid] = (request, [])
             if not waiting:
-                return
+                if exhausted:
+                    return
+                continue
             for response in generator.next_generated():
                 request, generated = waiting[response.uid]
                 generated.append(int(response.token))

@@ -295,7 +295,12 @@ class MlxModel(MlxForward):
         return watched_layers(inner, lambda: inner(mx.array([tokens])))
 
     def generate(
-        self, requests: Iterable[Request], sampling: Sampling, *, prefix: Tokens = (), on_token: OnToken | None = None
+        self,
+        requests: Iterable[Request | None],
+        sampling: Sampling,
+        *,
+        prefix: Tokens = (),
+        on_token: OnToken | None = None,
     ) -> Iterator[Completion]:
         try:
             yield from generate(self, requests, sampling, prefix, on_token)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from rir_mlx.backends.base import (
     Tokens,
     pad_right,
     stop_length,
+    take,
     unstopped,
 )
 from rir_mlx.backends.noise import RowNoise, blocks_of
@@ -52,7 +52,11 @@ class _Row:
 
 @torch.inference_mode()
 def generate(
-    model: TorchForward, requests: Iterable[Request], sampling: Sampling, prefix: Tokens, on_token: OnToken | None
+    model: TorchForward,
+    requests: Iterable[Request | None],
+    sampling: Sampling,
+    prefix: Tokens,
+    on_token: OnToken | None,
 ) -> Iterator[Completion]:
     """`Model.generate` with continuous batching."""
     source = iter(requests)
@@ -63,13 +67,17 @@ def generate(
     while True:
         fresh: list[_Row] = []
         if not exhausted and sampling.batch_size - len(rows) >= (together if rows else 1):
-            wanted = sampling.batch_size - len(rows)
-            fresh = [_Row(request, request.limit(sampling)) for request in islice(source, wanted)]
-            exhausted = len(fresh) < wanted
+            taken, exhausted = take(source, sampling.batch_size - len(rows))
+            taken.sort(key=lambda request: request.whole)
+            fresh = [_Row(request, request.limit(sampling)) for request in taken]
         if not rows and not fresh:
-            return
+            if exhausted:
+                return
+            continue
         hidden = [slots.step([row.generated[-1] for row in rows])] if rows else []
-        hidden += [slots.enter([row.request.tokens for row in fresh])] if fresh else []
+        for whole in (False, True):
+            entering = [row.request.tokens for row in fresh if row.request.whole == whole]
+            hidden += [slots.enter(entering, 0 if whole else slots.start)] if entering else []
         rows += fresh
         drawn = draw(model.logits_of(torch.cat(hidden)), rows, sampling)
         done = []
@@ -99,23 +107,24 @@ class _Slots:
         self.layers = [_SlotLayer(self) for _ in model.layers]
         self.cache: Any = Cache(layers=self.layers)
 
-    def enter(self, rows: Sequence[Tokens]) -> torch.Tensor:
-        """Run new rows' own tokens after the prefix; returns their last tokens' hidden states [rows, width]."""
+    def enter(self, rows: Sequence[Tokens], start: int) -> torch.Tensor:
+        """Run new rows' own tokens after the prefix, or, with a `start` of 0, after nothing; returns their last tokens'
+        hidden states [rows, width]."""
         model = self.model
         tokens, lengths = pad_right(rows)
         cache = model.empty_cache()
-        for index, layer in enumerate(self.prefix.layers if self.start else ()):
+        for index, layer in enumerate(self.prefix.layers if start else ()):
             expanded = (part.expand(len(rows), -1, -1, -1) for part in (layer.keys, layer.values))
             cache.update(*expanded, index)
-        hidden = model.run(model.tensor(tokens.astype(np.int64)), cache, model.causal(self.start, tokens.shape[1]))
-        width = self.start + tokens.shape[1]
+        hidden = model.run(model.tensor(tokens.astype(np.int64)), cache, model.causal(start, tokens.shape[1]))
+        width = start + tokens.shape[1]
         self._make_room(width + 1)
         taken = slice(self.count, self.count + len(rows))
         for slot_layer, layer in zip(self.layers, cache.layers, strict=True):
             slot_layer.hold(self.size, self.room, layer.keys, layer.values)
             slot_layer.keys[taken, :, :width] = layer.keys
             slot_layer.values[taken, :, :width] = layer.values
-        self.lengths[taken] = self.start + lengths
+        self.lengths[taken] = start + lengths
         self.count += len(rows)
         return hidden[torch.arange(len(rows)), model.tensor(lengths.astype(np.int64)) - 1]
 

@@ -296,7 +296,12 @@ class TorchModel(TorchForward):
         return [np.asarray(output[0].float().cpu().numpy()) for output in seen]
 
     def generate(
-        self, requests: Iterable[Request], sampling: Sampling, *, prefix: Tokens = (), on_token: OnToken | None = None
+        self,
+        requests: Iterable[Request | None],
+        sampling: Sampling,
+        *,
+        prefix: Tokens = (),
+        on_token: OnToken | None = None,
     ) -> Iterator[Completion]:
         try:
             yield from in_threads(self.threads, generate(self, requests, sampling, prefix, on_token))
