@@ -6,19 +6,19 @@ One reader for files that are held in memory and for files that are streamed.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import islice
+from itertools import dropwhile, islice
 from pathlib import Path
 
 from rir_mlx.data.columns import check_header, find_columns
-from rir_mlx.data.tables.quoting import Record, RowsSeen, split_records
+from rir_mlx.data.tables.quoting import Batch, Record, RowsSeen, quoted_places, split_batches, split_records
 from rir_mlx.data.tables.table import Fault, Table, Wanted
-from rir_mlx.data.tables.text_files import decode, lines_of, not_utf8
+from rir_mlx.data.tables.text_files import check_encoding, empty_file, not_utf8, open_lines
 from rir_mlx.errors import DataError
 
-_SHORT, _KNOWN = 40, 10_000
-"""Cells shorter than this are held once, as long as there are not too many different ones."""
+_KNOWN = 10_000
+"""So many different cells of columns whose cells come again and again are held once."""
 _SAMPLE = 200
 """Lines used to detect the delimiter."""
 _FREE_ROLES = ("text", "question", "answer", "reasoning")
@@ -31,31 +31,27 @@ class DelimitedFile:
 
     def __init__(self, lines: Callable[[], Iterator[str]], suffix: str, wanted: Wanted) -> None:
         self._lines, self._wanted = lines, wanted
-        sample = list(islice(lines(), _SAMPLE))
-        first = next((line for line in sample if line.strip()), None)
-        if first is None:
-            raise DataError(f"{wanted.shown} is empty.", hint="It needs a row for each text.")
+        sample = list(islice(dropwhile(_is_blank, lines()), _SAMPLE))
+        if not sample:
+            raise empty_file(wanted)
+        first = sample[0]
         self.newline = first[len(first.rstrip("\r\n")) :] or "\n"
         self.declaration = first.strip() if _declared(first) else ""
         """Excel's `sep=;` in the first line, if it is there."""
         self.delimiter = wanted.form.delimiter or _declared(first) or _find_delimiter(sample, suffix, wanted)
         self.quotes = True if wanted.form.quotes is None else wanted.form.quotes
-        header = next(self._records(places=True), None)
+        lines_from_header = _without_first(lines()) if self.declaration else lines()
+        header = next(split_records(lines_from_header, self.delimiter, quotes=self.quotes), None)
         if header is None:
             raise DataError(f"{wanted.shown} has no header.", hint="The first line must name the columns.")
-        self.header, self.header_raw = self._check_header(header), header.raw
+        self.header, self.header_raw, self._header_end = self._check_header(header), header.raw, header.last
+        quoted_header = len(quoted_places(header.raw, self.header)) == len(self.header)
+        self._undecided = wanted.form.quotes is None and suffix == ".tsv" and not quoted_header
+        """Whether the marks of the file may belong to its texts."""
         self.swallowing: dict[int, Record] = {}
         self.spanning = 0
         """Rows that take more than one line, and how many lines those take in all."""
         self.spanned_lines = 0
-        if self.quotes and any('"' in line for line in lines()):
-            self._survey(suffix, quoted_header=len(header.quoted) == len(self.header))
-
-    def _records(self, *, places: bool = False) -> Iterator[Record]:
-        lines = self._lines()
-        if self.declaration:
-            lines = _without_first(lines)
-        return split_records(lines, self.delimiter, quotes=self.quotes, places=places)
 
     def _check_header(self, record: Record) -> list[str]:
         where = f"{self._wanted.shown}, line {record.first}"
@@ -66,17 +62,41 @@ class DelimitedFile:
         check_header(record.cells, self._wanted.shown)
         return record.cells
 
-    def _survey(self, suffix: str, *, quoted_header: bool) -> None:
-        """Read the file once to see what its quotation marks mean."""
+    def _batches(self) -> Iterator[Batch]:
+        """The records after the header."""
+        before = self._header_end
+        lines = islice(self._lines(), before, None)
+        return split_batches(lines, self.delimiter, quotes=self.quotes, before=before, end=self.newline)
+
+    def survey(self) -> None:
+        """Read the file once to see what its quotation marks mean, if it has any."""
+        if self.quotes and any('"' in line for line in self._lines()):
+            for _ in self._surveyed():
+                pass
+
+    def read(self, places: Sequence[int]) -> _Cells:
+        """The cells of the columns at these places, and the faults of the rows that cannot be used."""
+        while True:
+            marks, found = self.quotes, _Cells(places, self.header)
+            for batch in self._surveyed():
+                found.add(batch)
+            if self.quotes == marks:
+                found.refuse(self.swallowing)
+                return found
+
+    def _surveyed(self) -> Iterator[Batch]:
+        """The records after the header. At the end it is known what the quotation marks mean: if `quotes` is no longer
+        what it was, these are not the file's records."""
         seen = RowsSeen(self.header, self.delimiter, *self._roles())
-        evidence = _Evidence(self.delimiter)
-        for record in islice(self._records(places=suffix == ".tsv"), 1, None):
-            seen.add(record)
-            evidence.add(record)
+        evidence = _Evidence(self.delimiter) if self._undecided and self.quotes else None
+        for batch in self._batches():
+            seen.add(batch)
+            if evidence is not None:
+                evidence.add(batch)
+            yield batch
         self.swallowing = seen.swallowing()
         legitimate = [record for record in seen.spanning if record.first not in self.swallowing]
-        decided = self._wanted.form.quotes is not None or quoted_header or suffix != ".tsv"
-        if not decided and evidence.against(spanning=len(legitimate)):
+        if evidence is not None and evidence.against(spanning=len(legitimate)):
             self.quotes, self.swallowing = False, {}
             return
         self.spanning = len(legitimate)
@@ -108,19 +128,20 @@ class DelimitedFile:
         return self._wanted.settings.text(key)
 
     def rows(self) -> Iterator[Record]:
-        """The rows after the header. What cannot be used has a fault in place of cells."""
-        width, whole = len(self.header), islice(self._records(), 1, None)
-        for record in whole:
-            if record.first in self.swallowing:
-                yield from _swallowed(record)
-            elif isinstance(record.cells, Fault):
-                yield record
-            elif why := not_utf8(record.raw):
-                yield record._replace(cells=Fault(record.first, why))
-            elif len(record.cells) != width:
-                yield record._replace(cells=Fault(record.first, wrong_length(record.cells, self.header)))
-            else:
-                yield record
+        """The rows after the header, once `survey` has seen them. What cannot be used has a fault in place of cells."""
+        width = len(self.header)
+        for batch in self._batches():
+            for record in batch.records():
+                if record.first in self.swallowing:
+                    yield from _swallowed(record)
+                elif isinstance(record.cells, Fault):
+                    yield record
+                elif not batch.clean and (why := not_utf8(record.raw)):
+                    yield record._replace(cells=Fault(record.first, why))
+                elif len(record.cells) != width:
+                    yield record._replace(cells=Fault(record.first, wrong_length(record.cells, self.header)))
+                else:
+                    yield record
 
     def notes(self) -> tuple[str, ...]:
         """What the user should know about how the file was read."""
@@ -130,6 +151,51 @@ class DelimitedFile:
         if self.spanning:
             notes.append(f"{self._shown()}: {self.spanning:,} rows hold line breaks: {self.spanned_lines:,} lines")
         return tuple(notes)
+
+
+class _Cells:
+    """The cells of some columns, by row. `rows` holds the first line of each row."""
+
+    def __init__(self, places: Sequence[int], header: Sequence[str]) -> None:
+        self.places, self.header = places, header
+        self.rows, self.faults = array("L"), list[Fault]()
+        self.columns: tuple[list[str], ...] = tuple([] for _ in places)
+        self._known: dict[str, str] = {}
+
+    def add(self, batch: Batch) -> None:
+        self.faults += [record.cells for record in batch.faults if isinstance(record.cells, Fault)]
+        first, rows = batch.first, batch.rows
+        if not batch.clean or set(map(len, rows)) - {len(self.header)}:
+            usable = [place for place in range(len(rows)) if not self._is_faulty(batch, place)]
+            first, rows = [first[place] for place in usable], [rows[place] for place in usable]
+        self.rows.extend(first)
+        for column, place in zip(self.columns, self.places, strict=True):
+            column += self._held_once([row[place] for row in rows])
+
+    def _is_faulty(self, batch: Batch, place: int) -> bool:
+        row, why = batch.rows[place], not_utf8(batch.raw[place])
+        if why is None and len(row) != len(self.header):
+            why = wrong_length(row, self.header)
+        if why is not None:
+            self.faults.append(Fault(batch.first[place], why))
+        return why is not None
+
+    def _held_once(self, cells: list[str]) -> list[str]:
+        """Equal strings as one object, where they come again and again, as labels do."""
+        if len(self._known) > _KNOWN or 2 * len(set(cells)) > len(cells):
+            return cells
+        return [self._known.setdefault(cell, cell) for cell in cells]
+
+    def refuse(self, swallowing: Mapping[int, Record]) -> None:
+        """Turn these records into faults, and sort the faults."""
+        if swallowing:
+            self.faults = [fault for fault in self.faults if fault.row not in swallowing]
+            for record in swallowing.values():
+                self.faults += [line.cells for line in _swallowed(record) if isinstance(line.cells, Fault)]
+            kept = [place for place, row in enumerate(self.rows) if row not in swallowing]
+            self.rows = array("L", (self.rows[place] for place in kept))
+            self.columns = tuple([column[place] for place in kept] for column in self.columns)
+        self.faults.sort(key=lambda fault: fault.row)
 
 
 def _swallowed(record: Record) -> Iterator[Record]:
@@ -151,18 +217,19 @@ class _Evidence:
         self.needed = self.needless = self.malformed = self.rows = 0
         self.columns: dict[int, int] = {}
 
-    def add(self, record: Record) -> None:
-        self.rows += 1
-        if isinstance(record.cells, Fault):
-            self.malformed += 1
-            return
-        for place in record.quoted:
-            cell = record.cells[place]
-            self.columns[place] = self.columns.get(place, 0) + 1
-            if record.last == record.first:
-                needed = '"' in cell or self.delimiter in cell
-                self.needed += needed
-                self.needless += bool(cell) and not needed
+    def add(self, batch: Batch) -> None:
+        self.rows += len(batch.rows) + len(batch.faults)
+        self.malformed += sum('"' in record.raw for record in batch.faults)
+        for index, (raw, cells) in enumerate(zip(batch.raw, batch.rows, strict=True)):
+            if '"' not in raw:
+                continue
+            for place in quoted_places(raw.rstrip("\r\n"), cells):
+                cell = cells[place]
+                self.columns[place] = self.columns.get(place, 0) + 1
+                if index not in batch.last:
+                    needed = '"' in cell or self.delimiter in cell
+                    self.needed += needed
+                    self.needless += bool(cell) and not needed
 
     def against(self, *, spanning: int) -> bool:
         """Whether the marks belong to the texts. `spanning` records take several lines and swallow no rows. A record
@@ -173,6 +240,10 @@ class _Evidence:
         if any(count == self.rows for count in self.columns.values()):
             return False  # a column that is quoted throughout
         return bool(self.needless) and not needed
+
+
+def _is_blank(line: str) -> bool:
+    return not line.strip()
 
 
 def _without_first(lines: Iterator[str]) -> Iterator[str]:
@@ -214,24 +285,17 @@ def _find_delimiter(sample: Sequence[str], suffix: str, wanted: Wanted) -> str:
 
 def read_csv(path: Path, wanted: Wanted) -> Table:
     """The wanted columns of a CSV or TSV file."""
-    text = decode(path, wanted)
-    file = DelimitedFile(lambda: lines_of(text), path.suffix.lower(), wanted)
-    places = file.places()
-    rows, faults = array("L"), list[Fault]()
-    cells: tuple[list[str], ...] = tuple([] for _ in places)
-    known: dict[str, str] = {}  # labels come again and again
-    for record in file.rows():
-        if isinstance(record.cells, Fault):
-            faults.append(record.cells)
-            continue
-        rows.append(record.first)
-        for column, place in zip(cells, places, strict=True):
-            cell = record.cells[place]
-            column.append(known.setdefault(cell, cell) if len(cell) < _SHORT and len(known) < _KNOWN else cell)
-    if not rows and not faults:
+    check_encoding(path, wanted)
+    try:
+        file = DelimitedFile(lambda: open_lines(path, wanted.form), path.suffix.lower(), wanted)
+        found = file.read(file.places())
+    except OSError as error:
+        raise DataError(f"{wanted.shown} cannot be read: {error.strerror}.") from error
+    if not found.rows and not found.faults:
         raise DataError(f"{wanted.shown} has a header but no rows.", hint="It needs a row for each text.")
-    classes = (None,) * len(places)
-    return Table(wanted.shown, rows, cells, classes, tuple(faults), notes=file.notes(), settings=wanted.settings)
+    classes = (None,) * len(found.columns)
+    faults = tuple(found.faults)
+    return Table(wanted.shown, found.rows, found.columns, classes, faults, notes=file.notes(), settings=wanted.settings)
 
 
 def wrong_length(record: Sequence[str], header: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from rir_mlx.data.columns import find_columns
 from rir_mlx.data.tables.table import Fault, Table, Wanted, as_lines_of_json, refuse
-from rir_mlx.data.tables.text_files import decode, not_utf8, open_lines
+from rir_mlx.data.tables.text_files import check_encoding, empty_file, not_utf8, open_lines
 from rir_mlx.errors import DataError
 
 
@@ -18,13 +18,15 @@ def read_jsonl(path: Path, wanted: Wanted) -> Table:
     rows: list[int] = []
     records: list[dict[str, Any]] = []
     faults: list[Fault] = []
-    decode(path, wanted)
+    check_encoding(path, wanted)
     for number, _, record in json_records(path, wanted):
         if isinstance(record, Fault):
             faults.append(record)
         else:
             rows.append(number)
             records.append(record)
+    if not rows and not faults:
+        raise empty_file(wanted)
     if not rows:
         refuse([(wanted.shown, len(faults), faults)])
     found = find_columns(

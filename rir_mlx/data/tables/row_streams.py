@@ -155,6 +155,7 @@ class CsvStream:
         self.suffix = path.suffix.lower()
         self.file = DelimitedFile(lambda: open_lines(path, wanted.form), self.suffix, wanted)
         self.file.places()
+        self.file.survey()
         with path.open("rb") as file:
             self.bom = _BOM if file.read(3) == _BOM.encode() else ""
         self.notes = self.file.notes

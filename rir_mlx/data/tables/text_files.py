@@ -15,7 +15,6 @@ from pathlib import Path
 from rir_mlx.data.tables.table import ANY_FORMAT, Fault, Table, TableFormat, Wanted
 from rir_mlx.errors import DataError
 
-_LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")
 _BOM = b"\xef\xbb\xbf"
 _SAMPLE_BYTES = 1 << 16
 _MOST_LINES = 2000
@@ -25,46 +24,33 @@ _BYTES = re.compile(rb"[\x80-\xff]")
 
 def read_lines(path: Path, wanted: Wanted) -> Table:
     """A text a line, empty lines too."""
-    text = decode(path, wanted)
+    check_encoding(path, wanted)
     rows, cells, faults = list[int](), list[str](), list[Fault]()
-    for number, line in enumerate(io.StringIO(text, newline=None), 1):
+    for number, line in enumerate(open_lines(path, wanted.form), 1):
         if why := not_utf8(line):
             faults.append(Fault(number, why))
         else:
             rows.append(number)
-            cells.append(line.removesuffix("\n"))
+            cells.append(line.rstrip("\r\n"))
+    if not faults and not any(map(str.strip, cells)):
+        raise empty_file(wanted)
     return Table(wanted.shown, rows, (cells,), (None,), tuple(faults), settings=wanted.settings)
 
 
-def decode(path: Path, wanted: Wanted) -> str:
-    """The text of a file, without a byte order mark. Bytes that are not UTF-8 come out as lone surrogates, so that the
-    other lines can still be read.
-
-    Raises DataError if the file cannot be read, is empty, or is in another encoding."""
-    check_encoding(path, wanted)
-    try:
-        text = "".join(open_lines(path, wanted.form))
-    except OSError as error:
-        raise DataError(f"{wanted.shown} cannot be read: {error.strerror}.") from error
-    if not text.strip():
-        raise DataError(f"{wanted.shown} is empty.", hint="It needs a row for each text.")
-    return text
+def empty_file(wanted: Wanted) -> DataError:
+    return DataError(f"{wanted.shown} is empty.", hint="It needs a row for each text.")
 
 
 def open_lines(path: Path, form: TableFormat = ANY_FORMAT) -> Iterator[str]:
-    """The lines of a file with their ends, without a byte order mark. See `decode`."""
+    """The lines of a file with their ends, without a byte order mark. Bytes that are not UTF-8 come out as lone
+    surrogates, so that the other lines can still be read."""
     encoding = form.encoding or "utf-8"
-    name = "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
-    errors = "surrogateescape" if name == "utf-8-sig" else "strict"
-    with path.open(encoding=name, errors=errors, newline="") as file:
-        for line in file:
-            yield line if name == "utf-8-sig" else line.removeprefix("\ufeff")
-
-
-def lines_of(text: str) -> Iterator[str]:
-    """The lines with their ends, as a file without translation gives them; `io.StringIO` takes four bytes for each
-    character, and `splitlines` all lines at once."""
-    return (found.group() for found in _LINE.finditer(text))
+    utf8 = encoding.lower().replace("_", "-") in ("utf-8", "utf8")
+    codec, errors = ("utf-8", "surrogateescape") if utf8 else (encoding, "strict")
+    with path.open(encoding=codec, errors=errors, newline="") as file:
+        if first := next(file, "").removeprefix("\ufeff"):
+            yield first
+        yield from file
 
 
 def not_utf8(text: str) -> str | None:
