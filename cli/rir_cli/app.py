@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, cast, get_args
 import typer
 
 import rir_mlx
+from rir_cli.answering.classifying import classify
+from rir_cli.answering.serving import serve
 from rir_cli.checking import check
-from rir_cli.classifying import classify
 from rir_cli.context import open_options, process_rank, stage_options
 from rir_cli.converting import convert, export
 from rir_cli.options import (
@@ -191,6 +192,7 @@ def demo(
 
 
 app.command()(classify)
+app.command()(serve)
 app.command()(export)
 app.add_typer(convert, name="convert")
 

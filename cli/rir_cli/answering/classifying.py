@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rir_cli.answering.standard_input import arriving_lines
 from rir_cli.context import trained_context
 from rir_cli.options import (
     ArmOption,
@@ -28,7 +29,6 @@ from rir_cli.options import (
     TextColumnOption,
     ThresholdOption,
 )
-from rir_cli.standard_input import arriving_lines
 from rir_mlx.types import RUNS
 
 if TYPE_CHECKING:  # numpy is not needed to print help

@@ -1,0 +1,1 @@
+"""The commands that answer with a trained classifier."""

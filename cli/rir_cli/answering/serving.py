@@ -1,0 +1,115 @@
+"""The command `serve`: a trained classifier over HTTP."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rir_cli.context import trained_context
+from rir_cli.options import ArmOption, BackendOption, OfflineOption, QuietOption, RunsOption, ThresholdOption
+from rir_mlx.types import RUNS
+
+if TYPE_CHECKING:  # numpy is not needed to print help
+    from rir_mlx.classification.classifier import Classifier
+    from rir_mlx.serving.wire import Served
+    from rir_mlx.stages import Context
+    from rir_mlx.types import Arm
+
+
+RunArgument = Annotated[str | None, typer.Argument(help="A run's folder. Default: the newest run with a classifier.")]
+HostOption = Annotated[
+    str, typer.Option(help="Address to serve at. One that other machines can reach needs --api-key.")
+]
+PortOption = Annotated[int, typer.Option(min=0, max=65535, help="Port to serve at; 0 takes a free one.")]
+KeyOption = Annotated[
+    str | None,
+    typer.Option(
+        envvar="RIR_MLX_API_KEY",
+        show_envvar=False,
+        help="Key that clients must send. Better in the environment, as RIR_MLX_API_KEY: others can see options.",
+    ),
+]
+AllowHostOption = Annotated[
+    list[str] | None, typer.Option(help="A host name by which clients reach this server; may be repeated.")
+]
+MaxTextsOption = Annotated[
+    int, typer.Option(min=1, help="Texts that may wait or be worked on. Beyond it, requests get a 503.")
+]
+MaxWaitOption = Annotated[
+    float, typer.Option(min=0, help="Seconds that a text may wait for its turn before its request gets a 503.")
+]
+TogetherOption = Annotated[
+    int | None, typer.Option(min=1, help="Texts that go through the model at once. Default: evaluate.batch_size.")
+]
+LogOption = Annotated[
+    bool, typer.Option("--log", help="Print a line per request: method, path, status, time; never its text.")
+]
+
+
+def serve(
+    run: RunArgument = None,
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 8000,
+    api_key: KeyOption = None,
+    allow_host: AllowHostOption = None,
+    arm: ArmOption = None,
+    threshold: ThresholdOption = None,
+    max_texts: MaxTextsOption = 1024,
+    max_wait: MaxWaitOption = 30.0,
+    together: TogetherOption = None,
+    log: LogOption = False,
+    runs: RunsOption = RUNS,
+    backend: BackendOption = None,
+    offline: OfflineOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Serve a trained classifier over HTTP, with the reason for each decision.
+
+    POST /v1/systemone and GET /v1/models answer TypeSafe's clients, POST /v1/decisions OpenAI's.
+    POST /classify takes {"texts": […]} and can stream the reasonings. GET /docs describes all of it.
+
+    Ctrl-C stops the server once it has answered what is in flight.
+    """
+    from rir_mlx.serving.server import ServeOptions, check_options
+    from rir_mlx.serving.server import serve as serve_classifier
+
+    names = frozenset(allow_host or ())
+    options = ServeOptions(host, port, api_key or None, names, max_texts, max_wait, together or 1, log)
+    check_options(options)
+    context = trained_context(run, runs, backend, offline=offline, quiet=quiet)
+    from dataclasses import replace
+
+    from rir_mlx.classification import loading
+
+    used: Arm = arm or loading.default_arm(context.run)
+    options = replace(options, together=together or context.recipe.evaluate.batch_size)
+    serve_classifier(
+        lambda: loading.load_classifier(context.run, context.model, used),
+        lambda classifier: _served(context, classifier, threshold),
+        options,
+        context.progress,
+    )
+
+
+def _served(context: Context, classifier: Classifier, threshold: float | None) -> Served:
+    """What is said of the classifier that answers."""
+    from datetime import UTC, datetime
+
+    from rir_mlx.classification.loading import trained_stage
+    from rir_mlx.serving.wire import Served
+
+    calibration = classifier.calibration
+    threshold = calibration.answer_from if threshold is None else threshold
+    if threshold is not None and threshold > 1:
+        context.progress.warn(
+            "Every answer abstains: on the validation rows no threshold is shown to reach evaluate.wanted_accuracy. "
+            "--threshold 0 labels every text."
+        )
+    if not calibration.rows:
+        context.progress.warn("The probabilities are not calibrated: `rir-mlx evaluate` calibrates them.")
+    created = trained_stage(context.run, context.recipe, classifier.arm).record.stat().st_mtime
+    day = datetime.fromtimestamp(created, UTC).date().isoformat()
+    name = context.run.folder.resolve().name
+    labels = tuple(classifier.task.names)
+    return Served(name, classifier.arm, labels, day, int(created), calibration.rows > 0, threshold)

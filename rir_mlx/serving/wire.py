@@ -1,0 +1,311 @@
+"""The form of requests and answers: `/v1/systemone` as TypeSafe's clients speak it, and `/classify`.
+
+A `choice` whose options are exactly the run's labels is answered by the trained classifier, as it was trained: what
+the question says about the labels is not read. Any other question is asked of the same weights without training.
+The answers carry more than TypeSafe's: `reason`, `calibrated`, `abstain`, `mass`, `trimmed`. Clients ignore what they
+do not know.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, model_validator
+
+from rir_mlx.classification.scores import Prediction
+from rir_mlx.data.cells import checked_text
+from rir_mlx.serving.jobs import Item, Question
+from rir_mlx.statistics.calibration import abstains
+from rir_mlx.types import Arm, ReasonMode
+
+Content = str | dict[str, Any] | list[Any]
+_OPTIONS, _QUESTIONS, _TEXTS = 255, 64, 256
+_YES, _NO = "yes", "no"
+
+
+@dataclass(frozen=True)
+class Served:
+    """The classifier that answers: the `name` of its run, its `arm` and `labels`, the day and the second (Unix time) on
+    which it was trained, whether its probabilities are calibrated, and the probability below which it abstains."""
+
+    name: str
+    arm: Arm
+    labels: tuple[str, ...]
+    trained_on: str
+    created: int
+    calibrated: bool
+    threshold: float | None = None
+
+    @property
+    def description(self) -> str:
+        return f"rir-mlx classifier ({self.arm}) of {', '.join(self.labels)}"
+
+
+class NoulCriteria(BaseModel):
+    """What counts as yes, and what as no."""
+
+    true: Content | None = None
+    false: Content | None = None
+
+
+class NoulQuestion(BaseModel):
+    """A yes/no question, or a statement that may be true."""
+
+    type: Literal["noul"]
+    instructions: Content | None = None
+    criteria: NoulCriteria | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> NoulQuestion:
+        criteria = self.criteria or NoulCriteria()
+        if self.instructions is None and criteria.true is None and criteria.false is None:
+            raise ValueError("a noul question needs instructions, or criteria that describe true or false")
+        return self
+
+
+class ChoiceQuestion(BaseModel):
+    """Which of the options fits. `criteria` maps each to its description, or to null."""
+
+    type: Literal["choice"]
+    instructions: Content | None = None
+    criteria: dict[str, Content | None] = Field(min_length=1, max_length=_OPTIONS)
+
+
+class ScoreQuestion(BaseModel):
+    """Where on a scale. `criteria` describes its levels, the lowest first."""
+
+    type: Literal["score"]
+    instructions: Content | None = None
+    criteria: list[Content] = Field(min_length=1, max_length=_OPTIONS)
+
+
+AnyQuestion = Annotated[NoulQuestion | ChoiceQuestion | ScoreQuestion, Field(discriminator="type")]
+
+
+class SystemOneRequest(BaseModel):
+    """Questions about a state. `reason` says whether a reasoning is written; `auto`: only where the trained classifier
+    is in doubt without one. Any `model` is accepted: the server has one."""
+
+    state: Content
+    questions: dict[str, AnyQuestion] = Field(min_length=1, max_length=_QUESTIONS)
+    model: str | None = None
+    reason: ReasonMode = "never"
+    assets: dict[str, Any] | None = None
+    images: list[Any] | None = None
+
+    @model_validator(mode="after")
+    def _is_text(self) -> SystemOneRequest:
+        if self.assets or self.images:
+            raise ValueError("this model reads text alone: no assets, no images")
+        _check(text_of(self.state), "the state")
+        return self
+
+
+class Answer(BaseModel):
+    """What every answer has.
+
+    calibrated  whether the trained classifier gave it, with probabilities fitted on validation rows
+    abstain     whether its probability is below the run's threshold; null where there is none
+    mass        the share of the model's whole probability that the options hold: low for a text that fits none
+    trimmed     tokens that were cut from the end of a text too long for the model
+    reason      the reasoning that the model wrote, where one was asked for
+    """
+
+    calibrated: bool
+    abstain: bool | None
+    mass: float
+    trimmed: int
+    reason: str | None = None
+
+
+class NoulAnswer(Answer):
+    """The probability of yes."""
+
+    type: Literal["noul"] = "noul"
+    noul: float
+
+
+class ChoiceAnswer(Answer):
+    """The likeliest option. `confidence` is how far its probability is above an even split, from 0 to 1."""
+
+    type: Literal["choice"] = "choice"
+    choice: str
+    confidence: float
+    probabilities: dict[str, float]
+
+
+class ScoreAnswer(Answer):
+    """The mean level. `confidence` is 1 minus the spread around the likeliest level over that of an even split."""
+
+    type: Literal["score"] = "score"
+    score: float
+    confidence: float
+    legend: dict[str, Content]
+    probabilities: dict[str, float]
+
+
+AnyAnswer = Annotated[NoulAnswer | ChoiceAnswer | ScoreAnswer, Field(discriminator="type")]
+
+
+class Usage(BaseModel):
+    """Tokens of all prompts, and of all reasonings."""
+
+    input_tokens: int
+    output_tokens: int
+
+
+class SystemOneResponse(BaseModel):
+    model: str
+    answers: dict[str, AnyAnswer]
+    usage: Usage
+
+
+class ClassifyRequest(BaseModel):
+    """Texts for the trained classifier. With `stream` the answer comes as server-sent events."""
+
+    texts: list[str] = Field(min_length=1, max_length=_TEXTS)
+    reason: ReasonMode = "always"
+    stream: bool = False
+
+    @model_validator(mode="after")
+    def _has_texts(self) -> ClassifyRequest:
+        for place, text in enumerate(self.texts):
+            _check(text, f"texts[{place}]")
+        return self
+
+
+class Classified(BaseModel):
+    """As `rir-mlx classify --json` prints it; `label` is null if its probability is below the threshold."""
+
+    label: str | None
+    abstained: bool
+    probabilities: dict[str, float]
+    mass: float
+    reasoning: str | None
+    trimmed: int
+
+
+class ClassifyResponse(BaseModel):
+    model: str
+    calibrated: bool
+    predictions: list[Classified]
+    usage: Usage
+
+
+def _check(text: str, what: str) -> None:
+    try:
+        checked_text(text, "text")
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from None
+
+
+def text_of(content: Content) -> str:
+    """What the model reads: a string as it is, an object's only string, else JSON."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, dict) and len(content) == 1 and isinstance(only := next(iter(content.values())), str):
+        return only
+    return json.dumps(content, ensure_ascii=False)
+
+
+def _described(content: Content | None) -> str:
+    return "" if content is None else content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+
+
+def is_trained_for(question: NoulQuestion | ChoiceQuestion | ScoreQuestion, served: Served) -> bool:
+    return isinstance(question, ChoiceQuestion) and set(question.criteria) == set(served.labels)
+
+
+def item_of(
+    text: str, question: NoulQuestion | ChoiceQuestion | ScoreQuestion, reason: ReasonMode, served: Served
+) -> Item:
+    """What the model is asked."""
+    if is_trained_for(question, served):
+        return Item(text, reason)
+    reason = "always" if reason == "always" else "never"  # when to doubt was measured for the trained labels alone
+    return Item(text, reason, Question(_described(question.instructions) or _DEFAULT[question.type], _labels(question)))
+
+
+_DEFAULT = {
+    "choice": "Which option fits the text?",
+    "noul": "Is this true of the text?",
+    "score": "Which level fits the text?",
+}
+
+
+def _labels(question: NoulQuestion | ChoiceQuestion | ScoreQuestion) -> tuple[tuple[str, str], ...]:
+    """The options as labels with descriptions. Levels are labelled by number: their texts are of any length."""
+    match question:
+        case ChoiceQuestion():
+            return tuple((option, _described(what)) for option, what in question.criteria.items())
+        case ScoreQuestion():
+            return tuple((str(level), _described(what)) for level, what in enumerate(question.criteria))
+        case NoulQuestion():
+            criteria = question.criteria or NoulCriteria()
+            return (_YES, _described(criteria.true)), (_NO, _described(criteria.false))
+
+
+def answer_of(
+    question: NoulQuestion | ChoiceQuestion | ScoreQuestion, prediction: Prediction, served: Served
+) -> NoulAnswer | ChoiceAnswer | ScoreAnswer:
+    """The answer that a prediction gives to a question."""
+    trained, found = is_trained_for(question, served), prediction.probabilities
+    threshold = served.threshold if trained else None
+    common: dict[str, Any] = {
+        "calibrated": trained and served.calibrated,
+        "abstain": None if threshold is None else abstains(prediction.probability, threshold),
+        "mass": prediction.mass,
+        "trimmed": prediction.trimmed,
+        "reason": prediction.reasoning,
+    }
+    match question:
+        case NoulQuestion():
+            return NoulAnswer(noul=found[_YES], **common)
+        case ChoiceQuestion():
+            ordered = {option: found[option] for option in question.criteria}
+            confidence = choice_confidence(list(ordered.values()))
+            return ChoiceAnswer(choice=prediction.label, confidence=confidence, probabilities=ordered, **common)
+        case ScoreQuestion():
+            legend = {str(level): what for level, what in enumerate(question.criteria)}
+            score = sum(level * found[name] for level, name in enumerate(legend))
+            confidence = score_confidence([found[name] for name in legend])
+            return ScoreAnswer(score=score, confidence=confidence, legend=legend, probabilities=found, **common)
+
+
+def classified(prediction: Prediction, served: Served) -> Classified:
+    withheld = abstains(prediction.probability, served.threshold)
+    return Classified(
+        label=None if withheld else prediction.label,
+        abstained=withheld,
+        probabilities=prediction.probabilities,
+        mass=prediction.mass,
+        reasoning=prediction.reasoning,
+        trimmed=prediction.trimmed,
+    )
+
+
+def choice_confidence(probabilities: Sequence[float]) -> float:
+    """How far the highest of k probabilities is above 1/k, from 0 to 1, as TypeSafe's API has it."""
+    even = 1 / len(probabilities)
+    return 1.0 if len(probabilities) < 2 else max(0.0, (max(probabilities) - even) / (1 - even))
+
+
+def score_confidence(probabilities: Sequence[float]) -> float:
+    """1 minus the mean distance to the likeliest level, over that of an even split to the middle; at least 0."""
+    count = len(probabilities)
+    if count < 2:
+        return 1.0
+    likeliest = max(range(count), key=probabilities.__getitem__)
+    spread = sum(share * abs(level - likeliest) for level, share in enumerate(probabilities))
+    even = sum(abs(level - (count - 1) / 2) for level in range(count)) / count
+    return max(0.0, 1 - spread / even)
+
+
+def models_of(served: Served) -> Mapping[str, Any]:
+    """The list of models in the forms of TypeSafe (`models`) and of OpenAI (`data`)."""
+    model = {"name": served.name, "description": served.description, "release_date": served.trained_on}
+    listed = {"id": served.name, "object": "model", "created": served.created, "owned_by": "rir-mlx"}
+    return {"models": [model], "object": "list", "data": [listed]}

@@ -1,0 +1,54 @@
+"""Classifiers on the fake backend, whose answers take no time, and a server in a thread that answers with them."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import uvicorn
+from commands import LABELS
+
+from rir_mlx.backends.fake import FakeModel
+from rir_mlx.classification.classifier import Classifier
+from rir_mlx.prompting.arms import ClassificationTask
+from rir_mlx.prompting.codec import Codec
+from rir_mlx.serving.app import make_app
+from rir_mlx.serving.guard import Policy
+from rir_mlx.serving.wire import Served
+from rir_mlx.serving.worker import Limits, Worker
+from rir_mlx.statistics.calibration import Calibration
+from rir_mlx.types import Arm
+
+TASK = ClassificationTask(dict.fromkeys(LABELS, ""), "Which label fits the text?", 320, 12)
+CALIBRATION = Calibration({"direct": 1.5, "reasoned": 0.7, "sampled": 1.0}, 40, reason_below=0.36, answer_from=0.35)
+TEXTS = [f"{words} {number}" for number in range(5) for words in ("i feel happy today", "i was sad", "now i am angry")]
+SERVED = Served("small", "qra", LABELS, "2026-11-28", 1_795_000_000, True, CALIBRATION.answer_from)
+
+
+def fake_classifier(codec: Codec, arm: Arm = "qra", model: FakeModel | None = None) -> Classifier:
+    return Classifier(model or FakeModel(400), codec, TASK, arm, CALIBRATION)
+
+
+@contextmanager
+def serving(
+    classifier: Classifier, policy: Policy | None = None, limits: Limits | None = None
+) -> Iterator[tuple[str, Worker]]:
+    """The address of a server in a thread, and its worker."""
+    worker = Worker(lambda: classifier, limits)
+    worker.start()
+    app = make_app(worker, replace(SERVED, arm=classifier.arm), policy or Policy())
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, http="h11", loop="asyncio"))
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])), daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.005)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}", worker
+        server.should_exit = True
+        thread.join(10)
+    worker.stop(10)
