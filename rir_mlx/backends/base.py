@@ -279,6 +279,11 @@ class Model(Protocol):
         """[prompts, options]: Σ log p(option tokens | prefix, prompt). Prompts and options are not empty."""
         ...
 
+    def keep_prefixes(self, count: int) -> None:
+        """Let `generate` and `score` keep the keys and values of the `count` prefixes that were used last. Until it is
+        called with 0, the weights must stay as they are."""
+        ...
+
     def logits(self, tokens: Tokens) -> Float32Array:
         """[tokens, vocabulary] next-token logits of one sequence, in float32."""
         ...

@@ -154,6 +154,9 @@ class FakeModel:
                 scores[row, column] = sum(predicted[place, token] for place, token in enumerate(option))
         return scores
 
+    def keep_prefixes(self, count: int) -> None:
+        return
+
     def fuse(self) -> None:
         return
 

@@ -19,7 +19,7 @@ from rir_mlx.backends.base import (
     take,
     unstopped,
 )
-from rir_mlx.backends.mlx.forward import MlxForward, prefix_cache
+from rir_mlx.backends.mlx.forward import MlxForward
 from rir_mlx.backends.noise import RowNoise
 
 Processor = Callable[[mx.array, mx.array], mx.array]
@@ -30,7 +30,7 @@ def generate(
 ) -> Iterator[Completion]:
     """`Model.generate` with continuous batching."""
     source = iter(requests)
-    shared = prefix_cache(model, prefix)
+    shared = model.kept_prefix_cache(prefix)
     together = max(1, sampling.batch_size // 4)  # rows that enter together; a single row takes as long as a step
     likeliest = _Likeliest(model) if sampling.temperature == 0 and sampling.repetition_penalty == 1 else None
     generator = BatchGenerator(

@@ -20,7 +20,7 @@ from rir_mlx.backends.label_tree import (
     scoring_groups,
     trees,
 )
-from rir_mlx.backends.mlx.forward import MlxForward, prefix_cache
+from rir_mlx.backends.mlx.forward import MlxForward
 
 _TOKENS = 8192
 """Tokens of prompts that run together, padding included."""
@@ -39,7 +39,7 @@ def score(
     longest = max((len(prompt) for prompt in prompts), default=0) + max((len(option) for option in options), default=0)
     model.check_length(len(prefix) + longest)
     grown = list(trees(options))
-    shared = [cache.keys_and_values() if prefix else None for cache in prefix_cache(model, prefix)]
+    shared = [cache.keys_and_values() if prefix else None for cache in model.kept_prefix_cache(prefix)]
     for chosen in scoring_groups([len(prompt) for prompt in prompts], 0, batch_size, _TOKENS):
         rows = _Rows(model, [prompts[index] for index in chosen], shared)
         for columns, tree in grown:

@@ -17,6 +17,7 @@ from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
 from rir_mlx.backends.base import Float32Array, SingleProcess, Tokens
+from rir_mlx.backends.kept_prefixes import KeptPrefixes
 from rir_mlx.backends.torch.layers.lm_head import transformed
 from rir_mlx.backends.torch.process_group import TorchProcessGroup
 from rir_mlx.models.families import FULL, SLIDING, Attention, LogitTransform
@@ -30,6 +31,7 @@ class TorchForward:
         self.device = next(model.parameters()).device
         self.longest: int | None = None
         self.trained: dict[str, torch.nn.Parameter] = {}
+        self.kept = KeptPrefixes[Cache]()
         config = model.config.to_dict()
         self.attention, self.transform = Attention.of(config), LogitTransform.of(config)
         named = inspect.signature(model.get_decoder().forward).parameters
@@ -64,6 +66,13 @@ class TorchForward:
                 layer.keys = layer.keys.expand(rows, -1, -1, -1)
                 layer.values = layer.values.expand(rows, -1, -1, -1)
         return cache
+
+    def kept_prefix_cache(self, prefix: Tokens) -> Cache:
+        """The prefix's keys and values at batch 1, run now or before. They must not be changed."""
+        return self.kept.get(prefix, lambda: self.prefix_cache(prefix, 1))
+
+    def keep_prefixes(self, count: int) -> None:
+        self.kept.keep(count)
 
     def run(
         self,
@@ -139,7 +148,7 @@ class TorchForward:
 
 def kept_prefix(model: TorchForward, prefix: Tokens) -> Any:
     """A cache of the prefix that does not change while rows run after it."""
-    return Cache(layers=[_Prefix(layer) for layer in model.prefix_cache(prefix, 1).layers])
+    return Cache(layers=[_Prefix(layer) for layer in model.kept_prefix_cache(prefix).layers])
 
 
 class _Prefix(DynamicLayer):

@@ -99,7 +99,7 @@ class _Slots:
 
     def __init__(self, model: TorchForward, prefix: Tokens, size: int) -> None:
         self.model, self.size = model, size
-        self.prefix = model.prefix_cache(prefix, 1)
+        self.prefix = model.kept_prefix_cache(prefix)
         self.start = len(prefix)
         self.count = self.room = 0
         self.lengths = np.zeros(size, dtype=np.int64)
