@@ -31,6 +31,7 @@ from rir_cli.options import (
 from rir_mlx.types import DEFAULT_RECIPE, RUNS, Arm, EngineName
 
 if TYPE_CHECKING:  # evaluation needs numpy, and help does not
+    from rir_cli.console import StageLines
     from rir_mlx.evaluation.schema import Comparison
     from rir_mlx.pipeline import Options
     from rir_mlx.storage.layout import RunDir
@@ -174,6 +175,7 @@ def run(
 
 @app.command()
 def demo(
+    open_: Annotated[bool, typer.Option("--open", help="Open the report in a browser.")] = False,
     set_: SetOption = None,
     runs: RunsOption = RUNS,
     backend: BackendOption = None,
@@ -182,13 +184,59 @@ def demo(
     json: JsonOption = False,
 ) -> None:
     """Run the whole pipeline offline, on synthetic data and a tiny model that ship with rir-mlx."""
+    from rir_cli.console import StageLines, print_json
+
     options = stage_options(quiet=quiet, runs=runs, overrides=set_ or (), backend=backend, offline=True, force=force)
-    if not quiet and process_rank() == 0:
-        typer.echo("Synthetic sentences and a tiny model that ship with rir-mlx show the method, offline.", err=True)
-    comparison = rir_mlx.run("demo", **options)
-    _print_result(comparison, json=json)
-    if comparison is not None and not json:
-        _print_example(options)
+    options["progress"] = lines = StageLines(quiet=quiet or process_rank() > 0)
+    run, comparison = _run_demo(options, lines)
+    if comparison is None:
+        return
+    print_json(comparison.model_dump(mode="json")) if json else _print_demo(run, comparison)
+    if open_:
+        typer.launch(run.report.resolve().as_uri())
+
+
+_DEMO_SAYS = "Synthetic sentences and a tiny model that ship with rir-mlx show the method, offline."
+_DEMO_STAGES = {
+    "R-Gen": "R-Gen learns to write reasonings from {triples:,} examples",
+    "augmentation": "R-Gen writes a reasoning for each of {train:,} training rows",
+    "evaluation": "All are measured on {test:,} test rows",
+}
+
+
+def _run_demo(options: Options, lines: StageLines) -> tuple[RunDir, Comparison | None]:
+    """Every stage of the demo, with a line each."""
+    from rir_cli.console import ARM_WORDS
+    from rir_mlx.models.offline import without_network
+    from rir_mlx.stages import in_order, open_run
+
+    words = _DEMO_STAGES | {f"classifier {arm}": f"Classifier {arm}: {what}" for arm, what in ARM_WORDS.items()}
+    comparison = None
+    with without_network(True):
+        context = open_run("demo", open_options(options))
+        if not lines.quiet:
+            typer.echo(_DEMO_SAYS, err=True)
+        data = context.data
+        sizes = {"triples": len(data.triples.train), "train": len(data.train), "test": len(data.test)}
+        for name, stage in in_order(context):
+            with lines.stage(words.get(name, name).format(**sizes)):
+                comparison = stage()
+    return context.run, comparison
+
+
+def _print_demo(run: RunDir, comparison: Comparison) -> None:
+    """Print what was measured, where the report is, and a command to try next."""
+    from rir_cli.console import print_demo
+    from rir_mlx.classification.loading import default_arm
+    from rir_mlx.storage.atomic import read_jsonl
+
+    trained = run.trained_arms()
+    arm = "qra" if "qra" in trained else default_arm(run)
+    files = {name: run.predictions(name) for name in ("qa", arm) if name in trained}
+    print_demo(comparison, arm, {name: list(read_jsonl(path)) for name, path in files.items()})
+    name = _own_name()
+    typer.echo(f"\nThe report, with every row: {run.report} ({name} demo --open opens it)")
+    typer.echo(f'Next: {_classify_command(run)} "I feel great"')
 
 
 app.command()(classify)
@@ -213,21 +261,6 @@ def _print_result(comparison: Comparison | None, *, json: bool) -> None:
 
     if comparison is not None:
         print_json(comparison.model_dump(mode="json")) if json else print_comparison(comparison)
-
-
-def _print_example(options: Options) -> None:
-    """Print the first test row for which the chosen arm wrote a reasoning, and a command to try next."""
-    from rir_mlx.classification.loading import default_arm
-    from rir_mlx.stages.opening import find_run
-    from rir_mlx.storage.atomic import read_jsonl
-
-    run, _ = find_run("demo", open_options(options))
-    rows = read_jsonl(run.predictions(default_arm(run)))
-    if (row := next((row for row in rows if row["reasoning"]), None)) is None:
-        return
-    typer.echo(f"\nText:      {row['text']}\nReasoning: {row['reasoning']}")
-    typer.echo(f"Label:     {row['predicted']} ({max(row['probabilities'].values()):.0%}), truth: {row['label']}")
-    typer.echo(f'\nNext: {_classify_command(run)} "i was afraid of the storm, but now it is over and i can laugh"')
 
 
 def _classify_command(run: RunDir) -> str:

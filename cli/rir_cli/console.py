@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +23,18 @@ if TYPE_CHECKING:  # numpy is not needed to print help
 
 _PLAIN_SECONDS = 10.0
 _BAR = 30
+_STAGE = 72
+"""Columns of a stage's line before its seconds."""
+_NARROW = 80
 _WIDE = 104
 """Columns that the full comparison needs. A narrower terminal gets it without steps and tokens."""
 
 
 class ConsoleProgress:
     """Progress bars on a terminal, a line every ten seconds elsewhere, nothing if `quiet`."""
+
+    transient = False
+    """Whether a bar vanishes when its work is done."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
@@ -53,8 +59,26 @@ class ConsoleProgress:
             TextColumn("{task.fields[numbers]}"),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=self.console) as progress:
+        with Progress(*columns, console=self.console, transient=self.transient) as progress:
             yield _Bar(progress, what, total, done)
+
+
+class StageLines(ConsoleProgress):
+    """A line for each stage once it is done. On a terminal its bars stand below until then. What stages say beside
+    that is left out; warnings are shown."""
+
+    transient = True
+
+    def say(self, text: str) -> None:
+        return
+
+    @contextmanager
+    def stage(self, what: str) -> Iterator[None]:
+        """Time a stage and print its line."""
+        started = time.monotonic()
+        yield
+        if not self.quiet:
+            self.console.print(escape(f"{what:<{_STAGE}}{time.monotonic() - started:4.0f} s"), soft_wrap=True)
 
 
 class _Bar:
@@ -111,6 +135,18 @@ def print_comparison(comparison: Comparison) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, _WIDE)
+    print_table(comparison, console)
+    for entry in comparison.entries:
+        if entry.beats:
+            console.print(escape(f"{entry.name} beats {', '.join(entry.beats)}."), soft_wrap=True)
+    for warning in comparison.warnings:
+        console.print(escape(f"note: {warning}"), soft_wrap=True)
+    if comparison.verdict:
+        console.print(escape(comparison.verdict), soft_wrap=True)
+
+
+def print_table(comparison: Comparison, console: Console) -> None:
+    """Print the table of the comparison. A narrow console gets it without steps and tokens: 80 columns are enough."""
     seeds = len(comparison.run.seeds)
     several = f", mean of {seeds} seeds" if seeds > 1 else ""
     table = Table(title=f"{comparison.rows.test:,} test rows{several} (95 % intervals)")
@@ -129,13 +165,38 @@ def print_comparison(comparison: Comparison) -> None:
         )
         table.add_row(*cells[: len(columns)])
     console.print(table)
-    for entry in comparison.entries:
-        if entry.beats:
-            console.print(escape(f"{entry.name} beats {', '.join(entry.beats)}."), soft_wrap=True)
-    for warning in comparison.warnings:
-        console.print(escape(f"note: {warning}"), soft_wrap=True)
+
+
+ARM_WORDS = {"qa": "label", "qra": "reasoning, label (the paper)", "qar": "label, reasoning"}
+
+
+def print_demo(comparison: Comparison, arm: str, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Print what a run of the demo measured, in 80 columns: the table, the verdict, and a test row that an arm won by
+    reasoning. `rows` holds the predictions of `qa` and of that arm, for the same texts."""
+    console = Console(highlight=False, width=_NARROW)
+    console.print()
+    print_table(comparison, console)
+    arms = [entry.name for entry in comparison.entries if entry.name in ARM_WORDS]
+    console.print(escape(" · ".join(f"{arm}: {ARM_WORDS[arm]}" for arm in arms)))
     if comparison.verdict:
-        console.print(escape(comparison.verdict), soft_wrap=True)
+        console.print(escape(f"\n{comparison.verdict}"))
+    if arm == "qa" or not rows.keys() >= {"qa", arm}:
+        return
+    pairs = list(zip(rows["qa"], rows[arm], strict=True))
+    won = [(plain, reasoned) for plain, reasoned in pairs if _correct(reasoned) and not _correct(plain)]
+    lost = sum(_correct(plain) and not _correct(reasoned) for plain, reasoned in pairs)
+    console.print(f"\nOnly {arm} is right in {len(won)} rows, only qa in {lost}.")
+    if won := [pair for pair in won if pair[1]["reasoning"]]:
+        plain, reasoned = max(won, key=lambda pair: max(pair[1]["probabilities"].values()))
+        console.print(escape(f"A row that {arm} wins; the right label is {reasoned['label']}:\n\n{reasoned['text']}"))
+        console.print("\nqa, without a reasoning:")
+        print_probabilities(plain["probabilities"])
+        console.print(escape(f"\n{arm}: {reasoned['reasoning']}"))
+        print_probabilities(reasoned["probabilities"])
+
+
+def _correct(row: Mapping[str, Any]) -> bool:
+    return bool(row["predicted"] == row["label"])
 
 
 def _points(difference: Interval) -> str:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
 from rir_mlx.evaluation.schema import Comparison
 from rir_mlx.stages.augmentation import augment_rows, exact_prompts
 from rir_mlx.stages.checking import check, warn_about_data
@@ -18,6 +22,7 @@ __all__ = [
     "check",
     "evaluate",
     "exact_prompts",
+    "in_order",
     "open_run",
     "open_trained_run",
     "recipe_of_rows",
@@ -28,16 +33,25 @@ __all__ = [
 ]
 
 
-@exclusive
-def run_all(context: Context) -> Comparison | None:
-    """Every stage in order; finished ones are skipped. Faults of the data are found before any training."""
+def in_order(context: Context) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """The stages of the recipe in order, each by its name; the last returns the comparison. Faults of the data are
+    found before any stage."""
     arms = context.recipe.classifier.arms
     context.data.test_rows()
     if set(arms) != {"qa"}:
         if context.data.needs_rgen():
             _ = context.data.triples
-            train_rgen(context)
-        augment_rows(context)
+            yield "R-Gen", partial(train_rgen, context)
+        yield "augmentation", partial(augment_rows, context)
     for arm in arms:
-        train_classifier(context, arm)
-    return evaluate(context)
+        yield f"classifier {arm}", partial(train_classifier, context, arm)
+    yield "evaluation", partial(evaluate, context)
+
+
+@exclusive
+def run_all(context: Context) -> Comparison | None:
+    """Every stage in order; finished ones are skipped."""
+    comparison = None
+    for _, stage in in_order(context):
+        comparison = stage()
+    return comparison
