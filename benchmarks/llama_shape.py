@@ -1,9 +1,10 @@
 """Every stage's work on a folder of Llama-3.2-1B's exact shape with random weights: times and peak memory.
 
-    python -m benchmarks.llama_shape [--layers 16] [--backend torch] [--folder FOLDER]
+    python -m benchmarks.llama_shape [--layers 16] [--backend torch] [--dtype bfloat16] [--folder FOLDER] [--phase NAME]
 
-Ten training steps, 32 rows generated, 32 rows scored; `benchmarks.export` exports. Each phase runs in a process of its
-own, so that its peak is its own. The tokenizer is the embedded model's; the weights are noise, so the text is too.
+The check at load, ten training steps, 32 rows generated, 32 rows scored, and in MLX a drawn token; `benchmarks.export`
+exports. Each phase runs in a process of its own, so that its peak is its own. The tokenizer is the embedded model's;
+the weights are noise, so the text is too.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import typing
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +26,7 @@ import numpy as np
 from benchmarks.shapes import make_shape, peak_gb
 from rir_mlx.backends import open_backend
 from rir_mlx.backends.base import OptimizerSpec, Request, Sampling
+from rir_mlx.backends.load_check import Checked, check_forward
 from rir_mlx.data.loading import load_labelled
 from rir_mlx.data.rows import Row
 from rir_mlx.models.adapter_spec import AdapterSpec
@@ -33,9 +36,10 @@ from rir_mlx.prompting.arms import ClassificationTask, label_tokens, training_ex
 from rir_mlx.prompting.batches import LossWeights, step_batches
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.recipe.loading import load_recipe
-from rir_mlx.types import Arm
+from rir_mlx.types import Arm, Dtype
 
-STEPS, BATCH, ROWS, NEW_TOKENS = 10, 16, 32, 32
+STEPS, BATCH, ROWS, NEW_TOKENS, DRAWS = 10, 16, 32, 32, 200
+VOCABULARY = 128_256
 REASONING = "The words tell of something that happened to the writer, and of how it left them. What counts is how they "
 REASONING += "feel at the end, after the turn of the sentence, and that is the feeling that the label names."
 SPEC = AdapterSpec(rank=16)
@@ -44,7 +48,7 @@ SPEC = AdapterSpec(rank=16)
 class Setting:
     """The model, the task and rows of the embedded data."""
 
-    def __init__(self, folder: Path, backend: str) -> None:
+    def __init__(self, folder: Path, backend: str, dtype: Dtype | None = None) -> None:
         data = load_labelled(load_recipe("demo").data, seed=0)
         self.rows: tuple[Row, ...] = data.train
         self.base = resolve_model(str(folder))
@@ -52,7 +56,7 @@ class Setting:
         self.task = ClassificationTask(data.labels, "Which feeling does the writer have now?", 512, NEW_TOKENS)
         self.backend = open_backend("mlx" if backend == "mlx" else "torch")
         self.adapter_folder = folder.parent / "adapter"
-        self.dtype: Any = "float32" if backend == "mlx" else "bfloat16"
+        self.dtype: Dtype = dtype or ("float32" if backend == "mlx" else "bfloat16")
 
     def examples(self, arm: Arm, count: int) -> Any:
         return training_examples(
@@ -63,6 +67,41 @@ class Setting:
         adapter = read_adapter(self.adapter_folder, self.base) if adapted else None
         given = (adapter.spec, adapter.tensors) if adapter else None
         return self.backend.load(self.base.folder, dtype=self.dtype, adapter=given)
+
+
+def check(setting: Setting) -> dict[str, Any]:
+    """The check at load once more on a loaded model: cold, it also waits for the weights to be read."""
+    start = time.perf_counter()
+    model = setting.load(adapted=False)
+    loaded = time.perf_counter() - start
+    what = Checked("llama", VOCABULARY, setting.dtype)
+    start, used = time.perf_counter(), time.process_time()
+    check_forward(model, what)
+    seconds, processor = time.perf_counter() - start, time.process_time() - used
+    return {"load and check s": loaded, "check s": seconds, "check s of processor time": processor}
+
+
+def draw(setting: Setting) -> dict[str, Any]:
+    """One row's token from log-probabilities of the whole vocabulary: ours, and MLX's own categorical draw."""
+    if setting.backend.name != "mlx":
+        return {}
+    import mlx.core as mx
+
+    from rir_mlx.backends.mlx.generation import sampler
+
+    rng = np.random.default_rng(0)
+    logits = mx.array(rng.normal(0, 3, (1, VOCABULARY)).astype(np.float32))
+    logits = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    ours = sampler(Sampling(temperature=0.8), 1, VOCABULARY)
+    assert ours is not None
+    draws = {"ours": ours, "mx.random.categorical": lambda given: mx.random.categorical(given / 0.8)}
+    measured: dict[str, list[float]] = {name: [] for name in draws}
+    for _ in range(DRAWS):
+        for name, taken in draws.items():
+            start = time.process_time()
+            mx.eval(taken(logits))
+            measured[name].append(1e3 * (time.process_time() - start))
+    return {f"{name}: ms of processor time a token (median)": float(np.median(each)) for name, each in measured.items()}
 
 
 def train(setting: Setting) -> dict[str, Any]:
@@ -113,9 +152,11 @@ def score(setting: Setting) -> dict[str, Any]:
 
 
 PHASES: dict[str, Callable[[Setting], dict[str, Any]]] = {
+    "check": check,
     "train": train,
     "generate": generate,
     "score": score,
+    "draw": draw,
 }
 
 
@@ -123,23 +164,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=16)
     parser.add_argument("--backend", choices=["torch", "mlx"], default="torch")
+    parser.add_argument("--dtype", choices=[name for name in typing.get_args(Dtype) if name != "auto"])
     parser.add_argument("--folder", type=Path)
-    parser.add_argument("--phase", choices=sorted(PHASES))
+    parser.add_argument("--phase", choices=sorted(PHASES), help="run it here, on the folder of an earlier call")
     options = parser.parse_args()
     if options.phase:
         start = time.perf_counter()
-        measured = PHASES[options.phase](Setting(options.folder, options.backend))
+        measured = PHASES[options.phase](Setting(options.folder, options.backend, options.dtype))
         print(json.dumps(measured | {"phase s": time.perf_counter() - start, "peak GB": peak_gb()}))
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary) / "model"
         if not (folder / "model.safetensors").is_file():
-            make_shape(folder, 2048, options.layers, 128256)
+            make_shape(folder, 2048, options.layers, VOCABULARY)
         for phase in PHASES:
             command = [sys.executable, "-m", "benchmarks.llama_shape", "--phase", phase, "--folder", str(folder)]
-            done = subprocess.run(
-                [*command, "--backend", options.backend], stdout=subprocess.PIPE, text=True, check=True
-            )
+            command += ["--backend", options.backend, *(["--dtype", options.dtype] if options.dtype else [])]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             print(phase)
             for name, value in json.loads(done.stdout.splitlines()[-1]).items():
                 print(f"  {name:40} {value if not isinstance(value, float) else round(value, 4)}")

@@ -154,9 +154,10 @@ def own_value(config: Mapping[str, Any], key: str, names: Iterable[str], default
 def mlx_settings(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """`kind`, `layers`, `rank`, `scale`, `dropout` and `keys` of an adapter of mlx-lm.
 
-    Before 0.19 it wrote `lora_layers` for `num_layers` and `use_dora` for `fine_tune_type`. Since 0.14.2 it multiplies
-    by `scale` alone, although an `alpha` still stands beside it, so `alpha` is not read. Raises ModelError for what is
-    missing or unknown."""
+    Before 0.19 it wrote `lora_layers` for `num_layers` and `use_dora` for `fine_tune_type`. Up to 0.14.1 it multiplied
+    by `scale · alpha / rank`, since then by `scale` alone, although it kept writing the `alpha`. So `alpha` is not read
+    beside `num_layers`; beside `lora_layers` nothing tells the two apart. Raises ModelError for what is missing,
+    unknown or ambiguous."""
     path, given = folder / CONFIG, config.get("lora_parameters")
     kind = config.get("fine_tune_type") or ("dora" if config.get("use_dora") else "lora")
     if kind not in ("lora", "dora"):
@@ -176,6 +177,8 @@ def mlx_settings(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     _check(path, given, ["dropout"], "a number", _or_none(_is_number))
     _check(path, given, ["keys"], "a list of names", _or_none(_all(_is_text)))
     layers = config.get("num_layers", config.get("lora_layers"))
+    if "num_layers" not in config and "lora_layers" in config:
+        _check_alpha(path, given)
     return {
         "kind": kind,
         "layers": -1 if layers is None else layers,
@@ -184,3 +187,17 @@ def mlx_settings(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         "dropout": float(given.get("dropout") or 0),
         "keys": given.get("keys"),
     }
+
+
+def _check_alpha(path: Path, parameters: Mapping[str, Any]) -> None:
+    """Raises ModelError if an `alpha` of mlx-lm before 0.19 changes the scale in one of its versions only."""
+    _check(path, parameters, ["alpha"], "a number", _or_none(_is_number))
+    rank, scale, alpha = (parameters.get(key) for key in ("rank", "scale", "alpha"))
+    if alpha is None or alpha == rank:
+        return
+    older = f"{scale * alpha / rank:g}"
+    raise ModelError(
+        f"{path}: lora_parameters has an alpha of {alpha:g} beside a scale of {scale:g}. mlx-lm up to 0.14.1 "
+        f"multiplied by scale · alpha / rank = {older}, since 0.14.2 by {scale:g}; both wrote this config.",
+        hint=f"Remove alpha. If mlx-lm up to 0.14.1 trained the adapter, set scale to {older} as well.",
+    )

@@ -27,6 +27,8 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 _WINDOWS_IN_MLX = {"gemma3_text", "olmo3"}
 """Model types whose windows mlx-lm applies. It computes full attention for all others."""
 _ROPE_BY_LAYER_IN_MLX = {"gemma3_text", "olmo3"}
+_FULL_EVERY = {"gemma3_text": 6, "olmo3": 4}
+"""One layer of so many has full attention where the config does not list them."""
 
 
 @dataclass(frozen=True)
@@ -144,13 +146,30 @@ def mlx_config(config: Mapping[str, Any]) -> dict[str, Any]:
             raise _inexpressible(kind, "rotary settings that differ by layer")
         if not _is_default(sliding) or (kind == "olmo3" and full["rope_theta"] != sliding["rope_theta"]):
             raise _inexpressible(kind, "these rotary settings of sliding-window layers")
-    types = config.get("layer_types")
-    if kind == "gemma3_text" and types:
-        pattern = types.index(FULL) + 1 if FULL in types else len(types) + 1
-        if types != [SLIDING if (index + 1) % pattern else FULL for index in range(len(types))]:
+    if kind in _WINDOWS_IN_MLX:
+        types = _layer_types(config)
+        if FULL not in types:
+            raise _inexpressible(kind, f"models whose {len(types)} layers all have sliding-window attention")
+        if kind == "olmo3" and SLIDING not in types:
+            raise _inexpressible(kind, f"models whose {len(types)} layers all have full attention")
+    if kind == "gemma3_text":
+        pattern = types.index(FULL) + 1
+        if types != _by_pattern(pattern, len(types)):
             raise _inexpressible(kind, "layer types without a fixed pattern")
         changed["sliding_window_pattern"] = pattern
     return changed
+
+
+def _layer_types(config: Mapping[str, Any]) -> list[str]:
+    """The kind of each layer: as listed, or by the pattern with which hub folders of Gemma 3 describe it."""
+    if listed := config.get("layer_types"):
+        return list(listed)
+    pattern = config.get("sliding_window_pattern") or _FULL_EVERY[config["model_type"]]
+    return _by_pattern(int(pattern), int(config["num_hidden_layers"]))
+
+
+def _by_pattern(pattern: int, layers: int) -> list[str]:
+    return [SLIDING if (index + 1) % pattern else FULL for index in range(layers)]
 
 
 def _inexpressible(kind: Any, what: str) -> ModelError:

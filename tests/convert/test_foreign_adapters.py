@@ -258,9 +258,9 @@ def test_factors_that_a_saver_emptied_are_named(tmp_path: Path, shape: tuple[int
 
 @pytest.mark.parametrize("dora", [False, True])
 def test_what_mlx_lm_wrote_before_019_is_read(tmp_path: Path, dora: bool) -> None:
-    """`lora_layers` and `use_dora` for today's `num_layers` and `fine_tune_type`, and an alpha that nothing reads."""
+    """`lora_layers` and `use_dora` for today's `num_layers` and `fine_tune_type`, and an alpha that changes nothing."""
     old = {"fine_tune_type": None, "num_layers": None, "lora_layers": 1, "use_dora": dora}
-    parameters = {"rank": 2, "alpha": 16.0, "scale": 10.0, "dropout": 0.0}
+    parameters = {"rank": 2, "alpha": 2, "scale": 10.0, "dropout": 0.0}
     found = read_any(mlx_folder(tmp_path / "old", m=dora, **old, lora_parameters=parameters))
     assert (found.spec.fine_tune_type, found.spec.num_layers, found.spec.scale) == ("dora" if dora else "lora", 1, 10)
     assert not found.as_stored
@@ -271,6 +271,17 @@ def test_what_mlx_lm_wrote_before_019_is_read(tmp_path: Path, dora: bool) -> Non
     assert again.as_stored
     for name, tensor in found.tensors.items():
         np.testing.assert_array_equal(again.tensors[name], tensor)
+
+
+def test_a_scale_that_two_versions_of_mlx_lm_read_differently_is_refused(tmp_path: Path) -> None:
+    """Up to 0.14.1 its layers multiplied by scale · alpha / rank; 0.14.2 dropped the factor and wrote the same keys. An
+    adapter of the older ones was converted with an eighth of its effect."""
+    parameters = {"rank": 2, "alpha": 16, "scale": 10.0, "dropout": 0.0}
+    old = {"fine_tune_type": None, "num_layers": None, "lora_layers": 1, "use_dora": False}
+    with pytest.raises(ModelError, match=r"alpha / rank = 80, since 0\.14\.2 by 10") as refused:
+        read_any(mlx_folder(tmp_path / "old", **old, lora_parameters=parameters))
+    assert "set scale to 80" in refused.value.hint
+    assert read_any(mlx_folder(tmp_path / "since-0.19", lora_parameters=parameters)).spec.scale == 10
 
 
 def test_an_adapter_of_mlx_lm_inside_a_model_of_several_parts_is_read(tmp_path: Path) -> None:

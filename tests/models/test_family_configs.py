@@ -40,6 +40,24 @@ def test_mlx_gets_the_pattern_of_the_layer_types() -> None:
     assert mlx_config(GEMMA3)["sliding_window_pattern"] == 3
     with pytest.raises(ModelError, match="fixed pattern"):
         mlx_config(GEMMA3 | {"layer_types": [FULL, SLIDING, SLIDING, FULL]})
+    hub = {"model_type": "gemma3_text", "sliding_window_pattern": 6, "num_hidden_layers": 18}
+    assert mlx_config(hub)["sliding_window_pattern"] == 6
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"model_type": "gemma3_text", "num_hidden_layers": 4}, "whose 4 layers all have sliding-window"),
+        ({"model_type": "gemma3_text", "layer_types": [SLIDING] * 5}, "whose 5 layers all have sliding-window"),
+        ({"model_type": "olmo3", "num_hidden_layers": 3}, "whose 3 layers all have sliding-window"),
+        ({"model_type": "olmo3", "layer_types": [FULL, FULL]}, "whose 2 layers all have full"),
+    ],
+)
+def test_layers_of_one_kind_that_mlx_cannot_run_are_refused_in_words(config: dict[str, object], says: str) -> None:
+    """mlx-lm looks for the first layer of each kind: the refusal was its `list index out of range`."""
+    with pytest.raises(ModelError, match=says) as refused:
+        mlx_config(config)
+    assert "--backend torch" in refused.value.hint
 
 
 @pytest.mark.parametrize(

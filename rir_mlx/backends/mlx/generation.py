@@ -54,7 +54,7 @@ def generate(
                         [list(request.tokens)],
                         max_tokens=[request.limit(sampling)],
                         caches=[shared] if before else None,
-                        samplers=[_sampler(sampling, request.seed, model.vocabulary)],
+                        samplers=[sampler(sampling, request.seed, model.vocabulary)],
                         logits_processors=[_processors(sampling, len(request.tokens))],
                     )
                     waiting[uid] = (request, [])
@@ -93,7 +93,7 @@ class _Likeliest:
         return self.picked
 
 
-def _sampler(sampling: Sampling, seed: int, vocabulary: int) -> Callable[[mx.array], mx.array] | None:
+def sampler(sampling: Sampling, seed: int, vocabulary: int) -> Callable[[mx.array], mx.array] | None:
     """Draws from log-probabilities [1, vocabulary] with the row's own noise. None, the generator's default, is
     greedy."""
     if sampling.temperature == 0:
