@@ -43,6 +43,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3": ("Gemma3TextConfig", _GEMMA | {"num_hidden_layers": 3, "layer_types": _MIXED, "hidden_size": 64}),
     "mistral": ("MistralConfig", {"sliding_window": None}),
     "mistral-window": ("MistralConfig", {"sliding_window": WINDOW}),
+    "phi3": ("Phi3Config", {"sliding_window": None}),
     "phi3-window": ("Phi3Config", {"sliding_window": WINDOW}),
     "granite": ("GraniteConfig", {"logits_scaling": 3.0, "residual_multiplier": 0.4, "attention_multiplier": 0.2}),
     "cohere": ("CohereConfig", {"logit_scale": 0.25, "tie_word_embeddings": True}),
@@ -50,6 +51,26 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "olmo3": ("Olmo3Config", {"num_hidden_layers": 3, "layer_types": _MIXED, "sliding_window": WINDOW}),
 }
 """Name → transformers' class of its config, and what differs from the common shape."""
+
+TITLES = {
+    "llama2": "Llama 2",
+    "llama3": "Llama 3 with scaled rotary angles, SmolLM2",
+    "smollm3": "SmolLM3, some layers without positions",
+    "qwen2": "Qwen2, Qwen2.5",
+    "qwen2-window": "Qwen2 with a window",
+    "qwen3": "Qwen3",
+    "gemma2": "Gemma 2",
+    "gemma3": "Gemma 3 (text)",
+    "mistral": "Mistral",
+    "mistral-window": "Mistral with a window",
+    "phi3": "Phi-3",
+    "phi3-window": "Phi-3 with a window",
+    "granite": "Granite",
+    "cohere": "Cohere",
+    "olmo2": "OLMo 2",
+    "olmo3": "OLMo 3",
+}
+"""Their names in `docs/concepts/models.md`."""
 
 IGNORED_BY_MLX = {"qwen2-window", "gemma2", "mistral-window", "phi3-window"}
 """Families whose window mlx-lm ignores."""

@@ -14,6 +14,7 @@ import pages
 import pytest
 import typer.main
 import yaml
+from families import FAMILIES, IGNORED_BY_MLX, TITLES
 from pages import ROOT, Place
 from pydantic import BaseModel, ValidationError
 from reference import GENERATED
@@ -285,3 +286,17 @@ def test_the_readme_can_be_read_in_five_minutes_and_shows_a_small_picture() -> N
     assert pictures
     for picture in pictures:
         assert Path(ROOT / picture).stat().st_size < 300_000
+
+
+def test_the_table_of_families_says_what_the_tests_of_each_family_hold() -> None:
+    """`tests/contract/test_families.py` runs every family on both backends; beyond a window that mlx-lm ignores, MLX
+    must refuse."""
+    lines = (ROOT / "docs/concepts/models.md").read_text(encoding="utf-8").splitlines()
+    begin = lines.index("| family | PyTorch | MLX |") + 2
+    end = next(number for number in range(begin, len(lines)) if not lines[number].startswith("|"))
+    table = {title: said for title, *said in (line.strip("| ").split(" | ") for line in lines[begin:end])}
+    assert set(TITLES) == set(FAMILIES)
+    for name, title in TITLES.items():
+        limited = "right up to the window, then refused: mlx-lm ignores it"
+        assert table.pop(title) == ["right", limited if name in IGNORED_BY_MLX else "right"], name
+    assert all("refused: " in said[1] for said in table.values()), "a family that no test runs is said to be right"
