@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 from commands import LABELS, Run, write_csv
+from processes import client
 
 from rir_mlx.classification import loading
 from rir_mlx.classification.scores import Prediction
@@ -82,7 +82,7 @@ def test_lines_hold_label_probability_and_text(rir: Run, fake: Fake) -> None:
 def test_lines_of_a_pipe_are_answered_as_they_come_and_in_order(recipe: Path, rir: Run, tmp_path: Path) -> None:
     """A pipe that stays open: the first answers are there before the last texts are."""
     assert rir("train-classifier", str(recipe), "--arm", "qa", "-q").code == 0
-    command = [sys.executable, "-m", "rir_cli", "classify", "--jsonl", "-q"]
+    command = [*client(), "classify", "--jsonl", "-q"]
     with subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stdout is not None

@@ -280,6 +280,7 @@ def test_a_gguf_file_that_llama_cpp_cannot_run_is_kept_aside(exportable: Run, mo
     assert contexts[0] >= 1024
 
 
+@pytest.mark.usefixtures("warm_examples")
 def test_a_run_is_exported_from_python_and_says_what_was_verified(exportable: Run, tmp_path: Path) -> None:
     done = export("runs/small", "qa", ExportOptions(to="hf", output=tmp_path / "out"))
     assert done.folder == tmp_path / "out"

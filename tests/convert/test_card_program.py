@@ -6,13 +6,12 @@ import ast
 import json
 import re
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from comparisons import EVIL
+from processes import start_code
 from rir_convert.cards.example import ProgramResult, judge_answer
 from rir_convert.cards.program import example_code, example_prompt, run_example
 from rir_convert.prompt_parts import MADE_UP, prompt_around
@@ -101,15 +100,14 @@ def test_it_is_greedy_and_quiet_whatever_the_base_generates_with(tiny: Path, tmp
     """Llama's own settings draw, and transformers warns of a temperature that is not used."""
     shutil.copytree(tiny, tmp_path / "hot")
     path = tmp_path / "hot" / "generation_config.json"
-    hot = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "repetition_penalty": 1.3}
-    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | hot), encoding="utf-8")
+    settings = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "repetition_penalty": 1.3}
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | settings), encoding="utf-8")
     code = example_code("qra", TASK, codec)
-    ended = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path / "hot", capture_output=True, text=True, check=True
-    )
-    assert ended.stdout == run_example(tiny, code, 120)
-    assert "temperature" not in ended.stderr
-    assert "Warning" not in ended.stderr
+    hot = start_code(tmp_path / "hot", code)
+    out, errors = hot.communicate(timeout=120)
+    assert out == run_example(tiny, code, 120)
+    assert "temperature" not in errors
+    assert "Warning" not in errors
 
 
 @pytest.mark.usefixtures("warm_examples")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from processes import Running, start_command
+from processes import Running, client, start_command
 from recorder import logged
 from safetensors.numpy import load_file
 from tiny import make_tiny_llama
@@ -65,14 +65,11 @@ def command(runs: str, backend: str) -> list[str]:
 
 
 def launch(folder: Path, runs: str, backend: str) -> subprocess.Popen[str]:
-    """Two processes, by torchrun or mlx.launch."""
-    ours, scripts = ["rir_cli", *command(runs, backend)], Path(sys.executable).parent
+    """Two processes, by torchrun or mlx.launch. Each starts warm, with the environment that the launcher gave it."""
+    ours, scripts = [*client(), *command(runs, backend)], Path(sys.executable).parent
     launchers = {
-        "torch": [str(scripts / "torchrun"), "--standalone", "--nproc-per-node", "2", "-m", *ours],
-        "mlx": [
-            *(str(scripts / "mlx.launch"), "-n", "2", "--starting-port", str(free_port()), "--"),
-            *(sys.executable, "-m", *ours),
-        ],
+        "torch": [str(scripts / "torchrun"), "--standalone", "--nproc-per-node", "2", *ours[1:]],
+        "mlx": [str(scripts / "mlx.launch"), "-n", "2", "--starting-port", str(free_port()), "--", *ours],
     }
     return subprocess.Popen(
         launchers[backend],

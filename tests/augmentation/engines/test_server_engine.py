@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from processes import start_code
 from server_requests import QUESTION, SHORT, engine_at, free_port, make_orders, threads, write
 from server_stand_in import Reply, StandInServer, chat, echo, text_of
 
@@ -206,26 +206,20 @@ READY_WITHIN = 120.0
 
 
 @pytest.fixture(scope="module")
-def mlx_server(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def mlx_server(tiny: Path) -> Iterator[str]:
     if find_spec("mlx_lm") is None:
         pytest.skip("mlx_lm is not installed")
-    home = tmp_path_factory.mktemp("hf")
-    (home / "hub").mkdir()  # without the folder the server cannot list its models
     port = free_port()
-    command = [sys.executable, "-m", "mlx_lm", "server", "--model", str(tiny), "--port", str(port)]
-    environment = os.environ | {"HF_HOME": str(home), "HF_HUB_CACHE": str(home / "hub"), "HF_HUB_OFFLINE": "1"}
-    with (home / "log").open("w") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    process = start_code(tiny, "from mlx_lm.server import main; main()", "--model", str(tiny), "--port", str(port))
     try:
         deadline = time.monotonic() + READY_WITHIN
         while not healthy(port):
             if process.poll() is not None or time.monotonic() > deadline:
-                pytest.fail(f"mlx_lm.server is not ready: {(home / 'log').read_text()[-2000:]}")
+                pytest.fail(f"mlx_lm.server is not ready: {process.err()[-2000:]}")
             time.sleep(0.1)
         yield f"http://127.0.0.1:{port}/v1"
     finally:
-        process.kill()
-        process.wait()
+        process.send_signal(signal.SIGKILL)
 
 
 def healthy(port: int) -> bool:
