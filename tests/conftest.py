@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import io
+import json
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import astuple
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,7 +43,7 @@ def _open(name: str) -> Backend:
 
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
-        processes.prepare_server()
+        processes.prepare()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -158,9 +160,13 @@ def recipe(tmp_path: Path, tiny: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished_once(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Finished:
-    folder = tmp_path_factory.mktemp("finished")
-    return Finished(folder, command(folder, "run", str(write_recipe(folder, tiny))))
+def finished_once(tiny: Path) -> Finished:
+    def finish(folder: Path) -> None:
+        result = command(folder, "run", str(write_recipe(folder, tiny)))
+        (folder / "result.json").write_text(json.dumps(astuple(result)), encoding="utf-8")
+
+    folder = processes.made_once("finished", finish)
+    return Finished(folder, Result(*json.loads((folder / "result.json").read_text(encoding="utf-8"))))
 
 
 @pytest.fixture
@@ -171,10 +177,8 @@ def finished(rir: Run, tmp_path: Path, finished_once: Finished) -> Finished:
 
 
 @pytest.fixture(scope="session")
-def evaluated_once(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Path:
-    folder = tmp_path_factory.mktemp("evaluated")
-    make_evaluated_run(folder, tiny)
-    return folder
+def evaluated_once(tiny: Path) -> Path:
+    return processes.made_once("evaluated", lambda folder: make_evaluated_run(folder, tiny))
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from commands import Run, command, write_recipe
+from processes import made_once
 from rir_convert import ExportOptions, export
 from tiny import make_tiny_llama
 
@@ -20,11 +21,14 @@ pytestmark = pytest.mark.slow
 def classifier_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained classifier whose layers are wide enough to be quantised."""
     pytest.importorskip("torch")
-    folder = tmp_path_factory.mktemp("exportable")
-    recipe = write_recipe(folder, make_tiny_llama(folder / "wide", hidden=64))
-    changes = ("-s", "classifier.learning_rate=1e-2", "--backend", "torch", "-q")
-    assert command(folder, "train-classifier", str(recipe), "--arm", "qa", *changes).code == 0
-    return folder
+    wide = make_tiny_llama(tmp_path_factory.mktemp("exportable") / "wide", hidden=64)
+
+    def train(folder: Path) -> None:
+        changes = ("-s", "classifier.learning_rate=1e-2", "--backend", "torch", "-q")
+        recipe = write_recipe(folder, wide)
+        assert command(folder, "train-classifier", str(recipe), "--arm", "qa", *changes).code == 0
+
+    return made_once("exportable", train)
 
 
 @pytest.fixture

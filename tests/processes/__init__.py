@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import chdir
 from pathlib import Path
 from typing import Any
@@ -98,10 +98,25 @@ def client() -> list[str]:
     return [sys.executable, str(Path(__file__).parent / "client.py")]
 
 
-def prepare_server() -> None:
-    """In the process that owns the test run: a place for the server that all of its workers share."""
+def prepare() -> None:
+    """In the process that owns the test run: a place for the server that all of its workers share, and no more threads
+    than workers. Libraries whose threads wait for each other in a loop take twice the time on a busy machine."""
+    for name, value in _ONE_THREAD.items():
+        os.environ.setdefault(name, value)
     os.environ[ADDRESS] = tempfile.mkdtemp(prefix="rir-", dir="/tmp")  # a socket's path has room for 100 characters
     os.environ[f"{ADDRESS}_OWNER"] = str(os.getpid())
+
+
+def made_once(name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that `make` fills in the first worker that asks for it. Other workers wait for it; nobody changes it."""
+    place = Path(os.environ[ADDRESS])
+    with FileLock(place / f"{name}.lock"):
+        if not (place / f"{name}.made").exists():  # not renamed afterwards: a run holds its absolute path
+            shutil.rmtree(place / name, ignore_errors=True)
+            (place / name).mkdir()
+            make(place / name)
+            (place / f"{name}.made").touch()
+    return place / name
 
 
 def close_server() -> None:
@@ -119,7 +134,7 @@ def _open_server() -> None:
         with (folder / "log").open("ab") as log:
             server = subprocess.Popen(
                 [sys.executable, "-m", "processes.server", str(folder), os.environ[f"{ADDRESS}_OWNER"]],
-                env=os.environ | _ONE_THREAD | {"PYTHONPATH": os.pathsep.join(paths), "HF_HOME": str(folder / "hf")},
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "HF_HOME": str(folder / "hf")},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
