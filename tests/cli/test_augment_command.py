@@ -276,7 +276,7 @@ def test_killed_and_interrupted_a_real_model_writes_the_same_rows(
 ) -> None:
     pytest.importorskip({"torch": "torch", "mlx": "mlx_lm"}[backend])
     text = recipe.read_text(encoding="utf-8").replace("backend: fake", f"backend: {backend}\ndtype: float32")
-    text = text.replace("{max_tokens: 24}", "{max_tokens: 12, batch_size: 8, temperature: 0.8, n: 2, retries: 1}")
+    text = text.replace("{max_tokens: 24}", "{max_tokens: 8, batch_size: 8, temperature: 0.8, n: 2, retries: 1}")
     recipe.write_text(text, encoding="utf-8")
     short = ("-s", "rgen.iters=1", "-s", "rgen.epochs=null")
     assert rir("train-rgen", "small.yaml", "--runs", "whole", "-q", *short).code == 0

@@ -79,8 +79,9 @@ def test_compiling_changes_nothing(framework: Backend, tmp_path: Path, fine_tune
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="compiling on the processor needs g++")
-def test_a_compiled_step_draws_new_dropout_each_time(framework: Backend, tiny: Path) -> None:
+def test_a_compiled_step_draws_new_dropout_each_time(framework: Backend, tmp_path: Path) -> None:
     """A compiled function that does not know the random state repeats its first draw for ever."""
+    tiny = make_tiny_llama(tmp_path / "flat", layers=1)
     batches = step_batches(some_examples(5), [range(5)])
     model = prepared(framework, tiny, execution=Execution(compile=True), dropout=0.5)
     losses = [model.train_step(batches, 0.0, seed=seed).loss for seed in (1, 2, 1)]

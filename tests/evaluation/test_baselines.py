@@ -157,14 +157,11 @@ def make_encoder(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import torch
-
-    torch.set_num_threads(1)
     return make_encoder(tmp_path_factory.mktemp("models") / "bert")
 
 
-OPTIONS = EncoderOptions(learning_rate=3e-3, epochs=8, batch_size=16)
-KNOWN = EncoderTexts(LABELS, rows_of(300), rows_of(60, 2))
+OPTIONS = EncoderOptions(learning_rate=3e-3, epochs=8, batch_size=8)
+KNOWN = EncoderTexts(LABELS, rows_of(120), rows_of(30, 2))
 
 
 @pytest.mark.slow
@@ -190,9 +187,9 @@ def test_an_encoder_learns_a_rule_and_does_the_same_each_time(bert: Path) -> Non
 def test_the_epoch_with_the_best_validation_accuracy_is_kept(bert: Path) -> None:
     """Here the labels of the validation rows are exchanged: the better an epoch has learned, the worse it looks."""
     turned = {"joy": "fear", "fear": "anger", "anger": "joy"}
-    rows, test = rows_of(300), rows_of(90, 1)
+    rows, test = rows_of(120), rows_of(90, 1)
     model = resolve_model(str(bert))
-    against = EncoderTexts(LABELS, rows, [(text, turned[label]) for text, label in rows[:60]])
+    against = EncoderTexts(LABELS, rows, [(text, turned[label]) for text, label in rows[:30]])
     assert accuracy(encoder(model, EncoderTexts(LABELS, rows), texts_of(test), OPTIONS), test, LABELS) > 0.9
     assert accuracy(encoder(model, against, texts_of(test), OPTIONS), test, LABELS) < 0.9
 
