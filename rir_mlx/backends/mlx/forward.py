@@ -12,6 +12,7 @@ import numpy as np
 from mlx_lm.models.cache import KVCache
 
 from rir_mlx.backends.base import Float32Array, SingleProcess, Tokens
+from rir_mlx.backends.kept_prefixes import KeptPrefixes
 from rir_mlx.backends.mlx.process_group import MlxProcessGroup
 from rir_mlx.errors import ModelError
 
@@ -28,6 +29,14 @@ class MlxForward:
     def __init__(self, model: Any, processes: SingleProcess | MlxProcessGroup, longest: int | None = None) -> None:
         self.model, self.processes, self.longest = model, processes, longest
         self._head = _HeadAlone(model)
+        self.kept = KeptPrefixes[list[KVCache]]()
+
+    def kept_prefix_cache(self, prefix: Tokens) -> list[KVCache]:
+        """The prefix's keys and values at batch 1, run now or before. They must not be changed."""
+        return self.kept.get(prefix, lambda: prefix_cache(self, prefix))
+
+    def keep_prefixes(self, count: int) -> None:
+        self.kept.keep(count)
 
     @property
     def lm_head(self) -> nn.Module:
