@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +11,7 @@ from typing import Any
 
 import pytest
 from hub_stand_in import Hub, Repository, hub
+from processes import Running, start_code
 from rir_convert.upload import publishable, push_folder
 
 from rir_mlx import __version__
@@ -23,6 +21,8 @@ REPO = "me/feelings"
 SHARDS = [f"model-0000{part}-of-00003.safetensors" for part in (1, 2, 3)]
 PROGRAM = """
 import json, sys
+for name in [name for name in sys.modules if name.split(".")[0] in ("huggingface_hub", "rir_convert")]:
+    del sys.modules[name]  # the library reads its settings when it is imported
 from pathlib import Path
 from rir_convert.upload import push_folder
 from rir_mlx.errors import RirError
@@ -62,10 +62,7 @@ def export(tmp_path: Path) -> Path:
 
 
 def environment(server: Hub, tmp_path: Path, **more: str) -> dict[str, str]:
-    """The library reads its settings when it is imported, so every push is a process of its own."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     return {
-        **own,
         "HF_ENDPOINT": server.url,
         "HF_HOME": str(tmp_path / "home"),
         "HF_TOKEN": server.token,
@@ -81,17 +78,16 @@ class Ended:
         self.found: dict[str, Any] = json.loads(out) if code == 0 else {}
 
 
-def start(server: Hub, folder: Path, repo: str = REPO, env: dict[str, str] | None = None, **how: bool) -> Any:
-    env = environment(server, folder.parent) | (env or {})
-    command = [sys.executable, "-c", PROGRAM, str(folder), repo, json.dumps(how)]
-    return subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def start(server: Hub, folder: Path, repo: str = REPO, env: dict[str, str] | None = None, **how: bool) -> Running:
+    settings = environment(server, folder.parent) | (env or {})
+    return start_code(folder.parent, PROGRAM, str(folder), repo, json.dumps(how), **settings)
 
 
 def push(server: Hub, folder: Path, repo: str = REPO, env: dict[str, str] | None = None, **how: bool) -> Ended:
     process = start(server, folder, repo, env, **how)
     out, err = process.communicate(timeout=120)
     assert "Traceback" not in err
-    return Ended(process.returncode, out, err)
+    return Ended(process.wait(0), out, err)
 
 
 def stored(folder: Path) -> dict[str, bytes]:

@@ -76,9 +76,9 @@ def start_command(folder: Path, *arguments: str, **environment: str) -> Running:
     return Running("command", arguments, folder, environment)
 
 
-def start_code(folder: Path, code: str, *arguments: str) -> Running:
+def start_code(folder: Path, code: str, *arguments: str, **environment: str) -> Running:
     """`python -c CODE ARGUMENTS`, in that folder."""
-    return Running("code", (code, *arguments), folder, {})
+    return Running("code", (code, *arguments), folder, environment)
 
 
 def run(command: Sequence[str], *, cwd: Path, env: dict[str, str], timeout: float, **_: object) -> Any:
