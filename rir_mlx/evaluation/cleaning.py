@@ -1,4 +1,4 @@
-"""Cleaned test rows: no copies of training rows, and no texts with two labels."""
+"""Cleaned test rows: no copies of training or validation rows, and no texts with two labels."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from rir_mlx.data.same_text import normalised
 
 
-def cleaned(train_texts: Sequence[str], test_texts: Sequence[str], test_labels: Sequence[str]) -> NDArray[np.bool_]:
-    """[test rows]: False for texts that are also training rows, whatever their label, and for texts that occur among
-    the test rows with two labels. Texts are compared by `same_text.normalised`."""
-    seen = {normalised(text) for text in train_texts}
+def cleaned(seen_texts: Sequence[str], test_texts: Sequence[str], test_labels: Sequence[str]) -> NDArray[np.bool_]:
+    """[test rows]: False for texts that are also in `seen_texts`, those of the training and validation rows, whatever
+    their label, and for texts that occur among the test rows with two labels. Texts are compared by
+    `same_text.normalised`."""
+    seen = {normalised(text) for text in seen_texts}
     texts = [normalised(text) for text in test_texts]
     labels: defaultdict[str, set[str]] = defaultdict(set)
     for text, label in zip(texts, test_labels, strict=True):

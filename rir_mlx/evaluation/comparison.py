@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rir_mlx.evaluation.entries import EntryPredictions, entry_result
-from rir_mlx.evaluation.schema import CalibrationResult, EntryResult
+from rir_mlx.evaluation.schema import CalibrationResult, EntryResult, LabelMass
 from rir_mlx.evaluation.scores import FEWEST_TO_CALIBRATE, EvaluationRows
-from rir_mlx.statistics.calibration import NO_ANSWER
+from rir_mlx.statistics.calibration import MAX_TEMPERATURE, NO_ANSWER
 from rir_mlx.statistics.paired_tests import PairedComparison, compare, is_better, is_worse
 
 _ENOUGH_TO_CALIBRATE = 500
 """Validation rows needed for a stable temperature."""
+_LOW_MASS = 0.05
+"""Below this probability of all labels together, a model is said not to write labels."""
 
 
 def choose_arm(entries: Sequence[EntryPredictions]) -> str | None:
@@ -29,7 +31,9 @@ def compare_entries(entries: Sequence[EntryPredictions], rows: EvaluationRows) -
         baselines = [other for other in entries if other.kind == "baseline" and entry.kind != "baseline"]
         compared = {
             "against": paired(label_only, entry, rows, arms) if label_only and entry is not label_only else None,
-            "beats": [other.name for other in baselines if is_better(paired(other, entry, rows, arms))],
+            "beats": [
+                other.name for other in baselines if is_better(paired(other, entry, rows, arms * len(baselines)))
+            ],
         }
         results.append(entry_result(entry, rows).model_copy(update=compared))
     return results
@@ -38,9 +42,10 @@ def compare_entries(entries: Sequence[EntryPredictions], rows: EvaluationRows) -
 def paired(
     first: EntryPredictions, second: EntryPredictions, rows: EvaluationRows, compared: int = 1
 ) -> PairedComparison:
-    """With an interval that is corrected for `compared` comparisons."""
-    named = [(entry.name, entry.probabilities) for entry in (first, second)]
-    return compare(named[0], named[1], rows.test, compared=compared)
+    """On the cleaned test rows, with an interval that is corrected for `compared` comparisons."""
+    keep = rows.compared
+    named = [(entry.name, entry.probabilities[:, keep]) for entry in (first, second)]
+    return compare(named[0], named[1], rows.test[keep], compared=compared)
 
 
 def arms_better_than(
@@ -54,8 +59,8 @@ def all_arms_worse_than(baseline: EntryPredictions, entries: Sequence[EntryPredi
 
 
 def accuracy(entry: EntryPredictions, rows: EvaluationRows) -> float:
-    """On the test rows, mean over seeds."""
-    return float((entry.probabilities.argmax(-1) == rows.test).mean())
+    """On the cleaned test rows, mean over seeds."""
+    return float((entry.probabilities.argmax(-1) == rows.test)[:, rows.compared].mean())
 
 
 def controls_as_good(entries: Sequence[EntryPredictions], arm: str, rows: EvaluationRows) -> list[str]:
@@ -84,8 +89,24 @@ def warnings(entries: Sequence[EntryPredictions], rows: EvaluationRows) -> list[
             f"Temperatures and thresholds are fitted on {count:,} validation rows; with fewer than "
             f"{_ENOUGH_TO_CALIBRATE} they are rough."
         )
+    if len(rows.test) and not rows.clean.any():
+        found.append(
+            "Every test text is also a training or validation text, or has two labels. So the comparisons use all of "
+            "them, and say nothing about new texts."
+        )
     for entry in entries:
         calibration: CalibrationResult | None = entry.fields.get("calibration")
+        mass: LabelMass | None = entry.fields.get("label_mass")
+        if mass is not None and mass.p50 < _LOW_MASS:
+            found.append(
+                f"{entry.name}: all labels together have a probability of {100 * mass.p50:.1f} % (median). The model "
+                "hardly writes labels here: train it longer, or raise the learning rate."
+            )
+        if calibration is not None and max(calibration.temperature) > MAX_TEMPERATURE * 0.99:
+            found.append(
+                f"{entry.name}: the fitted temperature is at its bound of {MAX_TEMPERATURE:g}. The classifier's "
+                "probabilities say next to nothing about which label is correct."
+            )
         if calibration is not None and calibration.answer_from[0] == NO_ANSWER:
             found.append(
                 f"{entry.name}: no threshold is shown to reach evaluate.wanted_accuracy on {count:,} validation rows, "

@@ -202,13 +202,14 @@ class EntryResult(Part):
     by_seed: SeedMetrics
     """Metrics of each seed on all test rows."""
     cleaned: Metrics | None = None
-    """On the cleaned test rows: no copies of training rows, no texts with two labels. Null if cleaning removes no row,
-    or all of them."""
+    """On the cleaned test rows: no copies of training or validation rows, no texts with two labels. Null if cleaning
+    removes no row, or all of them."""
     against: PairedComparison | None = None
-    """Paired comparison with the label-only arm (`qa`), corrected for the number of reasoning arms. Null for `qa`
-    itself, and if it was not trained."""
+    """Paired comparison with the label-only arm (`qa`) on the cleaned test rows, corrected for the number of reasoning
+    arms. Null for `qa` itself, and if it was not trained."""
     beats: Sequence[str] = ()
-    """Baselines that the entry is better than, by paired comparisons corrected for the number of reasoning arms."""
+    """Baselines that the entry is better than, by paired comparisons on the cleaned test rows, corrected for the number
+    of reasoning arms and baselines."""
     per_class: Sequence[LabelMetrics] | None = None
     """Metrics of each label, in the order of the comparison's `labels`."""
     confusion: Sequence[Sequence[int]] | None = None
@@ -296,7 +297,7 @@ class RowCounts(Part):
     test: int
     """Rows that everything is measured on."""
     cleaned: int
-    """Test rows that are neither copies of training rows nor texts with two labels."""
+    """Test rows that are neither copies of training or validation rows nor texts with two labels."""
 
 
 class Comparison(Part):

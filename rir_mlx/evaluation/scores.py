@@ -23,13 +23,18 @@ class EvaluationRows:
 
     validation  [validation rows]
     test        [test rows]
-    clean       [test rows] whether a row is neither a copy of a training row nor a text with two labels
+    clean       [test rows] whether a row is neither a copy of a training or validation row nor a text with two labels
     """
 
     labels: Sequence[str]
     validation: NDArray[np.int64]
     test: NDArray[np.int64]
     clean: NDArray[np.bool_]
+
+    @property
+    def compared(self) -> NDArray[np.bool_]:
+        """[test rows] the rows that comparisons and the verdict use: the clean ones. Without any, it is all of them."""
+        return self.clean if self.clean.any() else np.ones_like(self.clean)
 
 
 @dataclass(frozen=True)

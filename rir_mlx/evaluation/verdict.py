@@ -54,15 +54,18 @@ def controls_sentence(arm: str, controls: Sequence[str]) -> str:
     )
 
 
-def verdict(comparison: PairedComparison, *, chosen_among: int = 1) -> str:
+def verdict(comparison: PairedComparison, *, chosen_among: int = 1, left_out: int = 0) -> str:
     """The answer to "did reasoning help here?". `chosen_among` is the number of arms that the second one was chosen
-    from, on validation rows."""
+    from, on validation rows. `left_out` is the number of test rows that were not clean, and are not compared."""
     if comparison.rows == 0:
         return f"There are no test rows, so nothing shows whether reasoning ({comparison.second}) helped or hurt."
     parts = [_headline(comparison)]
     if chosen_among > 1:
         corrected = ", and the interval is corrected for that" if comparison.compared > 1 else ""
         parts.append(f"{comparison.second} was chosen among {chosen_among} arms on validation rows{corrected}.")
+    if left_out:
+        rows = "1 test row is" if left_out == 1 else f"{left_out:,} test rows are"
+        parts.append(f"{rows} left out: copies of training or validation rows, or texts with two labels.")
     parts.append(_finding(comparison))
     return " ".join(parts)
 

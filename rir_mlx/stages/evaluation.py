@@ -137,7 +137,8 @@ def _evaluation_rows(context: Context) -> EvaluationRows:
     validation_labels, test_labels = (
         np.array([index[row.label] for row in part], dtype=np.int64) for part in (data.validation, test)
     )
-    clean = cleaned([row.text for row in data.train], [row.text for row in test], [row.label for row in test])
+    seen = [row.text for row in (*data.train, *data.validation)]
+    clean = cleaned(seen, [row.text for row in test], [row.label for row in test])
     return EvaluationRows(list(data.labels), validation_labels, test_labels, clean)
 
 
@@ -175,7 +176,8 @@ def _verdict(
     if failure := _failure_to_learn(context, entries, rows):
         return failure
     arms = sum(entry.is_reasoning_arm for entry in entries)
-    answer = verdict(against, chosen_among=arms if len(rows.validation) else 1)
+    left_out = int(np.sum(~rows.compared))
+    answer = verdict(against, chosen_among=arms if len(rows.validation) else 1, left_out=left_out)
     helped = against.judges_training and is_better(against)
     return answer + (controls_sentence(chosen, controls_as_good(entries, chosen, rows)) if helped else "")
 

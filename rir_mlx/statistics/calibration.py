@@ -26,7 +26,8 @@ NO_ANSWER = 2.0
 _RISK = 0.05
 """How often a fitted threshold may miss the wanted accuracy."""
 
-_MIN_TEMPERATURE, _MAX_TEMPERATURE = 0.05, 20.0
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
+"""Bounds of a fitted temperature."""
 _MAX_GAP = 100.0
 _PRIOR_DEVIATION = 0.5
 
@@ -134,7 +135,7 @@ def fit_temperature(scores: FloatArray, truth: IndexArray) -> float:
         surprise = logsumexp(scores / temperature, axis=1) - of_truth / temperature
         return float(surprise.sum()) + (log_temperature / _PRIOR_DEVIATION) ** 2 / 2
 
-    bounds = (math.log(_MIN_TEMPERATURE), math.log(_MAX_TEMPERATURE))
+    bounds = (math.log(MIN_TEMPERATURE), math.log(MAX_TEMPERATURE))
     return math.exp(float(minimize_scalar(cost, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x))
 
 

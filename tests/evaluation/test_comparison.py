@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from rir_mlx.classification.scores import LabelScores
-from rir_mlx.evaluation.comparison import choose_arm, compare_entries, controls_as_good, warnings
+from rir_mlx.evaluation.comparison import accuracy, choose_arm, compare_entries, controls_as_good, warnings
 from rir_mlx.evaluation.entries import EntryPredictions, arm_predictions, entry_result
-from rir_mlx.evaluation.schema import EntryKind
+from rir_mlx.evaluation.schema import EntryKind, LabelMass
 from rir_mlx.evaluation.scores import ClassifierScores, EvaluationRows, MeasuredArm, calibrate
-from rir_mlx.evaluation.verdict import controls_sentence
+from rir_mlx.evaluation.verdict import controls_sentence, verdict
 from rir_mlx.statistics.calibration import NO_ANSWER, Calibration
 from rir_mlx.types import Way
 
@@ -228,14 +228,14 @@ def test_every_line_is_measured_on_the_same_rows_and_compared_with_label_only() 
     lines = everything(entries, on)
     for entry in entries:
         line = lines[entry.name]
-        accuracy = np.mean(entry.probabilities.argmax(-1) == on.test)
-        assert line["metrics"]["accuracy"]["value"] == pytest.approx(accuracy)
+        share_correct = np.mean(entry.probabilities.argmax(-1) == on.test)
+        assert line["metrics"]["accuracy"]["value"] == pytest.approx(share_correct)
         assert len(line["by_seed"]["accuracy"]) == len(entry.probabilities)
         assert np.array(line["confusion"]).sum() == 200 * len(entry.probabilities)
         assert sum(label["support"] for label in line["per_class"]) == 200
         if entry.name != "qa":
             assert line["against"]["first"] == "qa"
-            assert line["against"]["difference"]["value"] == pytest.approx(accuracy - 0.6)
+            assert line["against"]["difference"]["value"] == pytest.approx(share_correct - 0.6)
             assert len(line["against"]["by_seed"]) == 3
     assert lines["qa"]["against"] is None
     assert lines["qra"]["beats"] == ["majority", "tf-idf"]
@@ -327,3 +327,44 @@ def test_a_control_that_does_as_well_is_said_beside_the_verdict() -> None:
     assert controls_as_good([best, worse], "qra", on) == []
     assert controls_as_good([best, arm("qar", on, test=0.95)], "qra", on) == []
     assert controls_sentence("qra", []) == ""
+
+
+def test_rows_that_leaked_decide_nothing() -> None:
+    """An arm that knows the copies of training rows by heart is not better at classifying."""
+    clean = np.arange(400) >= 120
+    on = rows(test=400, clean=clean)
+    label_only = arm("qa", on, test=0.7, seeds=3)
+    known = label_only.probabilities.copy()
+    known[:, ~clean] = np.eye(3)[on.test[~clean]]
+    line = everything([label_only, replace(label_only, name="qra", probabilities=known)], on)["qra"]
+    assert line["metrics"]["accuracy"]["value"] > 0.75
+    assert line["against"]["rows"] == 280
+    assert line["against"]["difference"]["value"] == 0
+    assert accuracy(label_only, on) == pytest.approx((label_only.probabilities.argmax(-1) == on.test)[:, clean].mean())
+    text = verdict(compare_entries([label_only, replace(label_only, name="qra")], on)[1].against, left_out=120)
+    assert "280 test rows, 3 seeds" in text
+    assert "120 test rows are left out: copies of training or validation rows, or texts with two labels." in text
+
+
+def test_without_a_clean_row_all_are_compared_with_a_warning() -> None:
+    on = rows(test=50, clean=np.zeros(50, bool))
+    assert everything([arm("qa", on), arm("qra", on)], on)["qra"]["against"]["rows"] == 50
+    assert any("Every test text is also a training or validation text" in line for line in warnings([], on))
+    assert not any("Every test text" in line for line in warnings([], rows(test=0)))
+
+
+def test_labels_that_are_hardly_written_and_a_temperature_at_its_bound_are_warned_of() -> None:
+    on = rows(200)
+    entry = arm("qa", on)
+    assert not warnings([entry], rows(500))
+    low = replace(entry, fields=entry.fields | {"label_mass": LabelMass(mean=0.01, p5=0.0, p50=0.002)})
+    [said] = [line for line in warnings([low], rows(500)) if line.startswith("qa")]
+    assert "have a probability of 0.2 % (median)" in said
+    noise = [
+        LabelScores(np.log(np.eye(3)[truth(200, seed)] + 1e-30), [None] * 200, [0] * 200, [0] * 200) for seed in (7, 8)
+    ]
+    scores = ClassifierScores("direct", {"direct": noise[0]}, {"direct": noise[1]}, {"direct": 0.01})
+    at_bound = rows(200, 200)
+    measured = MeasuredArm("qa", [scores], [calibrate(scores, at_bound, None)])
+    [said] = [line for line in warnings([arm_predictions(measured, [0], at_bound)], rows(500)) if "temperature" in line]
+    assert "at its bound of 20" in said
