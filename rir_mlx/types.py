@@ -38,6 +38,9 @@ AnswerFormat = Literal["label", "reasoning, label", "label, reasoning", "reasoni
 Way = Literal["direct", "reasoned", "sampled"]
 """How label probabilities are scored: from the prompt alone, after one reasoning, or averaged over several."""
 
+AnswerMode = Literal["direct", "reasoned", "sampled", "auto"]
+"""How a classifier comes to an answer: always by one way of scoring, or by `auto`, which reasons in doubt."""
+
 ReasonMode = Literal["never", "always", "auto"]
 """Whether a classifier writes a reasoning before it answers. `auto`: only if the label is uncertain without one."""
 

@@ -12,7 +12,7 @@ from rir_mlx.errors import UserError
 from rir_mlx.prompting.arms import ClassificationTask
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.statistics.calibration import Calibration
-from rir_mlx.types import Arm, Way
+from rir_mlx.types import AnswerMode, Arm, Way
 
 
 class Classifier(LabelScorer):
@@ -76,6 +76,23 @@ class Classifier(LabelScorer):
                 hint="Run `rir-mlx evaluate`, or choose always or never.",
             )
         return self.calibration.reason_below
+
+    def answer_from(self, options: PredictOptions) -> float | None:
+        """The probability below which the classifier abstains if it classifies like this; None if no accuracy was
+        wanted. Raises UserError if one was wanted, and no threshold was measured for this way of classifying."""
+        thresholds = self.calibration.answer_from
+        if thresholds is None:
+            return None
+        mode: AnswerMode = "direct"
+        if self.reasons_first and options.reason != "never":
+            mode = "sampled" if options.samples > 1 else "auto" if options.reason == "auto" else "reasoned"
+        mixed = options.reason == "auto" and options.samples > 1
+        if mode not in thresholds or (self.reasons_first and mixed):
+            raise UserError(
+                "evaluate.wanted_accuracy was not measured for this way of classifying, so no threshold is known.",
+                hint="Choose --threshold yourself; or, for --samples, set evaluate.samples and run `rir-mlx evaluate`.",
+            )
+        return thresholds[mode].confidence
 
     def _doubtful(self, predictions: Sequence[Prediction]) -> list[int]:
         """Places of predictions whose confidence is so low that a reasoning is worth generating."""

@@ -69,7 +69,7 @@ class RirClassifier:
         self.reason: ReasonMode = reason
         self.samples, self.batch_size = samples, batch_size
         self.temperature = PredictOptions.temperature
-        self.threshold = classifier.calibration.answer_from if threshold is None else threshold
+        self.threshold = classifier.answer_from(PredictOptions(reason, samples)) if threshold is None else threshold
 
     @classmethod
     def load(

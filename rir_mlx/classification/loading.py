@@ -20,6 +20,8 @@ from rir_mlx.storage.layout import RunDir, Stage
 from rir_mlx.training.recipe_model import RecipeModel
 from rir_mlx.types import CONTROLS, Arm
 
+_WRITTEN_AGAIN = "Delete it; `rir-mlx evaluate` then writes it again."
+
 
 def trained_stage(run: RunDir, recipe: Recipe, arm: Arm, seed: int | None = None) -> Stage:
     """The folder of an arm that was trained with a seed: the recipe's first where none is given."""
@@ -69,10 +71,15 @@ def _stored_calibration(stage: Stage) -> Calibration | None:
     """The calibration beside an adapter, unless it was measured on another one."""
     if not stage.calibration.is_file():
         return None
-    stored = read_json(stage.calibration, "Delete it; `rir-mlx evaluate` then writes it again.")
+    stored = read_json(stage.calibration, _WRITTEN_AGAIN)
     if stored["adapter"] != digest_of_file(stage.adapter / adapters.MLX_WEIGHTS):
         return None
-    return Calibration.from_dict(stored["calibration"])
+    try:
+        return Calibration.from_dict(stored["calibration"])
+    except ValueError as error:
+        raise UserError(
+            f"{stage.calibration} is no calibration that this rir-mlx reads: {error}.", hint=_WRITTEN_AGAIN
+        ) from error
 
 
 def default_arm(run: RunDir) -> Arm:

@@ -96,13 +96,14 @@ def _calibration_fields(
     measured: MeasuredArm, rows: EvaluationRows, before: FloatArray, after: FloatArray
 ) -> dict[str, Any]:
     calibrations, truth = measured.calibrations, rows.test
+    thresholds = [(fitted.answer_from or {}).get(measured.headline) for fitted in calibrations]
     return {
         "calibration": CalibrationResult(
             rows=calibrations[0].rows,
             temperature=[fitted.temperature[measured.headline] for fitted in calibrations],
             reason_below=[fitted.reason_below for fitted in calibrations],
-            answer_from=[fitted.answer_from for fitted in calibrations],
-            answered_rows=[fitted.answered_rows for fitted in calibrations],
+            answer_from=[threshold.confidence if threshold else None for threshold in thresholds],
+            answered_rows=[threshold.rows if threshold else None for threshold in thresholds],
             before=_calibration_metrics(rows, before),
             after=_calibration_metrics(rows, after),
         ),

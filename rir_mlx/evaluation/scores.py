@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rir_mlx.classification.scores import LabelScores
 from rir_mlx.evaluation.schema import Faithfulness
-from rir_mlx.statistics.calibration import NO_ANSWER, Calibration, fit_answer_from, fit_reason_below, fit_temperature
-from rir_mlx.types import Arm, Way
+from rir_mlx.statistics.calibration import (
+    NO_ANSWER,
+    AnswerThreshold,
+    Calibration,
+    fit_answer_from,
+    fit_reason_below,
+    fit_temperature,
+)
+from rir_mlx.statistics.intervals import FloatArray
+from rir_mlx.types import AnswerMode, Arm, Way
 
 FEWEST_TO_CALIBRATE = 20
 """Validation rows; with fewer, probabilities are not calibrated."""
@@ -79,23 +88,32 @@ class MeasuredArm:
 
 def calibrate(scores: ClassifierScores, rows: EvaluationRows, wanted_accuracy: float | None) -> Calibration:
     """Fit on the validation rows: a temperature for each way of scoring, the confidence below which a reasoning pays
-    off, and the confidence from which answers reach the wanted accuracy. With fewer than 20 rows nothing is fitted, and
-    if an accuracy is wanted, the classifier abstains on every text."""
+    off, and for each mode the confidence from which answers reach the wanted accuracy. With fewer than 20 rows nothing
+    is fitted, and if an accuracy is wanted, the classifier abstains on every text."""
     truth = rows.validation
     if len(truth) < FEWEST_TO_CALIBRATE:
-        answer_from, answered_rows = (None, None) if wanted_accuracy is None else (NO_ANSWER, 0)
-        return Calibration(rows=len(truth), answer_from=answer_from, answered_rows=answered_rows)
+        modes: tuple[AnswerMode, ...] = get_args(AnswerMode)
+        none = None if wanted_accuracy is None else dict.fromkeys(modes, AnswerThreshold(NO_ANSWER, 0))
+        return Calibration(rows=len(truth), answer_from=none)
     log_probabilities = {way: scored.log_probabilities for way, scored in scores.validation.items()}
     fitted = {way: fit_temperature(values, truth) for way, values in log_probabilities.items()}
     calibration = Calibration({**Calibration().temperature, **fitted}, len(truth))
     probabilities = {way: calibration.probabilities(values, way) for way, values in log_probabilities.items()}
     correct = {way: values.argmax(1) == truth for way, values in probabilities.items()}
+    confidence = {way: values.max(1) for way, values in probabilities.items()}
     reason_below = None
+    answers: dict[AnswerMode, tuple[FloatArray, NDArray[np.bool_]]] = {
+        way: (confidence[way], correct[way]) for way in probabilities
+    }
     if scores.headline != "direct" and "direct" in probabilities:
-        confidence = probabilities["direct"].max(1)
-        reason_below = fit_reason_below(confidence, correct["direct"], correct[scores.headline])
+        sure, right = confidence["direct"], correct["direct"]
+        reason_below = fit_reason_below(sure, right, correct[scores.headline])
+        reasons = sure < reason_below
+        answers["auto"] = (
+            np.where(reasons, confidence[scores.headline], sure),
+            np.where(reasons, correct[scores.headline], right),
+        )
+    thresholds = None
     if wanted_accuracy is not None:
-        confidence = probabilities[scores.headline].max(1)
-        threshold = fit_answer_from(confidence, correct[scores.headline], wanted_accuracy)
-        calibration = replace(calibration, answer_from=threshold.confidence, answered_rows=threshold.rows)
-    return replace(calibration, reason_below=reason_below)
+        thresholds = {mode: fit_answer_from(*answer, wanted_accuracy) for mode, answer in answers.items()}
+    return replace(calibration, reason_below=reason_below, answer_from=thresholds)

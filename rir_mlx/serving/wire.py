@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
 from rir_mlx.classification.scores import Prediction
 from rir_mlx.data.cells import checked_text
+from rir_mlx.prompting.prompts import reasons_first
 from rir_mlx.serving.jobs import Item, Question
 from rir_mlx.statistics.calibration import abstains
-from rir_mlx.types import Arm, ReasonMode
+from rir_mlx.types import Arm, ReasonMode, Way
 
 Content = str | dict[str, Any] | list[Any]
 _OPTIONS, _QUESTIONS, _TEXTS = 255, 64, 256
@@ -29,7 +30,8 @@ _YES, _NO = "yes", "no"
 @dataclass(frozen=True)
 class Served:
     """The classifier that answers: the `name` of its run, its `arm` and `labels`, the day and the second (Unix time) on
-    which it was trained, whether its probabilities are calibrated, and the probability below which it abstains."""
+    which it was trained, whether its probabilities are calibrated, and for each way of scoring the probability below
+    which it abstains."""
 
     name: str
     arm: Arm
@@ -37,7 +39,12 @@ class Served:
     trained_on: str
     created: int
     calibrated: bool
-    threshold: float | None = None
+    thresholds: Mapping[Way, float] = field(default_factory=dict)
+
+    def threshold(self, prediction: Prediction) -> float | None:
+        """The one for the way in which the prediction was scored."""
+        reasoned = prediction.reasoning is not None and reasons_first(self.arm)
+        return self.thresholds.get("reasoned" if reasoned else "direct")
 
     @property
     def description(self) -> str:
@@ -253,7 +260,7 @@ def answer_of(
 ) -> NoulAnswer | ChoiceAnswer | ScoreAnswer:
     """The answer that a prediction gives to a question."""
     trained, found = is_trained_for(question, served), prediction.probabilities
-    threshold = served.threshold if trained else None
+    threshold = served.threshold(prediction) if trained else None
     common: dict[str, Any] = {
         "calibrated": trained and served.calibrated,
         "abstain": None if threshold is None else abstains(prediction.probability, threshold),
@@ -276,7 +283,7 @@ def answer_of(
 
 
 def classified(prediction: Prediction, served: Served) -> Classified:
-    withheld = abstains(prediction.probability, served.threshold)
+    withheld = abstains(prediction.probability, served.threshold(prediction))
     return Classified(
         label=None if withheld else prediction.label,
         abstained=withheld,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from rir_mlx.statistics.intervals import FloatArray, Interval, share_interval
 from rir_mlx.statistics.metrics import IndexArray, correct
-from rir_mlx.types import Way
+from rir_mlx.types import AnswerMode, Way
 
 NEVER = 0.0
 ALWAYS = 2.0
@@ -33,6 +33,14 @@ _PRIOR_DEVIATION = 0.5
 
 
 @dataclass(frozen=True)
+class AnswerThreshold:
+    """The confidence from which a classifier answers, and the validation rows that it answers then."""
+
+    confidence: float
+    rows: int
+
+
+@dataclass(frozen=True)
 class Calibration:
     """What is fitted for a classifier on validation rows. Without arguments it changes nothing.
 
@@ -40,16 +48,14 @@ class Calibration:
                   reasoning, `sampled` averaged over several chains
     rows          validation rows that it was fitted on
     reason_below  `auto` reasons only where the direct confidence is below this; None if it was not fitted
-    answer_from   lowest confidence at which the classifier answers, chosen for a wanted accuracy; `NO_ANSWER` where no
-                  threshold is shown to reach it; None if none was wanted
-    answered_rows validation rows that the classifier answers then, which the threshold rests on
+    answer_from   for each mode that was measured, the lowest confidence at which the classifier answers, chosen for a
+                  wanted accuracy; `NO_ANSWER` where no threshold is shown to reach it. None if none was wanted
     """
 
     temperature: Mapping[Way, float] = field(default_factory=lambda: dict.fromkeys(get_args(Way), 1.0))
     rows: int = 0
     reason_below: float | None = None
-    answer_from: float | None = None
-    answered_rows: int | None = None
+    answer_from: Mapping[AnswerMode, AnswerThreshold] | None = None
 
     def probabilities(self, scores: FloatArray, way: Way) -> FloatArray:
         """[n, labels] log-probabilities scored in this way → [n, labels] calibrated probabilities."""
@@ -57,11 +63,14 @@ class Calibration:
 
     def as_dict(self) -> dict[str, Any]:
         """Values for JSON. `from_dict` reads them back."""
-        return {**asdict(self), "temperature": dict(self.temperature)}
+        thresholds = None if self.answer_from is None else {key: asdict(at) for key, at in self.answer_from.items()}
+        return {**asdict(self), "temperature": dict(self.temperature), "answer_from": thresholds}
 
     @classmethod
     def from_dict(cls, found: Mapping[str, Any]) -> Calibration:
         """A way of scoring that is left out has temperature 1. Raises ValueError with the key and what was expected."""
+        if found.get("answered_rows", 0) is None:  # as it was written before thresholds were fitted for each mode
+            found = {name: value for name, value in found.items() if name != "answered_rows"}
         known = [entry.name for entry in fields(cls)]
         if unknown := set(found) - set(known):
             raise ValueError(f"unknown keys {sorted(unknown)}; expected {', '.join(known)}")
@@ -74,14 +83,10 @@ class Calibration:
         rows = found.get("rows", 0)
         if not isinstance(rows, int) or isinstance(rows, bool) or rows < 0:
             raise ValueError(f"rows is {rows!r}; expected a whole number, 0 or more")
-        for name in ("reason_below", "answer_from"):
-            if (value := found.get(name)) is not None and (not _number(value) or value < 0):
-                raise ValueError(f"{name} is {value!r}; expected null or a number, 0 or more")
+        if (value := found.get("reason_below")) is not None and (not _number(value) or value < 0):
+            raise ValueError(f"reason_below is {value!r}; expected null or a number, 0 or more")
         fitted: dict[Way, float] = {way: float(temperature.get(way, 1.0)) for way in get_args(Way)}
-        answered = found.get("answered_rows")
-        if answered is not None and (not isinstance(answered, int) or isinstance(answered, bool) or answered < 0):
-            raise ValueError(f"answered_rows is {answered!r}; expected null or a whole number, 0 or more")
-        return cls(fitted, rows, found.get("reason_below"), found.get("answer_from"), answered)
+        return cls(fitted, rows, found.get("reason_below"), _thresholds(found.get("answer_from")))
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,23 @@ def abstains(probability: float, threshold: float | None) -> bool:
     """Whether a classifier withholds its most probable label: its probability lies below the threshold. None as the
     threshold never abstains."""
     return threshold is not None and probability < threshold
+
+
+def _thresholds(found: object) -> Mapping[AnswerMode, AnswerThreshold] | None:
+    if found is None:
+        return None
+    if not isinstance(found, Mapping) or not set(found) <= set(get_args(AnswerMode)):
+        raise ValueError(f"answer_from is {found!r}; expected null or a threshold for each of {get_args(AnswerMode)}")
+    thresholds: dict[AnswerMode, AnswerThreshold] = {}
+    for mode, value in found.items():
+        match value:
+            case {"confidence": int() | float() as confidence, "rows": int() as rows, **more} if (
+                not more and _number(confidence) and confidence >= 0 and rows >= 0
+            ):
+                thresholds[mode] = AnswerThreshold(float(confidence), rows)
+            case _:
+                raise ValueError(f"answer_from.{mode} is {value!r}; expected a confidence and rows, each 0 or more")
+    return thresholds
 
 
 def _number(value: object) -> bool:
@@ -171,14 +193,6 @@ def fit_reason_below(
     low, high = float(confidence[last]), float(confidence[last + 1])
     between = (low + high) / 2
     return between if between > low else high
-
-
-@dataclass(frozen=True)
-class AnswerThreshold:
-    """The confidence from which a classifier answers, and the validation rows that it answers then."""
-
-    confidence: float
-    rows: int
 
 
 def fit_answer_from(confidence: FloatArray, correct: NDArray[np.bool_], wanted: float) -> AnswerThreshold:

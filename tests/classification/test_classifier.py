@@ -30,7 +30,7 @@ from rir_mlx.errors import Failure, UserError
 from rir_mlx.prompting.arms import ClassificationTask, label_tokens
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.prompting.prompts import DELIMITER, classifier_prompt
-from rir_mlx.statistics.calibration import Calibration
+from rir_mlx.statistics.calibration import AnswerThreshold, Calibration
 from rir_mlx.types import Arm
 
 TASK = ClassificationTask(dict.fromkeys(LABELS, ""), "Which label fits the text?", 320, 12)
@@ -357,3 +357,14 @@ def test_no_room_for_a_text_is_said_before_anything_is_read(codec: Codec) -> Non
     with pytest.raises(UserError, match="leaves no room for a text") as raised:
         Classifier(Scripted(), codec, replace(TASK, max_seq_length=14), "qra")
     assert "max_reasoning_tokens" in (raised.value.hint or "")
+
+
+def test_a_way_of_classifying_that_was_not_measured_has_no_threshold(tiny: Path, codec: Codec) -> None:
+    thresholds = {"direct": AnswerThreshold(0.5, 90), "reasoned": AnswerThreshold(0.25, 90)}
+    found = Classifier(FakeModel(400), codec, TASK, "qra", Calibration(answer_from=thresholds))  # type: ignore[arg-type]
+    assert found.answer_from(PredictOptions()) == 0.25
+    assert found.answer_from(PredictOptions("never")) == 0.5
+    for unknown in (PredictOptions("auto"), PredictOptions(samples=3)):
+        with pytest.raises(UserError, match="not measured for this way of classifying"):
+            found.answer_from(unknown)
+    assert Classifier(FakeModel(400), codec, TASK, "qra").answer_from(PredictOptions("auto")) is None

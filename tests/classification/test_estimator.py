@@ -34,6 +34,9 @@ class Fake:
     def __init__(self) -> None:
         self.asked: list[tuple[int, PredictOptions]] = []
 
+    def answer_from(self, options: PredictOptions) -> float | None:
+        return None
+
     def predict(self, texts: Sequence[str], how: PredictOptions, *, on_text: Any = None) -> list[Prediction]:
         self.asked.append((len(texts), how))
         return [self.answer(len(text)) for text in texts]

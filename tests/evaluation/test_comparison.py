@@ -16,7 +16,7 @@ from rir_mlx.evaluation.entries import EntryPredictions, arm_predictions, entry_
 from rir_mlx.evaluation.schema import EntryKind, LabelMass
 from rir_mlx.evaluation.scores import ClassifierScores, EvaluationRows, MeasuredArm, calibrate
 from rir_mlx.evaluation.verdict import controls_sentence, verdict
-from rir_mlx.statistics.calibration import NO_ANSWER, Calibration
+from rir_mlx.statistics.calibration import NO_ANSWER, AnswerThreshold, Calibration
 from rir_mlx.types import Way
 
 LABELS = ["joy", "sadness", "anger"]
@@ -142,18 +142,35 @@ def test_a_wanted_accuracy_gives_a_threshold_or_abstains_on_every_text() -> None
     on = rows(400)
     found = classifier_scores(on, validation=0.7)
     reached, missed = calibrate(found, on, 0.6), calibrate(found, on, 0.9)
-    assert (reached.answer_from, reached.answered_rows) == (0.0, 400)
-    assert (missed.answer_from, missed.answered_rows) == (NO_ANSWER, 0)
+    assert reached.answer_from == {"direct": AnswerThreshold(0.0, 400)}
+    assert missed.answer_from == {"direct": AnswerThreshold(NO_ANSWER, 0)}
     assert calibrate(found, on, None).answer_from is None
     few = rows(19)
-    assert calibrate(classifier_scores(few), few, 0.5).answer_from == NO_ANSWER
+    none = calibrate(classifier_scores(few), few, 0.5).answer_from
+    assert none is not None
+    assert none["direct"] == none["auto"] == AnswerThreshold(NO_ANSWER, 0)
     said = "qa: no threshold is shown to reach evaluate.wanted_accuracy on 400 validation rows, so it abstains"
     for calibration, warned in ((reached, False), (missed, True)):
         entry = arm_predictions(MeasuredArm("qa", [found], [calibration]), [0], on)
         assert any(warning.startswith(said) for warning in warnings([entry], on)) == warned
         result = entry_result(entry, on).calibration
         assert result is not None
-        assert result.answered_rows == [calibration.answered_rows]
+        assert calibration.answer_from is not None
+        assert result.answered_rows == [calibration.answer_from["direct"].rows]
+
+
+def test_each_way_of_classifying_has_its_own_threshold() -> None:
+    """Where a reasoning helps, an answer without one needs a higher confidence, and `auto` one between them."""
+    on = rows(1000)
+    worse, better = (classifier_scores(on, validation=share, headline="reasoned") for share in (0.75, 0.97))
+    found = replace(
+        better, validation={"direct": worse.validation["direct"], "reasoned": better.validation["reasoned"]}
+    )
+    thresholds = calibrate(found, on, 0.9).answer_from
+    assert thresholds is not None
+    assert set(thresholds) == {"direct", "reasoned", "auto"}
+    assert thresholds["reasoned"] == AnswerThreshold(0.0, 1000)
+    assert thresholds["direct"].rows < thresholds["auto"].rows <= 1000
 
 
 def test_the_threshold_for_reasoning_is_that_of_the_confidence_which_auto_sees() -> None:

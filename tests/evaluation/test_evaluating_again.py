@@ -175,7 +175,7 @@ def test_a_threshold_makes_classify_abstain(evaluated_run: Path, rir: Run, monke
     stored = json.loads(path.read_text(encoding="utf-8"))
     assert stored["calibration"]["answer_from"] is None
     threshold = float(np.median([max(row["probabilities"].values()) for row in rows]))
-    stored["calibration"]["answer_from"] = threshold
+    stored["calibration"]["answer_from"] = {"direct": {"confidence": threshold, "rows": 24}}
     path.write_text(json.dumps(stored), encoding="utf-8")
     Path("texts.txt").write_text("".join(f"{row['text']}\n" for row in rows), encoding="utf-8")
     result = rir("classify", "--file", "texts.txt", "--arm", "qa", "--jsonl")

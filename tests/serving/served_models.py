@@ -25,9 +25,9 @@ from rir_mlx.statistics.calibration import Calibration
 from rir_mlx.types import Arm
 
 TASK = ClassificationTask(dict.fromkeys(LABELS, ""), "Which label fits the text?", 320, 12)
-CALIBRATION = Calibration({"direct": 1.5, "reasoned": 0.7, "sampled": 1.0}, 40, reason_below=0.36, answer_from=0.35)
+CALIBRATION = Calibration({"direct": 1.5, "reasoned": 0.7, "sampled": 1.0}, 40, reason_below=0.36)
 TEXTS = [f"{words} {number}" for number in range(5) for words in ("i feel happy today", "i was sad", "now i am angry")]
-SERVED = Served("small", "qra", LABELS, "2026-11-28", 1_795_000_000, True, CALIBRATION.answer_from)
+SERVED = Served("small", "qra", LABELS, "2026-11-28", 1_795_000_000, True, {"direct": 0.3, "reasoned": 0.35})
 
 
 def fake_classifier(codec: Codec, arm: Arm = "qra", model: FakeModel | None = None) -> Classifier:

@@ -47,7 +47,7 @@ def test_classify_answers_as_the_command_does(address: str, codec: Codec) -> Non
     expected = fake_classifier(codec).predict(TEXTS, PredictOptions("always"))
     assert [found["reasoning"] for found in response["predictions"]] == [wanted.reasoning for wanted in expected]
     for found, wanted in zip(response["predictions"], expected, strict=True):
-        assert found["abstained"] is (wanted.probability < SERVED.threshold)  # type: ignore[operator]
+        assert found["abstained"] is (wanted.probability < (SERVED.threshold(wanted) or 0))
         assert found["label"] == (None if found["abstained"] else wanted.label)
         assert found["probabilities"] == pytest.approx(wanted.probabilities)
     assert {found["abstained"] for found in response["predictions"]} == {True, False}

@@ -140,13 +140,13 @@ def test_each_way_of_reading_has_its_own_temperature() -> None:
             {"direct": 1.5, "reasoned": 0.7, "sampled": 2.0},
             rows=200,
             reason_below=0.61,
-            answer_from=0.8,
-            answered_rows=90,
+            answer_from={"direct": AnswerThreshold(0.8, 90), "auto": AnswerThreshold(NO_ANSWER, 0)},
         ),
     ],
 )
 def test_a_calibration_survives_json(calibration: Calibration) -> None:
     assert Calibration.from_dict(json.loads(json.dumps(calibration.as_dict()))) == calibration
+    assert Calibration.from_dict({"rows": 3, "answer_from": None, "answered_rows": None}) == Calibration(rows=3)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,9 @@ def test_a_calibration_survives_json(calibration: Calibration) -> None:
         ({"rows": -1}, "rows is -1"),
         ({"rows": 2.5}, "rows is 2.5"),
         ({"reason_below": "0.5"}, "reason_below is '0.5'"),
-        ({"answered_rows": 0.5}, "answered_rows is 0.5"),
+        ({"answer_from": 0.5}, "answer_from is 0.5; expected null or a threshold for each of"),
+        ({"answer_from": {"direct": 0.5}}, "answer_from.direct is 0.5; expected a confidence and rows"),
+        ({"answer_from": {"direct": {"confidence": -1, "rows": 2}}}, "answer_from.direct is"),
     ],
 )
 def test_a_calibration_that_cannot_be_right_is_refused_by_key(found: dict[str, Any], said: str) -> None:

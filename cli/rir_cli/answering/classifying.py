@@ -90,9 +90,11 @@ def classify(
     arm, progress, recipe = arm or loading.default_arm(context.run), context.progress, context.recipe.evaluate
     progress.say(f"Using the {arm} classifier of {context.run.folder}.")
     classifier = loading.load_classifier(context.run, context.model, arm)
-    if threshold is None and (threshold := classifier.calibration.answer_from) is not None:
-        _say_threshold(threshold, progress)
     options = PredictOptions(reason, samples, recipe.sample_temperature, recipe.batch_size)
+    if classifier.reasons_first and samples > 1 and classifier.calibration.rows and recipe.samples == 1:
+        progress.warn("Probabilities over several reasonings are not calibrated, because evaluate.samples was 1.")
+    if threshold is None and (threshold := classifier.answer_from(options)) is not None:
+        _say_threshold(threshold, progress)
     session = _Session(classifier, options, _OutputFormat(json or jsonl, top_k, threshold), progress)
     if file is not None and output is not None:
         identity = loading.classifier_identity(context.run, context.model, arm, options)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
 from rir_cli.context import trained_context
 from rir_cli.options import ArmOption, BackendOption, OfflineOption, QuietOption, RunsOption, ThresholdOption
-from rir_mlx.types import RUNS
+from rir_mlx.types import RUNS, Way
 
 if TYPE_CHECKING:  # numpy is not needed to print help
     from rir_mlx.classification.classifier import Classifier
@@ -99,9 +99,11 @@ def _served(context: Context, classifier: Classifier, threshold: float | None) -
     from rir_mlx.classification.loading import trained_stage
     from rir_mlx.serving.wire import Served
 
-    calibration = classifier.calibration
-    threshold = calibration.answer_from if threshold is None else threshold
-    if threshold is not None and threshold > 1:
+    calibration, ways = classifier.calibration, get_args(Way)
+    thresholds: dict[Way, float] = {} if threshold is None else dict.fromkeys(ways, threshold)
+    if threshold is None and (fitted := calibration.answer_from) is not None:
+        thresholds = {way: fitted[way].confidence for way in ways if way in fitted}
+    if thresholds and min(thresholds.values()) > 1:
         context.progress.warn(
             "Every answer abstains: on the validation rows no threshold is shown to reach evaluate.wanted_accuracy. "
             "--threshold 0 labels every text."
@@ -112,4 +114,4 @@ def _served(context: Context, classifier: Classifier, threshold: float | None) -
     day = datetime.fromtimestamp(created, UTC).date().isoformat()
     name = context.run.folder.resolve().name
     labels = tuple(classifier.task.names)
-    return Served(name, classifier.arm, labels, day, int(created), calibration.rows > 0, threshold)
+    return Served(name, classifier.arm, labels, day, int(created), calibration.rows > 0, thresholds)
