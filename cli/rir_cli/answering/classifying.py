@@ -91,10 +91,9 @@ def classify(
     progress.say(f"Using the {arm} classifier of {context.run.folder}.")
     classifier = loading.load_classifier(context.run, context.model, arm)
     options = PredictOptions(reason, samples, recipe.sample_temperature, recipe.batch_size)
-    if classifier.reasons_first and samples > 1 and classifier.calibration.rows and recipe.samples == 1:
-        progress.warn("Probabilities over several reasonings are not calibrated, because evaluate.samples was 1.")
-    if threshold is None and (threshold := classifier.answer_from(options)) is not None:
-        _say_threshold(threshold, progress)
+    if samples > 1 and recipe.samples == 1 and classifier.reasons_first:
+        progress.warn("Probabilities over several reasonings are not calibrated: evaluate.samples is 1.")
+    threshold = _fitted_threshold(classifier, options, progress) if threshold is None else threshold
     session = _Session(classifier, options, _OutputFormat(json or jsonl, top_k, threshold), progress)
     if file is not None and output is not None:
         identity = loading.classifier_identity(context.run, context.model, arm, options)
@@ -107,15 +106,17 @@ def classify(
         _classify_lines(session, _chunks(texts, _CHUNK), total=len(texts))
 
 
-def _say_threshold(threshold: float, progress: Progress) -> None:
-    """Report what the threshold chosen for `evaluate.wanted_accuracy` does."""
-    if threshold <= 1:
+def _fitted_threshold(classifier: Classifier, options: PredictOptions, progress: Progress) -> float | None:
+    """The threshold chosen for `evaluate.wanted_accuracy`, and a report of what it does."""
+    threshold = classifier.answer_from(options)
+    if threshold is not None and threshold <= 1:
         progress.say(f"Giving no label if its probability is below {threshold:.3f} (evaluate.wanted_accuracy).")
-        return
-    progress.warn(
-        "No text gets a label: on the validation rows no threshold is shown to reach evaluate.wanted_accuracy. "
-        "--threshold 0 labels every text."
-    )
+    elif threshold is not None:
+        progress.warn(
+            "No text gets a label: on the validation rows no threshold is shown to reach evaluate.wanted_accuracy. "
+            "--threshold 0 labels every text."
+        )
+    return threshold
 
 
 @dataclass(frozen=True)
