@@ -18,18 +18,20 @@ from processes import client
 from rir_mlx.classification import loading
 from rir_mlx.classification.scores import Prediction
 from rir_mlx.classification.scoring import PredictOptions
-from rir_mlx.statistics.calibration import Calibration
 
 
 class Fake:
     """A classifier that is half sure of `joy`, and keeps what it was asked."""
 
     arm = "qra"
-    calibration = Calibration()
+    reasons_first = True
     task = SimpleNamespace(names=list(LABELS))
 
     def __init__(self) -> None:
         self.asked: list[tuple[list[str], PredictOptions]] = []
+
+    def answer_from(self, options: PredictOptions) -> float | None:
+        return None
 
     def predict(self, texts: Sequence[str], how: PredictOptions, *, on_text: Any = None) -> list[Prediction]:
         self.asked.append((list(texts), how))

@@ -91,8 +91,7 @@ def classify(
     progress.say(f"Using the {arm} classifier of {context.run.folder}.")
     classifier = loading.load_classifier(context.run, context.model, arm)
     options = PredictOptions(reason, samples, recipe.sample_temperature, recipe.batch_size)
-    if samples > 1 and recipe.samples == 1 and classifier.reasons_first:
-        progress.warn("Probabilities over several reasonings are not calibrated: evaluate.samples is 1.")
+    _warn_of_samples(classifier, options, recipe.samples, progress)
     threshold = _fitted_threshold(classifier, options, progress) if threshold is None else threshold
     session = _Session(classifier, options, _OutputFormat(json or jsonl, top_k, threshold), progress)
     if file is not None and output is not None:
@@ -104,6 +103,11 @@ def classify(
         _classify_lines(session, arriving_lines(sys.stdin, _CHUNK, progress), total=None)
     else:
         _classify_lines(session, _chunks(texts, _CHUNK), total=len(texts))
+
+
+def _warn_of_samples(classifier: Classifier, options: PredictOptions, measured: int, progress: Progress) -> None:
+    if options.samples > 1 and measured == 1 and classifier.reasons_first:
+        progress.warn("Probabilities over several reasonings are not calibrated: evaluate.samples is 1.")
 
 
 def _fitted_threshold(classifier: Classifier, options: PredictOptions, progress: Progress) -> float | None:
