@@ -18,7 +18,9 @@ def measured(value: float, width: float = 0.01) -> dict[str, float]:
 
 def metrics_of(accuracy: float, *, probabilities: bool = True) -> dict[str, Any]:
     values: dict[str, Any] = {name: measured(accuracy) for name in ("accuracy", "balanced_accuracy", "macro_f1", "mcc")}
-    return values | {name: measured(0.1) if probabilities else None for name in ("log_loss", "brier", "ece")}
+    return values | {
+        name: measured(0.1) if probabilities else None for name in ("log_loss", "brier", "calibration_error")
+    }
 
 
 def an_entry(name: str, kind: str, accuracy: float, labels: tuple[str, ...], **more: Any) -> dict[str, Any]:
@@ -51,8 +53,8 @@ def an_entry(name: str, kind: str, accuracy: float, labels: tuple[str, ...], **m
         "calibration": {
             "rows": 1000,
             "temperature": [1.31, 1.28, 1.4],
-            "before": {"log_loss": 0.311, "brier": 0.141, "ece": 0.051},
-            "after": {"log_loss": 0.281, "brier": 0.134, "ece": 0.018},
+            "before": {"log_loss": 0.311, "brier": 0.141, "calibration_error": 0.051},
+            "after": {"log_loss": 0.281, "brier": 0.134, "calibration_error": 0.018},
         },
         "per_class": [
             {"label": label, "precision": 0.9, "recall": 0.8, "f1": 0.847, "support": 300} for label in labels
@@ -122,7 +124,7 @@ def a_comparison(labels: tuple[str, ...] = EMOTIONS) -> dict[str, Any]:
         "first_named_at": [0.2, 0.4, 0.8],
     }
     return {
-        "version": 2,
+        "version": 3,
         "run": {
             "name": "emotion",
             "command": "rir-mlx evaluate emotion",

@@ -17,7 +17,7 @@ from rir_mlx.statistics.metrics import CoveragePoint, LabelMetrics, ReliabilityB
 from rir_mlx.statistics.paired_tests import PairedComparison
 from rir_mlx.storage.atomic import read_json, write_json
 
-VERSION: Final = 2
+VERSION: Final = 3
 """The version of `comparison.json` that this code writes and reads."""
 
 EntryKind = Literal["arm", "control", "baseline"]
@@ -44,8 +44,9 @@ class Metrics(Part):
     """Mean of -ln p(true label), in nats. Null for an entry without probabilities, like the next two."""
     brier: Interval | None = None
     """Brier score: squared differences summed over labels, mean over rows, 0 to 2."""
-    ece: Interval | None = None
-    """Expected calibration error of the top probability, in 15 bins."""
+    calibration_error: Interval | None = None
+    """Root-mean-square gap between confidence and share of correct answers, in 15 groups, without the gap that noise
+    alone would show (Kumar et al. 2019). 0 for perfect calibration."""
 
 
 class SeedMetrics(Part):
@@ -63,8 +64,8 @@ class SeedMetrics(Part):
     """Log-loss of each seed, in nats."""
     brier: Sequence[float] | None = None
     """Brier score of each seed."""
-    ece: Sequence[float] | None = None
-    """Expected calibration error of each seed."""
+    calibration_error: Sequence[float] | None = None
+    """Calibration error of each seed."""
 
 
 class CalibrationMetrics(Part):
@@ -74,8 +75,8 @@ class CalibrationMetrics(Part):
     """In nats."""
     brier: float
     """0 to 2."""
-    ece: float
-    """Expected calibration error."""
+    calibration_error: float
+    """Root-mean-square, as above."""
 
 
 class CalibrationResult(Part):
@@ -303,7 +304,7 @@ class RowCounts(Part):
 class Comparison(Part):
     """What an evaluation measured: every trained arm and baseline on the same test rows, and the verdict."""
 
-    version: Literal[2] = VERSION
+    version: Literal[3] = VERSION
     """Version of this format."""
     run: RunFacts
     """How the comparison was made."""

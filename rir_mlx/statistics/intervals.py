@@ -62,7 +62,7 @@ def difference_interval(differences: NDArray[Any], level: float = LEVEL) -> Inte
     if seeds == 1 or not differences.any():
         gained, lost = float((differences[0] > 0).sum()) + 0.5, float((differences[0] < 0).sum()) + 0.5
         center = (gained - lost) / (rows + 2)
-        spread = _normal_quantile(level) * math.sqrt(gained + lost - (gained - lost) ** 2 / (rows + 2)) / (rows + 2)
+        spread = normal_quantile(level) * math.sqrt(gained + lost - (gained - lost) ** 2 / (rows + 2)) / (rows + 2)
         return Interval(float(differences.mean()), max(-1.0, center - spread), min(1.0, center + spread))
     values = np.asarray(differences, dtype=np.float64)
     if rows == 1:  # one row says nothing of how rows vary
@@ -86,7 +86,7 @@ def crossed_interval(
     between = float(values.var(ddof=1))
     total = max(between, own - shared) + seeds * shared
     freedom = (between + seeds * shared) ** 2 / (between**2 / (seeds - 1)) if between > 1e-15 else math.inf
-    quantile = float(t.ppf((1 + level) / 2, freedom)) if math.isfinite(freedom) else _normal_quantile(level)
+    quantile = float(t.ppf((1 + level) / 2, freedom)) if math.isfinite(freedom) else normal_quantile(level)
     spread, value = quantile * math.sqrt(total / seeds), float(values.mean())
     return Interval(value, max(bounds[0], value - spread), min(bounds[1], value + spread))
 
@@ -117,7 +117,7 @@ def resampled_sums(columns: Any, seed: int = 0) -> FloatArray:
 
 
 def _wilson(share: float, rows: int, level: float) -> Interval:
-    quantile = _normal_quantile(level)
+    quantile = normal_quantile(level)
     extra = quantile**2 / rows
     center = (share + extra / 2) / (1 + extra)
     spread = quantile * math.sqrt(share * (1 - share) / rows + extra / rows / 4) / (1 + extra)
@@ -126,7 +126,8 @@ def _wilson(share: float, rows: int, level: float) -> Interval:
     return Interval(share, max(0.0, low), min(1.0, high))
 
 
-def _normal_quantile(level: float) -> float:
+def normal_quantile(level: float = LEVEL) -> float:
+    """How many standard deviations on either side hold that share of a normal distribution."""
     from statistics import NormalDist
 
     return NormalDist().inv_cdf((1 + level) / 2)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rir_mlx.statistics.calibration_error import calibration_error
 from rir_mlx.statistics.intervals import (
     UNDEFINED,
     FloatArray,
@@ -27,8 +28,8 @@ from rir_mlx.statistics.intervals import (
 BINS = 15
 _SMALLEST_PROBABILITY = 1e-12
 
-METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "mcc", "log_loss", "brier", "ece")
-PROBABILITY_METRICS = ("log_loss", "brier", "ece")
+METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "mcc", "log_loss", "brier", "calibration_error")
+PROBABILITY_METRICS = ("log_loss", "brier", "calibration_error")
 _BOUNDS = dict.fromkeys(METRICS, (0.0, 1.0)) | {
     "mcc": (-1.0, 1.0),
     "log_loss": (0.0, np.inf),
@@ -100,13 +101,13 @@ def metric_intervals(
     mcc                 Matthews' correlation coefficient for several labels (Gorodkin 2004); 0 where it is undefined
     log_loss            mean of -ln p(label) in nats, p at least 1e-12
     brier               mean over rows of the squared differences summed over labels, 0 to 2 (Brier 1950)
-    ece                 expected calibration error of the top probability, in 15 bins of equal width (Guo et al. 2017)
+    calibration_error   root-mean-square gap between confidence and share of correct answers (`calibration_error`)
 
     The last three are None for a classifier without probabilities (`probabilistic=False`). The accuracy's interval is
     `share_interval`. The others come from 2000 resamples of the rows: percentiles with one seed, `crossed_interval`
     with several. A label missing from a resample does not count towards that resample's balanced accuracy and macro-F1.
-    Noise can only add to the ECE, so resamples overestimate it; they are shifted to have the estimate as their mean.
-    The ECE's interval does not cover a true value near 0, since the estimate itself is too high there.
+    Few rows of a label make the macro-F1 too low, in the test rows and once more in their resamples: its interval is
+    mirrored at the estimate (the basic bootstrap). With 77 labels it covers 88 % with 600 rows and 93 % with 2,000.
     Raises ValueError if shapes do not match, or a probability is negative or not a number. Without rows every value
     is NaN."""
     _check(truth, probabilities)
@@ -118,19 +119,23 @@ def metric_intervals(
     exact = _scores(columns @ np.ones((len(truth), 1)), seeds, labels)
     drawn = _scores(resampled_sums(columns, seed).T, seeds, labels)
     found: dict[str, Interval | None] = dict.fromkeys(METRICS)
-    for name in names:
+    for name in set(names) & exact.keys():
         found[name] = _metric_interval(name, exact[name][0], drawn[name])
-    found["accuracy"] = share_interval(correct(truth, probabilities))
+    hits = correct(truth, probabilities)
+    found["accuracy"] = share_interval(hits)
+    if probabilistic:
+        found["calibration_error"], _ = calibration_error(hits, probabilities.max(-1))
     return found
 
 
 def _metric_interval(name: str, values: FloatArray, draws: FloatArray) -> Interval:
     """From a metric's `values` [seeds] and its `draws` [2000, seeds] over resampled rows."""
     low, high = _BOUNDS[name]
-    if name == "ece":
-        draws = np.maximum(low, draws + values - draws.mean(0))
+    if name == "macro_f1":
+        draws = np.clip(2 * values - draws, low, high)
     if len(values) > 1 and np.ptp(values) > 0:
-        return crossed_interval(values, np.cov(draws.T), (low, high))
+        around = crossed_interval(draws.mean(0) if name == "macro_f1" else values, np.cov(draws.T), (low, high))
+        return replace(around, value=float(values.mean()))
     return percentile_interval(float(values.mean()), draws.mean(1))
 
 
@@ -144,6 +149,8 @@ def metrics_by_seed(
         scores = {name: np.full((1, seeds), np.nan) for name in METRICS}
     else:
         scores = _scores(_columns(truth, probabilities) @ np.ones((rows, 1)), seeds, labels)
+        errors = calibration_error(correct(truth, probabilities), probabilities.max(-1))[1]
+        scores["calibration_error"] = np.array([errors])
     return {
         name: scores[name][0].tolist() if probabilistic or name not in PROBABILITY_METRICS else None for name in METRICS
     }
@@ -213,14 +220,12 @@ def risk_coverage(truth: IndexArray, probabilities: FloatArray, points: int = 50
 
 def _columns(truth: IndexArray, probabilities: FloatArray) -> Any:
     """What every metric sums over rows, as a sparse matrix [columns, n]. Columns: the true label; then for each seed
-    the true label where it is predicted, the predicted label, and correctness minus confidence in the bin of that
-    confidence; then each seed's log loss and Brier score."""
+    the true label where it is predicted, and the predicted label; then each seed's log loss and Brier score."""
     from scipy.sparse import csr_array, vstack
 
-    seeds, rows, labels = probabilities.shape
+    _, rows, labels = probabilities.shape
     places, unweighted = np.arange(rows), np.ones(rows)
     predicted = probabilities.argmax(-1)
-    top = probabilities.max(-1)
 
     def sorted_into(group: IndexArray, values: FloatArray, groups: int) -> Any:
         return csr_array((values, (group, places)), shape=(groups, rows))
@@ -228,9 +233,6 @@ def _columns(truth: IndexArray, probabilities: FloatArray) -> Any:
     blocks = [sorted_into(truth, unweighted, labels)]
     blocks += [sorted_into(truth, (labels_of_seed == truth).astype(np.float64), labels) for labels_of_seed in predicted]
     blocks += [sorted_into(labels_of_seed, unweighted, labels) for labels_of_seed in predicted]
-    for seed in range(seeds):
-        gaps = (predicted[seed] == truth) - top[seed]
-        blocks.append(sorted_into(_bins(top[seed], BINS), gaps, BINS))
     of_truth = probabilities[:, places, truth]
     squares = np.einsum("snl,snl->sn", probabilities, probabilities) - 2 * of_truth + 1
     return vstack(
@@ -240,10 +242,10 @@ def _columns(truth: IndexArray, probabilities: FloatArray) -> Any:
 
 def _scores(sums: FloatArray, seeds: int, labels: int) -> dict[str, FloatArray]:
     """Each metric [draws, seeds] from sums [columns, draws] of `_columns`."""
-    widths = [labels, seeds * labels, seeds * labels, seeds * BINS, seeds, seeds]
-    of_label, hits, predicted, gaps, log_loss, brier = np.split(sums.T, np.cumsum(widths)[:-1], axis=1)
+    widths = [labels, seeds * labels, seeds * labels, seeds, seeds]
+    of_label, hits, predicted, log_loss, brier = np.split(sums.T, np.cumsum(widths)[:-1], axis=1)
     of_label = of_label[:, None, :]
-    hits, predicted, gaps = (sums.reshape(len(sums), seeds, -1) for sums in (hits, predicted, gaps))
+    hits, predicted = (sums.reshape(len(sums), seeds, -1) for sums in (hits, predicted))
     rows, correct_rows = of_label.sum(-1), hits.sum(-1)
     occurring = (of_label > 0).sum(-1)
     spread = (rows**2 - (predicted**2).sum(-1)) * (rows**2 - (of_label**2).sum(-1))
@@ -254,7 +256,6 @@ def _scores(sums: FloatArray, seeds: int, labels: int) -> dict[str, FloatArray]:
         "mcc": _share(correct_rows * rows - (predicted * of_label).sum(-1), np.sqrt(spread)),
         "log_loss": log_loss / rows,
         "brier": brier / rows,
-        "ece": np.abs(gaps).sum(-1) / rows,
     }
 
 

@@ -109,7 +109,7 @@ def test_too_sure_a_model_is_made_less_sure_by_its_validation_rows() -> None:
     assert calibration.rows == 2000
     entry = arm_predictions(MeasuredArm("qa", [found], [calibration]), [0], on)
     more = entry.fields["calibration"].model_dump()
-    assert all(more["after"][key] < more["before"][key] for key in ("log_loss", "brier", "ece"))
+    assert all(more["after"][key] < more["before"][key] for key in ("log_loss", "brier", "calibration_error"))
     log_loss = entry_result(entry, on).metrics.log_loss
     assert log_loss is not None
     assert log_loss.value == pytest.approx(more["after"]["log_loss"])

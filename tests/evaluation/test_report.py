@@ -185,7 +185,7 @@ def test_a_report_needs_no_baselines_no_augmentation_no_examples_and_one_seed_al
     page = page_of(comparison | {"entries": [bare]})
     assert "91.0 % 90.0 to 92.0 %" in _text(page)
     headings = re.findall(r"<(?:h\d|th)\b[^>]*>(.*?)<", page)
-    metrics = ["What", "Macro-F1", "Balanced accuracy", "MCC", "Log-loss", "Brier", "ECE", "Arms", "qa"]
+    metrics = ["What", "Macro-F1", "Balanced accuracy", "MCC", "Log-loss", "Brier", "Calibration error", "Arms", "qa"]
     assert headings == [
         "emotion: did reasoning help?",
         "How good they are",

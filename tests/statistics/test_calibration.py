@@ -61,7 +61,7 @@ def test_a_fitted_temperature_corrects_confidence_and_keeps_every_label() -> Non
     before, after = (apply_temperature(scores[2000:], divisor) for divisor in (1.0, temperature))
     assert (before.argmax(1) == after.argmax(1)).all()
     found = [metric_intervals(truth[2000:], probabilities[None]) for probabilities in (before, after)]
-    for name in ("log_loss", "ece", "brier"):
+    for name in ("log_loss", "calibration_error", "brier"):
         first, second = found[0][name], found[1][name]
         assert first is not None
         assert second is not None

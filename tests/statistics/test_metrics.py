@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
+from rir_mlx.statistics.calibration_error import calibration_error
 from rir_mlx.statistics.intervals import FloatArray, Interval
 from rir_mlx.statistics.metrics import (
     METRICS,
@@ -120,7 +121,7 @@ def test_an_entry_without_probabilities_has_no_metrics_of_them() -> None:
         metrics_by_seed(truth, one_hot([1, 1, 1], 2), probabilistic=False),
     ):
         assert tuple(found) == METRICS
-        assert [name for name in METRICS if found[name] is None] == ["log_loss", "brier", "ece"]
+        assert [name for name in METRICS if found[name] is None] == ["log_loss", "brier", "calibration_error"]
 
 
 def test_a_probability_of_zero_costs_no_more_than_one_in_a_million_millions() -> None:
@@ -130,32 +131,33 @@ def test_a_probability_of_zero_costs_no_more_than_one_in_a_million_millions() ->
 
 
 def test_the_calibration_error_by_hand() -> None:
-    """Confidences 0.81 and 0.85 share the bin (0.8, 0.867]: mean 0.83, half of them right, so 0.33 off. 0.99 is in the
-    last bin and right, 0.01 off. Weighted by their rows: (2 · 0.33 + 0.01) / 3."""
-    probabilities = np.array([[[0.81, 0.19], [0.85, 0.15], [0.01, 0.99]]])
-    truth = np.array([0, 1, 1])
-    assert value(metric_intervals(truth, probabilities), "ece").value == pytest.approx((2 * 0.33 + 0.01) / 3)
-    low, high = reliability(truth, probabilities)
+    """Two groups of two rows. Confidence 0.8: both wrong, the gap is -0.8 without variance, its square 0.64. Confidence
+    0.9: one of two is right, so the gap is -0.4, whose variance is 0.25: an estimate of 0.16 - 0.25."""
+    top = np.array([0.9, 0.8, 0.9, 0.8])
+    truth, probabilities = np.array([0, 1, 1, 1]), np.stack([top, 1 - top], axis=-1)[None]
+    found = value(metric_intervals(truth, probabilities), "calibration_error")
+    assert found.value == pytest.approx(math.sqrt((0.64 - 0.09) / 2))
+    assert metrics_by_seed(truth, probabilities)["calibration_error"] == [found.value]
+    low, high = reliability(truth, np.array([[[0.81, 0.19], [0.85, 0.15], [0.01, 0.99], [0.01, 0.99]]]))
     assert low == ReliabilityBin(
-        low=pytest.approx(0.8),
-        high=pytest.approx(13 / 15),
-        confidence=pytest.approx(0.83),
-        accuracy=0.5,
-        count=2,
+        low=pytest.approx(0.8), high=pytest.approx(13 / 15), confidence=pytest.approx(0.83), accuracy=0.5, count=2
     )
-    assert (high.low, high.high, high.accuracy, high.count) == (pytest.approx(14 / 15), 1.0, 1.0, 1)
+    assert (high.low, high.high, high.accuracy, high.count) == (pytest.approx(14 / 15), 1.0, 1.0, 2)
 
 
-def test_the_interval_of_the_calibration_error_lies_around_the_estimate() -> None:
-    """Labels are drawn from the probabilities themselves, so that the error is noise, and resamples have more of it:
-    their plain interval would lie off by a third of its width."""
-    rng = np.random.default_rng(0)
-    top = rng.uniform(0.5, 1.0, 1000)
-    truth = (rng.random(1000) > top).astype(int)
-    interval = value(metric_intervals(truth, np.stack([top, 1 - top], axis=-1)[None]), "ece")
-    assert 0 <= interval.low < interval.value < interval.high
-    width = interval.high - interval.low
-    assert (interval.low + interval.high) / 2 == pytest.approx(interval.value, abs=0.15 * width)
+@pytest.mark.parametrize(("gap", "rows", "seeds"), [(0.0, 300, 1), (0.0, 1000, 3), (0.1, 1000, 1), (0.2, 300, 3)])
+def test_the_interval_covers_the_true_calibration_error(gap: float, rows: int, seeds: int) -> None:
+    """Labels are drawn with the confidence minus a gap that is the same everywhere: the error is that gap. At 0, where
+    the interval ends, it covers nearly always."""
+    covered, values = 0, []
+    for repeat in range(400):
+        rng = np.random.default_rng(repeat)
+        top, luck = rng.uniform(0.6, 1.0, rows), rng.random(rows)
+        interval, _ = calibration_error(np.tile(luck < top - gap, (seeds, 1)), np.tile(top, (seeds, 1)))
+        covered += interval.low <= gap <= interval.high
+        values.append(interval.value**2)
+    assert 0.92 <= covered / 400 <= (0.99 if gap else 1.0)
+    assert math.sqrt(np.mean(values)) == pytest.approx(gap, abs=0.035)
 
 
 def test_a_bin_of_confidence_holds_its_upper_edge() -> None:
@@ -177,7 +179,8 @@ def test_the_intervals_are_those_of_scipy(name: str) -> None:
             return float(np.mean(chosen == predicted))
         return float(sklearn_metrics.f1_score(chosen, predicted, average="macro"))
 
-    drawn = bootstrap((np.arange(300),), theirs, vectorized=False, n_resamples=500, method="percentile", rng=0)
+    method = "basic" if name == "macro_f1" else "percentile"
+    drawn = bootstrap((np.arange(300),), theirs, vectorized=False, n_resamples=500, method=method, rng=0)
     ours = value(metric_intervals(truth, probabilities), name)
     # The 2.5 % quantile of 500 resamples has a deviation of 0.12 of theirs, that of 2000 of 0.06: 0.4 is three of both.
     tolerance = 0.4 * drawn.standard_error

@@ -49,9 +49,9 @@ _METRICS = {
     "mcc": "MCC",
     "log_loss": "log-loss (less is better)",
     "brier": "Brier score (less is better)",
-    "ece": "calibration error (less is better)",
+    "calibration_error": "calibration error (less is better)",
 }
-_SHARES = ("accuracy", "balanced_accuracy", "macro_f1", "ece")
+_SHARES = ("accuracy", "balanced_accuracy", "macro_f1", "calibration_error")
 
 
 @dataclass(frozen=True)
