@@ -39,12 +39,14 @@ class Limits:
     seconds    how long a text may wait before its turn
     together   rows that go through the model at once
     tokens     of a prompt for a question that the classifier was not trained for
+    prefixes   instructions and labels whose keys and values the model keeps
     """
 
     rows: int = 1024
     seconds: float = 30.0
     together: int = 32
     tokens: int = 2048
+    prefixes: int = 8
 
 
 class Worker:
@@ -121,6 +123,7 @@ class Worker:
     def _run(self) -> None:
         try:
             self._classifier = self._load()
+            self._classifier.model.keep_prefixes(self.limits.prefixes)
             self._prefix = self._generating_prefix(self._classifier)
         except BaseException as error:
             self._load_error = error

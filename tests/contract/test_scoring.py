@@ -12,7 +12,7 @@ import pytest
 from banking import BANKING
 from sequences import HEAD, draw, naive_score, random_adapter, spec_of
 
-from rir_mlx.backends.base import Backend, Model, Tokens
+from rir_mlx.backends.base import Backend, Model, Request, Sampling, Tokens
 from rir_mlx.prompting.arms import label_tokens
 from rir_mlx.prompting.codec import Codec
 
@@ -225,3 +225,23 @@ def test_what_is_held_at_a_time_is_bounded_and_changes_no_score(
     assert max(watch.projected) <= 70
     most = 40 if framework.name == "torch" else 400
     assert all(rows == 1 or rows * tokens <= most for rows, tokens in watch.entered)
+
+
+def test_kept_prefixes_change_no_score_and_no_text(framework: Backend, tiny: Path) -> None:
+    """Rows run after a prefix's keys and values in turn; a row that left its own behind would change the next."""
+    model, prompts = framework.load(tiny, dtype="float32"), some_prompts()
+    prefixes = [draw(np.random.default_rng(seed), HEAD + seed) for seed in range(3)]
+
+    def results() -> list[tuple[list[float], list[Tokens]]]:
+        found = []
+        for prefix in prefixes * 2:
+            requests = [Request(index, prompt) for index, prompt in enumerate(prompts)]
+            done = model.generate(requests, Sampling(max_tokens=6, batch_size=3), prefix=prefix)
+            written = {completion.key: completion.tokens for completion in done}
+            scores = model.score(prompts, OPTIONS, prefix=prefix)
+            found.append((scores.ravel().tolist(), [written[key] for key in sorted(written)]))
+        return found
+
+    expected = results()
+    model.keep_prefixes(2)
+    assert results() == expected

@@ -24,7 +24,6 @@ MANY_PARAMETERS: dict[str, str] = {
     "rir_mlx/backends/torch/layers/lora.py:forward": "torch.autograd.Function: a tensor each",
 }
 FOLDERS: dict[str, str] = {
-    "tests/backends": "mirrors rir_mlx/backends, whose models are tested in tests/contract",
     "tests/recipe": "mirrors rir_mlx/recipe",
     "tests/stages": "mirrors rir_mlx/stages, most of which is tested through tests/cli",
 }
