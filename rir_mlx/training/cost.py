@@ -32,7 +32,8 @@ _BACKWARD = {"lora": 1.3, "dora": 2.0, "full": 2.0}
 
 
 _FRAMEWORK = 300 * 2**20
-"""Bytes that a framework itself takes: libraries, threads, buffers of matrix products."""
+"""Bytes that a framework itself takes: libraries, threads, buffers of matrix products. A tokenizer, and what loading
+holds for a moment, are not counted."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,7 @@ def training_memory(what: Trained, batch: Batch, checkpointed: bool = False) -> 
     model, spec, config = what.model, what.spec, what.config
     shape = ModelShape.of(config)
     hidden, layers, middle = shape.hidden, shape.layers, shape.middle
-    width = 4 if model.weight_bytes >= 4 * model.parameters else 2
+    width = _width(model)
     kind = spec.fine_tune_type
     trained = model.parameters if kind == "full" else _adapter_size(spec, shape)
     layer = (20 * hidden + 4 * middle) * width * {"lora": 1.0, "full": 1.0, "dora": 2.0}[kind]
@@ -192,12 +193,18 @@ def _adapter_size(spec: AdapterSpec, shape: ModelShape) -> int:
 
 
 def _generation_memory(model: Model, batch: Sequence[Request], more: int, config: dict[str, Any]) -> int:
-    """Bytes: the weights; for each row, keys and values for the longest row's tokens, and one row of logits."""
+    """Bytes: the weights; for each row, keys and values for the longest row's tokens, and one row of logits; and the
+    framework itself."""
     longest = max(len(request.tokens) for request in batch) + more
     shape = ModelShape.of(config)
-    each = shape.layers * shape.key_value_heads * shape.head_width * 2 * 2
+    each = shape.layers * shape.key_value_heads * shape.head_width * 2 * _width(model)
     cache = len(batch) * longest * each
-    return model.weight_bytes + cache + len(batch) * shape.vocabulary * 4
+    return model.weight_bytes + cache + len(batch) * shape.vocabulary * 4 + _FRAMEWORK
+
+
+def _width(model: Model) -> int:
+    """Bytes of a number that the model computes with."""
+    return 4 if model.weight_bytes >= 4 * model.parameters else 2
 
 
 def _timed(work: Any) -> float:

@@ -16,6 +16,8 @@ from rir_mlx.backends.base import (
     Device,
     Execution,
     OptimizerSpec,
+    Request,
+    Sampling,
 )
 from rir_mlx.backends.fake import FakeModel
 from rir_mlx.models.adapter_spec import AdapterSpec
@@ -25,6 +27,7 @@ from rir_mlx.recipe.schema import TrainingSection
 from rir_mlx.training.cost import (
     _FRAMEWORK,
     Trained,
+    generation_cost,
     training_cost,
     training_memory,
 )
@@ -97,6 +100,21 @@ def test_a_backend_that_projects_more_positions_at_a_time_takes_more_memory() ->
     few = training_memory(what, batch)
     model.head_rows *= 4
     assert training_memory(what, batch) - few == (1024 - 256) * 128256 * 12
+
+
+def test_the_memory_of_generation_counts_keys_and_values_in_the_models_own_width() -> None:
+    """In float32 they take twice what was said, and the framework was forgotten: 1.1 GB were said of a run that took
+    3 GB (a Gemma 3 of 270 million weights)."""
+    model, requests = Sized(), [Request(key, (9,) * 40) for key in range(32)]
+
+    def memory() -> int:
+        return generation_cost(model, requests, (10,) * 60, Sampling(max_tokens=100), LLAMA_1B).memory
+
+    in_16_bits = memory()
+    model.weight_bytes *= 2
+    cache = 32 * (40 + 60 + 100) * 16 * 8 * 64 * 2
+    assert memory() - in_16_bits == model.weight_bytes // 2 + cache * 2
+    assert in_16_bits == model.weight_bytes // 2 + cache * 2 + 32 * 128256 * 4 + _FRAMEWORK
 
 
 def job_of(rows: int, **options: Any) -> TrainingJob:
