@@ -17,7 +17,8 @@ from rir_mlx.prompting.codec import Codec
 from rir_mlx.prompting.room import text_room
 from rir_mlx.recipe.schema import Recipe
 from rir_mlx.stages.context import Context
-from rir_mlx.types import Arm
+from rir_mlx.statistics.paired_tests import MIN_SEEDS, detectable_difference
+from rir_mlx.types import CONTROLS, Arm
 
 _ARMS: tuple[Arm, ...] = ("qa", "qra")
 """The arm whose prompt leaves the most room for a text, and the one that must keep room for a reasoning."""
@@ -39,8 +40,33 @@ def check(recipe: Recipe, progress: Progress = _SILENT) -> Audit:
         codec = Codec(local_tokenizer(recipe.model, recipe.revision), recipe.date)
         ruler = _ruler(recipe, codec, labels, progress)
     except RirError as error:
-        return replace(audit(material), unmeasured=str(error))
-    return audit(material, ruler)
+        found = replace(audit(material), unmeasured=str(error))
+    else:
+        found = audit(material, ruler)
+    return replace(found, notes=(*found.notes, *power_note(recipe, found.rows.get("test", 0))))
+
+
+def power_note(recipe: Recipe, test_rows: int) -> list[str]:
+    """What a comparison with so many test rows and the recipe's seeds can show at all. Empty without test rows, or
+    without arms to compare."""
+    options = recipe.classifier
+    arms, seeds = sum(arm != "qa" for arm in options.arms if arm not in CONTROLS), len(options.seeds)
+    if not test_rows or not arms or "qa" not in options.arms:
+        return []
+    points = min(100.0, 100 * detectable_difference(test_rows, seeds, compared=arms))
+    counted = f"{_counted(test_rows, 'test row')} and {_counted(seeds, 'seed')}"
+    if seeds >= MIN_SEEDS:
+        return [
+            f"With {counted}, a difference between ways of training shows in most runs from {points:.0f} points on."
+        ]
+    return [
+        f"With {counted}, a difference between two classifiers shows in most runs from {points:.0f} points on; whether "
+        f"reasoning helps in training takes {MIN_SEEDS} seeds or more (classifier.seeds)."
+    ]
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def warn_about_data(context: Context) -> None:
@@ -48,6 +74,8 @@ def warn_about_data(context: Context) -> None:
     if not is_main(context.processes) or context.data.warned:
         return
     context.data.warned = True
+    for note in power_note(context.recipe, len(context.data.test)):
+        context.progress.say(f"note: {note}")
     findings = audit_used_rows(context).of("error", "warning")
     for finding in findings[:_SHOWN]:
         context.progress.warn(finding.what)

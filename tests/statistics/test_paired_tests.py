@@ -10,6 +10,7 @@ from rir_mlx.statistics.paired_tests import (
     PairedComparison,
     SeedComparison,
     compare,
+    detectable_difference,
     is_better,
     is_significant,
     is_worse,
@@ -113,3 +114,23 @@ def test_a_correction_for_several_comparisons_widens_the_interval_and_lowers_the
 
 def test_three_seeds_judge_the_way_of_training() -> None:
     assert [outcomes(5, 3, 1, 1, seeds=seeds).judges_training for seeds in (1, 2, 3)] == [False, False, True]
+
+
+@pytest.mark.parametrize(("seeds", "rows"), [(1, 600), (5, 600)])
+def test_the_difference_that_is_said_to_show_shows_in_most_runs(seeds: int, rows: int) -> None:
+    """Classifiers that are correct on 70 % of the rows and on that many more; seeds vary by 2 points."""
+    difference = detectable_difference(rows, seeds)
+    found = 0
+    for repeat in range(100):
+        rng = np.random.default_rng(repeat)
+        luck = rng.random((1, rows)) * 0.8 + rng.random((2, seeds, rows)) * 0.2
+        levels = np.quantile(luck, [0.7, 0.7 + difference])[:, None, None] + rng.normal(0, 0.02, (2, seeds, 1))
+        correct = luck < (levels if seeds > 1 else levels.mean(2, keepdims=True))
+        pair = [np.eye(2)[np.where(hits, 0, 1)] for hits in correct]
+        found += is_better(compare(("qa", pair[0]), ("qra", pair[1]), np.zeros(rows, dtype=int)))
+    assert found >= 60
+
+
+def test_more_rows_and_seeds_show_smaller_differences_and_more_arms_only_larger_ones() -> None:
+    assert detectable_difference(2000, 1) < detectable_difference(500, 1) < detectable_difference(500, 1, compared=3)
+    assert detectable_difference(500, 5) < detectable_difference(500, 3) < detectable_difference(50, 3)
