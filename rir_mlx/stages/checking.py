@@ -56,11 +56,9 @@ def power_note(recipe: Recipe, test_rows: int) -> list[str]:
     points = min(100.0, 100 * detectable_difference(test_rows, seeds, compared=arms))
     counted = f"{_counted(test_rows, 'test row')} and {_counted(seeds, 'seed')}"
     if seeds >= MIN_SEEDS:
-        return [
-            f"With {counted}, a difference between ways of training shows in most runs from {points:.0f} points on."
-        ]
+        return [f"With {counted}, two ways of training that differ by {points:.0f} points are told apart in most runs."]
     return [
-        f"With {counted}, a difference between two classifiers shows in most runs from {points:.0f} points on; whether "
+        f"With {counted}, two classifiers that differ by {points:.0f} points are told apart in most runs. Whether "
         f"reasoning helps in training takes {MIN_SEEDS} seeds or more (classifier.seeds)."
     ]
 

@@ -75,7 +75,8 @@ def compare(
 
 def detectable_difference(rows: int, seeds: int, *, compared: int = 1) -> float:
     """The smallest true difference in accuracy, a share, that a comparison on so many test rows finds significant in
-    most runs: in 60 to 85 % of simulated ones. From three seeds on it is one between ways of training, with fewer between two classifiers.
+    most runs: in 60 to 85 % of simulated ones. From three seeds on it is one between ways of training, with fewer
+    between two classifiers.
 
     It assumes what is usual: two classifiers differ on 25 % of the rows, half of that variance is the same for all
     seeds, and the accuracy of seeds has a standard deviation of 2 points."""
