@@ -26,6 +26,8 @@ from rir_mlx.models.hub import ModelFiles, resolve_model
 from rir_mlx.prompting.codec import Codec
 
 DATE = "26 Jul 2024"
+_WHOLE_RUNS = {"evaluated_run", "finished"}
+"""Fixtures that a run of every stage is made for."""
 _NEEDS = {"mlx": ("mlx_lm",), "torch": ("torch", "peft"), "fake": ()}
 
 
@@ -53,12 +55,11 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test on a real framework is slow: importing one takes several seconds."""
+    """A test on a real framework is slow, for importing one takes several seconds, and so is one of a whole run."""
     for item in items:
         given = getattr(item, "callspec", None)
-        if given is not None and {"mlx", "torch"} & {
-            value for value in given.params.values() if isinstance(value, str)
-        }:
+        names = {value for value in given.params.values() if isinstance(value, str)} if given is not None else set()
+        if {"mlx", "torch"} & names or _WHOLE_RUNS & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
 
 
