@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from rir_mlx.serving.worker import Worker
 REQUEST_ID = "x-typesafe-request-id"
 TRIMMED = "x-rir-mlx-trimmed"
 _PAGE = Path(__file__).parent / "page"
+_FILES = {"/": "index.html", "/page.js": "page.js", "/page.css": "page.css"}
 
 
 def make_app(worker: Worker, served: Served, policy: Policy, on_request: OnRequest | None = None) -> ASGIApp:
@@ -51,6 +53,7 @@ def make_app(worker: Worker, served: Served, policy: Policy, on_request: OnReque
         Route("/health", safely(routes.health)),
         Route("/openapi.json", safely(routes.schema)),
         Route("/docs", safely(routes.documentation)),
+        *(Route(path, partial(_file, name)) for path, name in _FILES.items()),
     ]
     app = Starlette(routes=api, exception_handlers={HTTPException: _not_found})
     return Guard(app, policy, on_request)
@@ -128,7 +131,7 @@ class Routes:
         return HTMLResponse(api_page())
 
 
-def page_file(name: str) -> FileResponse:
+async def _file(name: str, _: Request) -> Response:
     return FileResponse(_PAGE / name)
 
 

@@ -94,7 +94,7 @@ def serve(
         address = _address(listening)
 
         def ready() -> None:
-            progress.say(f"Serving {served.description} at {address}; the API is described at {address}/docs.")
+            progress.say(f"Serving {served.description} at {address}; its API is described at {address}/docs.")
             if on_ready is not None:
                 on_ready(address)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import threading
 import time
 from collections.abc import Mapping
@@ -201,7 +202,7 @@ def test_a_key_opens_everything_but_what_tells_nothing(codec: Codec) -> None:
         right = {"Authorization": f"Bearer {KEY}"}
         assert HTTP.get(f"{address}/v1/models", headers=right).status_code == 200
         assert HTTP.post(f"{address}/classify", json={"texts": ["x"]}, headers=right).status_code == 200
-        for path in ("health", "docs", "openapi.json"):
+        for path in ("", "page.js", "page.css", "health", "docs", "openapi.json"):
             assert HTTP.get(f"{address}/{path}").status_code == 200
 
 
@@ -219,6 +220,18 @@ def test_wrong_keys_wait_longer_each_time_and_are_forgiven_later() -> None:
     assert [slow.delay("a", now) for now in (0, 1, 2, 3, 4, 5, 6)] == [0.25, 0.5, 1, 2, 4, 8, 8]
     assert slow.delay("b", 6) == 0.25
     assert slow.delay("a", 607) == 0.25
+
+
+def test_the_page_comes_with_all_that_it_needs_and_nothing_inline(address: str) -> None:
+    page = HTTP.get(f"{address}/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert not re.search(r"<script>|<style>|\bstyle=|\bon\w+=|//", page.text)
+    for name in re.findall(r'(?:src|href)="([^"]+\.(?:js|css))"', page.text):
+        assert HTTP.get(f"{address}/{name}").status_code == 200
+    script = HTTP.get(f"{address}/page.js").text
+    assert "innerHTML" not in script
+    for used in re.findall(r'by\("(\w+)"\)', script):
+        assert f'id="{used}"' in page.text
 
 
 def test_every_route_is_described_without_anything_of_another_server(address: str) -> None:

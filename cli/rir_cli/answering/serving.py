@@ -46,6 +46,8 @@ LogOption = Annotated[
     bool, typer.Option("--log", help="Print a line per request: method, path, status, time; never its text.")
 ]
 
+OpenOption = Annotated[bool, typer.Option("--open", help="Open the page in a browser once it is served.")]
+
 
 def serve(
     run: RunArgument = None,
@@ -59,6 +61,7 @@ def serve(
     max_wait: MaxWaitOption = 30.0,
     together: TogetherOption = None,
     log: LogOption = False,
+    open_: OpenOption = False,
     runs: RunsOption = RUNS,
     backend: BackendOption = None,
     offline: OfflineOption = False,
@@ -67,7 +70,7 @@ def serve(
     """Serve a trained classifier over HTTP, with the reason for each decision.
 
     POST /v1/systemone and GET /v1/models answer TypeSafe's clients, POST /v1/decisions OpenAI's.
-    POST /classify takes {"texts": […]} and can stream the reasonings. GET /docs describes all of it.
+    POST /classify takes {"texts": […]} and can stream the reasonings. A page to try it on is at /, the API at /docs.
 
     Ctrl-C stops the server once it has answered what is in flight.
     """
@@ -89,7 +92,14 @@ def serve(
         lambda classifier: _served(context, classifier, threshold),
         options,
         context.progress,
+        _open if open_ else None,
     )
+
+
+def _open(address: str) -> None:
+    import webbrowser
+
+    webbrowser.open(f"{address}/")
 
 
 def _served(context: Context, classifier: Classifier, threshold: float | None) -> Served:
