@@ -10,7 +10,7 @@ else
 BOTH = mlx-cpu
 endif
 
-.PHONY: demo test test-fast package-test check lint format docs clean
+.PHONY: demo test test-fast fuzz package-test check lint format docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/rir-mlx demo
@@ -21,6 +21,13 @@ test: $(VENV)/.installed-dev
 # What is quick, needs no framework and starts no process: about 80 s on two cores.
 test-fast: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 3 --dist worksteal -m 'not slow' $(addprefix --ignore tests/,contract convert backends docs)
+
+# Mutated files and answers: 10,000 of them, or as many as the time suffices for.
+FUZZ_CASES ?= 10000
+FUZZ_SECONDS ?= 300
+FUZZ_SEED ?= 0
+fuzz: $(VENV)/.installed-dev
+	PYTHONPATH=tests $(BIN)/python -m fuzz --cases $(FUZZ_CASES) --seconds $(FUZZ_SECONDS) --seed $(FUZZ_SEED)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -69,11 +69,12 @@ class AugmentationResult:
     stats: dict[str, Any]
 
 
-def run(recipe: RecipeSource, **options: Unpack[Options]) -> Comparison | None:
-    """Every stage of a recipe; finished ones are skipped. Returns the comparison of the arms on the test rows, the
-    content of `comparison.json`; None in processes other than the main one."""
+def run(recipe: RecipeSource, *, retry_refused: bool = False, **options: Unpack[Options]) -> Comparison | None:
+    """Every stage of a recipe; finished ones are skipped. `retry_refused` asks a server again for the reasonings that
+    it refused or failed on. Returns the comparison of the arms on the test rows, the content of `comparison.json`; None
+    in processes other than the main one."""
     with _opened(recipe or DEFAULT_RECIPE, options) as context:
-        return stages.run_all(context)
+        return stages.run_all(context, retry_refused=retry_refused)
 
 
 def train_rgen(recipe: RecipeSource, **options: Unpack[Options]) -> TrainingResult:

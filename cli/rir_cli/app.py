@@ -23,6 +23,7 @@ from rir_cli.options import (
     OfflineOption,
     QuietOption,
     RecipeArgument,
+    RetryRefusedOption,
     RunRecipeArgument,
     RunsOption,
     SetOption,
@@ -87,9 +88,7 @@ def augment(
         str | None, typer.Option(help="Address of an OpenAI-compatible server, such as http://127.0.0.1:8080/v1.")
     ] = None,
     trust_recipe: TrustRecipeOption = False,
-    retry_refused: Annotated[
-        bool, typer.Option("--retry-refused", help="Ask again for what the server refused or failed on.")
-    ] = False,
+    retry_refused: RetryRefusedOption = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Augment only the first LIMIT rows, as a trial.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the exact prompts of the first rows (3, or --limit) and stop.")
@@ -164,13 +163,14 @@ def run(
     offline: OfflineOption = False,
     quiet: QuietOption = False,
     trust_recipe: TrustRecipeOption = False,
+    retry_refused: RetryRefusedOption = False,
     force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
     """Run all stages of a recipe. Finished stages are skipped: the same command resumes an interrupted run."""
     options = stage_options(quiet=quiet, runs=runs, overrides=set_ or (), backend=backend, offline=offline, force=force)
     options["trust_recipe"] = trust_recipe
-    _print_result(rir_mlx.run(recipe, **options), json=json)
+    _print_result(rir_mlx.run(recipe, retry_refused=retry_refused, **options), json=json)
 
 
 @app.command()

@@ -54,3 +54,6 @@ SamplesOption = Annotated[
 ThresholdOption = Annotated[
     float | None, typer.Option(min=0, max=1, help="Give no label if its probability is below this.")
 ]
+RetryRefusedOption = Annotated[
+    bool, typer.Option("--retry-refused", help="Ask again for what the server refused or failed on.")
+]

@@ -19,6 +19,7 @@ from rir_mlx.errors import ModelError
 from rir_mlx.models.adapter_spec import LINEAR_KEYS, AdapterSpec, Tensors, adapted_layers
 from rir_mlx.models.families import ModelShape
 from rir_mlx.models.hub import ModelFiles
+from rir_mlx.models.weight_files import save_tensors
 from rir_mlx.storage.atomic import replacing
 
 MLX_WEIGHTS = "adapters.safetensors"
@@ -40,8 +41,6 @@ _TO_PEFT = {"lora_a": "lora_A.weight", "lora_b": "lora_B.weight", "m": "lora_mag
 
 def write_adapter(folder: Path, adapter: Adapter, base: ModelFiles) -> None:
     """Write the folder, whole or not at all."""
-    from safetensors.numpy import save_file
-
     spec = adapter.spec
     layer_count = ModelShape.of(base.config).layers
     layers = adapted_layers(spec, layer_count)
@@ -72,9 +71,9 @@ def write_adapter(folder: Path, adapter: Adapter, base: ModelFiles) -> None:
     with replacing(folder) as temporary:
         temporary.mkdir()
         own = {name: np.ascontiguousarray(tensor) for name, tensor in adapter.tensors.items()}
-        save_file(own, temporary / MLX_WEIGHTS, {"format": "mlx"})
+        save_tensors(own, temporary / MLX_WEIGHTS, "mlx")
         if spec.fine_tune_type != "full":
-            save_file(to_peft(adapter.tensors), temporary / PEFT_WEIGHTS, {"format": "pt"})
+            save_tensors(to_peft(adapter.tensors), temporary / PEFT_WEIGHTS, "pt")
         (temporary / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 

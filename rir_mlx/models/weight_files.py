@@ -8,12 +8,15 @@ transformers a `model.safetensors` before the index), so they are shown a folder
 from __future__ import annotations
 
 import json
+import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from rir_mlx.errors import ModelError
 
@@ -29,6 +32,7 @@ _BUFFERS = re.compile(
     """,
     re.VERBOSE,
 )
+_SYSTEM_ERROR = re.compile(r"os error (\d+)")
 _EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte)\.weight$")
 
 
@@ -116,6 +120,20 @@ def _check_rows(path: Path, name: str, shape: Sequence[int], vocabulary: Any) ->
             f"{path}: the embedding has {shape[0]:,} rows, and config.json says vocab_size {vocabulary:,}.",
             hint=f"Write {shape[0]} into config.json where the embedding was resized, or fetch both files again.",
         )
+
+
+def save_tensors(tensors: Mapping[str, np.ndarray], path: Path, made_for: str) -> None:
+    """Write C-contiguous tensors as one safetensors file. Raises OSError if that fails."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    try:
+        save_file(dict(tensors), path, {"format": made_for})
+    except SafetensorError as error:
+        number = _SYSTEM_ERROR.search(str(error))  # the library names the system's error in words alone
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 @contextmanager

@@ -33,25 +33,25 @@ __all__ = [
 ]
 
 
-def in_order(context: Context) -> Iterator[tuple[str, Callable[[], Any]]]:
+def in_order(context: Context, *, retry_refused: bool = False) -> Iterator[tuple[str, Callable[[], Any]]]:
     """The stages of the recipe in order, each by its name; the last returns the comparison. Faults of the data are
-    found before any stage."""
+    found before any stage. `retry_refused` is passed on to `augment_rows`."""
     arms = context.recipe.classifier.arms
     context.data.test_rows()
     if set(arms) != {"qa"}:
         if context.data.needs_rgen():
             _ = context.data.triples
             yield "R-Gen", partial(train_rgen, context)
-        yield "augmentation", partial(augment_rows, context)
+        yield "augmentation", partial(augment_rows, context, retry_refused=retry_refused)
     for arm in arms:
         yield f"classifier {arm}", partial(train_classifier, context, arm)
     yield "evaluation", partial(evaluate, context)
 
 
 @exclusive
-def run_all(context: Context) -> Comparison | None:
+def run_all(context: Context, *, retry_refused: bool = False) -> Comparison | None:
     """Every stage in order; finished ones are skipped."""
     comparison = None
-    for _, stage in in_order(context):
+    for _, stage in in_order(context, retry_refused=retry_refused):
         comparison = stage()
     return comparison

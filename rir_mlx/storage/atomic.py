@@ -14,11 +14,33 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from rir_mlx.errors import Failure, UserError
+from rir_mlx.errors import Failure, RirError, UserError
 from rir_mlx.storage.digests import plain_json
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 """What a write to an open file can fail with. Such errors name no file."""
+
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_AGAIN = "Make room and run the same command again; it continues."
+
+
+def not_written(path: Path, error: OSError, then: str = "") -> Failure:
+    """The error for a write that failed: the file, and how much room its disk has if that is full. `then` says what
+    became of the work before."""
+    why, full = error.strerror or str(error), error.errno in _FULL
+    if full:
+        with suppress(OSError):
+            there = next(place for place in path.absolute().parents if place.exists())
+            why += f" ({shutil.disk_usage(there).free / 1e6:,.1f} MB are free)"
+    return Failure(f"{path} could not be written: {why}.{then and f' {then}'}", hint=_AGAIN if full else "")
+
+
+def unwritable(path: Path, error: OSError, hint: str = "") -> RirError:
+    """The error for a path that cannot be opened for writing: the user's mistake, unless the disk is full or broken."""
+    if error.errno in _DISK_ERRORS - {errno.EROFS}:
+        return not_written(path, error)
+    return UserError(f"{path} cannot be written: {error.strerror}.", hint=hint)
 
 
 def make_folder(folder: Path, hint: str = "Make it writable, or name another folder.") -> None:
@@ -28,7 +50,7 @@ def make_folder(folder: Path, hint: str = "Make it writable, or name another fol
         if not os.access(folder, os.W_OK):
             raise PermissionError(errno.EACCES, "Permission denied")
     except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror}.", hint=hint) from error
+        raise unwritable(folder, error, hint) from error
 
 
 @contextmanager
@@ -43,10 +65,10 @@ def replacing(path: Path) -> Iterator[Path]:
         try:
             yield temporary / path.name
         except OSError as error:
-            if _is_about(error, temporary):
-                raise _not_written(path, error) from error
+            if is_about(error, temporary):
+                raise not_written(path, error) from error
             raise
-        with _failure_to_write(path):
+        with failure_to_write(path):
             _sync(temporary / path.name)
             _rename(temporary / path.name, path, aside=temporary / "old")
             _sync_names(path.parent)
@@ -56,7 +78,7 @@ def replace_folder(new: Path, place: Path) -> None:
     """Rename the folder `new` to `place` on the same file system; delete what stood there only once `new` has its name.
 
     Raises Failure if it cannot be renamed; `place` is then as before."""
-    with _temporary_folder(place) as temporary, _failure_to_write(place):
+    with _temporary_folder(place) as temporary, failure_to_write(place):
         _rename(new, place, aside=temporary / "old")
         _sync_names(place.parent)
 
@@ -66,7 +88,7 @@ def _temporary_folder(path: Path) -> Iterator[Path]:
     """A folder beside `path`, locked as long as its process needs it, and deleted in the end."""
     descriptor: int | None = None
     while descriptor is None:  # a process that looks for stale folders may lock it first, and delete it
-        with _failure_to_write(path):
+        with failure_to_write(path):
             temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
         try:
             descriptor = _try_to_lock(temporary)
@@ -115,18 +137,15 @@ def _try_to_lock(folder: Path) -> int | None:
 
 
 @contextmanager
-def _failure_to_write(path: Path) -> Iterator[None]:
+def failure_to_write(path: Path) -> Iterator[None]:
+    """Raises Failure, naming the path, for an OSError of the block."""
     try:
         yield
     except OSError as error:
-        raise _not_written(path, error) from error
+        raise not_written(path, error) from error
 
 
-def _not_written(path: Path, error: OSError) -> Failure:
-    return Failure(f"{path} could not be written: {error.strerror or error}.")
-
-
-def _is_about(error: OSError, folder: Path) -> bool:
+def is_about(error: OSError, folder: Path) -> bool:
     """Whether an error comes from writing to `folder`: it names a file there, or the disk is full or broken."""
     if error.filename is None:
         return error.errno in _DISK_ERRORS

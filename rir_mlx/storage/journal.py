@@ -20,7 +20,7 @@ from typing import Any, Self
 import numpy as np
 
 from rir_mlx.errors import Failure, UserError
-from rir_mlx.storage.atomic import make_folder
+from rir_mlx.storage.atomic import failure_to_write, make_folder, not_written, unwritable
 
 _LINES = 64
 _SECONDS = 1.0
@@ -88,7 +88,7 @@ class Journal:
         try:
             self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 (closed by `close`)
         except OSError as error:
-            raise UserError(f"{path} cannot be written: {error.strerror}.", hint="Make it writable.") from error
+            raise unwritable(path, error, "Make it writable.") from error
         lock(self._file, path)
         self._end = self._read_all()
         self._reader = path.open("rb")
@@ -157,10 +157,7 @@ class Journal:
                 while waiting:
                     waiting = waiting[self._file.write(waiting) :]
             except OSError as error:
-                self._failed = Failure(
-                    f"{self.path} could not be written: {error.strerror}. What was written before is kept.",
-                    hint="Make room and run the same command again; it continues.",
-                )
+                self._failed = not_written(self.path, error, "What was written before is kept.")
                 raise self._failed from error
 
     def _flush_regularly(self) -> None:
@@ -176,7 +173,8 @@ class Journal:
         self._timer.join()
         try:
             self.flush()
-            os.fsync(self._file.fileno())
+            with failure_to_write(self.path):
+                os.fsync(self._file.fileno())
         finally:
             self._reader.close()
             self._file.close()

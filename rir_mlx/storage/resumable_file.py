@@ -14,11 +14,11 @@ from typing import Any, Self
 
 from rir_mlx.errors import Failure, UserError
 from rir_mlx.progress import Progress
-from rir_mlx.storage.atomic import read_json, write_json
+from rir_mlx.storage.atomic import not_written, read_json, unwritable, write_json
 from rir_mlx.storage.digests import changes
 from rir_mlx.storage.journal import lock
 
-_AGAIN = "Make room and run the same command again; it continues."
+_KEPT = "What was written before is kept."
 
 
 class ResumableFile:
@@ -74,7 +74,7 @@ class ResumableFile:
         try:
             file = FileIO(os.open(self.partial, os.O_RDWR | os.O_CREAT, 0o666), "r+")
         except OSError as error:
-            raise UserError(f"{self.partial} cannot be written: {error.strerror}.") from error
+            raise unwritable(self.partial, error) from error
         lock(file, self.partial)
         # The process that held the lock may have renamed it by now: the open file would then be the finished target.
         if not self.partial.exists() or not os.path.samestat(os.fstat(file.fileno()), self.partial.stat()):
@@ -120,7 +120,7 @@ class ResumableFile:
                 rest = rest[self._file.write(rest) :]
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise self._not_written(self.partial, error.strerror) from error
+            raise not_written(self.partial, error, _KEPT) from error
         self.bytes += len(data)
         self.state = dict(state)
         self._count(complete=False)
@@ -136,7 +136,7 @@ class ResumableFile:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise self._not_written(self.target, error.strerror) from error
+            raise not_written(self.target, error, _KEPT) from error
         self.record.unlink(missing_ok=True)
 
     def discard(self) -> None:
@@ -149,10 +149,7 @@ class ResumableFile:
         try:
             write_json(self.record, values | {"complete": complete, "replaces": self._replaces})
         except Failure as failure:
-            raise Failure(f"{failure.what} What was written before is kept.", hint=_AGAIN) from failure
-
-    def _not_written(self, path: Path, why: str | None) -> Failure:
-        return Failure(f"{path} could not be written: {why}. What was written before is kept.", hint=_AGAIN)
+            raise Failure(f"{failure.what} {_KEPT}", hint=failure.hint) from failure
 
     def _read_record(self) -> dict[str, Any]:
         try:

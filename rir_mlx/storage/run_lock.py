@@ -13,7 +13,7 @@ from typing import Self
 from filelock import FileLock, Timeout
 
 from rir_mlx.errors import UserError
-from rir_mlx.storage.atomic import make_folder
+from rir_mlx.storage.atomic import make_folder, unwritable
 from rir_mlx.storage.layout import OTHER_RUNS
 
 
@@ -76,7 +76,7 @@ class RunLock:
                 hint="Wait for it, or stop it with Ctrl-C. `rir-mlx classify` can use the run meanwhile.",
             ) from error
         except OSError as error:
-            raise UserError(f"{self.folder} cannot be written: {error.strerror}.") from error
+            raise unwritable(self.folder, error) from error
         self._write_note()
 
     def _write_note(self) -> None:

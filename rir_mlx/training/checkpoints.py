@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from rir_mlx.errors import Failure, UserError
+from rir_mlx.models.weight_files import save_tensors
 from rir_mlx.storage.atomic import read_json, replacing, write_json
 from rir_mlx.storage.digests import changes
 
@@ -50,13 +51,11 @@ class Checkpoints:
 
     def save(self, step: int, tensors: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> None:
         """Write the checkpoint of a step atomically, then delete all but the last two."""
-        from safetensors.numpy import save_file
-
         with replacing(self.folder / f"step-{step:08}") as temporary:
             temporary.mkdir()
             # safetensors writes raw memory: an array that is not C-contiguous would come back transposed.
             own = {name: np.require(tensor, requirements="C") for name, tensor in tensors.items()}
-            save_file(own, temporary / "state.safetensors", {"format": "np"})
+            save_tensors(own, temporary / "state.safetensors", "np")
             (temporary / "state.json").write_text(json.dumps(dict(values)) + "\n", encoding="utf-8")
         for old in self._saved()[:-_KEPT]:
             shutil.rmtree(old, ignore_errors=True)

@@ -35,7 +35,7 @@ from rir_mlx.prompting.batches import (
     share_of,
     whole_batches,
 )
-from rir_mlx.storage.atomic import write_jsonl
+from rir_mlx.storage.atomic import failure_to_write, write_jsonl
 from rir_mlx.training.job import LoopState, TrainingJob, TrainingOutcome, TrainingOutputs, learning_rate_at, step_groups
 from rir_mlx.training.trackers import Reporting, open_reporting
 
@@ -264,7 +264,8 @@ class _Loop:
             self.outputs.save()
 
     def _write(self, line: dict[str, float]) -> None:
-        with self.outputs.metrics.open("a", encoding="utf-8") as log:
+        path = self.outputs.metrics
+        with failure_to_write(path), path.open("a", encoding="utf-8") as log:
             log.write(json.dumps({"step": self.at.step} | line) + "\n")
             log.flush()
             os.fsync(log.fileno())  # the log is never behind a checkpoint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,7 +17,9 @@ from commands import LABELS, Run
 from rir_mlx import RirClassifier
 from rir_mlx.classification.scores import Prediction
 from rir_mlx.classification.scoring import PredictOptions
+from rir_mlx.data.loading import load_labelled
 from rir_mlx.errors import UserError
+from rir_mlx.recipe.schema import DataSection
 from rir_mlx.statistics.calibration import Calibration
 
 TEXTS = ["i feel happy today", "i was sad", "now i am angry at the rain", "a day"]
@@ -168,6 +171,37 @@ def test_scores_of_other_lengths_are_refused() -> None:
         made().score(TEXTS, ["joy"])
     with pytest.raises(ValueError, match="no texts"):
         made().score([], [])
+
+
+@pytest.mark.parametrize(
+    ("names", "given"),
+    [
+        (("true", "false", "maybe"), [[True, False], [np.True_, np.False_], ["TRUE", " False "]]),
+        (("1", "0", "2"), [[1, 0], [1.0, 0.0], np.array([1.0, 0.0], np.float32), np.array([1, 0]), ["1.0", "0"]]),
+    ],
+)
+def test_labels_of_any_type_are_scored_as_a_table_reads_them(
+    names: tuple[str, ...], given: list[Any], tmp_path: Path
+) -> None:
+    """Truth values and numbers got 0.0 for right answers."""
+    classifier = made()
+    classifier.classifier.task = SimpleNamespace(names=list(names))  # type: ignore[assignment]
+    by_text = {
+        "first": Prediction(names[0], {names[0]: 1.0}, 1.0),
+        "second": Prediction(names[1], {names[1]: 1.0}, 1.0),
+    }
+    classifier.classifier.predict = lambda texts, how, **_: [by_text[text] for text in texts]  # type: ignore[method-assign]
+    for labels in given:
+        assert classifier.score(["first", "second"], labels) == 1.0
+        assert classifier.score(["second", "first"], labels) == 0.0
+        rows = zip(["first", "second"], np.asarray(labels).tolist(), strict=True)
+        lines = [json.dumps({"text": text, "label": label}) for text, label in rows]
+        (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
+        section = DataSection.model_validate({"train": str(tmp_path / "rows.jsonl"), "val_size": 0, "test_size": 0})
+        assert [row.label for row in load_labelled(section, 0).train] == list(names[:2])
+    for wrong in (None, float("nan"), "nan", 3, "no label"):
+        with pytest.raises(ValueError, match="label"):
+            classifier.score(["first"], [wrong])
 
 
 def test_scorers_of_scikit_learn_take_it_as_it_is() -> None:

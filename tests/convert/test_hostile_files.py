@@ -31,6 +31,12 @@ def test_an_honest_header_is_read(tmp_path: Path) -> None:
     assert weights["w"].tolist() == np.zeros((4, 4)).tolist()
 
 
+def test_a_single_number_is_written_and_read_as_one(tmp_path: Path) -> None:
+    """It was refused, because NumPy makes a row of it on the way."""
+    save_weights({"scale": np.ones((), np.float32)}, tmp_path / "a.safetensors")
+    assert Weights(tmp_path / "a.safetensors")["scale"].shape == ()
+
+
 @pytest.mark.parametrize(
     ("header", "words"),
     [
@@ -40,7 +46,12 @@ def test_an_honest_header_is_read(tmp_path: Path) -> None:
         (entry(data_offsets=[0.0, 64.0]), "lies at [0.0, 64.0]"),
         (entry(data_offsets=None), "lies at None"),
         (entry(data_offsets=[0, 32]), "does not take 32 bytes"),
-        (entry(data_offsets=[64, 128]), "ends before its last tensor"),
+        (entry(data_offsets=[64, 128]), "leave a gap at byte 0"),
+        (entry(shape=[8, 4], data_offsets=[0, 128]), "ends before its last tensor"),
+        (entry(shape=[2, 4], data_offsets=[0, 32]), "32 bytes at its end belong to no tensor"),
+        (entry() | {"v": entry()["w"]}, "overlap or leave a gap at byte 0"),
+        (b'{"w": 1, "w": 2}', "names a tensor twice"),
+        (entry() | {"__metadata__": False}, "__metadata__ holds something else"),
         (entry(shape=[-4, -4]), "has the shape [-4, -4]"),
         (entry(shape=[True, 16]), "has the shape [True, 16]"),
         (entry(shape=[2**40, 2**40]), "does not take 64 bytes"),

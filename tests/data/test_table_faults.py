@@ -82,6 +82,27 @@ def test_a_malformed_quotation_costs_its_own_row_alone(tmp_path: Path) -> None:
     assert found.parts["train"][-1].text == "after"
 
 
+def test_a_refused_row_of_several_lines_counts_every_line(tmp_path: Path) -> None:
+    """Three lines in one quotation were one refused row of 38, where the file has 40 lines."""
+    rows = list(CLEAN)
+    rows[4], rows[6] = ('"what a day', "joy"), ('it is 55", they say', "joy")
+    path = write(tmp_path / "a.csv", rows)
+    found = scan_sources(section(path), 0)
+    assert (len(found.parts["train"]), [fault.number for fault in found.refused]) == (37, [6, 7, 8])
+    assert found.refused[0].what == "3 fields where the header has 2"
+    assert found.refused[1].what == "inside the quotation that row 6 opens"
+    stream = [row.row for row in open_stream(path, wanted_text(path, None)).scan() if isinstance(row, Fault)]
+    assert stream == [6, 7, 8]
+
+
+def test_lines_are_counted_as_the_file_has_them_not_as_unicode_does(tmp_path: Path) -> None:
+    """A line separator in a text (U+2028, a vertical tab) moved the numbers of the faults after it."""
+    rows = list(CLEAN)
+    rows[4], rows[5], rows[11] = ('"what\u2028a\x0bday', "joy"), ("a\x85b", "fear"), ('it is 55"', "joy")
+    found = scan_sources(section(write(tmp_path / "a.csv", rows)), 0)
+    assert [fault.number for fault in found.refused] == list(range(6, 14))
+
+
 def test_blanks_around_a_quoted_cell_are_no_part_of_it(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('text, label\n"a, b", "joy"\n"c" , "fear"\n')
     assert load(tmp_path / "a.csv") == [("a, b", "joy"), ("c", "fear")]

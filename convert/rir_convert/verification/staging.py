@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rir_convert.weights.disk import check_writable
 from rir_mlx.errors import Failure, UserError
-from rir_mlx.storage.atomic import replace_folder
+from rir_mlx.storage.atomic import is_about, not_written, replace_folder
 
 
 @contextmanager
@@ -31,6 +31,10 @@ def verified_folder(folder: Path) -> Iterator[Path]:
             except Failure:
                 if (written / "verification.json").is_file():
                     replace_folder(written, folder.with_name(folder.name + ".rejected"))
+                raise
+            except OSError as error:
+                if is_about(error, written):
+                    raise not_written(folder, error) from error
                 raise
             replace_folder(written, folder)
         finally:

@@ -7,7 +7,7 @@ length, a JSON header, the tensors).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import prod
 from pathlib import Path
 from typing import Any, Protocol
@@ -235,7 +235,8 @@ def _write_file(tensors: Tensors, names: list[str], path: Path, made_for: str, a
         for name in ordered:
             dtype, shape = tensors.form(name)
             # In C order: safetensors stores raw memory, and a sum with a transposed array has Fortran order.
-            tensor = np.ascontiguousarray(tensors[name])
+            # `ascontiguousarray` would make a row of a single number.
+            tensor = np.asarray(tensors[name], order="C")
             if (tensor.dtype, tensor.shape) != (dtype, shape):
                 raise ModelError(f"{name} came as {tensor.dtype} {tensor.shape}, not as {dtype} {shape}.")
             file.write(tensor.reshape(-1).view(np.uint8).data)
@@ -266,19 +267,43 @@ def _read_header(path: Path) -> tuple[int, dict[str, Any]]:
                 raise ValueError("the header is longer than the file")
             if length > _HEADER_BYTES:
                 raise ValueError(f"the header takes {length:,} bytes, more than the {_HEADER_BYTES:,} of the format")
-            header = json.loads(file.read(length))
+            header = json.loads(file.read(length), object_pairs_hook=_distinct)
         if not isinstance(header, dict):
             raise ValueError("the header is no JSON object")
-        ends = [_end(name, entry) for name, entry in header.items() if name != "__metadata__"]
+        about = header.get("__metadata__", {})
+        if not isinstance(about, dict) or not all(isinstance(value, str) for value in about.values()):
+            raise ValueError("the header's __metadata__ holds something else than texts")
+        end = _check_cover(_place(name, entry) for name, entry in header.items() if name != "__metadata__")
+        if 8 + length + end < size:
+            raise ValueError(f"{size - 8 - length - end:,} bytes at its end belong to no tensor")
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} is damaged or cut: {error}") from error
-    if 8 + length + max(ends, default=0) > size:
+    if 8 + length + end > size:
         raise ModelError(f"{path} is cut: it ends before its last tensor.")
     return 8 + length, header
 
 
-def _end(name: str, entry: Any) -> int:
-    """The end of a tensor, from its header entry. Raises ValueError for an entry that describes no tensor."""
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these keys and values. Raises ValueError if a key comes twice: one tensor would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("the header names a tensor twice")
+    return found
+
+
+def _check_cover(places: Iterable[tuple[int, int]]) -> int:
+    """The end of the last tensor. Raises ValueError unless the tensors follow each other without a gap, as the format
+    demands: one that overlaps another holds its neighbour's numbers."""
+    at = 0
+    for begin, end in sorted(places):
+        if begin != at:
+            raise ValueError(f"its tensors overlap or leave a gap at byte {min(begin, at):,}")
+        at = end
+    return at
+
+
+def _place(name: str, entry: Any) -> tuple[int, int]:
+    """Where a tensor lies, from its header entry. Raises ValueError for an entry that describes no tensor."""
     if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
         raise ValueError(f"the header's entry of {name} describes no tensor")
     shape, offsets = _sizes(entry.get("shape")), _sizes(entry.get("data_offsets"))
@@ -287,7 +312,7 @@ def _end(name: str, entry: Any) -> int:
     dtype, held = _DTYPES.get(entry["dtype"]), offsets[1] - offsets[0]
     if dtype is not None and held != _bytes(np.dtype(dtype), tuple(shape)):
         raise ValueError(f"{name} of shape {shape} in {entry['dtype']} does not take {held:,} bytes")
-    return offsets[1]
+    return offsets[0], offsets[1]
 
 
 def _sizes(values: Any) -> list[int] | None:

@@ -12,7 +12,7 @@ from itertools import dropwhile, islice
 from pathlib import Path
 
 from rir_mlx.data.columns import check_header, find_columns
-from rir_mlx.data.tables.quoting import Batch, Record, RowsSeen, quoted_places, split_batches, split_records
+from rir_mlx.data.tables.quoting import Batch, Record, RowsSeen, lines_in, quoted_places, split_batches, split_records
 from rir_mlx.data.tables.table import Fault, Table, Wanted
 from rir_mlx.data.tables.text_files import check_encoding, empty_file, not_utf8, open_lines
 from rir_mlx.errors import DataError
@@ -21,6 +21,7 @@ _KNOWN = 10_000
 """So many different cells of columns whose cells come again and again are held once."""
 _SAMPLE = 200
 """Lines used to detect the delimiter."""
+_SWALLOWS = "a quotation mark opened here is closed in row {}, and what lies between looks like rows"
 _FREE_ROLES = ("text", "question", "answer", "reasoning")
 
 
@@ -133,13 +134,13 @@ class DelimitedFile:
         for batch in self._batches():
             for record in batch.records():
                 if record.first in self.swallowing:
-                    yield from _swallowed(record)
+                    yield from _refused(record, _SWALLOWS.format(record.last))
                 elif isinstance(record.cells, Fault):
                     yield record
                 elif not batch.clean and (why := not_utf8(record.raw)):
-                    yield record._replace(cells=Fault(record.first, why))
+                    yield from _refused(record, why)
                 elif len(record.cells) != width:
-                    yield record._replace(cells=Fault(record.first, wrong_length(record.cells, self.header)))
+                    yield from _refused(record, wrong_length(record.cells, self.header))
                 else:
                     yield record
 
@@ -177,8 +178,11 @@ class _Cells:
         if why is None and len(row) != len(self.header):
             why = wrong_length(row, self.header)
         if why is not None:
-            self.faults.append(Fault(batch.first[place], why))
+            self._refuse(batch.record(place), why)
         return why is not None
+
+    def _refuse(self, record: Record, why: str) -> None:
+        self.faults += [line.cells for line in _refused(record, why) if isinstance(line.cells, Fault)]
 
     def _held_once(self, cells: list[str]) -> list[str]:
         """Equal strings as one object, where they come again and again, as labels do."""
@@ -189,19 +193,19 @@ class _Cells:
     def refuse(self, swallowing: Mapping[int, Record]) -> None:
         """Turn these records into faults, and sort the faults."""
         if swallowing:
-            self.faults = [fault for fault in self.faults if fault.row not in swallowing]
+            taken = {row for record in swallowing.values() for row in range(record.first, record.last + 1)}
+            self.faults = [fault for fault in self.faults if fault.row not in taken]
             for record in swallowing.values():
-                self.faults += [line.cells for line in _swallowed(record) if isinstance(line.cells, Fault)]
+                self._refuse(record, _SWALLOWS.format(record.last))
             kept = [place for place, row in enumerate(self.rows) if row not in swallowing]
             self.rows = array("L", (self.rows[place] for place in kept))
             self.columns = tuple([column[place] for place in kept] for column in self.columns)
         self.faults.sort(key=lambda fault: fault.row)
 
 
-def _swallowed(record: Record) -> Iterator[Record]:
-    """A fault for every line of a quotation that swallows rows, so that none of them goes uncounted."""
-    what = f"a quotation mark opened here is closed in row {record.last}, and what lies between looks like rows"
-    for offset, line in enumerate(record.raw.splitlines()):
+def _refused(record: Record, what: str) -> Iterator[Record]:
+    """A fault for every line of a record that cannot be used, so that rows in it do not go uncounted."""
+    for offset, line in enumerate(lines_in(record.raw)):
         number = record.first + offset
         if line:
             yield Record(number, number, line, Fault(number, what))

@@ -22,6 +22,7 @@ _LONGEST = 1 << 26
 """Characters of one quotation. A mark that never closes must not take a file of gigabytes into memory."""
 _MOST_VALUES = 10_000
 _MANY_LINES = 4
+_LINE_END = re.compile(r"\r\n?|\n")
 _NUMBER = re.compile(r"[+-]?\d+([.,]\d+)?")
 
 
@@ -245,6 +246,11 @@ def _past_blanks(line: str, place: int, end: int) -> int:
     return place
 
 
+def lines_in(raw: str) -> list[str]:
+    """The lines of a record as the file counts them: `splitlines` also splits at signs that end no line of a file."""
+    return _LINE_END.split(raw)
+
+
 def quoted_places(raw: str, cells: Sequence[str]) -> list[int]:
     """The places of the cells that stand in quotation marks in a record."""
     found, at = list[int](), 0
@@ -296,7 +302,7 @@ class RowsSeen:
     def _swallows(self, record: Record) -> bool:
         """Whether lines of a record are rows. Its first line may hold the cells before the quotation and its last those
         after it, so neither is evidence without the other."""
-        lines = [line.split(self.delimiter) for line in record.raw.splitlines() if line]
+        lines = [line.split(self.delimiter) for line in lines_in(record.raw) if line]
         if self.width == 1 or len(lines) < 2:
             return False
         wide = [len(cells) == self.width for cells in lines]

@@ -135,5 +135,7 @@ def test_rows_that_a_server_fails_on_end_with_a_count_and_the_command_that_tries
         assert f"failed on {failed} requests" in result.err
         assert "--retry-refused" in result.err
         server.reply = echo
-        assert rir("augment", str(recipe), "--base-url", url, *FEW[:2], "--retry-refused").code == 0
+        server_keys = ["-s", f"augment.base_url={url}", "-s", "augment.engine=openai", "-s", "augment.retries=2"]
+        every_stage = ["run", str(recipe), *FEW[:2], *server_keys, "-s", "classifier.arms=[qa, qra]", "-q"]
+        assert rir(*every_stage, "--retry-refused").code == 0
     assert stats_of(tmp_path)["kept"] == 45

@@ -1,0 +1,1 @@
+"""Fuzzing: mutated files and answers through the readers that the commands call. `make fuzz` runs it."""
