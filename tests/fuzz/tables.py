@@ -112,10 +112,11 @@ def _check_lines(path: Path, form: TableFormat, stream: Stream, scanned: Sequenc
         several += taken > 1
     if len(set(covered)) < len(covered):
         raise Loss(f"a line is in two rows: {sorted(covered)}")
+    header = next((number for number, line in enumerate(lines, 1) if line.strip()), 0)
     for number, line in enumerate(lines, 1):
         if number in covered or not line.strip("\r\n\ufeff " if path.suffix == ".jsonl" else "\r\n\ufeff"):
             continue
-        if covered and (number > min(covered) or _MARK.search(line)):
+        if covered and (number > min(covered) or (number > header and _MARK.search(line))):
             raise Loss(f"line {number} is in no row: {line!r}")
     said = any("hold line breaks" in note for note in stream.notes())
     if several and not said:

@@ -63,8 +63,8 @@ class Adapters:
         try:
             found = read_any(folder)
         except ModelError as error:
-            if str(folder) not in str(error) and "adapter_config.json" not in str(error) and "lora" not in str(error):
-                raise Loss(f"the error names neither file nor module: {error}") from error
+            if not any(name in str(error) for name in (str(folder), config.name, "q_proj", "The adapter holds")):
+                raise Loss(f"the error names neither file nor tensor: {error}") from error
             return "refused"
         read = json.loads(config.read_text(encoding="utf-8"))
         if "zzz" in read and read["zzz"] and peft:
