@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -92,3 +93,14 @@ def test_the_long_sequence_is_no_longer_than_a_model_takes() -> None:
     assert most_tokens({"n_positions": 512}) == 512
     assert most_tokens({"max_position_embeddings": 131_072}) == 1024
     assert most_tokens({"max_position_embeddings": 131_072}, 16) == 16
+
+
+@pytest.mark.parametrize(("factor", "passes"), [(25.25 / math.sqrt(640), True), (0.99, False), (1.0, False)])
+def test_an_embedding_factor_that_mlx_lm_rounds_is_no_other_model(factor: float, passes: bool) -> None:
+    """mlx-lm rounds Gemma 3's √640 to 25.25, transformers in float32 does not: every adapter of the real model was
+    refused with log-probabilities 0.034 off. Any other factor is still a fault."""
+    embedding = np.random.default_rng(0).normal(size=(5, 640)).astype(np.float32)
+    rows = [np.log(np.array([[0.5, 0.3, 0.2]] * 5, dtype=np.float32))]
+    ours = ProbeAnswers(rows, None, None, [embedding, embedding])
+    theirs = ProbeAnswers([rows[0] + 0.03], None, None, [np.float32(factor) * embedding, embedding * 1.001])
+    assert (not compare_answers("mlx-lm", ours, theirs, Tolerance("float32", 20.0)).faults) == passes
