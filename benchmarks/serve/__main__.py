@@ -62,11 +62,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=12.0)
     parser.add_argument("--arm", default="qra")
     parser.add_argument("--backend", default="auto")
+    parser.add_argument("--together", type=int, nargs="+", default=[1, TOGETHER])
     given = parser.parse_args()
     chosen = ("--arm", given.arm, "--backend", given.backend)
     print("| reason | clients | together | requests/s | p50, ms | p99, ms | requests |\n|---|---|---|---|---|---|---|")
-    for together in (1, TOGETHER):
-        with server(given.run, *chosen, "--together", str(together)) as served:
+    for together in given.together:
+        with server(given.run, *chosen, "--together", str(together), "--max-wait", "600") as served:
             for reason in ("never", "always"):
                 for clients in CLIENTS:
                     timing = asyncio.run(load(served.address, reason, clients, given.seconds))

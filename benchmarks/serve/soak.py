@@ -175,7 +175,8 @@ def main() -> None:
         state = asyncio.run(soak(served, classifier, given.minutes))
     printed = "".join(served.printed)
     print(printed)
-    print(f"{sum(state.done.values()):,} requests, {state.ties} ties, {len(state.faults)} faults")
+    asked = sum(state.done.values()) - state.done["busy"]
+    print(f"{asked:,} requests, {state.ties} ties, {len(state.faults)} faults")
     for fault in state.faults[:20]:
         print(fault)
     if state.faults or "Traceback" in printed or "error:" in printed:
