@@ -71,10 +71,10 @@ def make_inputs(folder: Path, backend: str) -> None:
     (folder / "small.yaml").write_text(RECIPE.format(backend=backend), encoding="utf-8")
 
 
-def finish(folder: Path, command: list[str]) -> float:
+def finish(folder: Path, command: list[str], *, quiet: bool = True) -> float:
     """Run a command to its end. Returns its seconds."""
     begun = time.monotonic()
-    process = start_command(folder, *command, "-q")
+    process = start_command(folder, *command, *(["-q"] if quiet else []))
     if process.wait(_LIMIT):
         raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}: {process.err()}")
     return time.monotonic() - begun
@@ -89,10 +89,9 @@ def results(folder: Path) -> dict[str, object]:
             lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
             kept = {line["key"]: {**line, "seconds": 0} for line in lines}
             found[name] = (len(lines), kept)
-        elif path.suffix == ".safetensors" or name == "out.csv" or path.parent.name == "augmented":
-            found[name] = path.read_bytes() if path.suffix in (".safetensors", ".csv", ".jsonl") else path.is_file()
-        elif path.name == "predictions.jsonl":
-            found[name] = path.read_bytes()
+        elif path.suffix in (".safetensors", ".jsonl") or name == "out.csv":
+            if path.name != "metrics.jsonl":  # seconds
+                found[name] = path.read_bytes().replace(str(folder).encode(), b"")
         elif path.suffix == ".tmp" or path.name.endswith((".partial", ".unverified")):
             found[name] = "left behind"
     return {name: value for name, value in found.items() if "/checkpoints/" not in name}
@@ -112,7 +111,8 @@ def kill_stage(before: Path, after: Path, command: list[str], told: Killed, mome
             else:
                 told.early += 1
             process.wait(_LIMIT)
-        finish(folder, [*command, *(["--force"] if (folder / "out.csv").exists() else [])])
+        if not (command[0] == "classify" and (folder / "out.csv").exists()):  # it had ended before its kill
+            finish(folder, command)
         told.ends += 1
         killed, whole = results(folder), results(after)
         told.different += [name for name in sorted(killed.keys() | whole.keys()) if killed.get(name) != whole.get(name)]
@@ -125,6 +125,7 @@ def run_backend(backend: str, kills: int, rng: random.Random, folder: Path) -> d
     before = folder / "0"
     before.mkdir(parents=True)
     make_inputs(before, backend)
+    finish(before, ["recipe", "small.yaml"], quiet=False)  # starts the process that the others are forked from
     snapshots = [before]
     for number, (stage, command) in enumerate(STAGES.items(), 1):
         shutil.copytree(snapshots[-1], folder / str(number))

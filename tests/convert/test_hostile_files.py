@@ -50,6 +50,7 @@ def test_a_single_number_is_written_and_read_as_one(tmp_path: Path) -> None:
         (entry(shape=[8, 4], data_offsets=[0, 128]), "ends before its last tensor"),
         (entry(shape=[2, 4], data_offsets=[0, 32]), "32 bytes at its end belong to no tensor"),
         (entry() | {"v": entry()["w"]}, "overlap or leave a gap at byte 0"),
+        (b'{"__metadata__": {"a": "\\ud800"}}', "surrogates not allowed"),
         (b'{"w": 1, "w": 2}', "names a tensor twice"),
         (entry() | {"__metadata__": False}, "__metadata__ holds something else"),
         (entry(shape=[-4, -4]), "has the shape [-4, -4]"),

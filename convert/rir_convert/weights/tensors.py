@@ -270,6 +270,7 @@ def _read_header(path: Path) -> tuple[int, dict[str, Any]]:
             header = json.loads(file.read(length), object_pairs_hook=_distinct)
         if not isinstance(header, dict):
             raise ValueError("the header is no JSON object")
+        json.dumps(header, ensure_ascii=False).encode()  # no other reader accepts half a character
         about = header.get("__metadata__", {})
         if not isinstance(about, dict) or not all(isinstance(value, str) for value in about.values()):
             raise ValueError("the header's __metadata__ holds something else than texts")
