@@ -23,7 +23,7 @@ from rir_mlx.augmentation.augmented_rows import read_stats
 from rir_mlx.backends.processes import is_main
 from rir_mlx.evaluation.report.plots import check_installed, write_plots
 from rir_mlx.evaluation.schema import Comparison
-from rir_mlx.models.offline import without_network
+from rir_mlx.hub_access import without_network
 from rir_mlx.progress import Progress, Silent
 from rir_mlx.stages.context import Context
 from rir_mlx.stages.opening import OpenOptions, RecipeSource, open_run

@@ -51,7 +51,9 @@ def prepare(*, offline: bool) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", message="Unexpected keyword arguments", category=UserWarning)
     if offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"
+        from rir_mlx.hub_access import forbid_network
+
+        forbid_network()
 
 
 def process_rank() -> int:

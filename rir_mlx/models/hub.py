@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rir_mlx.errors import ModelError, did_you_mean
+from rir_mlx.hub_access import cached_names, hub_answers, is_offline
 from rir_mlx.models.config import read_config
 from rir_mlx.models.fingerprint import fingerprint
 from rir_mlx.models.weight_files import check_weights
@@ -85,9 +86,10 @@ def _fetch(name: str, revision: str | None, key: str, *, offline: bool) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     known = [OPEN_MIRROR] if key == "model" else []
+    local = offline or not hub_answers()
     try:
         folder = snapshot_download(
-            name, revision=revision, allow_patterns=_WANTED, ignore_patterns=_UNWANTED, local_files_only=offline
+            name, revision=revision, allow_patterns=_WANTED, ignore_patterns=_UNWANTED, local_files_only=local
         )
         return Path(folder)
     except errors.GatedRepoError as error:
@@ -104,9 +106,17 @@ def _fetch(name: str, revision: str | None, key: str, *, offline: bool) -> Path:
             hint=f"Correct the recipe's `{key}`, or run `hf auth login` if it is private.",
         ) from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-        raise ModelError(
-            f"{name} is not on this machine, and the hub cannot be reached.",
-            hint=f"Run `hf download {name}` once with a network, or name a local folder with --set {key}=FOLDER.",
-        ) from error
+        raise _missing(name, key, offline=offline or is_offline()) from error
     except (errors.HfHubHTTPError, OSError, ValueError) as error:
         raise ModelError(f"{name} could not be fetched from the hub: {error}") from error
+
+
+def _missing(name: str, key: str, *, offline: bool) -> ModelError:
+    """The error for a model that is not here and cannot be fetched: it names those that are here."""
+    why = "offline nothing is fetched" if offline else "the hub cannot be reached"
+    here = ", ".join([*cached_names("model"), "builtin:tiny-llama"] if key == "model" else cached_names("model"))
+    return ModelError(
+        f"{name} is not on this machine, and {why}.",
+        hint=f"Run `hf download {name}` once with a network, or name a local folder with --set {key}=FOLDER."
+        + (f" On this machine: {here}." if here else ""),
+    )

@@ -147,7 +147,7 @@ def test_the_newest_run_is_checked_where_nothing_is_named(rir: Run, recipe: Path
         ("mime.csv", "Did you mean 'mine.csv'?"),
         ("emotoin", "Did you mean 'emotion'?"),
         ("nowhere.yaml", "There is no recipe file nowhere.yaml"),
-        ("nobody/no-such-rows", "the Hugging Face hub cannot be reached"),
+        ("nobody/no-such-rows", "no data set of that name on this machine"),
     ],
 )
 def test_data_that_are_not_there_are_exit_code_2_with_a_hint(rir: Run, table: Path, data: str, words: str) -> None:

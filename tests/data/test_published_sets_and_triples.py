@@ -77,7 +77,7 @@ def test_a_data_set_that_cannot_be_reached_is_one_sentence(
     monkeypatch.chdir(tmp_path)
     for name in ("nobody/nothing-v1.5", "nothing"):
         error = fault_of(name)
-        assert error.what.startswith(f"data.train: {name} is no file here, and the Hugging Face hub cannot be reached")
+        assert error.what.startswith(f"data.train: there is no file {name}, and no data set of that name on this")
         assert "--offline" in error.hint
 
 
@@ -102,6 +102,7 @@ def test_refusals_of_the_hub_say_how_to_mend_them(
         raise datasets.exceptions.DatasetNotFoundError(words)
 
     monkeypatch.setattr(datasets, "load_dataset", refuse)
+    monkeypatch.setattr("rir_mlx.data.tables.hub.hub_answers", lambda: True)
     monkeypatch.chdir(tmp_path)
     error = fault_of("x", train={"path": "a/b", "revision": "v9"})
     assert found in error.what

@@ -39,6 +39,7 @@ def raising(error: type[Exception]) -> Callable[..., str]:
 def test_each_way_the_hub_refuses_has_its_own_mend(
     monkeypatch: pytest.MonkeyPatch, error: type[Exception], words: str
 ) -> None:
+    monkeypatch.setattr("rir_mlx.models.hub.hub_answers", lambda: True)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", raising(error))
     with pytest.raises(ModelError, match=words):
         resolve_model("a/b", "r1")
@@ -49,6 +50,7 @@ def test_a_snapshot_of_the_hub_is_known_by_its_commit(
 ) -> None:
     folder = tmp_path / "models--a--b" / "snapshots" / "0123abc"
     shutil.copytree(tiny, folder)
+    monkeypatch.setattr("rir_mlx.models.hub.hub_answers", lambda: True)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(folder))
     found = resolve_model("a/b")
     assert (found.name, found.revision, found.folder) == ("a/b", "0123abc", folder)

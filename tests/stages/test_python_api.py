@@ -13,7 +13,7 @@ import pytest
 import rir_mlx
 from rir_mlx import Recipe, RirClassifier, augment, evaluate, load_recipe, run, train_classifier, train_rgen
 from rir_mlx.errors import RecipeError, UserError
-from rir_mlx.models.offline import without_network
+from rir_mlx.hub_access import without_network
 
 
 @pytest.fixture(autouse=True)

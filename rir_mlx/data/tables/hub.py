@@ -12,6 +12,7 @@ from typing import Any
 from rir_mlx.data.columns import Column, check_header, find_columns
 from rir_mlx.data.tables.table import ACCEPTED, Table, first_line
 from rir_mlx.errors import DataError, did_you_mean
+from rir_mlx.hub_access import cached_names, hub_answers, is_offline, without_network
 from rir_mlx.recipe.schema import SourceSpec
 
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
@@ -43,8 +44,9 @@ def read_data_set(source: SourceSpec, columns: Sequence[Column], key: str, path:
     import datasets
 
     split = source.split or "train"
+    local = Path(path).is_dir() or not hub_answers()
     try:
-        with _no_bars_off_a_terminal():
+        with without_network(local), _no_bars_off_a_terminal():
             data = datasets.load_dataset(path, source.config, split=split, revision=source.revision)
     except Exception as error:  # a dozen kinds, from four libraries; those that are not known keep their own words
         raise _explain(error, source, key) from error
@@ -101,8 +103,16 @@ def _explain(error: Exception, source: SourceSpec, key: str) -> DataError:
             hint="Check the id or the path; for a private data set run: hf auth login",
         )
     if isinstance(error, ConnectionError) or "OfflineModeIsEnabled" in words:
-        return DataError(
-            f"{key}: {path} is no file here, and the Hugging Face hub cannot be reached to look it up.",
-            hint=f"Connect to a network or leave out --offline, or set {key} to a file of your own.",
-        )
+        return _missing(path, key)
     return DataError(f"{key}: {path} cannot be loaded as a data set: {first_line(error)}", hint=ACCEPTED)
+
+
+def _missing(path: str, key: str) -> DataError:
+    """The error for a data set that is not here and cannot be looked up: it names those that are here."""
+    here = ", ".join(cached_names("dataset"))
+    return DataError(
+        f"{key}: there is no file {path}, and no data set of that name on this machine; "
+        + ("offline the Hugging Face hub is not asked." if is_offline() else "the Hugging Face hub cannot be reached."),
+        hint=f"Load it once with a network and without --offline, or set {key} to a file of your own."
+        + (f" Data sets on this machine: {here}." if here else ""),
+    )

@@ -1,0 +1,99 @@
+"""Whether the Hugging Face hub may be contacted and answers, and what its cache on this machine holds."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+_VARIABLE = "HF_HUB_OFFLINE"
+_YES = {"1", "ON", "YES", "TRUE"}
+_CONNECT_SECONDS = 2.5
+_REMEMBERED_SECONDS = 60
+
+
+def forbid_network() -> None:
+    """Keep huggingface_hub, transformers and datasets off the network from now on, and child processes too.
+
+    The libraries read the variable once, when they are imported, which may have happened long ago."""
+    from huggingface_hub import constants  # noqa: F401  its constant must exist to be set
+
+    os.environ[_VARIABLE] = "1"
+    _set(True)
+
+
+@contextmanager
+def without_network(wanted: bool = True) -> Iterator[None]:
+    """Keep the same libraries off the network inside the block."""
+    if not wanted:
+        yield
+        return
+    from huggingface_hub import constants
+
+    variable, constant = os.environ.get(_VARIABLE), constants.HF_HUB_OFFLINE
+    forbid_network()
+    try:
+        yield
+    finally:
+        if variable is None:
+            del os.environ[_VARIABLE]
+        else:
+            os.environ[_VARIABLE] = variable
+        _set(constant)
+
+
+def is_offline() -> bool:
+    """Whether the user has forbidden to contact the hub, with --offline or in the environment."""
+    module = sys.modules.get("huggingface_hub.constants")
+    return bool(getattr(module, _VARIABLE, False)) or os.environ.get(_VARIABLE, "").upper() in _YES
+
+
+def hub_answers() -> bool:
+    """Whether the hub may be contacted and answers. The answer takes three seconds at most, for the library's own
+    retries take half a minute; it is remembered for a minute."""
+    return not is_offline() and _answers(int(time.monotonic() / _REMEMBERED_SECONDS))
+
+
+def cached_names(kind: str) -> list[str]:
+    """The names of the models (`kind` "model") or data sets ("dataset") in the hub's cache, in order. Those of models
+    whose weights are not there, but perhaps a tokenizer, are left out."""
+    from huggingface_hub import constants
+
+    return sorted(
+        folder.name.removeprefix(f"{kind}s--").replace("--", "/")
+        for folder in Path(constants.HF_HUB_CACHE).glob(f"{kind}s--*")
+        if any(folder.glob("snapshots/*/*.safetensors" if kind == "model" else "snapshots/*/*"))
+    )
+
+
+@lru_cache(maxsize=1)
+def _answers(minute: int) -> bool:
+    """Whether anything at the hub's address answers a request. In a thread, since no timeout bounds the look-up of a
+    name."""
+    found: list[bool] = []
+    thread = threading.Thread(target=lambda: found.append(_connects()), daemon=True)
+    thread.start()
+    thread.join(_CONNECT_SECONDS + 0.4)
+    return bool(found and found[0])
+
+
+def _connects() -> bool:
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_CONNECT_SECONDS)
+    except Exception as error:  # of an HTTP library that huggingface_hub chooses
+        return type(error).__name__ == "ReadTimeout"  # connected, and slow
+    return True
+
+
+def _set(value: bool) -> None:
+    for name in ("huggingface_hub.constants", "datasets.config"):
+        if (module := sys.modules.get(name)) is not None:
+            module.HF_HUB_OFFLINE = value  # type: ignore[attr-defined]
