@@ -23,6 +23,9 @@ Severity = Literal["error", "warning", "note"]
 """How bad a finding about the data is. `error`: training would refuse the data. `warning`: training would run, but its
 metrics would mislead or a label would not be learned. `note`: worth knowing."""
 
+OnBadRows = Literal["stop", "skip"]
+"""What happens to rows that cannot be used: an error that lists them, or they are left out and counted."""
+
 Arm = Literal["qa", "qra", "qar", "multitask", "qra-scrambled", "qra-words"]
 """How a classifier is trained: `qa` writes the label, `qra` a reasoning and then the label (arXiv:2507.00214), `qar`
 the label and then a reasoning (arXiv:2406.14511), `multitask` the label or a reasoning, by two prompts

@@ -22,6 +22,8 @@ _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 _MAX_LABELS = 30
 _EXAMPLES = 3
 """Examples printed for a finding; `--json` has more."""
+_REFUSED = 100
+"""Rows that cannot be used, of which all are printed up to this number."""
 
 
 def check(
@@ -32,21 +34,31 @@ def check(
             "run's folder. Default: the newest run, or the default recipe if there is none.",
         ),
     ] = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with code 2 if there is an error or a warning.")
-    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 2 if there is a warning too.")] = False,
+    write: Annotated[
+        Path | None, typer.Option(help="Write the rows that can be used here; the file itself is not touched.")
+    ] = None,
+    rejects: Annotated[
+        Path | None, typer.Option(help="With --write: write the other rows here, with what is wrong with each.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the files of --write and --rejects.")] = False,
     set_: SetOption = None,
     runs: RunsOption = RUNS,
     offline: OfflineOption = False,
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Audit labelled rows before training: leaks, contradictions, duplicates, rare labels, texts too long."""
+    """Audit labelled rows before training: leaks, contradictions, duplicates, rare labels, texts too long.
+
+    The exit code is 2 if training would refuse the rows.
+    """
     given = stage_options(quiet=quiet, runs=runs, overrides=set_ or (), offline=offline)
     from rir_cli.console import print_json
     from rir_mlx import stages
     from rir_mlx.errors import UserError
 
+    if rejects is not None and write is None:
+        raise UserError("--rejects goes with --write.", hint="Add --write clean.csv.")
     options = open_options(given)
     recipe = stages.recipe_of_rows(data, options)
     audit = stages.check(recipe, options.progress)
@@ -54,9 +66,14 @@ def check(
         print_json(_as_json(recipe, audit))
     else:
         print_audit(recipe.data.train.path, audit)
-    if strict and (findings := audit.of("error", "warning")):
+    if write is not None:
+        sorted_out = stages.sort_out(recipe, audit, write, rejects, force=force)
+        options.progress.say(f"{sorted_out.kept:,} rows → {write}")
+        if rejects is not None:
+            options.progress.say(f"{sorted_out.rejected:,} rows, each behind its line and what is wrong → {rejects}")
+    if findings := audit.of("error", "warning") if strict else audit.of("error"):
         names = ", ".join(finding.name for finding in findings)
-        raise UserError(f"--strict: {_count(len(findings), 'finding')} to fix: {names}.")
+        raise UserError(f"{'--strict: ' if strict else ''}{_count(len(findings), 'finding')} to fix: {names}.")
 
 
 def _as_json(recipe: Recipe, audit: Audit) -> dict[str, Any]:
@@ -126,7 +143,12 @@ def _finding_lines(finding: Finding) -> Iterator[str]:
 
     colour = _COLOURS[finding.severity]
     yield f"[{colour}]{finding.severity}[/{colour}] {escape(finding.what)}"
-    for example in finding.examples[:_EXAMPLES]:
+    for row in finding.refused[:_REFUSED]:
+        sheet = "" if row.sheet_row is None else f" (row {row.sheet_row} in a spreadsheet)"
+        yield f"    {escape(f'{Path(row.file).name}:{row.number}{sheet}: {row.what}')}"
+    if len(finding.refused) > _REFUSED:
+        yield f"    and {len(finding.refused) - _REFUSED:,} more; --write FILE --rejects FILE and --json have all"
+    for example in () if finding.refused else finding.examples[:_EXAMPLES]:
         yield f"    {escape(_example_line(example))}"
     if finding.hint:
         yield f"  {escape(finding.hint)}"

@@ -146,7 +146,8 @@ def _read_rows(
             continue
         tables = read_tables(source, columns_of(section, part), f"data.{part}", format_of(section))
         try:
-            rows[part] = collect(row_readers(tables, part, RowRules(labels, spellings)), notes)
+            readers = row_readers(tables, part, RowRules(labels, spellings))
+            rows[part] = collect(readers, notes, section.on_bad_rows)
         except DataError as error:
             broken.append(error)
             continue

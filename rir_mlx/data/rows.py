@@ -11,6 +11,7 @@ from rir_mlx.data.cells import checked_text
 from rir_mlx.data.labels import Spellings, label_of, spelling_of
 from rir_mlx.data.tables.table import RECIPE_DATA, Fault, Table, advice, refuse
 from rir_mlx.errors import did_you_mean
+from rir_mlx.types import OnBadRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,30 +125,38 @@ class Sifted(NamedTuple, Generic[Item]):
     unknown: bool
 
 
-def sift(table: Table, read: Reader[Item], notes: list[str]) -> Sifted[Item]:
-    """Read the rows of a table, in order. Faulty rows that the user cannot correct are left out and noted."""
-    rows, faults, passed_over = list[Item](), list(table.faults), Counter[str]()
+def sift(table: Table, read: Reader[Item], notes: list[str], on_bad_rows: OnBadRows = "stop") -> Sifted[Item]:
+    """Read the rows of a table, in order. Faulty rows that the user cannot correct, or wants to skip, are left out and
+    noted."""
+    rows, faults, passed_over = list[Item](), list[Fault](), Counter[str]()
     notes += table.notes
-    unknown = False
+    unknown, skip = False, on_bad_rows == "skip"
+    if skip:
+        passed_over.update(fault.what for fault in table.faults)
+    else:
+        faults += table.faults
     for number, *cells in zip(table.rows, *table.cells, strict=True):
         try:
             rows.append(read(number, cells))
         except ValueError as error:
             meant = isinstance(error, _UnknownLabelError)
             unknown |= meant
-            if table.editable or meant:
-                faults.append(Fault(number, str(error)))
+            if (table.editable or meant) and not skip:
+                faults.append(Fault(number, str(error), table.sheet_row(number)))
             else:
                 passed_over[str(error)] += 1
     if passed_over:
         why = ", ".join(f"{what} ({times:,})" for what, times in passed_over.most_common(3))
-        notes.append(f"{table.name}: {passed_over.total():,} of {table.total:,} rows left out: {why}")
+        by = " (data.on_bad_rows)" if skip else ""
+        notes.append(f"{table.name}: {passed_over.total():,} of {table.total:,} rows left out{by}: {why}")
     return Sifted(rows, faults, unknown)
 
 
-def collect(tables: Iterable[tuple[Table, Reader[Item]]], notes: list[str]) -> list[Item]:
-    """The rows of all tables, in order. Raises DataError with all faults."""
-    results = [(table, sift(table, read, notes)) for table, read in tables]
+def collect(
+    tables: Iterable[tuple[Table, Reader[Item]]], notes: list[str], on_bad_rows: OnBadRows = "stop"
+) -> list[Item]:
+    """The rows of all tables, in order. Raises DataError with all faults, unless bad rows are skipped."""
+    results = [(table, sift(table, read, notes, on_bad_rows)) for table, read in tables]
     unknown = any(sifted.unknown for _, sifted in results)
     refuse([(table.name, table.total, sifted.faults) for table, sifted in results], _hint_for(results, unknown=unknown))
     return [row for _, sifted in results for row in sifted.rows]

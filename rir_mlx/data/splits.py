@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from rir_mlx.data.rows import Row
+from rir_mlx.data.same_text import normalised
 from rir_mlx.errors import DataError
 from rir_mlx.recipe.schema import DataSection
 
@@ -80,11 +81,37 @@ def carve_missing_parts(
 
 def _carve(rows: Sequence[Row], part: str, size: float, everything: int, seed: int) -> tuple[list[Row], list[Row]]:
     """A stratified part of the training rows, and the rest, which keeps a row of every label. `size` is a count or,
-    below 1, a share of `everything`. Raises DataError if it is more than half of the rows."""
+    below 1, a share of `everything`. Rows of the same text stay together, and those whose labels contradict each other
+    in the training rows, so the part may be a few rows smaller. Raises DataError if it is more than half of the rows.
+    """
     key = f"data.{'val' if part == 'validation' else part}_size"
     total = carved_size(size, everything, len(rows), key, f", or give rows of its own in data.{part}")
-    drawn = _draw(rows, total, f"{seed}/{part}", spare=1)
+    drawn = _draw_texts(rows, total, f"{seed}/{part}")
     return [rows[place] for place in sorted(drawn)], [row for place, row in enumerate(rows) if place not in drawn]
+
+
+def _draw_texts(rows: Sequence[Row], total: int, seed: str) -> set[int]:
+    """Places of a stratified draw of whole texts: all rows of a text, or none. Where every row has a text of its own,
+    this is `_draw`. A row of every label is left."""
+    same: dict[str, list[int]] = defaultdict(list)
+    for place, row in enumerate(rows):
+        same[normalised(row.text)].append(place)
+    units: dict[str, dict[int, list[int]]] = defaultdict(dict)
+    counts: dict[str, int] = defaultdict(int)
+    for places in same.values():
+        labels = {rows[place].label for place in places}
+        for place in places:
+            counts[rows[place].label] += 1
+        if len(labels) == 1:
+            units[labels.pop()][places[0]] = places
+    drawn: set[int] = set()
+    for name, share in _shares(counts, total, spare=1).items():
+        left = share
+        for first in shuffled(units[name], f"{seed}/{name}"):
+            if len(places := units[name][first]) <= left:
+                drawn.update(places)
+                left -= len(places)
+    return drawn
 
 
 def carved_size(size: float, rows: int, left: int, key: str, otherwise: str) -> int:

@@ -23,6 +23,7 @@ from rir_mlx.types import (
     Filter,
     FineTuneType,
     LearningRateSchedule,
+    OnBadRows,
     OptimizerName,
     Reporter,
     ServerParameter,
@@ -110,6 +111,9 @@ class DataSection(Section):
     quotes: bool | None = None
     """Whether quotation marks enclose cells of CSV and TSV files (`true`) or belong to the texts (`false`). `null`:
     they enclose cells, except in a TSV file that does not use them so."""
+    on_bad_rows: OnBadRows = "stop"
+    """What happens to rows without a text, without a known label, or with a wrong number of cells: `stop` with an error
+    that lists them, or `skip` them and say how many."""
     reasoning_column: str | None = None
     """Column of your own reasonings for training and validation rows. They must pass the same filters as R-Gen's, and
     R-Gen learns from them. It writes a reasoning only if the cell is empty."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from rir_mlx.evaluation.schema import Comparison
 from rir_mlx.stages.augmentation import augment_rows, exact_prompts
-from rir_mlx.stages.checking import check, warn_about_data
+from rir_mlx.stages.checking import check, sort_out, warn_about_data
 from rir_mlx.stages.context import Context, exclusive
 from rir_mlx.stages.evaluation import evaluate
 from rir_mlx.stages.opening import OpenOptions, RecipeSource, open_run, open_trained_run, recipe_of_rows
@@ -27,6 +27,7 @@ __all__ = [
     "open_trained_run",
     "recipe_of_rows",
     "run_all",
+    "sort_out",
     "train_classifier",
     "train_rgen",
     "warn_about_data",

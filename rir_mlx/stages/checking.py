@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from rir_mlx.backends.processes import is_main
+from rir_mlx.data.audit.bad_rows import Sorted, sort_rows
 from rir_mlx.data.audit.checks import audit
 from rir_mlx.data.audit.findings import Audit, Material, Ruler
 from rir_mlx.data.audit.scan import scan_sources
-from rir_mlx.errors import RirError
+from rir_mlx.data.loading import columns_of, format_of
+from rir_mlx.data.tables.table import Wanted
+from rir_mlx.errors import RirError, UserError
 from rir_mlx.models.hub import local_tokenizer
 from rir_mlx.progress import Progress, Silent
 from rir_mlx.prompting.arms import ClassificationTask
@@ -18,6 +22,7 @@ from rir_mlx.prompting.room import text_room
 from rir_mlx.recipe.schema import Recipe
 from rir_mlx.stages.context import Context
 from rir_mlx.statistics.paired_tests import MIN_SEEDS, detectable_difference
+from rir_mlx.storage.atomic import write_text
 from rir_mlx.types import CONTROLS, Arm
 
 _ARMS: tuple[Arm, ...] = ("qa", "qra")
@@ -65,6 +70,32 @@ def power_note(recipe: Recipe, test_rows: int) -> list[str]:
 
 def _counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def sort_out(recipe: Recipe, checked: Audit, clean: Path, rejects: Path | None, *, force: bool = False) -> Sorted:
+    """Write the rows of the recipe's file that can be used to `clean`, and the others, with what is wrong with each, to
+    `rejects`. The file itself is not touched.
+
+    Raises UserError if the rows are not one file, or if a file to write exists and `force` is False."""
+    section, source = recipe.data, Path(recipe.data.train.path).expanduser()
+    if section.validation is not None or section.test is not None or not source.is_file():
+        raise UserError("--write takes one file apart.", hint="Name it: rir-mlx check FILE --write clean.csv")
+    for target in (clean, rejects):
+        if target is None:
+            continue
+        if target.exists() and (not force or target.samefile(source)):
+            raise UserError(f"{target} exists.", hint="Name another file, or add --force to replace it.")
+        if target.suffix.lower() != source.suffix.lower():
+            raise UserError(f"{target} is named after another format than {source}.", hint="Give it the same ending.")
+    if rejects is not None and rejects.absolute() == clean.absolute():
+        raise UserError("--write and --rejects name the same file.")
+    faults = {row.number: row.what for finding in checked.findings for row in finding.refused}
+    wanted = Wanted(columns_of(section, "train"), str(source), format_of(section))
+    found = sort_rows(source, wanted, faults)
+    write_text(clean, found.clean)
+    if rejects is not None:
+        write_text(rejects, found.rejects)
+    return found
 
 
 def warn_about_data(context: Context) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from commands import Run, write_csv
+
+from rir_mlx.data.loading import load_labelled
+from rir_mlx.recipe.loading import load_recipe
 
 ROWS = [(f"text number {n}", ("joy", "fear")[n % 2]) for n in range(60)]
 TORN = [("the same text", "joy"), ("The same  text", "fear")]
@@ -60,7 +64,7 @@ def test_notes_alone_pass_strict(rir: Run, table: Path) -> None:
 def test_all_faults_of_a_file_are_in_the_report_and_not_an_error_that_stops_it(rir: Run, table: Path) -> None:
     write_csv(table, [*ROWS, ("", "joy"), ("a,b", "c"), *TORN])
     result = rir("check", str(table))
-    assert result.code == 0
+    assert result.code == 2
     assert "error rows that cannot be used: 2" in result.out
     assert "mine.csv:62: the text is empty" in result.out
     assert "mine.csv:63: 3 fields where the header has 2" in result.out
@@ -171,3 +175,79 @@ def test_quiet_prints_the_report_alone(rir: Run, table: Path, tiny: Path) -> Non
     result = rir("check", str(table), "--quiet", "--set", f"model={tiny}")
     assert result.err == ""
     assert "Tokens per text:" in result.out
+
+
+BAD = """text,label
+"a text
+of three
+lines",joy
+,joy
+x,y,z
+"he said ""no"", twice",fear
+open "quote,fear
+"never closed,joy
+"""
+
+
+def write_bad(path: Path, delimiter: str = ",") -> None:
+    good = "".join(f"{text},{label}\n" for text, label in ROWS)
+    path.write_text((BAD + good).replace(",", delimiter), encoding="utf-8")
+
+
+def test_every_bad_row_is_listed_once_by_its_line_and_by_the_row_of_a_spreadsheet(rir: Run, table: Path) -> None:
+    write_bad(table)
+    result = rir("check", str(table))
+    assert result.code == 2
+    assert "error: 1 finding to fix: refused rows." in result.err
+    for line, row in ((5, 3), (6, 4), (9, 7)):
+        assert result.out.count(f"mine.csv:{line} (row {row} in a spreadsheet): ") == 1, result.out
+    refused = rir("train-classifier", "custom", "-s", f"data.train={table}", "-s", "model=builtin:tiny-llama")
+    assert "line 5 (row 3 in a spreadsheet): the text is empty" in refused.err
+    assert "data.on_bad_rows=skip" in refused.err
+
+
+@pytest.mark.parametrize("delimiter", [",", ";"])
+def test_a_file_is_taken_apart_into_rows_that_train_and_rows_with_their_reason(
+    rir: Run, table: Path, delimiter: str
+) -> None:
+    write_bad(table, delimiter)
+    before = table.read_bytes()
+    assert rir("check", str(table), "--write", "clean.csv", "--rejects", "bad.csv").code == 2
+    assert table.read_bytes() == before
+    clean = rir("check", "clean.csv")
+    assert (clean.code, "63 rows" in clean.out) == (0, True), clean.out
+    assert "a text\nof three\nlines" in Path("clean.csv").read_text(encoding="utf-8")
+    with Path("bad.csv").open(encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file, delimiter=delimiter)
+    assert header == ["line_in_file", "why_rejected", "text", "label"]
+    assert [row[0] for row in rows] == ["5", "6", "9"]
+    assert rows[1] == ["6", "3 fields where the header has 2", "x", "y", "z"]
+    assert rows[2][2] == f'"never closed{delimiter}joy', "its mark swallows no other row"
+    assert "exists" in rir("check", str(table), "--write", "clean.csv").err
+    assert "exists" in rir("check", str(table), "--write", str(table), "--force").err, "the file itself is kept"
+
+
+def test_lines_of_json_are_taken_apart(rir: Run, tmp_path: Path) -> None:
+    good = "".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in ROWS)
+    bad = '{"text": "", "label": "joy", "id": 1}\nnot json\n{"text": "x", "label": "rage"}\n'
+    Path("rows.jsonl").write_text(good + bad, encoding="utf-8")
+    named = ("-s", "data.labels=[joy, fear]")
+    assert rir("check", "rows.jsonl", "--write", "clean.jsonl", "--rejects", "bad.jsonl", *named).code == 2
+    assert Path("clean.jsonl").read_text(encoding="utf-8") == good
+    rejects = [json.loads(line) for line in Path("bad.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row["line_in_file"] for row in rejects] == [61, 62, 63]
+    assert rejects[0] == {"line_in_file": 61, "why_rejected": "the text is empty", "text": "", "label": "joy", "id": 1}
+    assert rejects[1]["row"] == "not json"
+    assert "'rage' is not named" in rejects[2]["why_rejected"]
+
+
+def test_bad_rows_can_be_skipped_and_are_counted(rir: Run, table: Path) -> None:
+    write_bad(table)
+    result = rir("check", str(table), "-s", "data.on_bad_rows=skip")
+    assert result.code == 0
+    assert "Training leaves them out (data.on_bad_rows)" in result.out
+    loaded = load_labelled(load_recipe("custom", [f"data.train={table}", "data.on_bad_rows=skip"]).data, 0)
+    assert len(loaded.train) + len(loaded.validation) + len(loaded.test) == 63
+    (note,) = [note for note in loaded.notes if "left out" in note]
+    assert "mine.csv: 3 of 66 rows left out (data.on_bad_rows): " in note
+    assert "the text is empty (1)" in note

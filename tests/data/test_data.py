@@ -130,9 +130,9 @@ def test_ragged_rows_are_counted_by_the_lines_an_editor_shows(tmp_path: Path) ->
         'text,label\n"two\nlines",joy\n\nno comma\none,two,three\n"quoted" badly,joy\nfine,anger\n', "utf-8"
     )
     assert fault_of(path).faults == (
-        "row 5: 1 field where the header has 2",
-        "row 6: 3 fields where the header has 2",
-        "row 7: not valid CSV: ',' expected after '\"'",
+        "line 5 (row 4 in a spreadsheet): 1 field where the header has 2",
+        "line 6 (row 5 in a spreadsheet): 3 fields where the header has 2",
+        "line 7 (row 6 in a spreadsheet): not valid CSV: ',' expected after '\"'",
     )
 
 

@@ -15,6 +15,7 @@ from rir_mlx.data.audit.scan import scan_sources
 from rir_mlx.data.loading import (
     load_labelled,
 )
+from rir_mlx.data.same_text import normalised
 from rir_mlx.recipe.schema import DataSection
 
 
@@ -129,3 +130,19 @@ def test_a_draw_of_many_labels_has_exactly_the_asked_size(tmp_path: Path) -> Non
     data = load(write_csv(tmp_path / "a.csv", rows), test_size=101, val_size=0.1, max_samples=120)
     assert (len(data.test), len(data.validation), len(data.train)) == (101, round(0.1 * len(rows)), 120)
     assert len({row.label for row in data.train}) == 77
+
+
+def test_rows_of_one_text_stay_in_one_part_and_contradictions_in_train(tmp_path: Path) -> None:
+    """Half of the test rows of a table with duplicates were also trained on."""
+    labels = ("joy", "fear", "rage")
+    rows = [(f"text  {n // 2}" if n % 2 else f"Text {n // 2}", labels[(n // 2) % 3]) for n in range(240)]
+    rows += [(f"Torn {n}", label) for n in range(20) for label in labels[:2]]
+    write_csv(tmp_path / "rows.csv", rows)
+    data = load(write_csv(tmp_path / "rows.csv", rows), test_size=60, val_size=30)
+    parts = [{normalised(row.text) for row in part} for part in (data.train, data.validation, data.test)]
+    assert not parts[0] & parts[1] and not parts[0] & parts[2] and not parts[1] & parts[2]  # noqa: PT018
+    assert 56 <= len(data.test) <= 60, "whole texts of two rows come near the wanted number"
+    assert 26 <= len(data.validation) <= 30
+    assert sum(len(part) for part in (data.train, data.validation, data.test)) == len(rows)
+    assert not any("torn" in text for text in parts[1] | parts[2])
+    assert {row.label for row in data.test} == set(labels)

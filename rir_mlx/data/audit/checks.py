@@ -16,7 +16,7 @@ from rir_mlx.data.rows import Row
 from rir_mlx.data.same_text import normalised
 from rir_mlx.data.tables.table import advice
 from rir_mlx.errors import did_you_mean
-from rir_mlx.types import PARTS
+from rir_mlx.types import PARTS, Severity
 
 RARE = 10
 """A label with fewer training rows is rare. A share would not do: each of 77 labels has about one row in a hundred."""
@@ -35,8 +35,8 @@ def audit(material: Material, ruler: Ruler | None = None) -> Audit:
     groups = _same_texts(parts)
     lengths = _measure(parts, ruler) if ruler is not None and min(ruler.room.values(), default=1) >= 1 else None
     findings = [
-        *_refused(material.refused),
-        *_labels_unknown(parts, material.named),
+        *_refused(material),
+        *_labels_unknown(parts, material.named, skips=material.skips),
         *check_spellings(counts, material),
         *_leaks(parts, groups),
         *_contradictions(groups),
@@ -73,30 +73,34 @@ def _same_texts(parts: Mapping[str, Sequence[Row]]) -> list[_Group]:
     return list(groups.values())
 
 
-def _refused(refused: Sequence[Refused]) -> Iterator[Finding]:
+def _refused(material: Material) -> Iterator[Finding]:
     """Rows that cannot be used, and faults of the data as a whole."""
-    for fault in refused:
+    for fault in material.refused:
         if not fault.number:
             yield Finding("refused data", "error", 1, fault.what, "Training would stop here.")
-    faults = [fault for fault in refused if fault.number]
+    faults = list({(fault.file, fault.number): fault for fault in reversed(material.refused) if fault.number}.values())
+    faults.reverse()
     if not faults:
         return
-    count = len({(fault.file, fault.number) for fault in faults})
+    count = len(faults)
     kinds = Counter(re.sub(r"\d[\d,]*", "…", fault.what) for fault in faults)
     which = ", ".join(f"{what} ({times:,})" for what, times in kinds.most_common(4))
     yield Finding(
         "refused rows",
-        "error",
+        "warning" if material.skips else "error",
         count,
         f"rows that cannot be used: {count:,} ({which})",
-        f"{advice(fault.what for fault in faults)} Training refuses the file; other findings ignore them.",
+        "Training leaves them out (data.on_bad_rows); other findings ignore them."
+        if material.skips
+        else f"{advice(fault.what for fault in faults)} Training refuses the file; other findings ignore them.",
         examples=tuple(
             Example(fault.what, (Place(fault.part, fault.file, fault.number, ""),)) for fault in faults[:_EXAMPLES]
         ),
+        refused=tuple(faults),
     )
 
 
-def _labels_unknown(parts: Mapping[str, Sequence[Row]], named: Sequence[str]) -> Iterator[Finding]:
+def _labels_unknown(parts: Mapping[str, Sequence[Row]], named: Sequence[str], *, skips: bool) -> Iterator[Finding]:
     """Labels that a classifier trained on these rows could not give."""
     taught = {row.label for row in parts["train"]}
     if named:
@@ -105,7 +109,11 @@ def _labels_unknown(parts: Mapping[str, Sequence[Row]], named: Sequence[str]) ->
         if odd:
             what = f"rows with a label that data.labels does not name: {_names(odd, named)}"
             hint = "Correct these labels, or name them in data.labels."
-            yield Finding("unknown labels", "error", len(odd), what, hint, examples=_one_by_one(odd))
+            refused = tuple(
+                Refused(part, row.file, row.number, f"the label {row.label!r} is not named") for part, row in odd
+            )
+            severity: Severity = "warning" if skips else "error"
+            yield Finding("unknown labels", severity, len(odd), what, hint, examples=_one_by_one(odd), refused=refused)
     for part in ("validation", "test"):
         known = set(named) if named else taught
         unseen = [(part, row) for row in parts[part] if row.label not in taught and (row.label in known or not named)]

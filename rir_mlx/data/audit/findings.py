@@ -18,11 +18,14 @@ class Refused:
     file: str
     number: int
     what: str
+    sheet_row: int | None = None
+    """Its row in a spreadsheet, if that is another number."""
 
 
 @dataclass(frozen=True)
 class Material:
-    """What is checked: the rows of each part, the labels that the recipe names, and what could not be read."""
+    """What is checked: the rows of each part, the labels that the recipe names, and what could not be read. `skips`:
+    training leaves out the refused rows instead of stopping."""
 
     parts: Mapping[str, Sequence[Row]]
     named: Sequence[str] = ()
@@ -30,6 +33,7 @@ class Material:
     notes: Sequence[str] = ()
     spellings: Mapping[str, Counter[str]] = field(default_factory=dict)
     """How each label is spelled in the files, with counts."""
+    skips: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,8 @@ class Finding:
     hint: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
     examples: tuple[Example, ...] = ()
+    refused: tuple[Refused, ...] = ()
+    """All the rows that cannot be used, once each."""
 
 
 @dataclass(frozen=True)

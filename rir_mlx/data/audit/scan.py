@@ -34,7 +34,9 @@ def scan_sources(section: DataSection, seed: int) -> Material:
         for table, read in row_readers(tables, part, RowRules(section.labels, spellings, lenient=True)):
             found = sift(table, read, notes)
             rows[part] += found.rows
-            refused += [Refused(part, table.name, fault.row, fault.what) for fault in sorted(found.faults)]
+            refused += [
+                Refused(part, table.name, fault.row, fault.what, fault.sheet_row) for fault in sorted(found.faults)
+            ]
         if not rows[part]:
             refused.append(Refused(part, source.path, 0, f"data.{part}: no row has a text and a label."))
         if part == "train" and not labels:
@@ -47,7 +49,8 @@ def scan_sources(section: DataSection, seed: int) -> Material:
         problems: list[str] = []
         notes += carve_missing_parts(rows, section, seed, lambda part, error: _fallback(section, part, error, problems))
         refused += [Refused("train", section.train.path, 0, problem) for problem in problems]
-    return Material(rows, tuple(section.labels), refused, notes, spellings)
+    skips = section.on_bad_rows == "skip"
+    return Material(rows, tuple(section.labels), refused, notes, spellings, skips)
 
 
 def _fallback(section: DataSection, part: str, error: DataError, problems: list[str]) -> float:

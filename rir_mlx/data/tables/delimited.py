@@ -6,6 +6,7 @@ One reader for files that are held in memory and for files that are streamed.
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import dropwhile, islice
@@ -50,6 +51,7 @@ class DelimitedFile:
         self._undecided = wanted.form.quotes is None and suffix == ".tsv" and not quoted_header
         """Whether the marks of the file may belong to its texts."""
         self.swallowing: dict[int, Record] = {}
+        self._ends, self._joined_lines = [0], [header.last - header.first + bool(self.declaration)]
         self.spanning = 0
         """Rows that take more than one line, and how many lines those take in all."""
         self.spanned_lines = 0
@@ -83,6 +85,7 @@ class DelimitedFile:
                 found.add(batch)
             if self.quotes == marks:
                 found.refuse(self.swallowing)
+                found.faults[:] = map(self._on_the_sheet, found.faults)
                 return found
 
     def _surveyed(self) -> Iterator[Batch]:
@@ -96,9 +99,14 @@ class DelimitedFile:
                 evidence.add(batch)
             yield batch
         self.swallowing = seen.swallowing()
+        del self._ends[1:], self._joined_lines[1:]
+        for record in seen.spanning:
+            self._ends.append(record.last)
+            self._joined_lines.append(self._joined_lines[-1] + record.last - record.first)
         legitimate = [record for record in seen.spanning if record.first not in self.swallowing]
         if evidence is not None and evidence.against(spanning=len(legitimate)):
             self.quotes, self.swallowing = False, {}
+            del self._ends[1:], self._joined_lines[1:]
             return
         self.spanning = len(legitimate)
         self.spanned_lines = sum(record.last - record.first + 1 for record in legitimate)
@@ -128,8 +136,23 @@ class DelimitedFile:
     def _setting(self, key: str) -> str:
         return self._wanted.settings.text(key)
 
+    def sheet_row(self, line: int) -> int | None:
+        """The number that a spreadsheet gives to the row at a line, if it is another one: a row with line breaks has
+        one number there, and Excel's declaration none."""
+        joined = self._joined_lines[bisect_left(self._ends, line) - 1]
+        return line - joined if joined else None
+
     def rows(self) -> Iterator[Record]:
         """The rows after the header, once `survey` has seen them. What cannot be used has a fault in place of cells."""
+        for record in self._judged():
+            if isinstance(record.cells, Fault):
+                record = record._replace(cells=self._on_the_sheet(record.cells))
+            yield record
+
+    def _on_the_sheet(self, fault: Fault) -> Fault:
+        return fault._replace(sheet_row=self.sheet_row(fault.row))
+
+    def _judged(self) -> Iterator[Record]:
         width = len(self.header)
         for batch in self._batches():
             for record in batch.records():
@@ -298,8 +321,16 @@ def read_csv(path: Path, wanted: Wanted) -> Table:
     if not found.rows and not found.faults:
         raise DataError(f"{wanted.shown} has a header but no rows.", hint="It needs a row for each text.")
     classes = (None,) * len(found.columns)
-    faults = tuple(found.faults)
-    return Table(wanted.shown, found.rows, found.columns, classes, faults, notes=file.notes(), settings=wanted.settings)
+    return Table(
+        wanted.shown,
+        found.rows,
+        found.columns,
+        classes,
+        tuple(found.faults),
+        notes=file.notes(),
+        settings=wanted.settings,
+        sheet_row=file.sheet_row,
+    )
 
 
 def wrong_length(record: Sequence[str], header: Sequence[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,10 +22,19 @@ FAULTS_SHOWN = 20
 
 
 class Fault(NamedTuple):
-    """What keeps a row from being used. `row` is numbered as the user finds it."""
+    """What keeps a row from being used. `row` is its first line in a text file, else counted from 1; `sheet_row` is its
+    number in a spreadsheet, if that is another one."""
 
     row: int
     what: str
+    sheet_row: int | None = None
+
+    @property
+    def where(self) -> str:
+        """`row 7`, or both numbers where rows before it hold line breaks."""
+        if self.sheet_row is None:
+            return f"row {self.row}"
+        return f"line {self.row} (row {self.sheet_row} in a spreadsheet)"
 
 
 @dataclass(frozen=True)
@@ -98,6 +107,8 @@ class Table:
     notes: tuple[str, ...] = ()
     """What the user should know about how the table was read."""
     settings: Settings = RECIPE_DATA
+    sheet_row: Callable[[int], int | None] = lambda line: None
+    """The number that a spreadsheet gives to the row at a line of the file, if it is another one."""
 
     @property
     def total(self) -> int:
@@ -136,6 +147,9 @@ def missing_file(path: Path, key: str = "") -> DataError:
 def advice(faults: Iterable[str], settings: Settings = RECIPE_DATA) -> str:
     """What to do about faults of these kinds."""
     hint, faults = "Correct these rows or take them out.", list(faults)
+    if settings.section == "data":
+        hint = "Correct these rows; `rir-mlx check FILE --write clean.csv --rejects bad.csv` or data.on_bad_rows=skip "
+        hint += "leaves them out."
     if any("quotation" in what or "not valid CSV" in what for what in faults):
         hint += f" If quotation marks are part of the texts, set {settings.text('quotes', 'false')}."
     if any(what.startswith("the label is missing") for what in faults):
@@ -149,7 +163,7 @@ def refuse(tables: Iterable[tuple[str, int, Sequence[Fault]]], hint: str = "Corr
     for name, total, faults in tables:
         if not faults:
             continue
-        own = [f"row {fault.row}: {fault.what}" for fault in sorted(faults)]
+        own = list(dict.fromkeys(f"{fault.where}: {fault.what}" for fault in sorted(faults)))
         count = len({fault.row for fault in faults})
         shown = own[:FAULTS_SHOWN] + ([f"and {len(own) - FAULTS_SHOWN:,} more"] if len(own) > FAULTS_SHOWN else [])
         numbering = "" if Path(name).suffix.lower() in (*SUFFIXES[:-1], ".txt") else " (counted from 1)"
