@@ -83,8 +83,7 @@ def _answers(minute: int) -> bool:
 
 
 def _connects() -> bool:
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import constants, get_session
 
     try:
         get_session().head(constants.ENDPOINT, timeout=_CONNECT_SECONDS)
