@@ -23,7 +23,7 @@ def recipe_page() -> str:
         "# Recipe keys",
         "",
         "A recipe is one YAML file. A key that it leaves out has the default below; together the defaults are the",
-        "shipped recipe `emotion`. `rir-mlx recipe` prints a recipe with every key. `--set section.key=value`",
+        "shipped recipe `emotion`. `rir-mlx recipe --all` prints a recipe with every key. `--set section.key=value`",
         "overrides one.",
         "",
         "## Top level",

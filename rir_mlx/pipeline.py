@@ -90,7 +90,7 @@ def augment(
     """Write a reasoning for every labelled row and keep those that pass the filters. With a `limit`, only for so many
     rows; the stage then stays unfinished. `retry_refused` asks a server again for what it refused or failed on.
     Returns None in processes other than the main one."""
-    with _opened(recipe, options) as context:
+    with _opened(recipe, options, continues=True) as context:
         stages.augment_rows(context, limit, retry_refused=retry_refused)
         if not is_main(context.processes):
             return None
@@ -109,7 +109,7 @@ def train_classifier(
     """Stage 2: train the classifier's arms, those of the recipe unless others are named. Returns a result for each arm
     and seed."""
     results = []
-    with _opened(recipe, options) as context:
+    with _opened(recipe, options, continues=True) as context:
         for arm in arms or context.recipe.classifier.arms:
             stages.train_classifier(context, arm)
             for seed in context.recipe.classifier.seeds:
@@ -123,7 +123,7 @@ def evaluate(recipe: RecipeSource, *, png: bool = False, **options: Unpack[Optio
     files; raises UserError if matplotlib is not installed."""
     if png:
         check_installed()
-    with _opened(recipe, options) as context:
+    with _opened(recipe, options, continues=True) as context:
         comparison = stages.evaluate(context)
         if png and comparison is not None:
             write_plots(context.run.plots, comparison)
@@ -131,8 +131,9 @@ def evaluate(recipe: RecipeSource, *, png: bool = False, **options: Unpack[Optio
         return comparison
 
 
-def open_options(options: Options) -> OpenOptions:
-    """The options of a stage's function, with their defaults."""
+def open_options(options: Options, *, continues: bool = False) -> OpenOptions:
+    """The options of a stage's function, with their defaults. `continues`: of a stage after the first, which takes over
+    the overrides that its run began with."""
     return OpenOptions(
         runs=Path(options.get("runs", RUNS)),
         overrides=tuple(options.get("overrides", ())),
@@ -142,13 +143,14 @@ def open_options(options: Options) -> OpenOptions:
         force=options.get("force", False),
         command=options.get("command", ""),
         trust_recipe=options.get("trust_recipe", False),
+        continues=continues,
     )
 
 
 @contextmanager
-def _opened(recipe: RecipeSource, options: Options) -> Iterator[Context]:
+def _opened(recipe: RecipeSource, options: Options, *, continues: bool = False) -> Iterator[Context]:
     """The run of a recipe, while the hub is out of reach if the caller wants it so."""
-    opening = open_options(options)
+    opening = open_options(options, continues=continues)
     with without_network(opening.offline):
         yield open_run(recipe, opening)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import sys
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, NoReturn, cast, get_args
@@ -14,8 +13,9 @@ import rir_mlx
 from rir_cli.answering.classifying import classify
 from rir_cli.answering.serving import serve
 from rir_cli.checking import check
-from rir_cli.context import open_options, process_rank, stage_options
+from rir_cli.context import open_options, own_name, process_rank, say_next, stage_options
 from rir_cli.converting import convert, export
+from rir_cli.groups import Command, Group
 from rir_cli.options import (
     BackendOption,
     ForceOption,
@@ -38,8 +38,9 @@ if TYPE_CHECKING:  # evaluation needs numpy, and help does not
     from rir_mlx.storage.layout import RunDir
 
 app = typer.Typer(
+    cls=Group,
     no_args_is_help=True,
-    add_completion=False,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Train text classifiers that write their reasoning before their label, and measure whether that helped.",
@@ -56,10 +57,10 @@ class ArmChoice(StrEnum):
 _INTERRUPTED = 130
 _PROMPTS = 3
 
-app.command()(check)
+app.command(cls=Command, short_help="Audit labelled rows before training.")(check)
 
 
-@app.command("train-rgen")
+@app.command("train-rgen", cls=Command, short_help="Stage 1: train R-Gen, which writes reasonings.")
 def train_rgen(
     recipe: RecipeArgument = None,
     set_: SetOption = None,
@@ -72,9 +73,10 @@ def train_rgen(
     """Stage 1: train R-Gen to write a reasoning from a question and its answer."""
     options = stage_options(quiet=quiet, runs=runs, overrides=set_ or (), backend=backend, offline=offline, force=force)
     rir_mlx.train_rgen(recipe, **options)
+    say_next(options, "augment")
 
 
-@app.command()
+@app.command(cls=Command, short_help="Let R-Gen write a reasoning for every row.")
 def augment(
     recipe: RunRecipeArgument = None,
     engine: Annotated[
@@ -113,13 +115,14 @@ def augment(
     if dry_run:
         from rir_mlx.stages import exact_prompts, open_run
 
-        prompts = exact_prompts(open_run(recipe, open_options(options)), limit or _PROMPTS)
+        prompts = exact_prompts(open_run(recipe, open_options(options, continues=True)), limit or _PROMPTS)
         print_json(list(prompts)) if json else print_prompts(prompts)
     elif (result := rir_mlx.augment(recipe, limit=limit, retry_refused=retry_refused, **options)) is not None:
         print_json(result.stats) if json else print_augmentation(result.stats)
+        say_next(options, "train-classifier" if limit is None else "augment")
 
 
-@app.command("train-classifier")
+@app.command("train-classifier", cls=Command, short_help="Stage 2: train the classifiers.")
 def train_classifier(
     recipe: RunRecipeArgument = None,
     arm: Annotated[
@@ -135,9 +138,10 @@ def train_classifier(
     """Stage 2: train the classifier's arms: label only (qa), reasoning then label (qra), label then reasoning (qar)."""
     options = stage_options(quiet=quiet, runs=runs, overrides=set_ or (), backend=backend, offline=offline, force=force)
     rir_mlx.train_classifier(recipe, arms=[cast(Arm, choice.value) for choice in arm or ()], **options)
+    say_next(options, "evaluate")
 
 
-@app.command()
+@app.command(cls=Command, short_help="Measure the classifiers on the test rows.")
 def evaluate(
     recipe: RunRecipeArgument = None,
     set_: SetOption = None,
@@ -152,9 +156,10 @@ def evaluate(
     """Measure the trained arms on the test rows, and say whether reasoning helped."""
     options = stage_options(quiet=quiet, runs=runs, overrides=set_ or (), backend=backend, offline=offline, force=force)
     _print_result(rir_mlx.evaluate(recipe, png=png, **options), json=json)
+    say_next(options, 'classify "a text of your own"')
 
 
-@app.command()
+@app.command(cls=Command, short_help="Run all stages of a recipe, or resume them.")
 def run(
     recipe: RecipeArgument = None,
     set_: SetOption = None,
@@ -171,9 +176,10 @@ def run(
     options = stage_options(quiet=quiet, runs=runs, overrides=set_ or (), backend=backend, offline=offline, force=force)
     options["trust_recipe"] = trust_recipe
     _print_result(rir_mlx.run(recipe, retry_refused=retry_refused, **options), json=json)
+    say_next(options, 'classify "a text of your own"')
 
 
-@app.command()
+@app.command(cls=Command, short_help="Run the whole pipeline offline in two minutes.")
 def demo(
     open_: Annotated[bool, typer.Option("--open", help="Open the report in a browser.")] = False,
     set_: SetOption = None,
@@ -207,7 +213,7 @@ _DEMO_STAGES = {
 def _run_demo(options: Options, lines: StageLines) -> tuple[RunDir, Comparison | None]:
     """Every stage of the demo, with a line each."""
     from rir_cli.console import ARM_WORDS
-    from rir_mlx.models.offline import without_network
+    from rir_mlx.hub_access import without_network
     from rir_mlx.stages import in_order, open_run
 
     words = _DEMO_STAGES | {f"classifier {arm}": f"Classifier {arm}: {what}" for arm, what in ARM_WORDS.items()}
@@ -234,25 +240,33 @@ def _print_demo(run: RunDir, comparison: Comparison) -> None:
     arm = "qra" if "qra" in trained else default_arm(run)
     files = {name: run.predictions(name) for name in ("qa", arm) if name in trained}
     print_demo(comparison, arm, {name: list(read_jsonl(path)) for name, path in files.items()})
-    name = _own_name()
+    name = own_name()
     typer.echo(f"\nThe report, with every row: {run.report} ({name} demo --open opens it)")
     typer.echo(f'Next: {_classify_command(run)} "I feel great"')
 
 
-app.command()(classify)
-app.command()(serve)
-app.command()(export)
-app.add_typer(convert, name="convert")
+app.command(cls=Command, short_help="Label texts, each with its reasoning.")(classify)
+app.command(cls=Command, short_help="Answer over HTTP, with reasons.")(serve)
+app.command(cls=Command, short_help="Write a classifier in another format.")(export)
+app.add_typer(convert, name="convert", short_help="Convert or fuse adapters from elsewhere.")
 
 
-@app.command("recipe")
-def show_recipe(recipe: RecipeArgument = None, set_: SetOption = None) -> None:
-    """Print a recipe with every key and its value."""
-    from rir_mlx.recipe.loading import dump_recipe
+@app.command("recipe", cls=Command, short_help="Print a recipe.")
+def show_recipe(
+    recipe: RecipeArgument = None,
+    all_: Annotated[bool, typer.Option("--all", help="Print every key with its value, without comments.")] = False,
+    set_: SetOption = None,
+) -> None:
+    """Print a recipe as it is written, with its comments. `rir-mlx recipe custom > mine.yaml` begins one of your own.
+
+    With --set, or of a run, every key is printed.
+    """
+    from rir_mlx.recipe.loading import dump_recipe, recipe_text
     from rir_mlx.stages.opening import OpenOptions, find_run
 
-    _, found = find_run(recipe or DEFAULT_RECIPE, OpenOptions(overrides=tuple(set_ or ())))
-    typer.echo(dump_recipe(found), nl=False)
+    run, found = find_run(recipe or DEFAULT_RECIPE, OpenOptions(overrides=tuple(set_ or ())))
+    whole = all_ or set_ or run.recipe_file.is_file()
+    typer.echo(dump_recipe(found) if whole else recipe_text(recipe or DEFAULT_RECIPE), nl=False)
 
 
 def _print_result(comparison: Comparison | None, *, json: bool) -> None:
@@ -269,14 +283,7 @@ def _classify_command(run: RunDir) -> str:
 
     newest = newest_run(RUNS, trained=True)
     chosen = newest is not None and newest.folder == run.folder  # without being named
-    return f"{_own_name()} classify" + ("" if chosen else f" --run {shlex.quote(str(run.folder))}")
-
-
-def _own_name() -> str:
-    """What a user types to run this program. The virtual environment that `make demo` uses may not be active."""
-    if shutil.which("rir-mlx"):
-        return "rir-mlx"
-    return "python -m rir_cli" if sys.argv[0].endswith("__main__.py") else sys.argv[0]
+    return f"{own_name()} classify" + ("" if chosen else f" --run {shlex.quote(str(run.folder))}")
 
 
 def _version(wanted: bool) -> None:
@@ -299,7 +306,7 @@ def main() -> NoReturn:
     from rir_mlx.errors import RirError
 
     try:
-        app()
+        app(prog_name="rir-mlx")
     except RirError as error:
         from rir_cli.console import debugging, print_error
 

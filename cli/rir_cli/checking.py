@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from rir_cli.context import open_options, stage_options
+from rir_cli.context import open_options, say_next, stage_options
 from rir_cli.options import JsonOption, OfflineOption, QuietOption, RunsOption, SetOption
 from rir_mlx.types import RUNS, Severity
 
@@ -74,6 +75,18 @@ def check(
     if findings := audit.of("error", "warning") if strict else audit.of("error"):
         names = ", ".join(finding.name for finding in findings)
         raise UserError(f"{'--strict: ' if strict else ''}{_count(len(findings), 'finding')} to fix: {names}.")
+    say_next(given, _training_command(data, write))
+
+
+def _training_command(data: str | None, clean: Path | None) -> str:
+    """How to train on what was checked, behind the program's name."""
+    from rir_mlx.data.tables.table import SUFFIXES
+    from rir_mlx.recipe.loading import name_from
+
+    rows = str(clean) if clean is not None else data or ""
+    if Path(rows).suffix.lower() in SUFFIXES:
+        return shlex.join(["run", "custom", "-s", f"name={name_from(Path(rows).stem)}", "-s", f"data.train={rows}"])
+    return shlex.join(["run", *([data] if data is not None else [])])
 
 
 def _as_json(recipe: Recipe, audit: Audit) -> dict[str, Any]:
@@ -89,17 +102,17 @@ def print_audit(name: str, audit: Audit) -> None:
 
     console = Console(highlight=False)
     split = ", ".join(f"{count:,} {part}" for part, count in audit.rows.items())
-    console.print(f"{escape(name)}: {sum(audit.rows.values()):,} rows ({split})", soft_wrap=True)
+    console.print(f"{escape(name)}: {sum(audit.rows.values()):,} rows ({split})", soft_wrap=not console.is_terminal)
     for note in audit.notes:
-        console.print(f"[dim]{escape(note)}[/dim]", soft_wrap=True)
+        console.print(f"[dim]{escape(note)}[/dim]", soft_wrap=not console.is_terminal)
     _print_labels(console, audit)
     for line in _measures(audit):
-        console.print(escape(line), soft_wrap=True)
+        console.print(escape(line), soft_wrap=not console.is_terminal)
     for finding in audit.findings:
         console.print()
         for line in _finding_lines(finding):
-            console.print(line, soft_wrap=True)
-    console.print(f"\n{_verdict(audit)}", soft_wrap=True)
+            console.print(line, soft_wrap=not console.is_terminal)
+    console.print(f"\n{_verdict(audit)}", soft_wrap=not console.is_terminal)
 
 
 def _print_labels(console: Any, audit: Audit) -> None:

@@ -26,8 +26,12 @@ _BAR = 30
 _STAGE = 72
 """Columns of a stage's line before its seconds."""
 _NARROW = 80
+_BESIDE_BAR = 10
+"""Columns between a label and the end of its bar that are not the bar."""
 _WIDE = 104
-"""Columns that the full comparison needs. A narrower terminal gets it without steps and tokens."""
+"""Columns that the full comparison needs. A narrower terminal gets it without steps and tokens, and so on."""
+_COLUMNS = (6, 4, 3, 2)
+"""How many of its columns are shown: as many as fit, the most important ones first."""
 
 
 class ConsoleProgress:
@@ -42,10 +46,10 @@ class ConsoleProgress:
 
     def say(self, text: str) -> None:
         if not self.quiet:
-            self.console.print(escape(text), soft_wrap=True)
+            _print(self.console, escape(text))
 
     def warn(self, text: str) -> None:
-        self.console.print(f"[yellow]note:[/yellow] {escape(text)}", soft_wrap=True)
+        _print(self.console, f"[yellow]note:[/yellow] {escape(text)}")
 
     @contextmanager
     def task(self, what: str, total: float, done: float = 0) -> Iterator[_Bar | _Lines]:
@@ -125,9 +129,9 @@ def print_json(values: Any) -> None:
 
 def print_error(error: RirError, who: str = "") -> None:
     console = Console(stderr=True, highlight=False)
-    console.print(f"[red]error:[/red] {who}{escape(error.what)}", soft_wrap=True)
+    _print(console, f"[red]error:[/red] {who}{escape(error.what)}")
     if error.hint:
-        console.print(escape(error.hint), soft_wrap=True)
+        _print(console, escape(error.hint))
 
 
 def print_comparison(comparison: Comparison) -> None:
@@ -138,21 +142,28 @@ def print_comparison(comparison: Comparison) -> None:
     print_table(comparison, console)
     for entry in comparison.entries:
         if entry.beats:
-            console.print(escape(f"{entry.name} beats {', '.join(entry.beats)}."), soft_wrap=True)
+            _print(console, escape(f"{entry.name} beats {', '.join(entry.beats)}."))
     for warning in comparison.warnings:
-        console.print(escape(f"note: {warning}"), soft_wrap=True)
+        _print(console, escape(f"note: {warning}"))
     if comparison.verdict:
-        console.print(escape(comparison.verdict), soft_wrap=True)
+        _print(console, escape(comparison.verdict))
 
 
 def print_table(comparison: Comparison, console: Console) -> None:
-    """Print the table of the comparison. A narrow console gets it without steps and tokens: 80 columns are enough."""
+    """Print the table of the comparison. A narrow console gets as many columns as fit: without steps and tokens, then
+    without macro-F1."""
+    tables = (_comparison_table(comparison, columns) for columns in _COLUMNS)
+    fitting = (table for table in tables if console.measure(table).minimum <= console.width)
+    console.print(next(fitting, _comparison_table(comparison, _COLUMNS[-1])))
+
+
+def _comparison_table(comparison: Comparison, columns: int) -> Table:
+    """The entries with so many of the columns."""
     seeds = len(comparison.run.seeds)
     several = f", mean of {seeds} seeds" if seeds > 1 else ""
     table = Table(title=f"{comparison.rows.test:,} test rows{several} (95 % intervals)")
-    columns = ("", "accuracy", "against qa", "macro-F1", "steps", "tokens")[: 6 if console.width >= _WIDE else 4]
-    for column in columns:
-        table.add_column(column, justify="left" if column == "" else "right", no_wrap=True)
+    for name in ("", "accuracy", "against qa", "macro-F1", "steps", "tokens")[:columns]:
+        table.add_column(name, justify="left" if name == "" else "right", no_wrap=True)
     for entry in comparison.entries:
         trained = entry.training
         cells = (
@@ -163,8 +174,13 @@ def print_table(comparison: Comparison, console: Console) -> None:
             f"{trained.steps:,.0f}" if trained else "",
             f"{trained.tokens:,.0f}" if trained else "",
         )
-        table.add_row(*cells[: len(columns)])
-    console.print(table)
+        table.add_row(*cells[:columns])
+    return table
+
+
+def _print(console: Console, text: str) -> None:
+    """Print a line of markup. A terminal gets it broken between words; elsewhere a line stays whole, to be searched."""
+    console.print(text, soft_wrap=not console.is_terminal)
 
 
 ARM_WORDS = {"qa": "label", "qra": "reasoning, label (the paper)", "qar": "label, reasoning"}
@@ -224,7 +240,7 @@ def print_augmentation(stats: Mapping[str, Any]) -> None:
         table.add_row(escape(label), f"{rows:,}", f"{train['kept_by_label'][label]:.1%}")
     console.print(table)
     for line in _augmentation_lines(train, stats["leakage"]):
-        console.print(escape(line), soft_wrap=True)
+        _print(console, escape(line))
 
 
 def _augmentation_lines(train: Mapping[str, Any], leak: Mapping[str, Any]) -> Iterator[str]:
@@ -260,8 +276,9 @@ def _accuracy(accuracy: Interval) -> str:
 
 def print_probabilities(probabilities: Mapping[str, float]) -> None:
     width = max(len(label) for label in probabilities)
+    bar = max(0, min(_BAR, Console().width - width - _BESIDE_BAR)) if sys.stdout.isatty() else _BAR
     for label, value in sorted(probabilities.items(), key=lambda pair: -pair[1]):
-        sys.stdout.write(f"{label:<{width}}  {value:6.1%}  {'█' * round(value * _BAR)}".rstrip() + "\n")
+        sys.stdout.write(f"{label:<{width}}  {value:6.1%}  {'█' * round(value * bar)}".rstrip() + "\n")
     sys.stdout.flush()
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
+
+from rir_mlx.types import RUNS
 
 if TYPE_CHECKING:  # a backend's framework is not needed to print help
     from rir_mlx.pipeline import Options
@@ -25,11 +28,11 @@ def stage_options(*, quiet: bool, **options: Unpack[Options]) -> Options:
     return options
 
 
-def open_options(options: Options) -> OpenOptions:
+def open_options(options: Options, *, continues: bool = False) -> OpenOptions:
     """The same options for functions that open a run themselves."""
     from rir_mlx.pipeline import open_options
 
-    return open_options(options)
+    return open_options(options, continues=continues)
 
 
 def trained_context(run: str | None, runs: Path, backend: BackendName | None, *, offline: bool, quiet: bool) -> Context:
@@ -54,6 +57,22 @@ def prepare(*, offline: bool) -> None:
         from rir_mlx.hub_access import forbid_network
 
         forbid_network()
+
+
+def say_next(options: Options, command: str) -> None:
+    """Name the command that follows, on stderr. `command` is typed behind the program's name."""
+    progress = options.get("progress")
+    runs = Path(options.get("runs", RUNS))
+    if progress is not None and process_rank() == 0:
+        more = "" if runs == RUNS else f" --runs {shlex.quote(str(runs))}"
+        progress.say(f"Next: {own_name()} {command}{more}")
+
+
+def own_name() -> str:
+    """What a user types to run this program. The virtual environment that `make demo` uses may not be active."""
+    if shutil.which("rir-mlx"):
+        return "rir-mlx"
+    return "python -m rir_mlx" if sys.argv[0].endswith("__main__.py") else sys.argv[0]
 
 
 def process_rank() -> int:

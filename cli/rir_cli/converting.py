@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from rir_cli.groups import Command, Group
 from rir_cli.options import ArmOption, BackendOption, JsonOption, OfflineOption, QuietOption, RunsOption
 from rir_mlx.types import RUNS, Dtype, Ecosystem, ExportFormat, GgufType, QuantizationBits
 
@@ -16,7 +17,9 @@ DtypeOption = Annotated[
 _ADAPTER_HELP = "A folder with an adapter from mlx-lm, PEFT or rir-mlx."
 
 convert = typer.Typer(
-    no_args_is_help=True, help="Convert adapters that other programs trained, or fuse them into their base model."
+    cls=Group,
+    no_args_is_help=True,
+    help="Convert adapters that other programs trained, or fuse them into their base model.",
 )
 
 
@@ -82,7 +85,7 @@ def export(
         typer.echo(f"{exported.folder}")
 
 
-@convert.command()
+@convert.command(cls=Command)
 def adapter(
     source: Annotated[Path, typer.Argument(help=_ADAPTER_HELP)],
     target: Annotated[Path, typer.Argument(help="The folder to write; it must be new or empty.")],
@@ -104,7 +107,7 @@ def adapter(
     typer.echo(f"{target}")
 
 
-@convert.command()
+@convert.command(cls=Command)
 def fuse(
     output: Annotated[Path, typer.Argument(help="The folder to write; it must be new or empty.")],
     model: Annotated[str, typer.Option(help="The base model: a folder or a Hugging Face id.")],

@@ -27,7 +27,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from rir_mlx.classification.scores import Prediction
+from rir_mlx.classification.scores import Prediction, unfit_texts
 from rir_mlx.data.cells import checked_text
 from rir_mlx.data.tables.row_streams import (
     Outline,
@@ -78,12 +78,14 @@ class ClassifyFileOptions:
 @dataclass
 class ClassifyFileResult:
     """What came of a file's rows. `without_text` counts rows by reason, `trimmed` those too long for the model,
+    `unfit` those that may fit no label,
     `resumed` those that an earlier process had classified. The new columns' names begin with `prefix`."""
 
     rows: int
     resumed: int = 0
     abstained: int = 0
     trimmed: int = 0
+    unfit: int = 0
     prefix: str = ""
     labels: Counter[str] = field(default_factory=Counter)
     without_text: Counter[str] = field(default_factory=Counter)
@@ -209,6 +211,7 @@ class _FileJob:
         abstained = abstains(prediction.probability, threshold)
         result.abstained += abstained
         result.trimmed += prediction.trimmed > 0
+        result.unfit += prediction.fits_no_label
         if not abstained:
             result.labels[prediction.label] += 1
         values: list[Any] = [None if abstained else prediction.label, round(prediction.probability, _DIGITS)]
@@ -280,3 +283,5 @@ def _warn(result: ClassifyFileResult, progress: Progress) -> None:
         progress.warn(f"{missing:,} of {result.rows:,} rows have no label: {why}.")
     if result.trimmed:
         progress.warn(f"{result.trimmed:,} texts are too long for this model: their ends were cut.")
+    if result.unfit:
+        progress.warn(unfit_texts(result.unfit))

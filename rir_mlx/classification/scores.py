@@ -9,6 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
+LOW_MASS = 0.5
+"""Labels that hold less of the model's probability are not what it would write. A trained classifier gives them nearly
+all of it for texts like those that it learned from."""
+
 
 @dataclass(frozen=True)
 class LabelScores:
@@ -78,3 +82,16 @@ class Prediction:
     def probability(self) -> float:
         """The probability of the label."""
         return self.probabilities[self.label]
+
+    @property
+    def fits_no_label(self) -> bool:
+        """Whether the labels hold so little of the model's probability that it would rather write something else."""
+        return self.mass < LOW_MASS
+
+
+def unfit_texts(count: int) -> str:
+    """A warning about texts that fit no label."""
+    return (
+        f"Texts that may fit no label, since the labels hold less than {LOW_MASS:.0%} of the model's probability: "
+        f"{count:,}."
+    )

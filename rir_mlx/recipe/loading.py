@@ -17,6 +17,8 @@ from rir_mlx.recipe.problems import explain
 from rir_mlx.recipe.schema import Recipe
 from rir_mlx.types import SHIPPED
 
+_TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".xlsx", ".xls", ".ods", ".txt")
+
 
 def shipped_recipe(name: str) -> Path:
     """The file of a recipe that comes with the package, installed or from a checkout."""
@@ -24,6 +26,8 @@ def shipped_recipe(name: str) -> Path:
     for folder in (package / "recipes", package.parent / "recipes"):
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
+    if "=" in name:
+        raise RecipeError(f"{name} is no recipe.", hint=f"Each override needs a --set of its own: --set {name}")
     raise RecipeError(
         f"There is no recipe called {name!r}.{did_you_mean(name, SHIPPED)}",
         hint=f"Give a YAML file, or one of: {', '.join(SHIPPED)}.",
@@ -42,6 +46,12 @@ def load_recipe(source: str | Path | Recipe | None = None, overrides: Sequence[s
         where, values = source.name, source.model_dump(mode="json")
     elif source is not None:
         path = Path(source)
+        if path.suffix.lower() in _TABLES:
+            raise RecipeError(
+                f"{path} is a table, not a recipe.",
+                hint=f"Train on it with: rir-mlx run custom -s name={name_from(path.stem)} -s data.train={path}\n"
+                "Or write a recipe first: rir-mlx recipe custom > mine.yaml",
+            )
         if not path.is_file():
             if path.suffix in (".yaml", ".yml") or os.sep in str(source):
                 raise RecipeError(f"There is no recipe file {path}.", hint=f"Shipped recipes: {', '.join(SHIPPED)}.")
@@ -58,8 +68,16 @@ def load_recipe(source: str | Path | Recipe | None = None, overrides: Sequence[s
         return Recipe.model_validate(values)
     except ValidationError as error:
         raise RecipeError(
-            f"{where}: " + "; ".join(explain(error)), hint="`rir-mlx recipe` prints every key with its default."
+            f"{where}: " + "; ".join(explain(error)), hint="`rir-mlx recipe --all` prints every key with its default."
         ) from error
+
+
+def recipe_text(source: str) -> str:
+    """A recipe as its file has it, with its comments. Raises RecipeError if there is no such file."""
+    path = Path(source)
+    path = path if path.is_file() else shipped_recipe(source)
+    load_recipe(path)  # a recipe with faults is an error here too
+    return path.read_text(encoding="utf-8")
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -52,7 +52,8 @@ def in_order(context: Context, *, retry_refused: bool = False) -> Iterator[tuple
 @exclusive
 def run_all(context: Context, *, retry_refused: bool = False) -> Comparison | None:
     """Every stage in order; finished ones are skipped."""
-    comparison = None
-    for _, stage in in_order(context, retry_refused=retry_refused):
+    comparison, stages = None, list(in_order(context, retry_refused=retry_refused))
+    for number, (name, stage) in enumerate(stages, 1):
+        context.progress.say(f"Stage {number} of {len(stages)}: {name}")
         comparison = stage()
     return comparison

@@ -119,7 +119,7 @@ class _AugmentationStage:
         if generates and engine is None:
             engine = self.model.rgen_engine(dict(job.engine))
             self.model.say_cost(self.rows, job.settings.sampling, job.due(0))
-        context.run.save_recipe(context.recipe)  # from here on the work can only be interrupted and resumed
+        context.save_recipe()  # from here on the work can only be interrupted and resumed
         context.run.augmented.begin()
         if generates and engine:
             try:

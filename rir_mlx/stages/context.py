@@ -100,7 +100,7 @@ class RunData:
 class Context:
     """A run's folder, the model and data of its recipe, and how the user wants to hear about it. `force` runs a stage
     again even if nothing changed; `command` is what was typed. `trusts_server`: the user, and not only the recipe,
-    named the server that texts and the key are sent to."""
+    named the server that texts and the key are sent to. `overrides` are saved with the recipe."""
 
     run: RunDir
     model: RecipeModel
@@ -108,6 +108,7 @@ class Context:
     force: bool = False
     command: str = ""
     trusts_server: bool = False
+    overrides: tuple[str, ...] = ()
 
     @property
     def recipe(self) -> Recipe:
@@ -138,6 +139,10 @@ class Context:
             self.recipe.max_seq_length,
             self.recipe.evaluate.max_reasoning_tokens,
         )
+
+    def save_recipe(self) -> None:
+        """Write down what the run is from now on."""
+        self.run.save_recipe(self.recipe, self.overrides)
 
     def trained(self, arm: Arm, seed: int) -> Stage:
         """The folder of an arm that was trained with a seed."""
@@ -185,9 +190,9 @@ def is_due(context: Context, stage: Stage, inputs: dict[str, Any], what: str, *,
     if why is None and not context.force:
         context.progress.say(f"{what}: already done with these inputs, skipped → {stage.folder}")
         return False
-    reason = why or "--force was given"
-    context.progress.say(f"{what}: runs, because {reason}.")
+    reason = "--force was given" if why is None else why
+    context.progress.say(f"{what}: runs" + (f", because {reason}." if reason else "."))
     context.lock.lock()
     if begins:
-        context.run.save_recipe(context.recipe)
+        context.save_recipe()
     return True

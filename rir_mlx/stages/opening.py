@@ -12,14 +12,14 @@ from urllib.parse import urlsplit
 
 from rir_mlx.backends import open_backend
 from rir_mlx.data.tables.table import SUFFIXES
-from rir_mlx.errors import UserError
+from rir_mlx.errors import UserError, did_you_mean
 from rir_mlx.models.hub import ModelFiles, resolve_model
 from rir_mlx.progress import Progress, Silent
 from rir_mlx.recipe.builtin import BUILTIN
 from rir_mlx.recipe.loading import load_recipe
 from rir_mlx.recipe.schema import Recipe, SourceSpec
 from rir_mlx.stages.context import Context
-from rir_mlx.storage.layout import RunDir, newest_run
+from rir_mlx.storage.layout import RunDir, all_runs, newest_run
 from rir_mlx.training.recipe_model import RecipeModel
 from rir_mlx.types import DEFAULT_RECIPE, RUNS, SHIPPED, BackendName
 
@@ -38,6 +38,7 @@ class OpenOptions:
     progress   where progress is shown; nowhere by default. Ranks after the first are always silent
     force      run a stage again even if nothing changed
     command    what the user typed, for the report and the model card
+    continues  a recipe's file or name stands for the run that it began, with the overrides given there
     trust_recipe  send texts and the key to the server that the recipe names, though the user did not name it
     """
 
@@ -49,6 +50,7 @@ class OpenOptions:
     force: bool = False
     command: str = ""
     trust_recipe: bool = False
+    continues: bool = False
 
 
 _DEFAULTS = OpenOptions()
@@ -59,11 +61,28 @@ def open_run(source: RecipeSource, options: OpenOptions = _DEFAULTS) -> Context:
 
     Raises RecipeError, ModelError, or UserError if the backend is not installed."""
     run, recipe = find_run(source, options)
+    overrides = _overrides(source, run, options)
+    if options.continues and not _is_run(source) and (before := overrides[: len(overrides) - len(options.overrides)]):
+        options.progress.say(f"note: as at the start of this run: {' '.join(f'-s {text}' for text in before)}")
     backend = open_backend(recipe.backend)
     files = resolve_model(recipe.model, recipe.revision, offline=options.offline)
     model = RecipeModel(_resolved(recipe, files), backend, files)
     progress = Silent() if backend.processes.rank else options.progress
-    return Context(run, model, progress, options.force, options.command, _trusts_server(recipe, options))
+    trusted = _trusts_server(recipe, options)
+    return Context(run, model, progress, options.force, options.command, trusted, overrides)
+
+
+def _is_run(source: RecipeSource) -> bool:
+    return source is None or (not isinstance(source, Recipe) and RunDir(Path(source)).recipe_file.is_file())
+
+
+def _overrides(source: RecipeSource, run: RunDir, options: OpenOptions) -> tuple[str, ...]:
+    """The overrides of a run's recipe: those given now, behind those that the run began with."""
+    given = tuple(options.overrides)
+    if not (options.continues or _is_run(source)):
+        return given
+    keys = {text.partition("=")[0] for text in given} | {"name"}
+    return (*(text for text in run.overrides() if text.partition("=")[0] not in keys), *given)
 
 
 def _trusts_server(recipe: Recipe, options: OpenOptions) -> bool:
@@ -79,13 +98,16 @@ def open_trained_run(folder: str | Path | None, options: OpenOptions = _DEFAULTS
     """A run that has a trained classifier: the one in `folder`, or the newest one.
 
     Raises UserError if there is none."""
-    run = newest_run(options.runs, trained=True) if folder is None else RunDir(Path(folder))
+    run = newest_run(options.runs, trained=True) if folder is None else _named_run(Path(folder), options.runs)
     if run is None or not run.recipe_file.is_file() or not run.trained_arms():
+        there = [str(run.folder) for run in all_runs(options.runs) if run.trained_arms()]
         raise UserError(
             f"There is no run in {options.runs}/ with a trained classifier."
             if folder is None
-            else f"{folder} holds no trained classifier.",
-            hint="`rir-mlx demo` makes one in two minutes; `rir-mlx run RECIPE` makes yours.",
+            else f"{folder} holds no trained classifier.{did_you_mean(str(folder), there)}",
+            hint=f"Trained: {', '.join(there)}."
+            if there
+            else "`rir-mlx demo` makes one in two minutes; `rir-mlx run RECIPE` makes yours.",
         )
     return open_run(run.folder, options)
 
@@ -105,11 +127,22 @@ def find_run(source: RecipeSource, options: OpenOptions = _DEFAULTS) -> tuple[Ru
     if isinstance(source, Recipe):
         recipe = load_recipe(source, overrides)
         return RunDir(options.runs / recipe.name), recipe
-    run = newest_run(options.runs) if source is None else RunDir(Path(source))
+    run = newest_run(options.runs) if source is None else _named_run(Path(source), options.runs)
     if run is not None and run.recipe_file.is_file():
         return run, run.recipe(overrides)
     recipe = load_recipe(source or DEFAULT_RECIPE, overrides)
-    return RunDir(options.runs / recipe.name), recipe
+    run = RunDir(options.runs / recipe.name)
+    if options.continues and (before := _overrides(source, run, options)):
+        recipe = load_recipe(source or DEFAULT_RECIPE, (*before, *overrides))
+    return run, recipe
+
+
+def _named_run(name: Path, runs: Path) -> RunDir:
+    """The run in a folder; or, if it is a bare name and no shipped recipe's, the run of that name in the folder of
+    runs."""
+    inside = RunDir(runs / name)
+    bare = len(name.parts) == 1 and str(name) not in SHIPPED and not RunDir(name).recipe_file.is_file()
+    return inside if bare and inside.recipe_file.is_file() else RunDir(name)
 
 
 def _names_rows(source: str) -> bool:

@@ -253,6 +253,12 @@ def _training_due(context: Context, stage: Stage, inputs: dict[str, Any], what: 
             checkpoints.clear()
         elif not context.force:
             checkpoints.check()
+        if stage.why_not_done(inputs) and not context.force:
+            context.lock.lock()
+            if stage.restore_earlier(inputs) is not None:
+                context.progress.say(f"{what}: an earlier training with these inputs is used again → {stage.folder}")
+                context.save_recipe()
+                return False
         return is_due(context, stage, inputs, what)
 
     return decide_on_main(context.processes, decide)
@@ -282,6 +288,8 @@ def _train(context: Context, stage: Stage, inputs: dict[str, Any], job: Training
 
     def begin() -> None:
         check_installed(job.options.report_to)
+        if stage.why_not_done(inputs):  # finished, with other inputs
+            progress.say(f"{what}: the earlier one is kept in {stage.keep_earlier()}")
         stage.begin()
         if context.force:
             checkpoints.clear()

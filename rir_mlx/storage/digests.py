@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,34 @@ def digest_of_file(path: Path) -> str:
 
 
 def changes(before: Any, now: Any) -> list[str]:
-    """`key was this, is that` for every key that differs between two nested dictionaries."""
+    """What differs between two nested dictionaries, in words: `key was this, is that`; for hashes, what they stand for
+    has changed."""
     old, new = _flatten(plain_json(before)), _flatten(plain_json(now))
-    return [f"{key} was {old.get(key)}, is {new.get(key)}" for key in old | new if old.get(key) != new.get(key)]
+    return [_in_words(key, old.get(key), new.get(key)) for key in old | new if old.get(key) != new.get(key)]
+
+
+_STANDS_FOR = {
+    "model": "the base model",
+    "triples": "the reasoning triples",
+    "own": "the rows with a reasoning of their own",
+    "data": "the rows, labels or splits",
+    "augmented": "the reasonings",
+    "row_ids": "the places of the rows in their files",
+    "test_ids": "the places of the test rows in their files",
+    "writer.adapter": "R-Gen's adapter",
+    "adapter": "the trained weights",
+    "readings": "the trained weights or the prompt",
+    "source.sha256": "the file",
+    "classifier": "the classifier",
+}
+_HASH = re.compile(r"(?=.*\d)[0-9a-f]{8,64}")
+
+
+def _in_words(key: str, old: Any, new: Any) -> str:
+    if any(isinstance(value, str) and _HASH.fullmatch(value) for value in (old, new)):
+        what = _STANDS_FOR.get(key, key)
+        return f"{what} {'have' if what.endswith('s') and what != key else 'has'} changed"
+    return f"{key} was {old}, is {new}"
 
 
 def plain_json(values: Any) -> Any:

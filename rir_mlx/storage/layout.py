@@ -7,9 +7,10 @@ inputs changed says which.
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,11 @@ class Stage:
         self.score_journal = folder / "readings.jsonl"
 
     def why_not_done(self, inputs: Mapping[str, Any]) -> str | None:
-        """None if the stage was finished with exactly these inputs, else what changed."""
+        """None if the stage was finished with exactly these inputs; else what changed, or nothing if it never
+        finished."""
         done = self.done()
         if done is None:
-            return "it has not finished yet"
+            return ""
         changed = changes(done["inputs"], inputs)
         more = f", and {len(changed) - 1} more" if len(changed) > 1 else ""
         return changed[0] + more if changed else None
@@ -53,6 +55,32 @@ class Stage:
         make_folder(self.folder, OTHER_RUNS)
         self.record.unlink(missing_ok=True)
 
+    def keep_earlier(self) -> Path:
+        """Move the finished stage to `earlier/` in its run, so that training it again loses nothing."""
+        numbers = itertools.count(1)
+        place = next(place for number in numbers if not (place := self._earlier(number)).exists())
+        make_folder(place.parent, OTHER_RUNS)
+        self.folder.rename(place)
+        return place
+
+    def restore_earlier(self, inputs: Mapping[str, Any]) -> Path | None:
+        """Put back a stage that `keep_earlier` moved away and that was finished with just these inputs; the present one
+        is kept in its place. None if there is none."""
+        wanted = plain_json(inputs)
+        for place in sorted(self._earlier("*").parent.glob(self._earlier("*").name)):
+            done = Stage(place).done()
+            if done is not None and done["inputs"] == wanted:
+                if self.done() is not None:
+                    self.keep_earlier()
+                elif self.folder.exists():
+                    return None  # an interrupted training may be resumed
+                place.rename(self.folder)
+                return place
+        return None
+
+    def _earlier(self, number: int | str) -> Path:
+        return self.folder.parent / "earlier" / f"{self.folder.name}-{number}"
+
     def finish(self, inputs: Mapping[str, Any], **results: Any) -> None:
         values = {"inputs": plain_json(inputs), "results": results, "version": __version__}
         write_json(self.record, values | {"finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
@@ -64,6 +92,7 @@ class RunDir:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.recipe_file = folder / "recipe.yaml"
+        self.overrides_file = folder / "overrides.json"
         self.rgen = Stage(folder / "rgen")
         self.augmented = Stage(folder / "augmented")
         self.rejected_rows = self.augmented.folder / "rejected.jsonl"
@@ -99,25 +128,32 @@ class RunDir:
         found = (path.parent.name.removeprefix("classifier-") for path in self.folder.glob("classifier-*/done.json"))
         return sorted(name for name in found if not _SEED.search(name))
 
-    def save_recipe(self, recipe: Recipe) -> None:
+    def save_recipe(self, recipe: Recipe, overrides: Sequence[str] = ()) -> None:
+        """Write the recipe, and the overrides of a recipe file that are part of it."""
         make_folder(self.folder, OTHER_RUNS)
         write_text(self.recipe_file, dump_recipe(recipe))
+        write_json(self.overrides_file, {"overrides": list(overrides)})
+
+    def overrides(self) -> tuple[str, ...]:
+        """The overrides with which the run's recipe was saved, as `rgen.epochs=1`."""
+        return tuple(read_json(self.overrides_file)["overrides"]) if self.overrides_file.is_file() else ()
 
     def recipe(self, overrides: tuple[str, ...] = ()) -> Recipe:
         return load_recipe(self.recipe_file, overrides)
 
 
+def all_runs(root: Path = RUNS) -> list[RunDir]:
+    """The runs under `root`, the one that was written last first."""
+
+    def touched(run: RunDir) -> float:
+        files = [run.recipe_file, *run.folder.glob("*/done.json"), *run.folder.glob("evaluation/*/done.json")]
+        return max(file.stat().st_mtime for file in files)
+
+    recipes = root.glob("*/recipe.yaml") if root.is_dir() else []
+    return sorted((RunDir(recipe.parent) for recipe in recipes), key=touched, reverse=True)
+
+
 def newest_run(root: Path = RUNS, *, trained: bool = False) -> RunDir | None:
     """The run under `root` whose recipe, classifier or evaluation was written last. `trained` skips runs without a
     classifier."""
-    recipes = list(root.glob("*/recipe.yaml")) if root.is_dir() else []
-    if trained:
-        recipes = [recipe for recipe in recipes if RunDir(recipe.parent).trained_arms()]
-    if not recipes:
-        return None
-
-    def touched(recipe: Path) -> float:
-        files = [recipe, *recipe.parent.glob("*/done.json"), *recipe.parent.glob("evaluation/*/done.json")]
-        return max(file.stat().st_mtime for file in files)
-
-    return RunDir(max(recipes, key=touched).parent)
+    return next((run for run in all_runs(root) if not trained or run.trained_arms()), None)

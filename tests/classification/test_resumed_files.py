@@ -73,7 +73,11 @@ def test_a_stopped_job_resumes_after_its_last_chunk(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "why"),
-    [("source", "source.sha256 was"), ("identity", "classifier was"), ("top_k", "options.top_k was 1, is 2")],
+    [
+        ("source", "the file has changed"),
+        ("identity", "classifier was , is b"),
+        ("top_k", "options.top_k was 1, is 2"),
+    ],
 )
 def test_a_job_of_other_inputs_starts_over_and_says_why(tmp_path: Path, change: str, why: str) -> None:
     source, target, heard = make_rows(tmp_path / "in.csv", 9), tmp_path / "out.csv", Heard()

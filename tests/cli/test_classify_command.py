@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -140,7 +141,7 @@ def test_a_stopped_file_goes_on_unless_the_classifier_is_another(
         stopped = rir(*command)
     assert (stopped.code, "the same command continues" in stopped.err) == (130, True)
     other = rir(*command, "--samples", "2")
-    assert "classifier was" in other.err
+    assert "the classifier has changed" in other.err
     assert "Starting over" in other.err
     assert other.code == 0
     os.remove("out.csv")
@@ -166,3 +167,41 @@ def test_what_cannot_be_meant_is_refused(rir: Run, fake: Fake, arguments: tuple[
     result = rir("classify", *arguments)
     assert (result.code, words in result.err) == (2, True), result.err
     assert fake.asked == []
+
+
+def test_the_name_of_a_file_is_taken_for_the_file(rir: Run, fake: Fake) -> None:
+    """It was classified as a text of two words."""
+    write_csv(Path("new.csv"), [("a day", "joy"), ("long", "joy")])
+    result = rir("classify", "new.csv")
+    assert result.out == "joy\t0.500\ta day\njoy\t0.500\tlong\n"
+    assert "new.csv is a file" in result.err
+
+
+def test_at_a_terminal_it_asks_for_texts_until_the_input_ends(
+    rir: Run, fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed = iter(["a day", "", "long"])
+
+    def answer(prompt: str) -> str:
+        assert prompt == "Text (Ctrl-D ends): "
+        try:
+            return next(typed)
+        except StopIteration:
+            raise EOFError from None
+
+    monkeypatch.setattr("builtins.input", answer)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    assert rir("classify", "-q").code == 0
+    assert [texts for texts, _ in fake.asked] == [["a day"], ["long"]]
+
+
+def test_a_text_that_fits_no_label_is_said_to(rir: Run, fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = fake.predict
+    monkeypatch.setattr(
+        fake, "predict", lambda *given, **named: [replace(p, mass=0.005) for p in real(*given, **named)]
+    )
+    assert "together they hold 0.50% of the model's probability" in rir("classify", "a day").err
+    assert "Texts that may fit no label" in rir("classify", stdin="a\nb\n").err
+    write_csv(Path("new.csv"), [("a day", "joy"), ("long", "joy")])
+    said = rir("classify", "--file", "new.csv", "--output", "out.csv").err
+    assert "less than 50% of the model's probability: 2." in said

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import yaml
 from commands import LABELS, Run, write_csv
-from rir_cli.app import _classify_command, _own_name
+from rir_cli.app import _classify_command
+from rir_cli.context import own_name
 from tiny import make_tiny_llama
 
 from rir_mlx import backends
-from rir_mlx.recipe.loading import load_recipe
+from rir_mlx.recipe.loading import load_recipe, shipped_recipe
 from rir_mlx.recipe.schema import Recipe
 from rir_mlx.storage.layout import RunDir
 
@@ -131,6 +132,16 @@ def test_recipe_prints_yaml_alone_on_stdout(rir: Run) -> None:
     assert result.err == ""
 
 
+def test_recipe_custom_keeps_its_comments_and_the_marks_of_what_to_change(rir: Run) -> None:
+    """It printed 123 bare lines, and the README tells to change those with a mark."""
+    printed = rir("recipe", "custom").out
+    assert printed == shipped_recipe("custom").read_text(encoding="utf-8")
+    assert printed.count("# <-") == 5
+    Path("mine.yaml").write_text(printed, encoding="utf-8")
+    assert rir("recipe", "mine.yaml").out == printed
+    assert Recipe.model_validate(yaml.safe_load(rir("recipe", "mine.yaml", "--all").out)) == load_recipe("mine.yaml")
+
+
 def test_recipe_prints_that_of_a_runs_folder(rir: Run, tmp_path: Path) -> None:
     run = RunDir(tmp_path / "kept" / "mine")
     run.save_recipe(load_recipe(None, ["name=mine", "seed=7"]))
@@ -158,9 +169,9 @@ def test_code_in_a_models_folder_is_never_run(rir: Run, recipe: Path, tmp_path: 
 def test_the_next_command_of_the_demo_can_be_typed_as_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", [".venv/bin/rir-mlx", "demo"])
     monkeypatch.setattr("shutil.which", lambda name: None)
-    assert _own_name() == ".venv/bin/rir-mlx"
+    assert own_name() == ".venv/bin/rir-mlx"
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
-    assert _own_name() == "rir-mlx"
+    assert own_name() == "rir-mlx"
 
 
 def test_the_next_command_of_the_demo_names_a_run_that_would_not_be_found(
@@ -180,6 +191,47 @@ def test_a_fault_of_a_row_is_said_once(rir: Run, recipe: Path) -> None:
     result = rir("train-classifier", str(recipe))
     assert result.code == 2
     assert result.err.count("the text is empty") == 1
+
+
+@pytest.mark.parametrize(
+    ("typed", "found", "hint"),
+    [
+        (["predict", "x"], "There is no command 'predict'.", "This does it: rir-mlx classify"),
+        (["clasify", "x"], "Did you mean 'classify'?", "Commands: check, "),
+        (["convert", "adaptor"], "Did you mean 'adapter'?", "Commands: adapter, fuse."),
+        (["mine.yaml"], "There is no command 'mine.yaml'.", "rir-mlx run mine.yaml"),
+        (["rows.csv"], "There is no command 'rows.csv'.", "rir-mlx check rows.csv"),
+        (["run", "custom", "--set", "a=1", "b=2"], "Too many arguments: b=2.", "own: --set a=1 --set b=2"),
+        (["run", "--set", "a=1", "b=2"], "b=2 is no recipe.", "--set b=2"),
+        (["classify", "i", "feel", "great"], "Too many arguments: feel great.", 'classify "i feel great"'),
+        (["run", "tickets.csv"], "tickets.csv is a table", "rir-mlx run custom -s name=tickets -s data.train=tickets"),
+        (["classify", "new.csv"], "There is no file new.csv.", "echo new.csv | rir-mlx classify"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_is_typed_wrong_names_what_was_probably_meant(rir: Run, typed: list[str], found: str, hint: str) -> None:
+    result = rir(*typed)
+    assert result.code == 2
+    assert found in result.err
+    assert hint in result.err
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_help_breaks_no_word_and_shows_no_type_of_a_switch(
+    rir: Run, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for command in ([], ["classify"], ["run"], ["augment"], ["convert", "fuse"]):
+        shown = rir(*command, "-h").out
+        assert "<bool>" not in shown
+        assert max(map(len, shown.splitlines())) <= columns
+        assert "Usage: rir-mlx" in shown
+    assert "--arm <qa|qra|qar|multitask|qra-scrambled|qra-words>" in rir("classify", "-h").out
+
+
+def test_the_library_can_be_run_as_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "rir_mlx", "--version"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.startswith("rir-mlx ")) == (0, True), done.stderr
 
 
 def test_training_in_float16_is_refused_with_what_to_use(rir: Run, recipe: Path) -> None:

@@ -12,6 +12,7 @@ from commands import Finished, Result, Run, write_csv
 
 from rir_mlx.backends.fake import FakeModel
 from rir_mlx.errors import Failure
+from rir_mlx.recipe.loading import load_recipe
 from rir_mlx.training.checkpoints import Checkpoints
 
 
@@ -50,6 +51,54 @@ def test_a_changed_key_runs_the_stages_that_it_touches_and_says_why(rir: Run, fi
     assert "R-Gen: already done" in again.err
     assert "augmentation: already done" in again.err
     assert "classifier qa: runs, because classifier.learning_rate was 0.0001, is 0.001." in again.err
+
+
+def test_a_stage_that_is_trained_again_keeps_the_earlier_one_and_takes_it_back(rir: Run, finished: Finished) -> None:
+    adapter = Path("runs/small/classifier-qa/adapter/adapters.safetensors")
+    before = adapter.read_bytes()
+    changed = ("train-classifier", "small.yaml", "--arm", "qa", "-s", "classifier.learning_rate=1e-3")
+    again = rir(*changed)
+    assert "classifier qa: the earlier one is kept in runs/small/earlier/classifier-qa-1" in again.err, again.err
+    other = adapter.read_bytes()
+    assert (Path("runs/small/earlier/classifier-qa-1/adapter") / adapter.name).read_bytes() == before
+    back = rir("train-classifier", "small.yaml", "--arm", "qa", "-s", "classifier.learning_rate=1e-4")
+    assert "an earlier training with these inputs is used again" in back.err, back.err
+    assert adapter.read_bytes() == before
+    assert "used again" in rir(*changed).err
+    assert adapter.read_bytes() == other
+
+
+def test_later_stages_keep_what_was_set_at_the_start(rir: Run, recipe: Path) -> None:
+    """`--set data.test_size` had to be given again, or the evaluation refused rows of another split."""
+    start = ("-s", "data.test_size=12", "-s", "classifier.epochs=2")
+    assert rir("train-rgen", str(recipe), *start).code == 0
+    result = rir("augment", str(recipe))
+    assert "note: as at the start of this run: -s data.test_size=12 -s classifier.epochs=2" in result.err
+    assert rir("train-classifier", str(recipe), "--arm", "qa", "-s", "classifier.epochs=1").code == 0
+    kept = load_recipe("runs/small/recipe.yaml")
+    assert (kept.data.test_size, kept.classifier.epochs) == (12, 1)
+    assert rir("train-rgen", str(recipe)).code == 0
+    assert load_recipe("runs/small/recipe.yaml").data.test_size == 12, (
+        "a finished stage that is skipped changes nothing"
+    )
+
+
+def test_a_run_is_named_by_its_name(rir: Run, finished: Finished) -> None:
+    assert rir("classify", "i was sad", "--run", "small").code == 0
+    assert rir("evaluate", "small").code == 0
+    missing = rir("classify", "i was sad", "--run", "smal")
+    assert (missing.code, "Trained: runs/small." in missing.err) == (2, True), missing.err
+
+
+def test_a_run_says_which_stage_of_how_many_it_does_and_what_comes_next(finished_once: Finished) -> None:
+    said = finished_once.result.err
+    stages = [line for line in said.splitlines() if line.startswith("Stage ")]
+    assert stages == [
+        *("Stage 1 of 6: R-Gen", "Stage 2 of 6: augmentation", "Stage 3 of 6: classifier qa"),
+        *("Stage 4 of 6: classifier qra", "Stage 5 of 6: classifier qar", "Stage 6 of 6: evaluation"),
+    ]
+    assert "R-Gen: runs.\n" in said, "a first run needs no reason"
+    assert said.splitlines()[-1].startswith("Next: ")
 
 
 @pytest.mark.slow

@@ -110,7 +110,7 @@ def commands() -> Iterator[tuple[Place, list[str]]]:
 def product_commands() -> Iterator[tuple[Place, list[str]]]:
     """Calls of `rir-mlx`, also through a launcher, as the words after its name."""
     for place, words in commands():
-        for name in ("rir-mlx", "rir_cli"):
+        for name in ("rir-mlx", "rir_mlx"):
             if name in words[:1] or (name in words and words[words.index(name) - 1] in ("-m", ".")):
                 yield place, words[words.index(name) + 1 :]
                 break

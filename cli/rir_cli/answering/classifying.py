@@ -81,6 +81,7 @@ def classify(
     With --output, a table keeps its columns and gets label, probability and reasoning.
     The same command resumes after an interruption.
     """
+    text, file = _file_given_as_text(text, file)
     table = _TableOptions(text_column, delimiter, encoding, quotes, formulas, force)
     single, texts = _input(text, file, output, table)
     context = trained_context(run, runs, backend, offline=offline, quiet=quiet)
@@ -99,10 +100,10 @@ def classify(
         _classify_file(session, (file, output), table, identity)
     elif single:
         _classify_text(session, text or "")
-    elif texts is None:
-        _classify_lines(session, arriving_lines(sys.stdin, _CHUNK, progress), total=None)
-    else:
+    elif texts is not None:
         _classify_lines(session, _chunks(texts, _CHUNK), total=len(texts))
+    else:
+        _classify_input(session, asks=text is None and sys.stdin.isatty())
 
 
 def _warn_of_samples(classifier: Classifier, options: PredictOptions, measured: int, progress: Progress) -> None:
@@ -226,9 +227,42 @@ def _input(
         if not text.strip():
             raise UserError("The text is empty.", hint=_EXAMPLE)
         return True, None
-    if text is None and sys.stdin.isatty():
-        raise UserError("There is no text to classify.", hint=_EXAMPLE)
     return False, None
+
+
+def _file_given_as_text(text: str | None, file: Path | None) -> tuple[str | None, Path | None]:
+    """The text and the file that are meant: the name of a file of texts is taken for the file."""
+    from rir_mlx.data.tables.table import TEXT_FILES
+    from rir_mlx.errors import UserError, did_you_mean
+
+    if text is None or file is not None or not text.lower().endswith(TEXT_FILES) or "\n" in text:
+        return text, file
+    path = Path(text)
+    if path.is_file():
+        typer.echo(f"note: {text} is a file, and its texts are classified, as with --file.", err=True)
+        return None, path
+    if " " not in text:
+        near = [entry.name for entry in path.parent.iterdir() if entry.is_file()] if path.parent.is_dir() else []
+        raise UserError(
+            f"There is no file {text}.{did_you_mean(path.name, near)}",
+            hint=f"If it is a text: echo {text} | rir-mlx classify",
+        )
+    return text, file
+
+
+def _classify_input(session: _Session, *, asks: bool) -> None:
+    """Classify the lines of standard input; at a terminal, ask for a text again and again until the input ends."""
+    if not asks:
+        _classify_lines(session, arriving_lines(sys.stdin, _CHUNK, session.progress), total=None)
+    while asks:
+        try:
+            text = input("Text (Ctrl-D ends): ")
+        except EOFError:
+            typer.echo("")
+            return
+        if text.strip():
+            _classify_text(session, text)
+            typer.echo("")
 
 
 def _classify_text(session: _Session, text: str) -> None:
@@ -250,6 +284,11 @@ def _classify_text(session: _Session, text: str) -> None:
     if prediction.reasoning is not None:
         sys.stdout.write("\n\n")
     print_probabilities(dict(form.best(prediction)))
+    if prediction.fits_no_label:
+        progress.warn(
+            f"The text may fit no label: together they hold {prediction.mass:.2%} of the model's probability, so the "
+            "numbers above are a guess."
+        )
     if form.abstains(prediction):
         progress.warn(f"No label reaches the threshold of {form.threshold:g}.")
 
@@ -257,14 +296,16 @@ def _classify_text(session: _Session, text: str) -> None:
 def _classify_lines(session: _Session, chunks: Iterable[Sequence[str]], total: int | None) -> None:
     """Print one prediction per line, chunk by chunk. Raises UserError if there was no text at all."""
     from rir_cli.console import print_json
+    from rir_mlx.classification.scores import unfit_texts
     from rir_mlx.errors import UserError
     from rir_mlx.progress import Silent
 
-    done = trimmed = 0
+    done = trimmed = unfit = 0
     with (session.progress if total else Silent()).task("classify", total or 0) as task:
         for texts in chunks:
             for text, prediction in zip(texts, session.predict(texts), strict=True):
                 trimmed += prediction.trimmed > 0
+                unfit += prediction.fits_no_label
                 if session.form.json:
                     print_json(session.form.values(text, prediction))
                 else:
@@ -276,6 +317,8 @@ def _classify_lines(session: _Session, chunks: Iterable[Sequence[str]], total: i
         raise UserError("There is no text to classify.", hint=_EXAMPLE)
     if trimmed:
         session.progress.warn(f"Texts too long for this model, whose ends were cut off: {trimmed:,}.")
+    if unfit:
+        session.progress.warn(unfit_texts(unfit))
 
 
 def _classify_file(session: _Session, files: tuple[Path, Path], table: _TableOptions, identity: str) -> None:
