@@ -50,10 +50,10 @@ ReasonMode = Literal["never", "always", "auto"]
 EngineName = Literal["local", "openai", "ray"]
 """What writes the reasonings in `augment`."""
 
-Filter = Literal["repeating", "copying", "restating", "another label", "ungrounded"]
+Filter = Literal["repeating", "copying", "restating", "another label", "ungrounded", "stock"]
 """A rule that a reasoning must pass. `augmentation/filters.py` defines each."""
 
-DEFAULT_FILTERS: tuple[Filter, ...] = ("repeating", "copying", "restating", "another label")
+DEFAULT_FILTERS: tuple[Filter, ...] = ("repeating", "copying", "restating", "another label", "stock")
 
 Baseline = Literal["majority", "tf-idf", "untuned"]
 """What the arms are compared with."""

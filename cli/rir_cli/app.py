@@ -173,9 +173,14 @@ def run(
     json: JsonOption = False,
 ) -> None:
     """Run all stages of a recipe. Finished stages are skipped: the same command resumes an interrupted run."""
+    from rir_cli.console import print_augmentation
+
     options = stage_options(quiet=quiet, runs=runs, overrides=set_ or (), backend=backend, offline=offline, force=force)
     options["trust_recipe"] = trust_recipe
-    _print_result(rir_mlx.run(recipe, retry_refused=retry_refused, **options), json=json)
+    comparison = rir_mlx.run(recipe, retry_refused=retry_refused, **options)
+    if comparison is not None and comparison.augmentation is not None and not json:
+        print_augmentation(comparison.augmentation)
+    _print_result(comparison, json=json)
     say_next(options, 'classify "a text of your own"')
 
 

@@ -239,6 +239,9 @@ def print_augmentation(stats: Mapping[str, Any]) -> None:
     for label, rows in train["rows_by_label"].items():
         table.add_row(escape(label), f"{rows:,}", f"{train['kept_by_label'][label]:.1%}")
     console.print(table)
+    for label, found in stats.get("stock", {}).items():
+        shared = "; ".join(f"{reasoning!r} ({count:,})" for reasoning, count in found["examples"])
+        _print(console, escape(f"Stock reasonings of {label}, which say nothing of a row: {found['rows']:,}: {shared}"))
     for line in _augmentation_lines(train, stats["leakage"]):
         _print(console, escape(line))
 

@@ -42,6 +42,7 @@ another label  its last sentence that names a label names only other labels; nam
                text, or that are empty words (no, for, other) do not count
 ungrounded     no word of it occurs in the text, apart from words of the labels and the instruction and empty words;
                off by default, since a good reasoning may use only words of its own
+stock          it is ungrounded, and five rows or more share it (`stock.py`, once all rows have a reasoning)
 """
 _RULES = 3
 """Version of the rules. Results judged by another version are judged again."""
@@ -173,9 +174,13 @@ class ReasoningFilters:
             return "restating"
         if "another label" in self.names and self._concludes_another(text, label, reasoning, words):
             return "another label"
-        if "ungrounded" in self.names and self._hollow.issuperset(set(words) & set(words_of(text))):
+        if "ungrounded" in self.names and not self.is_grounded(text, reasoning):
             return "ungrounded"
         return None
+
+    def is_grounded(self, text: str, reasoning: str) -> bool:
+        """Whether a word of the reasoning occurs in the text, apart from words that say nothing about it."""
+        return not self._hollow.issuperset(set(words_of(reasoning)) & set(words_of(text)))
 
     def _holds_delimiter(self, reasoning: str) -> bool:
         """Whether a reasoning contains the delimiter, or look-alike characters that the tokenizer turns into it."""

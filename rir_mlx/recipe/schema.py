@@ -268,7 +268,8 @@ class AugmentSection(Section):
     temperature of at least 0.7."""
     filters: tuple[Filter, ...] = DEFAULT_FILTERS
     """Rules that a reasoning must pass: not `repeating` itself, not `copying` the text, not only `restating` the label,
-    not concluding `another label`, and, if it is to refer to the text, not `ungrounded` in its words. A reasoning that
+    not concluding `another label`, not a `stock` reasoning that many rows share and that is about none of them, and, if
+    it is to refer to the text, not `ungrounded` in its words. A reasoning that
     is empty, cut off, or holds control tokens or the label's delimiter is always rejected."""
     max_tokens: int = Field(default=128, ge=1)
     """Longest reasoning, in tokens. Longer ones are rejected."""

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from rir_mlx.augmentation.engines.base import Engine, ReasoningRequest
+from rir_mlx.augmentation.examples import ReasoningExamples, example_lines
 from rir_mlx.augmentation.filters import ReasoningFilters
 from rir_mlx.augmentation.job import NOT_WRITTEN, AugmentationJob, AugmentationSettings, ResultFlags
 from rir_mlx.augmentation.leakage import LabelledReasoning, ReservoirSample, leakage
+from rir_mlx.augmentation.stock import StockReasonings
 from rir_mlx.augmentation.summary import AugmentationSummary
 from rir_mlx.backends.base import Sampling
 from rir_mlx.data.rows import Row
@@ -218,16 +220,21 @@ def write_augmented_rows(context: Context, job: AugmentationJob, filters: Reason
     """Write the kept rows of each part, the rejected ones and the statistics, in one pass over the rows."""
     run, train_rows = context.run, len(context.data.train)
     summaries = {part: AugmentationSummary() for part in _PARTS}
-    sample = ReservoirSample(seed=context.recipe.seed)
+    sample, examples = ReservoirSample(seed=context.recipe.seed), ReasoningExamples(context.recipe.seed)
+    stock = StockReasonings(filters)
+    if "stock" in filters.names:
+        stock.read(job.outcomes())
     paths = [*(run.augmented_rows(part) for part in _PARTS), run.rejected_rows]
     with ExitStack() as stack:
         *kept, rejected = (
             stack.enter_context(stack.enter_context(replacing(path)).open("w", encoding="utf-8")) for path in paths
         )
-        for index, outcome in enumerate(job.outcomes()):
+        for index, found in enumerate(job.outcomes()):
+            outcome = stock.judged(found)
             place = int(index >= train_rows)
             part = _PARTS[place]
             summaries[part].add(outcome)
+            examples.add(outcome)
             if outcome.kept is not None:
                 kept[place].write(json.dumps(outcome.kept, ensure_ascii=False) + "\n")
                 if part == "train":
@@ -236,8 +243,10 @@ def write_augmented_rows(context: Context, job: AugmentationJob, filters: Reason
                 record = _place_of(outcome.row) | asdict(candidate) | {"part": part, "lost": outcome.kept is None}
                 rejected.write(json.dumps(record, ensure_ascii=False) + "\n")
     stats: dict[str, Any] = {part: summary.values() for part, summary in summaries.items()}
-    stats["leakage"] = leakage(sample, filters.labels)
+    stats |= {"leakage": leakage(sample, filters.labels), "stock": stock.values(), "examples": examples.values()}
     write_json(run.stats, stats)
+    for line in example_lines(stats["examples"]):
+        context.progress.say(line)
     for warning in summaries["train"].warnings():
         context.progress.warn(warning)
     train = stats["train"]

@@ -78,8 +78,7 @@ def classify(
     """Label texts: the reasoning as it is written, then the exact probability of every label.
 
     Many texts are printed one per line: label, probability, text.
-    With --output, a table keeps its columns and gets label, probability and reasoning.
-    The same command resumes after an interruption.
+    With --output, a table keeps its columns and gets label, probability and reasoning; the command can be resumed.
     """
     text, file = _file_given_as_text(text, file)
     table = _TableOptions(text_column, delimiter, encoding, quotes, formulas, force)

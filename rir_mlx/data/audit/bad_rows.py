@@ -11,7 +11,7 @@ from rir_mlx.data.tables.delimited import DelimitedFile
 from rir_mlx.data.tables.json_lines import json_records
 from rir_mlx.data.tables.quoting import quoted, split_records
 from rir_mlx.data.tables.table import Fault, Wanted
-from rir_mlx.data.tables.text_files import decode, lines_of
+from rir_mlx.data.tables.text_files import check_encoding, open_lines
 from rir_mlx.errors import UserError
 
 _LINE, _WHY = "line_in_file", "why_rejected"
@@ -39,8 +39,9 @@ def sort_rows(path: Path, wanted: Wanted, faults: Mapping[int, str]) -> Sorted:
 
 
 def _sort_delimited(path: Path, wanted: Wanted, faults: Mapping[int, str]) -> Sorted:
-    text = decode(path, wanted)
-    file = DelimitedFile(lambda: lines_of(text), path.suffix.lower(), wanted)
+    check_encoding(path, wanted)
+    file = DelimitedFile(lambda: open_lines(path, wanted.form), path.suffix.lower(), wanted)
+    file.survey()
     mark, end = file.delimiter, file.newline
     head = f"{file.declaration}{end}" if file.declaration else ""
     with path.open("rb") as opened:

@@ -1,0 +1,63 @@
+"""A reasoning that many rows share says nothing about any of them; and a few reasonings of each kind to look at."""
+
+from __future__ import annotations
+
+from rir_mlx.augmentation.examples import ReasoningExamples, example_lines
+from rir_mlx.augmentation.filters import ReasoningFilters
+from rir_mlx.augmentation.job import AugmentedRow, Candidate
+from rir_mlx.augmentation.stock import StockReasonings
+from rir_mlx.data.rows import Row
+from rir_mlx.prompting.codec import Codec
+
+LABELS = ("joy", "delivery")
+
+
+def row(number: int, text: str, label: str, reasoning: str) -> AugmentedRow:
+    kept = {"id": f"train:{number}", "text": text, "label": label, "reasoning": reasoning, "tokens": 9}
+    return AugmentedRow(Row(text, label, id=f"train:{number}"), kept | {"provenance": {}}, [])
+
+
+def judged(codec: Codec, rows: list[AugmentedRow]) -> tuple[list[AugmentedRow], StockReasonings]:
+    stock = StockReasonings(ReasoningFilters(codec, LABELS, "Which label fits?"))
+    stock.read(rows)
+    return [stock.judged(found) for found in rows], stock
+
+
+def test_a_reasoning_that_five_texts_share_is_rejected_and_counted_by_label(codec: Codec) -> None:
+    """A base model trained on public explanations wrote this for row after row, and every filter let it pass."""
+    said = ("Joy is a happy emotion.", "joy is a HAPPY emotion")
+    rows = [row(n, f"we won the game {n}", "joy", said[n % 2]) for n in range(5)]
+    rows += [row(9, "the lamp is late", "delivery", "A late lamp has not come.")]
+    found, stock = judged(codec, rows)
+    assert [outcome.kept is None for outcome in found] == [True] * 5 + [False]
+    assert [candidate.rejected for outcome in found for candidate in outcome.rejected] == ["stock"] * 5
+    assert stock.values() == {"joy": {"rows": 5, "examples": [[said[0], 3], [said[1], 2]]}}
+
+
+def test_what_few_texts_share_or_what_takes_up_the_text_is_no_stock_reasoning(codec: Codec) -> None:
+    few = [row(n, f"we won the game {n}", "joy", "joy is a happy emotion") for n in range(4)]
+    same = [row(n, "we won the game", "joy", "joy is a happy feeling inside") for n in range(9)]
+    grounded = [row(n, f"my lamp is late, day {n}", "delivery", "The writer waits for a lamp.") for n in range(9)]
+    found, stock = judged(codec, [*few, *same, *grounded])
+    assert all(outcome.kept is not None for outcome in found)
+    assert stock.values() == {}
+
+
+def test_labels_and_reasons_take_turns_among_the_examples() -> None:
+    examples = ReasoningExamples(seed=0)
+    for number in range(200):
+        label = f"label {number % 7}"
+        examples.add(row(number, f"text {number}", label, f"why {number}"))
+        reason = ("copying", "empty", "stock")[number % 3]
+        rejected = Candidate("", 0, 0, "" if reason == "empty" else f"no {number}", 3, reason)
+        examples.add(AugmentedRow(Row(f"text {number}", label), None, [rejected]))
+    values = examples.values()
+    assert (len(values["kept"]), len(values["rejected"])) == (21, 9)
+    assert len({found["label"] for found in values["kept"][:5]}) == 5
+    assert [found["rejected"] for found in values["rejected"][:5]] == ["copying", "empty", "stock", "copying", "empty"]
+    lines = list(example_lines(values))
+    assert (lines[0], lines[6], len(lines)) == ("Kept, for example:", "Rejected, for example:", 12)
+    assert lines[8].endswith("→ nothing")
+    again = ReasoningExamples(seed=0)
+    assert again.values() == {"kept": [], "rejected": []}
+    assert list(example_lines(again.values())) == []
