@@ -30,7 +30,7 @@ _BESIDE_BAR = 10
 """Columns between a label and the end of its bar that are not the bar."""
 _WIDE = 104
 """Columns that the full comparison needs. A narrower terminal gets it without steps and tokens, and so on."""
-_COLUMNS = (6, 4, 3, 2)
+_COLUMNS, _ENDLESS = (6, 4, 3, 2), 1000
 """How many of its columns are shown: as many as fit, the most important ones first."""
 
 
@@ -153,7 +153,8 @@ def print_table(comparison: Comparison, console: Console) -> None:
     """Print the table of the comparison. A narrow console gets as many columns as fit: without steps and tokens, then
     without macro-F1."""
     tables = (_comparison_table(comparison, columns) for columns in _COLUMNS)
-    fitting = (table for table in tables if console.measure(table).minimum <= console.width)
+    anything = console.options.update(max_width=_ENDLESS)  # a measure is cut to the width of its console
+    fitting = (table for table in tables if console.measure(table, options=anything).maximum <= console.width)
     console.print(next(fitting, _comparison_table(comparison, _COLUMNS[-1])))
 
 

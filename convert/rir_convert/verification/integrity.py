@@ -61,7 +61,7 @@ def _weight_files(folder: Path) -> list[str]:
     for path in files:
         with path.open("rb") as file:
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        if header.get("__metadata__", {}).get("format") not in _WEIGHT_FORMATS:
+        if (header.get("__metadata__") or {}).get("format") not in _WEIGHT_FORMATS:
             found.append(f"{path.name} does not say its format")
     index = folder / INDEX
     if index.is_file() and set(json.loads(index.read_text(encoding="utf-8"))["weight_map"]) != set(weights):

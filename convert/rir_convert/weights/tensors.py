@@ -271,7 +271,9 @@ def _read_header(path: Path) -> tuple[int, dict[str, Any]]:
         if not isinstance(header, dict):
             raise ValueError("the header is no JSON object")
         json.dumps(header, ensure_ascii=False).encode()  # no other reader accepts half a character
-        about = header.get("__metadata__", {})
+        about = header.get("__metadata__")
+        if about is None:  # MLX writes null
+            about = {}
         if not isinstance(about, dict) or not all(isinstance(value, str) for value in about.values()):
             raise ValueError("the header's __metadata__ holds something else than texts")
         end = _check_cover(_place(name, entry) for name, entry in header.items() if name != "__metadata__")
