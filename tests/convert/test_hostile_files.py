@@ -57,6 +57,7 @@ def test_a_single_number_is_written_and_read_as_one(tmp_path: Path) -> None:
         (entry(shape=[-4, -4]), "has the shape [-4, -4]"),
         (entry(shape=[True, 16]), "has the shape [True, 16]"),
         (entry(shape=[2**40, 2**40]), "does not take 64 bytes"),
+        (entry(shape=[0, 2**62], data_offsets=[0, 0]), "which no array can have"),
         (entry(dtype=7), "describes no tensor"),
         ({"w": [1]}, "describes no tensor"),
         ([], "no JSON object"),

@@ -29,6 +29,8 @@ _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 SHARD_BYTES = 5 * 10**9
 """The largest weight file, as transformers splits them."""
 
+_MOST_NUMBERS = 2**59
+"""Of an array: beyond it, the bytes of the widest of them have no 64-bit number."""
 _HEADER_BYTES = 100_000_000
 """The largest header that the format allows."""
 
@@ -312,6 +314,8 @@ def _place(name: str, entry: Any) -> tuple[int, int]:
     shape, offsets = _sizes(entry.get("shape")), _sizes(entry.get("data_offsets"))
     if shape is None or offsets is None or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise ValueError(f"{name} has the shape {entry.get('shape')} and lies at {entry.get('data_offsets')}")
+    if not prod(shape) and prod(filter(None, shape)) > _MOST_NUMBERS:
+        raise ValueError(f"{name} has the shape {shape}, which no array can have")
     dtype, held = _DTYPES.get(entry["dtype"]), offsets[1] - offsets[0]
     if dtype is not None and held != _bytes(np.dtype(dtype), tuple(shape)):
         raise ValueError(f"{name} of shape {shape} in {entry['dtype']} does not take {held:,} bytes")
