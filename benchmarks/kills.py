@@ -21,7 +21,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from processes import start_command
+from processes import close_server, prepare, start_command
 from tiny import make_tiny_llama
 
 LABELS = {"joy": "i feel happy today", "sadness": "i was sad", "anger": "now i am angry at the rain"}
@@ -149,6 +149,7 @@ def main() -> int:
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="kills-"))
     different = 0
+    prepare()
     print("| backend | stage | undisturbed, s | kills | ended before | finished and compared | different |")
     print("|---|---|---|---|---|---|---|")
     try:
@@ -160,6 +161,7 @@ def main() -> int:
                 cells = [backend, stage, f"{killed.seconds:.1f}", killed.kills, killed.early, killed.ends]
                 print(f"| {' | '.join(map(str, cells))} | {', '.join(killed.different) or 0} |", flush=True)
     finally:
+        close_server()
         shutil.rmtree(folder)
     return int(different > 0)
 

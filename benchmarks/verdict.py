@@ -1,6 +1,6 @@
 """How often the verdict errs: two equal ways of training, simulated, and the shipped comparison.
 
-    python benchmarks/verdict.py            # some two minutes on one core
+    python benchmarks/verdict.py            # some minutes on one core
 
 Accuracies lie near 80 %, rows differ in difficulty for all classifiers alike, and training seeds move the accuracy by
 so many points (standard deviation). "Before" is the percentile bootstrap over rows and seeds (Owen 2007) that version 1
@@ -9,21 +9,28 @@ of comparison.json held.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
+from scipy.optimize import brentq
+from scipy.special import expit
 
 from rir_mlx.statistics.calibration import fit_answer_from
 from rir_mlx.statistics.intervals import difference_interval, share_interval
-from rir_mlx.statistics.paired_tests import compare, is_significant
+from rir_mlx.statistics.metrics import metric_intervals
+from rir_mlx.statistics.paired_tests import compare, detectable_difference, is_significant
 
 TRIALS = 500
 RESAMPLES = 400
 
 
-def simulated(rng: np.random.Generator, seeds: int, rows: int, points: float, arms: int = 2) -> np.ndarray:
-    """[arms, seeds, rows] whether a row is classified correctly."""
+def simulated(
+    rng: np.random.Generator, seeds: int, rows: int, points: float, shifts: Sequence[float] = (0, 0)
+) -> np.ndarray:
+    """[arms, seeds, rows] whether a row is classified correctly. `shifts` [arms] makes an arm better, in logits."""
+    arms = len(shifts)
     logits = 1.9 + rng.normal(0, 1.5, rows) + rng.normal(0, points * 0.095, (arms, seeds, 1))
+    logits += np.reshape(shifts, (arms, 1, 1))
     return rng.random((arms, seeds, rows)) < 1 / (1 + np.exp(-logits))
 
 
@@ -69,7 +76,7 @@ def chosen_arms() -> None:
     for seeds, points in ((1, 2), (3, 2), (3, 4)):
         rng, before, now = np.random.default_rng(1), 0, 0
         for _ in range(TRIALS):
-            arms = simulated(rng, seeds, 1000, points, arms=4)
+            arms = simulated(rng, seeds, 1000, points, shifts=(0, 0, 0, 0))
             best = 1 + int(arms[1:, :, :500].mean((1, 2)).argmax())
             first, second = arms[0][:, 500:], arms[best][:, 500:]
             low, high = bootstrap(rng, second.astype(float) - first)
@@ -126,8 +133,47 @@ def thresholds() -> None:
         print(f"| {wanted} | {missed:.1%} | {now:.1%} | {share:.0%} | {share_now:.0%} | {nothing:.0%} |", flush=True)
 
 
+def macro_f1() -> None:
+    """Labels are confused with a few others each; the truth is the macro-F1 of a classifier on endless rows."""
+    print("\n| macro-F1 | covered |\n|---|---|")
+    for labels, rows in ((6, 500), (20, 500), (77, 600), (77, 2000)):
+        covered = 0
+        for trial in range(TRIALS // 2):
+            rng = np.random.default_rng(trial)
+            shares = rng.dirichlet(np.full(labels, 5))
+            confused = rng.dirichlet(np.full(labels, 0.1), labels)
+            np.fill_diagonal(confused, 0)
+            correct = rng.uniform(0.5, 0.95, labels)
+            confused *= ((1 - correct) / confused.sum(1))[:, None]
+            np.fill_diagonal(confused, correct)
+            joint = shares[:, None] * confused
+            truth = float(np.mean(2 * np.diag(joint) / (joint.sum(0) + joint.sum(1))))
+            cells = rng.choice(labels**2, rows, p=joint.ravel() / joint.sum())
+            drawn, predicted = np.divmod(cells, labels)
+            found = metric_intervals(drawn, np.eye(labels)[predicted][None], probabilistic=False)["macro_f1"]
+            assert found is not None
+            covered += found.low <= truth <= found.high
+        print(f"| {labels} labels, {rows:,} rows | {covered / (TRIALS // 2):.0%} |", flush=True)
+
+
+def power() -> None:
+    """How often the difference that `check` names is found, seeds varying by 2 points."""
+    print("\n| seeds | rows | difference | found |\n|---|---|---|---|")
+    logits = np.random.default_rng(4).normal(1.9, 1.5, 200_000)
+    for seeds, rows in ((1, 600), (1, 2000), (3, 300), (3, 600), (3, 2000), (5, 600), (5, 2000)):
+        wanted, found = detectable_difference(rows, seeds), 0
+        shift = brentq(lambda more, wanted=wanted: np.mean(expit(logits + more) - expit(logits)) - wanted, 0, 8)
+        rng = np.random.default_rng(5)
+        for _ in range(TRIALS):
+            pair = simulated(rng, seeds, rows, 2 if seeds >= 3 else 0, shifts=(0, shift))
+            found += significant(*pair)
+        print(f"| {seeds} | {rows:,} | {100 * wanted:.1f} | {found / TRIALS:.0%} |", flush=True)
+
+
 if __name__ == "__main__":
     false_alarms()
     chosen_arms()
     coverage()
     thresholds()
+    macro_f1()
+    power()

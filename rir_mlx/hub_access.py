@@ -21,8 +21,6 @@ def forbid_network() -> None:
     """Keep huggingface_hub, transformers and datasets off the network from now on, and child processes too.
 
     The libraries read the variable once, when they are imported, which may have happened long ago."""
-    from huggingface_hub import constants  # noqa: F401  its constant must exist to be set
-
     os.environ[_VARIABLE] = "1"
     _set(True)
 

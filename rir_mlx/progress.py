@@ -52,3 +52,8 @@ class Silent:
 
     def advance(self, amount: float = 1, **fields: float) -> None:
         return
+
+
+def counted(number: int, noun: str) -> str:
+    """A number and what it counts: `1 row`, `2,000 rows`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"

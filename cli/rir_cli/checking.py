@@ -12,7 +12,8 @@ import typer
 
 from rir_cli.context import open_options, say_next, stage_options
 from rir_cli.options import JsonOption, OfflineOption, QuietOption, RunsOption, SetOption
-from rir_mlx.types import RUNS, Severity
+from rir_mlx.progress import counted
+from rir_mlx.types import RUNS, TABLE_SUFFIXES, Severity
 
 if TYPE_CHECKING:
     from rir_mlx.data.audit.findings import Audit, Example, Finding
@@ -74,18 +75,17 @@ def check(
             options.progress.say(f"{sorted_out.rejected:,} rows, each behind its line and what is wrong → {rejects}")
     if findings := audit.of("error", "warning") if strict else audit.of("error"):
         names = ", ".join(finding.name for finding in findings)
-        raise UserError(f"{'--strict: ' if strict else ''}{_count(len(findings), 'finding')} to fix: {names}.")
+        raise UserError(f"{'--strict: ' if strict else ''}{counted(len(findings), 'finding')} to fix: {names}.")
     say_next(given, _training_command(data, write))
 
 
 def _training_command(data: str | None, clean: Path | None) -> str:
     """How to train on what was checked, behind the program's name."""
-    from rir_mlx.data.tables.table import SUFFIXES
-    from rir_mlx.recipe.loading import name_from
+    from rir_mlx.recipe.loading import command_to_train_on
 
-    rows = str(clean) if clean is not None else data or ""
-    if Path(rows).suffix.lower() in SUFFIXES:
-        return shlex.join(["run", "custom", "-s", f"name={name_from(Path(rows).stem)}", "-s", f"data.train={rows}"])
+    rows = clean or Path(data or "")
+    if rows.suffix.lower() in TABLE_SUFFIXES:
+        return command_to_train_on(rows)
     return shlex.join(["run", *([data] if data is not None else [])])
 
 
@@ -178,10 +178,6 @@ def _example_line(example: Example) -> str:
 def _verdict(audit: Audit) -> str:
     if not audit.findings:
         return "No problems found."
-    counted = [_count(len(findings), severity) for severity in _SEVERITIES if (findings := audit.of(severity))]
+    numbers = [counted(len(findings), severity) for severity in _SEVERITIES if (findings := audit.of(severity))]
     refused = " Training would refuse this data." if audit.of("error") else ""
-    return f"{', '.join(counted)}.{refused}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+    return f"{', '.join(numbers)}.{refused}"

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from rir_mlx.progress import counted
 from rir_mlx.statistics.paired_tests import MIN_DISCORDANT, MIN_SEEDS, PairedComparison, is_significant
 
 _CAUSES = (
@@ -64,7 +65,7 @@ def verdict(comparison: PairedComparison, *, chosen_among: int = 1, left_out: in
         corrected = ", and the interval is corrected for that" if comparison.compared > 1 else ""
         parts.append(f"{comparison.second} was chosen among {chosen_among} arms on validation rows{corrected}.")
     if left_out:
-        rows = "1 test row is" if left_out == 1 else f"{left_out:,} test rows are"
+        rows = f"{counted(left_out, 'test row')} {'is' if left_out == 1 else 'are'}"
         parts.append(f"{rows} left out: copies of training or validation rows, or texts with two labels.")
     parts.append(_finding(comparison))
     return " ".join(parts)
@@ -72,7 +73,7 @@ def verdict(comparison: PairedComparison, *, chosen_among: int = 1, left_out: in
 
 def _headline(comparison: PairedComparison) -> str:
     change, seeds = comparison.difference, len(comparison.by_seed)
-    rows = "1 test row" if comparison.rows == 1 else f"{comparison.rows:,} test rows"
+    rows = counted(comparison.rows, "test row")
     measured = (
         f"{100 * change.value:+.1f} points against {comparison.first} (95 % interval {100 * change.low:+.1f} to "
         f"{100 * change.high:+.1f}, {rows}, {'one seed' if seeds == 1 else f'{seeds} seeds'}; {_by_seed(comparison)})."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,9 +16,9 @@ from pydantic import ValidationError
 from rir_mlx.errors import RecipeError, did_you_mean
 from rir_mlx.recipe.problems import explain
 from rir_mlx.recipe.schema import Recipe
-from rir_mlx.types import SHIPPED
+from rir_mlx.types import SHIPPED, TABLE_SUFFIXES
 
-_TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".xlsx", ".xls", ".ods", ".txt")
+_TABLES = (*TABLE_SUFFIXES, ".xlsx", ".xls", ".ods", ".txt")
 
 
 def shipped_recipe(name: str) -> Path:
@@ -49,7 +50,7 @@ def load_recipe(source: str | Path | Recipe | None = None, overrides: Sequence[s
         if path.suffix.lower() in _TABLES:
             raise RecipeError(
                 f"{path} is a table, not a recipe.",
-                hint=f"Train on it with: rir-mlx run custom -s name={name_from(path.stem)} -s data.train={path}\n"
+                hint=f"Train on it with: rir-mlx {command_to_train_on(path)}\n"
                 "Or write a recipe first: rir-mlx recipe custom > mine.yaml",
             )
         if not path.is_file():
@@ -70,6 +71,11 @@ def load_recipe(source: str | Path | Recipe | None = None, overrides: Sequence[s
         raise RecipeError(
             f"{where}: " + "; ".join(explain(error)), hint="`rir-mlx recipe --all` prints every key with its default."
         ) from error
+
+
+def command_to_train_on(table: Path) -> str:
+    """How to train on the rows of a file without a recipe of one's own, behind the program's name."""
+    return shlex.join(["run", "custom", "-s", f"name={name_from(table.stem)}", "-s", f"data.train={table}"])
 
 
 def recipe_text(source: str) -> str:

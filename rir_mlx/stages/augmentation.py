@@ -20,7 +20,6 @@ from rir_mlx.augmentation.stock import StockReasonings
 from rir_mlx.augmentation.summary import AugmentationSummary
 from rir_mlx.backends.base import Sampling
 from rir_mlx.data.rows import Row
-from rir_mlx.data.tables.table import SUFFIXES
 from rir_mlx.errors import NoServer, UserError
 from rir_mlx.interrupts import Interrupts
 from rir_mlx.prompting.prompts import answer_format, classifier_prompt
@@ -31,6 +30,7 @@ from rir_mlx.storage.atomic import make_folder, replacing, write_json
 from rir_mlx.storage.digests import changes, digest_of
 from rir_mlx.storage.journal import Journal
 from rir_mlx.storage.layout import OTHER_RUNS
+from rir_mlx.types import TABLE_SUFFIXES
 
 _NOT_THE_TEXT = {"batch_size", "concurrency", "timeout", "workers", "base_url", "server_model", "engine"}
 """Keys that change how reasonings are generated, and not what comes out. `engine` changes the model, which counts."""
@@ -266,7 +266,7 @@ def _refuse_test_rows(context: Context) -> None:
         source = getattr(context.recipe.data, part)
         if source is None:
             continue
-        file = Path(source.path).stem if Path(source.path).suffix in SUFFIXES else ""
+        file = Path(source.path).stem if Path(source.path).suffix in TABLE_SUFFIXES else ""
         if _TEST_PART.search(source.split or "") or _TEST_PART.search(file):
             raise UserError(
                 f"data.{part} is a test part ({source.split or source.path}). Its reasonings would be made from the "

@@ -15,7 +15,7 @@ from rir_mlx.data.loading import columns_of, format_of
 from rir_mlx.data.tables.table import Wanted
 from rir_mlx.errors import RirError, UserError
 from rir_mlx.models.hub import local_tokenizer
-from rir_mlx.progress import Progress, Silent
+from rir_mlx.progress import Progress, Silent, counted
 from rir_mlx.prompting.arms import ClassificationTask
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.prompting.room import text_room
@@ -59,17 +59,13 @@ def power_note(recipe: Recipe, test_rows: int) -> list[str]:
     if not test_rows or not arms or "qa" not in options.arms:
         return []
     points = min(100.0, 100 * detectable_difference(test_rows, seeds, compared=arms))
-    counted = f"{_counted(test_rows, 'test row')} and {_counted(seeds, 'seed')}"
+    size = f"{counted(test_rows, 'test row')} and {counted(seeds, 'seed')}"
     if seeds >= MIN_SEEDS:
-        return [f"With {counted}, two ways of training that differ by {points:.0f} points are told apart in most runs."]
+        return [f"With {size}, two ways of training that differ by {points:.0f} points are told apart in most runs."]
     return [
-        f"With {counted}, two classifiers that differ by {points:.0f} points are told apart in most runs. Whether "
+        f"With {size}, two classifiers that differ by {points:.0f} points are told apart in most runs. Whether "
         f"reasoning helps in training takes {MIN_SEEDS} seeds or more (classifier.seeds)."
     ]
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def sort_out(recipe: Recipe, checked: Audit, clean: Path, rejects: Path | None, *, force: bool = False) -> Sorted:

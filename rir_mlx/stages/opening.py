@@ -11,7 +11,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from rir_mlx.backends import open_backend
-from rir_mlx.data.tables.table import SUFFIXES
 from rir_mlx.errors import UserError, did_you_mean
 from rir_mlx.models.hub import ModelFiles, resolve_model
 from rir_mlx.progress import Progress, Silent
@@ -21,7 +20,7 @@ from rir_mlx.recipe.schema import Recipe, SourceSpec
 from rir_mlx.stages.context import Context
 from rir_mlx.storage.layout import RunDir, all_runs, newest_run
 from rir_mlx.training.recipe_model import RecipeModel
-from rir_mlx.types import DEFAULT_RECIPE, RUNS, SHIPPED, BackendName
+from rir_mlx.types import DEFAULT_RECIPE, RUNS, SHIPPED, TABLE_SUFFIXES, BackendName
 
 RecipeSource = str | Path | Recipe | None
 """A recipe; a recipe's file or shipped name; a run's folder; None for the newest run, or the default recipe."""
@@ -150,7 +149,7 @@ def _names_rows(source: str) -> bool:
     path = Path(source)
     if source in SHIPPED or (path / "recipe.yaml").is_file() or path.suffix in (".yaml", ".yml"):
         return False
-    if source.startswith(BUILTIN) or path.suffix in SUFFIXES or glob.has_magic(source) or "/" in source:
+    if source.startswith(BUILTIN) or path.suffix in TABLE_SUFFIXES or glob.has_magic(source) or "/" in source:
         return True
     return path.exists() and (path.is_dir() or bool(path.suffix))
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from rir_mlx.statistics.intervals import UNDEFINED, FloatArray, Interval, crossed_interval, normal_quantile
 
-CALIBRATION_BINS = 15
+_GROUPS = 15
 
 
 def calibration_error(correct: NDArray[np.bool_], confidence: FloatArray) -> tuple[Interval, list[float]]:
@@ -44,7 +44,7 @@ def _squared_error(correct: NDArray[Any], confidence: FloatArray) -> tuple[float
     """An unbiased estimate of the mean squared gap of groups of rows, and its standard deviation."""
     order = np.argsort(confidence, kind="stable")
     gaps = correct[order].astype(np.float64) - confidence[order]
-    groups = np.array_split(gaps, min(CALIBRATION_BINS, len(gaps) // 2))
+    groups = np.array_split(gaps, min(_GROUPS, len(gaps) // 2))
     sizes = np.array([len(group) for group in groups], dtype=np.float64)
     variances = np.array([group.var(ddof=1) for group in groups])
     squares = np.array([group.mean() ** 2 for group in groups]) - variances / sizes

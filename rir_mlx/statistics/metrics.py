@@ -107,7 +107,8 @@ def metric_intervals(
     `share_interval`. The others come from 2000 resamples of the rows: percentiles with one seed, `crossed_interval`
     with several. A label missing from a resample does not count towards that resample's balanced accuracy and macro-F1.
     Few rows of a label make the macro-F1 too low, in the test rows and once more in their resamples: its interval is
-    mirrored at the estimate (the basic bootstrap). With 77 labels it covers 88 % with 600 rows and 93 % with 2,000.
+    mirrored at the estimate (the basic bootstrap). With 77 labels and 600 rows it still covers a little less than 95 %
+    (`benchmarks/verdict.py`).
     Raises ValueError if shapes do not match, or a probability is negative or not a number. Without rows every value
     is NaN."""
     _check(truth, probabilities)

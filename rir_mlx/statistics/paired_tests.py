@@ -16,6 +16,7 @@ from rir_mlx.statistics.metrics import IndexArray, correct
 MIN_SEEDS = 3
 """Training seeds from which a comparison is about the way of training."""
 _POWER, _DISCORDANT, _SEED_DEVIATION = 0.8, 0.25, 0.02
+"""What `detectable_difference` aims at and assumes."""
 MIN_DISCORDANT = 6
 """With five discordant rows, all in favour of one classifier, McNemar's exact test still gives p = 0.0625."""
 

@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import httpx2
@@ -16,9 +17,11 @@ from commands import LABELS
 from served_models import SERVED, TEXTS, fake_classifier, serving
 from test_worker import Waiting
 
+from rir_mlx.classification.scores import Prediction
 from rir_mlx.classification.scoring import PredictOptions
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.serving.guard import Policy, Slowdown
+from rir_mlx.serving.wire import classified
 from rir_mlx.serving.worker import Limits
 
 FEELING = {"feeling": {"type": "choice", "criteria": dict.fromkeys(LABELS)}}
@@ -48,7 +51,7 @@ def test_classify_answers_as_the_command_does(address: str, codec: Codec) -> Non
     expected = fake_classifier(codec).predict(TEXTS, PredictOptions("always"))
     assert [found["reasoning"] for found in response["predictions"]] == [wanted.reasoning for wanted in expected]
     for found, wanted in zip(response["predictions"], expected, strict=True):
-        assert found["abstained"] is (wanted.probability < (SERVED.threshold(wanted) or 0))
+        assert found["abstained"] is (wanted.probability < 0.35)
         assert found["label"] == (None if found["abstained"] else wanted.label)
         assert found["probabilities"] == pytest.approx(wanted.probabilities)
     assert {found["abstained"] for found in response["predictions"]} == {True, False}
@@ -246,3 +249,12 @@ def test_every_route_is_described_without_anything_of_another_server(address: st
     assert all(path in page.text for path in described["paths"])
     assert "//" not in page.text.replace('"http://json', "")
     assert "script-src 'self'" in page.headers["content-security-policy"]
+
+
+def test_a_prediction_is_held_to_the_threshold_of_the_way_in_which_it_was_scored() -> None:
+    plain = Prediction("joy", {"joy": 0.33, "sadness": 0.33, "anger": 0.32}, 0.9)
+    reasoned = replace(plain, reasoning="because")
+    assert [classified(prediction, SERVED).abstained for prediction in (plain, reasoned)] == [False, True]
+    explained = replace(SERVED, arm="qar")  # which writes the label first
+    assert not classified(reasoned, explained).abstained
+    assert not classified(reasoned, replace(SERVED, thresholds={})).abstained

@@ -253,7 +253,8 @@ def _classify_input(session: _Session, *, asks: bool) -> None:
     """Classify the lines of standard input; at a terminal, ask for a text again and again until the input ends."""
     if not asks:
         _classify_lines(session, arriving_lines(sys.stdin, _CHUNK, session.progress), total=None)
-    while asks:
+        return
+    while True:
         try:
             text = input("Text (Ctrl-D ends): ")
         except EOFError:

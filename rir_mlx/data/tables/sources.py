@@ -14,7 +14,6 @@ from rir_mlx.data.tables.parquet import read_parquet
 from rir_mlx.data.tables.table import (
     ACCEPTED,
     ANY_FORMAT,
-    SUFFIXES,
     Settings,
     Table,
     TableFormat,
@@ -25,6 +24,7 @@ from rir_mlx.data.tables.table import (
 from rir_mlx.errors import DataError, did_you_mean
 from rir_mlx.recipe.builtin import BUILTIN, EMBEDDED
 from rir_mlx.recipe.schema import SourceSpec
+from rir_mlx.types import TABLE_SUFFIXES
 
 _OTHER_FILES = (".txt", ".json", ".xls", ".xlsx", ".ods", ".gz", ".zip", ".arrow", ".feather", ".md", ".yaml", ".yml")
 
@@ -36,7 +36,7 @@ def read_tables(source: SourceSpec, columns: Sequence[Column], key: str, form: T
     path, settings = source.path, Settings(key.partition(".")[0])
     if path.startswith(BUILTIN):
         name = path.removeprefix(BUILTIN)
-        known = sorted(file.name for file in EMBEDDED.glob("*") if file.suffix in SUFFIXES)
+        known = sorted(file.name for file in EMBEDDED.glob("*") if file.suffix in TABLE_SUFFIXES)
         if name not in known:
             raise DataError(
                 f"{key}: there is no embedded data called {name!r}.{did_you_mean(name, known)}",
@@ -56,7 +56,7 @@ def read_tables(source: SourceSpec, columns: Sequence[Column], key: str, form: T
         if not files:
             raise DataError(f"{key}: no file fits the pattern {path}, seen from {Path.cwd()}.", hint=ACCEPTED)
         return [read_file(file, Wanted(columns, str(file), form, settings)) for file in files]
-    if place.suffix.lower() in SUFFIXES + _OTHER_FILES or not HUB_ID.fullmatch(path):
+    if place.suffix.lower() in TABLE_SUFFIXES + _OTHER_FILES or not HUB_ID.fullmatch(path):
         raise missing_file(place, key)
     return [read_data_set(source, columns, key, path)]
 

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 from rir_mlx.data.columns import Column
 from rir_mlx.errors import DataError, did_you_mean
+from rir_mlx.types import TABLE_SUFFIXES
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 ACCEPTED = (
-    f"Accepted: files ending in {', '.join(SUFFIXES)}, a pattern of such files (data/*.jsonl), "
+    f"Accepted: files ending in {', '.join(TABLE_SUFFIXES)}, a pattern of such files (data/*.jsonl), "
     "the id of a Hugging Face data set, or a folder in its format (data/train-*.parquet)."
 )
-TEXT_FILES = (*SUFFIXES, ".txt")
+TEXT_FILES = (*TABLE_SUFFIXES, ".txt")
 """What is classified as a file: a table, or a text a line."""
 ACCEPTED_TEXT_FILES = f"Accepted: files ending in {', '.join(TEXT_FILES)}."
 FAULTS_SHOWN = 20
@@ -166,7 +166,7 @@ def refuse(tables: Iterable[tuple[str, int, Sequence[Fault]]], hint: str = "Corr
         own = list(dict.fromkeys(f"{fault.where}: {fault.what}" for fault in sorted(faults)))
         count = len({fault.row for fault in faults})
         shown = own[:FAULTS_SHOWN] + ([f"and {len(own) - FAULTS_SHOWN:,} more"] if len(own) > FAULTS_SHOWN else [])
-        numbering = "" if Path(name).suffix.lower() in (*SUFFIXES[:-1], ".txt") else " (counted from 1)"
+        numbering = "" if Path(name).suffix.lower() in (*TABLE_SUFFIXES[:-1], ".txt") else " (counted from 1)"
         blocks.append(f"{name}: {count:,} of {total:,} rows cannot be used{numbering}:\n  " + "\n  ".join(shown))
         lines += [f"{name}, {line}" for line in own]
     if len(blocks) == 1:
