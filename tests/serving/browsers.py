@@ -1,0 +1,54 @@
+"""A Chromium that tests drive through Playwright."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+_NAMES = ("chromium", "chromium-browser", "google-chrome")
+
+
+@contextmanager
+def chromium() -> Iterator[Any]:
+    """The browser of this machine; skips the test where there is none. While it is open, asyncio has a running loop in
+    this thread: use it in one module, and close it at its end."""
+    found = next(filter(None, map(shutil.which, _NAMES)), None)
+    if found is None:
+        pytest.skip("there is no Chromium here; Debian's package is called chromium")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Page:
+    """A page of the server, and everything that went wrong on it: errors of scripts, what the policy refused, requests
+    to other servers."""
+
+    def __init__(self, browser: Any, address: str, **options: Any) -> None:
+        self.address, self.faults = address, list[str]()
+        self.context = browser.new_context(**({"reduced_motion": "reduce"} | options))
+        self.context.set_default_timeout(10_000)
+        self.page = self.context.new_page()
+        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
+        self.page.on("console", lambda said: self.faults.append(said.text) if said.type == "error" else None)
+        self.page.on("request", self._check)
+        self.page.on("dialog", lambda dialog: (self.faults.append(dialog.message), dialog.dismiss()))
+
+    def _check(self, request: Any) -> None:
+        if not request.url.startswith((self.address, "blob:", "data:", "about:")):
+            self.faults.append(f"asks {request.url}")
+
+    def __enter__(self) -> Any:
+        self.page.goto(self.address)
+        return self.page
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.context.close()
+        if kind is None:
+            assert self.faults == []
