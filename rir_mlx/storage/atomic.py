@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import glob
 import json
 import os
@@ -16,6 +15,7 @@ from typing import Any
 
 from rir_mlx.errors import Failure, RirError, UserError
 from rir_mlx.storage.digests import plain_json
+from rir_mlx.storage.locks import try_to_lock
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 """What a write to an open file can fail with. Such errors name no file."""
@@ -86,54 +86,29 @@ def replace_folder(new: Path, place: Path) -> None:
 @contextmanager
 def _temporary_folder(path: Path) -> Iterator[Path]:
     """A folder beside `path`, locked as long as its process needs it, and deleted in the end."""
-    descriptor: int | None = None
-    while descriptor is None:  # a process that looks for stale folders may lock it first, and delete it
+    lock = None
+    while lock is None:  # a process that looks for stale folders may lock it first, and delete it
         with failure_to_write(path):
             temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-        try:
-            descriptor = _try_to_lock(temporary)
-        except NotImplementedError:
-            break
+            try:
+                lock = try_to_lock(temporary)
+            except OSError:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise
     try:
         yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        if descriptor is not None:
-            os.close(descriptor)
+        lock.release()
 
 
 def _delete_stale(path: Path) -> None:
-    """Delete the temporary folders beside `path` that a killed process left. One that is in use is locked; on a file
-    system without locks all are left."""
+    """Delete the temporary folders beside `path` that a killed process left. One that is in use is locked."""
     for folder in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        with suppress(NotImplementedError):
-            descriptor = _try_to_lock(folder)
-            if descriptor is not None:
+        with suppress(OSError):
+            if (lock := try_to_lock(folder)) is not None:
                 shutil.rmtree(folder, ignore_errors=True)
-                os.close(descriptor)
-
-
-def _try_to_lock(folder: Path) -> int | None:
-    """A descriptor that holds the folder's lock until it is closed; None if the folder is held or gone. A process's
-    end closes it, however it ends.
-
-    Raises NotImplementedError on a file system without locks."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(descriptor), folder.stat()):
-            return descriptor
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-            os.close(descriptor)
-            raise NotImplementedError from error
-    os.close(descriptor)
-    return None
+                lock.release()
 
 
 @contextmanager

@@ -5,22 +5,20 @@ Memory holds only the position of each result, some 20 bytes a result, so that m
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import os
 import threading
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable
-from io import FileIO
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
-from rir_mlx.errors import Failure, UserError
+from rir_mlx.errors import Failure
 from rir_mlx.storage.atomic import failure_to_write, make_folder, not_written, unwritable
+from rir_mlx.storage.locks import Held, Lock, being_written
 
 _LINES = 64
 _SECONDS = 1.0
@@ -60,17 +58,6 @@ class _Index:
         self.keys, self.values = array("Q", keys.tobytes()), array("Q", values[first].tobytes())
 
 
-def lock(file: FileIO, path: Path) -> None:
-    """Lock a file until it is closed. Raises UserError, and closes the file, if another process holds the lock."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-            return  # a file system without locks
-        file.close()
-        raise UserError(f"Another process is writing {path}.", hint="Wait for it, or stop it with Ctrl-C.") from error
-
-
 class Journal:
     """Results by their `key` of 16 hexadecimal digits, the first item of a line. `flag` maps a result to a number from
     0 to 3, which `flag_of` gives without reading the file.
@@ -89,7 +76,12 @@ class Journal:
             self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 (closed by `close`)
         except OSError as error:
             raise unwritable(path, error, "Make it writable.") from error
-        lock(self._file, path)
+        self._lock = Lock(path)
+        try:
+            self._lock.acquire()
+        except Held as held:
+            self._file.close()
+            raise being_written(path, held, "Wait for it, or stop it with Ctrl-C.") from held
         self._end = self._read_all()
         self._reader = path.open("rb")
         self._writing = threading.Lock()
@@ -178,6 +170,7 @@ class Journal:
         finally:
             self._reader.close()
             self._file.close()
+            self._lock.release()
 
     def __enter__(self) -> Self:
         return self

@@ -16,7 +16,7 @@ from rir_mlx.errors import Failure, UserError
 from rir_mlx.progress import Progress
 from rir_mlx.storage.atomic import not_written, read_json, unwritable, write_json
 from rir_mlx.storage.digests import changes
-from rir_mlx.storage.journal import lock
+from rir_mlx.storage.locks import Held, Lock, being_written
 
 _KEPT = "What was written before is kept."
 
@@ -37,6 +37,7 @@ class ResumableFile:
         self.bytes = 0
         self.finished = False
         self._replaces = force
+        self._lock = Lock(self.partial)
 
     def __enter__(self) -> Self:
         if not self.target.parent.is_dir():
@@ -52,13 +53,17 @@ class ResumableFile:
         try:
             self._begin()
         except BaseException:
-            self._file.close()
+            self._close()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
         if not self.finished:
-            self._file.close()
+            self._close()
+
+    def _close(self) -> None:
+        self._file.close()
+        self._lock.release()
 
     def _finished_before(self) -> bool:
         """Whether a process was killed between renaming the file to the target and removing the record."""
@@ -75,14 +80,21 @@ class ResumableFile:
             file = FileIO(os.open(self.partial, os.O_RDWR | os.O_CREAT, 0o666), "r+")
         except OSError as error:
             raise unwritable(self.partial, error) from error
-        lock(file, self.partial)
-        # The process that held the lock may have renamed it by now: the open file would then be the finished target.
-        if not self.partial.exists() or not os.path.samestat(os.fstat(file.fileno()), self.partial.stat()):
+        try:
+            self._lock.acquire()
+            # Its holder may have renamed it by now: the open file would then be the finished target.
+            if not os.path.samestat(os.fstat(file.fileno()), self.partial.stat()):
+                raise FileNotFoundError
+        except Held as held:
             file.close()
+            raise being_written(self.partial, held, "Wait for it, or stop it with Ctrl-C.") from held
+        except FileNotFoundError as error:
+            file.close()
+            self._lock.release()
             raise UserError(
                 f"Another process has just written {self.target}.",
                 hint="Check it before you run the command again.",
-            )
+            ) from error
         return file
 
     def _begin(self) -> None:

@@ -10,23 +10,20 @@ import time
 from pathlib import Path
 from typing import Self
 
-from filelock import FileLock, Timeout
-
-from rir_mlx.errors import UserError
 from rir_mlx.storage.atomic import make_folder, unwritable
 from rir_mlx.storage.layout import OTHER_RUNS
+from rir_mlx.storage.locks import Held, Lock, being_written
 
 
 class RunLock:
     """The lock of a run's folder; may be entered again by the process that holds it.
 
-    The system releases it when its process ends, however that ends: what a killed process leaves behind locks nobody
-    out. A note beside it says who holds it, for the message alone."""
+    What a killed process leaves behind locks nobody out. A note beside it says who holds it, for the message alone."""
 
     def __init__(self, folder: Path, command: str = "") -> None:
         self.folder, self.command = folder, command
         self._note = folder / ".lock.json"
-        self._lock = FileLock(folder / ".lock", timeout=0)
+        self._lock = Lock(folder / ".lock")
         self._begun = 0
 
     def begin(self) -> None:
@@ -48,7 +45,7 @@ class RunLock:
     def end(self) -> None:
         """Release the lock, unless it was begun more than once."""
         self._begun -= 1
-        if self._begun == 0 and self._lock.is_locked:
+        if self._begun == 0 and self._lock.is_held:
             with contextlib.suppress(OSError):
                 self._note.unlink()
             self._lock.release()
@@ -66,15 +63,13 @@ class RunLock:
         self.end()
 
     def _acquire(self) -> None:
-        if self._lock.is_locked:
+        if self._lock.is_held:
             return
         try:
-            self._lock.acquire()
-        except Timeout as error:
-            raise UserError(
-                f"Another process is writing {self.folder}{self._holder()}.",
-                hint="Wait for it, or stop it with Ctrl-C. `rir-mlx classify` can use the run meanwhile.",
-            ) from error
+            self._lock.acquire(create=True)
+        except Held as held:
+            hint = "Wait for it, or stop it with Ctrl-C. `rir-mlx classify` can use the run meanwhile."
+            raise being_written(self.folder, held, hint, self._holder()) from held
         except OSError as error:
             raise unwritable(self.folder, error) from error
         self._write_note()

@@ -157,7 +157,7 @@ def test_two_processes_never_write_one_file(tmp_path: Path, monkeypatch: pytest.
     assert len(refused) == 5
     # A process that waited to open what another one has finished meanwhile holds the finished file.
     target.unlink()
-    monkeypatch.setattr(resumable_file, "lock", lambda file, path: os.replace(path, target))
+    monkeypatch.setattr(resumable_file.Lock, "acquire", lambda lock: os.replace(lock.path, target))
     with pytest.raises(UserError, match="has just written"):
         classify_file(source, target, classify, SMALL)
 

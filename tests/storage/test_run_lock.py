@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -17,7 +16,8 @@ from commands import Run
 
 from rir_mlx.errors import UserError
 from rir_mlx.storage import atomic
-from rir_mlx.storage.atomic import replacing, write_text
+from rir_mlx.storage.atomic import write_text
+from rir_mlx.storage.locks import Lock
 from rir_mlx.storage.run_lock import RunLock
 
 Start = Callable[[str], "subprocess.Popen[str]"]
@@ -157,29 +157,15 @@ def test_the_folder_of_a_killed_process_is_deleted(tmp_path: Path, start: Start)
 def test_a_folder_that_is_deleted_before_it_is_locked_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = atomic._try_to_lock, []
+    real, calls = atomic.try_to_lock, []
 
-    def deleted_first(folder: Path) -> int | None:
+    def deleted_first(folder: Path) -> Lock | None:
         calls.append(folder)
         if len(calls) == 1:
             folder.rmdir()
         return real(folder)
 
-    monkeypatch.setattr(atomic, "_try_to_lock", deleted_first)
+    monkeypatch.setattr(atomic, "try_to_lock", deleted_first)
     write_text(tmp_path / "file", "text")
     assert len(calls) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
-
-
-def test_without_locks_files_are_written_and_no_folder_is_deleted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def without(*_: object) -> None:
-        raise OSError(95, "Operation not supported")
-
-    monkeypatch.setattr(fcntl, "flock", without)
-    perhaps_live = tmp_path / ".file.abc.tmp"
-    perhaps_live.mkdir()
-    with replacing(tmp_path / "file") as temporary:
-        temporary.write_text("text")
-    assert {path.name for path in tmp_path.iterdir()} == {"file", perhaps_live.name}

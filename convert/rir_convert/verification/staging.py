@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from rir_convert.weights.disk import check_writable
-from rir_mlx.errors import Failure, UserError
-from rir_mlx.storage.atomic import is_about, not_written, replace_folder
+from rir_mlx.errors import Failure
+from rir_mlx.storage.atomic import is_about, not_written, replace_folder, unwritable
+from rir_mlx.storage.locks import Held, being_written, lock_file
 
 
 @contextmanager
@@ -54,34 +53,12 @@ def scratch_folder(beside: Path) -> Iterator[Path]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold a lock file beside `folder`, which is deleted in the end. The system releases the lock when its process
-    ends, however it ends. A file system without locks is used without one."""
-    path = folder.with_name(f".{folder.name}.lock")
-    try:
-        descriptor = _lock(path)
-    except BlockingIOError as error:
-        raise UserError(f"Another process is writing {folder}.", hint="Wait for it, or name another folder.") from error
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror}.", hint="Name a folder elsewhere.") from error
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)  # while it is still held: see `_lock`
-        os.close(descriptor)
-
-
-def _lock(path: Path) -> int:
-    """A descriptor that holds the lock until it is closed. Raises BlockingIOError if another process holds it."""
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    """Hold a lock file beside `folder`, which is deleted in the end."""
+    with ExitStack() as stack:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise
-        except OSError:
-            return descriptor  # there are no locks
-        # Its holder may have deleted the file after it was opened here: then this lock keeps nobody out.
-        if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
-            return descriptor
-        os.close(descriptor)
+            stack.enter_context(lock_file(folder.with_name(f".{folder.name}.lock")))
+        except Held as held:
+            raise being_written(folder, held, "Wait for it, or name another folder.") from held
+        except OSError as error:
+            raise unwritable(folder, error, "Name a folder elsewhere.") from error
+        yield

@@ -1,0 +1,1 @@
+"""What is left of a run when something goes wrong in the middle of a stage."""
