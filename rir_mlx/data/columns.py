@@ -48,12 +48,19 @@ class Column:
     name: str | None
 
 
+def listed(names: Sequence[str]) -> str:
+    """Column names for a message: in quotation marks where a comma, a blank at an end or an unseen character in one
+    could mislead."""
+    plain = [name.isprintable() and "," not in name and name == name.strip() != "" for name in names]
+    return ", ".join(name if is_plain else repr(name) for name, is_plain in zip(names, plain, strict=True))
+
+
 def check_header(names: Sequence[str], shown: str) -> None:
     """Raise DataError if two columns of a table have the same name: which one is meant would be a guess."""
     twice = [name for name, count in Counter(names).items() if count > 1 and name.strip()]
     if twice:
         raise DataError(
-            f"{shown}: {names.count(twice[0])} columns are called {twice[0]!r}. Columns: {', '.join(names)}.",
+            f"{shown}: {names.count(twice[0])} columns are called {twice[0]!r}. Columns: {listed(names)}.",
             hint="Give each column a name of its own.",
         )
 
@@ -70,7 +77,7 @@ def find_columns(names: Sequence[str], columns: Sequence[Column], shown: str) ->
 
 
 def _find_column(names: Sequence[str], column: Column, shown: str) -> str:
-    there = f"Columns: {', '.join(names)}."
+    there = f"Columns: {listed(names)}."
     if column.name is not None:
         match names.count(column.name):
             case 1:

@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
+from decimal import Decimal
 from typing import Any
 
 from rir_mlx.data.cells import checked_text
@@ -21,6 +22,7 @@ MISSING = frozenset(
 )
 """What pandas, NumPy, R and spreadsheets write for a missing value."""
 _WHOLE = re.compile(r"([+-]?\d+)\.0*")
+_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?(e[+-]?\d{1,3})?", re.ASCII)
 _TRUTH = ("true", "false")
 
 Spellings = dict[str, Counter[str]]
@@ -93,12 +95,19 @@ def merged(spellings: Mapping[str, Counter[str]]) -> Spellings:
 
 
 def alike(labels: Iterable[str]) -> list[list[str]]:
-    """Labels that a reader takes for one: those that differ in letter case, forms of Unicode, or leading zeros."""
+    """Labels that a reader takes for one: those that differ in letter case, forms of Unicode, characters that print
+    nothing, or how a number is written."""
     groups = defaultdict(list)
     for label in dict.fromkeys(labels):
-        plain = unicodedata.normalize("NFKC", label).casefold()
-        groups[re.sub(r"^([+-]?)0+(?=\d+$)", r"\1", plain).removeprefix("+")].append(label)
+        groups[_as_read(label)].append(label)
     return [names for names in groups.values() if len(names) > 1]
+
+
+def _as_read(label: str) -> str | Decimal:
+    """What a reader sees in a label."""
+    seen = "".join(sign for sign in label if unicodedata.category(sign) not in ("Cc", "Cf"))
+    plain = " ".join(unicodedata.normalize("NFKC", seen).casefold().split())
+    return Decimal(plain) if _NUMBER.fullmatch(plain) else plain
 
 
 def doubtful(labels: Iterable[str]) -> list[str]:

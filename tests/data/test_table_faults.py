@@ -118,10 +118,19 @@ def test_spellings_of_one_label_are_one_label_with_a_warning(tmp_path: Path) -> 
 
 
 def test_labels_that_look_alike_or_hold_commas_are_warnings(tmp_path: Path) -> None:
-    odd = [("a", "JOY "), ("b", '"joy, relief"'), ("c", "none"), ("d", "01"), ("e", "1")]
+    odd = [
+        ("a", "JOY "),
+        ("b", '"joy, relief"'),
+        ("c", "none"),
+        ("d", "01"),
+        ("e", "1"),
+        ("f", "fear\u200b"),
+        ("g", "1e0"),
+    ]
     found = warnings(write(tmp_path / "a.csv", [*CLEAN, *odd]))
     assert any("differ only in letter case or form: 'joy' (20), 'JOY' (1)" in what for what in found)
-    assert any("differ only in letter case or form: '01' (1), '1' (1)" in what for what in found)
+    assert any("differ only in letter case or form: '01' (1), '1' (1), '1e0' (1)" in what for what in found)
+    assert any("form: 'fear' (20), 'fear\\u200b' (1)" in what for what in found)
     assert any("hold a comma: 'joy, relief' (1)" in what for what in found)
     assert any("'none', which may stand for a missing one: 1" in what for what in found)
 
@@ -210,6 +219,42 @@ def test_the_hints_about_a_file_to_classify_name_options_of_that_command(tmp_pat
     with pytest.raises(DataError) as raised:
         read_texts(tmp_path / "f.csv", None)
     assert raised.value.hint.endswith(".parquet, .txt.")
+
+
+def test_utf_32_is_not_taken_for_utf_16(tmp_path: Path) -> None:
+    """Its byte order mark begins with that of UTF-16, which was offered."""
+    path = write(tmp_path / "a.csv", CLEAN, encoding="utf-32")
+    with pytest.raises(DataError, match="is UTF-32 text") as raised:
+        load(path)
+    assert "data.encoding=utf-32" in raised.value.hint
+    assert load(path, encoding="utf-32") == CLEAN
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_the_header_of_a_file_that_was_joined_to_another_is_no_row(tmp_path: Path, mark: str) -> None:
+    """`cat a.csv b.csv` gave a row `text` with the label `label`."""
+    path = write(tmp_path / "a.csv", [*CLEAN[:9], (f"{mark}text", "label"), *CLEAN[9:]])
+    with pytest.raises(DataError, match="1 of 41 rows cannot be used") as raised:
+        load(path)
+    assert raised.value.faults == ("row 11: the header again, as where two files were joined",)
+    assert load(path, on_bad_rows="skip") == CLEAN
+    stream = list(open_stream(path, wanted_text(path, None)).scan())
+    assert [row.row for row in stream if isinstance(row, Fault)] == [11]
+
+
+def test_marks_behind_a_backslash_are_said_to_need_doubling(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", [*CLEAN, ('"she said \\"hi\\" twice"', "joy")])
+    with pytest.raises(DataError, match="1 of 41 rows") as raised:
+        load(path)
+    assert "has a backslash before it; it must be doubled" in raised.value.faults[0]
+
+
+def test_columns_whose_names_could_mislead_are_shown_in_quotation_marks(tmp_path: Path) -> None:
+    """A comma, a line break or a byte order mark in a name was not to be seen in the list of columns."""
+    (tmp_path / "a.csv").write_text('"body, raw","te\nxt",\ufeffx,plain\n1,2,3,4\n', encoding="utf-8")
+    with pytest.raises(DataError) as raised:
+        load(tmp_path / "a.csv")
+    assert "Columns: 'body, raw', 'te\\nxt', '\\ufeffx', plain." in raised.value.what
 
 
 def test_a_latin_1_file_of_200000_rows_is_refused_in_seconds(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from rir_mlx.errors import DataError
 
 _KNOWN = 10_000
 """So many different cells of columns whose cells come again and again are held once."""
+_BOM = "\ufeff"
 _SAMPLE = 200
 """Lines used to detect the delimiter."""
 _SWALLOWS = "a quotation mark opened here is closed in row {}, and what lies between looks like rows"
@@ -153,17 +154,16 @@ class DelimitedFile:
         return fault._replace(sheet_row=self.sheet_row(fault.row))
 
     def _judged(self) -> Iterator[Record]:
-        width = len(self.header)
         for batch in self._batches():
             for record in batch.records():
                 if record.first in self.swallowing:
                     yield from _refused(record, _SWALLOWS.format(record.last))
                 elif isinstance(record.cells, Fault):
                     yield record
-                elif not batch.clean and (why := not_utf8(record.raw)):
+                elif (not batch.clean and (why := not_utf8(record.raw))) or (
+                    why := unlike_a_row(record.cells, self.header)
+                ):
                     yield from _refused(record, why)
-                elif len(record.cells) != width:
-                    yield from _refused(record, wrong_length(record.cells, self.header))
                 else:
                     yield record
 
@@ -185,11 +185,13 @@ class _Cells:
         self.rows, self.faults = array("L"), list[Fault]()
         self.columns: tuple[list[str], ...] = tuple([] for _ in places)
         self._known: dict[str, str] = {}
+        self._first = (header[0], _BOM + header[0])
 
     def add(self, batch: Batch) -> None:
         self.faults += [record.cells for record in batch.faults if isinstance(record.cells, Fault)]
         first, rows = batch.first, batch.rows
-        if not batch.clean or set(map(len, rows)) - {len(self.header)}:
+        odd = not batch.clean or set(map(len, rows)) - {len(self.header)}
+        if odd or any(row[0] in self._first for row in rows):
             usable = [place for place in range(len(rows)) if not self._is_faulty(batch, place)]
             first, rows = [first[place] for place in usable], [rows[place] for place in usable]
         self.rows.extend(first)
@@ -197,9 +199,7 @@ class _Cells:
             column += self._held_once([row[place] for row in rows])
 
     def _is_faulty(self, batch: Batch, place: int) -> bool:
-        row, why = batch.rows[place], not_utf8(batch.raw[place])
-        if why is None and len(row) != len(self.header):
-            why = wrong_length(row, self.header)
+        why = not_utf8(batch.raw[place]) or unlike_a_row(batch.rows[place], self.header)
         if why is not None:
             self._refuse(batch.record(place), why)
         return why is not None
@@ -331,6 +331,15 @@ def read_csv(path: Path, wanted: Wanted) -> Table:
         settings=wanted.settings,
         sheet_row=file.sheet_row,
     )
+
+
+def unlike_a_row(cells: Sequence[str], header: Sequence[str]) -> str | None:
+    """What is wrong with the cells of a row, apart from what they say."""
+    if len(cells) != len(header):
+        return wrong_length(cells, header)
+    if len(cells) > 1 and [cells[0].removeprefix(_BOM), *cells[1:]] == list(header):
+        return "the header again, as where two files were joined"
+    return None
 
 
 def wrong_length(record: Sequence[str], header: Sequence[str]) -> str:

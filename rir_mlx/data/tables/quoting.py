@@ -214,7 +214,9 @@ class _Reading:
                 if after < end and line[after] != self.delimiter:
                     self._pieces = None
                     self.problem = f"not valid CSV: {self.delimiter!r} expected after '\"'"
-                    if self._lines > 1:
+                    if line[close - 1 : close] == "\\":
+                        self.problem = "a quotation mark inside a cell has a backslash before it; it must be doubled"
+                    elif self._lines > 1:
                         self.problem = "a quotation mark opened here is closed in a later line, in the middle of a cell"
                     return
                 self.cells.append("".join(self._pieces).replace('""', '"'))

@@ -6,6 +6,7 @@ offered, never used.
 
 from __future__ import annotations
 
+import codecs
 import io
 import re
 from collections.abc import Iterator
@@ -16,6 +17,13 @@ from rir_mlx.data.tables.table import ANY_FORMAT, Fault, Table, TableFormat, Wan
 from rir_mlx.errors import DataError
 
 _BOM = b"\xef\xbb\xbf"
+_WIDE = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+"""Byte order marks of wide encodings. UTF-32's begins with that of UTF-16."""
 _SAMPLE_BYTES = 1 << 16
 _MOST_LINES = 2000
 """So many lines that are not UTF-8, and none that is, settle that the file is in another encoding."""
@@ -99,8 +107,9 @@ def _check_named(path: Path, wanted: Wanted) -> None:
 
 def _refuse_wide_text(start: bytes, path: Path, wanted: Wanted) -> None:
     """Raise DataError if the first bytes of a file show that it is UTF-16 or no text."""
-    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError(f"{wanted.shown} is UTF-16 text, not UTF-8.", hint=_conversion("utf-16", path, wanted))
+    if mark := next((mark for mark in _WIDE if start.startswith(mark)), None):
+        name = _WIDE[mark]
+        raise DataError(f"{wanted.shown} is {name.upper()} text, not UTF-8.", hint=_conversion(name, path, wanted))
     if start.count(0) <= len(start) // 8:
         return
     even, odd = start[::2].count(0), start[1::2].count(0)
