@@ -60,13 +60,20 @@ def hub_answers() -> bool:
 def cached_names(kind: str) -> list[str]:
     """The names of the models (`kind` "model") or data sets ("dataset") in the hub's cache, in order. Those of models
     whose weights are not there, but perhaps a tokenizer, are left out."""
+    return [name for name, _ in cached_folders(kind)]
+
+
+def cached_folders(kind: str) -> list[tuple[str, Path]]:
+    """The same with the folder of each one's newest snapshot."""
     from huggingface_hub import constants
 
-    return sorted(
-        folder.name.removeprefix(f"{kind}s--").replace("--", "/")
-        for folder in Path(constants.HF_HUB_CACHE).glob(f"{kind}s--*")
-        if any(folder.glob("snapshots/*/*.safetensors" if kind == "model" else "snapshots/*/*"))
-    )
+    wanted, found = "*.safetensors" if kind == "model" else "*", []
+    for folder in sorted(Path(constants.HF_HUB_CACHE).glob(f"{kind}s--*")):
+        snapshots = {path.parent for path in folder.glob(f"snapshots/*/{wanted}")}
+        if snapshots:
+            name = folder.name.removeprefix(f"{kind}s--").replace("--", "/")
+            found.append((name, max(snapshots, key=lambda path: path.stat().st_mtime)))
+    return found
 
 
 @lru_cache(maxsize=1)

@@ -29,6 +29,7 @@ from rir_cli.options import (
     SetOption,
     TrustRecipeOption,
 )
+from rir_cli.starting.init import init
 from rir_mlx.types import DEFAULT_RECIPE, RUNS, Arm, EngineName
 
 if TYPE_CHECKING:  # evaluation needs numpy, and help does not
@@ -57,6 +58,7 @@ class ArmChoice(StrEnum):
 _INTERRUPTED = 130
 _PROMPTS = 3
 
+app.command(cls=Command, short_help="Write a first recipe for your table.")(init)
 app.command(cls=Command, short_help="Audit labelled rows before training.")(check)
 
 

@@ -76,16 +76,14 @@ def check(
     if findings := audit.of("error", "warning") if strict else audit.of("error"):
         names = ", ".join(finding.name for finding in findings)
         raise UserError(f"{'--strict: ' if strict else ''}{counted(len(findings), 'finding')} to fix: {names}.")
-    say_next(given, _training_command(data, write))
+    say_next(given, _next_command(data, write))
 
 
-def _training_command(data: str | None, clean: Path | None) -> str:
-    """How to train on what was checked, behind the program's name."""
-    from rir_mlx.recipe.loading import command_to_train_on
-
+def _next_command(data: str | None, clean: Path | None) -> str:
+    """What follows upon a check, behind the program's name."""
     rows = clean or Path(data or "")
     if rows.suffix.lower() in TABLE_SUFFIXES:
-        return command_to_train_on(rows)
+        return shlex.join(["init", str(rows)])
     return shlex.join(["run", *([data] if data is not None else [])])
 
 
@@ -105,7 +103,7 @@ def print_audit(name: str, audit: Audit) -> None:
     console.print(f"{escape(name)}: {sum(audit.rows.values()):,} rows ({split})", soft_wrap=not console.is_terminal)
     for note in audit.notes:
         console.print(f"[dim]{escape(note)}[/dim]", soft_wrap=not console.is_terminal)
-    _print_labels(console, audit)
+    print_labels(console, audit)
     for line in _measures(audit):
         console.print(escape(line), soft_wrap=not console.is_terminal)
     for finding in audit.findings:
@@ -115,7 +113,8 @@ def print_audit(name: str, audit: Audit) -> None:
     console.print(f"\n{_verdict(audit)}", soft_wrap=not console.is_terminal)
 
 
-def _print_labels(console: Any, audit: Audit) -> None:
+def print_labels(console: Any, audit: Audit) -> None:
+    """Print how many rows of each label every part has."""
     from rich.markup import escape
     from rich.table import Table
 

@@ -19,6 +19,13 @@ _MEANT = {
     "test": "evaluate",
     "generate": "augment",
     "audit": "check",
+    "start": "init",
+    "new": "init",
+    "setup": "init",
+    "diagnose": "doctor",
+    "list": "runs",
+    "ls": "runs",
+    "diff": "compare",
     "validate": "check",
     "config": "recipe",
     "fuse": "convert fuse",
@@ -41,7 +48,7 @@ class Group(TyperGroup):
             elif Path(name).suffix in (".yaml", ".yml"):
                 hint = f"To train with a recipe: rir-mlx run {shlex.quote(name)}"
             elif Path(name).suffix:
-                hint = f"To look at rows: rir-mlx check {shlex.quote(name)}"
+                hint = f"To begin with a table: rir-mlx init {shlex.quote(name)}"
             else:
                 hint = f"Commands: {', '.join(known)}."
             raise UserError(f"There is no command {name!r}.{did_you_mean(name, known)}", hint=hint)

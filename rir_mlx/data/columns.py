@@ -89,17 +89,24 @@ def _find_column(names: Sequence[str], column: Column, shown: str) -> str:
                 )
             case _:
                 check_header(names, shown)
-    plain = [re.sub(r"[\s-]+", "_", name.strip().lower()) for name in names]
-    for group in _USUAL_NAMES[column.role]:
-        match [name for name, usual in zip(names, plain, strict=True) if usual in group]:
-            case [name]:
-                return name
-            case [_, _, *_] as fitting:
-                raise DataError(
-                    f"{shown}: {' and '.join(map(repr, fitting))} may each be the {column.role}. {there}",
-                    hint=f"Set {column.key} to the intended one.",
-                )
+    match usually_named(names, column.role):
+        case [name]:
+            return name
+        case [_, _, *_] as fitting:
+            raise DataError(
+                f"{shown}: {' and '.join(map(repr, fitting))} may each be the {column.role}. {there}",
+                hint=f"Set {column.key} to the intended one.",
+            )
     raise DataError(
         f"{shown}: no column looks like the {column.role}. {there}",
         hint=f"Set {column.key} to one of them. In a CSV or TSV file, the first line must name the columns.",
     )
+
+
+def usually_named(names: Sequence[str], role: Role) -> list[str]:
+    """The columns whose names are usual for what they hold: those of the first group of names that fits any."""
+    plain = [re.sub(r"[\s-]+", "_", name.strip().lower()) for name in names]
+    groups = (
+        [name for name, usual in zip(names, plain, strict=True) if usual in group] for group in _USUAL_NAMES[role]
+    )
+    return next((found for found in groups if found), [])

@@ -24,6 +24,22 @@ from rir_mlx.errors import ModelError
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 
+VERIFIED = {
+    "llama": "Llama 2 and 3, SmolLM2",
+    "smollm3": "SmolLM3",
+    "qwen2": "Qwen2, Qwen2.5",
+    "qwen3": "Qwen3",
+    "gemma2": "Gemma 2",
+    "gemma3_text": "Gemma 3 (text)",
+    "mistral": "Mistral",
+    "phi3": "Phi-3",
+    "granite": "Granite",
+    "cohere": "Cohere",
+    "olmo2": "OLMo 2",
+    "olmo3": "OLMo 3",
+}
+"""Model types that the tests compare with plain transformers on both backends: logits, losses, gradients, scores and
+greedy texts of tiny random models."""
 _WINDOWS_IN_MLX = {"gemma3_text", "olmo3"}
 """Model types whose windows mlx-lm applies. It computes full attention for all others."""
 _ROPE_BY_LAYER_IN_MLX = {"gemma3_text", "olmo3"}

@@ -50,8 +50,8 @@ def load_recipe(source: str | Path | Recipe | None = None, overrides: Sequence[s
         if path.suffix.lower() in _TABLES:
             raise RecipeError(
                 f"{path} is a table, not a recipe.",
-                hint=f"Train on it with: rir-mlx {command_to_train_on(path)}\n"
-                "Or write a recipe first: rir-mlx recipe custom > mine.yaml",
+                hint=f"Write a recipe for it: rir-mlx {shlex.join(['init', str(path)])}\n"
+                f"Or train on it as it is: rir-mlx {command_to_train_on(path)}",
             )
         if not path.is_file():
             if path.suffix in (".yaml", ".yml") or os.sep in str(source):

@@ -55,7 +55,7 @@ class Cost:
         )
 
     def warning(self, device: Device) -> str | None:
-        if self.memory <= _USABLE * device.memory:
+        if fits_into(self.memory, device.memory):
             return None
         hint = (
             f"It would fit with {self.fits}" if self.fits else "A smaller model, or a shorter max_seq_length, would fit"
@@ -64,6 +64,11 @@ class Cost:
             f"This may need {memory_size(self.memory)}, and the machine has {memory_size(device.memory)}. {hint}. "
             "If memory runs out, the batches are halved."
         )
+
+
+def fits_into(needed: int, memory: int) -> bool:
+    """Whether a training that needs so many bytes fits into a machine's memory."""
+    return needed <= _USABLE * memory
 
 
 def memory_size(count: int) -> str:
@@ -126,7 +131,7 @@ def _edit_that_fits(what: Trained, job: TrainingJob, longest: Sequence[int], dev
     for checkpointed in sorted({options.grad_checkpoint, True}):
         for parts in (parts for parts in range(1, options.batch_size + 1) if options.batch_size % parts == 0):
             rows = longest[-max(1, len(longest) // parts) :]
-            if _step_memory(what, job, rows, checkpointed) > _USABLE * device.memory:
+            if not fits_into(_step_memory(what, job, rows, checkpointed), device.memory):
                 continue
             edits: dict[str, Any] = {"batch_size": options.batch_size // parts}
             if options.batch_tokens is not None:

@@ -197,10 +197,10 @@ def test_a_fault_of_a_row_is_said_once(rir: Run, recipe: Path) -> None:
     ("typed", "found", "hint"),
     [
         (["predict", "x"], "There is no command 'predict'.", "This does it: rir-mlx classify"),
-        (["clasify", "x"], "Did you mean 'classify'?", "Commands: check, "),
+        (["clasify", "x"], "Did you mean 'classify'?", "Commands: init, check, "),
         (["convert", "adaptor"], "Did you mean 'adapter'?", "Commands: adapter, fuse."),
         (["mine.yaml"], "There is no command 'mine.yaml'.", "rir-mlx run mine.yaml"),
-        (["rows.csv"], "There is no command 'rows.csv'.", "rir-mlx check rows.csv"),
+        (["rows.csv"], "There is no command 'rows.csv'.", "rir-mlx init rows.csv"),
         (["run", "custom", "--set", "a=1", "b=2"], "Too many arguments: b=2.", "own: --set a=1 --set b=2"),
         (["run", "--set", "a=1", "b=2"], "b=2 is no recipe.", "--set b=2"),
         (["classify", "i", "feel", "great"], "Too many arguments: feel great.", 'classify "i feel great"'),

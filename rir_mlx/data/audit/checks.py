@@ -29,14 +29,15 @@ _EXAMPLES, _PLACES, _SHOWN = 5, 3, 100
 
 def audit(material: Material, ruler: Ruler | None = None) -> Audit:
     """Check the rows. Token lengths are counted if there is a ruler."""
-    parts: dict[str, Sequence[Row]] = {part: material.parts.get(part, ()) for part in PARTS}
+    read: dict[str, Sequence[Row]] = {part: material.parts.get(part, ()) for part in PARTS}
+    parts = _used(read, material)
     counts = {part: Counter(row.label for row in rows) for part, rows in parts.items()}
     order = dict.fromkeys([*material.named, *sorted({label for count in counts.values() for label in count})])
     groups = _same_texts(parts)
     lengths = _measure(parts, ruler) if ruler is not None and min(ruler.room.values(), default=1) >= 1 else None
     findings = [
         *_refused(material),
-        *_labels_unknown(parts, material.named, skips=material.skips),
+        *_labels_unknown(read, material.named, skips=material.skips),
         *check_spellings(counts, material),
         *_leaks(parts, groups),
         *_contradictions(groups),
@@ -54,6 +55,14 @@ def audit(material: Material, ruler: Ruler | None = None) -> Audit:
         findings=tuple(sorted(findings, key=lambda finding: rank[finding.severity])),
         notes=tuple(material.notes),
     )
+
+
+def _used(parts: dict[str, Sequence[Row]], material: Material) -> dict[str, Sequence[Row]]:
+    """The rows that training uses: where it skips bad rows, none with a label that is not named."""
+    if not (material.skips and material.named):
+        return parts
+    named = set(material.named)
+    return {part: [row for row in rows if row.label in named] for part, rows in parts.items()}
 
 
 _Entry = tuple[str, Row]

@@ -1,0 +1,142 @@
+"""`rir-mlx init`: a look at a table, a few questions, and a commented recipe."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rir_cli.checking import print_labels
+from rir_cli.context import own_name, stage_options
+from rir_cli.options import OfflineOption, SetOption
+
+if TYPE_CHECKING:
+    from rir_mlx.data.audit.findings import Audit
+    from rir_mlx.guide.draft import Draft
+    from rir_mlx.guide.first_recipe import TableLook
+
+
+def init(
+    file: Annotated[
+        str | None,
+        typer.Argument(help="A table of labelled texts: CSV, TSV, JSONL or Parquet. Default: the only one here."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The recipe to write. Default: named after the table.")
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Ask nothing: take every guess. So it is where there is no terminal.")
+    ] = False,
+    set_: SetOption = None,
+    offline: OfflineOption = False,
+) -> None:
+    """Look at a table and write a first recipe for it, with a reason for each choice.
+
+    At a terminal it asks what it cannot know. It never overwrites a file.
+    """
+    stage_options(quiet=False, offline=offline)
+    from rir_mlx.guide import first_recipe
+    from rir_mlx.storage.atomic import write_text
+
+    table = first_recipe.find_table(file)
+    target = output or Path(f"{table.stem}.yaml")
+    _refuse_to_overwrite(target)
+    asks = not yes and sys.stdin.isatty() and sys.stderr.isatty()
+    look = first_recipe.look_at(table, tuple(set_ or ()))
+    draft = _draft(look, target, asks=asks)
+    head = [
+        f"A recipe for {table}, written by `rir-mlx init`. Change what you like, then:",
+        f"  rir-mlx run {shlex.quote(str(target))}",
+        f"Every other key has its default: rir-mlx recipe {shlex.quote(str(target))} --all",
+    ]
+    draft.recipe()  # a recipe that does not validate is not written
+    write_text(target, draft.text(head))
+    typer.echo(f"\nThe recipe, with a reason for each choice → {target}")
+    if not asks and not yes:
+        typer.echo("note: not at a terminal, so nothing was asked and every guess stands, as with --yes.", err=True)
+    typer.echo(f"Next: {own_name()} run {shlex.quote(str(target))}", err=True)
+
+
+def _refuse_to_overwrite(target: Path) -> None:
+    from rir_mlx.errors import UserError
+
+    if target.exists():
+        raise UserError(
+            f"{target} exists, and init overwrites nothing.",
+            hint=f"Run it: rir-mlx run {shlex.quote(str(target))}\nOr write another one: --output NAME.yaml",
+        )
+
+
+def _draft(look: TableLook, target: Path, *, asks: bool) -> Draft:
+    """The recipe, printed step by step as its choices are made."""
+    from rir_cli.starting import questions
+    from rir_mlx.guide import first_recipe
+    from rir_mlx.guide.machine import physical_memory
+    from rir_mlx.guide.texts import describe_texts
+    from rir_mlx.stages import check
+
+    rows = f"{'more than ' if look.table.partly else ''}{look.table.rows:,} rows"
+    _say(f"{look.path}: {rows}, columns {', '.join(look.table.names)}")
+    _say_guesses(look)
+    text, label = questions.ask_columns(look) if asks else (None, None)
+    table = first_recipe.scan(look, text, label)
+    descriptions = questions.ask_descriptions(table.facts) if asks else {}
+    choices = first_recipe.model_choices(physical_memory())
+    choice = questions.ask_model(choices) if asks else choices[0]
+    draft = first_recipe.draft_recipe(table, choice, descriptions)
+    if asks:
+        draft.set("data.instruction", questions.ask("The question that the labels answer", _instruction(draft)))
+    audit = check(draft.recipe())  # as the recipe reads the rows
+    first_recipe.widen(draft, audit)
+    _say(f"Texts: {describe_texts([row.text for row in table.rows])}.")
+    _print_rows(audit, target)
+    if table.facts.strays:
+        _say(
+            f"Misspelt labels, left out: {first_recipe.strays_text(table.facts)}. Correct the table to use these rows."
+        )
+    _say(f"Model: {choice.model.name}, because {choice.reason}.")
+    _say(f"R-Gen learns from: {_source(draft)}.")
+    return draft
+
+
+def _source(draft: Draft) -> str:
+    """Where R-Gen's examples come from, with the reason."""
+    source = draft.recipe().reasoning.source
+    reason = draft.reasons["reasoning.source"].rstrip(".")
+    return f"{source.path}: {reason}" if source is not None else reason
+
+
+def _instruction(draft: Draft) -> str:
+    return str(draft.values["data.instruction"])
+
+
+def _say_guesses(look: TableLook) -> None:
+    if look.text is not None:
+        _say(f"Text: {look.text.column}, because {look.text.reason}.")
+    for guess in look.labels:
+        _say(f"Label{'?' if len(look.labels) > 1 else ''}: {guess.column}, because {guess.reason}.")
+    if look.reasoning is not None:
+        _say(f"Reasonings of your own: {look.reasoning.column}, because {look.reasoning.reason}.")
+
+
+def _print_rows(audit: Audit, target: Path) -> None:
+    """The labels, and what the audit found, in a line each."""
+    from rich.console import Console
+
+    print_labels(Console(highlight=False), audit)
+    for finding in audit.findings:
+        _say(f"{finding.severity}: {finding.what}")
+    if audit.findings:
+        _say(f"These rows and what helps: {own_name()} check {shlex.quote(str(target))}")
+
+
+def _say(text: str) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console(highlight=False)
+    if text:
+        console.print(escape(text), soft_wrap=not console.is_terminal)

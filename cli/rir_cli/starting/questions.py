@@ -1,0 +1,68 @@
+"""What `init` asks at a terminal. Enter takes the guess that stands in brackets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from rir_mlx.guide.first_recipe import ModelChoice, TableLook
+    from rir_mlx.guide.labels import LabelFacts
+
+_MANY_LABELS = 20
+
+
+def ask(question: str, default: str = "") -> str:
+    """An answer on one line; Enter is the default."""
+    shown = f"{question} [{default}]" if default else question
+    return str(typer.prompt(shown, default=default, show_default=False, err=True)).strip()
+
+
+def ask_columns(look: TableLook) -> tuple[str | None, str | None]:
+    """The names of the text and label columns, where they are not the guesses."""
+    from rir_mlx.guide.columns import shown_values
+
+    sure = look.text is not None and len(look.labels) == 1
+    if sure and typer.confirm("Are these the columns?", default=True, err=True):
+        return None, None
+    for column in look.table.columns:
+        typer.echo(f"  {column.name}: {shown_values(column)}", err=True)
+    names = look.table.names
+    text = _one_of("Which column holds the text?", names, look.text.column if look.text else "")
+    left = [name for name in names if name != text]
+    return text, _one_of("Which column holds the label?", left, look.labels[0].column if look.labels else "")
+
+
+def ask_descriptions(facts: LabelFacts) -> dict[str, str]:
+    """What each label means, from rows of it. None is asked for if there are many labels, unless the user wants to."""
+    count = len(facts.counts)
+    if count > _MANY_LABELS and not typer.confirm(
+        f"Describe the {count} labels now? The recipe has a place for it, too.", default=False, err=True
+    ):
+        return {}
+    typer.echo("The model reads what the labels mean. Say it in a few words, or press Enter to leave it out.", err=True)
+    found = {}
+    for label, rows in facts.counts.items():
+        typer.echo(f"\n{label}, {rows:,} rows, such as:", err=True)
+        for text in facts.examples[label]:
+            typer.echo(f"    {text[:100]}", err=True)
+        found[label] = ask(f"What does {label} mean?")
+    return found
+
+
+def ask_model(choices: Sequence[ModelChoice]) -> ModelChoice:
+    """One of the models, by its number."""
+    if len(choices) == 1:
+        return choices[0]
+    for number, choice in enumerate(choices, 1):
+        typer.echo(f"  {number}. {choice.model.name}: {choice.reason}", err=True)
+    numbers: Mapping[str, ModelChoice] = {str(number): choice for number, choice in enumerate(choices, 1)}
+    return numbers[_one_of("Which model?", list(numbers), "1")]
+
+
+def _one_of(question: str, known: Sequence[str], default: str) -> str:
+    while (answer := ask(question, default)) not in known:
+        typer.echo(f"That is none of: {', '.join(known)}.", err=True)
+    return answer

@@ -1,0 +1,152 @@
+"""What the columns of a table hold: facts about each, and which is probably the text, the label or the reasoning.
+
+A guess has its reason. Knows cells and names; what the rows are like is the audit's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rir_mlx.data.columns import usually_named
+from rir_mlx.data.tables.row_streams import Record, open_stream
+from rir_mlx.data.tables.table import ANY_FORMAT, TableFormat, Wanted
+from rir_mlx.errors import DataError
+
+_READ = 20_000
+"""Rows that a guess is made from."""
+_SHORT = 60
+"""The longest mean of a column of labels, in characters."""
+_MOST_LABELS = 200
+_REASONS = ("why", "reason", "rationale", "explanation", "reasoning")
+_FEW_WORDS = 3.0
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A column, and why it is probably the one that is looked for."""
+
+    column: str
+    reason: str
+
+
+@dataclass
+class ColumnFacts:
+    """A column of the rows that were read: how many cells are filled, the different values, and the length of a value
+    in characters and words (means)."""
+
+    name: str
+    filled: int = 0
+    characters: float = 0.0
+    words: float = 0.0
+    values: dict[str, int] = field(default_factory=dict)
+
+    def add(self, cell: Any) -> None:
+        if cell is None or isinstance(cell, (list, dict)) or not (text := str(cell).strip()):
+            return
+        self.filled += 1
+        self.characters += (len(text) - self.characters) / self.filled
+        self.words += (len(text.split()) - self.words) / self.filled
+        self.values[text] = self.values.get(text, 0) + 1
+
+    @property
+    def is_number(self) -> bool:
+        return all(_is_number(value) for value in islice(self.values, 100))
+
+    @property
+    def repeats(self) -> float:
+        """How often a value occurs, on average."""
+        return self.filled / max(1, len(self.values))
+
+
+@dataclass(frozen=True)
+class TableColumns:
+    """The columns of a table in their order, from its first rows; `rows` of them were read, all if not `partly`."""
+
+    columns: tuple[ColumnFacts, ...]
+    rows: int
+    partly: bool
+
+    @property
+    def names(self) -> list[str]:
+        return [column.name for column in self.columns]
+
+    def named(self, name: str) -> ColumnFacts | None:
+        return next((column for column in self.columns if column.name == name), None)
+
+
+def read_columns(path: Path, form: TableFormat = ANY_FORMAT) -> TableColumns:
+    """The columns of a table. Raises DataError if the file is missing, of another kind or empty."""
+    stream = open_stream(path, Wanted([], str(path), form))
+    found: dict[str, ColumnFacts] = {}
+    rows = 0
+    records = (record for record in stream.scan() if isinstance(record, Record))
+    for record in islice(records, _READ):
+        rows += 1
+        for name, cell in record.cells.items():
+            found.setdefault(name, ColumnFacts(name)).add(cell)
+    if not rows:
+        raise DataError(f"{path} has no rows.", hint="It needs a row for each text, below a line of column names.")
+    return TableColumns(tuple(found.values()), rows, next(records, None) is not None)
+
+
+def guess_text(table: TableColumns) -> Guess | None:
+    """The column of the text: the one with a usual name, else the one with the longest texts."""
+    usual = [column for name in usually_named(table.names, "text") if (column := table.named(name)) and column.filled]
+    if len(usual) == 1:
+        return Guess(usual[0].name, "its name is usual for texts")
+    longest = max(usual or table.columns, key=lambda column: column.characters)
+    if longest.words >= _FEW_WORDS and not longest.is_number:
+        return Guess(longest.name, f"its texts are the longest: {longest.characters:.0f} characters on average")
+    return None
+
+
+def label_columns(table: TableColumns, taken: Collection[str]) -> list[Guess]:
+    """The columns that may hold the label, the likeliest first: the one with a usual name, else all with few, short
+    values that come again and again."""
+    usual = [column for name in usually_named(table.names, "label") if (column := table.named(name))]
+    if len(usual) == 1 and usual[0].name not in taken and len(usual[0].values) > 1:
+        return [Guess(usual[0].name, "its name is usual for labels")]
+    fitting = [column for column in usual or table.columns if column.name not in taken and _may_be_label(column)]
+    fitting.sort(key=lambda column: (column.is_number, len(column.values)))
+    return [
+        Guess(
+            column.name, f"{len(column.values)} different values come again and again, {column.repeats:.0f} times each"
+        )
+        for column in fitting
+    ]
+
+
+def guess_reasoning(table: TableColumns, taken: Collection[str]) -> Guess | None:
+    """A column of reasonings by its name, if it holds sentences."""
+    for name in _REASONS:
+        for column in table.columns:
+            if column.name.strip().lower() == name and column.name not in taken and column.words >= _FEW_WORDS:
+                return Guess(column.name, f"its name is {column.name!r}, and {column.filled:,} rows have a text there")
+    return None
+
+
+def _may_be_label(column: ColumnFacts) -> bool:
+    few = 2 <= len(column.values) <= min(_MOST_LABELS, column.filled / 2)
+    return few and column.characters <= _SHORT
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def shown_values(column: ColumnFacts, most: int = 6) -> str:
+    """The most frequent values of a column."""
+    best = sorted(column.values, key=lambda value: -column.values[value])
+    return ", ".join(value[:_SHORT] for value in best[:most]) + (", …" if len(best) > most else "")
+
+
+def others(names: Sequence[str], taken: Collection[str]) -> list[str]:
+    return [name for name in names if name not in taken]

@@ -1,0 +1,303 @@
+"""A first recipe for a table: each choice with its reason, so that a user can disagree.
+
+The caller asks what only the user knows, and passes it on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rir_mlx.data.audit.findings import Audit, Material
+from rir_mlx.data.audit.scan import scan_sources
+from rir_mlx.data.loading import format_of
+from rir_mlx.data.rows import Row
+from rir_mlx.errors import DataError, UserError
+from rir_mlx.guide.columns import Guess, TableColumns, guess_reasoning, guess_text, label_columns, read_columns
+from rir_mlx.guide.draft import Draft
+from rir_mlx.guide.labels import LabelFacts, label_facts
+from rir_mlx.guide.models import EMBEDDED_MODEL, BaseModel, default_model, fitting, models_here
+from rir_mlx.hub_access import cached_names, hub_answers
+from rir_mlx.progress import counted
+from rir_mlx.recipe.loading import load_recipe, name_from
+from rir_mlx.recipe.schema import Recipe
+from rir_mlx.training.cost import memory_size
+from rir_mlx.types import TABLE_SUFFIXES
+
+_OWN_REASONINGS = 100
+"""From so many rows with a reasoning of their own on, R-Gen learns from them alone."""
+_FEW_BAD = 0.1
+"""Up to this share, bad rows are left out; a table with more of them is probably read wrongly."""
+_MANY_ROWS = 5000
+"""From so many rows on, fixed numbers of validation and test rows are enough."""
+_MOST_ROWS = 4000
+_STEPS, _MOST_EPOCHS = 150, 8
+_TINY_STEPS, _TINY_EPOCHS = 400, 12
+"""Optimizer steps that a small table should give, and at most how many passes over its rows for that."""
+_EXAMPLE_LABELS = 20
+"""Up to so many labels, the recipe shows rows of each."""
+_SHOWN = 90
+_TRIPLES = "syvai/reasoning-gen"
+_NAMED = "you named it"
+
+
+def find_table(name: str | None) -> Path:
+    """The table that is meant: the named one, or the only one in this folder. Raises UserError if there is none, or
+    several."""
+    if name is not None:
+        return Path(name)
+    found = sorted(path for path in Path.cwd().iterdir() if path.suffix.lower() in TABLE_SUFFIXES and path.is_file())
+    if len(found) == 1:
+        return Path(found[0].name)
+    names = ", ".join(path.name for path in found[:10])
+    raise UserError(
+        f"Which table? There are {len(found):,} here: {names}." if found else "There is no table in this folder.",
+        hint=f"Name it: rir-mlx init {found[0].name if found else 'FILE'}",
+    )
+
+
+@dataclass(frozen=True)
+class TableLook:
+    """The columns of a table, and what each probably is: None or nothing if no column looks like it. `overrides` are
+    keys that the user has set."""
+
+    path: Path
+    table: TableColumns
+    text: Guess | None
+    labels: Sequence[Guess]
+    reasoning: Guess | None
+    overrides: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class ScannedTable:
+    """A table whose rows were read: the chosen columns, the rows and the labels."""
+
+    path: Path
+    text: Guess
+    label: Guess
+    reasoning: Guess | None
+    material: Material
+    facts: LabelFacts
+    overrides: Sequence[str]
+
+    @property
+    def rows(self) -> list[Row]:
+        return [row for part in self.material.parts.values() for row in part]
+
+    @property
+    def bad_rows(self) -> int:
+        """Rows that cannot be used, misspelt labels included."""
+        refused = {(fault.file, fault.number) for fault in self.material.refused if fault.number}
+        return len(refused) + sum(count for _, count in self.facts.strays.values())
+
+
+def look_at(path: Path, overrides: Sequence[str] = ()) -> TableLook:
+    """The columns of a table and what each probably is. `overrides` are keys that the user has set.
+
+    Raises DataError if the file cannot be read."""
+    section = load_recipe(None, overrides).data
+    table = read_columns(path, format_of(section))
+    text = Guess(section.text_column, _NAMED) if section.text_column else guess_text(table)
+    taken = {text.column} if text else set[str]()
+    labels = [Guess(section.label_column, _NAMED)] if section.label_column else label_columns(table, taken)
+    taken |= {guess.column for guess in labels[:1]}
+    reasoning = None if section.reasoning_column else guess_reasoning(table, taken)
+    return TableLook(path, table, text, labels, reasoning, tuple(overrides))
+
+
+def scan(look: TableLook, text: str | None = None, label: str | None = None) -> ScannedTable:
+    """Read all rows and their labels, from the columns named here, else from the guessed ones.
+
+    Raises DataError if there is no guess, if two columns may be the label, or if the rows cannot be read at all."""
+    names = ", ".join(look.table.names)
+    chosen = Guess(text, _NAMED) if text is not None else look.text
+    if chosen is None:
+        raise DataError(
+            f"{look.path}: no column looks like the text. Columns: {names}.",
+            hint="Name it: -s data.text_column=NAME. In a CSV file, the first line must name the columns.",
+        )
+    labels = [Guess(label, _NAMED)] if label is not None else look.labels
+    if len(labels) != 1:
+        may = " and ".join(repr(guess.column) for guess in labels)
+        what = f"{may} may each be the label." if labels else "no column looks like the label."
+        raise DataError(f"{look.path}: {what} Columns: {names}.", hint="Name it: -s data.label_column=NAME")
+    keys = {"data.train": str(look.path), "data.text_column": chosen.column, "data.label_column": labels[0].column}
+    keys |= {"data.reasoning_column": look.reasoning.column} if look.reasoning else {}
+    wanted = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in keys.items()]
+    material = scan_sources(load_recipe(None, [*wanted, *look.overrides]).data, 0)
+    if not material.parts["train"]:
+        raise DataError(f"{look.path}: no row has a text and a label.", hint="Name other columns with -s data.…")
+    return ScannedTable(
+        look.path, chosen, labels[0], look.reasoning, material, label_facts(material), tuple(look.overrides)
+    )
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """A base model with the reason for it."""
+
+    model: BaseModel
+    reason: str
+
+    @property
+    def tiny(self) -> bool:
+        return self.model.name == EMBEDDED_MODEL
+
+
+def model_choices(memory: int) -> list[ModelChoice]:
+    """The models to choose from, the best one first: the default model if it is here or can be fetched, and fits; then
+    the largest on this machine that fits; the embedded one always. `memory` is this machine's, in bytes."""
+    usual, here, found = default_model(memory), models_here(memory), list[ModelChoice]()
+    has = f"this machine has {memory_size(memory)}"
+    if usual.fits and (usual.here or hub_answers()):
+        where = "is on this machine" if usual.here else f"is fetched once ({memory_size(usual.size)})"
+        found.append(ModelChoice(usual, f"it {where}; training takes about {_memory(usual)}, and {has}"))
+    for model in fitting(here):
+        if model.name not in (usual.name, EMBEDDED_MODEL):
+            reason = f"it is on this machine; training takes about {_memory(model)}, and {has}"
+            found.append(ModelChoice(model, reason))
+    embedded = next(model for model in here if model.name == EMBEDDED_MODEL)
+    why = "it ships with rir-mlx and trains in minutes, but is far too small to reason well"
+    if not found:
+        away = "the hub cannot be reached" if usual.fits else f"{usual.name} needs {_memory(usual)}, and {has}"
+        why = f"no other is on this machine, and {away}; {why}"
+    return [*found, ModelChoice(embedded, why)]
+
+
+def _memory(model: BaseModel) -> str:
+    return memory_size(model.memory or 0)
+
+
+def draft_recipe(table: ScannedTable, choice: ModelChoice, descriptions: Mapping[str, str] | None = None) -> Draft:
+    """The recipe for a scanned table. `descriptions` say what labels mean."""
+    draft = Draft()
+    draft.set("name", name_from(table.path.stem))
+    draft.set("model", choice.model.name, f"Chosen because {choice.reason}.")
+    _set_columns(draft, table)
+    _set_labels(draft, table, descriptions or {})
+    _set_sizes(draft, table)
+    _set_reasonings(draft, table, choice)
+    if choice.tiny:
+        _set_tiny(draft)
+    _set_training(draft, table, choice)
+    for text in table.overrides:
+        key = text.partition("=")[0]
+        draft.set(key, _value_at(load_recipe(None, [text]), key), "You set it.")
+    return draft
+
+
+def _set_columns(draft: Draft, table: ScannedTable) -> None:
+    draft.set("data.train", str(table.path))
+    draft.set("data.text_column", table.text.column, f"Chosen because {table.text.reason}.")
+    draft.set("data.label_column", table.label.column, f"Chosen because {table.label.reason}.")
+    if table.reasoning:
+        draft.set("data.reasoning_column", table.reasoning.column, f"Chosen because {table.reasoning.reason}.")
+
+
+def _set_labels(draft: Draft, table: ScannedTable, descriptions: Mapping[str, str]) -> None:
+    facts = table.facts
+    left_out = f" Left out as misspelt: {strays_text(facts)}." if facts.strays else ""
+    why = f"<- The model reads the descriptions: say in a few words what each label means.{left_out}"
+    draft.set("data.labels", {label: descriptions.get(label, "") for label in facts.counts}, why)
+    if len(facts.counts) <= _EXAMPLE_LABELS:
+        draft.notes["data.labels"] = {
+            label: [f"{counted(rows, 'row')}, such as:", *map(_shortened, facts.examples[label])]
+            for label, rows in facts.counts.items()
+            if not descriptions.get(label)
+        }
+    question = f"Which {table.label.column.replace('_', ' ')} fits the text?"
+    draft.set("data.instruction", question, "<- Make it yours.")
+
+
+def strays_text(facts: LabelFacts) -> str:
+    """The misspelt labels: `'biling' (2 rows) for 'billing'`."""
+    return ", ".join(
+        f"{label!r} ({counted(count, 'row')}) for {meant!r}" for label, (meant, count) in facts.strays.items()
+    )
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+
+
+def _set_sizes(draft: Draft, table: ScannedTable) -> None:
+    """How many rows are used for what."""
+    bad, rows = table.bad_rows, len(table.rows)
+    if 0 < bad <= _FEW_BAD * (rows + bad):
+        why = f"{counted(bad, 'row')} cannot be used; `rir-mlx check` and this recipe list them."
+        draft.set("data.on_bad_rows", "skip", why)
+    if rows >= _MANY_ROWS:
+        draft.set("data.val_size", 500)
+        draft.set("data.test_size", min(2000, rows // 5))
+    else:
+        draft.set("data.val_size", 0.1, "A tenth, which decides when to stop and calibrates.")
+        draft.set("data.test_size", 0.2, "A fifth, on which everything is measured and nothing trained.")
+    if rows > _MOST_ROWS:
+        draft.set("data.max_samples", _MOST_ROWS, f"There are {rows:,} rows: fewer take less time, null takes all.")
+
+
+def _set_reasonings(draft: Draft, table: ScannedTable, choice: ModelChoice) -> None:
+    """What R-Gen learns from."""
+    own = sum(row.reasoning is not None for row in table.rows)
+    if own >= _OWN_REASONINGS:
+        draft.set("reasoning.source", None, f"{own:,} rows of yours have a reasoning: R-Gen learns from these alone.")
+    elif choice.tiny or not (hub_answers() or _TRIPLES in cached_names("dataset")):
+        why = "They suit the embedded model." if choice.tiny else "The hub cannot be reached to fetch others."
+        draft.set("reasoning.source", "builtin:reasoning.jsonl", f"Synthetic examples that ship with rir-mlx. {why}")
+        draft.set("reasoning.max_samples", None)
+        draft.set("reasoning.val_size", 40)
+    else:
+        why = "General ones, not about your rows: a hundred reasonings of your own in a column are better."
+        draft.set("reasoning.source", {"path": _TRIPLES, "split": "train"}, why)
+
+
+def _set_tiny(draft: Draft) -> None:
+    """What the embedded model needs."""
+    draft.set("dtype", "float32")
+    draft.set("max_seq_length", 256)
+    draft.set("fine_tune_type", "full", "So small a model is trained whole.")
+    draft.set("rgen.learning_rate", 2e-3)
+    draft.set("rgen.epochs", 3)
+    draft.set("rgen.batch_size", 16)
+    draft.set("rgen.grad_accumulation_steps", 1)
+    draft.set("augment.max_tokens", 64)
+    draft.set("augment.batch_size", 64)
+    draft.set("classifier.learning_rate", 1e-3)
+    draft.set("classifier.batch_size", 8)
+    draft.set("classifier.grad_accumulation_steps", 1)
+    draft.set("evaluate.max_reasoning_tokens", 64)
+    draft.set("evaluate.batch_size", 64)
+
+
+def _set_training(draft: Draft, table: ScannedTable, choice: ModelChoice) -> None:
+    draft.set("classifier.arms", ["qa", "qra", "qar"], "qa is the fair comparison: without it, nothing is measured.")
+    rows = min(len(table.material.parts["train"]), draft.values.get("data.max_samples", math.inf))
+    wanted, most = (_TINY_STEPS, _TINY_EPOCHS) if choice.tiny else (_STEPS, _MOST_EPOCHS)
+    of_a_step = 8 if choice.tiny else 16
+    epochs = max(2, min(most, math.ceil(wanted * of_a_step / max(1, rows))))
+    why = f"{math.ceil(rows / of_a_step) * epochs:,} steps for {counted(int(rows), 'row')}; the best weights are kept."
+    draft.set("classifier.epochs", epochs, why)
+
+
+def widen(draft: Draft, audit: Audit) -> None:
+    """Raise `max_seq_length` where many texts would be cut."""
+    long = [finding for finding in audit.of("warning") if finding.name.startswith("trimmed texts")]
+    if audit.lengths is None or not long:
+        return
+    before = draft.recipe().max_seq_length
+    more = max(0.0, audit.lengths.p99 - min(audit.lengths.room.values()))
+    wanted = min(2048, 64 * math.ceil((before + more) / 64))
+    if wanted > before:
+        draft.set("max_seq_length", wanted, f"Room for 99 % of the texts: {audit.lengths.p99:.0f} tokens.")
+
+
+def _value_at(recipe: Recipe, key: str) -> Any:
+    value: Any = recipe.model_dump(mode="json")
+    for part in key.split("."):
+        value = value[part]
+    return value

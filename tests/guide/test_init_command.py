@@ -1,0 +1,87 @@
+"""`rir-mlx init`: one command from a table to a recipe that runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from commands import LABELS, WORDS, Run, write_csv
+
+from rir_mlx.recipe.loading import load_recipe
+
+
+@pytest.fixture
+def rows(rir: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A table in the working folder, and no hub."""
+    monkeypatch.setattr("rir_mlx.guide.first_recipe.hub_answers", lambda: False)
+    monkeypatch.setattr("rir_mlx.guide.first_recipe.cached_names", lambda kind: [])
+    write_csv(Path("rows.csv"), [(f"{WORDS[label]} {n}", label) for n in range(30) for label in LABELS])
+    return rir
+
+
+def test_the_only_table_of_the_folder_becomes_a_recipe_without_a_question(rows: Run) -> None:
+    result = rows("init", stdin="")
+    assert result.code == 0, result.err
+    assert "Text: text, because its name is usual for texts." in result.out
+    assert "Label: label, because its name is usual for labels." in result.out
+    assert "Model: builtin:tiny-llama, because" in result.out
+    assert "nothing was asked and every guess stands, as with --yes" in result.err
+    assert result.err.splitlines()[-1].endswith("run rows.yaml")
+    assert load_recipe("rows.yaml").data.train.path == "rows.csv"
+    assert rows("check", "rows.yaml").code == 0
+
+
+def test_a_file_is_never_overwritten(rows: Run) -> None:
+    Path("rows.yaml").write_text("mine", encoding="utf-8")
+    result = rows("init", "--yes")
+    assert (result.code, "rows.yaml exists" in result.err) == (2, True)
+    assert Path("rows.yaml").read_text(encoding="utf-8") == "mine"
+    assert rows("init", "--yes", "-o", "other.yaml").code == 0
+
+
+@pytest.mark.parametrize(
+    ("header", "message", "hint"),
+    [
+        ("number,kind", "no column looks like the text", "-s data.text_column=NAME"),
+        ("text,words", "no column looks like the label", "-s data.label_column=NAME"),
+    ],
+)
+def test_a_column_that_cannot_be_guessed_is_asked_for_by_its_key(
+    rows: Run, header: str, message: str, hint: str
+) -> None:
+    write_csv(Path("odd.csv"), [(str(n), f"a{n}") for n in range(30)], header)
+    result = rows("init", "odd.csv", "--yes")
+    assert (result.code, message in result.err, hint in result.err) == (2, True, True), result.err
+    assert not Path("odd.yaml").exists()
+
+
+def test_several_tables_are_a_question(rows: Run) -> None:
+    write_csv(Path("more.csv"), [("a", "b")])
+    result = rows("init", "--yes")
+    assert (result.code, "more.csv, rows.csv" in result.err) == (2, True)
+
+
+def test_a_table_in_place_of_a_recipe_offers_init(rows: Run) -> None:
+    assert "rir-mlx init rows.csv" in rows("run", "rows.csv").err
+    assert "init rows.csv" in rows("check", "rows.csv").err
+
+
+def test_at_a_terminal_the_answers_go_into_the_recipe(rows: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter(["cross words", "", "tears", "What does the writer feel?"])
+    questions = []
+
+    def prompt(question: str, default: str, **_: object) -> str:
+        questions.append(question)
+        return next(answers) or default
+
+    monkeypatch.setattr(typer, "prompt", prompt)
+    monkeypatch.setattr(typer, "confirm", lambda *_, **__: True)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert rows("init").code == 0
+    made = load_recipe("rows.yaml").data
+    assert made.labels == {"anger": "cross words", "joy": "", "sadness": "tears"}
+    assert made.instruction == "What does the writer feel?"
+    assert questions[0] == "What does anger mean?"
