@@ -16,7 +16,7 @@ from typing import Literal
 
 import regex
 
-from rir_mlx.augmentation.model_output import declines, holds_markup, holds_thoughts
+from rir_mlx.augmentation.model_output import declines, holds_markup, holds_thoughts, says_nothing
 from rir_mlx.prompting.arms import reasoning_tokens
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.prompting.prompts import DELIMITER
@@ -30,9 +30,9 @@ must never be trained on. The others are `Filter`s.
 thinking       it contains a model's private thoughts
 cut off        it reached the limit before it ended
 control        it contains a control token
-empty          it contains no word
+empty          it contains no word, or stands for none ("N/A")
 declined       the model declines to answer ("I'm sorry, but I can't help with that"), in words that the text lacks
-markup         it is JSON, or contains a fenced block
+markup         it is JSON, begins with an element in tags, or contains a fenced block
 delimiter      it contains the text that separates a reasoning from its label
 repeating      a word stands four times in a row, or over a quarter of its runs of four words are repeats
                (seq-rep-4 of arXiv:1908.04319)
@@ -44,7 +44,7 @@ ungrounded     no word of it occurs in the text, apart from words of the labels 
                off by default, since a good reasoning may use only words of its own
 stock          it is ungrounded, and five rows or more share it (`stock.py`, once all rows have a reasoning)
 """
-_RULES = 3
+_RULES = 4
 """Version of the rules. Results judged by another version are judged again."""
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 _WORD = regex.compile(
@@ -158,7 +158,7 @@ class ReasoningFilters:
         if control:
             return "control"
         words = words_of(reasoning)
-        if not words:
+        if not words or says_nothing(reasoning):
             return "empty"
         if declines(reasoning) and not declines(text):
             return "declined"

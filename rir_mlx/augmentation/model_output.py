@@ -9,10 +9,14 @@ from __future__ import annotations
 import json
 import re
 
-_NAMES = r"think(?:ing)?|thoughts?|reasoning|reflection|scratchpad|analysis|inner_?monologue|deliberation|cot"
+_NAMES = (
+    r"(?:[a-z0-9]+[_.:-])*(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|scratchpad|analysis|monologue"
+    r"|deliberation|cot|mind|internal|plan(?:ning)?)(?:[_.:-][a-z0-9]+)*"
+)
+"""Names of tags around thoughts, which models join with others: `longcat_think`, `seed:cot_budget_reflect`."""
 _OPEN = "|".join(
     (
-        rf"(?:<|&lt;)\s*(?:[\w.-]+:)?(?:{_NAMES})(?:\s[^<>]*)?(?:>|&gt;)",
+        rf"(?:<|&lt;)\s*(?:{_NAMES})(?:\s[^<>]*)?(?:>|&gt;)",
         rf"<\|\s*(?:begin_of_|start_|begin_)?(?:{_NAMES})\s*\|>",
         r"\[THINK\]",
         r"◁think▷",
@@ -24,7 +28,7 @@ _OPEN = "|".join(
 )
 _CLOSE = "|".join(
     (
-        rf"(?:<|&lt;)\s*/\s*(?:[\w.-]+:)?(?:{_NAMES})\s*(?:>|&gt;)",
+        rf"(?:<|&lt;)\s*/\s*(?:{_NAMES})\s*(?:>|&gt;)",
         rf"<\|\s*(?:/|end_of_|end_)(?:{_NAMES})\s*\|>",
         r"\[/THINK\]",
         r"◁/think▷",
@@ -48,10 +52,20 @@ _LEAKED_CHANNEL = re.compile(r"assistant(?:analysis|commentary)|\A\s*(?:analysis
 """The same channels after a detokeniser has dropped the control tokens and left their names."""
 _LEADING_FINAL = re.compile(r"\A\s*final(?=[A-Z\"“'])")
 
+_HEADED = re.compile(
+    r"\A\W*(?:thinking(?:\s+process)?|thoughts?(?:\s+process)?|chain\s+of\s+thought|internal\s+monologue|scratchpad)"
+    r"\s*\**:(?:.*\n\W*(?:final\s+)?(?:answer|response|output|reply)\s*\**:\W*(?P<answer>.+))?",
+    re.DOTALL | re.IGNORECASE,
+)
+"""Thoughts under a heading, and the answer after its own: `**Thinking:** … **Answer:** …`."""
+
 _SPECIAL = (
     r"(?:<\|[\w▁ .-]{1,40}\|>|<｜[^｜<>]{1,40}｜>|</?s>|<(?:eos|bos|pad|unk|EOD)>"
-    r"|<(?:start|end)_of_(?:turn|text|utterance)>|\[/?INST\]|<</?SYS>>|<\|?turn\|?>)"
+    r"|<(?:start|end)_of_(?:turn|text|utterance)>|\[/?INST\]|<</?SYS>>|<\|?turn\|?>|<0x[0-9A-F]{2}>|<extra_id_\d+>"
+    r"|<[A-Z_]*(?:BOS|EOS|EOT|PAD)[A-Z_]*>|\[(?:BOS|EOS|PAD|SEP|CLS|UNK|MASK)\]|▁"
+    r"|\n\s*(?:\#+\s*)?(?:Human|User|Assistant|Instruction):)"
 )
+"""Control tokens, pieces that were never made text again, and the turn of another speaker."""
 _SPECIAL_TOKEN = re.compile(_SPECIAL)
 _BEGINS = r"(?:<\|(?:begin_of_\w+|START_\w+|startoftext)\|>|<｜begin[^｜<>]*｜>|<s>|<bos>)"
 _ENDS = (
@@ -67,6 +81,7 @@ _WRAPPER = re.compile(
     re.DOTALL | re.IGNORECASE,
 )
 _JSON_START = re.compile(r"\A\s*[\[{]\s*[\"'{\[]")
+_ELEMENT = re.compile(r"\A\s*<([a-z][\w:.-]*)(?:\s[^<>]*)?>.*</\1\s*>", re.DOTALL | re.IGNORECASE)
 _ANSWER_KEYS = ("reasoning", "explanation", "rationale", "reason", "answer", "response", "text", "output", "content")
 
 _DECLINES = re.compile(
@@ -81,9 +96,26 @@ _DECLINES = re.compile(
       (?:to\s+)?(?:help|assist|provide|comply|fulfil|continue|engage|generate|create|produce|discuss|answer|explain|
          support|respond|write|offer|participate|do\s+that|with|that\s+request)
     | (?:i['’]?m\s+|i\s+am\s+)(?:\w+\s+)?sorry,?\s+but\b
+    | i\s+(?:must|have\s+to)\s+(?:\w+\s+)?decline\b
+    | unfortunately,?\s+i\s+(?:can['’]?t|cannot)\s*[.!]
+    | (?:es\s+)?tut\s+mir\s+leid\b[^.!?\n]{0,40}?\b(?:kann|darf)\b
+    | ich\s+(?:kann|darf)\s+(?:\w+\s+){0,3}nicht\s+(?:helfen|beantworten|weiterhelfen)
+    | (?:lo\s+siento|lamento|desculpe|sinto\s+muito|mi\s+dispiace)\b[^.!?\n]{0,40}?\b(?:puedo|posso)\b
+    | (?:je\s+suis\s+)?d[ée]sol[ée]e?\b[^.!?\n]{0,40}?\bpeux\b
+    | (?:抱歉|对不起|對不起|很抱歉)[^。！？\n]{0,20}?(?:无法|無法|不能)
+    | 申し訳[^。！？\n]{0,40}?(?:できません|できかねます)
+    | (?:извините|к\s+сожалению|простите)\b[^.!?\n]{0,40}?\bне\s+мо(?:гу|жем)\b
+    | (?:your\s+|this\s+|the\s+)?(?:request|content|prompt|response|message)\s+(?:was\s+|has\s+been\s+|is\s+)?
+        (?:blocked|filtered|removed|flagged|rejected)\b
     | as\s+an?\s+(?:ai|artificial\s+intelligence|(?:large\s+)?language\s+model)\b
     )""",
     re.IGNORECASE | re.VERBOSE,
+)
+"""English in its many forms; other languages in their usual one."""
+_NOTHING = re.compile(
+    r"\W*(?:n/?a|none|null|nil|nan|undefined|redacted|removed|blocked|to\s?do|tbd|placeholder"
+    r"|no (?:answer|reasoning|reason|explanation|response|content|output))?\W*",
+    re.IGNORECASE,
 )
 
 
@@ -101,7 +133,7 @@ def answer_of(text: str) -> str | None:
 
 def holds_thoughts(text: str) -> bool:
     """Whether a text still contains thoughts: a thinking tag, or a channel other than the answer's."""
-    signs = (_MARKER, _CHANNELS, _LEAKED_FINAL, _LEAKED_CHANNEL)
+    signs = (_MARKER, _CHANNELS, _LEAKED_FINAL, _LEAKED_CHANNEL, _HEADED)
     return any(sign.search(text) for sign in signs)
 
 
@@ -111,8 +143,13 @@ def holds_special_token(text: str) -> bool:
 
 
 def holds_markup(text: str) -> bool:
-    """Whether a text is JSON or holds a fenced block, where prose was asked for."""
-    return "```" in text or _JSON_START.match(text) is not None
+    """Whether a text is JSON, begins with an element in tags or holds a fenced block, where prose was asked for."""
+    return "```" in text or _JSON_START.match(text) is not None or _ELEMENT.match(text) is not None
+
+
+def says_nothing(text: str) -> bool:
+    """Whether a text is a placeholder for one: `N/A`, `None`, `[REDACTED]`, or punctuation alone."""
+    return _NOTHING.fullmatch(text) is not None
 
 
 def declines(text: str) -> bool:
@@ -127,6 +164,8 @@ def _without_thoughts(text: str) -> str | None:
     outside = _outside_tags(text)
     if outside is None:
         return None
+    if headed := _HEADED.match(outside):
+        return headed["answer"]
     leaked = list(_LEAKED_FINAL.finditer(outside))
     if leaked:
         outside = outside[leaked[-1].end() :]

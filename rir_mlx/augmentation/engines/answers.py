@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -15,16 +17,31 @@ from rir_mlx.types import FinishReason
 
 _BUSY = frozenset({408, 409, 425, 503})
 """The server is not ready for any request."""
-_REQUESTS_FAULT = frozenset({400, 413, 422})
+_REQUESTS_FAULT = frozenset({400, 413, 422, 451})
 """A context that is too long, a content filter: another request may do better."""
+_FILTERED = re.compile(r"moderat|flagged|content.?(?:policy|filter|management)|safety|guardrail", re.IGNORECASE)
+_REFUSED = ("content_filter", "content_filtered", "safety", "refusal", "recitation", "blocklist", "prohibited_content")
+_CUT = ("length", "max_tokens", "max_output_tokens", "model_length", "abort", "aborted", "cancelled", "timeout")
+"""Reasons for which an answer ended, in small letters: refused by a filter, and not at its end."""
 _EXHAUSTED = re.compile(
     r"insufficient_quota|exceeded your current quota|billing|credit|per[ _-]?day|daily|\b[rt]pd\b|monthly",
     re.IGNORECASE,
 )
 """Limits that a pause of minutes does not lift."""
-_IN_WORDS = re.compile(r"(?:try again|retry) (?:in|after) ((?:[\d.]+ ?(?:h|ms|m|s)\w* ?)+)", re.IGNORECASE)
+_IN_WORDS = re.compile(
+    r"(?:try again|retry|wait|reset\w*)(?: again)?(?: in| after| for| at least)? (?:about )?"
+    r"((?:[\d.]+ ?(?:h|ms|m|s)\w* ?)+)",
+    re.IGNORECASE,
+)
+    r"(?:try again|retry|wait|reset\w*)(?: again)?(?: in| after| for| at least)? (?:about )?((?:[\d.]+ ?(?:h|ms|m|s)\w* ?)+)",
+    re.IGNORECASE,
+)
+_RESET = re.compile(r"\b(?:reset|t)=(\d+)")
+"""In the header that https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/ describes."""
 _DURATION = re.compile(r"([\d.]+) ?(ms|h|m|s)", re.IGNORECASE)
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+_EPOCH = 1e9
+"""Greater numbers of seconds are a point in time, in Unix time."""
 THOUGHTS = "<think>"
 """Recorded in the journal for an answer that is only thoughts."""
 
@@ -117,21 +134,21 @@ def read_answer(data: dict[str, Any]) -> Answer:
     choice = choices[0] if choices else None
     if not isinstance(choice, dict) or not isinstance(message := choice.get("message"), dict):
         raise RequestFailed(f"an answer without a message: {data}")
-    reason = choice.get("finish_reason")
+    reason = str(choice.get("finish_reason") or "").lower()
     if choice.get("error") or reason == "error":
         raise RequestFailed(f"an error in place of an answer: {choice.get('error') or data}")
-    if reason in ("content_filter", "safety", "refusal"):
+    if reason in _REFUSED:
         raise RequestRefused(f"the server's content filter stopped the answer ({reason})")
     text = _text_of(message.get("content"))
-    if not text.strip() and message.get("refusal"):
-        raise RequestRefused(f"the model refused: {message['refusal']}")
+    if not text.strip() and (refusal := message.get("refusal") or _refusal_in(message.get("content"))):
+        raise RequestRefused(f"the model refused: {refusal}")
     thoughts = any(message.get(name) for name in ("reasoning_content", "reasoning", "thinking"))
     whole = text.encode("utf-8", "replace").decode("utf-8")  # no tokenizer accepts JSON's unpaired surrogates
     found = answer_of(whole)
     if found is None or (not found and (thoughts or _thoughts_alone(message.get("content")))):
         found = THOUGHTS if found is not None else whole
     tokens = (data.get("usage") or {}).get("completion_tokens") if isinstance(data.get("usage"), dict) else None
-    finish: FinishReason = "length" if reason in ("length", "max_tokens") else "stop"
+    finish: FinishReason = "length" if reason in _CUT else "stop"
     counted = tokens if isinstance(tokens, int) and not isinstance(tokens, bool) else None
     return Answer(found, finish, counted, holds_special_token(found))
 
@@ -156,6 +173,12 @@ def _is_thought(part: Any) -> bool:
     )
 
 
+def _refusal_in(content: Any) -> Any:
+    """The refusal among a message's parts, if there is one."""
+    parts = content if isinstance(content, list) else []
+    return next((part["refusal"] for part in parts if isinstance(part, dict) and part.get("refusal")), None)
+
+
 def _thoughts_alone(content: Any) -> bool:
     return isinstance(content, list) and bool(content) and all(map(_is_thought, content))
 
@@ -166,6 +189,10 @@ def _error_inside(error: Any) -> Exception:
     what = f"an error in place of an answer: {message}"
     if str(code) == "429":
         return RateLimited(what, _wait_in_words(message), exhausted=_is_exhausted(message, code))
+    if str(code) in ("401", "403") and not _FILTERED.search(message):
+        return Unauthorised(what)
+    if code == "model_not_found":
+        return NotFound(what)
     return RequestFailed(what)
 
 
@@ -179,8 +206,8 @@ def problem_of(response: httpx2.Response, sent: frozenset[str] = frozenset()) ->
         return ServerBusy(what)
     if status >= 500:
         return RequestFailed(what)
-    if status in (401, 403):
-        return Unauthorised(what)
+    if status in (401, 403):  # a gateway's moderation speaks of one text
+        return RequestRefused(what) if status == 403 and _FILTERED.search(response.text) else Unauthorised(what)
     if status in (400, 422) and (names := unknown_parameters(response, sent)):
         return UnknownParameter(what, names)
     if status == 404 or code == "model_not_found":
@@ -196,9 +223,14 @@ _NOT_TAKEN = re.compile(
 )
 
 
+_NOT_BOTH = re.compile(r"temperature\W+and\W+top_p\W.*\b(?:both|together)\b", re.IGNORECASE)
+
+
 def unknown_parameters(response: httpx2.Response, sent: frozenset[str]) -> frozenset[str]:
     """The parameters among `sent` that a refusal names as unsupported."""
     text = response.text
+    if "temperature" in sent and "top_p" in sent and _NOT_BOTH.search(text):
+        return frozenset({"top_p"})
     if not _NOT_TAKEN.search(text):
         return frozenset()
     try:
@@ -214,18 +246,37 @@ def unknown_parameters(response: httpx2.Response, sent: frozenset[str]) -> froze
 def retry_after(response: httpx2.Response, message: str = "") -> float:
     """Seconds to wait before another request, from the headers or the message; 0 if neither names a time.
 
-    `retry-after-ms` holds milliseconds, `retry-after` seconds or a date (RFC 9110, section 10.2.3)."""
-    if milliseconds := _number(response.headers.get("retry-after-ms", "")):
+    `retry-after-ms` holds milliseconds; `retry-after` seconds or a date (RFC 9110, section 10.2.3), by some servers
+    also a duration (`1m30s`). Where it is missing, the headers that count requests or tokens say when they start again:
+    OpenAI's and Groq's as a duration, others in seconds or as a point in time."""
+    headers = response.headers
+    if milliseconds := _number(headers.get("retry-after-ms", "")):
         return milliseconds / 1000
-    value = response.headers.get("retry-after", "").strip()
+    value = headers.get("retry-after", "").strip()
+    if value:
+        return _time_named(value) or max(map(_time_named, value.split(",")))
+    if named := _wait_in_words(message):
+        return named
+    used_up = [kind for kind in ("requests", "tokens") if headers.get(f"x-ratelimit-remaining-{kind}", "0") == "0"]
+    names = [*(f"x-ratelimit-reset-{kind}" for kind in used_up), "ratelimit-reset", "x-ratelimit-reset"]
+    times = [headers.get(name, "") for name in names] + _RESET.findall(headers.get("ratelimit", ""))
+    return max(map(_time_named, times))
+
+
+def _time_named(value: str) -> float:
+    """Seconds until the time that a header names: a number, a duration, or a date; 0 if it is past or none of them."""
+    value = value.strip()
     if seconds := _number(value):
+        if seconds > _EPOCH:  # a point in time, in seconds or milliseconds
+            return max(0.0, (seconds / 1000 if seconds > 1000 * _EPOCH else seconds) - time.time())
         return seconds
-    if value and not value[0].isdigit():
-        try:
-            return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-        except (ValueError, TypeError, OverflowError):
-            pass
-    return _wait_in_words(message)
+    if re.fullmatch(rf"(?:{_DURATION.pattern}\s*)+", value, re.IGNORECASE):
+        return _duration(value)
+    for read in (datetime.fromisoformat, parsedate_to_datetime):
+        with suppress(ValueError, TypeError, OverflowError):
+            date = read(value)
+            return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - time.time())
+    return 0.0
 
 
 def _number(value: str) -> float:
@@ -240,7 +291,11 @@ def _number(value: str) -> float:
 def _wait_in_words(message: str) -> float:
     """Seconds in a sentence like "Please try again in 1m2.5s."."""
     found = _IN_WORDS.search(message)
-    return sum(_number(amount) * _UNITS[unit.lower()] for amount, unit in _DURATION.findall(found[1])) if found else 0.0
+    return _duration(found[1]) if found else 0.0
+
+
+def _duration(text: str) -> float:
+    return sum(_number(amount) * _UNITS[unit.lower()] for amount, unit in _DURATION.findall(text))
 
 
 def _is_exhausted(message: str, code: object) -> bool:

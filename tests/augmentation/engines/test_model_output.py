@@ -6,6 +6,7 @@ import pytest
 from server_requests import engine_at, make_orders, write
 from server_stand_in import StandInServer
 
+from rir_mlx.augmentation.engines.answers import read_answer
 from rir_mlx.augmentation.filters import ReasoningFilters
 from rir_mlx.augmentation.model_output import answer_of, declines, holds_thoughts
 from rir_mlx.prompting.codec import Codec
@@ -37,6 +38,10 @@ CUT = [
     f'```json\n{{"reasoning": "{ANSWER}", "label": "joy"}}\n```',
     f'{{"explanation": "{ANSWER}"}}',
     f"<think>{SECRET}</think><answer>{ANSWER}</answer>",
+    f"<longcat_think>{SECRET}</longcat_think>{ANSWER}",
+    f"<seed:cot_budget_reflect>{SECRET}</seed:cot_budget_reflect>{ANSWER}",
+    f"<chain_of_thought>{SECRET}</chain_of_thought>{ANSWER}",
+    f"**Thinking:** {SECRET}\n\n**Answer:** {ANSWER}",
 ]
 REJECTED = {
     "thinking": [
@@ -47,6 +52,7 @@ REJECTED = {
         f"analysisWe see: {SECRET}",
         f"analysis\n{SECRET}assistantcommentary to",
         f"<scratchpad>{SECRET}",
+        f"Thinking Process:\n1. {SECRET}\n2. {ANSWER}",
     ],
     "declined": [
         "I'm sorry, but I can't help with that.",
@@ -55,12 +61,34 @@ REJECTED = {
         "I cannot provide an explanation for this text.",
         "Sorry, I'm unable to explain this.",
         "I apologize, but I can't continue with it.",
+        "I must respectfully decline.",
+        "Es tut mir leid, aber dabei kann ich nicht helfen.",
+        "Lo siento, pero no puedo ayudar con eso.",
+        "Désolée, je ne peux pas répondre.",
+        "抱歉，我无法回答。",
+        "This request was blocked by our content policy.",
     ],
-    "markup": ['{"reasoning": 5}', '[{"a": "b"}]', f"Here it is:\n```json\n{ANSWER}", '{"reasoning": "The friend'],
+    "empty": ["N/A", "None.", "[REDACTED]"],
+    "markup": [
+        f"<verdict>{SECRET}</verdict>{ANSWER}",
+        '{"reasoning": 5}',
+        '[{"a": "b"}]',
+        f"Here it is:\n```json\n{ANSWER}",
+        '{"reasoning": "The friend',
+    ],
+        f"<verdict>{SECRET}</verdict>{ANSWER}",
+        '{"reasoning": 5}',
+        '[{"a": "b"}]',
+        f"Here it is:\n```json\n{ANSWER}",
+        '{"reasoning": "The friend',
+    ],
     "control": [
         f"{ANSWER}<|start_header_id|>",
         f"{ANSWER}<|im_end|>\n<|im_start|>user\nAnd now?",
         f"{ANSWER} [INST] And now? [/INST] Well.",
+        f"{ANSWER}\n\nHuman: And now?",
+        f"{ANSWER}<0x0A><extra_id_0>",
+        "Their▁friend▁came▁home.",
     ],
 }
 
@@ -91,7 +119,7 @@ def test_what_cannot_be_cut_is_rejected_with_a_reason_of_its_own(codec: Codec, r
     assert filters("i was glad", "joy", generated.text, generated.finish_reason, generated.control) == reason
 
 
-def answer(text: str | None, **more: object) -> dict[str, object]:
+def answer(text: object, **more: object) -> dict[str, object]:
     return {"choices": [{"message": {"content": text} | more, "finish_reason": "stop"}]}
 
 
@@ -122,15 +150,27 @@ def test_parts_of_a_content_are_joined_and_thoughts_among_them_left_out() -> Non
     assert generated.text == ANSWER
 
 
-def test_half_an_answer_that_a_content_filter_stopped_is_refused() -> None:
-    message = {"choices": [{"message": {"content": "Their friend"}, "finish_reason": "content_filter"}]}
+@pytest.mark.parametrize("reason", ["content_filter", "SAFETY", "RECITATION", "blocklist"])
+def test_half_an_answer_that_a_content_filter_stopped_is_refused(reason: str) -> None:
+    message = {"choices": [{"message": {"content": "Their friend"}, "finish_reason": reason}]}
     with StandInServer(lambda body: (200, {}, message)).running() as url:
         [generated] = write(engine_at(url), make_orders(1)).values()
     assert (generated.text, "content filter" in generated.refused) == ("", True)
 
 
-def test_a_refusal_beside_the_content_is_refused() -> None:
-    with StandInServer(lambda body: (200, {}, answer(None, refusal="I will not."))).running() as url:
+@pytest.mark.parametrize("reason", ["length", "MAX_TOKENS", "model_length", "abort"])
+def test_an_answer_that_did_not_reach_its_end_is_cut_off(reason: str) -> None:
+    """Other servers' names for it passed for the end of the answer."""
+    choice = {"message": {"content": "Their friend"}, "finish_reason": reason}
+    assert read_answer({"choices": [choice]}).finish_reason == "length"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [answer(None, refusal="I will not."), answer([{"type": "refusal", "refusal": "I will not."}])],
+)
+def test_a_refusal_beside_the_content_or_in_it_is_refused(message: dict[str, object]) -> None:
+    with StandInServer(lambda body: (200, {}, message)).running() as url:
         [generated] = write(engine_at(url), make_orders(1)).values()
     assert "I will not." in generated.refused
 

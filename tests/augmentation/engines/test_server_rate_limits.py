@@ -5,17 +5,22 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from email.utils import formatdate
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime, formatdate
 from typing import Any
 
+import httpx2
 import pytest
 from server_requests import QUESTION, engine_at, make_orders, write
 from server_stand_in import Reply, StandInServer, chat, echo
 
 from rir_mlx.augmentation.engines import client
 from rir_mlx.augmentation.engines.address import Server
+from rir_mlx.augmentation.engines.answers import retry_after
 from rir_mlx.augmentation.engines.server import OpenAIEngine
 from rir_mlx.errors import Failure
+
+NOW = datetime.now(UTC)
 
 
 def test_the_pause_is_what_the_server_asks_for() -> None:
@@ -145,3 +150,25 @@ def test_a_limit_that_never_ends_ends_the_job(monkeypatch: pytest.MonkeyPatch) -
     server = StandInServer(lambda body: (429, {"Retry-After": "0.02"}, b"slow down"))
     with server.running() as url, pytest.raises(Failure, match="still limits the rate"):
         write(engine_at(url), make_orders(1))
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "1m30s"}, 90),
+        ({"retry-after": "120, 60"}, 120),
+        ({"retry-after": (NOW + timedelta(seconds=20)).isoformat()}, 20),
+        ({"retry-after": format_datetime(NOW + timedelta(seconds=20))}, 20),
+        ({"retry-after": "-5"}, 0),
+        ({"x-ratelimit-reset-tokens": "1m2.5s", "x-ratelimit-remaining-tokens": "0"}, 62.5),
+        ({"x-ratelimit-reset-tokens": "1m2.5s", "x-ratelimit-remaining-tokens": "7"}, 0),
+        ({"x-ratelimit-reset": str(int(1000 * (NOW + timedelta(seconds=20)).timestamp()))}, 20),
+        ({"ratelimit": '"default";r=0;t=12'}, 12),
+        ({}, 0),
+    ],
+)
+def test_the_pause_is_read_from_every_form_in_which_servers_name_it(headers: dict[str, str], seconds: float) -> None:
+    """A duration, a date of another form, a list, and the headers beside it: the server was asked again at once."""
+    left = retry_after(httpx2.Response(429, headers=headers))
+    since = (datetime.now(UTC) - NOW).total_seconds()  # dates count whole seconds
+    assert max(0.0, seconds - since - 1) <= left <= seconds

@@ -298,3 +298,43 @@ def test_a_value_that_is_too_large_is_no_unknown_parameter() -> None:
         written = write(engine_at(url), make_orders(2))
     assert all("too large" in result.refused for result in written.values())
     assert len(fake.bodies) == 2
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        (451, {}, {"error": {"message": "Unavailable for legal reasons"}}),
+        (403, {}, {"error": {"message": "Your input was flagged", "metadata": {"reasons": ["violence"]}}}),
+    ],
+    ids=["451", "403"],
+)
+def test_moderation_of_one_text_is_a_refusal_and_never_ends_the_job(reply: Reply) -> None:
+    """A gateway that moderates answers 403 or 451 for that text alone: the job ended, as for a wrong key."""
+    with bad_for("text 3 ", reply).running() as url:
+        written = write(engine_at(url), make_orders(12))
+    assert [key for key, result in written.items() if result.refused] == ["k3"]
+    assert not any(result.failed for result in written.values())
+
+
+def test_a_wrong_key_that_a_gateway_answers_with_status_200_ends_at_once() -> None:
+    requests: list[int] = []
+
+    def reply(body: dict[str, Any]) -> Reply:
+        requests.append(1)
+        return 200, {}, {"error": {"code": 401, "message": "no such key"}}
+
+    with StandInServer(reply).running() as url, pytest.raises(UserError, match="no such key"):
+        write(engine_at(url, concurrency=1), make_orders(12))
+    assert len(requests) == 1
+
+
+def test_one_of_two_parameters_that_exclude_each_other_is_left_out() -> None:
+    def reply(body: dict[str, Any]) -> Reply:
+        if {"temperature", "top_p"} <= body.keys():
+            both = "`temperature` and `top_p` cannot both be specified for this model. Please use only one."
+            return 400, {}, {"error": {"message": both}}
+        return echo(body)
+
+    with StandInServer(reply).running() as url:
+        written = write(engine_at(url), make_orders(12))
+    assert all(result.text for result in written.values())
