@@ -33,9 +33,6 @@ _IN_WORDS = re.compile(
     r"((?:[\d.]+ ?(?:h|ms|m|s)\w* ?)+)",
     re.IGNORECASE,
 )
-    r"(?:try again|retry|wait|reset\w*)(?: again)?(?: in| after| for| at least)? (?:about )?((?:[\d.]+ ?(?:h|ms|m|s)\w* ?)+)",
-    re.IGNORECASE,
-)
 _RESET = re.compile(r"\b(?:reset|t)=(\d+)")
 """In the header that https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/ describes."""
 _DURATION = re.compile(r"([\d.]+) ?(ms|h|m|s)", re.IGNORECASE)

@@ -76,12 +76,6 @@ REJECTED = {
         f"Here it is:\n```json\n{ANSWER}",
         '{"reasoning": "The friend',
     ],
-        f"<verdict>{SECRET}</verdict>{ANSWER}",
-        '{"reasoning": 5}',
-        '[{"a": "b"}]',
-        f"Here it is:\n```json\n{ANSWER}",
-        '{"reasoning": "The friend',
-    ],
     "control": [
         f"{ANSWER}<|start_header_id|>",
         f"{ANSWER}<|im_end|>\n<|im_start|>user\nAnd now?",
