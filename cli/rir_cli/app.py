@@ -29,6 +29,7 @@ from rir_cli.options import (
     SetOption,
     TrustRecipeOption,
 )
+from rir_cli.starting.doctor import doctor
 from rir_cli.starting.init import init
 from rir_mlx.types import DEFAULT_RECIPE, RUNS, Arm, EngineName
 
@@ -255,6 +256,7 @@ def _print_demo(run: RunDir, comparison: Comparison) -> None:
 app.command(cls=Command, short_help="Label texts, each with its reasoning.")(classify)
 app.command(cls=Command, short_help="Answer over HTTP, with reasons.")(serve)
 app.command(cls=Command, short_help="Write a classifier in another format.")(export)
+app.command(cls=Command, short_help="Check this machine.")(doctor)
 app.add_typer(convert, name="convert", short_help="Convert or fuse adapters from elsewhere.")
 
 

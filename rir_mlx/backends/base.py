@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from rir_mlx.backends.facts import Facts
 from rir_mlx.models.adapter_spec import AdapterSpec, Tensors
 from rir_mlx.types import (
     Dtype,
@@ -317,6 +318,8 @@ class Backend(Protocol):
     def processes(self) -> ProcessGroup: ...
 
     def device(self) -> Device: ...
+
+    def facts(self) -> Facts: ...
 
     def load(
         self,

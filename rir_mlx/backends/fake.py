@@ -29,6 +29,7 @@ from rir_mlx.backends.base import (
     Tokens,
     TrainingState,
 )
+from rir_mlx.backends.facts import Facts
 from rir_mlx.errors import ModelError
 from rir_mlx.models.adapter_spec import AdapterSpec, Tensors
 from rir_mlx.types import Dtype
@@ -43,6 +44,9 @@ class FakeBackend:
 
     def device(self) -> Device:
         return Device("no framework", 1 << 40)
+
+    def facts(self) -> Facts:
+        return Facts(None, 1, "NumPy")
 
     def load(
         self, folder: Path, *, dtype: Dtype = "auto", adapter: tuple[AdapterSpec, Tensors] | None = None

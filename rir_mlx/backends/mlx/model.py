@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,11 @@ from rir_mlx.backends.base import (
     TrainingState,
     initial_lora_a,
 )
+from rir_mlx.backends.facts import Facts
 from rir_mlx.backends.load_check import Checked, PassedChecks, check_forward
 from rir_mlx.backends.mlx.forward import MlxForward, has_accelerator, prefix_cache, watched_layers
 from rir_mlx.backends.mlx.generation import generate
+from rir_mlx.backends.mlx.libraries import OPENBLAS
 from rir_mlx.backends.mlx.lm_head import HEAD_ROWS
 from rir_mlx.backends.mlx.process_group import MlxProcessGroup, join_process_group
 from rir_mlx.backends.mlx.scoring import score
@@ -76,6 +79,18 @@ class MlxBackend:
         usable = info.get("max_recommended_working_set_size") or info.get("memory_size") or info.get("total_memory")
         memory = int(usable or _physical_memory())
         return Device(f"{name}, MLX {mx.__version__}", memory)
+
+    def facts(self) -> Facts:
+        gpu = has_accelerator()
+        library = OPENBLAS or "the wheel's reference BLAS"
+        return Facts(
+            self.device().name if gpu else None,
+            os.cpu_count() or 1,
+            "MLX's own kernels" if gpu else "Accelerate" if sys.platform == "darwin" else library,
+            slow=not gpu and sys.platform == "linux" and not OPENBLAS,
+            tf32=_computed_in_float32() == "tf32",
+            bfloat16=gpu,
+        )
 
     def load(
         self, folder: Path, *, dtype: Dtype = "auto", adapter: tuple[AdapterSpec, Tensors] | None = None
@@ -155,8 +170,12 @@ def _accept_batched_masks(attention: Any) -> None:
 def _computed_in(model: Any) -> str:
     """What the matrices are multiplied in, as `load_check` names it."""
     dtypes = {str(weight.dtype)[9:] for _, weight in tree_flatten(model.parameters()) if weight.ndim > 1}
-    full = "tf32" if has_accelerator() and os.environ.get("MLX_ENABLE_TF32") != "0" else "float32"
-    return next((name for name in ("bfloat16", "float16") if name in dtypes), full)
+    return next((name for name in ("bfloat16", "float16") if name in dtypes), _computed_in_float32())
+
+
+def _computed_in_float32() -> str:
+    """How float32 is multiplied: on some GPUs with 10 bits, unless the environment forbids it."""
+    return "tf32" if has_accelerator() and os.environ.get("MLX_ENABLE_TF32") != "0" else "float32"
 
 
 def _physical_memory() -> int:

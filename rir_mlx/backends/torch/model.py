@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from rir_mlx.backends.base import (
     TrainingState,
     initial_lora_a,
 )
+from rir_mlx.backends.facts import Facts
 from rir_mlx.backends.load_check import Checked, PassedChecks, check_forward
 from rir_mlx.backends.torch.forward import TorchForward, kept_prefix
 from rir_mlx.backends.torch.generation import generate
@@ -95,6 +97,17 @@ class TorchBackend:
             name = f"{count} processor core{'s' * (count > 1)}"
             memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return Device(f"{name}, PyTorch {torch.__version__}", memory)
+
+    def facts(self) -> Facts:
+        gpu = self.target.type == "cuda"
+        library = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
+        return Facts(
+            torch.cuda.get_device_name(self.target) if gpu else None,
+            torch.get_num_threads(),
+            "cuBLAS" if gpu else library[1].upper() if library else "PyTorch's own kernels",
+            tf32=gpu and bool(torch.backends.cuda.matmul.allow_tf32),
+            bfloat16=fast_dtype(self.target) is torch.bfloat16,
+        )
 
     def load(
         self, folder: Path, *, dtype: Dtype = "auto", adapter: tuple[AdapterSpec, Tensors] | None = None
