@@ -23,6 +23,7 @@ def _no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(doctor, "hub_answers", lambda: False)
+    monkeypatch.setattr(doctor, "is_offline", lambda: False)  # another test may have forbidden the network
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
 
 
