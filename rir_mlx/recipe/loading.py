@@ -97,24 +97,45 @@ def name_from(text: str) -> str:
     return re.sub(r"[^\w.-]+", "-", text).strip("-.") or "recipe"
 
 
-class _DistinctKeys(yaml.SafeLoader):
-    """YAML in which a key that comes twice is an error: the first value would be lost silently."""
+class _RecipeYaml(yaml.SafeLoader):
+    """YAML in which a key that comes twice is an error: the first value would be lost silently. `1` and `1.0` are one
+    key. Numbers are those of YAML 1.2: `12:30` and `007` are texts, which YAML 1.1 reads as 750 and 7."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set[str]()
+        seen = set[Any]()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                if key.value in seen:
+                value = self.construct_object(key)  # type: ignore[no-untyped-call]
+                if value in seen:
                     raise yaml.constructor.ConstructorError(
                         None, None, f"the key {key.value!r} comes twice", key.start_mark
                     )
-                seen.add(key.value)
+                seen.add(value)
         return super().construct_mapping(node, deep)
+
+
+_NUMBERS = {
+    "tag:yaml.org,2002:int": r"[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F]+)",
+    "tag:yaml.org,2002:float": r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|\.[0-9]+(?:[eE][-+]?[0-9]+)?"
+    r"|\.(?:inf|Inf|INF))|\.(?:nan|NaN|NAN)",
+}
+_RecipeYaml.yaml_implicit_resolvers = {
+    first: [(tag, re.compile(rf"(?:{_NUMBERS[tag]})\Z") if tag in _NUMBERS else pattern) for tag, pattern in resolvers]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML text. Raises yaml.YAMLError."""
+    try:
+        return yaml.load(text, _RecipeYaml)
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _DistinctKeys)
+        values = parse_yaml(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path} is not UTF-8 text: byte {error.start}.", hint="Save it as UTF-8.") from error
     except yaml.YAMLError as error:
@@ -153,6 +174,6 @@ def _merge_override(values: dict[str, Any], text: str) -> None:
         if last == "delimiter":  # `|` and `,` are signs of YAML
             node[last] = value or None
         else:
-            node[last] = yaml.load(value, _DistinctKeys) if value else None
+            node[last] = parse_yaml(value) if value else None
     except yaml.YAMLError as error:
         raise RecipeError(f"--set {text}: {value!r} is not a YAML value.") from error

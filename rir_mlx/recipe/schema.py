@@ -5,11 +5,15 @@ The models below define each key once: its default, its bounds and its help. The
 
 from __future__ import annotations
 
-import codecs
 from typing import Annotated, Any, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    model_validator,
+)
 
+from rir_mlx.recipe.values import Delimiter, Encoding, Labels, Section, Seed, Size
 from rir_mlx.types import (
     DEFAULT_FILTERS,
     DEFAULT_RECIPE,
@@ -28,10 +32,6 @@ from rir_mlx.types import (
     Reporter,
     ServerParameter,
 )
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 def _source_from_text(value: Any) -> Any:
@@ -53,42 +53,6 @@ class SourceSpec(Section):
 
 
 Source = Annotated[SourceSpec, BeforeValidator(_source_from_text)]
-
-
-def _labels_from_list(value: Any) -> Any:
-    if isinstance(value, list) and any(isinstance(name, (list, dict)) for name in value):
-        raise ValueError("a list of labels holds names alone; with descriptions, write a mapping ({joy: glad, fear: })")
-    pairs = dict.fromkeys(value, "") if isinstance(value, list) else value
-    if not isinstance(pairs, dict):
-        return value
-    if any(isinstance(name, bool) for name in pairs):
-        raise ValueError("YAML reads yes, no, on, off, true and false as truth values: put such labels in quotes")
-    return {str(name): "" if what is None else what for name, what in pairs.items()}
-
-
-def delimiter_mark(value: Any) -> Any:
-    """The character that a delimiter's name stands for. Raises ValueError if it is none."""
-    if not isinstance(value, str):
-        return value
-    mark = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|"}.get(value, value)
-    if len(mark) != 1 or mark in '"\r\n ':
-        raise ValueError("must be one character, or tab, comma, semicolon or pipe")
-    return mark
-
-
-def text_encoding(value: str | None) -> str | None:
-    """The name of an encoding. Raises ValueError if there is none of that name."""
-    try:
-        known = value is None or codecs.lookup(value)._is_text_encoding
-    except (LookupError, ValueError):
-        known = False
-    if not known:
-        raise ValueError("must be the name of a text encoding, such as cp1252, latin-1 or utf-16")
-    return value
-
-
-Delimiter = Annotated[str | None, BeforeValidator(delimiter_mark)]
-Encoding = Annotated[str | None, AfterValidator(text_encoding)]
 
 
 class DataSection(Section):
@@ -119,16 +83,16 @@ class DataSection(Section):
     R-Gen learns from them. It writes a reasoning only if the cell is empty."""
     license: str | None = None
     """Licence of the rows, for the model card of an export."""
-    labels: Annotated[dict[str, str], BeforeValidator(_labels_from_list)] = {}
+    labels: Labels = Field(default={})
     """The labels, each with a description that may be empty. Empty: every label of the training rows."""
     instruction: str = "Which emotion does the writer of the text express?"
     """The question that the labels answer. It starts every prompt."""
     max_samples: int | None = Field(default=4000, ge=1)
     """Use at most this many training rows, drawn by seed with every label in proportion. `null`: all rows."""
-    val_size: float = Field(default=500, ge=0)
+    val_size: Size = Field(default=500, ge=0)
     """Number of validation rows. Below 1, a share of the training rows. If `validation` is given, the largest number to
     use."""
-    test_size: float = Field(default=2000, ge=0)
+    test_size: Size = Field(default=2000, ge=0)
     """Number of test rows, by the same rule."""
 
     @model_validator(mode="before")
@@ -159,7 +123,7 @@ class ReasoningSection(Section):
     """Whether quotation marks enclose cells of CSV and TSV files; see `data.quotes`."""
     max_samples: int | None = Field(default=4000, ge=1)
     """Use at most this many triples, drawn by seed. `null`: all."""
-    val_size: float = Field(default=200, ge=0)
+    val_size: Size = Field(default=200, ge=0)
     """Number of triples kept for validation. Below 1, a share of them."""
 
 
@@ -233,7 +197,7 @@ class ClassifierSection(TrainingSection):
     """Ways to train the classifier. `qa` writes only the label; `qra` a reasoning and then the label; `qar` the label
     and then a reasoning; `multitask` the label or a reasoning, depending on the prompt. Controls: `qra-scrambled`
     learns the reasonings of other rows; `qra-words` learns its own with their words shuffled."""
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
+    seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
     """Every arm is trained once per seed. A seed decides the initial weights and the order of rows, not the splits. The
     classifiers of the first seed are used to classify and to export."""
     reasoning_weight: float = Field(default=0.5, ge=0)
@@ -342,7 +306,7 @@ class Recipe(Section):
     dtype: Dtype = "auto"
     """Number format of the frozen weights; trained weights are always float32. `auto`: bfloat16 if the machine is fast
     in it, else float32. float16 is for inference only; training refuses it, because small gradients vanish."""
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     """Decides the splits, initial weights, order of rows, and draws."""
     max_seq_length: int = Field(default=512, ge=16)
     """Longest row in tokens. Longer texts are trimmed and counted; answers are never trimmed."""

@@ -161,6 +161,9 @@ def test_a_key_that_comes_twice_is_an_error_with_its_line(tmp_path: Path) -> Non
     path.write_text("seed: 1\nrgen:\n  epochs: 1\n  epochs: 2\n")
     with pytest.raises(RecipeError, match=r"a\.yaml, line 4: not valid YAML: the key 'epochs' comes twice"):
         load_recipe(path)
+    path.write_text("data: {train: a.csv, labels: {1: one, 1.0: uno}}\n")
+    with pytest.raises(RecipeError, match=r"the key '1\.0' comes twice"):
+        load_recipe(path)
     path.write_text("rgen: &training\n  epochs: 1\nclassifier:\n  <<: *training\n  epochs: 3\n")
     assert load_recipe(path).classifier.epochs == 3
 
@@ -195,4 +198,35 @@ def test_a_delimiter_can_be_set_as_it_is_or_by_name(given: str, mark: str) -> No
 )
 def test_a_format_that_there_is_not_is_refused(override: str, words: str) -> None:
     with pytest.raises(RecipeError, match=words):
+        load_recipe(None, [override])
+
+
+@pytest.mark.parametrize("override", ["seed=true", "rgen.epochs=yes", "classifier.seeds=[0, on]"])
+def test_a_truth_value_is_no_number(override: str) -> None:
+    """pydantic took `true` for 1."""
+    with pytest.raises(RecipeError, match="should be a number"):
+        load_recipe(None, [override])
+
+
+def test_labels_that_look_like_numbers_of_yaml_stay_as_they_are_written() -> None:
+    """`12:30` was 750, in base 60, and `010` was 8."""
+    assert list(load_recipe(None, ["data.labels=[12:30, 010, 007.5.1, 1.5]"]).data.labels) == [
+        *("12:30", "010", "007.5.1", "1.5"),
+    ]
+    faults = {"[joy, joy]": "'joy' comes twice", "[joy, null]": "no name", "{joy: a, ' joy': b}": "twice"}
+    for value, words in faults.items():
+        with pytest.raises(RecipeError, match=words):
+            load_recipe(None, [f"data.labels={value}"])
+
+
+def test_a_recipe_nested_without_end_is_one_error(tmp_path: Path) -> None:
+    """It was a RecursionError."""
+    (tmp_path / "a.yaml").write_text("a: " + "[" * 3000 + "]" * 3000)
+    with pytest.raises(RecipeError, match="nested too deeply"):
+        load_recipe(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize("override", ["data.val_size=1.5", "data.test_size=20.1", "seed=99999999999999999999"])
+def test_a_number_that_would_be_cut_or_overflow_is_refused(override: str) -> None:
+    with pytest.raises(RecipeError, match="should be"):
         load_recipe(None, [override])

@@ -138,7 +138,7 @@ class _TableOptions:
         """Raises UserError for an invalid delimiter or encoding."""
         from rir_mlx.data.tables.table import TableFormat
         from rir_mlx.errors import UserError
-        from rir_mlx.recipe.schema import delimiter_mark, text_encoding
+        from rir_mlx.recipe.values import delimiter_mark, text_encoding
 
         option, given = "--delimiter", self.delimiter
         try:
