@@ -105,7 +105,7 @@ class _RecipeYaml(yaml.SafeLoader):
         seen = set[Any]()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                value = self.construct_object(key)  # type: ignore[no-untyped-call]
+                value = self.construct_object(key)
                 if value in seen:
                     raise yaml.constructor.ConstructorError(
                         None, None, f"the key {key.value!r} comes twice", key.start_mark
