@@ -14,6 +14,7 @@ from typing import Any
 import regex
 
 from rir_mlx.errors import ModelError
+from rir_mlx.json_text import parse_json
 from rir_mlx.models.adapters import CONFIG
 
 _READ = {
@@ -53,7 +54,7 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     """Raises ModelError if there is none, or it cannot be read."""
     path = folder / CONFIG
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         old = (folder / "adapters.npz").is_file()
         raise ModelError(

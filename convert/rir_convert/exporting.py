@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Sequence
@@ -31,6 +30,7 @@ from rir_mlx.backends import open_backend
 from rir_mlx.classification.loading import default_arm
 from rir_mlx.classification.scores import Prediction
 from rir_mlx.errors import ModelError, UserError
+from rir_mlx.json_text import parse_json
 from rir_mlx.models.families import ModelShape
 from rir_mlx.models.weight_files import only_its_weights
 from rir_mlx.progress import Progress, Silent, counting_bytes
@@ -273,7 +273,7 @@ def _check_choices(options: ExportOptions) -> None:
 def _is_export(folder: Path) -> bool:
     """Whether this command wrote the folder: its verification.json says so. A damaged one says nothing."""
     try:
-        values = json.loads((folder / "verification.json").read_text(encoding="utf-8"))
+        values = parse_json((folder / "verification.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(values, dict) and "rir_mlx" in values

@@ -6,7 +6,6 @@ Only files with an export's names are sent, and only to the hub that `HF_ENDPOIN
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rir_mlx import __version__
 from rir_mlx.errors import Failure, NoServer, UserError
+from rir_mlx.json_text import parse_json
 from rir_mlx.progress import Progress, Silent
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def publishable(folder: Path) -> dict[str, int]:
             hint="Export it again with `rir-mlx export`.",
         )
     try:
-        passed = json.loads((folder / "verification.json").read_text(encoding="utf-8"))["passed"]
+        passed = parse_json((folder / "verification.json").read_text(encoding="utf-8"))["passed"]
     except (OSError, ValueError, KeyError, TypeError):
         passed = None
     if passed is not True:

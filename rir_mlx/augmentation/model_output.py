@@ -6,8 +6,9 @@ never be trained on. Clean cuts are made here; the filters reject what remains.
 
 from __future__ import annotations
 
-import json
 import re
+
+from rir_mlx.json_text import parse_json
 
 _NAMES = (
     r"(?:[a-z0-9]+[_.:-])*(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|scratchpad|analysis|monologue"
@@ -204,7 +205,7 @@ def _unfenced(text: str) -> str:
     if not _JSON_START.match(text):
         return text
     try:
-        value = json.loads(text)
+        value = parse_json(text)
     except ValueError:
         return text
     if not isinstance(value, dict):

@@ -6,7 +6,6 @@ It generates the start of the prompt backwards, with a length that depends on th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -31,6 +30,7 @@ from rir_mlx.backends.base import (
 )
 from rir_mlx.backends.facts import Facts
 from rir_mlx.errors import ModelError
+from rir_mlx.json_text import parse_json
 from rir_mlx.models.adapter_spec import AdapterSpec, Tensors
 from rir_mlx.types import Dtype
 
@@ -52,7 +52,7 @@ class FakeBackend:
         self, folder: Path, *, dtype: Dtype = "auto", adapter: tuple[AdapterSpec, Tensors] | None = None
     ) -> FakeModel:
         try:
-            size = int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"])
+            size = int(parse_json((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"])
         except (OSError, KeyError, ValueError) as error:
             raise ModelError(f"{folder} is not a model folder: {error}") from error
         model = FakeModel(size)

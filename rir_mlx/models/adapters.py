@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from rir_mlx.errors import ModelError
+from rir_mlx.json_text import parse_json
 from rir_mlx.models.adapter_spec import LINEAR_KEYS, AdapterSpec, Tensors, adapted_layers
 from rir_mlx.models.families import ModelShape
 from rir_mlx.models.hub import ModelFiles
@@ -110,7 +111,7 @@ def read_adapter(folder: Path, base: ModelFiles) -> Adapter:
         if not (folder / name).is_file():
             raise ModelError(f"The adapter folder {folder} lacks {name}.", hint="Train again, or restore the file.")
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = parse_json((folder / CONFIG).read_text(encoding="utf-8"))
         about = config["rir_mlx"]
         if unknown := set(about["spec"]) - {field.name for field in fields(AdapterSpec)}:
             raise ValueError(f"unknown key {min(unknown)!r} in its spec")

@@ -7,7 +7,6 @@ where that is set) with the file's size and times, and computed again once one o
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import time
 from collections.abc import Iterable
@@ -15,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from rir_mlx.errors import RirError
+from rir_mlx.json_text import parse_json
 from rir_mlx.models.weight_files import INDEX
 from rir_mlx.storage.atomic import write_json
 
@@ -85,7 +85,7 @@ def _cache() -> Path:
 def _kept() -> dict[str, list[int | str]]:
     """Size, times of the last change to content and status in ns, and hash, by path."""
     try:
-        kept = json.loads(_cache().read_text(encoding="utf-8"))
+        kept = parse_json(_cache().read_text(encoding="utf-8"))
         return {name: values for name, values in kept.items() if isinstance(values, list) and len(values) == 4}
     except (OSError, ValueError, AttributeError, RuntimeError):  # RuntimeError: there is no home
         return {}

@@ -7,7 +7,6 @@ transformers a `model.safetensors` before the index), so they are shown a folder
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tempfile
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from rir_mlx.errors import ModelError
+from rir_mlx.json_text import parse_json
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -61,7 +61,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 def _named(folder: Path, index: Path) -> tuple[Path, ...]:
     """The files that an index names."""
     try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        names = set(parse_json(index.read_text(encoding="utf-8"))["weight_map"].values())
         odd = [name for name in names if not isinstance(name, str) or Path(name).name != name]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{index} cannot be read as an index of weights: {error!r}") from error

@@ -10,7 +10,6 @@ many threads at once.
 from __future__ import annotations
 
 import copy
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,9 +19,10 @@ from typing import Any
 
 from rir_mlx.backends.base import Tokens
 from rir_mlx.errors import ModelError, UserError
+from rir_mlx.models.config import read_settings, token_ids
 from rir_mlx.prompting.added_space import steps_without_space, with_steps
 from rir_mlx.prompting.prompts import Piece, Prompt
-from rir_mlx.prompting.templates import default_template, frozen
+from rir_mlx.prompting.templates import SETTINGS, default_template, frozen
 
 
 def _mark(index: int) -> str:
@@ -47,10 +47,15 @@ class Codec:
     def __init__(self, folder: Path, date: str) -> None:
         from transformers import AutoTokenizer
 
+        for name in ("config.json", SETTINGS):
+            read_settings(folder / name)
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ModelError(f"{folder} has no tokenizer that can be loaded: {error}") from error
+        except Exception as error:  # of a damaged file, tokenizers says so in an exception of no class of its own
+            raise ModelError(
+                f"{folder} has no tokenizer that can be loaded: {error}",
+                hint="Fetch tokenizer.json again." if (folder / "tokenizer.json").is_file() else "",
+            ) from error
         if not getattr(self.tokenizer, "is_fast", False):
             raise ModelError(f"{folder} has no tokenizer.json.", hint="Name a model with a fast tokenizer.")
         whole = self.tokenizer.backend_tokenizer
@@ -69,7 +74,8 @@ class Codec:
         self._rows = _embedding_rows(folder)
         self._check_rows(folder)
         self.terminator = self._find_terminator()
-        self.stops = tuple(sorted({self.terminator, *_eos_ids(folder), *_as_ids(self.tokenizer.eos_token_id)}))
+        ends = {self.terminator, *_eos_ids(folder), self.tokenizer.eos_token_id} - {None}
+        self.stops: Tokens = tuple(sorted(ends))
         self._rendered: dict[tuple[tuple[str | None, ...], str], tuple[list[Tokens], bool]] = {}
         self._around = lru_cache(maxsize=4096)(self._encode_around)
         if self.steps_without_space:
@@ -268,8 +274,7 @@ class Codec:
 
 def _embedding_rows(folder: Path) -> int:
     """How many tokens the model knows, as config.json says; no limit where that says nothing."""
-    path = folder / "config.json"
-    rows = json.loads(path.read_text(encoding="utf-8")).get("vocab_size") if path.is_file() else None
+    rows = read_settings(folder / "config.json").get("vocab_size")
     return rows if isinstance(rows, int) else sys.maxsize
 
 
@@ -279,15 +284,8 @@ def _interleave(constants: Sequence[Tokens], slots: Sequence[Tokens]) -> Tokens:
     return tuple(token for part in parts for token in part)
 
 
-def _as_ids(value: Any) -> tuple[int, ...]:
-    if value is None:
-        return ()
-    return tuple(int(token) for token in value) if isinstance(value, list) else (int(value),)
-
-
 def _eos_ids(folder: Path) -> set[int]:
     found: set[int] = set()
-    for name in ("config.json", "generation_config.json"):
-        if (folder / name).is_file():
-            found.update(_as_ids(json.loads((folder / name).read_text(encoding="utf-8")).get("eos_token_id")))
+    for path in (folder / "config.json", folder / "generation_config.json"):
+        found.update(token_ids(read_settings(path).get("eos_token_id"), path, "eos_token_id"))
     return found

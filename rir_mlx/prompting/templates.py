@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 from rir_mlx.errors import ModelError
+from rir_mlx.models.config import read_settings
 
 TEMPLATE, SETTINGS, MORE = "chat_template.jinja", "tokenizer_config.json", "additional_chat_templates"
 DEFAULT = "default"
@@ -32,11 +33,12 @@ def stored_templates(folder: Path) -> dict[str, str]:
         found[DEFAULT] = (folder / TEMPLATE).read_text(encoding="utf-8")
     if found:
         return found
-    path = folder / SETTINGS
-    given = json.loads(path.read_text(encoding="utf-8")).get("chat_template") if path.is_file() else None
-    if isinstance(given, list):
-        return {entry["name"]: entry["template"] for entry in given}
-    return {DEFAULT: given} if given else {}
+    given = read_settings(folder / SETTINGS).get("chat_template")
+    try:
+        named = {entry["name"]: entry["template"] for entry in given} if isinstance(given, list) else {}
+    except (KeyError, TypeError) as error:
+        raise ModelError(f"{folder / SETTINGS}: chat_template is no list of templates with their names.") from error
+    return named or ({DEFAULT: given} if given else {})
 
 
 def default_template(templates: str | Mapping[str, str] | None) -> str | None:
@@ -47,6 +49,8 @@ def default_template(templates: str | Mapping[str, str] | None) -> str | None:
         return None
     if isinstance(templates, str):
         return templates
+    if not isinstance(templates, Mapping):
+        raise ModelError(f"{SETTINGS}: chat_template is {templates!r:.60}, not a text or templates with their names.")
     if DEFAULT not in templates:
         raise ModelError(
             f"The model has chat templates called {', '.join(sorted(templates))}, and none called {DEFAULT}.",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rir_mlx.errors import Failure, RirError, UserError
+from rir_mlx.json_text import parse_json
 from rir_mlx.storage.digests import plain_json
 from rir_mlx.storage.locks import try_to_lock
 
@@ -201,7 +202,7 @@ def read_jsonl(path: Path, hint: str = "Delete it; evaluating again writes it.")
 
 
 def _object(text: str) -> dict[str, Any]:
-    values = json.loads(text)
+    values = parse_json(text)
     if not isinstance(values, dict):
         raise ValueError(f"it holds {type(values).__name__}, not a JSON object")
     return values

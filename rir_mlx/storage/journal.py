@@ -17,6 +17,7 @@ from typing import Any, Self
 import numpy as np
 
 from rir_mlx.errors import Failure
+from rir_mlx.json_text import parse_json
 from rir_mlx.storage.atomic import failure_to_write, make_folder, not_written, unwritable
 from rir_mlx.storage.locks import Held, Lock, being_written
 
@@ -98,7 +99,7 @@ class Journal:
                     os.truncate(self.path, place)
                     break
                 try:
-                    result = json.loads(line)
+                    result = parse_json(line)
                     self._index.put(int(result["key"], 16), place << _FLAG_BITS | self._flag(result))
                 except (ValueError, KeyError, TypeError):
                     self._unreadable += 1
@@ -127,7 +128,7 @@ class Journal:
             return None
         self.flush()  # the result may still be buffered
         self._reader.seek(entry >> _FLAG_BITS)
-        result: dict[str, Any] = json.loads(self._reader.readline())
+        result: dict[str, Any] = parse_json(self._reader.readline())
         return result
 
     def append(self, result: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Self
 
+from rir_mlx.json_text import parse_json
 from rir_mlx.storage.atomic import make_folder, unwritable
 from rir_mlx.storage.layout import OTHER_RUNS
 from rir_mlx.storage.locks import Held, Lock, being_written
@@ -87,7 +88,7 @@ class RunLock:
     def _holder(self) -> str:
         """Who holds the lock, as far as its note says."""
         try:
-            note = json.loads(self._note.read_text(encoding="utf-8"))
+            note = parse_json(self._note.read_text(encoding="utf-8"))
             command = f"`{note['command']}`, " if note["command"] else ""
             return f" ({command}process {note['process']} on {note['host']}, since {note['since']})"
         except (OSError, ValueError, KeyError, TypeError):  # not written yet, or just being written

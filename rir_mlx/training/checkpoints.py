@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from rir_mlx.errors import Failure, UserError
+from rir_mlx.json_text import parse_json
 from rir_mlx.models.weight_files import save_tensors
 from rir_mlx.storage.atomic import read_json, replacing, write_json
 from rir_mlx.storage.digests import changes
@@ -67,7 +68,7 @@ class Checkpoints:
 
         for folder in reversed(self._saved()):
             try:
-                values = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+                values = parse_json((folder / "state.json").read_text(encoding="utf-8"))
                 return load_file(folder / "state.safetensors"), values
             except (OSError, ValueError, SafetensorError):
                 continue  # damaged from outside: the previous one is only a little older

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from rir_mlx.errors import ModelError
+from rir_mlx.json_text import parse_json
 from rir_mlx.prompting.templates import default_template
 
 ELSEWHERE = "Export it with --to hf, and convert that folder with llama.cpp's convert_hf_to_gguf.py."
@@ -21,7 +21,7 @@ _PRE_TOKENIZERS = {_LLAMA3: "llama-bpe", _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}"
 def read_vocabulary(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     """The content of a tokenizer.json. Raises ModelError if it cannot be written, or does not fit the model."""
     try:
-        whole: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        whole: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read: {error}", hint=ELSEWHERE) from error
     model = whole["model"]

@@ -5,7 +5,6 @@ With any of these faults a folder loads without an error, but gives another mode
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ from typing import Any
 from rir_convert.weights.tensors import Weights
 from rir_mlx.backends.base import Tokens
 from rir_mlx.errors import RirError
-from rir_mlx.models.config import read_config
+from rir_mlx.json_text import parse_json
+from rir_mlx.models.config import read_config, read_settings
 from rir_mlx.models.families import rope_for_both
 from rir_mlx.models.weight_files import INDEX, weight_files
 from rir_mlx.prompting.codec import Codec
@@ -60,19 +60,18 @@ def _weight_files(folder: Path) -> list[str]:
         found.append(f"the weights hold {buffers[0]}, which is no weight")
     for path in files:
         with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            header = parse_json(file.read(int.from_bytes(file.read(8), "little")))
         if (header.get("__metadata__") or {}).get("format") not in _WEIGHT_FORMATS:
             found.append(f"{path.name} does not say its format")
     index = folder / INDEX
-    if index.is_file() and set(json.loads(index.read_text(encoding="utf-8"))["weight_map"]) != set(weights):
+    if index.is_file() and set(parse_json(index.read_text(encoding="utf-8"))["weight_map"]) != set(weights):
         found.append("the index does not name the weights that are there")
     return found
 
 
 def _ends(folder: Path, config: Mapping[str, Any], own: Codec, codec: Codec) -> list[str]:
     found = []
-    path = folder / "generation_config.json"
-    generation = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    generation = read_settings(folder / "generation_config.json")
     named = {"config.json": config.get("eos_token_id"), "generation_config.json": generation.get("eos_token_id")}
     for name, value in named.items():
         ids = set(value) if isinstance(value, list) else {value}

@@ -12,6 +12,7 @@ from typing import Any
 from rir_convert.weights.disk import check_space
 from rir_convert.weights.tensors import SHARD_BYTES, Advance, Tensors, size_of, write_shards
 from rir_mlx.errors import ModelError
+from rir_mlx.models.config import read_settings
 from rir_mlx.models.families import mlx_config, rope_for_both
 from rir_mlx.models.fingerprint import TOKENIZER_FILES
 from rir_mlx.models.hub import ModelFiles
@@ -92,7 +93,7 @@ def _for_mlx(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _generation_config(folder: Path, eos: Sequence[int]) -> dict[str, Any]:
-    return _values(folder / "generation_config.json") | {"eos_token_id": list(eos)}
+    return read_settings(folder / "generation_config.json") | {"eos_token_id": list(eos)}
 
 
 def write_templates(folder: Path, base: Path, date: str | None) -> None:
@@ -104,7 +105,7 @@ def write_templates(folder: Path, base: Path, date: str | None) -> None:
         return
     if date is not None:
         templates = {name: frozen(template, date) for name, template in templates.items()}
-    values = _values(settings)
+    values = read_settings(settings)
     if set(templates) != {DEFAULT}:
         named = [{"name": name, "template": template} for name, template in sorted(templates.items())]
         write_values(settings, values | {"chat_template": named})
@@ -113,17 +114,6 @@ def write_templates(folder: Path, base: Path, date: str | None) -> None:
         write_values(settings, values | {"chat_template": templates[DEFAULT]})
     if (base / TEMPLATE).is_file():
         (folder / TEMPLATE).write_text(templates[DEFAULT], encoding="utf-8")
-
-
-def _values(path: Path) -> dict[str, Any]:
-    """The content of a file of the base; empty if there is none. Raises ModelError if it is damaged."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {error}") from error
-    if not isinstance(values, dict):
-        raise ModelError(f"{path} holds no JSON object.")
-    return values
 
 
 def write_values(path: Path, values: Mapping[str, Any]) -> None:

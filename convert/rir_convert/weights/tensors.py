@@ -16,6 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from rir_mlx.errors import ModelError
+from rir_mlx.json_text import parse_json
 from rir_mlx.models.weight_files import INDEX, is_buffer, weight_files
 
 _DTYPES: dict[str, Any] = {
@@ -269,7 +270,7 @@ def _read_header(path: Path) -> tuple[int, dict[str, Any]]:
                 raise ValueError("the header is longer than the file")
             if length > _HEADER_BYTES:
                 raise ValueError(f"the header takes {length:,} bytes, more than the {_HEADER_BYTES:,} of the format")
-            header = json.loads(file.read(length), object_pairs_hook=_distinct)
+            header = parse_json(file.read(length), object_pairs_hook=_distinct)
         if not isinstance(header, dict):
             raise ValueError("the header is no JSON object")
         json.dumps(header, ensure_ascii=False).encode()  # no other reader accepts half a character

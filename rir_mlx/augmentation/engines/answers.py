@@ -13,6 +13,7 @@ from typing import Any
 import httpx2
 
 from rir_mlx.augmentation.model_output import answer_of, holds_special_token
+from rir_mlx.json_text import parse_json
 from rir_mlx.types import FinishReason
 
 _BUSY = frozenset({408, 409, 425, 503})
@@ -109,7 +110,7 @@ def object_in(response: httpx2.Response) -> dict[str, Any]:
     if "text/event-stream" in kind or response.content[:5] == b"data:":
         raise NotAnAnswer(f"a stream of events, which was not asked for: {response.text}")
     try:
-        data = response.json()
+        data = parse_json(response.content)
     except ValueError:
         page = " (a web page)" if "html" in kind or response.content.lstrip()[:1] == b"<" else ""
         raise NotAnAnswer(f"an answer that is no JSON object{page}: {response.text}") from None
@@ -231,7 +232,7 @@ def unknown_parameters(response: httpx2.Response, sent: frozenset[str]) -> froze
     if not _NOT_TAKEN.search(text):
         return frozenset()
     try:
-        error = response.json().get("error")
+        error = parse_json(response.content).get("error")
     except (ValueError, AttributeError):
         error = None
     named = error.get("param") if isinstance(error, dict) else None
@@ -304,7 +305,7 @@ def _said(response: httpx2.Response) -> tuple[str, object]:
     if response.has_redirect_location:
         return f"a redirect to {response.headers['location']}, which is not followed", None
     try:
-        return _message_of(response.json()) or (response.text, None)
+        return _message_of(parse_json(response.content)) or (response.text, None)
     except ValueError:
         return response.text, None
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from rir_mlx.data.columns import check_header, find_columns
 from rir_mlx.data.tables.table import Table, Wanted, first_line
 from rir_mlx.errors import DataError
+from rir_mlx.json_text import parse_json
 
 
 def read_parquet(path: Path, wanted: Wanted) -> Table:
@@ -31,7 +31,7 @@ def read_parquet(path: Path, wanted: Wanted) -> Table:
     features: dict[str, Any] = {}
     stored = (schema.metadata or {}).get(b"huggingface")
     if stored:
-        features = json.loads(stored).get("info", {}).get("features", {})
+        features = parse_json(stored).get("info", {}).get("features", {})
     names = [features.get(name) for name in found]
     classes = tuple(
         tuple(f["names"]) if isinstance(f, dict) and f.get("_type") == "ClassLabel" else None for f in names
