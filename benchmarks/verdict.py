@@ -1,6 +1,6 @@
 """How often the verdict errs: two equal ways of training, simulated, and the shipped comparison.
 
-    python benchmarks/verdict.py            # some minutes on one core
+    python -m benchmarks.verdict            # some ten minutes on one core
 
 Accuracies lie near 80 %, rows differ in difficulty for all classifiers alike, and training seeds move the accuracy by
 so many points (standard deviation). "Before" is the percentile bootstrap over rows and seeds (Owen 2007) that version 1
@@ -13,14 +13,15 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import expit
+from scipy.special import expit, log_expit
 
 from rir_mlx.statistics.calibration import fit_answer_from
 from rir_mlx.statistics.intervals import difference_interval, share_interval
 from rir_mlx.statistics.metrics import metric_intervals
 from rir_mlx.statistics.paired_tests import compare, detectable_difference, is_significant
 
-TRIALS = 500
+TRIALS, BEFORE = 2000, 500
+"""Simulated runs a line, and how many of them are also judged as before."""
 RESAMPLES = 400
 
 
@@ -57,50 +58,69 @@ def false_alarms() -> None:
     cases += [(2, 500, 4)] + [(3, rows, points) for rows in (500, 2000) for points in (0, 2, 4)] + [(5, 500, 4)]
     for seeds, rows, points in cases:
         rng = np.random.default_rng(0)
-        before, now, widths = 0, 0, []
-        for _ in range(TRIALS):
+        before, now, old, new = 0, 0, 0.0, 0.0
+        for trial in range(TRIALS):
             first, second = simulated(rng, seeds, rows, points)
             difference = second.astype(float) - first
-            low, high = bootstrap(rng, difference)
+            if trial < BEFORE:
+                low, high = bootstrap(np.random.default_rng(trial), difference)
+                before += not low <= 0 <= high
+                old += 100 * (high - low) / BEFORE
             found = difference_interval(difference)
-            before += not low <= 0 <= high
             now += significant(first, second)
-            widths.append((high - low, found.high - found.low))
-        old, new = 100 * np.mean(widths, axis=0)
+            new += 100 * (found.high - found.low) / TRIALS
         said = f"{now / TRIALS:.1%}" if seeds >= 3 else f"none ({now / TRIALS:.1%} between the classifiers)"
-        print(f"| {seeds} | {rows:,} | {points} | {before / TRIALS:.1%} | {said} | {old:.1f} | {new:.1f} |", flush=True)
+        print(f"| {seeds} | {rows:,} | {points} | {before / BEFORE:.1%} | {said} | {old:.1f} | {new:.1f} |", flush=True)
 
 
 def chosen_arms() -> None:
     print("\n| best of three arms, chosen on 500 validation rows | false alarms before | now |\n|---|---|---|")
     for seeds, points in ((1, 2), (3, 2), (3, 4)):
         rng, before, now = np.random.default_rng(1), 0, 0
-        for _ in range(TRIALS):
+        for trial in range(TRIALS):
             arms = simulated(rng, seeds, 1000, points, shifts=(0, 0, 0, 0))
             best = 1 + int(arms[1:, :, :500].mean((1, 2)).argmax())
             first, second = arms[0][:, 500:], arms[best][:, 500:]
-            low, high = bootstrap(rng, second.astype(float) - first)
-            before += not low <= 0 <= high
+            if trial < BEFORE:
+                low, high = bootstrap(np.random.default_rng(trial), second.astype(float) - first)
+                before += not low <= 0 <= high
             now += significant(first, second, compared=3)
         said = f"{now / TRIALS:.1%}" if seeds >= 3 else "none"
-        print(f"| {seeds} seeds that vary by {points} points | {before / TRIALS:.1%} | {said} |", flush=True)
+        print(f"| {seeds} seeds that vary by {points} points | {before / BEFORE:.1%} | {said} |", flush=True)
 
 
 def coverage() -> None:
     print("\n| accuracy of 400 rows | covered before | now |\n|---|---|---|")
-    for seeds, points in ((1, 0), (2, 3), (3, 3), (5, 3)):
+    for seeds, points in ((1, 0), (2, 1), (2, 3), (3, 0), (3, 1), (3, 3), (5, 3)):
         rng, before, now = np.random.default_rng(2), 0, 0
         logits = rng.normal(1.9, np.hypot(1.5, points * 0.095), 4_000_000)
         truth = float((1 / (1 + np.exp(-logits))).mean())
-        for _ in range(TRIALS):
+        for trial in range(TRIALS):
             hits = simulated(rng, seeds, 400, points)[0]
-            low, high = bootstrap(rng, hits.astype(float))
+            if trial < BEFORE:
+                low, high = bootstrap(np.random.default_rng(trial), hits.astype(float))
+                before += low <= truth <= high
             found = share_interval(hits)
-            before += low <= truth <= high
             now += found.low <= truth <= found.high
         print(
-            f"| {seeds} seeds that vary by {points} points | {before / TRIALS:.1%} | {now / TRIALS:.1%} |", flush=True
+            f"| {seeds} seeds that vary by {points} points | {before / BEFORE:.1%} | {now / TRIALS:.1%} |", flush=True
         )
+
+
+def log_loss_coverage() -> None:
+    """Two labels; a seed moves all its probabilities, and every row has an error of its own."""
+    print("\n| log-loss of 400 rows | covered |\n|---|---|")
+    for seeds, points in ((2, 3), (3, 3), (5, 3)):
+        rng, covered = np.random.default_rng(6), 0
+        deviation = np.sqrt(1.5**2 + 0.5**2 + (points * 0.095) ** 2)
+        truth = float(-log_expit(rng.normal(1.9, deviation, 4_000_000)).mean())
+        for _ in range(BEFORE):
+            logits = 1.9 + rng.normal(0, 1.5, 400) + rng.normal(0, points * 0.095, (seeds, 1))
+            right = expit(logits + rng.normal(0, 0.5, (seeds, 400)))
+            found = metric_intervals(np.zeros(400, dtype=int), np.stack([right, 1 - right], -1))["log_loss"]
+            assert found is not None
+            covered += found.low <= truth <= found.high
+        print(f"| {seeds} seeds that vary by {points} points | {covered / BEFORE:.1%} |", flush=True)
 
 
 def lowest_reaching(confidence: np.ndarray, correct: np.ndarray, wanted: float) -> float:
@@ -122,8 +142,8 @@ def thresholds() -> None:
             return confidence, rng.random(rows) < confidence
 
         others, correct = drawn(200_000)
-        found = np.zeros((2, TRIALS, 2))
-        for trial in range(TRIALS):
+        found = np.zeros((2, BEFORE, 2))
+        for trial in range(BEFORE):
             rows = drawn(500)
             for place, rule in enumerate(rules):
                 answered = others >= rule(*rows, wanted)
@@ -138,7 +158,7 @@ def macro_f1() -> None:
     print("\n| macro-F1 | covered |\n|---|---|")
     for labels, rows in ((6, 500), (20, 500), (77, 600), (77, 2000)):
         covered = 0
-        for trial in range(TRIALS // 2):
+        for trial in range(BEFORE // 2):
             rng = np.random.default_rng(trial)
             shares = rng.dirichlet(np.full(labels, 5))
             confused = rng.dirichlet(np.full(labels, 0.1), labels)
@@ -153,7 +173,7 @@ def macro_f1() -> None:
             found = metric_intervals(drawn, np.eye(labels)[predicted][None], probabilistic=False)["macro_f1"]
             assert found is not None
             covered += found.low <= truth <= found.high
-        print(f"| {labels} labels, {rows:,} rows | {covered / (TRIALS // 2):.0%} |", flush=True)
+        print(f"| {labels} labels, {rows:,} rows | {covered / (BEFORE // 2):.0%} |", flush=True)
 
 
 def power() -> None:
@@ -164,16 +184,17 @@ def power() -> None:
         wanted, found = detectable_difference(rows, seeds), 0
         shift = brentq(lambda more, wanted=wanted: np.mean(expit(logits + more) - expit(logits)) - wanted, 0, 8)
         rng = np.random.default_rng(5)
-        for _ in range(TRIALS):
+        for _ in range(BEFORE):
             pair = simulated(rng, seeds, rows, 2 if seeds >= 3 else 0, shifts=(0, shift))
             found += significant(*pair)
-        print(f"| {seeds} | {rows:,} | {100 * wanted:.1f} | {found / TRIALS:.0%} |", flush=True)
+        print(f"| {seeds} | {rows:,} | {100 * wanted:.1f} | {found / BEFORE:.0%} |", flush=True)
 
 
 if __name__ == "__main__":
     false_alarms()
     chosen_arms()
     coverage()
+    log_loss_coverage()
     thresholds()
     macro_f1()
     power()

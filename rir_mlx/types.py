@@ -35,6 +35,10 @@ the label and then a reasoning (arXiv:2406.14511), `multitask` the label or a re
 (arXiv:2305.02301). Controls: `qra` on reasonings of other rows (`qra-scrambled`), and on its own with their words
 shuffled (`qra-words`)."""
 
+Finding = Literal["helped", "hurt", "unclear", "failed"]
+"""What a comparison shows about reasoning; `failed` if it shows nothing, because the task was not learned or the arms
+cannot be compared."""
+
 CONTROLS: tuple[Arm, ...] = ("qra-scrambled", "qra-words")
 """The arms that measure what the content of a reasoning is worth."""
 

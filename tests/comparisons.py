@@ -139,9 +139,12 @@ def a_comparison(labels: tuple[str, ...] = EMOTIONS) -> dict[str, Any]:
             "recipe": "name: emotion\nclassifier:\n  arms: [qa, qar]\n",
         },
         "labels": list(labels),
-        "rows": {"train": 16000, "validation": 2000, "test": 2000, "cleaned": 1934},
+        "rows": {"train": 16000, "validation": 2000, "test": 2000, "cleaned": 1934, "leaked": 66},
+        "headline": {"text": "Reasoning helped: qar is 1.5 points better than qa.", "finding": "helped"},
         "verdict": "Reasoning raised accuracy by 1.5 points.",
         "chosen": "qar",
+        "recommended": "qar",
+        "recommendation": "Use qar.",
         "warnings": ["66 test rows are near copies."],
         "entries": [
             an_entry("qa", "arm", 0.91, labels, against=None, cost_curve=None, faithfulness=None),

@@ -20,6 +20,7 @@ from rir_mlx.errors import RirError
 if TYPE_CHECKING:  # numpy is not needed to print help
     from rir_mlx.evaluation.schema import Comparison
     from rir_mlx.statistics.intervals import Interval
+    from rir_mlx.types import Finding
 
 _PLAIN_SECONDS = 10.0
 _BAR = 30
@@ -32,6 +33,15 @@ _WIDE = 104
 """Columns that the full comparison needs. A narrower terminal gets it without steps and tokens, and so on."""
 _COLUMNS, _ENDLESS = (6, 4, 3, 2), 1000
 """How many of its columns are shown: as many as fit, the most important ones first."""
+
+
+_FINDINGS: dict[Finding, tuple[str, str]] = {
+    "helped": ("+", "green"),
+    "hurt": ("−", "red"),
+    "unclear": ("?", "yellow"),
+    "failed": ("!", "red"),
+}
+"""The sign and the colour of a headline."""
 
 
 class ConsoleProgress:
@@ -145,8 +155,18 @@ def print_comparison(comparison: Comparison) -> None:
             _print(console, escape(f"{entry.name} beats {', '.join(entry.beats)}."))
     for warning in comparison.warnings:
         _print(console, escape(f"note: {warning}"))
-    if comparison.verdict:
-        _print(console, escape(comparison.verdict))
+    print_headline(comparison, console)
+    for paragraph in (comparison.verdict, comparison.recommendation):
+        if paragraph:
+            _print(console, escape(paragraph))
+
+
+def print_headline(comparison: Comparison, console: Console) -> None:
+    """Print the outcome in a sentence, with its sign and, on a terminal, its colour."""
+    if comparison.headline is None:
+        return
+    sign, colour = _FINDINGS[comparison.headline.finding]
+    _print(console, f"[bold {colour}]{sign} {escape(comparison.headline.text)}[/]")
 
 
 def print_table(comparison: Comparison, console: Console) -> None:

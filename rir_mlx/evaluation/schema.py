@@ -16,6 +16,7 @@ from rir_mlx.statistics.intervals import Interval
 from rir_mlx.statistics.metrics import CoveragePoint, LabelMetrics, ReliabilityBin
 from rir_mlx.statistics.paired_tests import PairedComparison
 from rir_mlx.storage.atomic import read_json, write_json
+from rir_mlx.types import Finding
 
 VERSION: Final = 3
 """The version of `comparison.json` that this code writes and reads."""
@@ -288,6 +289,15 @@ class RunFacts(Part):
     """The resolved recipe as YAML."""
 
 
+class Headline(Part):
+    """The outcome in at most twelve words."""
+
+    text: str
+    """One sentence."""
+    finding: Finding
+    """Which way it points: reasoning helped, it hurt, neither is shown, or the run cannot say (`failed`)."""
+
+
 class RowCounts(Part):
     """How many rows each part has."""
 
@@ -299,6 +309,10 @@ class RowCounts(Part):
     """Rows that everything is measured on."""
     cleaned: int
     """Test rows that are neither copies of training or validation rows nor texts with two labels."""
+    leaked: int = 0
+    """Test rows whose text is also that of a training or validation row."""
+    conflicting: int = 0
+    """Test rows whose text occurs among them with two labels."""
 
 
 class Comparison(Part):
@@ -312,10 +326,16 @@ class Comparison(Part):
     """The labels, in the order that every matrix and list by label follows."""
     rows: RowCounts
     """Size of each part."""
+    headline: Headline | None = None
+    """The outcome in one sentence."""
     verdict: str | None = None
     """Whether reasoning helped, in words. Null if no reasoning arm was trained."""
     chosen: str | None = None
-    """The reasoning arm with the best validation accuracy; never chosen by test rows."""
+    """The reasoning arm with the best validation accuracy, of ties the cheapest; never chosen by test rows."""
+    recommended: str | None = None
+    """The arm or baseline to use. Null if none is better than the most frequent label."""
+    recommendation: str | None = None
+    """Which one to use, and why. It compares the classifiers of this run, not ways of training."""
     warnings: Sequence[str] = ()
     """What to know before relying on the numbers."""
     entries: Sequence[EntryResult]

@@ -33,12 +33,16 @@ class EvaluationRows:
     validation  [validation rows]
     test        [test rows]
     clean       [test rows] whether a row is neither a copy of a training or validation row nor a text with two labels
+    leaked      how many test rows are such copies
+    conflicting how many test rows have a text with two labels
     """
 
     labels: Sequence[str]
     validation: NDArray[np.int64]
     test: NDArray[np.int64]
     clean: NDArray[np.bool_]
+    leaked: int = 0
+    conflicting: int = 0
 
     @property
     def compared(self) -> NDArray[np.bool_]:

@@ -13,18 +13,11 @@ import numpy as np
 from rir_mlx import __version__
 from rir_mlx.augmentation.augmented_rows import read_stats
 from rir_mlx.errors import UserError
-from rir_mlx.evaluation.cleaning import cleaned
-from rir_mlx.evaluation.comparison import (
-    accuracy,
-    all_arms_worse_than,
-    arms_better_than,
-    choose_arm,
-    compare_entries,
-    controls_as_good,
-    different_steps,
-    warnings,
-)
+from rir_mlx.evaluation.cleaning import row_faults
+from rir_mlx.evaluation.comparison import choose_arm, compare_entries
 from rir_mlx.evaluation.entries import EntryPredictions, arm_predictions
+from rir_mlx.evaluation.judgement.judge import Case, judge
+from rir_mlx.evaluation.judgement.warnings import Journals
 from rir_mlx.evaluation.report.examples import pair_examples
 from rir_mlx.evaluation.report.page import write_report
 from rir_mlx.evaluation.schema import (
@@ -38,21 +31,13 @@ from rir_mlx.evaluation.schema import (
     write_comparison,
 )
 from rir_mlx.evaluation.scores import EvaluationRows, MeasuredArm
-from rir_mlx.evaluation.verdict import (
-    controls_sentence,
-    different_steps_verdict,
-    no_label_only_verdict,
-    nothing_learned_verdict,
-    verdict,
-    worse_than_tfidf_verdict,
-)
 from rir_mlx.recipe.loading import dump_recipe
 from rir_mlx.stages.baselines import baseline_names, majority_entry, measure_baseline, predicted_rows
 from rir_mlx.stages.context import Context, exclusive, on_main_process
 from rir_mlx.stages.measuring import explain, measure
 from rir_mlx.statistics.intervals import FloatArray
-from rir_mlx.statistics.paired_tests import is_better
 from rir_mlx.storage.atomic import read_jsonl, write_json, write_jsonl
+from rir_mlx.training.loop import logged_lines
 from rir_mlx.types import Arm
 
 _EXPLAINED_EXAMPLES = 100
@@ -138,8 +123,15 @@ def _evaluation_rows(context: Context) -> EvaluationRows:
         np.array([index[row.label] for row in part], dtype=np.int64) for part in (data.validation, test)
     )
     seen = [row.text for row in (*data.train, *data.validation)]
-    clean = cleaned(seen, [row.text for row in test], [row.label for row in test])
-    return EvaluationRows(list(data.labels), validation_labels, test_labels, clean)
+    faults = row_faults(seen, [row.text for row in test], [row.label for row in test])
+    return EvaluationRows(
+        list(data.labels),
+        validation_labels,
+        test_labels,
+        faults.clean,
+        leaked=int(faults.leaked.sum()),
+        conflicting=int(faults.conflicting.sum()),
+    )
 
 
 def _comparison(context: Context, entries: Sequence[EntryPredictions], rows: EvaluationRows) -> Comparison:
@@ -148,52 +140,29 @@ def _comparison(context: Context, entries: Sequence[EntryPredictions], rows: Eva
         result if result.kind == "baseline" else result.model_copy(update={"training": _training_cost(context, result)})
         for result in compare_entries(entries, rows)
     ]
+    case = Case(entries, results, rows, majority_entry(context), _journals(context, results))
     return Comparison(
         run=_run_facts(context),
         labels=list(data.labels),
         rows=RowCounts(
-            train=len(data.train), validation=len(data.validation), test=len(rows.test), cleaned=int(rows.clean.sum())
+            train=len(data.train),
+            validation=len(data.validation),
+            test=len(rows.test),
+            cleaned=int(rows.clean.sum()),
+            leaked=rows.leaked,
+            conflicting=rows.conflicting,
         ),
-        verdict=_verdict(context, entries, results, rows),
-        chosen=choose_arm(entries),
-        warnings=warnings(entries, rows),
+        **vars(judge(case)),
         entries=results,
         augmentation=read_stats(stats) if stats.is_file() else None,
     )
 
 
-def _verdict(
-    context: Context, entries: Sequence[EntryPredictions], results: Sequence[EntryResult], rows: EvaluationRows
-) -> str | None:
-    chosen = choose_arm(entries)
-    if chosen is None:
-        return None
-    against = next(result.against for result in results if result.name == chosen)
-    if against is None:
-        return no_label_only_verdict(chosen)
-    if steps := different_steps(results, chosen):
-        return different_steps_verdict(steps)
-    if failure := _failure_to_learn(context, entries, rows):
-        return failure
-    arms = sum(entry.is_reasoning_arm for entry in entries)
-    left_out = int(np.sum(~rows.compared))
-    answer = verdict(against, chosen_among=arms if len(rows.validation) else 1, left_out=left_out)
-    helped = against.judges_training and is_better(against)
-    return answer + (controls_sentence(chosen, controls_as_good(entries, chosen, rows)) if helped else "")
-
-
-def _failure_to_learn(context: Context, entries: Sequence[EntryPredictions], rows: EvaluationRows) -> str | None:
-    """The verdict on arms that did not learn the task; None if they did."""
-    best = max(
-        ((entry.name, accuracy(entry, rows)) for entry in entries if entry.kind == "arm"), key=lambda pair: pair[1]
-    )
-    majority = majority_entry(context)
-    if not arms_better_than(majority, entries, rows):
-        return nothing_learned_verdict(best, accuracy(majority, rows), len(rows.labels))
-    tfidf = next((entry for entry in entries if entry.name == "tf-idf"), None)
-    if tfidf is not None and all_arms_worse_than(tfidf, entries, rows):
-        return worse_than_tfidf_verdict(best, accuracy(tfidf, rows), len(rows.labels))
-    return None
+def _journals(context: Context, results: Sequence[EntryResult]) -> Journals:
+    """What each seed of each trained entry logged while it was trained."""
+    arms: list[Any] = [result.name for result in results if result.kind != "baseline"]
+    paths = {arm: [context.trained(arm, seed).metrics for seed in context.recipe.classifier.seeds] for arm in arms}
+    return {arm: [logged_lines(path) for path in of_seeds] for arm, of_seeds in paths.items()}
 
 
 def _training_cost(context: Context, result: EntryResult) -> TrainingCost:

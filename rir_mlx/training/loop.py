@@ -289,17 +289,18 @@ class _Loop:
             self.at = LoopState(**found[1])
             self.progress.say(f"Resuming from step {step:,} of {self.job.steps:,}.")
         if self.writes:
-            write_jsonl(self.outputs.metrics, _lines_until(self.outputs.metrics, step))
+            write_jsonl(self.outputs.metrics, logged_lines(self.outputs.metrics, step) if step else [])
 
 
-def _lines_until(metrics: Path, step: int) -> list[dict[str, Any]]:
-    """The log lines up to a step. Skips a line that was cut off."""
+def logged_lines(metrics: Path, until: int | None = None) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl, up to a step if one is given; none if there is no such file. Skips a line that was
+    cut off."""
     kept = []
-    for line in metrics.read_text(encoding="utf-8").splitlines() if step and metrics.is_file() else []:
+    for line in metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []:
         try:
             values = json.loads(line)
         except ValueError:
             continue
-        if values["step"] <= step:
+        if until is None or values["step"] <= until:
             kept.append(values)
     return kept

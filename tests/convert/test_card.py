@@ -210,7 +210,10 @@ def test_metrics_stand_with_their_intervals_beside_label_only_and_baselines() ->
     assert "| | qar: label, then reasoning | qa: label only | majority:" in card
     assert "| accuracy | 92.5\u00a0% (91.5 to 93.5) | 91.0\u00a0% (90.0 to 92.0) | 35.0\u00a0% (34.0 to 36.0) |" in card
     assert "| log-loss (less is better) | 0.100 (0.090 to 0.110) |" in card
-    assert "Whether reasoning helped: Reasoning raised accuracy by 1.5 points." in card
+    assert (
+        "**Reasoning helped: qar is 1.5 points better than qa.** Reasoning raised accuracy by 1.5 points. Use qar."
+        in card
+    )
     assert "Measured on 2,000 test rows, over 3 trainings" in card
     assert "- 66 test rows are near copies." in card
     assert "rows are few" not in card
@@ -223,7 +226,7 @@ def test_unknown_facts_are_named() -> None:
     card = model_card(facts_of(comparison=None, calibration=Calibration()))
     assert "It has not been evaluated" in card
     assert "No temperature was fitted" in card
-    assert "Whether reasoning helped" not in card
+    assert "Reasoning helped" not in card
     unmeasured = a_comparison()
     unmeasured["entries"] = [entry for entry in unmeasured["entries"] if entry["name"] != "qar"]
     assert "It has not been evaluated" in model_card(facts_of(comparison=Comparison.model_validate(unmeasured)))

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
-from rir_mlx.evaluation.cleaning import cleaned
+from rir_mlx.evaluation.cleaning import row_faults
 
 
 def test_rows_that_stand_in_train_or_contradict_each_other_are_left_out() -> None:
-    kept = cleaned(
+    found = row_faults(
         ["I feel Great", "so sad"],
         ["i  feel great", "fine", "odd", "ODD", "twice", "Twice ", "so sad!"],
         ["joy", "joy", "joy", "anger", "fear", "fear", "sadness"],
     )
-    assert kept.tolist() == [False, True, False, False, True, True, True]
-    assert cleaned([], [], []).tolist() == []
+    assert found.leaked.tolist() == [True, False, False, False, False, False, False]
+    assert found.conflicting.tolist() == [False, False, True, True, False, False, False]
+    assert found.clean.tolist() == [False, True, False, False, True, True, True]
+    assert row_faults([], [], []).clean.tolist() == []

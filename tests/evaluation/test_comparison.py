@@ -9,63 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from measured_arms import arm, baseline, classifier_scores, label_scores, rows, share, truth
 
 from rir_mlx.classification.scores import LabelScores
-from rir_mlx.evaluation.comparison import accuracy, choose_arm, compare_entries, controls_as_good, warnings
+from rir_mlx.evaluation.comparison import accuracy, choose_arm, compare_entries, controls_as_good
 from rir_mlx.evaluation.entries import EntryPredictions, arm_predictions, entry_result
-from rir_mlx.evaluation.schema import EntryKind, LabelMass
+from rir_mlx.evaluation.judgement.sentences import controls_sentence, verdict
+from rir_mlx.evaluation.judgement.warnings import warnings
 from rir_mlx.evaluation.scores import ClassifierScores, EvaluationRows, MeasuredArm, calibrate
-from rir_mlx.evaluation.verdict import controls_sentence, verdict
 from rir_mlx.statistics.calibration import NO_ANSWER, AnswerThreshold, Calibration
 from rir_mlx.types import Way
-
-LABELS = ["joy", "sadness", "anger"]
-
-
-def truth(count: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 3, count)
-
-
-def label_scores(correct: np.ndarray, labels: np.ndarray, margin: float = 2.0, tokens: int = 0) -> LabelScores:
-    """Scores that are about `margin` in favour of the row's label where `correct`, else of the next one."""
-    draw = np.random.default_rng(len(correct))
-    scores = draw.normal(0, 0.3, (len(labels), 3)) - 3
-    scores[np.arange(len(labels)), np.where(correct, labels, (labels + 1) % 3)] += margin
-    return LabelScores(scores, [None] * len(labels), [tokens] * len(labels), [0] * len(labels))
-
-
-def share(count: int, of: float, seed: int = 0) -> np.ndarray:
-    """True for that share of the rows, in some order."""
-    return np.random.default_rng(seed).permutation(count) < round(of * count)
-
-
-def rows(validation: int = 100, test: int = 80, clean: np.ndarray | None = None) -> EvaluationRows:
-    return EvaluationRows(LABELS, truth(validation), truth(test, 1), np.ones(test, bool) if clean is None else clean)
-
-
-def classifier_scores(
-    on: EvaluationRows, *, validation: float = 0.7, test: float = 0.7, headline: Way = "direct", seed: int = 0
-) -> ClassifierScores:
-    ways: tuple[Way, ...] = ("direct",) if headline == "direct" else ("direct", "reasoned")
-    held, tested = (
-        {
-            way: label_scores(share(len(part), accuracy, seed + place), part, tokens=7 * place)
-            for place, way in enumerate(ways)
-        }
-        for part, accuracy in ((on.validation, validation), (on.test, test))
-    )
-    return ClassifierScores(headline, held, tested, dict.fromkeys(ways, 0.01))
-
-
-def arm(name: str, on: EvaluationRows, *, kind: EntryKind = "arm", seeds: int = 1, **more: Any) -> EntryPredictions:
-    each = [classifier_scores(on, seed=10 * seed, **more) for seed in range(seeds)]
-    measured = MeasuredArm("qa", each, [calibrate(scores, on, None) for scores in each])
-    return replace(arm_predictions(measured, range(seeds), on), name=name, kind=kind)
-
-
-def baseline(name: str, on: EvaluationRows, accuracy: float, *, probabilistic: bool = True) -> EntryPredictions:
-    found = label_scores(share(len(on.test), accuracy, 5), on.test)
-    return EntryPredictions(name, "baseline", np.exp(found.log_probabilities)[None], probabilistic=probabilistic)
 
 
 def strict(values: Any) -> Any:
@@ -201,33 +154,20 @@ def test_controls_baselines_and_label_only_are_never_chosen() -> None:
     assert choose_arm([*others, arm("qar", on, validation=0.4)]) == "qar"
 
 
-def test_of_equal_arms_the_first_is_chosen_and_without_validation_rows_a_warning_says_so() -> None:
+def test_of_equal_arms_of_equal_cost_the_first_is_chosen_and_without_validation_rows_a_warning_says_so() -> None:
     on = rows()
     first, second = arm("multitask", on), arm("qar", on)
     assert choose_arm([first, second]) == "multitask"
     none = rows(0)
     entries = [arm("qa", none), arm("qra", none, headline="reasoned", test=0.3), arm("qar", none, test=0.9)]
     assert [entry.validation_accuracy for entry in entries] == [None] * 3
-    assert choose_arm(entries) == "qra"
+    assert choose_arm(entries) == "qar"
     found = warnings(entries, none)
-    assert found[0] == "There are no validation rows to choose an arm by: qra is the first one of the recipe."
+    assert found[0] == (
+        "There are no validation rows to choose an arm by: qar is the one that generates the fewest tokens."
+    )
     assert "0 validation rows are too few to calibrate" in found[1]
     assert len(warnings(entries[:1], none)) == 1
-
-
-@pytest.mark.parametrize(("count", "words"), [(19, "too few"), (20, "rough"), (499, "rough"), (500, None)])
-def test_few_validation_rows_are_warned_of(count: int, words: str | None) -> None:
-    found = warnings([], rows(count))
-    assert [words in warning for warning in found if words] == ([True] if words else [])
-    assert bool(found) == bool(words)
-
-
-def test_texts_that_were_cut_are_warned_of_by_arm() -> None:
-    on = rows(600)
-    found = classifier_scores(on)
-    cut = replace(found.test["direct"], trimmed=[3, *[0] * 78, 9])
-    entry = arm_predictions(MeasuredArm("qa", [replace(found, test={"direct": cut})], [Calibration()]), [0], on)
-    assert warnings([entry], on) == ["qa: the ends of 2 test texts were cut to fit into max_seq_length."]
 
 
 # figures
@@ -368,20 +308,3 @@ def test_without_a_clean_row_all_are_compared_with_a_warning() -> None:
     assert everything([arm("qa", on), arm("qra", on)], on)["qra"]["against"]["rows"] == 50
     assert any("Every test text is also a training or validation text" in line for line in warnings([], on))
     assert not any("Every test text" in line for line in warnings([], rows(test=0)))
-
-
-def test_labels_that_are_hardly_written_and_a_temperature_at_its_bound_are_warned_of() -> None:
-    on = rows(200)
-    entry = arm("qa", on)
-    assert not warnings([entry], rows(500))
-    low = replace(entry, fields=entry.fields | {"label_mass": LabelMass(mean=0.01, p5=0.0, p50=0.002)})
-    [said] = [line for line in warnings([low], rows(500)) if line.startswith("qa")]
-    assert "have a probability of 0.2 % (median)" in said
-    noise = [
-        LabelScores(np.log(np.eye(3)[truth(200, seed)] + 1e-30), [None] * 200, [0] * 200, [0] * 200) for seed in (7, 8)
-    ]
-    scores = ClassifierScores("direct", {"direct": noise[0]}, {"direct": noise[1]}, {"direct": 0.01})
-    at_bound = rows(200, 200)
-    measured = MeasuredArm("qa", [scores], [calibrate(scores, at_bound, None)])
-    [said] = [line for line in warnings([arm_predictions(measured, [0], at_bound)], rows(500)) if "temperature" in line]
-    assert "at its bound of 20" in said

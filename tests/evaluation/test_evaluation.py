@@ -60,7 +60,7 @@ def test_what_was_trained_and_written_stands_in_the_comparison(evaluated_run: Pa
 @pytest.fixture
 def learned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Verdicts as if the arms had learned the task, which fake models do not."""
-    monkeypatch.setattr("rir_mlx.stages.evaluation._failure_to_learn", lambda *_: None)
+    monkeypatch.setattr("rir_mlx.evaluation.judgement.judge.failure_to_learn", lambda _: None)
 
 
 @pytest.mark.usefixtures("learned", "evaluated_run")
@@ -98,15 +98,18 @@ def test_a_classifier_of_another_first_seed_is_not_used(evaluated_run: Path) -> 
         evaluated("classifier.seeds=[3, 0]")
 
 
+@pytest.mark.usefixtures("learned")
 def test_without_label_only_there_is_no_verdict(evaluated_run: Path) -> None:
     found = evaluated("classifier.arms=[qra, qar]", "evaluate.baselines=[]")
     best = found["chosen"]
     assert found["verdict"] == (
         f"The label-only arm (qa) is not trained, so nothing shows whether reasoning ({best}) helped or hurt."
     )
+    assert found["headline"]["text"] == "Label-only (qa) was not trained: nothing to compare reasoning with."
     assert [line["against"] for line in found["entries"]] == [None, None]
 
 
+@pytest.mark.usefixtures("learned")
 def test_label_only_and_controls_alone_get_no_verdict(evaluated_run: Path) -> None:
     found = evaluated("classifier.arms=[qa, qra-scrambled, qra-words]", "evaluate.baselines=[majority]")
     assert (found["verdict"], found["chosen"]) == (None, None)
@@ -135,7 +138,8 @@ def test_without_validation_rows_a_run_ends_with_metrics_and_says_what_is_missin
     assert "on validation rows" not in found["verdict"]
     assert found["chosen"] == "qar"
     assert (
-        found["warnings"][0] == "There are no validation rows to choose an arm by: qar is the first one of the recipe."
+        "There are no validation rows to choose an arm by: qar is the one that generates the fewest tokens."
+        in found["warnings"]
     )
     assert len(found["labels"]) == (4 if more else 3)
 

@@ -13,7 +13,6 @@ from rir_mlx.statistics.paired_tests import (
     detectable_difference,
     is_better,
     is_significant,
-    is_worse,
 )
 
 
@@ -89,8 +88,10 @@ def test_a_gain_that_one_seed_in_three_loses_again_is_no_evidence() -> None:
 @pytest.mark.parametrize(("gained", "lost", "better"), [(40, 2, True), (2, 40, False), (11, 9, False), (0, 0, False)])
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_better_and_worse_are_mirror_images(gained: int, lost: int, better: bool, seeds: int) -> None:
-    assert is_better(outcomes(50, gained, lost, 8, seeds=seeds)) == better
-    assert is_worse(outcomes(50, lost, gained, 8, seeds=seeds)) == better
+    forth, back = outcomes(50, gained, lost, 8, seeds=seeds), outcomes(50, lost, gained, 8, seeds=seeds)
+    assert is_better(forth) == better
+    assert is_significant(back) == is_significant(forth)
+    assert not (is_better(back) and better)
 
 
 def test_with_one_seed_the_exact_test_has_to_agree_with_the_interval() -> None:
@@ -116,19 +117,20 @@ def test_three_seeds_judge_the_way_of_training() -> None:
     assert [outcomes(5, 3, 1, 1, seeds=seeds).judges_training for seeds in (1, 2, 3)] == [False, False, True]
 
 
-@pytest.mark.parametrize(("seeds", "rows"), [(1, 600), (5, 600)])
-def test_the_difference_that_is_said_to_show_shows_in_most_runs(seeds: int, rows: int) -> None:
+@pytest.mark.parametrize(("seeds", "rows"), [(1, 600), (3, 600), (3, 2000), (5, 600)])
+def test_the_difference_that_is_said_to_show_shows_in_four_runs_of_five(seeds: int, rows: int) -> None:
     """Classifiers that are correct on 70 % of the rows and on that many more; seeds vary by 2 points."""
     difference = detectable_difference(rows, seeds)
     found = 0
     for repeat in range(100):
         rng = np.random.default_rng(repeat)
         luck = rng.random((1, rows)) * 0.8 + rng.random((2, seeds, rows)) * 0.2
-        levels = np.quantile(luck, [0.7, 0.7 + difference])[:, None, None] + rng.normal(0, 0.02, (2, seeds, 1))
+        levels = np.quantile(luck, [0.7, 0.7 + difference])[:, None, None]
+        levels = levels + 0.8 * rng.normal(0, 0.02, (2, seeds, 1))  # 1.25 rows in 100 for each hundredth of luck
         correct = luck < (levels if seeds > 1 else levels.mean(2, keepdims=True))
         pair = [np.eye(2)[np.where(hits, 0, 1)] for hits in correct]
         found += is_better(compare(("qa", pair[0]), ("qra", pair[1]), np.zeros(rows, dtype=int)))
-    assert found >= 60
+    assert 69 <= found <= 93  # at 80 %, fewer, and at 84 %, more of 100 come once in 200
 
 
 def test_more_rows_and_seeds_show_smaller_differences_and_more_arms_only_larger_ones() -> None:

@@ -120,6 +120,16 @@ class CardFacts:
     form: CardForm = "hf"
 
     @property
+    def headline(self) -> str | None:
+        """The outcome in a sentence."""
+        return self.comparison.headline.text if self.comparison and self.comparison.headline else None
+
+    @property
+    def recommendation(self) -> str | None:
+        """Which classifier of the run to use, and why."""
+        return self.comparison.recommendation if self.comparison else None
+
+    @property
     def verdict(self) -> str | None:
         """The sentence on whether reasoning helped."""
         return self.comparison.verdict if self.comparison else None

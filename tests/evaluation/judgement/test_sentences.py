@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rir_mlx.evaluation.verdict import nothing_learned_verdict, verdict, worse_than_tfidf_verdict
+from rir_mlx.evaluation.judgement.sentences import (
+    likely_cause,
+    nothing_learned_verdict,
+    verdict,
+    worse_than_tfidf_verdict,
+)
 from rir_mlx.statistics.intervals import Interval
 from rir_mlx.statistics.paired_tests import PairedComparison, SeedComparison, compare
 
@@ -49,7 +54,20 @@ def test_one_seed_speaks_of_two_classifiers() -> None:
     assert better.startswith("Two classifiers compared, not two ways of training: the qra one has +38.0 points")
     assert "this qra classifier is the better one" in better
     assert "this qa classifier is the better one" in worse
-    assert "It is unclear which of the two is better." in equal
+    assert "It is unclear whether the qra or the qa classifier is better." in equal
+
+
+def test_mcnemars_test_says_who_gained() -> None:
+    """TREC's two seeds point opposite ways; a p-value alone does not show it."""
+    better, worse, equal = (verdict(outcomes(50, *pair, 8, seeds=1)) for pair in ((40, 2), (2, 40), (9, 9)))
+    assert "Only qra is right in 40 rows, only qa in 2: McNemar p = 4.1e-10, in favour of qra." in better
+    assert "Only qra is right in 2 rows, only qa in 40: McNemar p = 4.1e-10, in favour of qa." in worse
+    assert "McNemar p = 1, in favour of neither." in equal
+    opposite = (SeedComparison(0.06, 40, 10, 1e-4), SeedComparison(-0.06, 10, 40, 1e-4))
+    text = verdict(PairedComparison("qa", "qra", 500, Interval(0.0, -0.8, 0.8), opposite))
+    assert "+6.0 (40 against 10, p = 0.0001), -6.0 (10 against 40, p = 0.0001)" in text
+    assert "The seeds disagree: in some qra is better, in others qa (p < 0.05 each)." in text
+    assert "disagree" not in verdict(outcomes(50, 40, 2, 8))
 
 
 def test_the_verdict_says_the_numbers() -> None:
@@ -59,7 +77,7 @@ def test_the_verdict_says_the_numbers() -> None:
     assert "Reasoning (qra) changed accuracy by -1.2 points against qa" in text
     assert "-3.1 to +0.7" in text
     assert "2,000 test rows, 2 seeds" in text
-    assert "by seed -1.2 (p = 0.019), -1.0 (p = 0.057)" in text
+    assert "only qra and only qa gets right and McNemar's p: -1.2 (40 against 65, p = 0.019), -1.0 (40" in text
     assert "qra was chosen among 3 arms on validation rows." in text
     corrected = PairedComparison("qa", "qra", 2000, change, seeds, compared=3)
     assert "on validation rows, and the interval is corrected for that." in verdict(corrected, chosen_among=3)
@@ -69,7 +87,7 @@ def test_the_verdict_says_the_numbers() -> None:
 def test_the_verdict_on_many_seeds_gives_the_median_and_the_range() -> None:
     seeds = tuple(SeedComparison(0.01 * place, 30, 20, 0.1) for place in range(-1, 6))
     text = verdict(PairedComparison("qa", "qra", 1000, Interval(0.02, -0.01, 0.03), seeds))
-    assert "by seed +2.0 (median), -1.0 to +5.0" in text
+    assert "By seed +2.0 (median), -1.0 to +5.0; qra is ahead in 5 of 7 seeds." in text
 
 
 def test_the_verdict_on_one_row_and_on_none() -> None:
@@ -82,14 +100,25 @@ def test_the_verdict_on_one_row_and_on_none() -> None:
 def test_arms_that_learned_nothing_get_no_sentence_for_or_against_reasoning() -> None:
     """77 labels, 1,500 rows: all arms at 1 to 3 %, TF-IDF at 78 %, and the verdict said that reasoning hurt."""
     nothing, behind = (
-        nothing_learned_verdict(("qar", 0.031), 0.02, 77),
-        worse_than_tfidf_verdict(("qar", 0.4), 0.78, 77),
+        nothing_learned_verdict(("qar", 0.031), ("bug", 0.02), likely_cause(77, [])),
+        worse_than_tfidf_verdict(("qar", 0.4), 0.78, likely_cause(77, [])),
     )
     for text in (nothing, behind):
         assert "evidence" not in text
         assert "helped" not in text
-        assert "too many labels (77)" in text
-    assert nothing.startswith("Nothing was learned: no arm is shown to be better than always predicting")
+        assert "or too many labels (77)." in text
+    assert nothing.startswith("Nothing was learned: no arm is shown to be better than always answering 'bug'")
     assert behind.startswith(
         "Every arm is worse than TF-IDF with logistic regression (78.0 %; the best arm, qar, has 40.0 %)"
     )
+
+
+def test_a_cause_that_the_losses_show_is_said_instead_of_a_list() -> None:
+    assert likely_cause(6, []) == (
+        "Likely causes: too few training steps, an unsuitable learning rate or a model that is too small."
+    )
+    assert likely_cause(6, ["qa", "qra"]) == (
+        "Likely cause: training ended too early, for the loss of qa and qra was still falling. Raise "
+        "classifier.epochs or classifier.learning_rate."
+    )
+    assert likely_cause(77, ["qa"]).endswith("The number of labels (77) makes the task harder.")

@@ -1,0 +1,52 @@
+"""The headline of a comparison: at most twelve words, and which way they point. Names in it are those of arms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rir_mlx.evaluation.schema import Headline
+from rir_mlx.statistics.paired_tests import MIN_SEEDS, PairedComparison, is_significant
+
+NOTHING_LEARNED = Headline(
+    text="Nothing learned: no arm beats always answering the most frequent label.", finding="failed"
+)
+BEHIND_TFIDF = Headline(text="TF-IDF beats every arm: the task was not learned well.", finding="failed")
+NO_LABEL_ONLY = Headline(text="Label-only (qa) was not trained: nothing to compare reasoning with.", finding="unclear")
+NO_REASONING_ARM = Headline(text="No reasoning arm was trained: nothing to judge.", finding="unclear")
+DIFFERENT_STEPS = Headline(text="No verdict: the arms took different numbers of training steps.", finding="failed")
+NO_TEST_ROWS = Headline(text="No test rows: nothing is measured.", finding="failed")
+
+
+def headline(
+    comparison: PairedComparison, controls: Sequence[str] = (), unstable: Sequence[tuple[str, float]] = ()
+) -> Headline:
+    """Of a comparison of a reasoning arm with label-only. `controls` are those that the arm was not shown to beat,
+    `unstable` the arms whose seeds end far apart, with the points between them."""
+    if comparison.rows == 0:
+        return NO_TEST_ROWS
+    first, second, seeds = comparison.first, comparison.second, len(comparison.by_seed)
+    significant, value = is_significant(comparison), comparison.difference.value
+    if seeds < MIN_SEEDS:
+        return Headline(text=_of_few_seeds(comparison, significant=significant), finding="unclear")
+    if significant and value > 0 and controls:
+        return Headline(text=f"{second} beats {first}, but is not shown to beat its controls.", finding="unclear")
+    if significant:
+        points = f"{abs(100 * value):.1f} points"
+        if value > 0:
+            return Headline(text=f"Reasoning helped: {second} is {points} better than {first}.", finding="helped")
+        return Headline(text=f"Reasoning hurt: {second} is {points} worse than {first}.", finding="hurt")
+    if concerned := [pair for pair in unstable if pair[0] in (first, second)]:
+        arm, points_apart = max(concerned, key=lambda pair: pair[1])
+        text = f"No evidence either way: seeds of {arm} differ by {points_apart:.0f} points."
+        return Headline(text=text, finding="unclear")
+    return Headline(text="No evidence that reasoning helped or hurt.", finding="unclear")
+
+
+def _of_few_seeds(comparison: PairedComparison, *, significant: bool) -> str:
+    first, second = comparison.first, comparison.second
+    if len(comparison.by_seed) > 1:
+        return f"{len(comparison.by_seed)} seeds cannot show whether reasoning helps: train {MIN_SEEDS} or more."
+    if not significant:
+        return f"One seed: unclear whether the {second} or the {first} classifier is better."
+    better, worse = (second, first) if comparison.difference.value > 0 else (first, second)
+    return f"This {better} classifier beats this {worse} classifier; one seed proves no more."

@@ -1,0 +1,198 @@
+"""What a reader should know before relying on the numbers of a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from rir_mlx.evaluation.comparison import (
+    accuracy,
+    best_on_validation,
+    between_classifiers,
+    choose_arm,
+)
+from rir_mlx.evaluation.entries import EntryPredictions
+from rir_mlx.evaluation.judgement.learning import (
+    Change,
+    Lines,
+    Spread,
+    accuracy_kept_up,
+    overfitted,
+    still_falling,
+    unstable,
+)
+from rir_mlx.evaluation.schema import CalibrationResult, LabelMass
+from rir_mlx.evaluation.scores import FEWEST_TO_CALIBRATE, EvaluationRows
+from rir_mlx.progress import counted
+from rir_mlx.statistics.calibration import MAX_TEMPERATURE, NO_ANSWER
+
+_ENOUGH_TO_CALIBRATE = 500
+"""Validation rows needed for a stable temperature."""
+_LOW_MASS = 0.05
+"""Below this probability of all labels together, a model is said not to write labels."""
+
+Journals = Mapping[str, Sequence[Lines]]
+"""The lines of metrics.jsonl of each trained entry and seed."""
+
+
+def warnings(entries: Sequence[EntryPredictions], rows: EvaluationRows, journals: Journals | None = None) -> list[str]:
+    return [
+        *_of_test_rows(rows),
+        *_of_baselines(entries, rows),
+        *_of_training(entries, rows, journals or {}),
+        *_of_validation_rows(entries, rows),
+        *(warning for entry in entries for warning in _of_entry(entry, rows)),
+    ]
+
+
+def ended_too_early(journals: Journals) -> dict[str, Change]:
+    """The entries whose loss was still falling at the end, with the largest fall among their seeds."""
+    return _largest({name: [still_falling(lines) for lines in seeds] for name, seeds in journals.items()})
+
+
+def far_apart(entries: Sequence[EntryPredictions], rows: EvaluationRows) -> dict[str, Spread]:
+    """The entries whose seeds differ by more than the draw of the test rows can explain."""
+    hits = {
+        entry.name: (entry.probabilities.argmax(-1) == rows.test)[:, rows.compared].astype(np.float64)
+        for entry in entries
+        if entry.kind != "baseline"
+    }
+    return {name: spread for name, correct in hits.items() if (spread := unstable(correct)) is not None}
+
+
+def _largest(changes: Mapping[str, Sequence[Change | None]]) -> dict[str, Change]:
+    found = {name: [change for change in seeds if change is not None] for name, seeds in changes.items()}
+    return {
+        name: max(seeds, key=lambda change: abs(change.first - change.last)) for name, seeds in found.items() if seeds
+    }
+
+
+def _of_test_rows(rows: EvaluationRows) -> Iterator[str]:
+    if len(rows.test) and not rows.clean.any():
+        yield (
+            "Every test text is also a training or validation text, or has two labels. So the comparisons use all of "
+            "them, and say nothing about new texts."
+        )
+        return
+    parts = []
+    if rows.leaked:
+        parts.append(f"{counted(rows.leaked, 'test row')} also in training or validation rows")
+    if rows.conflicting:
+        parts.append(f"{counted(rows.conflicting, 'test row')} whose text has two labels")
+    if parts:
+        yield f"{' and '.join(parts)}: left out of all comparisons. `rir-mlx check` lists them."
+
+
+def _of_baselines(entries: Sequence[EntryPredictions], rows: EvaluationRows) -> Iterator[str]:
+    """Baselines that the best arm loses to, or that no arm is shown to beat."""
+    arms = [entry for entry in entries if entry.kind == "arm"]
+    if not arms or not len(rows.test):
+        return
+    for baseline in (entry for entry in entries if entry.kind == "baseline"):
+        changes = [between_classifiers(baseline, arm, rows) for arm in arms]
+        has = f"{baseline.name} ({100 * accuracy(baseline, rows):.1f} %)"
+        if all(change.high < 0 for change in changes):
+            yield f"{has} is better than every arm."
+        elif all(change.low <= 0 for change in changes):
+            yield f"No arm is shown to be better than {has}."
+
+
+def _of_training(entries: Sequence[EntryPredictions], rows: EvaluationRows, journals: Journals) -> Iterator[str]:
+    if early := ended_too_early(journals):
+        yield (
+            f"Trained too briefly, for the loss was still falling at the end ({_listed(early)}). Raise "
+            "classifier.epochs (or classifier.iters), or classifier.learning_rate."
+        )
+    rising = {
+        name: max(map(_overfitting, seeds), key=lambda pair: pair[0]) for name, seeds in journals.items() if seeds
+    }
+    worse = {name: change for name, (_, change, kept_up) in rising.items() if change and not kept_up}
+    sure = {name: change for name, (_, change, kept_up) in rising.items() if change and kept_up}
+    if worse:
+        yield (
+            f"Overfitted ({_listed(worse)}): lower classifier.epochs or classifier.learning_rate, or add training "
+            "rows. The weights kept are those of the best validation."
+        )
+    if sure:
+        yield (f"Grown too sure, with no fewer correct labels ({_listed(sure)}): the temperature corrects that.")
+    for name, spread in far_apart(entries, rows).items():
+        yield (
+            f"{name} is unstable: its seeds end at {100 * spread.low:.1f} to {100 * spread.high:.1f} %, more than the "
+            "test rows explain. Lower classifier.learning_rate, raise classifier.epochs, or train more "
+            "classifier.seeds."
+        )
+
+
+def _in_words(change: Change) -> str:
+    verb = "fell" if change.last < change.first else "rose"
+    return (
+        f"{change.what} {verb} from {change.first:.2f} to {change.last:.2f} between steps {change.first_step:,} and "
+        f"{change.last_step:,}"
+    )
+
+
+def _listed(changes: Mapping[str, Change]) -> str:
+    return "; ".join(f"{name}: {_in_words(change)}" for name, change in changes.items())
+
+
+def _overfitting(lines: Lines) -> tuple[float, Change | None, bool]:
+    """How far the validation loss rose, the rise itself, and whether the validation accuracy kept up."""
+    change = overfitted(lines)
+    if change is None:
+        return 0.0, None, False
+    return change.last - change.first, change, accuracy_kept_up(lines, change)
+
+
+def _of_validation_rows(entries: Sequence[EntryPredictions], rows: EvaluationRows) -> Iterator[str]:
+    count, chosen = len(rows.validation), choose_arm(entries)
+    if not count and chosen:
+        yield f"There are no validation rows to choose an arm by: {chosen} is the one that generates the fewest tokens."
+    elif len(tied := best_on_validation(entries)) > 1 and chosen:
+        names = " and ".join(entry.name for entry in tied)
+        share = tied[0].validation_accuracy or 0.0
+        yield (
+            f"{names} tie on the validation rows ({100 * share:.1f} %): {chosen} is chosen, the cheapest or first one "
+            "of them."
+        )
+    if count < FEWEST_TO_CALIBRATE:
+        yield f"{count} validation rows are too few to calibrate: probabilities are uncalibrated."
+    elif count < _ENOUGH_TO_CALIBRATE:
+        yield (
+            f"Temperatures and thresholds are fitted on {count:,} validation rows; with fewer than "
+            f"{_ENOUGH_TO_CALIBRATE} they are rough."
+        )
+
+
+def _of_entry(entry: EntryPredictions, rows: EvaluationRows) -> Iterator[str]:
+    calibration: CalibrationResult | None = entry.fields.get("calibration")
+    mass: LabelMass | None = entry.fields.get("label_mass")
+    if mass is not None and mass.p50 < _LOW_MASS:
+        yield (
+            f"{entry.name}: all labels together have a probability of {100 * mass.p50:.1f} % (median). The model "
+            "hardly writes labels here: train it longer, or raise the learning rate."
+        )
+    if calibration is not None:
+        yield from _of_calibration(entry.name, calibration, len(rows.validation))
+    if trimmed := entry.fields.get("trimmed"):
+        yield f"{entry.name}: the ends of {trimmed:,} test texts were cut to fit into max_seq_length."
+
+
+def _of_calibration(name: str, calibration: CalibrationResult, count: int) -> Iterator[str]:
+    if max(calibration.temperature) > MAX_TEMPERATURE * 0.99:
+        yield (
+            f"{name}: the fitted temperature is at its bound of {MAX_TEMPERATURE:g}. The classifier's probabilities "
+            "say next to nothing about which label is correct."
+        )
+    before, after = calibration.before, calibration.after
+    if after.log_loss > before.log_loss and after.calibration_error > before.calibration_error:
+        yield (
+            f"{name}: calibration made its probabilities worse on the test rows (log-loss {before.log_loss:.3f} to "
+            f"{after.log_loss:.3f}, calibration error {before.calibration_error:.3f} to "
+            f"{after.calibration_error:.3f}). More validation rows help."
+        )
+    if calibration.answer_from and calibration.answer_from[0] == NO_ANSWER:
+        yield (
+            f"{name}: no threshold is shown to reach evaluate.wanted_accuracy on {count:,} validation rows, so it "
+            "abstains on every text. Use more validation rows, or lower evaluate.wanted_accuracy."
+        )

@@ -1,0 +1,156 @@
+"""The headline, the recommendation and the warnings of whole comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rir_mlx.evaluation.comparison import compare_entries
+from rir_mlx.evaluation.entries import EntryPredictions
+from rir_mlx.evaluation.judgement import headline as headlines
+from rir_mlx.evaluation.judgement.headline import headline
+from rir_mlx.evaluation.judgement.judge import Case, Judgement, judge
+from rir_mlx.evaluation.schema import EntryKind, InferenceCost, TrainingCost
+from rir_mlx.evaluation.scores import EvaluationRows
+from rir_mlx.statistics.intervals import Interval
+from rir_mlx.statistics.paired_tests import PairedComparison, SeedComparison
+
+ROWS = 400
+KINDS: dict[str, EntryKind] = {"qra-words": "control", "tf-idf": "baseline", "majority": "baseline"}
+FALLING = [{"step": 10 * place, "loss": 2 - 0.2 * place} for place in range(1, 6)]
+
+
+def entry(name: str, *accuracies: float, validation: float = 0.5, tokens: float = 0.0) -> EntryPredictions:
+    """Of these accuracies by seed, on rows of which some are hard for all."""
+    luck = np.random.default_rng(0).permutation(ROWS) / ROWS
+    own = np.random.default_rng(list(name.encode())).normal(0, 0.05, (len(accuracies), ROWS))
+    if name == "majority":
+        luck = np.random.default_rng(1).permutation(ROWS) / ROWS
+    right = luck + own < np.reshape(accuracies, (-1, 1))
+    probabilities = np.where(right[..., None], [0.9, 0.05, 0.05], [0.05, 0.9, 0.05])
+    fields: dict[str, Any] = {}
+    if KINDS.get(name) != "baseline":
+        fields = {
+            "validation_accuracy": validation,
+            "cost": InferenceCost(tokens_generated=tokens, seconds=0.01),
+        }
+    return EntryPredictions(name, KINDS.get(name, "arm"), probabilities, range(len(accuracies)), fields=fields)
+
+
+def judged(*entries: EntryPredictions, journals: dict[str, Any] | None = None, leaked: int = 0) -> Judgement:
+    truth = np.zeros(ROWS, dtype=np.int64)
+    rows = EvaluationRows(
+        ["bug", "praise", "question"], np.zeros(600, dtype=np.int64), truth, np.arange(ROWS) >= leaked, leaked=leaked
+    )
+    cost = TrainingCost(steps=10, planned=10, tokens=100, rows=300, seconds=1)
+    results = [
+        result if result.kind == "baseline" else result.model_copy(update={"training": cost})
+        for result in compare_entries(entries, rows)
+    ]
+    return judge(Case(entries, results, rows, entry("majority", 0.3), journals or {}))
+
+
+def words(text: str) -> int:
+    return len(text.split())
+
+
+def test_reasoning_that_helps_is_the_headline_and_the_recommendation() -> None:
+    found = judged(entry("qa", 0.6, 0.61, 0.59), entry("qra", 0.8, 0.81, 0.79, tokens=40), entry("tf-idf", 0.5))
+    assert found.headline.finding == "helped"
+    assert found.headline.text.startswith("Reasoning helped: qra is 19.9 points")
+    assert found.recommended == "qra"
+    assert found.recommendation is not None
+    assert found.recommendation.startswith("Use qra (")
+    assert "better than qa's" in found.recommendation
+
+
+def test_reasoning_that_hurts_is_not_recommended() -> None:
+    found = judged(entry("qa", 0.8, 0.81, 0.79), entry("qra", 0.6, 0.61, 0.59, tokens=40))
+    assert found.headline.finding == "hurt"
+    assert found.recommended == "qa"
+
+
+def test_without_a_difference_the_cheapest_is_recommended_and_the_one_with_reasons_named() -> None:
+    found = judged(entry("qa", 0.6, 0.61, 0.59), entry("qra", 0.6, 0.61, 0.59, tokens=40))
+    assert found.headline == headlines.Headline(text="No evidence that reasoning helped or hurt.", finding="unclear")
+    assert found.recommended == "qa"
+    assert "If you want a reason with each label, use qra (" in (found.recommendation or "")
+
+
+def test_nothing_learned_is_the_headline_before_all_else_and_the_losses_tell_why() -> None:
+    """All arms at 29 to 32 %, TF-IDF at 100 %, and the verdict spoke of reasoning."""
+    found = judged(
+        entry("qa", 0.29), entry("qra", 0.32), entry("tf-idf", 2.0), journals={"qa": [FALLING], "qra": [FALLING]}
+    )
+    assert found.headline == headlines.NOTHING_LEARNED
+    assert "reasoning helped" not in (found.verdict or "")
+    assert "the loss of qa and qra was still falling" in (found.verdict or "")
+    assert (found.recommended, found.recommendation) == ("tf-idf", "Use TF-IDF (100.0 %) until an arm learns the task.")
+    assert "tf-idf (100.0 %) is better than every arm." in found.warnings
+    assert any(warning.startswith("Trained too briefly") for warning in found.warnings)
+    alone = judged(entry("qa", 0.29), entry("qra", 0.32))
+    assert alone.recommended is None
+    assert (alone.recommendation or "").startswith("Use none of these")
+
+
+def test_arms_that_all_lose_to_tfidf_are_no_evidence_about_reasoning() -> None:
+    found = judged(entry("qa", 0.5, 0.5, 0.5), entry("qra", 0.4, 0.4, 0.4), entry("tf-idf", 0.78))
+    assert found.headline == headlines.BEHIND_TFIDF
+    assert "hurt" not in (found.verdict or "")
+    assert found.recommended == "tf-idf"
+    assert "better than qa." in (found.recommendation or "")
+
+
+def test_two_seeds_far_apart_have_learned_nonetheless() -> None:
+    """An interval over two seeds is 90 points wide; whether these classifiers learned is seen on the rows alone."""
+    found = judged(entry("qa", 0.70, 0.72), entry("qra", 0.72, 0.84))
+    assert found.headline.text == "2 seeds cannot show whether reasoning helps: train 3 or more."
+    assert any(warning.startswith("qra is unstable: its seeds end at 7") for warning in found.warnings)
+
+
+def test_a_baseline_that_no_arm_beats_is_recommended_for_its_cost() -> None:
+    found = judged(entry("qa", 0.6, 0.6, 0.6), entry("qra", 0.6, 0.61, 0.6, tokens=40), entry("tf-idf", 0.6))
+    assert found.recommended == "tf-idf"
+    assert "is not shown to be better, and TF-IDF is cheaper." in (found.recommendation or "")
+    assert any(warning.startswith("No arm is shown to be better than tf-idf (") for warning in found.warnings)
+
+
+def test_leaked_rows_are_warned_of() -> None:
+    found = judged(entry("qa", 0.6), entry("qra", 0.6), leaked=12)
+    assert found.warnings[0] == (
+        "12 test rows also in training or validation rows: left out of all comparisons. `rir-mlx check` lists them."
+    )
+
+
+def compared(value: float, spread: float, seeds: int, second: str = "qra-scrambled") -> PairedComparison:
+    one = SeedComparison(value, 60 if value > 0 else 10, 10 if value > 0 else 60, 1e-6)
+    return PairedComparison("qa", second, 500, Interval(value, value - spread, value + spread), (one,) * seeds)
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3, 12])
+@pytest.mark.parametrize("value", [0.123, -0.123])
+@pytest.mark.parametrize("spread", [0.01, 0.5])
+@pytest.mark.parametrize("unstable", [(), (("qra-scrambled", 12.4),)])
+def test_no_headline_is_longer_than_twelve_words(
+    seeds: int, value: float, spread: float, unstable: Sequence[tuple[str, float]]
+) -> None:
+    comparison = compared(value, spread, seeds)
+    for controls in ((), ("qra-words", "qra-scrambled")):
+        found = headline(comparison, controls, unstable)
+        assert words(found.text) <= 12
+        assert (found.finding in ("helped", "hurt")) == (seeds > 2 and spread < 0.1 and not (controls and value > 0))
+
+
+def test_fixed_headlines_have_at_most_twelve_words() -> None:
+    fixed = [value for value in vars(headlines).values() if isinstance(value, headlines.Headline)]
+    assert len(fixed) == 6
+    assert all(words(found.text) <= 12 for found in fixed)
+
+
+def test_seeds_that_differ_are_said_in_the_headline_where_nothing_is_shown() -> None:
+    found = headline(compared(0.02, 0.3, 3, "qra"), (), [("qra", 12.4)])
+    assert found.text == "No evidence either way: seeds of qra differ by 12 points."
+    assert "seeds" not in headline(compared(0.02, 0.3, 3, "qra"), (), [("qar", 12.4)]).text
