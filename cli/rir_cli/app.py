@@ -16,6 +16,9 @@ from rir_cli.checking import check
 from rir_cli.context import open_options, own_name, process_rank, say_next, stage_options
 from rir_cli.converting import convert, export
 from rir_cli.groups import Command, Group
+from rir_cli.looking.models import models
+from rir_cli.looking.runs import compare, report
+from rir_cli.looking.runs import runs as runs_
 from rir_cli.options import (
     BackendOption,
     ForceOption,
@@ -256,6 +259,10 @@ def _print_demo(run: RunDir, comparison: Comparison) -> None:
 app.command(cls=Command, short_help="Label texts, each with its reasoning.")(classify)
 app.command(cls=Command, short_help="Answer over HTTP, with reasons.")(serve)
 app.command(cls=Command, short_help="Write a classifier in another format.")(export)
+app.command(cls=Command, short_help="List the runs.")(runs_)
+app.command(cls=Command, short_help="Put two runs side by side.")(compare)
+app.command(cls=Command, short_help="Open a run's report.")(report)
+app.command(cls=Command, short_help="List the base models on this machine.")(models)
 app.command(cls=Command, short_help="Check this machine.")(doctor)
 app.add_typer(convert, name="convert", short_help="Convert or fuse adapters from elsewhere.")
 

@@ -44,6 +44,7 @@ _PREFIX, _ROW, _LEARNED = 120, 160, 64
 _HEAD_ROWS = 256
 """As both backends project tokens to the vocabulary."""
 _LARGEST_TRAINED_WHOLE = 20_000_000
+_OWN_LICENCE = "apache-2.0"
 _LICENCE = re.compile(r"^license(?:_name)?:\s*(.+?)\s*$", re.MULTILINE)
 
 
@@ -98,7 +99,7 @@ def _read(name: str, folder: Path, memory: int) -> BaseModel:
         taken,
         taken is not None and fits_into(taken, memory),
         VERIFIED.get(family, ""),
-        _licence(folder),
+        _OWN_LICENCE if name == EMBEDDED_MODEL else _licence(folder),
         mlx_length_limit(config),
     )
 

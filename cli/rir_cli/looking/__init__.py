@@ -1,0 +1,1 @@
+"""Commands that show what is here: runs and base models."""

@@ -1,0 +1,55 @@
+"""`rir-mlx models`: base models on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import typer
+
+from rir_cli.options import JsonOption
+
+if TYPE_CHECKING:
+    from rir_mlx.guide.models import BaseModel
+
+
+def models(json: JsonOption = False) -> None:
+    """List the base models on this machine: the embedded one and those in the hub's cache.
+
+    Memory is what training takes with the default settings, by the estimate that a training prints.
+    """
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from rir_cli.console import print_json
+    from rir_mlx.guide.machine import physical_memory
+    from rir_mlx.guide.models import default_model, models_here
+    from rir_mlx.training.cost import memory_size
+
+    memory = physical_memory()
+    found, usual = models_here(memory), default_model(memory)
+    if json:
+        print_json({"memory": memory, "models": [asdict(model) for model in found]})
+        return
+    table = Table(title=f"Base models; this machine has {memory_size(memory)}")
+    for name, right in (("model", False), ("size", True), ("to train", True), ("known to work", False)):
+        table.add_column(name, justify="right" if right else "left", overflow="fold")
+    for model in found:
+        needs = "" if model.memory is None else memory_size(model.memory) + ("" if model.fits else " (too much)")
+        about = f"{escape(model.name)}\n[dim]{escape(model.licence or 'no licence in its card')}[/dim]"
+        table.add_row(about, memory_size(model.size), needs, escape(_verified(model)))
+    console = Console(highlight=False)
+    console.width = console.width if console.is_terminal else max(console.width, 100)
+    console.print(table)
+    if not usual.here:
+        fits = "fits" if usual.fits else "is too large for this machine"
+        typer.echo(f"The default model is not here, and {fits}: hf download {usual.name}", err=True)
+
+
+def _verified(model: BaseModel) -> str:
+    """What the tests hold of the model's family."""
+    if not model.verified:
+        return f"{model.family}: not tested; it is checked when it is loaded"
+    limit = f"; in MLX up to {model.limit:,} tokens" if model.limit else ""
+    return f"{model.verified}: equals transformers{limit}"

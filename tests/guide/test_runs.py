@@ -1,0 +1,159 @@
+"""`runs`, `compare`, `report` and `models`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import Run
+from evaluated_run import lines_of
+
+from rir_mlx.guide.models import models_here
+from rir_mlx.guide.runs.listing import list_runs
+from rir_mlx.guide.runs.pairing import compare_runs
+from rir_mlx.storage.layout import RunDir
+
+Changed = Callable[..., RunDir]
+
+
+@pytest.fixture
+def changed(evaluated_run: Path) -> Changed:
+    """A copy of the evaluated run whose rows of an arm are changed by a function, in every seed."""
+
+    def copy(name: str, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> RunDir:
+        run = RunDir(evaluated_run.parent / name)
+        shutil.copytree(evaluated_run, run.folder)
+        for path in run.folder.glob("evaluation/*/predictions.jsonl"):
+            path.write_text("".join(json.dumps(row) + "\n" for row in change(lines_of(path))), encoding="utf-8")
+        return run
+
+    return copy
+
+
+def all_correct(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row | {"predicted": row["label"]} for row in rows]
+
+
+def all_wrong(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row | {"predicted": "none"} for row in rows]
+
+
+def test_runs_are_listed_with_what_was_measured(evaluated_run: Path) -> None:
+    [found] = list_runs(evaluated_run.parent)
+    assert (found.name, found.test_rows, found.problem) == ("small", 24, "")
+    assert set(found.arms) == {"qa", "qra", "qar", "multitask", "qra-scrambled", "qra-words"}
+    assert all(0 <= (accuracy or -1) <= 1 for accuracy in found.arms.values())
+    assert found.chosen in found.arms
+    assert found.size == sum(path.stat().st_size for path in evaluated_run.rglob("*") if path.is_file())
+    assert found.written.startswith("20")
+
+
+def test_a_run_that_cannot_be_read_is_listed_with_the_reason(evaluated_run: Path) -> None:
+    path = evaluated_run / "evaluation/comparison.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"version": 3', '"version": 1'), encoding="utf-8")
+    [found] = list_runs(evaluated_run.parent)
+    assert "format version 1" in found.problem
+
+
+def test_a_run_compared_with_itself_differs_nowhere(evaluated_run: Path, changed: Changed) -> None:
+    pair = compare_runs(RunDir(evaluated_run), changed("same", lambda rows: rows))
+    assert (pair.shared, pair.rows, pair.recipe, pair.notes) == (24, (24, 24), (), ())
+    for entry in pair.entries:
+        assert entry.difference is not None
+        assert (entry.difference.difference.value, entry.significant) == (0.0, False)
+
+
+def test_a_difference_is_taken_on_the_same_rows_whatever_their_order(evaluated_run: Path, changed: Changed) -> None:
+    wrong = changed("wrong", all_wrong)
+    right = changed("right", lambda rows: all_correct(rows)[::-1])
+    by_name = {entry.name: entry for entry in compare_runs(wrong, right).entries}
+    found = by_name["qra"].difference
+    assert found is not None
+    assert (found.rows, found.difference.value, len(found.by_seed)) == (24, 1.0, 2)
+    assert by_name["qra"].significant
+
+
+def test_only_rows_of_both_are_paired_and_it_is_said(evaluated_run: Path, changed: Changed) -> None:
+    fewer = changed("fewer", lambda rows: all_correct(rows)[:10])
+    pair = compare_runs(RunDir(evaluated_run), fewer)
+    assert pair.shared == 10
+    assert pair.notes[0].startswith("The test rows differ: 10 are in both")
+    assert all(entry.difference is None or entry.difference.rows == 10 for entry in pair.entries)
+    other = changed("other", lambda rows: [row | {"text": f"not {row['text']}"} for row in rows])
+    pair = compare_runs(RunDir(evaluated_run), other)
+    assert pair.shared == 0
+    assert "no test row in common" in pair.notes[0]
+    assert all(entry.difference is None and entry.first is not None for entry in pair.entries)
+
+
+def test_a_row_that_comes_twice_is_paired_as_often_as_both_have_it(evaluated_run: Path, changed: Changed) -> None:
+    twice = changed("twice", lambda rows: [rows[0], rows[0], *rows[1:]])
+    assert compare_runs(twice, changed("thrice", lambda rows: [rows[0]] * 3 + rows[1:])).shared == 25
+    assert compare_runs(RunDir(evaluated_run), twice).shared == 24
+
+
+def test_how_the_recipes_differ_is_said_in_words(evaluated_run: Path, changed: Changed) -> None:
+    other = changed("other", lambda rows: rows)
+    text = other.recipe_file.read_text(encoding="utf-8").replace("max_seq_length: 320", "max_seq_length: 256")
+    other.recipe_file.write_text(text.replace("name: small", "name: other"), encoding="utf-8")
+    assert compare_runs(RunDir(evaluated_run), other).recipe == ("max_seq_length was 320, is 256",)
+
+
+def test_the_commands_print_tables_and_json(evaluated_run: Path, changed: Changed, rir: Run, monkeypatch: Any) -> None:
+    monkeypatch.chdir(evaluated_run.parents[1])
+    changed("right", all_correct)
+    assert "qra-words" in rir("runs").out
+    assert {run["name"] for run in json.loads(rir("runs", "--json").out)} == {"small", "right"}
+    shown = rir("compare", "small", "right").out
+    assert "24 test rows in both" in shown
+    assert "The recipes are the same." in shown
+    assert json.loads(rir("compare", "small", "runs/right", "--json").out)["shared"] == 24
+    result = rir("compare", "smal", "right")
+    assert (result.code, "Did you mean 'small'?" in result.err) == (2, True), result.err
+    assert rir("report", "small").out == "runs/small/report.html\n"
+    (evaluated_run / "report.html").unlink()
+    assert rir("report", "--no-open").out == "runs/right/report.html\n"
+    assert "rir-mlx evaluate runs/small" in rir("report", "small").err
+
+
+def test_without_runs_the_demo_is_named(rir: Run) -> None:
+    result = rir("runs")
+    assert (result.code, result.out, "rir-mlx demo" in result.err) == (0, "", True)
+    assert rir("report").code == 2
+
+
+def test_models_of_the_cache_have_their_licence_and_what_is_known_of_them(
+    rir: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny: Path
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    for name, kind in (("known", "llama"), ("unknown", "mamba")):
+        folder = tmp_path / f"hub/models--me--{name}/snapshots/0123"
+        shutil.copytree(tiny, folder)
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        (folder / "config.json").write_text(json.dumps(config | {"model_type": kind}), encoding="utf-8")
+        card = "---\nlicense: other\nlicense_name: llama3.2\n---\n# A model\n"
+        (folder / "README.md").write_text(card, encoding="utf-8")
+    (tmp_path / "hub/models--me--broken/snapshots/1").mkdir(parents=True)
+    (tmp_path / "hub/models--me--broken/snapshots/1/model.safetensors").write_bytes(b"")
+    found = {model.name: model for model in models_here(1 << 34)}
+    assert set(found) == {"builtin:tiny-llama", "me/known", "me/unknown"}
+    assert (found["me/known"].licence, found["me/known"].verified) == ("llama3.2", "Llama 2 and 3, SmolLM2")
+    assert found["me/unknown"].verified == ""
+    shown = rir("models").out
+    assert "mamba: not tested; it is checked when it is loaded" in shown
+    assert {model["name"] for model in json.loads(rir("models", "--json").out)["models"]} == set(found)
+
+
+def test_every_family_that_the_tests_run_is_said_to_be_known_and_no_other() -> None:
+    import transformers
+    from families import FAMILIES
+
+    from rir_mlx.models.families import VERIFIED
+
+    assert {getattr(transformers, config).model_type for config, _ in FAMILIES.values()} == set(VERIFIED)
