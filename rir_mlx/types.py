@@ -108,3 +108,12 @@ QUANTIZATION_GROUP = 64
 
 Ecosystem = Literal["peft", "mlx"]
 """The library whose adapter format a folder uses."""
+
+ReviewAction = Literal["accept", "edit", "skip"]
+"""What a reviewer does with a row: its label and reasoning are right, they are changed, or neither is decided."""
+
+ReviewFilter = Literal["all", "disagree", "unsure", "rejected", "duplicates", "conflicts"]
+"""Which rows are looked through. `review/rows.py` defines each."""
+
+ReviewState = Literal["all", "open", "done"]
+"""Whether rows that were decided about are shown: with the others, not at all, or alone."""

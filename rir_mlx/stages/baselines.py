@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from rir_mlx.classification.classifier import Classifier
+from rir_mlx.data.rows import Row
 from rir_mlx.evaluation.encoder import EncoderTexts, encoder
 from rir_mlx.evaluation.entries import EntryPredictions
 from rir_mlx.evaluation.score_cache import ScoreCache
@@ -55,10 +56,13 @@ def majority_entry(context: Context) -> EntryPredictions:
     return EntryPredictions("majority", "baseline", _probabilities(context, "majority")[None], probabilistic=False)
 
 
-def predicted_rows(context: Context, probabilities: FloatArray) -> Iterator[dict[str, Any]]:
-    """The test rows with [rows, labels] probabilities, as lines of predictions.jsonl."""
+def predicted_rows(
+    context: Context, probabilities: FloatArray, rows: Sequence[Row] | None = None
+) -> Iterator[dict[str, Any]]:
+    """The test rows, or others, with [rows, labels] probabilities, as lines of predictions.jsonl."""
     labels = list(context.data.labels)
-    for row, row_probabilities in zip(context.data.test_rows(), probabilities.tolist(), strict=True):
+    rows = context.data.test_rows() if rows is None else rows
+    for row, row_probabilities in zip(rows, probabilities.tolist(), strict=True):
         best = max(range(len(labels)), key=row_probabilities.__getitem__)
         yield {
             "id": row.id,

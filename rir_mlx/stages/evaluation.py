@@ -55,6 +55,7 @@ def evaluate(context: Context) -> Comparison:
     measured, entries = list[MeasuredArm](), list[EntryPredictions]()
     for arm in arms:
         scores = measure(context, arm, rows)
+        _write_validation_predictions(context, scores)
         entries.append(arm_predictions(scores, context.recipe.classifier.seeds, rows))
         measured.append(scores.only_headline())
     chosen = choose_arm(entries)
@@ -175,6 +176,17 @@ def _training_cost(context: Context, result: EntryResult) -> TrainingCost:
         rows=done[0]["rows"],
         best_step=[record["best_step"] for record in done],
     )
+
+
+def _write_validation_predictions(context: Context, arm: MeasuredArm) -> None:
+    """validation.jsonl of an arm's first seed: what a review shows of rows that it was not trained on."""
+    scored, rows = arm.scores[0].validation[arm.headline], context.data.validation
+    probabilities = arm.calibrations[0].probabilities(scored.log_probabilities, arm.headline)
+    lines = (
+        row | {"reasoning": reasoning}
+        for row, reasoning in zip(predicted_rows(context, probabilities, rows), scored.reasonings, strict=True)
+    )
+    write_jsonl(context.run.validation_predictions(arm.arm), lines)
 
 
 def _write_predictions(

@@ -101,6 +101,7 @@ class RunDir:
         self.stats = self.augmented.folder / "stats.json"
         self.comparison = folder / "evaluation" / "comparison.json"
         self.report = folder / "report.html"
+        self.review = folder / "review.jsonl"
         self.plots = folder / "plots"
 
     def classifier(self, arm: str) -> Stage:
@@ -112,6 +113,9 @@ class RunDir:
 
     def predictions(self, arm: str) -> Path:
         return self.evaluation(arm).folder / "predictions.jsonl"
+
+    def validation_predictions(self, arm: str) -> Path:
+        return self.evaluation(arm).folder / "validation.jsonl"
 
     def entry_result(self, name: str) -> Path:
         """One entry of the comparison, of an arm or a baseline."""

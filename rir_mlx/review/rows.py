@@ -1,0 +1,207 @@
+"""The rows of a run as a reviewer meets them: what is known about each, and which are most worth a look.
+
+A prediction is shown for validation and test rows alone. The classifier learned the training rows, so that it mostly
+agrees with their labels, the wrong ones among them.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rir_mlx.data.loading import LabelledData, load_labelled
+from rir_mlx.data.rows import Row
+from rir_mlx.data.same_text import normalised
+from rir_mlx.recipe.schema import Recipe
+from rir_mlx.storage.atomic import read_jsonl
+from rir_mlx.storage.layout import RunDir
+from rir_mlx.types import PARTS, Arm, Part, ReviewFilter
+
+UNSURE = 0.6
+"""A prediction with a lower probability is unsure."""
+_BEST = 5
+_AGAIN = "Run `rir-mlx augment` or `rir-mlx evaluate` again: they write it anew."
+
+
+class Seen(NamedTuple):
+    """What the classifier answered to a row that it was not trained on: the `best` labels with their probabilities, and
+    the probability `of_label` of the row's own label."""
+
+    best: tuple[tuple[str, float], ...]
+    of_label: float
+    reasoning: str | None
+
+    @property
+    def predicted(self) -> str:
+        return self.best[0][0]
+
+    @property
+    def probability(self) -> float:
+        return self.best[0][1]
+
+
+class Rejected(NamedTuple):
+    """A reasoning that a filter rejected, and which one."""
+
+    why: str
+    reasoning: str
+
+
+@dataclass
+class ReviewRow:
+    """A row of the run.
+
+    reasoning  the user's own, or the one of R-Gen's that was kept; None if there is none
+    own        whether it is the user's own
+    rejected   the reasonings that were rejected
+    same       ids of other rows with the same text, and `conflict`: whether their labels differ
+    worth      how much the row is worth a look, see `worth_of`
+    """
+
+    row: Row
+    part: Part
+    reasoning: str | None = None
+    own: bool = False
+    rejected: list[Rejected] = field(default_factory=list)
+    seen: Seen | None = None
+    same: tuple[str, ...] = ()
+    conflict: bool = False
+    worth: float = 0.0
+
+    @property
+    def disagrees(self) -> bool:
+        return self.seen is not None and self.seen.predicted != self.row.label
+
+    def passes(self, wanted: ReviewFilter) -> bool:
+        """Whether the row is one of these.
+
+        disagree    the classifier predicts another label
+        unsure      its prediction has a probability below 0.6
+        rejected    a reasoning of the row was rejected, or none was kept
+        duplicates  another row has the same text, as `check` tells them
+        conflicts   another row has the same text and another label
+        """
+        match wanted:
+            case "all":
+                return True
+            case "disagree":
+                return self.disagrees
+            case "unsure":
+                return self.seen is not None and self.seen.probability < UNSURE
+            case "rejected":
+                return bool(self.rejected)
+            case "duplicates":
+                return bool(self.same)
+            case "conflicts":
+                return self.conflict
+
+
+def worth_of(row: ReviewRow) -> float:
+    """How much a row is worth a look, from 0 to 3: first where the classifier is sure of another label (2 + how much
+    surer), then contradictions (1.9), unsure predictions (1 to 1.9), rows without a reasoning that was kept (0.9), with
+    a rejected one (0.5), and copies (0.4)."""
+    worths = [0.0]
+    if row.seen is not None and row.disagrees:
+        worths.append(2 + row.seen.probability - row.seen.of_label)
+    if row.conflict:
+        worths.append(1.9)
+    if row.seen is not None and row.passes("unsure"):
+        worths.append(1 + 0.9 * (1 - row.seen.probability))
+    if row.rejected:
+        worths.append(0.9 if row.reasoning is None else 0.5)
+    if row.same:
+        worths.append(0.4)
+    return max(worths)
+
+
+class ReviewRows:
+    """All rows of a run, the one that is most worth a look first. `arm` names whose predictions they have.
+
+    Raises DataError if the table cannot be read any more, UserError for a damaged file of the run."""
+
+    def __init__(self, run: RunDir, recipe: Recipe, arm: Arm) -> None:
+        data = load_labelled(recipe.data, recipe.seed)
+        self.labels = data.labels
+        self.arm = arm
+        self.rows = [ReviewRow(row, part, row.reasoning, row.reasoning is not None) for part, row in rows_of(data)]
+        self._by_id = {found.row.id: found for found in self.rows}
+        self.unknown = 0
+        """Lines of the run's files that are about rows which the table no longer has."""
+        self._add_reasonings(run)
+        self._add_predictions(run)
+        _add_same_texts(self.rows)
+        for found in self.rows:
+            found.worth = worth_of(found)
+        self.rows.sort(key=lambda found: -found.worth)
+        done = run.classifier(arm).done()
+        self.changed = done is not None and done["inputs"].get("data") != data.digest
+        """Whether the table is another one than the classifier was trained on."""
+
+    def __getitem__(self, row: str) -> ReviewRow:
+        """The row with that id. Raises KeyError if there is none."""
+        return self._by_id[row]
+
+    def __contains__(self, row: str) -> bool:
+        return row in self._by_id
+
+    def counts(self, filters: Sequence[ReviewFilter]) -> dict[str, int]:
+        """How many rows pass each filter."""
+        return {wanted: sum(found.passes(wanted) for found in self.rows) for wanted in filters}
+
+    def _known(self, records: Iterable[Mapping[str, Any]]) -> Iterator[tuple[ReviewRow, Mapping[str, Any]]]:
+        """The records whose row is in the table, with that row."""
+        for record in records:
+            found = self._by_id.get(record.get("id", ""))
+            if found is not None and found.row.text == record.get("text"):
+                yield found, record
+            else:
+                self.unknown += 1
+
+    def _add_reasonings(self, run: RunDir) -> None:
+        for part in PARTS[:2]:
+            for found, record in self._known(_records(run.augmented_rows(part))):
+                if not found.own and found.row.label == record["label"]:
+                    found.reasoning = record["reasoning"]
+        for found, record in self._known(_records(run.rejected_rows)):
+            found.rejected.append(Rejected(record["rejected"], record["reasoning"]))
+
+    def _add_predictions(self, run: RunDir) -> None:
+        for path in (run.predictions(self.arm), run.validation_predictions(self.arm)):
+            for found, record in self._known(_records(path)):
+                shares: dict[str, float] = record["probabilities"]
+                best = sorted(shares.items(), key=lambda pair: -pair[1])[:_BEST]
+                found.seen = Seen(tuple(best), shares.get(found.row.label, 0.0), record.get("reasoning"))
+
+
+def rows_of(data: LabelledData) -> Iterator[tuple[Part, Row]]:
+    """Each row with its part."""
+    parts: dict[Part, tuple[Row, ...]] = {"train": data.train, "validation": data.validation, "test": data.test}
+    for part, rows in parts.items():
+        for row in rows:
+            yield part, row
+
+
+def files_read(run: RunDir, arm: Arm) -> list[Path]:
+    """The files of a run that its rows are made from, beside the table."""
+    parts = [run.augmented_rows(part) for part in PARTS[:2]]
+    return [*parts, run.rejected_rows, run.predictions(arm), run.validation_predictions(arm)]
+
+
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    if path.is_file():
+        yield from read_jsonl(path, f"Delete it. {_AGAIN}")
+
+
+def _add_same_texts(rows: Iterable[ReviewRow]) -> None:
+    groups: dict[str, list[ReviewRow]] = defaultdict(list)
+    for found in rows:
+        groups[normalised(found.row.text)].append(found)
+    for group in groups.values():
+        if len(group) > 1:
+            conflict = len({found.row.label for found in group}) > 1
+            for found in group:
+                found.same = tuple(other.row.id for other in group if other is not found)
+                found.conflict = conflict

@@ -1,0 +1,118 @@
+"""From decisions to tables that the next run trains on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from review_runs import TABLE, lines_of, make_run
+
+from rir_mlx.data.loading import LabelledData, load_labelled
+from rir_mlx.errors import UserError
+from rir_mlx.recipe.loading import load_recipe
+from rir_mlx.recipe.schema import Recipe
+from rir_mlx.review.decisions import Decision, ReviewLog
+from rir_mlx.review.new_tables import NewTables, write_new_tables
+from rir_mlx.storage.layout import RunDir
+from rir_mlx.types import ReviewAction
+
+HOSTILE = '</script>, "quoted"\nand <img onerror> – ö'
+
+
+def decide(run: RunDir, row: object, label: str, reasoning: str | None = None, action: ReviewAction = "edit") -> None:
+    text, was, place = (getattr(row, name) for name in ("text", "label", "id"))
+    ReviewLog(run.review).add(Decision(place, text, was, action, label, reasoning), 0)
+
+
+def next_data(recipe: Recipe, written: NewTables) -> LabelledData:
+    """The rows of a run on the new tables, with the settings that the command prints."""
+    overrides = [f"data.{part}={path}" for part, path in written.files.items()]
+    overrides += [f"data.reasoning_column={written.reasoning_column}"] if written.reasoning_column else []
+    return load_labelled(load_recipe(recipe, overrides).data, recipe.seed)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_the_next_run_learns_from_reviewed_rows_and_is_measured_on_the_same_test_rows(tmp_path: Path, end: str) -> None:
+    run, recipe = make_run(tmp_path, "\ufeff" + TABLE.replace("\n", end))
+    before = load_labelled(recipe.data, recipe.seed)
+    train, other, tested = before.train[0], before.train[1], before.test[0]
+    decide(run, train, "joy" if train.label == "sadness" else "sadness", HOSTILE)
+    decide(run, other, other.label, "It says so.", "accept")
+    decide(run, tested, "sadness" if tested.label == "joy" else "joy", "not for a test row")
+    decide(run, before.train[2], "joy", None, "skip")
+    original = (tmp_path / "rows.csv").read_bytes()
+    written = write_new_tables(run, recipe, tmp_path / "new.csv")
+    assert (tmp_path / "rows.csv").read_bytes() == original
+    assert (written.labels, written.reasonings, written.test_reasonings) == (2, 2, 1)
+    after = next_data(recipe, written)
+    for part in ("train", "validation", "test"):
+        old, new = getattr(before, part), getattr(after, part)
+        assert [row.text for row in old] == [row.text for row in new]
+        changed = [place for place, (one, two) in enumerate(zip(old, new, strict=True)) if one.label != two.label]
+        assert changed == ([0] if part != "validation" else [])
+    assert [row.reasoning for row in after.train[:3]] == [HOSTILE, "It says so.", None]
+    assert all(row.reasoning is None for row in (*after.validation, *after.test))
+    lines = (tmp_path / "new.csv").read_text(encoding="utf-8-sig")
+    assert f'"{before.train[3].text}",{before.train[3].label}' in lines
+    assert (tmp_path / "new.csv").read_bytes().startswith(b"\xef\xbb\xbftext,label,note,reasoning")
+
+
+def test_reviewed_reasonings_stand_in_the_column_that_the_recipe_names(tmp_path: Path) -> None:
+    rows = [{"id": n, "text": f"words {n}", "label": n % 2, "why": "mine" if n == 0 else None} for n in range(20)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    run, recipe = make_run(tmp_path, train=str(tmp_path / "rows.jsonl"), reasoning_column="why")
+    before = load_labelled(recipe.data, recipe.seed)
+    decide(run, before.train[1], "1" if before.train[1].label == "0" else "0", "reviewed")
+    written = write_new_tables(run, recipe, tmp_path / "new.jsonl")
+    found = {row["id"]: row for part in written.files.values() for row in lines_of(part)}
+    assert len(found) == 20
+    number = int(before.train[1].text.split()[1])
+    assert found.pop(number) == rows[number] | {"label": 1 - rows[number]["label"], "why": "reviewed"}
+    assert all(row == rows[place] for place, row in found.items())
+    assert next_data(recipe, written).train[1].reasoning == "reviewed"
+
+
+def test_rows_of_several_files_become_one_plain_table(tmp_path: Path) -> None:
+    for name in "ab":
+        text = TABLE.replace("said", name)
+        (tmp_path / f"part-{name}.csv").write_text(text, encoding="utf-8")
+    run, recipe = make_run(tmp_path, train=str(tmp_path / "part-*.csv"))
+    before = load_labelled(recipe.data, recipe.seed)
+    decide(run, before.train[0], before.train[0].label, "why not")
+    after = next_data(recipe, written := write_new_tables(run, recipe, tmp_path / "new.tsv"))
+    assert [(row.text, row.label) for row in after.train] == [(row.text, row.label) for row in before.train]
+    assert after.train[0].reasoning == "why not"
+    assert set(written.files) == {"train", "validation", "test"}
+
+
+def test_nothing_is_overwritten_and_nothing_half_written(tmp_path: Path) -> None:
+    run, recipe = make_run(tmp_path)
+    with pytest.raises(UserError, match="Nothing was decided"):
+        write_new_tables(run, recipe, tmp_path / "new.csv")
+    decide(run, load_labelled(recipe.data, recipe.seed).train[0], "joy")
+    (tmp_path / "new-test.csv").write_text("mine", encoding="utf-8")
+    with pytest.raises(UserError, match=r"new-test\.csv already exists"):
+        write_new_tables(run, recipe, tmp_path / "new.csv")
+    assert (tmp_path / "new-test.csv").read_text(encoding="utf-8") == "mine"
+    assert not (tmp_path / "new.csv").exists()
+    for name, message in (("new.jsonl", r"new\.csv"), ("no/new.csv", "no folder"), ("rows.csv", "already exists")):
+        with pytest.raises(UserError) as refused:
+            write_new_tables(run, recipe, tmp_path / name)
+        assert message.replace("\\", "") in str(refused.value) + str(refused.value.hint)
+
+
+def test_decisions_about_rows_that_changed_are_told_and_not_applied(tmp_path: Path) -> None:
+    run, recipe = make_run(tmp_path, val_size=0, test_size=0)
+    before = load_labelled(recipe.data, recipe.seed)
+    decide(run, before.train[0], "joy", "kept")
+    decide(run, before.train[1], "joy", "lost")
+    table = (tmp_path / "rows.csv").read_text(encoding="utf-8")
+    table = table.replace(before.train[1].text, "another text").replace(
+        "text,label,note\n", "text,label,note\nx,joy,0\n"
+    )
+    (tmp_path / "rows.csv").write_text(table, encoding="utf-8")
+    written = write_new_tables(run, recipe, tmp_path / "new.csv")
+    assert [decision.reasoning for decision in written.lost] == ["lost"]
+    assert written.moved == 1
+    assert "kept" in (tmp_path / "new.csv").read_text(encoding="utf-8")
