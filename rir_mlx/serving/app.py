@@ -17,8 +17,8 @@ from starlette.types import ASGIApp
 
 from rir_mlx.classification.scores import Prediction
 from rir_mlx.serving.decisions import DecisionsRequest, decision_of, decision_usage, question_of
-from rir_mlx.serving.guard import Guard, OnRequest, Policy
-from rir_mlx.serving.http import Events, answers, error_response, read, safely
+from rir_mlx.serving.guard import FILES, Guard, OnRequest, Policy
+from rir_mlx.serving.http import Events, Refused, answers, error_response, read, safely
 from rir_mlx.serving.jobs import Item, Job
 from rir_mlx.serving.openapi import api_page, openapi
 from rir_mlx.serving.wire import (
@@ -34,17 +34,26 @@ from rir_mlx.serving.wire import (
     models_of,
     text_of,
 )
+from rir_mlx.serving.workbench.arms import Loaded
+from rir_mlx.serving.workbench.routes import Workbench
 from rir_mlx.serving.worker import Worker
+from rir_mlx.types import Arm
 
 REQUEST_ID = "x-typesafe-request-id"
 TRIMMED = "x-rir-mlx-trimmed"
 _PAGE = Path(__file__).parent / "page"
-_FILES = {"/": "index.html", "/page.js": "page.js", "/page.css": "page.css"}
 
 
-def make_app(worker: Worker, served: Served, policy: Policy, on_request: OnRequest | None = None) -> ASGIApp:
-    """The ASGI application that answers with a worker's classifier."""
-    routes = Routes(worker, served)
+def make_app(
+    worker: Worker,
+    served: Served,
+    policy: Policy,
+    on_request: OnRequest | None = None,
+    workbench: Workbench | None = None,
+) -> ASGIApp:
+    """The ASGI application that answers with a worker's classifier. Without a `workbench` the page is there to try the
+    classifier on, and nothing else."""
+    routes = Routes(worker, served, workbench)
     api = [
         Route("/v1/systemone", safely(routes.systemone), methods=["POST"]),
         Route("/v1/decisions", safely(routes.decisions), methods=["POST"]),
@@ -53,7 +62,8 @@ def make_app(worker: Worker, served: Served, policy: Policy, on_request: OnReque
         Route("/health", safely(routes.health)),
         Route("/openapi.json", safely(routes.schema)),
         Route("/docs", safely(routes.documentation)),
-        *(Route(path, partial(_file, name)) for path, name in _FILES.items()),
+        *(Route(path, partial(_file, name)) for path, name in FILES.items()),
+        *(workbench.routes() if workbench is not None else ()),
     ]
     app = Starlette(routes=api, exception_handlers={HTTPException: _not_found})
     return Guard(app, policy, on_request)
@@ -70,6 +80,7 @@ class Routes:
 
     worker: Worker
     served: Served
+    workbench: Workbench | None = None
 
     async def systemone(self, request: Request) -> Response:
         asked = await read(request, SystemOneRequest)
@@ -98,10 +109,11 @@ class Routes:
 
     async def classify(self, request: Request) -> Response:
         asked = await read(request, ClassifyRequest)
-        items, served = [Item(text, asked.reason) for text in asked.texts], self.served
+        worker, served = await self._loaded(asked.arm)
+        items = [Item(text, asked.reason) for text in asked.texts]
         if asked.stream or "text/event-stream" in request.headers.get("accept", ""):
             events = Events(lambda _, prediction: classified(prediction, served).model_dump())
-            job = self.worker.submit(Job(items, events))
+            job = worker.submit(Job(items, events))
 
             def last() -> dict[str, Any]:
                 return {"model": served.name, "calibrated": served.calibrated, "usage": _usage(job).model_dump()}
@@ -109,12 +121,20 @@ class Routes:
             headers = {REQUEST_ID: uuid.uuid4().hex}
             return StreamingResponse(events.stream(job, last), media_type="text/event-stream", headers=headers)
         job = Job(items)
-        predictions = await answers(request, self.worker, job)
+        predictions = await answers(request, worker, job)
         found = [classified(prediction, served) for prediction in predictions]
         response = ClassifyResponse(
             model=served.name, calibrated=served.calibrated, predictions=found, usage=_usage(job)
         )
         return _json(response.model_dump(), predictions)
+
+    async def _loaded(self, arm: Arm | None) -> Loaded:
+        """The arm that a request names, loaded."""
+        if arm is None or arm == self.served.arm:
+            return Loaded(self.worker, self.served)
+        if self.workbench is None:
+            raise Refused(422, f"This server has the {self.served.arm} classifier alone.", param="arm")
+        return await self.workbench.loaded(arm)
 
     async def models(self, _: Request) -> Response:
         return JSONResponse(models_of(self.served))

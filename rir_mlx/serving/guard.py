@@ -22,8 +22,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rir_mlx.serving.http import error_response
 
-OPEN = frozenset({"/", "/health", "/docs", "/openapi.json", "/page.js", "/page.css"})
+_NAMES = ("page.css", "start.js", "page.js", "try.js", "table.js", "review.js")
+FILES = {"/": "index.html", **{f"/{name}": name for name in _NAMES}}
+"""The page's files by their path."""
+OPEN = frozenset({"/health", "/docs", "/openapi.json", *FILES})
 """What needs no key. Nothing of it tells a text or a label."""
+REPORT = "/report/"
+"""Begins the report's path. It ends in a secret, which is known to who has the key."""
 _FIRST_DELAY, _LONGEST_DELAY = 0.25, 8.0
 _ADDRESSES, _DELAYED, _FORGET = 1024, 64, 600.0
 _HEADERS = [
@@ -31,7 +36,7 @@ _HEADERS = [
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-store"),
     (b"content-security-policy", b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-     b"img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
+     b"img-src 'self' data:; frame-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
 ]  # fmt: skip
 
 OnRequest = Callable[[str, str, int, float], None]
@@ -74,7 +79,9 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", []), *_HEADERS]
+                given = message.get("headers", [])
+                own = {name.lower() for name, _ in given}
+                message["headers"] = [*given, *((name, value) for name, value in _HEADERS if name not in own)]
             await send(message)
 
         try:
@@ -93,7 +100,7 @@ class Guard:
             )
         if origins and not (len(origins) == 1 and _same_origin(origins[0], hosts[0])):
             return error_response(403, "Pages of other sites may not use this server.", "permission_error")
-        if scope["path"] in OPEN or self.policy.key is None:
+        if scope["path"] in OPEN or scope["path"].startswith(REPORT) or self.policy.key is None:
             return None
         if self.policy.is_key(headers.get("authorization", [""])[0]):
             return None

@@ -94,15 +94,20 @@ async def read(request: Request, form: type[Asked], most: int = BODY_BYTES) -> A
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise Refused(415, "The body must be JSON: send `Content-Type: application/json`.")
-    try:
-        raw = await asyncio.wait_for(_body(request, most), BODY_SECONDS)
-    except TimeoutError:
-        raise Refused(408, "The body did not arrive in time.") from None
+    raw = await raw_body(request, most, BODY_SECONDS)
     raw = _decompressed(raw, request.headers.get("content-encoding", "identity").strip().lower(), most)
     try:
         return form.model_validate_json(raw)
     except ValidationError as error:
-        raise _invalid(error) from None
+        raise invalid(error) from None
+
+
+async def raw_body(request: Request, most: int, seconds: float) -> bytes:
+    """The body as it was sent. Raises Refused if it is larger, or takes longer."""
+    try:
+        return await asyncio.wait_for(_body(request, most), seconds)
+    except TimeoutError:
+        raise Refused(408, "The body did not arrive in time.") from None
 
 
 async def _body(request: Request, most: int) -> bytes:
@@ -159,11 +164,11 @@ def _zstd() -> Any:
     return ZstdDecompressor()
 
 
-def _invalid(error: ValidationError) -> Refused:
+def invalid(error: ValidationError, where: str = "body") -> Refused:
     """What does not fit the form, in TypeSafe's words: without the value that was sent."""
     faults = error.errors(include_url=False, include_input=False, include_context=False)
     detail = [
-        {"loc": ["body", *fault["loc"]], "msg": fault["msg"].removeprefix("Value error, "), "type": fault["type"]}
+        {"loc": [where, *fault["loc"]], "msg": fault["msg"].removeprefix("Value error, "), "type": fault["type"]}
         for fault in faults[:20]
     ]
     first = detail[0]

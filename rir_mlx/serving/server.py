@@ -12,12 +12,11 @@ from importlib.util import find_spec
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from rir_mlx.classification.classifier import Classifier
 from rir_mlx.errors import UserError, install_extra
 from rir_mlx.progress import Progress, Silent
 
 if TYPE_CHECKING:
-    from rir_mlx.serving.wire import Served
+    from rir_mlx.serving.workbench.arms import ServedRun
 
 KEY_VARIABLE = "RIR_MLX_API_KEY"
 _KEY_LENGTH = 16
@@ -70,13 +69,12 @@ def check_options(options: ServeOptions) -> None:
 
 
 def serve(
-    load: Callable[[], Classifier],
-    describe: Callable[[Classifier], Served],
+    source: ServedRun,
     options: ServeOptions,
     progress: Progress | None = None,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
-    """Load a classifier and serve it until SIGINT or SIGTERM, then answer what is in flight. `on_ready` gets the
+    """Load a run's classifier and serve it until SIGINT or SIGTERM, then answer what is in flight. `on_ready` gets the
     address once requests are answered.
 
     Raises UserError if the options do not do, or the address cannot be used; and what loading raises."""
@@ -84,13 +82,17 @@ def serve(
     progress = progress or Silent()
     from rir_mlx.serving.app import make_app
     from rir_mlx.serving.guard import Policy
+    from rir_mlx.serving.workbench.arms import Loaded
+    from rir_mlx.serving.workbench.routes import Workbench
     from rir_mlx.serving.worker import Limits, Worker
 
     with contextlib.closing(_listen(options)) as listening:
-        worker = Worker(load, Limits(options.rows, options.seconds, options.together))
-        served = describe(worker.start())
+        limits = Limits(options.rows, options.seconds, options.together)
+        worker = Worker(lambda: source.load(source.arm), limits)
+        served = source.describe(worker.start())
+        workbench = Workbench(source, Loaded(worker, served), limits)
         policy = Policy(frozenset({options.host.lower(), *(name.lower() for name in options.names)}), options.key)
-        app = make_app(worker, served, policy, _logging(progress) if options.log else None)
+        app = make_app(worker, served, policy, _logging(progress) if options.log else None, workbench)
         address = _address(listening)
 
         def ready() -> None:
@@ -102,6 +104,7 @@ def serve(
             _run(app, listening, ready, progress)
         finally:
             worker.stop(_GRACE)
+            workbench.arms.stop(_GRACE)
 
 
 def _run(app: object, listening: socket.socket, ready: Callable[[], None], progress: Progress) -> None:

@@ -171,11 +171,13 @@ class SystemOneResponse(BaseModel):
 
 
 class ClassifyRequest(BaseModel):
-    """Texts for the trained classifier. With `stream` the answer comes as server-sent events."""
+    """Texts for the trained classifier. With `stream` the answer comes as server-sent events. `arm` names another
+    trained arm of the run, which is loaded when it is first asked."""
 
     texts: list[str] = Field(min_length=1, max_length=_TEXTS)
     reason: ReasonMode = "always"
     stream: bool = False
+    arm: Arm | None = None
 
     @model_validator(mode="after")
     def _has_texts(self) -> ClassifyRequest:

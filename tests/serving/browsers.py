@@ -33,7 +33,7 @@ class Page:
     def __init__(self, browser: Any, address: str, **options: Any) -> None:
         self.address, self.faults = address, list[str]()
         self.context = browser.new_context(**({"reduced_motion": "reduce"} | options))
-        self.context.set_default_timeout(10_000)
+        self.context.set_default_timeout(60_000)
         self.page = self.context.new_page()
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
         self.page.on("console", lambda said: self.faults.append(said.text) if said.type == "error" else None)

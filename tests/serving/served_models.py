@@ -6,7 +6,7 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -17,11 +17,15 @@ from rir_mlx.backends.fake import FakeModel
 from rir_mlx.classification.classifier import Classifier
 from rir_mlx.prompting.arms import ClassificationTask
 from rir_mlx.prompting.codec import Codec
+from rir_mlx.recipe.schema import Recipe
 from rir_mlx.serving.app import make_app
 from rir_mlx.serving.guard import Policy
 from rir_mlx.serving.wire import Served
+from rir_mlx.serving.workbench.arms import Loaded, ServedRun
+from rir_mlx.serving.workbench.routes import Workbench
 from rir_mlx.serving.worker import Limits, Worker
 from rir_mlx.statistics.calibration import Calibration
+from rir_mlx.storage.layout import RunDir
 from rir_mlx.types import Arm
 
 TASK = ClassificationTask(dict.fromkeys(LABELS, ""), "Which label fits the text?", 320, 12)
@@ -34,14 +38,30 @@ def fake_classifier(codec: Codec, arm: Arm = "qra", model: FakeModel | None = No
     return Classifier(model or FakeModel(400), codec, TASK, arm, CALIBRATION)
 
 
+def served_run(
+    run: RunDir, recipe: Recipe, classifier: Classifier, load: Callable[[Arm], Classifier] | None = None
+) -> ServedRun:
+    """A run that is served by a classifier; `load` gives those of its other arms."""
+    return ServedRun(run, recipe, classifier.arm, load or (lambda arm: classifier), described)
+
+
+def described(classifier: Classifier) -> Served:
+    return replace(SERVED, arm=classifier.arm, labels=tuple(classifier.task.names))
+
+
 @contextmanager
 def serving(
-    classifier: Classifier, policy: Policy | None = None, limits: Limits | None = None
+    classifier: Classifier,
+    policy: Policy | None = None,
+    limits: Limits | None = None,
+    source: ServedRun | None = None,
 ) -> Iterator[tuple[str, Worker]]:
     """The address of a server in a thread, and its worker."""
     worker = Worker(lambda: classifier, limits)
     worker.start()
-    app = make_app(worker, replace(SERVED, arm=classifier.arm), policy or Policy())
+    main = Loaded(worker, described(classifier))
+    workbench = Workbench(source, main, worker.limits) if source is not None else None
+    app = make_app(worker, main.served, policy or Policy(), workbench=workbench)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, http="h11", loop="asyncio"))
         thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])), daemon=True)
@@ -52,3 +72,5 @@ def serving(
         server.should_exit = True
         thread.join(10)
     worker.stop(10)
+    if workbench is not None:
+        workbench.arms.stop(10)

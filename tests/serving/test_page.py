@@ -1,25 +1,34 @@
-"""The page, in a real browser."""
+"""The page, in a real browser, on a run with 77 labels and 20,000 rows."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 from browsers import Page, chromium
-from served_models import CALIBRATION, TASK, TEXTS, fake_classifier, serving
+from conftest import MANY, MARKUP
+from review_runs import lines_of
+from served_models import CALIBRATION, TASK, TEXTS, fake_classifier, served_run, serving
 from test_worker import Waiting
 
 from rir_mlx.backends.fake import FakeModel
 from rir_mlx.classification.classifier import Classifier
+from rir_mlx.classification.files import ClassifyFileOptions, classify_file
+from rir_mlx.classification.scoring import PredictOptions
 from rir_mlx.prompting.codec import Codec
+from rir_mlx.recipe.schema import Recipe
 from rir_mlx.serving.guard import Policy
+from rir_mlx.storage.layout import RunDir
+from rir_mlx.types import Arm
 
-MANY = (*(f"label {number:02}" for number in range(76)), "<img src=x onerror=alert(1)>")
-HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
 KEY = "0123456789abcdef0123"
+pytestmark = pytest.mark.slow
+Run = tuple[RunDir, Recipe]
 
 
 @pytest.fixture(scope="module")
@@ -28,49 +37,259 @@ def browser() -> Iterator[Any]:
         yield found
 
 
+@pytest.fixture(scope="module")
+def wide(codec: Codec) -> Classifier:
+    """A classifier with 77 labels."""
+    task = replace(TASK, labels=dict.fromkeys(MANY, ""), max_seq_length=2000)
+    return Classifier(FakeModel(400), codec, task, "qra", CALIBRATION)
+
+
+@pytest.fixture(scope="module")
+def served(wide: Classifier, large_run: Run) -> Iterator[tuple[str, list[Arm]]]:
+    """The address of a server with that run, and the arms that it has loaded beside the first."""
+    loaded = list[Arm]()
+
+    def load(arm: Arm) -> Classifier:
+        loaded.append(arm)
+        return Classifier(FakeModel(400), wide.codec, wide.task, arm, CALIBRATION)
+
+    with serving(wide, source=served_run(*large_run, wide, load)) as (address, _):
+        yield address, loaded
+
+
+@pytest.fixture
+def review(large_run: Run) -> Iterator[Path]:
+    """Where decisions go; there are none."""
+    large_run[0].review.unlink(missing_ok=True)
+    yield large_run[0].review
+    large_run[0].review.unlink(missing_ok=True)
+
+
 def classify(page: Any, text: str) -> None:
     page.get_by_label("Text", exact=True).fill(text)
-    page.get_by_role("button", name="Classify").click()
+    page.get_by_role("button", name="Classify Ctrl Enter").click()
+
+
+def open_review(page: Any) -> None:
+    page.get_by_role("link", name="Review").click()
+    page.locator("#row form").wait_for()
+
+
+def choose(page: Any, button: str) -> None:
+    """Choose rows by a filter, and wait for them."""
+    before = page.locator("#shown").inner_text()
+    page.get_by_role("button", name=button).click()
+    page.locator("#shown").filter(has_not_text=before).wait_for()
+    page.locator("#row form").wait_for()
 
 
 def test_the_reasoning_appears_while_it_is_written_and_then_every_label(browser: Any, codec: Codec) -> None:
     model = Waiting()
-    with serving(fake_classifier(codec, model=model)) as (address, _), Page(browser, address) as page:
-        classify(page, TEXTS[0])
-        model.go.release(2)
-        page.wait_for_function("document.querySelector('.reasoning.open')?.textContent.length > 0")
-        shown = page.locator(".reasoning").inner_text()
-        assert page.locator(".verdict").inner_text() == ""
-        model.go.release(200)
-        page.locator(".verdict:not(:empty)").wait_for()
-        whole = page.locator(".reasoning").inner_text()
-        assert whole.startswith(shown)
-        assert len(shown) < len(whole)
-        model.go.release(200)
-        answer = httpx2.post(f"{address}/classify", json={"texts": TEXTS[:1]}).json()["predictions"][0]
-        assert whole == answer["reasoning"].strip()
-        assert page.locator("progress").count() == 3
+    with serving(fake_classifier(codec, model=model)) as (address, _):
+        opened = Page(browser, address)
+        with opened as page:
+            classify(page, TEXTS[0])
+            model.go.release(2)
+            page.locator(".reasoning.open:not(:empty)").wait_for()
+            shown = page.locator(".reasoning").inner_text()
+            assert page.locator(".verdict").inner_text() == ""
+            model.go.release(200)
+            page.locator(".verdict:not(:empty)").wait_for()
+            whole = page.locator(".reasoning").inner_text()
+            assert whole.startswith(shown)
+            assert len(shown) < len(whole)
+            answer = httpx2.post(f"{address}/classify", json={"texts": TEXTS[:1]}).json()["predictions"][0]
+            assert whole == answer["reasoning"].strip()
+            assert page.locator("#results progress").count() == 3
+            assert not page.get_by_role("link", name="Review").is_visible()  # there is no run behind this classifier
+            assert [fault for fault in opened.faults if "404" not in fault] == []
+            opened.faults.clear()
 
 
-def test_seventy_seven_labels_are_all_there_and_no_text_becomes_markup(browser: Any, codec: Codec) -> None:
-    task = replace(TASK, labels=dict.fromkeys(MANY, ""), max_seq_length=2000)
-    classifier = Classifier(FakeModel(400), codec, task, "qra", CALIBRATION)
-    with serving(classifier) as (address, _), Page(browser, address) as page:
-        classify(page, HOSTILE)
-        page.get_by_text("71 more labels").click()
-        assert sorted(page.locator(".bars th").all_inner_texts()) == sorted(MANY)
-        assert page.locator(".given").inner_text() == HOSTILE
+def test_two_arms_stand_side_by_side_and_the_second_is_loaded_when_it_is_asked(
+    browser: Any, served: tuple[str, list[Arm]]
+) -> None:
+    address, loaded = served
+    with Page(browser, address) as page:
+        page.get_by_label("qra", exact=True).wait_for()
+        page.get_by_label("One text per line").check()
+        classify(page, f"{MARKUP}\nanother text")
+        page.locator(".verdict:not(:empty)").nth(1).wait_for()
+        assert loaded == []
+        page.get_by_label("qa", exact=True).check()
+        classify(page, f"{MARKUP}\nanother text")
+        page.locator(".verdict:not(:empty)").nth(3).wait_for()
+        assert loaded == ["qa"]
+        assert page.locator("article").first.locator("h2").all_inner_texts() == ["qra", "qa"]
+        assert page.locator(".given").first.inner_text() == MARKUP
+        page.get_by_text("71 more labels").first.click()
+        shown = page.locator(".answer").first.locator(".bars th").all_inner_texts()
+        assert sorted(shown) == sorted(MANY)
         assert page.locator("#results img, #results script").count() == 0
 
 
-def test_a_server_with_a_key_is_asked_with_it(browser: Any, codec: Codec) -> None:
-    with serving(fake_classifier(codec), Policy(key=KEY)) as (address, _):
-        opened = Page(browser, address)
+def test_the_threshold_says_how_many_test_rows_abstain_and_how_right_the_rest_are(
+    browser: Any, served: tuple[str, list[Arm]], large_run: Run
+) -> None:
+    with Page(browser, served[0]) as page:
+        classify(page, "some text")
+        page.locator(".verdict:not(:empty)").wait_for()
+        slider = page.locator("#threshold")
+        slider.fill("0")
+        assert "No label" not in page.locator(".verdict").inner_text()
+        slider.fill("100")
+        assert "No label" in page.locator(".verdict").inner_text()
+        rows = lines_of(large_run[0].predictions("qra"))
+        kept = [row for row in rows if max(row["probabilities"].values()) >= 0.5]
+        right = sum(row["predicted"] == row["label"] for row in kept)
+        assert 0 < right < len(kept) < len(rows)
+        said = page.locator("#curve").inner_text()
+        assert f"Of {len(rows)} test rows that qra answered, with a reasoning, {len(rows) - len(kept)} (" in said
+        assert f"Of the other {len(kept)}, {right} are right ({100 * right / len(kept):.1f} %" in said
+
+
+def test_a_table_comes_out_as_the_command_writes_it(
+    browser: Any, served: tuple[str, list[Arm]], wide: Classifier, tmp_path: Path
+) -> None:
+    table = tmp_path / "my table.csv"
+    table.write_text('id,text\n7,"first, with a comma"\n8,\n9,=cmd()\n' + "1,x\n" * 60, encoding="utf-8")
+    with Page(browser, served[0]) as page:
+        page.get_by_role("link", name="Review").wait_for()
+        page.locator("#threshold").fill("0")
+        page.set_input_files("#file", table)
+        page.get_by_role("button", name="Classify the table").click()
+        page.get_by_text("Save my_table-classified.csv").wait_for()
+        with page.expect_download() as download:
+            page.get_by_text("Save my_table-classified.csv").click()
+        assert "1 of 63 rows have no label: the text is empty" in page.locator("#table-said").inner_text()
+        assert page.locator("#table-rows tbody tr").count() == 50
+        expected = tmp_path / "expected.csv"
+        options = ClassifyFileOptions(threshold=0, chunk=32)
+        classify_file(table, expected, lambda texts: wide.predict(texts, PredictOptions("always")), options)
+        assert Path(download.value.path()).read_bytes() == expected.read_bytes()
+        table.write_text("id,text\n1,a,b\n2,c\n3,d,e,f\n", encoding="utf-8")
+        page.set_input_files("#file", table)
+        page.get_by_role("button", name="Classify the table").click()
+        page.get_by_text("row 4").wait_for()
+        said = page.locator("#table-said").inner_text()
+        assert "2 of 3 rows cannot be used" in said
+        assert "row 2" in said
+        assert "/tmp" not in said
+
+
+def test_rows_are_reviewed_saved_at_once_taken_back_and_there_after_a_reload(
+    browser: Any, served: tuple[str, list[Arm]], review: Path
+) -> None:
+    with Page(browser, served[0]) as page:
+        page.get_by_role("link", name="Review").wait_for()
+        begun, sizes = time.monotonic(), list[int]()
+        page.on("response", lambda answer: sizes.append(int(answer.headers.get("content-length", 0))))
+        open_review(page)
+        assert time.monotonic() - begun < 60  # 0.5 to 4 s on two busy cores
+        choose(page, "All (20,000)")
+        assert page.locator("#rows li").count() == 50
+        assert page.locator("#shown").inner_text() == "1–50 of 20,000 rows"
+        assert max(sizes) < 50_000
+        choose(page, "Conflicting labels (2)")
+        page.locator("#new-label").select_option("label 40")
+        page.locator("#new-reasoning").fill(MARKUP)
+        page.keyboard.press("Control+Enter")
+        page.locator("#said").get_by_text("Changed: label 40. Saved.").wait_for()
+        page.locator("#row .where").get_by_text("train").wait_for()
+        page.keyboard.press("Escape")
+        page.keyboard.press("s")
+        page.locator("#said").get_by_text("Skipped").wait_for()
+        edited, skipped = lines_of(review)
+        assert (edited["action"], edited["label"], edited["reasoning"]) == ("edit", "label 40", MARKUP)
+        assert skipped["action"] == "skip"
+        page.reload()
+        page.locator("#row form").wait_for()
+        page.get_by_label("Decided").select_option("done")
+        choose(page, "Conflicting labels (2)")
+        assert page.locator("#rows li").count() == 2
+        page.locator(f"#rows li[data-id='{edited['row']}'] button").click()
+        page.locator("#row .decided").get_by_text("Changed. Saved.").wait_for()
+        assert page.locator("#new-reasoning").input_value() == MARKUP
+        page.keyboard.press("u")
+        page.locator("#said").get_by_text("Taken back.").wait_for()
+        assert page.locator("#new-label").input_value() == edited["was"]
+        assert lines_of(review)[-1]["action"] == "undo"
+        assert page.locator("#review img, #review script").count() == 0
+
+
+def test_two_tabs_do_not_lose_each_other_s_edits(browser: Any, served: tuple[str, list[Arm]], review: Path) -> None:
+    one, other = Page(browser, f"{served[0]}"), Page(browser, f"{served[0]}")
+    with one as first, other as second:
+        for page in (first, second):
+            open_review(page)
+            choose(page, "Rejected reasonings (1)")
+        first.locator("#new-reasoning").fill("from the first tab")
+        first.get_by_role("button", name="Save").click()
+        first.locator("#said").get_by_text("Saved").wait_for()
+        second.locator("#new-reasoning").fill("from the second tab")
+        second.get_by_role("button", name="Save").click()
+        second.get_by_role("alert").get_by_text("elsewhere in the meantime").wait_for()
+        assert [line["reasoning"] for line in lines_of(review)] == ["from the first tab"]
+        second.locator("#row .decided").get_by_text("Not saved yet.").wait_for()
+        assert second.locator("#new-reasoning").input_value() == "from the second tab"
+        second.get_by_role("button", name="Save").click()
+        second.locator("#said").get_by_text("Saved").wait_for()
+        assert [line["reasoning"] for line in lines_of(review)] == ["from the first tab", "from the second tab"]
+        assert ["409" in fault for fault in other.faults] == [True]
+        other.faults.clear()
+
+
+def test_what_is_typed_is_kept_while_other_rows_are_looked_at(
+    browser: Any, served: tuple[str, list[Arm]], review: Path
+) -> None:
+    with Page(browser, served[0]) as page:
+        open_review(page)
+        choose(page, "Duplicates (4)")
+        page.locator("#row .where").get_by_text("train").wait_for()
+        place = page.locator("#row .where").inner_text()
+        page.locator("#new-reasoning").fill("half a thou")
+        page.keyboard.press("Escape")
+        page.keyboard.press("j")
+        page.locator("#row .where").filter(has_not_text=place).wait_for()
+        assert page.locator("#new-reasoning").input_value() != "half a thou"
+        page.keyboard.press("k")
+        page.locator("#row .where").get_by_text(place).wait_for()
+        assert page.locator("#new-reasoning").input_value() == "half a thou"
+        assert page.locator("#row .decided").inner_text() == "Not saved yet."
+        assert not review.exists()
+
+
+def test_a_server_with_a_key_is_asked_with_it_and_its_report_is_shown(
+    browser: Any, wide: Classifier, large_run: Run
+) -> None:
+    source = served_run(*large_run, wide)
+    with serving(wide, Policy(key=KEY), source=source) as (address, _):
+        opened = Page(browser, address, viewport={"width": 390, "height": 800}, color_scheme="dark")
         with opened as page:
             page.get_by_label("API key").fill(KEY)
-            page.get_by_label("API key").press("Tab")
-            page.get_by_text("rir-mlx classifier (qra)").wait_for()
-            classify(page, TEXTS[0])
+            page.get_by_label("API key").press("Enter")
+            classify(page, "some text")
             page.locator(".verdict:not(:empty)").wait_for()
-            assert len(opened.faults) == 1
-            assert "401" in opened.faults.pop()
+            page.get_by_role("link", name="Report").click()
+            page.frame_locator("iframe").get_by_text("did reasoning help?").wait_for()
+            for view in ("try", "review", "report"):
+                page.locator(f"#views a[href='#{view}']").click()
+                page.locator(f"#views a[href='#{view}'][aria-current]").wait_for()
+                assert page.evaluate("document.documentElement.scrollWidth") == 390, view
+            frame = page.frames[1]
+            assert frame.evaluate("fetch('/run').then(() => 'reached', () => 'refused')") == "refused"
+            assert frame.evaluate("window.origin") == "null"
+            assert all("401" in fault or "Content Security Policy" in fault for fault in opened.faults), opened.faults
+            opened.faults.clear()
+
+
+def test_every_field_and_button_has_a_name(browser: Any, served: tuple[str, list[Arm]]) -> None:
+    with Page(browser, served[0]) as page:
+        open_review(page)
+        page.get_by_role("link", name="Try").click()
+        nameless = page.evaluate(
+            """[...document.querySelectorAll("input, select, textarea, button, iframe, progress")].filter((element) =>
+               !(element.labels?.length || element.textContent.trim() || element.title || element.ariaLabel))
+               .map((element) => element.outerHTML)"""
+        )
+        assert nameless == []

@@ -20,7 +20,7 @@ from test_worker import Waiting
 from rir_mlx.classification.scores import Prediction
 from rir_mlx.classification.scoring import PredictOptions
 from rir_mlx.prompting.codec import Codec
-from rir_mlx.serving.guard import Policy, Slowdown
+from rir_mlx.serving.guard import FILES, Policy, Slowdown
 from rir_mlx.serving.wire import classified
 from rir_mlx.serving.worker import Limits
 
@@ -205,8 +205,8 @@ def test_a_key_opens_everything_but_what_tells_nothing(codec: Codec) -> None:
         right = {"Authorization": f"Bearer {KEY}"}
         assert HTTP.get(f"{address}/v1/models", headers=right).status_code == 200
         assert HTTP.post(f"{address}/classify", json={"texts": ["x"]}, headers=right).status_code == 200
-        for path in ("", "page.js", "page.css", "health", "docs", "openapi.json"):
-            assert HTTP.get(f"{address}/{path}").status_code == 200
+        for path in (*FILES, "/health", "/docs", "/openapi.json"):
+            assert HTTP.get(f"{address}{path}").status_code == 200
 
 
 def test_a_key_is_sent_as_a_bearer_s() -> None:
@@ -229,12 +229,17 @@ def test_the_page_comes_with_all_that_it_needs_and_nothing_inline(address: str) 
     page = HTTP.get(f"{address}/")
     assert page.headers["content-type"].startswith("text/html")
     assert not re.search(r"<script>|<style>|\bstyle=|\bon\w+=|//", page.text)
+    scripts = [name for name in FILES if name.endswith(".js")]
+    assert len(scripts) == 5
     for name in re.findall(r'(?:src|href)="([^"]+\.(?:js|css))"', page.text):
-        assert HTTP.get(f"{address}/{name}").status_code == 200
-    script = HTTP.get(f"{address}/page.js").text
-    assert "innerHTML" not in script
-    for used in re.findall(r'by\("(\w+)"\)', script):
-        assert f'id="{used}"' in page.text
+        assert f"/{name}" in FILES
+    for name in scripts:
+        script = HTTP.get(f"{address}{name}")
+        assert script.headers["content-type"].startswith("text/javascript")
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|\beval\b|https?:", script.text)
+        assert {f"/{used}" for used in re.findall(r'from "\./(\w+\.js)"', script.text)} <= set(scripts)
+        for used in re.findall(r'\bby\("([\w-]+)"\)', script.text):
+            assert f'id="{used}"' in page.text, used
 
 
 def test_every_route_is_described_without_anything_of_another_server(address: str) -> None:

@@ -70,7 +70,8 @@ def serve(
     """Serve a trained classifier over HTTP, with the reason for each decision.
 
     POST /v1/systemone and GET /v1/models answer TypeSafe's clients, POST /v1/decisions OpenAI's.
-    POST /classify takes {"texts": […]} and can stream the reasonings. A page to try it on is at /, the API at /docs.
+    POST /classify takes {"texts": […]} and can stream the reasonings. The API is described at /docs. At / is a page to
+    try it on, to review the run's rows, and to read its report.
 
     Ctrl-C stops the server once it has answered what is in flight.
     """
@@ -87,13 +88,16 @@ def serve(
 
     used: Arm = arm or loading.default_arm(context.run)
     options = replace(options, together=together or context.recipe.evaluate.batch_size)
-    serve_classifier(
-        lambda: loading.load_classifier(context.run, context.model, used),
+    from rir_mlx.serving.workbench.arms import ServedRun
+
+    source = ServedRun(
+        context.run,
+        context.recipe,
+        used,
+        lambda wanted: loading.load_classifier(context.run, context.model, wanted),
         lambda classifier: _served(context, classifier, threshold),
-        options,
-        context.progress,
-        _open if open_ else None,
     )
+    serve_classifier(source, options, context.progress, _open if open_ else None)
 
 
 def _open(address: str) -> None:

@@ -1,47 +1,64 @@
-"use strict";
+// What every view uses: elements, requests, events, bars. Text of a user or of the model only ever becomes text.
 
-// Draws what /classify streams. Text of a user or of the model only ever becomes text, never markup.
+export const by = (id) => document.getElementById(id);
 
-const by = (id) => document.getElementById(id);
-const SHOWN = 6;
-let asking = null;
-
-function headers() {
-  const key = by("key").value.trim();
-  const all = { "Content-Type": "application/json" };
-  if (key) all.Authorization = `Bearer ${key}`;
-  return all;
+export function make(name, text, attributes = {}) {
+  const element = document.createElement(name);
+  if (text !== undefined) element.textContent = text;
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  return element;
 }
 
-function showFault(message) {
+export const percent = (share, digits = 1) => `${(share * 100).toFixed(digits)} %`;
+export const count = (number) => number.toLocaleString("en");
+
+export class Fault extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+export function showFault(message) {
   by("fault").textContent = message;
 }
 
-function askForKey() {
-  for (const element of document.querySelectorAll(".key")) element.hidden = false;
-  by("key").focus();
+function authorization() {
+  const key = sessionStorage.getItem("key");
+  return key ? { Authorization: `Bearer ${key}` } : {};
 }
 
-async function faultOf(response) {
-  if (response.status === 401) askForKey();
+/** The response to a request; raises Fault unless it is good. */
+export async function request(path, options = {}) {
+  const headers = { ...authorization(), ...options.headers };
+  const response = await fetch(path, { ...options, headers });
+  if (response.ok) return response;
+  if (response.status === 401) {
+    by("unlock").hidden = false;
+    by("key").focus();
+  }
+  let message = `The server answered ${response.status}.`;
   try {
-    return (await response.json()).error.message;
+    message = (await response.json()).error.message;
   } catch {
-    return `The server answered ${response.status}.`;
+    // not in the form of this server's errors
   }
+  throw new Fault(response.status, message);
 }
 
-async function showModel() {
-  const response = await fetch("v1/models", { headers: headers() });
-  if (!response.ok) {
-    by("model").textContent = await faultOf(response);
-    return;
-  }
-  const [model] = (await response.json()).models;
-  by("model").textContent = `${model.name}: ${model.description}, trained on ${model.release_date}`;
+export async function get(path, values = {}) {
+  const given = Object.entries(values).filter(([, value]) => value !== "" && value !== null);
+  const query = new URLSearchParams(given).toString();
+  return (await request(query ? `${path}?${query}` : path)).json();
 }
 
-async function* eventsOf(response) {
+export function post(path, values, signal) {
+  const headers = { "Content-Type": "application/json" };
+  return request(path, { method: "POST", headers, body: JSON.stringify(values), signal });
+}
+
+/** The server-sent events of a response, as names and data. An `error` is raised. */
+export async function* eventsOf(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
@@ -51,99 +68,25 @@ async function* eventsOf(response) {
     rest = blocks.pop();
     for (const block of blocks) {
       const event = /^event: (.*)\ndata: (.*)$/.exec(block);
-      if (event) yield [event[1], JSON.parse(event[2])];
+      if (!event) continue;
+      const data = JSON.parse(event[2]);
+      if (event[1] === "error") throw new Fault(0, data.error.message);
+      yield [event[1], data];
     }
   }
 }
 
-function addBars(table, pairs) {
+export function addBars(table, pairs) {
   for (const [label, share] of pairs) {
     const row = table.tBodies[0].insertRow();
-    const name = document.createElement("th");
-    name.scope = "row";
-    name.textContent = label;
-    const bar = document.createElement("progress");
-    bar.max = 1;
+    row.append(make("th", label, { scope: "row" }));
+    const bar = make("progress", undefined, { max: 1, "aria-label": label });
     bar.value = share;
-    bar.setAttribute("aria-label", label);
-    row.append(name);
     row.insertCell().append(bar);
-    row.insertCell().textContent = `${(share * 100).toFixed(1)} %`;
+    row.insertCell().textContent = percent(share);
   }
 }
 
-function addResult(text) {
-  const article = by("result").content.firstElementChild.cloneNode(true);
-  article.querySelector(".given").textContent = text;
-  by("results").append(article);
-  return article;
-}
+export const sorted = (probabilities) => Object.entries(probabilities).sort((one, other) => other[1] - one[1]);
 
-function showPrediction(article, found) {
-  const pairs = Object.entries(found.probabilities).sort((one, other) => other[1] - one[1]);
-  const reasoning = article.querySelector(".reasoning");
-  reasoning.classList.remove("open");
-  reasoning.textContent = found.reasoning ?? "";
-  const verdict = article.querySelector(".verdict");
-  verdict.textContent = found.abstained ? `No label: ${pairs[0][0]} is below the threshold.` : found.label;
-  verdict.classList.toggle("doubt", found.abstained);
-  const notes = [];
-  if (found.trimmed) notes.push(`The last ${found.trimmed} tokens of the text were cut off.`);
-  if (notes.length) {
-    const note = document.createElement("p");
-    note.className = "doubt";
-    note.textContent = notes.join(" ");
-    verdict.after(note);
-  }
-  const [first, rest] = article.querySelectorAll(".bars");
-  addBars(first, pairs.slice(0, SHOWN));
-  if (pairs.length > SHOWN) {
-    const more = article.querySelector("details");
-    more.hidden = false;
-    more.querySelector("summary").textContent = `${pairs.length - SHOWN} more labels`;
-    addBars(rest, pairs.slice(SHOWN));
-  }
-}
-
-async function classify(event) {
-  event.preventDefault();
-  if (asking) return;
-  const given = by("text").value;
-  const texts = (by("lines").checked ? given.split("\n") : [given]).filter((text) => text.trim());
-  if (!texts.length) return;
-  asking = new AbortController();
-  by("stop").hidden = false;
-  showFault("");
-  by("results").replaceChildren();
-  const articles = texts.map(addResult);
-  try {
-    const body = JSON.stringify({ texts, reason: by("reason").value, stream: true });
-    const response = await fetch("classify", { method: "POST", headers: headers(), body, signal: asking.signal });
-    if (!response.ok) throw new Error(await faultOf(response));
-    for await (const [name, data] of eventsOf(response)) {
-      if (name === "reasoning") {
-        const reasoning = articles[data.index].querySelector(".reasoning");
-        reasoning.classList.add("open");
-        reasoning.textContent += data.text;
-      } else if (name === "prediction") {
-        showPrediction(articles[data.index], data);
-      } else if (name === "error") {
-        throw new Error(data.error.message);
-      }
-    }
-  } catch (error) {
-    if (error.name !== "AbortError") showFault(error.message);
-  } finally {
-    for (const open of document.querySelectorAll(".open")) open.classList.remove("open");
-    asking = null;
-    by("stop").hidden = true;
-  }
-}
-
-by("ask").addEventListener("submit", classify);
-by("stop").addEventListener("click", () => asking?.abort());
-by("key").addEventListener("change", showModel);
-by("text").addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) by("ask").requestSubmit();
-});
-showModel();
+export const clone = (id) => by(id).content.firstElementChild.cloneNode(true);

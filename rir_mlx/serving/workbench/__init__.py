@@ -1,0 +1,1 @@
+"""What the page needs beside classification: the run's other arms, tables, its test rows, a review, its report."""

@@ -1,0 +1,182 @@
+"""A table in, the same table with labels out: as `rir-mlx classify --file` does it, told in events."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from rir_mlx.classification.files import ClassifyFileOptions, classify_file
+from rir_mlx.classification.scores import Prediction
+from rir_mlx.serving.http import event, response_to
+from rir_mlx.serving.jobs import Busy, Item, Job
+from rir_mlx.serving.workbench.arms import Loaded
+from rir_mlx.types import Arm, ReasonMode
+
+TABLE_BYTES = 32 << 20
+_PIECE = 1 << 16
+_SHOWN, _CUT = 50, 500
+_LOOK = 0.5
+"""Seconds after which it is looked whether somebody still waits."""
+
+
+class TableRequest(BaseModel):
+    """What the address of a request says about the table in its body."""
+
+    name: str = Field(min_length=1, max_length=255)
+    reason: ReasonMode = "always"
+    arm: Arm | None = None
+    threshold: float | None = Field(default=None, ge=0, le=1)
+    text_column: str | None = Field(default=None, max_length=255)
+
+    @property
+    def file(self) -> str:
+        """The name without what is no part of a file's name."""
+        return re.sub(r"[^\w.-]+", "_", Path(self.name).name)[-100:].lstrip(".") or "table"
+
+
+class _Gone(Exception):
+    """Nobody waits for the table any more."""
+
+
+class TableJob:
+    """One table on a thread of its own, whose rows go through the worker beside those of other requests.
+
+    It is its own progress: the events are `note` with what is said about the file, `progress` with rows done, `rows`
+    with the first predictions, `table` with a piece of the new table each, and `done` or `error`."""
+
+    def __init__(self, asked: TableRequest, body: bytes, loaded: Loaded) -> None:
+        self.asked, self.body, self.loaded = asked, body, loaded
+        self.gone = threading.Event()
+        self._loop = asyncio.get_running_loop()
+        self._events: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._shown = 0
+        self._done, self._total = 0.0, 0.0
+
+    async def stream(self, ended: Callable[[], None]) -> AsyncIterator[bytes]:
+        """The events of the job. `ended` is called when its thread ends."""
+
+        def run() -> None:
+            try:
+                self._run()
+            finally:
+                ended()
+                self._put(None)
+
+        threading.Thread(target=run, name="rir-mlx-table", daemon=True).start()
+        try:
+            while (data := await self._events.get()) is not None:
+                yield data
+        finally:
+            self.gone.set()
+
+    def _put(self, data: bytes | None) -> None:
+        with suppress(RuntimeError):  # the server has been stopped at once
+            self._loop.call_soon_threadsafe(self._events.put_nowait, data)
+
+    def _tell(self, kind: str, **values: Any) -> None:
+        self._put(event(kind, values))
+
+    def _run(self) -> None:
+        with tempfile.TemporaryDirectory(prefix="rir-mlx-") as folder:
+            try:
+                self._classify(Path(folder))
+            except _Gone:
+                return
+            except Exception as error:
+                answer = bytes(response_to(error).body).decode().replace(f"{folder}/", "")
+                self._tell("error", **json.loads(answer))
+
+    def _classify(self, folder: Path) -> None:
+        source = folder / self.asked.file
+        source.write_bytes(self.body)
+        suffix = source.suffix.lower()
+        target = folder / f"{source.stem}-classified{suffix if suffix in ('.csv', '.tsv') else '.jsonl'}"
+        options = ClassifyFileOptions(
+            text_column=self.asked.text_column or None,
+            threshold=self.asked.threshold,
+            chunk=self.loaded.worker.limits.together,
+        )
+        result = classify_file(source, target, self._predict, options, self)
+        with target.open(encoding="utf-8", newline="") as file:
+            while piece := file.read(_PIECE):
+                self._tell("table", text=piece)
+        counts = {name: getattr(result, name) for name in ("rows", "classified", "abstained", "trimmed", "unfit")}
+        self._tell("done", name=target.name, **counts, without_text=dict(result.without_text))
+
+    def _predict(self, texts: Sequence[str]) -> Sequence[Prediction]:
+        """Predictions of a few texts; waits as long as the worker is busy. Raises _Gone once nobody waits."""
+        while True:
+            job = Job([Item(text, self.asked.reason) for text in texts])
+            try:
+                self.loaded.worker.submit(job)
+                predictions = self._wait(job)
+                break
+            except Busy as busy:
+                if self.gone.wait(min(busy.retry_after, 5)):
+                    raise _Gone from None
+        self._show(texts, predictions)
+        return predictions
+
+    def _wait(self, job: Job) -> list[Prediction]:
+        while True:
+            try:
+                return job.result(_LOOK)
+            except TimeoutError:
+                if self.gone.is_set():
+                    job.gone = True
+                    raise _Gone from None
+
+    def _show(self, texts: Sequence[str], predictions: Sequence[Prediction]) -> None:
+        """Tell the first predictions: the page draws them while the others are made."""
+        first = list(zip(texts, predictions, strict=True))[: _SHOWN - self._shown]
+        self._shown += len(first)
+        if first:
+            rows = [
+                {"text": text[:_CUT], "label": it.label, "probability": it.probability, "reasoning": it.reasoning}
+                for text, it in first
+            ]
+            self._tell("rows", rows=rows)
+
+    # what classify_file reports
+
+    def say(self, text: str) -> None:
+        self._tell("note", text=text)
+
+    def warn(self, text: str) -> None:
+        self._tell("note", text=text)
+
+    @contextmanager
+    def task(self, what: str, total: float, done: float = 0) -> Iterator[TableJob]:
+        self._done, self._total = done, total
+        yield self
+
+    def advance(self, amount: float = 1, **fields: float) -> None:
+        self._done += amount
+        self._tell("progress", done=self._done, rows=self._total)
+
+
+class TablesAtOnce:
+    """How many tables are worked on at once."""
+
+    def __init__(self, most: int = 2) -> None:
+        self._free, self._lock = most, threading.Lock()
+
+    def take(self) -> None:
+        """Raises Busy if there are too many."""
+        with self._lock:
+            if not self._free:
+                raise Busy(10)
+            self._free -= 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._free += 1
