@@ -7,14 +7,19 @@ servers, or a server and a command, can use it at once.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rir_mlx.storage.atomic import make_folder, not_written, unwritable
+from rir_mlx.storage.locks import Held, Lock, being_written
+
+_PATIENCE, _PAUSE = 10.0, 0.005
+"""Seconds to wait for others who add a record, and between two looks."""
 
 
 class SharedLog:
@@ -66,22 +71,43 @@ class SharedLog:
         line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
         make_folder(self.path.parent)
         try:
-            file = self.path.open("a+b", buffering=0)
+            with _locked(self.path), self.path.open("r+b", buffering=0) as file:
+                check()
+                _add(file.fileno(), line, self.path)
         except OSError as error:
             raise unwritable(self.path, error, "Make it writable.") from error
-        with file:
-            with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.flock(file, fcntl.LOCK_EX)
-            check()
-            end = _end_of_lines(file.fileno())
-            try:
-                os.ftruncate(file.fileno(), end)
-                _write(file.fileno(), line)
-                os.fsync(file.fileno())
-            except OSError as error:
-                with contextlib.suppress(OSError):
-                    os.ftruncate(file.fileno(), end)
-                raise not_written(self.path, error, "What was written before is kept.") from error
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the file's lock; waits while others add a record. Raises UserError if that takes too long."""
+    lock, until = Lock(path), time.monotonic() + _PATIENCE
+    while not lock.is_held:
+        try:
+            lock.acquire(create=True)
+        except Held as held:
+            if time.monotonic() > until:
+                raise being_written(path, held, "Try again.") from held
+            time.sleep(_PAUSE)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _add(descriptor: int, line: bytes, path: Path) -> None:
+    """Add a line behind the last whole one, on disk. Raises Failure, and leaves the lines as they were, if it cannot be
+    written."""
+    end = _end_of_lines(descriptor)
+    try:
+        os.ftruncate(descriptor, end)
+        os.lseek(descriptor, end, os.SEEK_SET)
+        _write(descriptor, line)
+        os.fsync(descriptor)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, end)
+        raise not_written(path, error, "What was written before is kept.") from error
 
 
 def _write(descriptor: int, data: bytes) -> None:

@@ -37,9 +37,7 @@ def reviewed(rir: Run, tmp_path: Path) -> tuple[RunDir, Recipe]:
 def test_it_says_what_was_decided_and_what_comes_next(rir: Run, reviewed: tuple[RunDir, Recipe]) -> None:
     result = rir("review")
     assert result.code == 0
-    assert result.out == (
-        "4 rows of runs/small are decided: 1 accepted, 2 edited, 1 skipped; 2 get another label.\n"
-    )
+    assert result.out == ("4 rows of runs/small are decided: 1 accepted, 2 edited, 1 skipped; 2 get another label.\n")
     assert "1 lines of runs/small/review.jsonl cannot be read" in result.err
     assert "review runs/small --apply -o NEW.csv" in result.err
     counts = {"accepted": 1, "edited": 2, "skipped": 1, "labels": 2, "unreadable": 1}
