@@ -10,13 +10,17 @@ else
 BOTH = mlx-cpu
 endif
 
-.PHONY: demo test test-fast fuzz package-test check lint format docs clean
+.PHONY: demo test test-heavy test-fast fuzz package-test check lint format docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/rir-mlx demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 3 --dist worksteal
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m 'not heavy'
+
+# What starts a cluster, ranks or a compiler.
+test-heavy: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m heavy
 
 # What is quick, needs no framework and starts no process: about 80 s on two cores.
 test-fast: $(VENV)/.installed-dev
@@ -35,7 +39,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-check: lint test
+check: lint test test-heavy
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from dataclasses import astuple
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import processes
 import pytest
@@ -26,7 +28,7 @@ from rir_mlx.models.hub import ModelFiles, resolve_model
 from rir_mlx.prompting.codec import Codec
 
 DATE = "26 Jul 2024"
-_WHOLE_RUNS = {"evaluated_run", "finished"}
+_WHOLE_RUNS = {"evaluated_once", "finished_once"}
 """Fixtures that a run of every stage is made for."""
 _NEEDS = {"mlx": ("mlx_lm",), "torch": ("torch", "peft"), "fake": ()}
 
@@ -46,6 +48,8 @@ def _open(name: str) -> Backend:
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         processes.prepare()
+        if workers := getattr(config.option, "tx", None):
+            config.option.tx = [f"popen//python={shlex.join(processes.interpreter())}" for _ in workers]
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -55,11 +59,13 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test on a real framework is slow, for importing one takes several seconds, and so is one of a whole run."""
+    """A test on a real framework is slow, for importing one takes several seconds, and so is one of a whole run. What
+    is heavy is slow."""
     for item in items:
         given = getattr(item, "callspec", None)
         names = {value for value in given.params.values() if isinstance(value, str)} if given is not None else set()
-        if {"mlx", "torch"} & names or _WHOLE_RUNS & set(getattr(item, "fixturenames", ())):
+        whole = _WHOLE_RUNS & set(getattr(item, "fixturenames", ()))
+        if whole or {"mlx", "torch"} & names or item.get_closest_marker("heavy"):
             item.add_marker(pytest.mark.slow)
 
 
@@ -81,26 +87,31 @@ def open_named() -> Callable[[str], Backend]:
     return _open
 
 
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_llama(tmp_path_factory.mktemp("models") / "tiny")
+def _model(name: str, **shape: Any) -> Path:
+    """A tiny model, at the same place for every worker: what a run writes names its folder."""
+    return processes.made_once("models-" + name, lambda folder: make_tiny_llama(folder / name, **shape)) / name
 
 
 @pytest.fixture(scope="session")
-def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny() -> Path:
+    return _model("tiny")
+
+
+@pytest.fixture(scope="session")
+def other() -> Path:
     """The same architecture with other weights."""
-    return make_tiny_llama(tmp_path_factory.mktemp("models") / "other", seed=1)
+    return _model("other", seed=1)
 
 
 @pytest.fixture(scope="session")
-def untied(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_llama(tmp_path_factory.mktemp("models") / "untied", tied=False)
+def untied() -> Path:
+    return _model("untied", tied=False)
 
 
 @pytest.fixture(scope="session")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def plain() -> Path:
     """A base model: no chat template, and one end-of-text token."""
-    return make_tiny_llama(tmp_path_factory.mktemp("models") / "plain", chat=False)
+    return _model("plain", chat=False)
 
 
 @pytest.fixture(scope="session")

@@ -77,6 +77,7 @@ def test_offline_opens_no_socket(rir: Run, finished: Finished, opened: list[str]
         assert "network" in result.err
 
 
+@pytest.mark.slow
 def test_offline_works_with_what_the_hubs_cache_holds(rir: Run, recipe: Path, opened: list[str], tiny: Path) -> None:
     cache_model(tiny, Path("hub"))
     for command in (["run", str(recipe)], ["check"], ["classify", "i was sad"]):

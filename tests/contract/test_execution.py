@@ -69,6 +69,7 @@ def test_gradient_checkpointing_leaves_inference_alone(framework: Backend, tiny:
     np.testing.assert_array_equal(again.logits(tokens), prepared(framework, tiny).logits(tokens))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("fine_tune_type", TYPES)
 def test_compiling_changes_nothing(
     framework: Backend, tmp_path: Path, fine_tune_type: str, monkeypatch: pytest.MonkeyPatch
@@ -85,6 +86,7 @@ def test_compiling_changes_nothing(
     assert_same_step(compiled, prepared(framework, tiny, fine_tune_type), batches)
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(shutil.which("g++") is None, reason="compiling on the processor needs g++")
 def test_a_compiled_step_draws_new_dropout_each_time(framework: Backend, tmp_path: Path) -> None:
     """A compiled function that does not know the random state repeats its first draw for ever."""

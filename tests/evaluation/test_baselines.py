@@ -194,6 +194,7 @@ def test_the_epoch_with_the_best_validation_accuracy_is_kept(bert: Path) -> None
     assert accuracy(encoder(model, against, texts_of(test), OPTIONS), test, LABELS) < 0.9
 
 
+@pytest.mark.slow
 @needs_torch
 def test_long_and_empty_texts_and_written_marks_are_no_trouble_for_an_encoder(bert: Path) -> None:
     """The model has 18 places, and `[SEP]` in a text is three pieces of it."""

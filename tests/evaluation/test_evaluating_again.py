@@ -104,6 +104,7 @@ def test_a_shorter_reasoning_is_another_reading_and_leaves_none_of_the_old_ones(
     assert max(row["tokens"] for row in lines_of(evaluated_run / "evaluation/qra/predictions.jsonl")) <= 6
 
 
+@pytest.mark.heavy
 def test_an_evaluation_killed_in_the_middle_ends_as_if_it_had_not_been(evaluated_run: Path) -> None:
     """Slow enough to be hit, in a process of its own, and killed as nobody can prepare for."""
     whole = untimed(kept(evaluated_run))

@@ -11,6 +11,7 @@ from fuzz.cases import Finding, Loss, Outcome, fuzz
 from rir_mlx.prompting.codec import Codec
 
 
+@pytest.mark.slow
 def test_no_mutated_input_ends_in_a_traceback_or_a_loss(codec: Codec, tmp_path: Path) -> None:
     tallies = fuzz(every_kind(codec), range(300), seed=1, folder=tmp_path)
     assert [finding for tally in tallies.values() for finding in tally.findings] == []

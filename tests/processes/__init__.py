@@ -94,6 +94,15 @@ def run(command: Sequence[str], *, cwd: Path, env: dict[str, str], timeout: floa
 
 def client() -> list[str]:
     """`python … ARGUMENTS` that is `rir-mlx ARGUMENTS`, started warm: for launchers and pipes."""
+    return [*_client(), "command"]
+
+
+def interpreter() -> list[str]:
+    """`python … -c CODE` that is `python -c CODE`, started warm: for the workers of a test run."""
+    return [*_client(), "code"]
+
+
+def _client() -> list[str]:
     _open_server()
     return [sys.executable, str(Path(__file__).parent / "client.py")]
 

@@ -1,4 +1,5 @@
-"""Asks the server of warm processes for one: `python client.py WORDS` is `rir-mlx WORDS`, for what a launcher starts.
+"""Asks the server of warm processes for one, for what others start: `python client.py command WORDS` is
+`rir-mlx WORDS`, and `python client.py code -c CODE` is `python -c CODE`.
 
 Uses the standard library alone, so that it starts at once."""
 
@@ -50,4 +51,7 @@ class WarmProcess:
 
 
 if __name__ == "__main__":
-    sys.exit(WarmProcess("command", sys.argv[1:], os.environ, (0, 1, 2)).wait())
+    kind, *words = sys.argv[1:]
+    if kind == "code":
+        words = words[words.index("-c") + 1 :]
+    sys.exit(WarmProcess(kind, words, os.environ, (0, 1, 2)).wait())

@@ -142,6 +142,7 @@ def test_control_tokens_in_labels_descriptions_and_instruction_stay_text(codec: 
     assert control.isdisjoint(reasoning_tokens(codec, f"because{odd}"))
 
 
+@pytest.mark.slow
 def test_control_tokens_stay_text_when_eight_threads_encode_at_once(tiny: Path) -> None:
     """Texts and template shared one tokenizer, and a flag of it said whether control tokens are recognised: of 61,240
     encodings in eight threads 135 held a control token that a text had spelt out."""

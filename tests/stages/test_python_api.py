@@ -65,6 +65,7 @@ def test_the_example_of_the_package_runs() -> None:
     assert Path("runs/mine/classifier-qa/done.json").is_file()
 
 
+@pytest.mark.slow
 def test_stages_one_by_one_give_what_they_made(recipe: Path) -> None:
     loaded = load_recipe(recipe, ["rgen.epochs=null", "rgen.iters=3"])
     rgen = train_rgen(loaded)

@@ -155,6 +155,7 @@ def test_ids_tell_all_rows_of_all_parts_and_files_apart(tmp_path: Path) -> None:
     assert {row.id for row in data.test if row.text == "test joy 0"} == {"test:2"}
 
 
+@pytest.mark.slow
 def test_predictions_carry_their_ids(rir: Run, recipe: Path, tiny_files: ModelFiles) -> None:
     assert rir("run", str(recipe), "--set", "classifier.arms=[qa, qra]", "-q").code == 0
     run = Path("runs/small")

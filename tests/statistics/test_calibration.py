@@ -217,6 +217,7 @@ def confident(rng: np.random.Generator, rows: int) -> tuple[FloatArray, np.ndarr
     return confidence, rng.random(rows) < confidence
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wanted", [0.85, 0.9, 0.95])
 def test_the_wanted_accuracy_is_kept_on_other_rows_nineteen_times_in_twenty(wanted: float) -> None:
     """Chosen by the accuracy reached on the 500 validation rows, it was missed in more than half of the cases."""

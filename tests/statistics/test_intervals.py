@@ -156,6 +156,7 @@ def test_one_seed_speaks_of_its_two_classifiers_alone_and_errs_on_them_at_most_o
     assert alarms <= 19  # at a rate of 5 %, more of 200 come once in 200
 
 
+@pytest.mark.slow
 def test_the_best_of_three_arms_is_not_better_by_having_been_chosen() -> None:
     """Chosen on 500 validation rows that share their seeds with the test rows; corrected for three comparisons."""
     rng, truth, alarms = np.random.default_rng(2), np.zeros(500, dtype=int), 0

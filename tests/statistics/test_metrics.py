@@ -145,6 +145,7 @@ def test_the_calibration_error_by_hand() -> None:
     assert (high.low, high.high, high.accuracy, high.count) == (pytest.approx(14 / 15), 1.0, 1.0, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("gap", "rows", "seeds"), [(0.0, 300, 1), (0.0, 1000, 3), (0.1, 1000, 1), (0.2, 300, 3)])
 def test_the_interval_covers_the_true_calibration_error(gap: float, rows: int, seeds: int) -> None:
     """Labels are drawn with the confidence minus a gap that is the same everywhere: the error is that gap. At 0, where

@@ -19,7 +19,7 @@ from recorder import logged
 from safetensors.numpy import load_file
 from tiny import make_tiny_llama
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.heavy
 
 STEPS = 30
 

@@ -32,7 +32,7 @@ from rir_mlx.models.adapter_spec import AdapterSpec
 
 if not all(find_spec(name) for name in ("ray", "pyarrow", "torch", "peft")):
     pytest.skip("Ray, PyTorch or PEFT is not installed", allow_module_level=True)
-slow = pytest.mark.slow
+heavy = pytest.mark.heavy
 
 SAMPLING = Sampling(max_tokens=24, temperature=1.0, batch_size=2)
 SHARD = 4 * SAMPLING.batch_size
@@ -133,7 +133,7 @@ class EndlessRequests:
             yield self.taken[-1]
 
 
-@slow
+@heavy
 def test_two_workers_write_what_one_process_writes_through_an_interrupt_and_a_kill(
     cluster: Cluster, setup: WorkerSetup, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -161,7 +161,7 @@ def test_two_workers_write_what_one_process_writes_through_an_interrupt_and_a_ki
     assert len({result.text for result in written}) > 40
 
 
-@slow
+@heavy
 def test_a_model_that_cannot_be_loaded_is_named_as_on_one_machine_and_frees_the_workers(
     cluster: Cluster, setup: WorkerSetup, tmp_path: Path
 ) -> None:
@@ -183,7 +183,7 @@ def test_a_model_that_cannot_be_loaded_is_named_as_on_one_machine_and_frees_the_
     pytest.fail(f"The workers keep their processors: {ray.available_resources()} are free.")
 
 
-@slow
+@heavy
 def test_no_process_of_the_cluster_counts_its_use(cluster: Cluster) -> None:
     from ray._common.usage import usage_lib
 
@@ -199,7 +199,7 @@ def test_no_process_of_the_cluster_counts_its_use(cluster: Cluster) -> None:
     assert [switch for switch in switches if switch] == ["0"] * len(servers)
 
 
-@slow
+@heavy
 def test_the_cluster_listens_on_the_loopback_alone(cluster: Cluster) -> None:
     """Ray turns `_node_ip_address="127.0.0.1"` into the machine's own address, and then listens on all of them."""
     connections = chain.from_iterable(_asked(lambda process: process.net_connections(kind="inet")))
@@ -208,12 +208,12 @@ def test_the_cluster_listens_on_the_loopback_alone(cluster: Cluster) -> None:
     assert set(listening) == {LOOPBACK}
 
 
-@slow
+@heavy
 def test_signals_are_handled_as_before(cluster: Cluster) -> None:
     assert cluster.after == cluster.before
 
 
-@slow
+@heavy
 def test_more_workers_than_the_cluster_holds_are_refused(cluster: Cluster, setup: WorkerSetup) -> None:
     with pytest.raises(UserError, match="9999 workers do not fit into the Ray cluster"):
         cluster.on(setup, workers=9999)
