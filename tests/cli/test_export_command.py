@@ -72,6 +72,7 @@ def test_every_export_is_verified_before_it_takes_its_place(
     assert exportable("export", "--arm", "qa", *options, "-q").code == 0
 
 
+@pytest.mark.heavy
 def test_the_card_shows_what_its_program_printed_and_no_rows(exportable: Run) -> None:
     assert exportable("export", "--arm", "qa", "-q", "-s", "x").code == 2
     assert exportable("export", "--arm", "qa", "-q").code == 0
