@@ -1,0 +1,1 @@
+"""The runs of a folder, and two of them side by side."""
