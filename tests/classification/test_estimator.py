@@ -95,7 +95,7 @@ def test_a_run_is_loaded_and_answers_alike_however_texts_are_given(rir: Run, rec
 def test_the_arm_is_the_one_that_the_command_line_takes(rir: Run, recipe: Path) -> None:
     rir("run", str(recipe), "-q")
     classifier = RirClassifier.load("runs/small", backend=None)
-    assert classifier.classifier.arm == "qra"
+    assert f"Using the {classifier.classifier.arm} classifier" in rir("classify", "a day").err
     assert isinstance(classifier.explain(["a day"])[0].reasoning, str)
     alone = RirClassifier.load("runs/small", arm="qa", backend="fake", batch_size=2)
     assert alone.explain(["a day"])[0].reasoning is None

@@ -68,13 +68,13 @@ def test_classify_without_a_run_names_demo_and_run(rir: Run) -> None:
     ("name", "words"), [("adapters.safetensors", "lacks adapters.safetensors"), ("adapter_config.json", "lacks")]
 )
 def test_a_missing_file_of_an_adapter_is_named(rir: Run, finished: Finished, name: str, words: str) -> None:
-    (Path("runs/small/classifier-qra/adapter") / name).unlink()
+    (Path("runs/small/classifier-qar/adapter") / name).unlink()
     result = rir("classify", "x")
     assert (result.code, words in result.err) == (2, True), result.err
 
 
 def test_a_truncated_adapter_is_recognised(rir: Run, finished: Finished) -> None:
-    path = Path("runs/small/classifier-qra/adapter/adapters.safetensors")
+    path = Path("runs/small/classifier-qar/adapter/adapters.safetensors")
     os.truncate(path, path.stat().st_size // 2)
     result = rir("classify", "x")
     assert (result.code, "damaged or cut" in result.err) == (2, True), result.err

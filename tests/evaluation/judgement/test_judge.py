@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -40,14 +41,24 @@ def entry(name: str, *accuracies: float, validation: float = 0.5, tokens: float 
     return EntryPredictions(name, KINDS.get(name, "arm"), probabilities, range(len(accuracies)), fields=fields)
 
 
-def judged(*entries: EntryPredictions, journals: dict[str, Any] | None = None, leaked: int = 0) -> Judgement:
+def cost_of(steps: int) -> TrainingCost:
+    return TrainingCost(steps=steps, planned=steps, tokens=100, rows=300, seconds=1)
+
+
+def judged(
+    *entries: EntryPredictions,
+    journals: dict[str, Any] | None = None,
+    leaked: int = 0,
+    steps: Mapping[str, int] = MappingProxyType({}),
+) -> Judgement:
     truth = np.zeros(ROWS, dtype=np.int64)
     rows = EvaluationRows(
         ["bug", "praise", "question"], np.zeros(600, dtype=np.int64), truth, np.arange(ROWS) >= leaked, leaked=leaked
     )
-    cost = TrainingCost(steps=10, planned=10, tokens=100, rows=300, seconds=1)
     results = [
-        result if result.kind == "baseline" else result.model_copy(update={"training": cost})
+        result
+        if result.kind == "baseline"
+        else result.model_copy(update={"training": cost_of(steps.get(result.name, 10))})
         for result in compare_entries(entries, rows)
     ]
     return judge(Case(entries, results, rows, entry("majority", 0.3), journals or {}))
@@ -65,6 +76,12 @@ def test_reasoning_that_helps_is_the_headline_and_the_recommendation() -> None:
     assert found.recommendation is not None
     assert found.recommendation.startswith("Use qra (")
     assert "better than qa's" in found.recommendation
+
+
+def test_arms_of_unequal_steps_get_no_verdict() -> None:
+    arms = (entry("qa", 0.6, 0.61, 0.59), entry("qra", 0.8, 0.81, 0.79, tokens=40))
+    assert judged(*arms, steps={"qra": 30}).headline == headlines.DIFFERENT_STEPS
+    assert "qa 10, qra 30" in (judged(*arms, steps={"qra": 30}).verdict or "")
 
 
 def test_reasoning_that_hurts_is_not_recommended() -> None:
