@@ -10,6 +10,7 @@
 
     classifier = rir_mlx.RirClassifier.load("runs/demo")    # scikit-learn's methods
     classifier.predict(["the storm is over and i can laugh"])
+    rir_mlx.RirClassifier(recipe="demo", arm="qa").fit(texts, labels)       # no recipe of one's own
 
 Importing the package imports nothing else: each name below is loaded when it is first used.
 """
@@ -17,7 +18,6 @@ Importing the package imports nothing else: each name below is loaded when it is
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rir_mlx.classification.estimator import RirClassifier as RirClassifier
     from rir_mlx.errors import DataError as DataError
     from rir_mlx.errors import Failure as Failure
     from rir_mlx.errors import ModelError as ModelError
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rir_mlx.errors import RecipeError as RecipeError
     from rir_mlx.errors import RirError as RirError
     from rir_mlx.errors import UserError as UserError
+    from rir_mlx.estimator import RirClassifier as RirClassifier
     from rir_mlx.pipeline import AugmentationResult as AugmentationResult
     from rir_mlx.pipeline import TrainingResult as TrainingResult
     from rir_mlx.pipeline import augment as augment
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
-    "rir_mlx.classification.estimator": ("RirClassifier",),
+    "rir_mlx.estimator": ("RirClassifier",),
     "rir_mlx.errors": (
         "DataError",
         "Failure",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -52,6 +53,16 @@ class Silent:
 
     def advance(self, amount: float = 1, **fields: float) -> None:
         return
+
+
+class Printed(Silent):
+    """Messages and warnings on stderr, without bars: for notebooks."""
+
+    def say(self, text: str) -> None:
+        print(text, file=sys.stderr)
+
+    def warn(self, text: str) -> None:
+        print(f"note: {text}", file=sys.stderr)
 
 
 def counted(number: int, noun: str) -> str:

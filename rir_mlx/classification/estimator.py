@@ -1,13 +1,4 @@
-"""A trained classifier as an object with scikit-learn's methods.
-
-    from rir_mlx import RirClassifier
-
-    classifier = RirClassifier.load("runs/demo")
-    texts = ["i am afraid of the storm", "the sun is out and i can laugh"]
-    classifier.predict(texts)           # array(['fear', 'joy'], dtype='<U7')
-    classifier.predict_proba(texts)     # [2, len(classifier.classes_)], each row sums to 1
-    classifier.explain(texts)[0].reasoning
-    classifier.score(texts, ["fear", "joy"])
+"""What a trained classifier answers, with scikit-learn's methods and column order.
 
 Neither scikit-learn nor pandas is imported here; scikit-learn's metrics and scorers take the object as it is.
 """
@@ -38,38 +29,30 @@ from rir_mlx.types import Arm, BackendName, ReasonMode
 _CHUNK = 1024
 
 
-class RirClassifier:
-    """A classifier that was trained by rir-mlx.
+class TextEstimator:
+    """The methods of a trained classifier. A subclass has the parameters `reason`, `samples`, `batch_size` and
+    `threshold`, and gets the classifier with `use`."""
 
-    `reason` says whether a reasoning is generated before the label ("never", "always", "auto"), `samples` over how many
-    reasonings the probabilities are averaged, `batch_size` how many texts go through the model at once. With a
-    `threshold`, `predict` gives "" instead of a label whose probability is below it; the probabilities do not change.
-    None takes the threshold that `rir-mlx evaluate` chose for `evaluate.wanted_accuracy`, if any; if no threshold is
-    shown to reach that accuracy, every label is "". `threshold=0` gives a label to every text.
+    reason: ReasonMode
+    samples: int
+    batch_size: int
+    threshold: float | None
+    classifier_: Classifier
+    temperature_: float
+    _values: dict[str, Any]
 
-    All methods take texts as a list, a NumPy array [n] or a pandas Series, and answer in its order. They raise
-    TypeError for a single string or another kind of table, and ValueError for a text that is empty or cannot be
-    encoded, before any text is classified.
-    """
+    def use(self, classifier: Classifier, values: dict[str, Any] | None = None) -> Self:
+        """Answer with this classifier. `values` are the labels as the user gave them, by name, if they are no texts.
 
-    def __init__(
-        self,
-        classifier: Classifier,
-        *,
-        reason: ReasonMode = "always",
-        samples: int = 1,
-        batch_size: int = 32,
-        threshold: float | None = None,
-    ) -> None:
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise ValueError(f"threshold is a probability, from 0 to 1, not {threshold}")
-        if samples < 1 or batch_size < 1:
+        Raises ValueError for a parameter that is out of its range."""
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold is a probability, from 0 to 1, not {self.threshold}")
+        if self.samples < 1 or self.batch_size < 1:
             raise ValueError("samples and batch_size are 1 or more")
-        self.classifier = classifier
-        self.reason: ReasonMode = reason
-        self.samples, self.batch_size = samples, batch_size
-        self.temperature = PredictOptions.temperature
-        self.threshold = classifier.answer_from(PredictOptions(reason, samples)) if threshold is None else threshold
+        self.classifier_ = classifier
+        self.temperature_ = PredictOptions.temperature
+        self._values = values or {}
+        return self
 
     @classmethod
     def load(
@@ -93,24 +76,47 @@ class RirClassifier:
         recipe = folder.recipe()
         files = resolve_model(recipe.model, recipe.revision, offline=offline)
         model = RecipeModel(recipe, open_backend(backend or recipe.backend), files)
-        found = cls(load_classifier(folder, model, arm or default_arm(folder)), **parameters)
-        found.temperature = recipe.evaluate.sample_temperature  # which the calibration is of
+        found = cls(**parameters).use(load_classifier(folder, model, arm or default_arm(folder)))
+        found.temperature_ = recipe.evaluate.sample_temperature  # which the calibration is of
         return found
 
     @property
-    def classes_(self) -> NDArray[np.str_]:
+    def classifier(self) -> Classifier:
+        """The trained classifier. Raises scikit-learn's NotFittedError if there is none yet."""
+        if not hasattr(self, "classifier_"):
+            from sklearn.exceptions import NotFittedError
+
+            raise NotFittedError("This classifier is not trained: call fit, or load a run with RirClassifier.load.")
+        return self.classifier_
+
+    @property
+    def _threshold(self) -> float | None:
+        if self.threshold is not None:
+            return self.threshold
+        return self.classifier.answer_from(PredictOptions(self.reason, self.samples))
+
+    @property
+    def classes_(self) -> NDArray[Any]:
         """The labels [k], sorted: scikit-learn expects the columns of probabilities in that order. The order of the
         training data is in `classifier.task.names`."""
-        return np.array(sorted(self.classifier.task.names), dtype=np.str_)
+        return np.array([self._values.get(name, name) for name in self._names])
 
-    def predict(self, texts: Iterable[str]) -> NDArray[np.str_]:
+    @property
+    def _names(self) -> list[str]:
+        """The names of the labels in the order of `classes_`."""
+        names = self.classifier.task.names
+        return sorted(names, key=lambda name: self._values[name]) if self._values else sorted(names)
+
+    def predict(self, texts: Iterable[str]) -> NDArray[Any]:
         """The labels [n] of n texts; "" if the threshold is not reached."""
         labels = [self._label(prediction) for prediction in self._predictions(texts)]
+        if self._values:
+            return np.array([self._values[label] for label in labels], dtype=self.classes_.dtype)
         return np.array(labels, dtype=f"<U{max(map(len, self.classifier.task.names))}")
 
     def predict_proba(self, texts: Iterable[str]) -> NDArray[np.float64]:
         """Probabilities [n, k] of n texts, columns as in `classes_`; each row sums to 1."""
-        names = self.classes_.tolist()
+        names = self._names
         rows = [[prediction.probabilities[name] for name in names] for prediction in self._predictions(texts)]
         return np.array(rows, dtype=np.float64).reshape(len(rows), len(names))
 
@@ -121,9 +127,9 @@ class RirClassifier:
 
     def _predictions(self, texts: Iterable[str], *, explained: bool = False) -> list[Prediction]:
         """Predictions in the order of the texts. An arm that answers first reasons only if it is to explain."""
-        checked = _texts(texts)
+        checked = checked_texts(texts)
         reason = self.reason if explained or self.classifier.reasons_first else "never"
-        options = PredictOptions(reason, self.samples, self.temperature, self.batch_size)
+        options = PredictOptions(reason, self.samples, self.temperature_, self.batch_size)
         predictions: list[Prediction] = []
         for start in range(0, len(checked), _CHUNK):
             predictions += self.classifier.predict(checked[start : start + _CHUNK], options)
@@ -135,7 +141,7 @@ class RirClassifier:
 
         Raises ValueError if a label is missing or is none of `classes_`."""
         truth = np.array([self._known_label(label) for label in labels], dtype=np.str_)
-        predicted = self.predict(texts)
+        predicted = np.array([self._label(prediction) for prediction in self._predictions(texts)])
         if len(truth) != len(predicted):
             raise ValueError(f"{len(predicted):,} texts, but {len(truth):,} labels")
         if not len(truth):
@@ -149,28 +155,11 @@ class RirClassifier:
         return label
 
     def _label(self, prediction: Prediction) -> str:
-        return "" if abstains(prediction.probability, self.threshold) else prediction.label
-
-    def __sklearn_tags__(self) -> Any:
-        """What scikit-learn asks of an estimator: this is a classifier, already trained."""
-        from sklearn.utils import ClassifierTags, InputTags, Tags, TargetTags
-
-        return Tags(
-            estimator_type="classifier",
-            target_tags=TargetTags(required=True),
-            classifier_tags=ClassifierTags(),
-            input_tags=InputTags(one_d_array=True, two_d_array=False, string=True),
-            requires_fit=False,
-        )
-
-    def __repr__(self) -> str:
-        return (
-            f"RirClassifier(arm={self.classifier.arm!r}, classes={self.classes_.tolist()}, reason={self.reason!r}, "
-            f"samples={self.samples}, batch_size={self.batch_size}, threshold={self.threshold})"
-        )
+        return "" if abstains(prediction.probability, self._threshold) else prediction.label
 
 
-def _texts(given: Any) -> list[str]:
+def checked_texts(given: Any) -> list[str]:
+    """The texts of a list, an array or a Series. Raises TypeError or ValueError, naming the place."""
     if isinstance(given, (str, bytes)):
         raise TypeError("texts are a list, an array or a Series of strings; for a single text: [text]")
     if getattr(given, "ndim", 1) != 1 or isinstance(given, dict):

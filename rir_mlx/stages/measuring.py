@@ -13,11 +13,18 @@ from rir_mlx.classification.scores import LabelScores
 from rir_mlx.classification.scoring import PredictOptions
 from rir_mlx.evaluation.schema import Faithfulness, Probe
 from rir_mlx.evaluation.score_cache import ScoreCache, TimedScores
-from rir_mlx.evaluation.scores import ClassifierScores, EvaluationRows, MeasuredArm, calibrate
+from rir_mlx.evaluation.scores import (
+    FEWEST_TO_CALIBRATE,
+    ClassifierScores,
+    EvaluationRows,
+    MeasuredArm,
+    calibrate,
+)
 from rir_mlx.models import adapters
 from rir_mlx.prompting.ablations import corrupt, swap_among, vocabulary
 from rir_mlx.prompting.prompts import reasons_first
-from rir_mlx.stages.context import Context, is_due
+from rir_mlx.stages.context import Context, exclusive, is_due, on_main_process
+from rir_mlx.statistics.calibration import Calibration
 from rir_mlx.storage.atomic import write_json
 from rir_mlx.storage.digests import digest_of, digest_of_file
 from rir_mlx.storage.journal import Journal
@@ -35,12 +42,37 @@ def measure(context: Context, arm: Arm, rows: EvaluationRows) -> MeasuredArm:
     for seed in context.recipe.classifier.seeds:
         measured = _ArmMeasurement(context, arm, seed).scores(rows)
         calibration = calibrate(measured, rows, context.recipe.evaluate.wanted_accuracy)
-        trained = context.trained(arm, seed)
-        stored = {"adapter": digest_of_file(trained.adapter / adapters.MLX_WEIGHTS)}
-        write_json(trained.calibration, stored | {"calibration": calibration.as_dict()})
+        _store(context, arm, seed, calibration)
         scores.append(measured)
         calibrations.append(calibration)
     return MeasuredArm(arm, scores, calibrations)
+
+
+def _store(context: Context, arm: Arm, seed: int, calibration: Calibration) -> None:
+    """Write the calibration beside the adapter that it is of."""
+    trained = context.trained(arm, seed)
+    stored = {"adapter": digest_of_file(trained.adapter / adapters.MLX_WEIGHTS)}
+    write_json(trained.calibration, stored | {"calibration": calibration.as_dict()})
+
+
+@exclusive
+@on_main_process
+def calibrate_arm(context: Context, arm: Arm) -> None:
+    """Calibrate the first seed of an arm on the validation rows, without measuring anything on test rows. An evaluation
+    later fits the same again. With fewer than 20 validation rows, probabilities stay as the model has them."""
+    rows, seed, size = context.data.validation, context.recipe.classifier.seeds[0], context.recipe.evaluate.batch_size
+    if len(rows) < FEWEST_TO_CALIBRATE:
+        return
+    classifier = load_classifier(context.run, context.model, arm, seed)
+    texts, labels = [row.text for row in rows], list(context.data.labels)
+    scores: dict[Way, LabelScores] = {"direct": classifier.direct(texts, size)}
+    if reasons_first(arm):
+        scores["reasoned"] = classifier.reasoned(texts, size)
+    truth = np.array([labels.index(row.label) for row in rows], dtype=np.int64)
+    nothing = np.array([], dtype=np.int64)
+    known = EvaluationRows(labels, truth, nothing, nothing.astype(bool))
+    measured = ClassifierScores("reasoned" if reasons_first(arm) else "direct", scores, {}, {})
+    _store(context, arm, seed, calibrate(measured, known, context.recipe.evaluate.wanted_accuracy))
 
 
 def explain(context: Context, arm: Arm, texts: Sequence[str], labels: Sequence[str]) -> list[str]:

@@ -50,7 +50,7 @@ class Fake:
 
 
 def made(**parameters: Any) -> RirClassifier:
-    return RirClassifier(Fake(), **parameters)  # type: ignore[arg-type]
+    return RirClassifier(**parameters).use(Fake())  # type: ignore[arg-type]
 
 
 def test_importing_the_package_imports_nothing_else() -> None:
@@ -226,7 +226,4 @@ def test_scorers_of_scikit_learn_take_it_as_it_is() -> None:
 
 
 def test_it_says_what_it_is() -> None:
-    assert repr(made(threshold=0.5)) == (
-        "RirClassifier(arm='qra', classes=['anger', 'joy', 'sadness'], reason='always', samples=1, batch_size=32, "
-        "threshold=0.5)"
-    )
+    assert repr(made(threshold=0.5, arm="qa")) == "RirClassifier(arm='qa', threshold=0.5)"

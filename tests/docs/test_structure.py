@@ -18,12 +18,14 @@ LONG_FUNCTIONS: dict[str, str] = {
     "tests/comparisons.py:an_entry": "a literal: an entry with everything in it",
 }
 MANY_PARAMETERS: dict[str, str] = {
+    "rir_mlx/estimator.py:__init__": "scikit-learn takes an estimator's parameters from its signature",
     "rir_mlx/backends/torch/layers/attention.py:_attention": "transformers calls it so",
     "rir_mlx/backends/torch/layers/attention.py:forward": "torch.autograd.Function: a tensor each",
     "rir_mlx/backends/torch/layers/lm_head.py:forward": "torch.autograd.Function: a tensor each",
     "rir_mlx/backends/torch/layers/lora.py:forward": "torch.autograd.Function: a tensor each",
 }
 FOLDERS: dict[str, str] = {
+    "rir_mlx": "the public modules, and what every room may use",
     "tests/recipe": "mirrors rir_mlx/recipe",
     "tests/stages": "mirrors rir_mlx/stages, most of which is tested through tests/cli",
 }

@@ -19,9 +19,9 @@ from processes import start_code
 
 from rir_mlx.backends.base import Tokens
 from rir_mlx.backends.fake import FakeModel
-from rir_mlx.classification.estimator import RirClassifier
 from rir_mlx.classification.loading import load_classifier
 from rir_mlx.errors import UserError
+from rir_mlx.estimator import RirClassifier
 from rir_mlx.progress import Silent
 from rir_mlx.stages.evaluation import _trained_arms
 from rir_mlx.statistics.calibration import Calibration
@@ -240,4 +240,4 @@ def test_auto_reasons_where_the_measured_threshold_says_so(
 
 def test_the_object_draws_with_the_temperature_that_was_measured(evaluated_run: Path) -> None:
     evaluated("evaluate.sample_temperature=0.3")
-    assert RirClassifier.load(evaluated_run, arm="qra", backend="fake").temperature == 0.3
+    assert RirClassifier.load(evaluated_run, arm="qra", backend="fake").temperature_ == 0.3

@@ -1,0 +1,242 @@
+"""The classifier as an estimator of scikit-learn's kind: trained from lists, or loaded from a run.
+
+    from rir_mlx import RirClassifier
+
+    classifier = RirClassifier(recipe="demo", arm="qa").fit(texts, labels)      # no YAML
+    classifier.predict(["i am afraid of the storm"])    # array(['fear'], dtype='<U7')
+    classifier.predict_proba(texts)                     # [n, len(classifier.classes_)], each row sums to 1
+
+    classifier = RirClassifier.load("runs/demo")        # what `rir-mlx run demo` trained
+    classifier.explain(["the sun is out"])[0].reasoning
+    classifier.score(["the sun is out"], ["joy"])
+
+`fit` runs the stages of the command line in a run's folder. scikit-learn itself is imported only where it asks.
+"""
+
+from __future__ import annotations
+
+import inspect
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from rir_mlx.classification.estimator import TextEstimator, checked_texts
+from rir_mlx.data.labels import label_of
+from rir_mlx.errors import UserError
+from rir_mlx.progress import Printed, Silent
+from rir_mlx.recipe.loading import load_recipe, name_from
+from rir_mlx.recipe.schema import DataSection, Recipe
+from rir_mlx.storage.atomic import make_folder, write_jsonl
+from rir_mlx.types import Arm, BackendName, ReasonMode
+
+if TYPE_CHECKING:
+    from rir_mlx.stages.context import Context
+
+_OWN_REASONINGS = 100
+"""From so many reasonings of the user's own on, R-Gen learns from them alone."""
+
+
+class RirClassifier(TextEstimator):
+    """A text classifier that can write its reasoning, with scikit-learn's conventions: `get_params`, `set_params`,
+    `clone`, `cross_val_score` and `GridSearchCV` work. Nothing is done before `fit`.
+
+    How it is trained: `model` is the base model (None: the recipe's), `arm` what it learns to write (`qa` the label,
+    `qra` a reasoning and then the label, `qar` the label and then a reasoning), `instruction` the question that the
+    labels answer, `descriptions` what labels mean. `recipe` holds every other key: a nested mapping
+    (`{"classifier": {"epochs": 3}}`), or a recipe, its file or shipped name, whose rows are replaced. `run` is the
+    folder that the training fills and that can be loaded later; None is a temporary one. `random_state` seeds the
+    training, `verbose` prints its progress, `offline` fetches nothing, `backend` None is the recipe's.
+
+    How it answers: `reason` says whether a reasoning is generated before the label ("never", "always", "auto"),
+    `samples` over how many reasonings the probabilities are averaged, `batch_size` how many texts go through the model
+    at once. With a `threshold`, `predict` gives "" instead of a label whose probability is below it; the probabilities
+    do not change. None takes the threshold chosen for `evaluate.wanted_accuracy`, if any; if no threshold is shown to
+    reach that accuracy, every label is "". `threshold=0` gives a label to every text.
+
+    After `fit` or `load`: `classes_` are the labels, sorted; `classifier_` is the trained classifier, `run_` the folder
+    that `fit` filled.
+
+    All methods take texts as a list, a NumPy array [n] or a pandas Series, and answer in its order. They raise
+    TypeError for a single string or another kind of table, and ValueError for a text that is empty or cannot be
+    encoded, before any text is classified.
+    """
+
+    run_: Path
+
+    def __init__(
+        self,
+        *,
+        model: str | None = None,
+        arm: Arm = "qra",
+        instruction: str | None = None,
+        descriptions: Mapping[str, str] | None = None,
+        recipe: str | Path | Recipe | Mapping[str, Any] | None = None,
+        run: str | Path | None = None,
+        random_state: int = 0,
+        backend: BackendName | None = None,
+        offline: bool = False,
+        verbose: bool = False,
+        reason: ReasonMode = "always",
+        samples: int = 1,
+        batch_size: int = 32,
+        threshold: float | None = None,
+    ) -> None:
+        self.model, self.arm = model, arm
+        self.instruction, self.descriptions = instruction, descriptions
+        self.recipe, self.run, self.random_state = recipe, run, random_state
+        self.backend, self.offline, self.verbose = backend, offline, verbose
+        self.reason, self.samples, self.batch_size = reason, samples, batch_size
+        self.threshold = threshold
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The parameters by name."""
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+
+    def set_params(self, **parameters: Any) -> Self:
+        """Change parameters. Raises ValueError for a name that is none."""
+        known = self.get_params()
+        for name, value in parameters.items():
+            if name not in known:
+                raise ValueError(f"Invalid parameter {name!r} for RirClassifier. Valid ones: {', '.join(known)}.")
+            setattr(self, name, value)
+        return self
+
+    def fit(self, texts: Iterable[str], labels: Iterable[Any], reasonings: Iterable[str | None] | None = None) -> Self:
+        """Train on n texts and their labels: texts, whole numbers or truth values.
+
+        `reasonings` are your own, None or "" where R-Gen is to write one; if there is none, R-Gen learns from the
+        recipe's `reasoning.source`. The arm `qa` needs none. A tenth of the rows decides which weights are kept and
+        calibrates the probabilities (`data.val_size`). With the `run` of an earlier fit, stages whose inputs are the
+        same are skipped.
+
+        Raises ValueError if the lengths differ, and the errors of the stages."""
+        from rir_mlx.hub_access import without_network
+        from rir_mlx.stages import open_run
+
+        rows, values = _rows(texts, labels, reasonings)
+        if values and self.threshold is not None:
+            raise ValueError("a threshold withholds labels, which numbers cannot express: give the labels as texts")
+        folder = self._run_folder()
+        make_folder(folder)
+        write_jsonl(folder / "rows.jsonl", rows)
+        with without_network(self.offline):
+            context = open_run(self._recipe(folder, rows), self._options(folder))
+            self.use(_trained(context, self.arm), values)
+        self.temperature_, self.run_ = context.recipe.evaluate.sample_temperature, folder
+        return self
+
+    def _run_folder(self) -> Path:
+        if self.run is not None:
+            return Path(self.run)
+        self._temporary = tempfile.TemporaryDirectory(prefix="rir-mlx-")
+        return Path(self._temporary.name) / "fit"
+
+    def _options(self, folder: Path) -> Any:
+        from rir_mlx.stages import OpenOptions
+
+        progress = Printed() if self.verbose else Silent()
+        return OpenOptions(runs=folder.parent, backend=self.backend, offline=self.offline, progress=progress)
+
+    def _recipe(self, folder: Path, rows: Sequence[Mapping[str, Any]]) -> Recipe:
+        """The recipe of these rows."""
+        given = self.recipe if isinstance(self.recipe, Mapping) else {}
+        base = Recipe() if isinstance(self.recipe, Mapping) or self.recipe is None else load_recipe(self.recipe)
+        names = sorted({row["label"] for row in rows})
+        own = sum("reasoning" in row for row in rows)
+        chosen: dict[str, Any] = {
+            "name": name_from(folder.name),
+            "seed": self.random_state,
+            "data": {
+                "train": str(folder / "rows.jsonl"),
+                "text_column": "text",
+                "label_column": "label",
+                "reasoning_column": "reasoning" if own else None,
+                "labels": {name: (self.descriptions or {}).get(name, "") for name in names},
+                "instruction": self.instruction or DataSection(train="rows").instruction,
+                "max_samples": None,
+                "val_size": 0.1,
+                "test_size": 0,
+            },
+            "classifier": {"arms": [self.arm], "seeds": [self.random_state]},
+        }
+        chosen |= {"model": self.model, "revision": None} if self.model is not None else {}
+        chosen |= {"reasoning": {"source": None}} if own >= _OWN_REASONINGS else {}
+        values = base.model_dump(mode="json", exclude={"data"})
+        return Recipe.model_validate(_merged(_merged(values, chosen), given))
+
+    def save(self, folder: str | Path) -> Path:
+        """Copy the run that `fit` filled to a folder that `RirClassifier.load` and `rir-mlx classify --run` open.
+
+        Raises UserError if the folder exists, or if the classifier was not trained by `fit`."""
+        import shutil
+
+        if not hasattr(self, "run_"):
+            raise UserError("Only what fit trained can be saved.", hint="A run that was loaded has a folder already.")
+        if Path(folder).exists():
+            raise UserError(f"{folder} exists.", hint="Name another folder.")
+        return Path(shutil.copytree(self.run_, folder))
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "classifier_")
+
+    def __sklearn_tags__(self) -> Any:
+        """What scikit-learn asks of an estimator: this is a classifier of texts."""
+        from sklearn.utils import ClassifierTags, InputTags, Tags, TargetTags
+
+        return Tags(
+            estimator_type="classifier",
+            target_tags=TargetTags(required=True),
+            classifier_tags=ClassifierTags(),
+            input_tags=InputTags(one_d_array=True, two_d_array=False, string=True),
+        )
+
+    def __repr__(self) -> str:
+        parameters = inspect.signature(type(self)).parameters
+        changed = {name: value for name, value in self.get_params().items() if value != parameters[name].default}
+        return f"RirClassifier({', '.join(f'{name}={value!r}' for name, value in changed.items())})"
+
+
+def _trained(context: Context, arm: Arm) -> Any:
+    """The arm after every stage that it needs, calibrated on the validation rows."""
+    from rir_mlx import stages
+    from rir_mlx.classification.loading import load_classifier
+
+    if arm != "qa":
+        if context.data.needs_rgen():
+            stages.train_rgen(context)
+        stages.augment_rows(context)
+    stages.train_classifier(context, arm)
+    stages.calibrate_arm(context, arm)
+    return load_classifier(context.run, context.model, arm)
+
+
+def _rows(
+    texts: Iterable[str], labels: Iterable[Any], reasonings: Iterable[str | None] | None
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The rows as they are written, and the labels as they were given, by name, if they are no texts."""
+    checked, given = checked_texts(texts), list(labels)
+    own = [None] * len(checked) if reasonings is None else list(reasonings)
+    if not len(checked) == len(given) == len(own):
+        raise ValueError(f"{len(checked):,} texts, {len(given):,} labels and {len(own):,} reasonings")
+    plain = [value.item() if isinstance(value, np.generic) else value for value in given]
+    names = [label_of(value) for value in plain]
+    rows: list[dict[str, Any]] = []
+    for text, name, reasoning in zip(checked, names, own, strict=True):
+        rows.append({"text": text, "label": name} | ({"reasoning": reasoning} if reasoning else {}))
+    values = {} if all(isinstance(value, str) for value in plain) else dict(zip(names, plain, strict=True))
+    return rows, values
+
+
+def _merged(values: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings, the second over the first. A source is replaced as a whole, and labels too."""
+    found = dict(values)
+    for key, value in more.items():
+        nested = isinstance(value, Mapping) and isinstance(found.get(key), Mapping) and key not in ("source", "labels")
+        found[key] = _merged(found[key], value) if nested else value
+    return found
+
+
+__all__ = ["RirClassifier"]

@@ -1,0 +1,159 @@
+"""`RirClassifier.fit`: training from lists, with scikit-learn's conventions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import LABELS, WORDS
+
+from rir_mlx import RirClassifier
+from rir_mlx.errors import UserError
+
+TEXTS = [f"{WORDS[label]} {number}" for number in range(20) for label in LABELS]
+TRUTH = [label for _ in range(20) for label in LABELS]
+WHY = [f"because of {' '.join(text.split()[-3:])}" for text in TEXTS]
+
+
+@pytest.fixture
+def parameters(tiny: Path, tmp_path: Path) -> dict[str, Any]:
+    """Parameters for the backend that runs no model, with triples of its own."""
+    triples = [{"question": f"how is {text}?", "answer": "joy", "reasoning": f"since {text}"} for text in TEXTS]
+    path = tmp_path / "triples.jsonl"
+    path.write_text("".join(json.dumps(triple) + "\n" for triple in triples), encoding="utf-8")
+    recipe = {
+        "max_seq_length": 320,
+        "reasoning": {"source": str(path), "val_size": 5},
+        "rgen": {"epochs": 1},
+        "classifier": {"epochs": 1},
+        "augment": {"max_tokens": 24, "filters": []},
+        "evaluate": {"max_reasoning_tokens": 24},
+    }
+    return {"model": str(tiny), "backend": "fake", "offline": True, "recipe": recipe}
+
+
+def test_fit_trains_the_arm_and_answers_for_every_label(parameters: dict[str, Any]) -> None:
+    classifier = RirClassifier(arm="qa", **parameters)
+    assert classifier.fit(TEXTS, TRUTH) is classifier
+    assert classifier.classes_.tolist() == sorted(LABELS)
+    probabilities = classifier.predict_proba(TEXTS[:4])
+    assert probabilities.sum(axis=1) == pytest.approx(np.ones(4))
+    assert 0 <= classifier.score(TEXTS, TRUTH) <= 1
+    assert (classifier.run_ / "rows.jsonl").is_file()
+
+
+def test_reasonings_of_ones_own_need_no_rgen(parameters: dict[str, Any], tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "mine"
+    classifier = RirClassifier(arm="qra", run=run, **parameters).fit(TEXTS, TRUTH, WHY)
+    assert not (run / "rgen").exists()
+    kept = [json.loads(line) for line in (run / "augmented/train.jsonl").open(encoding="utf-8")]
+    assert {row["reasoning"] for row in kept} <= set(WHY)
+    assert isinstance(classifier.explain(["i feel happy today"])[0].reasoning, str)
+    assert RirClassifier.load(run, arm="qra", backend="fake").classes_.tolist() == sorted(LABELS)
+
+
+def test_without_reasonings_rgen_learns_from_the_recipes_triples(parameters: dict[str, Any], tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "mine"
+    classifier = RirClassifier(run=run, **parameters).fit(TEXTS, TRUTH)
+    assert classifier.classifier.arm == "qra"
+    assert (run / "rgen/done.json").is_file()
+    assert (run / "augmented/done.json").is_file()
+
+
+def test_a_second_fit_in_the_same_run_trains_nothing_again(parameters: dict[str, Any], tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "mine"
+    first = RirClassifier(arm="qa", run=run, **parameters).fit(TEXTS, TRUTH)
+    done = (run / "classifier-qa/done.json").read_text(encoding="utf-8")
+    second = RirClassifier(arm="qa", run=run, **parameters).fit(TEXTS, TRUTH)
+    assert (run / "classifier-qa/done.json").read_text(encoding="utf-8") == done
+    assert second.predict_proba(TEXTS).tolist() == first.predict_proba(TEXTS).tolist()
+
+
+def test_probabilities_are_calibrated_on_the_rows_set_aside(parameters: dict[str, Any]) -> None:
+    recipe = parameters["recipe"] | {"data": {"val_size": 24}}
+    fitted = RirClassifier(arm="qa", **parameters | {"recipe": recipe}).fit(TEXTS, TRUTH)
+    assert fitted.classifier.calibration.rows == 24
+    few = RirClassifier(arm="qa", **parameters).fit(TEXTS, TRUTH)
+    assert few.classifier.calibration.rows == 0
+
+
+def test_scikit_learn_clones_changes_and_validates_it(parameters: dict[str, Any]) -> None:
+    base = pytest.importorskip("sklearn.base")
+    from sklearn.model_selection import GridSearchCV, cross_val_score
+    from sklearn.utils.validation import check_is_fitted
+
+    classifier = RirClassifier(arm="qa", threshold=0.2, **parameters)
+    copy = base.clone(classifier)
+    assert copy is not classifier
+    assert copy.get_params() == classifier.get_params()
+    assert classifier.set_params(arm="qar", threshold=None).arm == "qar"
+    with pytest.raises(ValueError, match="Invalid parameter 'arms'"):
+        classifier.set_params(arms=["qa"])
+    classifier.set_params(arm="qa")
+    scores = cross_val_score(classifier, np.array(TEXTS), np.array(TRUTH), cv=2)
+    assert scores.shape == (2,)
+    assert np.isfinite(scores).all()
+    search = GridSearchCV(classifier, {"random_state": [0, 1]}, cv=2).fit(TEXTS, TRUTH)
+    assert search.best_params_["random_state"] in (0, 1)
+    check_is_fitted(search.best_estimator_)
+
+
+def test_nothing_is_answered_before_it_is_trained() -> None:
+    exceptions = pytest.importorskip("sklearn.exceptions")
+    with pytest.raises(exceptions.NotFittedError, match="call fit"):
+        RirClassifier().predict(["a"])
+    with pytest.raises(UserError, match="Only what fit trained"):
+        RirClassifier().save("somewhere")
+
+
+def test_labels_that_are_numbers_come_back_as_numbers_in_their_order(parameters: dict[str, Any]) -> None:
+    """`10` sorts before `9` as a text, and scikit-learn's metrics compare values, not names."""
+    numbers = np.array([{"joy": 9, "sadness": 10, "anger": 2}[label] for label in TRUTH])
+    classifier = RirClassifier(arm="qa", **parameters).fit(TEXTS, numbers)
+    assert classifier.classes_.tolist() == [2, 9, 10]
+    predicted, probabilities = classifier.predict(TEXTS), classifier.predict_proba(TEXTS)
+    assert predicted.dtype.kind == "i"
+    assert predicted.tolist() == classifier.classes_[probabilities.argmax(1)].tolist()
+    assert classifier.score(TEXTS, numbers) == np.mean(predicted == numbers)
+    with pytest.raises(ValueError, match="numbers cannot express"):
+        RirClassifier(threshold=0.5, **parameters).fit(TEXTS, numbers)
+
+
+@pytest.mark.parametrize(
+    ("texts", "labels", "reasonings", "words"),
+    [
+        (TEXTS, TRUTH[1:], None, "60 texts, 59 labels and 60 reasonings"),
+        (TEXTS, TRUTH, WHY[1:], "60 labels and 59 reasonings"),
+        (TEXTS, [*TRUTH[1:], None], None, "no label"),
+        (["", *TEXTS[1:]], TRUTH, None, "the text is empty"),
+    ],
+)
+def test_rows_that_do_not_fit_together_are_refused(
+    parameters: dict[str, Any], texts: Any, labels: Any, reasonings: Any, words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        RirClassifier(**parameters).fit(texts, labels, reasonings)
+
+
+def test_a_fitted_classifier_is_saved_as_a_run(parameters: dict[str, Any], tmp_path: Path) -> None:
+    classifier = RirClassifier(arm="qa", descriptions={"joy": "glad"}, **parameters).fit(TEXTS, TRUTH)
+    saved = classifier.save(tmp_path / "kept")
+    loaded = RirClassifier.load(saved, backend="fake")
+    assert loaded.predict_proba(TEXTS).tolist() == classifier.predict_proba(TEXTS).tolist()
+    assert loaded.classifier.task.labels["joy"] == "glad"
+    with pytest.raises(UserError, match="exists"):
+        classifier.save(saved)
+
+
+def test_a_shipped_recipe_keeps_its_training_and_gives_up_its_rows() -> None:
+    classifier = RirClassifier(recipe="demo", arm="qa")
+    recipe = classifier._recipe(Path("runs/mine"), [{"label": "b"}, {"label": "a"}])
+    assert (recipe.model, recipe.fine_tune_type, recipe.classifier.arms) == ("builtin:tiny-llama", "full", ("qa",))
+    assert (recipe.data.train.path, recipe.data.validation, list(recipe.data.labels)) == (
+        "runs/mine/rows.jsonl",
+        None,
+        ["a", "b"],
+    )
