@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from rir_mlx.evaluation.entries import DESCRIPTIONS
-from rir_mlx.evaluation.report.examples import ArmAnswer, PairedExample
+from rir_mlx.evaluation.report.examples import Answer, Example
 
 EMOTIONS = ("sadness", "joy", "love", "anger", "fear", "surprise")
 EVIL = ("<script>alert(1)</script>", "</script>", "\" onload='x'", "a&b", "{{ 7 * 7 }}", "$\\frac{")
@@ -159,7 +159,9 @@ def a_comparison(labels: tuple[str, ...] = EMOTIONS) -> dict[str, Any]:
     }
 
 
-def an_example(outcome: str = "won", probability: float = 0.9, **changes: Any) -> PairedExample:
-    first, second = ArmAnswer("qa", "sadness", 0.5), ArmAnswer("qar", "joy", probability)
-    example = PairedExample("i feel great", "joy", "Feeling great is joy.", outcome, first, second)  # type: ignore[arg-type]
-    return replace(example, **changes)
+def an_example(outcome: str = "won", probability: float = 0.9, **changes: Any) -> Example:
+    """A row that `qa` and `qar` classify with this outcome of `qar` against `qa`."""
+    right = {"won": (False, True), "lost": (True, False), "both wrong": (False, False), "both right": (True, True)}
+    first, second = ("joy" if correct else "sadness" for correct in right[outcome])
+    answers = {"qa": Answer(first, 0.5), "qar": Answer(second, probability, "Feeling great is joy.")}
+    return replace(Example("i feel great", "joy", answers), **changes)

@@ -215,8 +215,10 @@ def print_demo(comparison: Comparison, arm: str, rows: Mapping[str, Sequence[Map
     print_table(comparison, console)
     arms = [entry.name for entry in comparison.entries if entry.name in ARM_WORDS]
     console.print(escape(" · ".join(f"{arm}: {ARM_WORDS[arm]}" for arm in arms)))
+    console.print()
+    print_headline(comparison, console)
     if comparison.verdict:
-        console.print(escape(f"\n{comparison.verdict}"))
+        console.print(escape(comparison.verdict))
     if arm == "qa" or not rows.keys() >= {"qa", arm}:
         return
     pairs = list(zip(rows["qa"], rows[arm], strict=True))

@@ -61,9 +61,9 @@ def power_note(recipe: Recipe, test_rows: int) -> list[str]:
     points = min(100.0, 100 * detectable_difference(test_rows, seeds, compared=arms))
     size = f"{counted(test_rows, 'test row')} and {counted(seeds, 'seed')}"
     if seeds >= MIN_SEEDS:
-        return [f"With {size}, two ways of training that differ by {points:.0f} points are told apart in most runs."]
+        return [f"With {size}, two ways of training that differ by {points:.0f} points are told apart in 80 % of runs."]
     return [
-        f"With {size}, two classifiers that differ by {points:.0f} points are told apart in most runs. Whether "
+        f"With {size}, two classifiers that differ by {points:.0f} points are told apart in 80 % of runs. Whether "
         f"reasoning helps in training takes {MIN_SEEDS} seeds or more (classifier.seeds)."
     ]
 

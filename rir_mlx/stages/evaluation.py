@@ -18,7 +18,7 @@ from rir_mlx.evaluation.comparison import choose_arm, compare_entries
 from rir_mlx.evaluation.entries import EntryPredictions, arm_predictions
 from rir_mlx.evaluation.judgement.judge import Case, judge
 from rir_mlx.evaluation.judgement.warnings import Journals
-from rir_mlx.evaluation.report.examples import pair_examples
+from rir_mlx.evaluation.report.examples import row_examples
 from rir_mlx.evaluation.report.page import write_report
 from rir_mlx.evaluation.schema import (
     Comparison,
@@ -65,11 +65,8 @@ def evaluate(context: Context) -> Comparison:
     for result in comparison.entries:
         write_json(run.entry_result(result.name), result.model_dump(mode="json"))
     write_comparison(run.comparison, comparison)
-    examples = []
-    if chosen is not None and "qa" in arms:
-        label_only, reasoning = (read_jsonl(run.predictions(arm)) for arm in ("qa", chosen))
-        examples = pair_examples(label_only, reasoning, ("qa", chosen))
-    write_report(run.report, comparison, examples)
+    shown = [result.name for result in comparison.entries if result.name != "majority"]
+    write_report(run.report, comparison, row_examples({name: read_jsonl(run.predictions(name)) for name in shown}))
     context.progress.say(f"Report → {run.report}; metrics and predictions → {run.comparison.parent}")
     return comparison
 

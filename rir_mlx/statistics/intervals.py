@@ -47,7 +47,7 @@ def share_interval(hits: NDArray[Any], level: float = LEVEL) -> Interval:
         return UNDEFINED
     share = float(hits.mean())
     if seeds == 1 or share in (0.0, 1.0):
-        return _wilson(share, rows, level)
+        return wilson_interval(share, rows, level)
     values = np.asarray(hits, dtype=np.float64)
     return crossed_interval(values.mean(1), np.cov(values) / rows, (0.0, 1.0), level)
 
@@ -144,7 +144,8 @@ def resampled_sums(columns: Any, seed: int = 0) -> FloatArray:
     return sums
 
 
-def _wilson(share: float, rows: int, level: float) -> Interval:
+def wilson_interval(share: float, rows: int, level: float = LEVEL) -> Interval:
+    """Wilson's interval (1927) of a share of so many rows, at least one."""
     quantile = normal_quantile(level)
     extra = quantile**2 / rows
     center = (share + extra / 2) / (1 + extra)

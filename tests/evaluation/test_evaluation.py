@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -159,7 +160,7 @@ def test_labels_that_ignore_the_reasoning_flip_in_no_row(evaluated_run: Path, mo
         assert measured["swapped"]["accuracy"] == measured["accuracy"] == found[name]["by_seed"]["accuracy"][0]
 
 
-@pytest.mark.parametrize("columns", [None, 80])
+@pytest.mark.parametrize("columns", [None, 80, 60])
 def test_no_figure_of_the_table_is_cut_however_narrow_the_terminal(
     evaluated_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int | None
 ) -> None:
@@ -176,7 +177,12 @@ def test_no_figure_of_the_table_is_cut_however_narrow_the_terminal(
         accuracy = line["metrics"]["accuracy"]
         assert f"({100 * accuracy['low']:.1f} – {100 * accuracy['high']:.1f})" in table
     assert "24 test rows, mean of 2 seeds" in out
-    assert "Nothing was learned: no arm" in out
+    words = " ".join(re.sub(r"\x1b\[[\d;]*m", "", out).split())
+    headline = kept(evaluated_run)["headline"]["text"]
+    assert f"! {headline}" in words
+    assert headline in (evaluated_run / "report.html").read_text(encoding="utf-8")
+    assert "Nothing was learned: no arm" in words
+    assert kept(evaluated_run)["recommendation"] in words
 
 
 @pytest.mark.slow

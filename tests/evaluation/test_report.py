@@ -5,6 +5,7 @@ import copy
 import hashlib
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from comparisons import EVIL, a_comparison, an_entry, an_example
 
-from rir_mlx.evaluation.report.examples import ArmAnswer, PairedExample
+from rir_mlx.evaluation.report.examples import Answer, Example
 from rir_mlx.evaluation.report.page import render, write_report
 from rir_mlx.evaluation.schema import Comparison
 
@@ -49,7 +50,7 @@ class _Page(HTMLParser):
         return [attributes for tag, attributes in self.tags if tag == name]
 
 
-def page_of(values: dict[str, Any], examples: Sequence[PairedExample] = ()) -> str:
+def page_of(values: dict[str, Any], examples: Sequence[Example] = ()) -> str:
     """The page of a comparison.json with these values."""
     return render(Comparison.model_validate(values), examples)
 
@@ -65,7 +66,10 @@ def _panels(page: str) -> list[str]:
 def test_the_page_holds_what_was_measured() -> None:
     text = _text(page_of(a_comparison(), [an_example()]))
     for said in (
+        "+ Reasoning helped: qar is 1.5 points better than qa.",
         "Reasoning raised accuracy by 1.5 points.",
+        "Use qar.",
+        "16,000 training, 2,000 validation, 2,000 test rows, 1,934 of them clean",
         "66 test rows are near copies.",
         "92.5 % 91.5 to 93.5 %",  # accuracy
         "92.1–92.9 %",  # over the seeds
@@ -76,7 +80,7 @@ def test_the_page_holds_what_was_measured() -> None:
         "83 ms",
         "temperature 1.31, 1.28, 1.40",
         "41.2 %",  # labels that change with a swapped reasoning
-        "0.048",  # McNemar
+        "61 41 0.048 for qar",  # McNemar
         "14,880 93.0 %",
         "copying 641",
         "20 % to 80 % of its length",
@@ -106,12 +110,13 @@ def test_every_element_is_closed_and_no_id_stands_twice() -> None:
 def test_nothing_of_the_users_becomes_markup() -> None:
     """Labels, names, texts and reasonings are whatever a file held."""
     evil = EVIL[0] + EVIL[1]
-    comparison = a_comparison(EVIL) | {"verdict": evil, "warnings": [evil], "chosen": evil}
+    comparison = a_comparison(EVIL) | {"verdict": evil, "warnings": [evil], "chosen": evil, "recommendation": evil}
+    comparison["headline"]["text"] = evil
     comparison["run"] |= {"name": evil, "command": evil, "recipe": evil, "versions": {evil: evil}}
     comparison["augmentation"]["train"]["rejected"] = {evil: 3}
     for entry in comparison["entries"]:
         entry |= {"name": evil, "description": evil, "beats": [evil]}
-    example = an_example(text=evil, label=evil, reasoning=evil, first=ArmAnswer(evil, evil, 1.0))
+    example = an_example(text=evil, label=evil, answers={evil: Answer(evil, 1.0, evil), "qa": Answer(evil, 0.5, evil)})
     page = _Page(page_of(comparison, [example]))
     plain = _Page(page_of(a_comparison(), [an_example()]))
     assert page.open == []
@@ -161,7 +166,7 @@ def test_tables_and_charts_can_be_read_aloud() -> None:
         ("confusion", "Confusion matrix"),
         ("reliability", "Reliability"),
         ("risk_coverage", "Accuracy against coverage"),
-        ("cost_curve", "Cost and accuracy"),
+        ("cost_curve", "Ways of classifying"),
         ("against", "Gained"),
         ("label_mass", "Before renormalising"),
     ],
@@ -178,7 +183,8 @@ def test_a_part_that_was_not_measured_is_left_out(key: str, said: str) -> None:
 
 
 def test_a_report_needs_no_baselines_no_augmentation_no_examples_and_one_seed_alone() -> None:
-    comparison = a_comparison() | {"verdict": "One arm.", "chosen": None, "warnings": [], "augmentation": None}
+    missing = dict.fromkeys(("headline", "recommended", "recommendation", "chosen", "augmentation"))
+    comparison = a_comparison() | missing | {"verdict": "One arm.", "warnings": []}
     whole = comparison["entries"][0]
     kept = ("name", "kind", "description", "metrics")
     bare = {key: whole[key] for key in kept} | {"seeds": [0], "by_seed": {"accuracy": [0.91]}}
@@ -189,7 +195,7 @@ def test_a_report_needs_no_baselines_no_augmentation_no_examples_and_one_seed_al
     assert headings == [
         "emotion: did reasoning help?",
         "How good they are",
-        *("What", "Accuracy", "", "Arms", "qa"),
+        *("What", "Accuracy", "Arms", "qa"),
         *metrics,
         "The run",
     ]
@@ -209,11 +215,12 @@ def test_77_labels_and_2000_long_examples_stay_under_five_megabytes() -> None:
     comparison = a_comparison(labels)
     comparison["entries"] += [an_entry(f"more-{number}", "control", 0.9, labels) for number in range(3)]
     outcomes = ("won", "lost", "both wrong", "both right")
-    examples = [an_example(outcomes[number % 4], text="x" * 900, reasoning="y" * 600) for number in range(2000)]
-    page = page_of(comparison, examples)
+    answers = {f"arm{number}": Answer("joy", 0.9, "y" * 600) for number in range(5)}
+    made = [an_example(outcomes[number % 4], text="x" * 900) for number in range(2000)]
+    page = page_of(comparison, [replace(each, answers={**each.answers, **answers}) for each in made])
     assert len(page.encode()) < 5_000_000
-    assert page.count('<li class="example">') == 4 * 400
-    assert "the 400 most confident of 500" in _text(page)
+    assert page.count('<li class="example">') == 4 * 150
+    assert "This page holds 600 of 2,000: at most 150 of each outcome" in _text(page)
     assert page.count('class="confusion crowded"') == 8
 
 

@@ -7,8 +7,8 @@ Everything that comes from the user is escaped here.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from markupsafe import Markup, escape
@@ -18,6 +18,8 @@ from rir_mlx.evaluation.schema import EntryKind
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 18.0, 10.0, 40.0
 _REACH = 1.5
+_BROKEN_FROM = 0.5
+"""An axis of accuracies that all lie above this does not start at 0."""
 
 
 def tag(name: str, *children: str, **attributes: Any) -> Markup:
@@ -96,6 +98,8 @@ class Series:
     style: Literal[1, 2] = 1
     line: bool = True
     dots: bool = True
+    band: bool = False
+    """Whether the intervals are a shaded band instead of a bar at each point."""
 
 
 @dataclass(frozen=True)
@@ -156,9 +160,13 @@ def _series(chart: Chart, series: Series, right: float, bottom: float) -> list[M
         return chart.x.at(point.x, _LEFT, right), chart.y.at(point.y, bottom, _TOP)
 
     parts = []
+    if series.band:
+        known = [point for point in series.points if point.low is not None and point.high is not None]
+        upper = [place(Point(point.x, point.high or 0.0)) for point in known]
+        lower = [place(Point(point.x, point.low or 0.0)) for point in reversed(known)]
+        parts.append(tag("polygon", class_=f"band b{series.style}", points=_path([*upper, *lower])))
     if series.line and len(series.points) > 1:
-        path = " ".join(f"{_short(x)},{_short(y)}" for x, y in map(place, series.points))
-        parts.append(tag("polyline", class_=f"line s{series.style}", points=path))
+        parts.append(tag("polyline", class_=f"line s{series.style}", points=_path(map(place, series.points))))
     for point in series.points if series.dots else ():
         x, y = place(point)
         if point.low is not None and point.high is not None:
@@ -197,8 +205,9 @@ class Estimate:
 
 
 def scale_for(rows: Sequence[Estimate], label: str = "", count: int = 8) -> Axis:
-    """A scale for these estimates. A baseline far below every trained entry, as the majority label often is, would
-    squeeze the others into a corner, so it stays off the scale and is drawn as an arrow at the edge."""
+    """A scale for these estimates, from 0 on. If all trained entries lie above a half, it is broken: it starts just
+    below them, and its name says where. A baseline far below them then stays off the scale and is drawn as an arrow at
+    the edge, for it would squeeze the others into a corner."""
 
     def ends(estimates: Sequence[Estimate]) -> list[float]:
         return [
@@ -206,10 +215,13 @@ def scale_for(rows: Sequence[Estimate], label: str = "", count: int = 8) -> Axis
         ]
 
     trained = ends([row for row in rows if row.kind != "baseline"]) or ends(rows)
-    least = min(trained, default=0.0) - _REACH * (max(trained, default=1.0) - min(trained, default=0.0))
-    return axis(
+    if min(trained, default=0.0) <= _BROKEN_FROM:
+        return axis(label, [0.0, *ends(rows)], share=True, count=count)
+    least = min(trained) - _REACH * (max(trained) - min(trained))
+    found = axis(
         label, ends([row for row in rows if row.kind != "baseline" or row.low >= least]), share=True, count=count
     )
+    return replace(found, label=f"{label} (the axis starts at {found.write(found.low)})" if label else label)
 
 
 def intervals(title: str, label: str, rows: Sequence[Estimate], *, width: float = 720.0) -> Markup:
@@ -227,7 +239,9 @@ def intervals(title: str, label: str, rows: Sequence[Estimate], *, width: float 
         parts.append(tag("line", class_="grid", x1=x, y1=4, x2=x, y2=bottom))
         parts.append(tag("text", scale.write(tick), class_="tick", x=x, y=bottom + 15, text_anchor="middle"))
     parts.append(tag("line", class_="axis", x1=left, y1=bottom, x2=right, y2=bottom))
-    parts.append(tag("text", label, class_="name", x=(left + right) / 2, y=bottom + 33, text_anchor="middle"))
+    if scale.low > 0:
+        parts.append(_break(left, bottom))
+    parts.append(tag("text", scale.label, class_="name", x=(left + right) / 2, y=bottom + 33, text_anchor="middle"))
     for index, row in enumerate(rows):
         y = 8 + pitch * index + (26 if narrow else 13)
         value = formats.percent(row.value)
@@ -238,6 +252,16 @@ def intervals(title: str, label: str, rows: Sequence[Estimate], *, width: float 
             parts.append(tag("text", value, class_="label", x=right + 10, y=y + 4))
         parts += _estimate(row, scale, (left, right), y)
     return _svg(title, width, bottom + 42, parts, "chart narrow" if narrow else "chart wide")
+
+
+def _break(x: float, y: float) -> Markup:
+    """The zigzag at the start of an axis that does not start at 0."""
+    corners = ((-14, 0), (-11, -5), (-7, 5), (-3, -5), (0, 0))
+    return tag("polyline", class_="axis break", points=_path((x + dx, y + dy) for dx, dy in corners))
+
+
+def _path(points: Iterable[tuple[float, float]]) -> str:
+    return " ".join(f"{_short(x)},{_short(y)}" for x, y in points)
 
 
 def _estimate(row: Estimate, scale: Axis, ends: tuple[float, float], y: float) -> list[Markup]:
@@ -273,14 +297,3 @@ def shape(kind: EntryKind, x: float, y: float, tip: str = "") -> Markup:
 def key(kind: EntryKind) -> Markup:
     """Just the shape, for a legend."""
     return tag("svg", shape(kind, 7.0, 7.0), class_="key", viewBox="0 0 14 14", width=14, height=14, aria_hidden="true")
-
-
-def bar(row: Estimate, scale: Axis, width: float = 110.0) -> Markup:
-    """An interval the size of a word, on a scale that all rows of a table share."""
-    tip = f"{formats.percent(row.low)} to {formats.percent(row.high)}"
-    parts = [
-        tag("title", tip),
-        tag("line", class_="axis", x1=0, x2=width, y1=8, y2=8),
-        *_interval(row, scale, (6.0, width - 6.0), 8.0, tip),
-    ]
-    return _svg(tip, width, 16, parts, "small")

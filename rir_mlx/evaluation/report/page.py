@@ -17,7 +17,7 @@ from markupsafe import Markup
 from rir_mlx import __version__
 from rir_mlx.evaluation.report import formats, view
 from rir_mlx.evaluation.report.charts import key
-from rir_mlx.evaluation.report.examples import MAX_CHARACTERS, MAX_EXAMPLES, PairedExample, example_groups
+from rir_mlx.evaluation.report.examples import MAX_CHARACTERS, MAX_EXAMPLES, Example, example_page
 from rir_mlx.evaluation.schema import Comparison
 from rir_mlx.storage.atomic import write_text
 from rir_mlx.templates import template_environment
@@ -28,29 +28,28 @@ if TYPE_CHECKING:
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
-def write_report(path: Path, comparison: Comparison, examples: Sequence[PairedExample] = ()) -> None:
+def write_report(path: Path, comparison: Comparison, examples: Sequence[Example] = ()) -> None:
     write_text(path, render(comparison, examples))
 
 
-def render(comparison: Comparison, examples: Sequence[PairedExample] = ()) -> str:
+def render(comparison: Comparison, examples: Sequence[Example] = ()) -> str:
     """An HTML document that loads nothing; its Content-Security-Policy forbids loading anything.
 
-    Parts of the comparison that are None are left out. Of each outcome the 400 most confident examples are shown.
+    Parts of the comparison that are None are left out. Of each outcome the most confident examples are shown.
+    Label-only and the chosen arm stand side by side at first; any two can be chosen.
     """
     style, early, script = (_source(name) for name in ("report.css", "early.js", "report.js"))
     policy = (
         f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(early)} {_hash(script)}; "
         "base-uri 'none'; form-action 'none'"
     )
-    texts = [text for example in examples for text in (example.text, example.reasoning or "")]
+    pair = ("qa", comparison.chosen) if comparison.chosen else None
     return (
         _environment()
         .get_template("report.html.j2")
         .render(
             **view.page(comparison),
-            groups=example_groups(examples),
-            names=(examples[0].first.arm, examples[0].second.arm) if examples else (),
-            clipped=any(len(text) > MAX_CHARACTERS for text in texts),
+            examples=example_page(examples, pair),
             max_examples=MAX_EXAMPLES,
             max_characters=MAX_CHARACTERS,
             key=key,

@@ -14,6 +14,7 @@ from typing import Any
 from rir_mlx.errors import UserError, install_extra
 from rir_mlx.evaluation.report import formats
 from rir_mlx.evaluation.report.charts import Axis, Estimate, scale_for
+from rir_mlx.evaluation.report.selection import few_ways, filled_bins
 from rir_mlx.evaluation.report.view import CROWDED, estimate, thinned
 from rir_mlx.evaluation.schema import Comparison, CostPoint, EntryResult, Reliability
 from rir_mlx.statistics.metrics import CoveragePoint
@@ -63,10 +64,10 @@ def _plots(entry: EntryResult, labels: Sequence[str]) -> list[tuple[str, tuple[f
     if counts := entry.confusion:
         plots.append(("confusion", (side + 0.8, side), lambda axes: _confusion(axes, name, counts, labels)))
     if reliability := entry.reliability:
-        plots.append(("reliability", (4.4, 4.2), lambda axes: _reliability(axes, name, reliability)))
+        plots.append(("reliability", (4.4, 4.2), lambda axes: _reliability(axes, entry, reliability)))
     if places := entry.risk_coverage:
         plots.append(("risk-coverage", (5.0, 3.6), lambda axes: _risk(axes, name, thinned(places))))
-    if curve := entry.cost_curve:
+    if curve := few_ways(entry.cost_curve or ()):
         plots.append(("cost-accuracy", (5.0, 3.6), lambda axes: _cost(axes, name, curve)))
     return plots
 
@@ -100,7 +101,7 @@ def _named(axes: Any, title: str, x: str, y: str) -> None:
 
 
 def _accuracy(axes: Any, rows: Sequence[Estimate]) -> None:
-    scale: Axis = scale_for(rows)
+    scale: Axis = scale_for(rows, "accuracy on the test rows")
     for place, row in enumerate(rows):
         colour = _COLOURS[row.kind]
         if row.value < scale.low:  # far to the left of all that was trained
@@ -118,7 +119,7 @@ def _accuracy(axes: Any, rows: Sequence[Estimate]) -> None:
     axes.set_yticks(range(len(rows)), [row.name for row in rows], parse_math=False)
     axes.grid(axis="x", alpha=0.3)
     _percents(axes.xaxis)
-    _named(axes, "Accuracy with its 95 % interval; rings: one seed each", "accuracy on the test rows", "")
+    _named(axes, "Accuracy with its 95 % interval; rings: one seed each", scale.label, "")
 
 
 def _confusion(axes: Any, name: str, counts: Sequence[Sequence[int]], labels: Sequence[str]) -> None:
@@ -138,26 +139,29 @@ def _confusion(axes: Any, name: str, counts: Sequence[Sequence[int]], labels: Se
     axes.set_yticks(range(len(labels)), labels, fontsize=5.5 if small else 8, parse_math=False)
 
 
-def _reliability(axes: Any, name: str, reliability: Reliability) -> None:
+def _reliability(axes: Any, entry: EntryResult, reliability: Reliability) -> None:
     axes.plot([0, 1], [0, 1], color="#888888", linewidth=1, linestyle=":")
     styles = (
         (reliability.before, "before calibration", "--", "#b4500a"),
         (reliability.after, "after", "-", "#0a5c9e"),
     )
     for all_bins, label, dashes, colour in styles:
-        bins = [found for found in all_bins if found.count]
+        bins = filled_bins(all_bins, max(1, len(entry.seeds)))
         if bins:
-            most = max(found.count for found in bins)
-            confidence, accuracy = [found.confidence for found in bins], [found.accuracy for found in bins]
+            most = max(found.rows for found in bins)
+            confidence, accuracy = [found.confidence for found in bins], [found.accuracy.value for found in bins]
             axes.plot(confidence, accuracy, linestyle=dashes, color=colour, label=label)
-            axes.scatter(confidence, accuracy, s=[10 + 60 * found.count / most for found in bins], color=colour)
+            axes.scatter(confidence, accuracy, s=[10 + 60 * found.rows / most for found in bins], color=colour)
+            if label == "after":
+                ends = [found.accuracy.low for found in bins], [found.accuracy.high for found in bins]
+                axes.vlines(confidence, *ends, color=colour, linewidth=1)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     _percents(axes.xaxis)
     _percents(axes.yaxis)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=8, frameon=False)
-    _named(axes, f"Reliability of {name}", "confidence", "accuracy")
+    _named(axes, f"Reliability of {entry.name}", "confidence", "accuracy")
 
 
 def _risk(axes: Any, name: str, places: Sequence[CoveragePoint]) -> None:

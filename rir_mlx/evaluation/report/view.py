@@ -19,17 +19,20 @@ from rir_mlx.evaluation.report.charts import (
     Point,
     Series,
     axis,
-    bar,
     draw,
     intervals,
     scale_for,
 )
+from rir_mlx.evaluation.report.selection import Bin, few_ways, filled_bins, worst_first
 from rir_mlx.evaluation.schema import Comparison, CostPoint, EntryResult, Reliability
-from rir_mlx.statistics.metrics import CoveragePoint, ReliabilityBin
+from rir_mlx.statistics.intervals import wilson_interval
+from rir_mlx.statistics.metrics import CoveragePoint
+from rir_mlx.types import Finding
 
 CROWDED = 16
 """With more classes than this the confusion matrix has small cells and upright names, and is left out on paper."""
-_PAIRS = 10
+SIGNS: dict[Finding, str] = {"helped": "+", "hurt": "−", "unclear": "?", "failed": "!"}
+_PAIRS = 6
 _PLACES = 150
 _SHADES = 10
 
@@ -45,9 +48,8 @@ def page(comparison: Comparison) -> dict[str, Any]:
     shown = [
         {
             **vars(entry),
-            **_charts(entry, labels),
+            **_charts(entry, labels, comparison.rows.test),
             "id": f"entry-{index}",
-            "bar": bar(estimates[index], scale),
             "fails": [name for name in baselines if name not in entry.beats],
         }
         for index, entry in enumerate(entries)
@@ -56,7 +58,10 @@ def page(comparison: Comparison) -> dict[str, Any]:
     return {
         "run": comparison.run,
         "rows": comparison.rows,
+        "headline": comparison.headline,
+        "sign": SIGNS[comparison.headline.finding] if comparison.headline else "",
         "verdict": comparison.verdict or "",
+        "recommendation": comparison.recommendation or "",
         "chosen": comparison.chosen,
         "warnings": comparison.warnings,
         "labels": labels,
@@ -98,14 +103,18 @@ def accuracy_charts(estimates: Sequence[Estimate]) -> tuple[Markup, Markup]:
     return intervals(title, label, estimates), intervals(title, label, estimates, width=340)
 
 
-def _charts(entry: EntryResult, labels: Sequence[str]) -> dict[str, Any]:
+def _charts(entry: EntryResult, labels: Sequence[str], test_rows: int) -> dict[str, Any]:
     """The charts and tables of an entry's panel; `detailed` tells whether it holds anything."""
+    ways = few_ways(entry.cost_curve or ())
     found = {
         "matrix": _matrix(entry.confusion, labels) if entry.confusion else None,
         "pairs": confused_pairs(entry.confusion, labels) if entry.confusion else [],
-        "reliability_chart": reliability_chart(entry.name, entry.reliability) if entry.reliability else None,
-        "risk_chart": risk_chart(entry.name, entry.risk_coverage) if entry.risk_coverage else None,
-        "cost_chart": cost_chart(entry.name, entry.cost_curve) if entry.cost_curve else None,
+        "reliability_chart": reliability_chart(entry, entry.reliability) if entry.reliability else None,
+        "risk_chart": risk_chart(entry.name, entry.risk_coverage, test_rows) if entry.risk_coverage else None,
+        "ways": ways,
+        "cost_chart": cost_chart(entry.name, ways) if len(ways) > 1 else None,
+        "worst": worst_first(entry.per_class) if entry.per_class else [],
+        "worse_calibrated": _worse_calibrated(entry),
     }
     facts = (entry.calibration, entry.faithfulness, entry.label_mass, entry.per_class, entry.against)
     return {**found, "detailed": any(found.values()) or any(facts)}
@@ -135,7 +144,7 @@ class Pair:
 
 
 def confused_pairs(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> list[Pair]:
-    """The ten most frequently confused pairs, most frequent first."""
+    """The six most frequently confused pairs, most frequent first."""
     pairs = [
         Pair(truth, predicted, count, count / sum(row))
         for truth, row in zip(labels, counts, strict=True)
@@ -148,37 +157,56 @@ def confused_pairs(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> li
 # Charts of one entry
 
 
-def reliability_chart(name: str, reliability: Reliability) -> Markup:
-    """Accuracy against confidence in bins. A point's area grows with its bin's share of the rows."""
+def reliability_chart(entry: EntryResult, reliability: Reliability) -> Markup:
+    """Accuracy against confidence in bins of 40 test rows or more, after calibration with intervals. A point's area
+    grows with its bin's share of the rows."""
+    seeds = max(1, len(entry.seeds))
+    before, after = filled_bins(reliability.before, seeds), filled_bins(reliability.after, seeds)
     series = [
-        Series("before calibration", _bin_points(reliability.before), 2),
-        Series("after", _bin_points(reliability.after), 1),
+        Series("before calibration", _bin_points(before, intervals=False), 2),
+        Series("after", _bin_points(after, intervals=True), 1),
     ]
     confidence, accuracy = axis("confidence", (0.0, 1.0), share=True), axis("accuracy", (0.0, 1.0), share=True)
-    return draw(Chart(f"Reliability of {name}", confidence, accuracy, series, diagonal=True))
+    return draw(Chart(f"Reliability of {entry.name}", confidence, accuracy, series, diagonal=True))
 
 
-def _bin_points(bins: Sequence[ReliabilityBin]) -> list[Point]:
-    filled = [found for found in bins if found.count]
-    most = max((found.count for found in filled), default=1)
+def _bin_points(bins: Sequence[Bin], *, intervals: bool) -> list[Point]:
+    most = max((found.rows for found in bins), default=1)
     return [
         Point(
             found.confidence,
-            found.accuracy,
-            f"confidence {formats.percent(found.confidence)}, accuracy {formats.percent(found.accuracy)}, "
-            f"{formats.whole(found.count)} rows",
-            radius=2 + 4 * math.sqrt(found.count / most),
+            found.accuracy.value,
+            f"confidence {formats.percent(found.confidence)}, accuracy {formats.percent(found.accuracy.value)} "
+            f"({formats.percent(found.accuracy.low)} to {formats.percent(found.accuracy.high)}), "
+            f"{formats.whole(found.rows)} rows",
+            low=found.accuracy.low if intervals else None,
+            high=found.accuracy.high if intervals else None,
+            radius=2 + 4 * math.sqrt(found.rows / most),
         )
-        for found in filled
+        for found in bins
     ]
 
 
-def risk_chart(name: str, risk_coverage: Sequence[CoveragePoint]) -> Markup:
-    """Accuracy on the most confident share of the rows."""
-    points = [Point(found.coverage, found.accuracy) for found in thinned(risk_coverage)]
-    y = axis("accuracy on these", [point.y for point in points], share=True)
+def _worse_calibrated(entry: EntryResult) -> list[tuple[str, float, float]]:
+    """The measures that calibration made worse on the test rows, with their values before and after."""
+    if entry.calibration is None:
+        return []
+    before, after = entry.calibration.before, entry.calibration.after
+    measures = {"log-loss": "log_loss", "Brier score": "brier", "calibration error": "calibration_error"}
+    values = [(said, getattr(before, name), getattr(after, name)) for said, name in measures.items()]
+    return [(said, first, last) for said, first, last in values if last > first]
+
+
+def risk_chart(name: str, risk_coverage: Sequence[CoveragePoint], test_rows: int) -> Markup:
+    """Accuracy on the most confident share of the rows, with a band of Wilson's intervals."""
+    points = []
+    for found in thinned(risk_coverage):
+        known = wilson_interval(found.accuracy, max(1, round(found.coverage * test_rows)))
+        points.append(Point(found.coverage, found.accuracy, low=known.low, high=known.high))
+    heights = [height for point in points for height in (point.y, point.low, point.high) if height is not None]
+    y = axis("accuracy on these", heights, share=True)
     x = axis("share of rows answered, most confident first", (0.0, 1.0), share=True)
-    return draw(Chart(f"Accuracy against coverage of {name}", x, y, [Series(name, points, dots=False)]))
+    return draw(Chart(f"Accuracy against coverage of {name}", x, y, [Series(name, points, dots=False, band=True)]))
 
 
 def thinned(places: Sequence[T]) -> list[T]:

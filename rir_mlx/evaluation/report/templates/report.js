@@ -91,20 +91,49 @@
     table.addEventListener("mouseover", read);
   });
 
-  // Examples: by outcome, by words, a few at a time.
-  const FEW = 5, MANY = 25;
+  // Examples: of any two, by outcome, by words, a few at a time.
+  const FEW = { "won": 3, "lost": 3, "both wrong": 1, "both right": 1 }, MANY = 25;
   const search = document.getElementById("search");
   const buttons = all("#outcomes .chip");
   const groups = all(".group").map((element) => ({
     element,
     outcome: element.dataset.outcome,
-    rows: all(".example", element).map((row) => ({ row, text: row.textContent.toLowerCase() })),
+    list: element.querySelector("ol"),
     more: element.querySelector(".more"),
-    most: FEW,
+    rows: [],
+    most: 0,
+  }));
+  const rows = all(".example").map((row) => ({
+    row,
+    answers: all(".answer", row),
+    shown: all(".answer, .why", row),
+    text: row.textContent.toLowerCase(),
   }));
   let outcome = "";
+  function pairUp(first, second) {
+    const section = document.getElementById("examples-section");
+    const totals = JSON.parse(section.dataset.totals)[first + "," + second];
+    const [a, b] = [first, second].map((place) => document.getElementById("first").options[place].textContent);
+    const meanings = [`only ${b} is correct`, `only ${a} is correct`, `neither ${a} nor ${b} is correct`, `${a} and ${b} are correct`];
+    section.querySelector(".first-name").textContent = a;
+    section.querySelector(".second-name").textContent = b;
+    rows.forEach((each) => {
+      const [one, other] = [first, second].map((place) => each.answers[place].classList.contains("right"));
+      each.outcome = one ? (other ? "both right" : "lost") : (other ? "won" : "both wrong");
+      each.sure = Number(each.answers[second].dataset.p);
+      each.shown.forEach((part) => part.classList.toggle("out", part.dataset.of !== first && part.dataset.of !== second));
+    });
+    groups.forEach((group, place) => {
+      group.rows = rows.filter((each) => each.outcome === group.outcome).sort((x, y) => y.sure - x.sure);
+      group.list.append(...group.rows.map((each) => each.row));
+      group.element.querySelector(".total").textContent = totals[place].toLocaleString("en");
+      group.element.querySelector(".meaning").textContent = meanings[place];
+      buttons[place + 1].querySelector(".total").textContent = totals[place].toLocaleString("en");
+    });
+  }
   function show() {
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    let everywhere = 0;
     groups.forEach((group) => {
       let found = 0;
       group.rows.forEach(({ row, text }) => {
@@ -112,33 +141,41 @@
         found += fits;
         row.classList.toggle("off", !fits || found > group.most);
       });
-      group.element.classList.toggle("off", outcome !== "" && outcome !== group.outcome);
+      everywhere += found;
+      group.element.classList.toggle("off", (outcome !== "" && outcome !== group.outcome) || (words.length > 0 && !found));
       const shown = Math.min(found, group.most);
-      group.more.querySelector("span").textContent =
-        found ? `${shown} of ${found} shown` : words.length ? "none of these holds the words" : "none";
+      group.more.querySelector("span").textContent = found ? `${shown} of ${found} shown` : "none";
       group.more.querySelector("button").hidden = shown === found;
     });
+    document.getElementById("found").textContent =
+      words.length ? `${everywhere} of the ${rows.length} rows on this page hold these words.` : "";
   }
-  function restart() {
-    groups.forEach((group) => { group.most = outcome ? MANY : FEW; });
+  function choose(wanted) {
+    outcome = wanted;
+    buttons.forEach((button) => button.setAttribute("aria-pressed", button.dataset.outcome === outcome));
+    groups.forEach((group) => { group.most = outcome || search.value.trim() ? MANY : FEW[group.outcome]; });
     show();
   }
   if (search) {
+    const pickers = ["first", "second"].map((name) => document.getElementById(name));
     let waiting;
     search.addEventListener("input", () => {
       clearTimeout(waiting);
-      waiting = setTimeout(restart, 100);
+      waiting = setTimeout(() => choose(search.value.trim() ? "" : outcome), 100);
     });
-    buttons.forEach((button) => button.addEventListener("click", () => {
-      outcome = button.dataset.outcome;
-      buttons.forEach((other) => other.setAttribute("aria-pressed", other === button));
-      restart();
-    }));
+    buttons.forEach((button) => button.addEventListener("click", () => choose(button.dataset.outcome)));
     groups.forEach((group) => group.more.querySelector("button").addEventListener("click", () => {
       group.most += MANY;
       show();
     }));
-    restart();
+    pickers.forEach((picker, place) => picker.addEventListener("change", () => {
+      const other = pickers[1 - place];
+      if (other.value === picker.value) other.selectedIndex = (picker.selectedIndex + 1) % picker.options.length;
+      pairUp(pickers[0].value, pickers[1].value);
+      choose(outcome);
+    }));
+    pairUp(pickers[0].value, pickers[1].value);
+    choose("");
   }
 
   // What is folded is unfolded on paper.
