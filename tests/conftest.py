@@ -48,7 +48,8 @@ def _open(name: str) -> Backend:
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         processes.prepare()
-        if workers := getattr(config.option, "tx", None):
+        workers = getattr(config.option, "tx", None) or []
+        if workers and set(workers) == {"popen"}:
             config.option.tx = [f"popen//python={shlex.join(processes.interpreter())}" for _ in workers]
 
 

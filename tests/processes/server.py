@@ -63,9 +63,16 @@ class Server:
                     self._forget(key.fileobj)
 
     def _start(self, connection: socket.socket) -> None:
-        _, files, _, _ = socket.recv_fds(connection, 1, 3)
-        with connection.makefile("rb") as lines:
-            wanted = json.loads(lines.readline())
+        files, line = list[int](), b""
+        with suppress(OSError), connection.makefile("rb") as lines:
+            files = socket.recv_fds(connection, 1, 3)[1]
+            line = lines.readline()
+        if not line:  # the client was killed before it could ask
+            for descriptor in files:
+                os.close(descriptor)
+            connection.close()
+            return
+        wanted = json.loads(line)
         pid = os.fork()
         if pid == 0:
             self._selector.close()
@@ -74,7 +81,8 @@ class Server:
             _become(wanted, files)
         for descriptor in files:
             os.close(descriptor)
-        connection.sendall(f"{pid}\n".encode())
+        with suppress(OSError):
+            connection.sendall(f"{pid}\n".encode())
         self.running[pid] = connection
         self._selector.register(connection, selectors.EVENT_READ)
 
@@ -109,6 +117,8 @@ def _become(wanted: dict[str, Any], files: list[int]) -> None:
         code = 0
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        if isinstance(ended.code, str):
+            print(ended.code, file=sys.stderr)
     except BaseException:
         traceback.print_exc()
     finally:
