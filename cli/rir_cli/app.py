@@ -11,6 +11,7 @@ import typer
 
 import rir_mlx
 from rir_cli.answering.classifying import classify
+from rir_cli.answering.mcp_server import mcp
 from rir_cli.answering.reviewing import review
 from rir_cli.answering.serving import serve
 from rir_cli.checking import check
@@ -259,6 +260,7 @@ def _print_demo(run: RunDir, comparison: Comparison) -> None:
 
 app.command(cls=Command, short_help="Label texts, each with its reasoning.")(classify)
 app.command(cls=Command, short_help="Answer over HTTP, with reasons.")(serve)
+app.command(cls=Command, short_help="Answer as a tool, over MCP.")(mcp)
 app.command(cls=Command, short_help="Write reviewed rows into new tables.")(review)
 app.command(cls=Command, short_help="Write a classifier in another format.")(export)
 app.command(cls=Command, short_help="List the runs.")(runs_)

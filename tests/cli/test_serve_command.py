@@ -40,6 +40,16 @@ def test_a_run_is_served_until_ctrl_c_and_its_texts_are_nowhere_in_the_output(ev
     assert answer["reason"]
     assert answer["calibrated"] is True
     assert httpx2.post(f"{address}/v1/systemone", json={"state": "secretly"}).status_code == 422
+    assert [arm["name"] for arm in httpx2.get(f"{address}/run").json()["arms"][1:]].count("qa") == 1
+    other = httpx2.post(f"{address}/classify", json={"texts": ["secretly"], "arm": "qa"}, timeout=60).json()
+    assert other["predictions"][0]["reasoning"] is None
+    review = httpx2.get(f"{address}/review", timeout=60).json()
+    assert review["parts"] == {"train": 42, "validation": 24, "test": 24}
+    assert not review["changed"]
+    rows = httpx2.get(f"{address}/review/rows", params={"limit": 200}, timeout=60).json()["rows"]
+    assert {row["part"] for row in rows if row["predicted"]} == {"validation", "test"}
+    assert sum(row["predicted"] is not None for row in rows) == 48
+    assert httpx2.get(f"{address}/threshold", timeout=60).json()["rows"] == 24
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 0
     assert re.search(r"POST /v1/systemone 200 \d+ ms", process.err())

@@ -190,6 +190,13 @@ def test_rows_are_reviewed_saved_at_once_taken_back_and_there_after_a_reload(
         assert page.locator("#rows li").count() == 50
         assert page.locator("#shown").inner_text() == "1–50 of 20,000 rows"
         assert max(sizes) < 50_000
+        choose(page, "Model disagrees")
+        all_ = int(page.locator("#shown").inner_text().split(" of ")[1].split()[0])
+        assert all_ > 50
+        page.keyboard.press("s")
+        page.locator("#said").get_by_text("Skipped").wait_for()
+        page.get_by_role("button", name="Next").click()  # the 51st row is the 50th of those that are not decided
+        page.locator("#shown").get_by_text(f"50–{all_ - 1} of {all_ - 1} rows").wait_for()
         choose(page, "Conflicting labels (2)")
         page.locator("#new-label").select_option("label 40")
         page.locator("#new-reasoning").fill(MARKUP)
@@ -199,7 +206,7 @@ def test_rows_are_reviewed_saved_at_once_taken_back_and_there_after_a_reload(
         page.keyboard.press("Escape")
         page.keyboard.press("s")
         page.locator("#said").get_by_text("Skipped").wait_for()
-        edited, skipped = lines_of(review)
+        _, edited, skipped = lines_of(review)
         assert (edited["action"], edited["label"], edited["reasoning"]) == ("edit", "label 40", MARKUP)
         assert skipped["action"] == "skip"
         page.reload()

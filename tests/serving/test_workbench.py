@@ -13,7 +13,7 @@ import httpx2
 import pytest
 from conftest import MARKUP
 from review_runs import TABLE, lines_of, make_run, write_results
-from served_models import fake_classifier, served_run, serving
+from served_models import described, fake_classifier, served_run, serving
 from test_routes import HTTP, KEY, error_of, events_of
 from test_worker import Waiting
 
@@ -22,7 +22,10 @@ from rir_mlx.prompting.codec import Codec
 from rir_mlx.recipe.schema import Recipe
 from rir_mlx.review.new_tables import write_new_tables
 from rir_mlx.serving.guard import Policy, Slowdown
+from rir_mlx.serving.jobs import Busy
+from rir_mlx.serving.workbench.arms import Arms, Loaded
 from rir_mlx.serving.workbench.tables import TABLE_BYTES
+from rir_mlx.serving.worker import Limits, Worker
 from rir_mlx.storage.layout import RunDir
 from rir_mlx.types import Arm
 
@@ -233,7 +236,25 @@ def test_another_arm_answers_once_it_is_loaded_and_gives_way_to_a_third(
             assert (found["reasoning"] is not None) is reasons
         assert loads == ["qa", "qar"]
         assert HTTP.post(f"{address}/classify", json={"texts": ["x"], "arm": "multitask"}).status_code == 422
+        assert dict(events_of(post_table(address, b"text\nhello\n", arm="qar").text))["done"]["rows"] == 1
         assert [arm["loaded"] for arm in get(address, "run")["arms"]] == [True, False, True]
+
+
+def test_an_arm_that_works_on_a_table_is_not_taken_away(small: tuple[RunDir, Recipe], codec: Codec) -> None:
+    main = fake_classifier(codec)
+    worker = Worker(lambda: main)
+    arms = Arms(
+        served_run(*small, main, lambda arm: fake_classifier(codec, arm)), Loaded(worker, described(main)), Limits()
+    )
+    kept = arms.get("qa", keep=True)
+    assert arms.get("qa").worker is kept.worker
+    with pytest.raises(Busy):
+        arms.get("qar")
+    assert kept.worker.alive
+    arms.let_go("qa")
+    assert arms.get("qar").served.arm == "qar"
+    assert not kept.worker.alive
+    arms.stop(10)
 
 
 def test_a_server_without_a_run_has_one_arm_and_no_review(address: str) -> None:

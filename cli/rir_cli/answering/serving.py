@@ -95,7 +95,7 @@ def serve(
         context.recipe,
         used,
         lambda wanted: loading.load_classifier(context.run, context.model, wanted),
-        lambda classifier: _served(context, classifier, threshold),
+        lambda classifier: served(context, classifier, threshold),
     )
     serve_classifier(source, options, context.progress, _open if open_ else None)
 
@@ -106,7 +106,7 @@ def _open(address: str) -> None:
     webbrowser.open(f"{address}/")
 
 
-def _served(context: Context, classifier: Classifier, threshold: float | None) -> Served:
+def served(context: Context, classifier: Classifier, threshold: float | None) -> Served:
     """What is said of the classifier that answers."""
     from datetime import UTC, datetime
 

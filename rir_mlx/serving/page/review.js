@@ -226,10 +226,16 @@ function take(row) {
   mark();
 }
 
+/** Where the next page begins: rows that were decided about here have left those that are not decided. */
+function nextPage() {
+  const state = by("state").value;
+  return offset + rows.filter((row) => state === "all" || (state === "done") === (row.decided !== null)).length;
+}
+
 function step(move) {
   const place = rows.findIndex((row) => row.id === current?.id) + move;
   if (place >= 0 && place < rows.length) open(rows[place].id);
-  else if (move > 0 && offset + rows.length < total) load(offset + PAGE);
+  else if (move > 0 && offset + rows.length < total) load(nextPage());
 }
 
 /** Save the fields, then go on to the next row: the row as it is was accepted, or it is changed. */
@@ -315,7 +321,7 @@ export function start() {
   });
   by("narrow").addEventListener("submit", (event) => event.preventDefault());
   by("before").addEventListener("click", () => load(Math.max(0, offset - PAGE)));
-  by("after").addEventListener("click", () => load(offset + PAGE));
+  by("after").addEventListener("click", () => load(nextPage()));
 }
 
 export async function show() {

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from rir_mlx.classification.classifier import Classifier
 from rir_mlx.recipe.schema import Recipe
+from rir_mlx.serving.jobs import Busy
 from rir_mlx.serving.wire import Served
 from rir_mlx.serving.worker import Limits, Worker
 from rir_mlx.storage.layout import RunDir
@@ -46,6 +47,7 @@ class Arms:
     def __init__(self, source: ServedRun, main: Loaded, limits: Limits) -> None:
         self.source, self.main, self.limits = source, main, limits
         self._other: Loaded | None = None
+        self._kept = 0
         self._lock = threading.Lock()
 
     @property
@@ -53,18 +55,27 @@ class Arms:
         other = self._other
         return [self.main.served.arm, *([other.served.arm] if other else [])]
 
-    def get(self, arm: Arm) -> Loaded:
+    def get(self, arm: Arm, *, keep: bool = False) -> Loaded:
         """The arm, loaded now if it is not; another one than the main one gives up its memory first, once it has
-        answered what it was asked. Takes as long as loading does. Raises what loading raises."""
+        answered what it was asked. Takes as long as loading does. `keep` keeps it until `let_go`.
+
+        Raises Busy if another one is kept, and what loading raises."""
         if arm == self.main.served.arm:
             return self.main
         with self._lock:
-            if self._other is not None and self._other.served.arm == arm and self._other.worker.alive:
-                return self._other
-            self._give_up()
-            worker = Worker(lambda: self.source.load(arm), self.limits)
-            self._other = Loaded(worker, self.source.describe(worker.start()))
+            if self._other is None or self._other.served.arm != arm or not self._other.worker.alive:
+                if self._kept:
+                    raise Busy(10)
+                self._give_up()
+                worker = Worker(lambda: self.source.load(arm), self.limits)
+                self._other = Loaded(worker, self.source.describe(worker.start()))
+            self._kept += keep
             return self._other
+
+    def let_go(self, arm: Arm) -> None:
+        """The arm that was kept may give way again."""
+        with self._lock:
+            self._kept -= arm != self.main.served.arm
 
     def stop(self, timeout: float | None = None) -> None:
         """Answer what was submitted to the other arm, and end its thread."""

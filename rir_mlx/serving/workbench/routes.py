@@ -132,19 +132,26 @@ class Workbench:
         self._tables.take()
         try:
             body = await raw_body(request, TABLE_BYTES, _TABLE_SECONDS)
-            job = TableJob(asked, body, await self.loaded(asked.arm))
+            loaded = await self.loaded(asked.arm, keep=True)
         except BaseException:
             self._tables.leave()
             raise
-        return StreamingResponse(job.stream(self._tables.leave), media_type="text/event-stream")
 
-    async def loaded(self, arm: Arm | None) -> Loaded:
-        """The arm that a request names. Raises Refused if it is not trained, and what loading it raises."""
+        def ended() -> None:
+            self._tables.leave()
+            self.arms.let_go(loaded.served.arm)
+
+        job = TableJob(asked, body, loaded)
+        job.start(ended)
+        return StreamingResponse(job.stream(), media_type="text/event-stream")
+
+    async def loaded(self, arm: Arm | None, *, keep: bool = False) -> Loaded:
+        """The arm that a request names, see `Arms.get`. Raises Refused if it is not trained."""
         if arm is None:
             return self.arms.main
         if arm not in self.source.arms:
             raise Refused(422, f"The run has no trained {arm} classifier.", param="arm")
-        return await asyncio.to_thread(self.arms.get, arm)
+        return await asyncio.to_thread(partial(self.arms.get, arm, keep=keep))
 
     async def report(self, request: Request) -> Response:
         given = request.path_params["ticket"].encode()

@@ -24,6 +24,8 @@ from rir_mlx.types import Arm, ReasonMode
 TABLE_BYTES = 32 << 20
 _PIECE = 1 << 16
 _SHOWN, _CUT = 50, 500
+_AHEAD = 64
+"""Events that wait for the client."""
 _LOOK = 0.5
 """Seconds after which it is looked whether somebody still waits."""
 
@@ -61,8 +63,8 @@ class TableJob:
         self._shown = 0
         self._done, self._total = 0.0, 0.0
 
-    async def stream(self, ended: Callable[[], None]) -> AsyncIterator[bytes]:
-        """The events of the job. `ended` is called when its thread ends."""
+    def start(self, ended: Callable[[], None]) -> None:
+        """Begin to work. `ended` is called when its thread ends."""
 
         def run() -> None:
             try:
@@ -72,6 +74,9 @@ class TableJob:
                 self._put(None)
 
         threading.Thread(target=run, name="rir-mlx-table", daemon=True).start()
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        """The events of the job, once it has begun. Who stops reading them ends it."""
         try:
             while (data := await self._events.get()) is not None:
                 yield data
@@ -109,6 +114,9 @@ class TableJob:
         with target.open(encoding="utf-8", newline="") as file:
             while piece := file.read(_PIECE):
                 self._tell("table", text=piece)
+                while self._events.qsize() > _AHEAD:  # of a client that reads slowly
+                    if self.gone.wait(0.05):
+                        raise _Gone
         counts = {name: getattr(result, name) for name in ("rows", "classified", "abstained", "trimmed", "unfit")}
         self._tell("done", name=target.name, **counts, without_text=dict(result.without_text))
 

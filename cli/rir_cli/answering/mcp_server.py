@@ -1,0 +1,102 @@
+"""The command `mcp`: a trained classifier as a tool of programs that speak the Model Context Protocol."""
+
+import io
+import os
+import sys
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Annotated
+
+from rir_cli.answering.serving import RunArgument, served
+from rir_cli.context import trained_context
+from rir_cli.options import ArmOption, BackendOption, OfflineOption, RunsOption, ThresholdOption
+from rir_mlx.types import RUNS
+
+if TYPE_CHECKING:  # the protocol is not needed to print help
+    from mcp.server.fastmcp import FastMCP
+
+    from rir_mlx.serving.wire import Served
+    from rir_mlx.serving.worker import Worker
+
+
+def mcp(
+    run: RunArgument = None,
+    arm: ArmOption = None,
+    threshold: ThresholdOption = None,
+    runs: RunsOption = RUNS,
+    backend: BackendOption = None,
+    offline: OfflineOption = False,
+) -> None:
+    """Offer a trained classifier as a tool, `classify`, over stdin and stdout (Model Context Protocol).
+
+    It is started by the program that uses it, which knows it by this command.
+    """
+    from rir_mlx.errors import UserError, install_extra
+
+    if find_spec("mcp") is None:
+        raise UserError("This needs mcp, which this Python does not have.", hint=f"{install_extra('mcp')} installs it.")
+    _keep_stdout_for_the_protocol()
+    context = trained_context(run, runs, backend, offline=offline, quiet=True)
+    from rir_mlx.classification import loading
+    from rir_mlx.serving.worker import Limits, Worker
+
+    used = arm or loading.default_arm(context.run)
+    worker = Worker(
+        lambda: loading.load_classifier(context.run, context.model, used),
+        Limits(seconds=600, together=context.recipe.evaluate.batch_size),
+    )
+    try:
+        make_server(worker, served(context, worker.start(), threshold)).run("stdio")
+    except KeyboardInterrupt:
+        return
+    finally:
+        worker.stop(30)
+
+
+def make_server(worker: "Worker", served: "Served") -> "FastMCP":
+    """The server with its tool. Annotations are read when it is made, so they stand here as they are."""
+    import anyio.to_thread
+    from mcp.server.fastmcp import FastMCP
+    from mcp.types import ToolAnnotations
+    from pydantic import Field
+
+    from rir_mlx.serving.jobs import Item, Job
+    from rir_mlx.serving.wire import ClassifyRequest, ClassifyResponse, Usage, classified
+    from rir_mlx.types import ReasonMode
+
+    server = FastMCP("rir-mlx", log_level="ERROR")
+    reads = ToolAnnotations(readOnlyHint=True, idempotentHint=True, openWorldHint=False)
+    labels = ", ".join(served.labels)
+
+    @server.tool(
+        description=f"Label texts with one of: {labels}. Gives each label's calibrated probability and, if wanted, the "
+        "reasoning that the model wrote. `label` is null where it abstains; a low `mass` says that no label fits.",
+        annotations=reads,
+        structured_output=True,
+    )
+    async def classify(
+        texts: Annotated[list[str], Field(description="Up to 256 texts.", min_length=1, max_length=256)],
+        reason: Annotated[
+            ReasonMode, Field(description="Whether to write reasonings. auto: only if the text alone leaves doubt.")
+        ] = "always",
+    ) -> ClassifyResponse:
+        asked = ClassifyRequest(texts=texts, reason=reason)
+        job = worker.submit(Job([Item(text, asked.reason) for text in asked.texts]))
+        try:
+            predictions = await anyio.to_thread.run_sync(job.result, abandon_on_cancel=True)
+        finally:
+            job.gone = True
+        return ClassifyResponse(
+            model=served.name,
+            calibrated=served.calibrated,
+            predictions=[classified(prediction, served) for prediction in predictions],
+            usage=Usage(input_tokens=job.prompt_tokens, output_tokens=job.generated_tokens),
+        )
+
+    return server
+
+
+def _keep_stdout_for_the_protocol() -> None:
+    """What a library prints goes to stderr from here on: a line of its own in stdout would break the protocol."""
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = io.TextIOWrapper(os.fdopen(stdout, "wb"), encoding="utf-8", line_buffering=True)
