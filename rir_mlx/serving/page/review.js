@@ -26,6 +26,7 @@ let total = 0;
 let rows = [];
 let current = null;
 let loading = 0;
+let busy = false; // a decision is being saved, or the next row fetched: what is pressed now is not meant for it
 const mine = [];
 const drafts = new Map(JSON.parse(sessionStorage.getItem("drafts") ?? "[]"));
 
@@ -234,8 +235,8 @@ function nextPage() {
 
 function step(move) {
   const place = rows.findIndex((row) => row.id === current?.id) + move;
-  if (place >= 0 && place < rows.length) open(rows[place].id);
-  else if (move > 0 && offset + rows.length < total) load(nextPage());
+  if (place >= 0 && place < rows.length) return open(rows[place].id);
+  return move > 0 && offset + rows.length < total ? load(nextPage()) : null;
 }
 
 /** Save the fields, then go on to the next row: the row as it is was accepted, or it is changed. */
@@ -252,6 +253,8 @@ async function skip() {
 }
 
 async function save(row, decision) {
+  if (busy) return;
+  busy = true;
   try {
     const now = await (await post("review/decide", { row: row.id, seen: row.version, ...decision })).json();
     mine.push(row.id);
@@ -261,7 +264,7 @@ async function save(row, decision) {
     take(now);
     const last = rows.findIndex((known) => known.id === row.id) === rows.length - 1 && offset + rows.length >= total;
     if (last) draw(now);
-    else step(1);
+    else await step(1);
   } catch (error) {
     showFault(error.message);
     if (error instanceof Fault && error.status === 409) {
@@ -269,22 +272,33 @@ async function save(row, decision) {
       await open(row.id); // with what was decided elsewhere; what was typed here is a draft
       take(current);
     }
+  } finally {
+    busy = false;
   }
 }
 
 /** Take back the latest decision of this page; without one, that about the open row. */
 async function undo() {
-  const id = mine.length ? mine.pop() : current?.id;
-  if (!id) return;
+  const id = mine.at(-1) ?? current?.id;
+  if (!id || busy) return;
+  busy = true;
   try {
     const row = await get("review/row", { id });
-    if (!row.decided) return;
+    if (!row.decided) {
+      mine.pop(); // it was taken back elsewhere
+      draw(row);
+      return;
+    }
     const back = await (await post("review/undo", { row: id, seen: row.version })).json();
+    mine.pop();
+    showFault("");
     say("Taken back.");
     draw(back);
     take(back);
   } catch (error) {
     showFault(error.message);
+  } finally {
+    busy = false;
   }
 }
 
