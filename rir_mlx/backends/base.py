@@ -172,10 +172,12 @@ class EncoderRows:
 
 @dataclass(frozen=True)
 class Device:
-    """Where the model runs; `memory` is in bytes."""
+    """Where the model runs; `memory` is in bytes. `shares_memory`: it is the machine's memory, in which libraries and
+    files lie too."""
 
     name: str
     memory: int
+    shares_memory: bool = True
 
 
 OnToken = Callable[[int, int], None]

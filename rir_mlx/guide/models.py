@@ -23,7 +23,8 @@ from rir_mlx.models.config import read_config
 from rir_mlx.models.families import VERIFIED, mlx_length_limit
 from rir_mlx.recipe.builtin import BUILTIN, EMBEDDED
 from rir_mlx.recipe.schema import LoraParameters, TrainingSection
-from rir_mlx.training.cost import Trained, fits_into, training_memory
+from rir_mlx.training.cost import fits_into
+from rir_mlx.training.memory import Stored, Trained, training_memory
 from rir_mlx.types import OPEN_MIRROR, FineTuneType
 
 EMBEDDED_MODEL = f"{BUILTIN}tiny-llama"
@@ -89,9 +90,10 @@ def _read(name: str, folder: Path, memory: int) -> BaseModel:
     config = read_config(folder)
     family = str(config.get("model_type"))
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    tokenizer = folder / "tokenizer.json"
     taken: int | None = None
     with suppress(RirError):
-        taken = training_bytes(config, size)
+        taken = training_bytes(config, size, tokenizer.stat().st_size if tokenizer.is_file() else 0)
     return BaseModel(
         name,
         family,
@@ -104,9 +106,10 @@ def _read(name: str, folder: Path, memory: int) -> BaseModel:
     )
 
 
-def training_bytes(config: dict[str, Any], stored: int) -> int:
+def training_bytes(config: dict[str, Any], stored: int, tokenizer: int = 0) -> int:
     """Bytes that training takes with the default settings and rows of usual length, by the estimate that every
-    training prints: a LoRA adapter, or all weights of a tiny model. `stored` are the bytes of the weight files.
+    training prints: a LoRA adapter, or all weights of a tiny model. `stored` are the bytes of the weight files,
+    `tokenizer` those of tokenizer.json.
 
     Raises ModelError if the config lacks a size."""
     width = 4 if str(config.get("dtype") or config.get("torch_dtype")) == "float32" else 2
@@ -119,7 +122,8 @@ def training_bytes(config: dict[str, Any], stored: int) -> int:
     weights[:, -_LEARNED:] = 1
     tokens = np.zeros((rows, _ROW), dtype=np.int32)
     batch = Batch(tuple(range(_PREFIX)), tokens, np.full(rows, _ROW, dtype=np.int32), weights)
-    return training_memory(Trained(cast(Model, _Sizes(parameters, held)), spec, config), batch)
+    what = Trained(cast(Model, _Sizes(parameters, held)), spec, config, stored=Stored(tokenizer, stored))
+    return training_memory(what, batch)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from rir_mlx.prompting.room import rgen_room
 from rir_mlx.stages.context import Context
 from rir_mlx.storage.digests import digest_of_file
 from rir_mlx.training.cost import generation_cost
+from rir_mlx.training.memory import Loaded, Stored
 
 if TYPE_CHECKING:
     from rir_mlx.augmentation.engines.server import OpenAIEngine  # its HTTP library is needed only with a server
@@ -125,10 +126,12 @@ class ReasoningModel:
         prompts = [self.question.prompt(ReasoningRequest("", row.text, row.label, 0)) for row in rows[:_SAMPLE]]
         encoded = codec.encode_many(prompts, self.room)
         requests = [Request(index, prompt.row) for index, prompt in enumerate(encoded)]
-        cost = generation_cost(self._rgen(), requests, encoded[0].prefix, sampling, context.model.files.config)
+        device, files = context.backend.device(), context.model.files
+        loaded = Loaded(self._rgen(), files.config, Stored.of(files.folder, device))
+        cost = generation_cost(loaded, requests, encoded[0].prefix, sampling)
         factor = due / len(requests)
         whole = replace(cost, rows=due, tokens=round(cost.tokens * factor), seconds=cost.seconds * factor)
-        context.progress.say("At most, " + whole.text("augmentation", context.backend.device()))
+        context.progress.say("At most, " + whole.text("augmentation", device))
 
     def _rgen(self) -> Model:
         """R-Gen, fused; the base model if there is no R-Gen."""

@@ -27,9 +27,10 @@ from rir_mlx.stages.context import Context, exclusive, is_due
 from rir_mlx.storage.digests import digest_of, digest_of_file
 from rir_mlx.storage.layout import Stage
 from rir_mlx.training.checkpoints import Checkpoints
-from rir_mlx.training.cost import Trained, training_cost
+from rir_mlx.training.cost import training_cost
 from rir_mlx.training.job import TrainingJob, TrainingOutputs, steps_for
 from rir_mlx.training.loop import train as run_training
+from rir_mlx.training.memory import Stored, Trained
 from rir_mlx.training.trackers import check_installed
 from rir_mlx.types import CONTROLS, Arm
 
@@ -321,7 +322,9 @@ def _say_cost(context: Context, model: Model, job: TrainingJob, stage: Stage, na
     section, rows = ("rgen", "reasoning") if stage.folder == context.run.rgen.folder else ("classifier", "data")
     smaller = f"{section}.iters" if job.options.iters else f"{rows}.max_samples, {section}.epochs"
     device = context.backend.device()
-    what = Trained(model, context.model.adapter_spec, context.model.files.config, context.processes.size)
+    files = context.model.files
+    stored = Stored.of(files.folder, device)
+    what = Trained(model, context.model.adapter_spec, files.config, context.processes.size, stored)
     cost = training_cost(what, job, device, section, smaller)
     context.progress.say(cost.text(name, device))
     if warning := cost.warning(device):

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from rir_mlx.backends.base import (
-    Batch,
     Device,
     Model,
     Request,
@@ -20,20 +19,14 @@ from rir_mlx.backends.base import (
     Tokens,
 )
 from rir_mlx.errors import OutOfMemory
-from rir_mlx.models.adapter_spec import LINEAR_KEYS, AdapterSpec, adapted_layers
-from rir_mlx.models.families import ModelShape
 from rir_mlx.prompting.batches import whole_batches
 from rir_mlx.training.job import TrainingJob
+from rir_mlx.training.memory import Loaded, Trained, generation_memory, training_memory
 
 _USABLE = 0.9
 """Share of the machine's memory that a training may take."""
 _BACKWARD = {"lora": 1.3, "dora": 2.0, "full": 2.0}
 """Time of a backward pass in forward passes: without weight gradients a little more than one."""
-
-
-_FRAMEWORK = 300 * 2**20
-"""Bytes that a framework itself takes: libraries, threads, buffers of matrix products. A tokenizer, and what loading
-holds for a moment, are not counted."""
 
 
 @dataclass(frozen=True)
@@ -79,16 +72,6 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-@dataclass(frozen=True)
-class Trained:
-    """The model to train, the `config` of its folder, the adapter, and the number of processes."""
-
-    model: Model
-    spec: AdapterSpec
-    config: dict[str, Any]
-    processes: int = 1
 
 
 def training_cost(what: Trained, job: TrainingJob, device: Device, section: str, smaller: str) -> Cost:
@@ -142,11 +125,9 @@ def _edit_that_fits(what: Trained, job: TrainingJob, longest: Sequence[int], dev
     return ""
 
 
-def generation_cost(
-    model: Model, requests: Sequence[Request], prefix: Tokens, sampling: Sampling, config: dict[str, Any]
-) -> Cost:
+def generation_cost(loaded: Loaded, requests: Sequence[Request], prefix: Tokens, sampling: Sampling) -> Cost:
     """The cost of generating to the limit for every request: an upper bound, from a few tokens of one batch."""
-    few, more = 2, 8
+    model, few, more = loaded.model, 2, 8
     batch = requests[: sampling.batch_size]
 
     def run(tokens: int) -> float:
@@ -162,54 +143,13 @@ def generation_cost(
         rows=len(requests),
         tokens=prompt + len(requests) * sampling.max_tokens,
         seconds=batches * (start + each * sampling.max_tokens),
-        memory=_generation_memory(model, batch, len(prefix) + sampling.max_tokens, config),
+        memory=generation_memory(loaded, batch, len(prefix), sampling),
         smaller="data.max_samples, augment.max_tokens",
     )
 
 
 def _step_memory(what: Trained, job: TrainingJob, rows: Sequence[int], checkpointed: bool) -> int:
     return max(training_memory(what, batch, checkpointed) for batch in job.batches(job.train, [rows]))
-
-
-def training_memory(what: Trained, batch: Batch, checkpointed: bool = False) -> int:
-    """Bytes that a step on a batch takes: the weights; gradient, weight and two moments of each trained number;
-    activations; one part of the logits; and the framework itself.
-
-    Per layer, a token keeps some 20 values of the hidden width and 4 of the MLP width, as measured with both
-    frameworks. DoRA keeps about twice that, checkpointing only the layer's input, plus two layers being computed.
-    """
-    model, spec, config = what.model, what.spec, what.config
-    shape = ModelShape.of(config)
-    hidden, layers, middle = shape.hidden, shape.layers, shape.middle
-    width = _width(model)
-    kind = spec.fine_tune_type
-    trained = model.parameters if kind == "full" else _adapter_size(spec, shape)
-    layer = (20 * hidden + 4 * middle) * width * {"lora": 1.0, "full": 1.0, "dora": 2.0}[kind]
-    each = layers * 1.5 * hidden * width + 2 * layer if checkpointed else layers * layer
-    logits = min(model.head_rows, int((batch.weights > 0).sum())) * shape.vocabulary * 12
-    return int(model.weight_bytes + trained * 16 + batch.processed * each + logits + _FRAMEWORK)
-
-
-def _adapter_size(spec: AdapterSpec, shape: ModelShape) -> int:
-    """Numbers in a low-rank adapter."""
-    sizes = shape.linear_sizes()
-    each = sum(sizes.get(key.rpartition(".")[2], 2 * shape.hidden) for key in spec.keys or LINEAR_KEYS)
-    return len(adapted_layers(spec, shape.layers)) * spec.rank * each
-
-
-def _generation_memory(model: Model, batch: Sequence[Request], more: int, config: dict[str, Any]) -> int:
-    """Bytes: the weights; for each row, keys and values for the longest row's tokens, and one row of logits; and the
-    framework itself."""
-    longest = max(len(request.tokens) for request in batch) + more
-    shape = ModelShape.of(config)
-    each = shape.layers * shape.key_value_heads * shape.head_width * 2 * _width(model)
-    cache = len(batch) * longest * each
-    return model.weight_bytes + cache + len(batch) * shape.vocabulary * 4 + _FRAMEWORK
-
-
-def _width(model: Model) -> int:
-    """Bytes of a number that the model computes with."""
-    return 4 if model.weight_bytes >= 4 * model.parameters else 2
 
 
 def _timed(work: Any) -> float:

@@ -6,7 +6,7 @@ import builtins
 import errno
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
@@ -137,6 +137,26 @@ def test_a_full_disk_at_any_write_of_a_run_loses_no_row_and_no_weight(
     assert len(whole) >= 10
     assert artifacts(tmp_path / "runs/small") == whole
     assert not list((tmp_path / "runs").rglob("*.tmp"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["torch", "mlx"])
+def test_a_full_disk_in_a_real_training_is_one_error_and_loses_no_step(
+    rir: Run, recipe: Path, tmp_path: Path, open_named: Callable[[str], object], backend: str
+) -> None:
+    """Of every write of every stage, `benchmarks/trouble/full_disk.py` says the same."""
+    open_named(backend)
+    short = ["-s", f"backend={backend}", "-s", "classifier={iters: 4, save_every: 2, batch_size: 4}", "-q"]
+    command = ["train-classifier", str(recipe), "--arm", "qa", *short]
+    for full_at in (9, 24):
+        with full_disk(tmp_path / "runs", full_at) as disk:
+            result = rir(*command)
+        assert disk.writes >= full_at
+        check_said(result)
+    assert rir(*command).code == 0
+    interrupted = artifacts(tmp_path / "runs/small")
+    assert rir(*command, "--force").code == 0
+    assert artifacts(tmp_path / "runs/small") == interrupted != {}
 
 
 def test_a_full_disk_at_any_write_of_a_classified_file_loses_no_row(

@@ -78,7 +78,8 @@ class MlxBackend:
         name = str(info.get("device_name") or info.get("architecture") or platform.processor() or "processor")
         usable = info.get("max_recommended_working_set_size") or info.get("memory_size") or info.get("total_memory")
         memory = int(usable or _physical_memory())
-        return Device(f"{name}, MLX {mx.__version__}", memory)
+        own = has_accelerator() and not mx.metal.is_available()  # CUDA
+        return Device(f"{name}, MLX {mx.__version__}", memory, shares_memory=not own)
 
     def facts(self) -> Facts:
         gpu = has_accelerator()

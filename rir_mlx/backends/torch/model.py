@@ -96,7 +96,7 @@ class TorchBackend:
             count = torch.get_num_threads()
             name = f"{count} processor core{'s' * (count > 1)}"
             memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return Device(f"{name}, PyTorch {torch.__version__}", memory)
+        return Device(f"{name}, PyTorch {torch.__version__}", memory, shares_memory=self.target.type != "cuda")
 
     def facts(self) -> Facts:
         gpu = self.target.type == "cuda"
