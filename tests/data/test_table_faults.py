@@ -296,7 +296,11 @@ def test_a_folder_of_save_to_disk_says_how_to_write_it_as_parquet(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("cell", "written"), [("=1+1", "'=1+1"), ("@me", "'@me"), ("-5", "-5"), ("-x", "'-x"), ("a", "a")]
+    ("cell", "written"),
+    [
+        *[("=1+1", "'=1+1"), ("@me", "'@me"), ("-5", "-5"), ("-x", "'-x"), ("a", "a"), (" =1", "' =1")],
+        *[("＝1", "'＝1"), ("\u200b+1", "'\u200b+1"), ("a - b", "a - b"), ("'=1", "'=1")],
+    ],
 )
 def test_new_cells_are_no_formulas_to_a_spreadsheet(tmp_path: Path, cell: str, written: str) -> None:
     path = write(tmp_path / "a.csv", list(CLEAN))

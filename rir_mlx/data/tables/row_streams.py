@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
@@ -38,8 +39,8 @@ from rir_mlx.errors import DataError, Failure
 _MOST_FAULTS = 1000
 _BOM = "\ufeff"
 _PARQUET_ROWS = 4096
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What a spreadsheet takes for the start of a formula (https://owasp.org/www-community/attacks/CSV_Injection)."""
+_FORMULA = re.compile(r"[\s\u200b\ufeff]*[=+@＝＋－＠-]|[\t\r\n]")
+"""What a spreadsheet takes for the start of a formula, in full width and behind blanks too (https://owasp.org/www-community/attacks/CSV_Injection)."""
 
 
 class Record(NamedTuple):
@@ -183,7 +184,7 @@ class CsvStream:
         if value is None or isinstance(value, float):
             return "" if value is None else repr(value)
         cell = str(value).lower() if isinstance(value, bool) else str(value)
-        if self.safe and cell.startswith(_FORMULA) and not is_number(cell):
+        if self.safe and _FORMULA.match(cell) and not is_number(cell):
             return "'" + cell
         return cell
 
