@@ -10,7 +10,8 @@
 
     classifier = rir_mlx.RirClassifier.load("runs/demo")    # scikit-learn's methods
     classifier.predict(["the storm is over and i can laugh"])
-    rir_mlx.RirClassifier(recipe="demo", arm="qa").fit(texts, labels)       # no recipe of one's own
+
+`RirClassifier(recipe="demo", arm="qa").fit(texts, labels)` trains from lists, without a recipe of one's own.
 
 Importing the package imports nothing else: each name below is loaded when it is first used.
 """

@@ -10,8 +10,12 @@ import platform
 import sys
 
 from rir_mlx.backends.base import Backend
+from rir_mlx.backends.on_demand import OnDemand
 from rir_mlx.errors import UserError, install_extra
 from rir_mlx.types import BackendName
+
+_LAUNCHERS = ("WORLD_SIZE", "RANK", "MLX_RANK", "MLX_HOSTFILE", "MLX_WORLD_SIZE", "OMPI_", "PMI", "SLURM_PROCID")
+"""What variables of the environment that launchers set begin with."""
 
 
 def on_apple_silicon() -> bool:
@@ -19,7 +23,8 @@ def on_apple_silicon() -> bool:
 
 
 def open_backend(name: BackendName = "auto") -> Backend:
-    """The backend of that name; `auto` is MLX on Apple silicon and PyTorch elsewhere.
+    """The backend of that name; `auto` is MLX on Apple silicon and PyTorch elsewhere. Its framework is imported when it
+    is first used, unless a launcher started several processes.
 
     Raises UserError, naming what to install, if the framework is missing."""
     if name == "auto":
@@ -28,19 +33,32 @@ def open_backend(name: BackendName = "auto") -> Backend:
     match name:
         case "mlx":
             _require("mlx_lm", "MLX", "mlx-cpu")
-            from rir_mlx.backends.mlx import MlxBackend
-
-            return MlxBackend()
+            return _mlx() if _several_processes() else OnDemand("mlx", _mlx)
         case "torch":
             _require("torch", "PyTorch", "torch")
             _require("peft", "PEFT", "torch")
-            from rir_mlx.backends.torch import TorchBackend
-
-            return TorchBackend()
+            return _torch() if _several_processes() else OnDemand("torch", _torch)
         case "fake":
             from rir_mlx.backends.fake import FakeBackend
 
             return FakeBackend()
+
+
+def _mlx() -> Backend:
+    from rir_mlx.backends.mlx import MlxBackend
+
+    return MlxBackend()
+
+
+def _torch() -> Backend:
+    from rir_mlx.backends.torch import TorchBackend
+
+    return TorchBackend()
+
+
+def _several_processes() -> bool:
+    """Whether a launcher may have started this process: then the framework says which of them it is."""
+    return any(name.startswith(_LAUNCHERS) for name in os.environ)
 
 
 def release_memory() -> None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 
 LOW_MASS = 0.5
 """Labels that hold less of the model's probability are not what it would write. A trained classifier gives them nearly
@@ -31,19 +30,19 @@ class LabelScores:
 
     @property
     def mass(self) -> NDArray[np.float64]:
-        return np.asarray(np.exp(logsumexp(self.scores, axis=1)))
+        return np.asarray(np.exp(_log_sum(self.scores, 1)[:, 0]))
 
     @property
     def log_probabilities(self) -> NDArray[np.float64]:
         """[n, labels], renormalised over the labels."""
-        return np.asarray(self.scores - logsumexp(self.scores, axis=1, keepdims=True))
+        return np.asarray(self.scores - _log_sum(self.scores, 1))
 
     @staticmethod
     def averaged(chains: Sequence[LabelScores]) -> LabelScores:
         """The mean of several chains: probabilities and masses are averaged (self-consistency, arXiv:2203.11171), and
         of the chains that chose the winning label the first one's reasoning is kept."""
         each = np.stack([chain.log_probabilities for chain in chains])
-        mean = logsumexp(each, axis=0) - np.log(len(chains))
+        mean = _log_sum(each, 0)[0] - np.log(len(chains))
         mass = np.mean([chain.mass for chain in chains], axis=0)
         winners, votes = mean.argmax(1), each.argmax(2)
         agreeing = [int(np.argmax(votes[:, row] == winner)) for row, winner in enumerate(winners)]
@@ -95,3 +94,11 @@ def unfit_texts(count: int) -> str:
         f"Texts that may fit no label, since the labels hold less than {LOW_MASS:.0%} of the model's probability: "
         f"{count:,}."
     )
+
+
+def _log_sum(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    """log Σ exp along an axis, which is kept. SciPy's takes as long to import as all that classifying needs of it."""
+    highest = values.max(axis=axis, keepdims=True)
+    highest = np.where(np.isfinite(highest), highest, 0)
+    with np.errstate(divide="ignore"):  # the sum of no probability at all
+        return np.asarray(highest + np.log(np.exp(values - highest).sum(axis=axis, keepdims=True)))

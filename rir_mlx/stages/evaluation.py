@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import metadata
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from rir_mlx import __version__
 from rir_mlx.augmentation.augmented_rows import read_stats
+from rir_mlx.backends.on_demand import was_opened
 from rir_mlx.errors import UserError
 from rir_mlx.evaluation.cleaning import row_faults
 from rir_mlx.evaluation.comparison import choose_arm, compare_entries
@@ -28,6 +30,7 @@ from rir_mlx.evaluation.schema import (
     RowCounts,
     RunFacts,
     TrainingCost,
+    read_comparison,
     write_comparison,
 )
 from rir_mlx.evaluation.scores import EvaluationRows, MeasuredArm
@@ -244,10 +247,20 @@ def _run_facts(context: Context) -> RunFacts:
         finished=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         versions=versions,
         backend=context.backend.name,
-        device=context.backend.device().name,
+        device=_device(context),
         seed=recipe.seed,
         seeds=list(recipe.classifier.seeds),
         model=ModelFacts(name=base.name, revision=base.revision, fingerprint=base.fingerprint),
         data=DataFacts(digest=context.data.digest, **sources),
         recipe=dump_recipe(recipe),
     )
+
+
+def _device(context: Context) -> str:
+    """The device that the answers were measured on: of an earlier evaluation, if nothing was computed in this one."""
+    if not was_opened(context.backend) and context.run.comparison.is_file():
+        with suppress(UserError):  # written by another version
+            before = read_comparison(context.run.comparison).run
+            if before.backend == context.backend.name:
+                return before.device
+    return context.backend.device().name

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import Linear as LoraLinear
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
@@ -41,7 +39,6 @@ from rir_mlx.backends.torch.forward import TorchForward, kept_prefix
 from rir_mlx.backends.torch.generation import generate
 from rir_mlx.backends.torch.layers.attention import register as products_attention
 from rir_mlx.backends.torch.layers.lm_head import head_rows
-from rir_mlx.backends.torch.layers.lora import fuse_forward, merge
 from rir_mlx.backends.torch.process_group import TorchProcessGroup, join_process_group
 from rir_mlx.backends.torch.scoring import score
 from rir_mlx.backends.torch.threads import in_threads, threads, threads_for
@@ -204,6 +201,11 @@ class TorchModel(TorchForward):
         if missing := [key for key in keys if key not in linear]:
             raise no_linear_layer(missing[0], linear)
         targets = [f"model.layers.{layer}.{key}" for layer in layers for key in keys]
+        from peft import LoraConfig, inject_adapter_in_model  # seconds, which a model without an adapter saves
+        from peft.tuners.lora import Linear as LoraLinear
+
+        from rir_mlx.backends.torch.layers.lora import fuse_forward
+
         config = LoraConfig(
             r=spec.rank,
             lora_alpha=spec.scale * spec.rank,
@@ -236,6 +238,8 @@ class TorchModel(TorchForward):
         return found
 
     def fuse(self) -> None:
+        from rir_mlx.backends.torch.layers.lora import merge
+
         merge(self.model)
         self.trained, self.training = {}, None
 
