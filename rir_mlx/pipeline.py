@@ -23,6 +23,7 @@ from rir_mlx.augmentation.augmented_rows import read_stats
 from rir_mlx.backends.processes import is_main
 from rir_mlx.evaluation.report.plots import check_installed, write_plots
 from rir_mlx.evaluation.schema import Comparison
+from rir_mlx.guide.planning import plan, plan_text
 from rir_mlx.hub_access import without_network
 from rir_mlx.progress import Progress, Silent
 from rir_mlx.stages.context import Context
@@ -74,6 +75,8 @@ def run(recipe: RecipeSource, *, retry_refused: bool = False, **options: Unpack[
     it refused or failed on. Returns the comparison of the arms on the test rows, the content of `comparison.json`; None
     in processes other than the main one."""
     with _opened(recipe or DEFAULT_RECIPE, options) as context:
+        if (planned := plan(context)) and len(planned) > 1:
+            context.progress.say(plan_text(planned, context.backend.device().name))
         return stages.run_all(context, retry_refused=retry_refused)
 
 

@@ -62,10 +62,10 @@ def train_rgen(context: Context) -> None:
             "R-Gen has nothing to learn from: there is no reasoning.source, and no row has a reasoning of its own.",
             hint="Name triples in reasoning.source, or the column of your own reasonings in data.reasoning_column.",
         )
-    train = _rgen_examples(context, "train")
+    train = rgen_examples(context, "train")
     job = TrainingJob(
         train=train,
-        validation=_rgen_examples(context, "validation"),
+        validation=rgen_examples(context, "validation"),
         options=options,
         seed=seed,
         steps=steps_for(train, options, seed=seed),
@@ -95,7 +95,7 @@ def _own(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row.reasoning is not None]
 
 
-def _rgen_examples(context: Context, part: str) -> TrainingExamples:
+def rgen_examples(context: Context, part: str) -> TrainingExamples:
     """What R-Gen learns from: the triples' part, and the rows' own reasonings behind the prompt that it will get."""
     codec, data, recipe = context.model.codec, context.data, context.recipe
     labels, instruction = list(data.labels), recipe.data.instruction

@@ -18,6 +18,11 @@ class RecipeModel:
 
     def __init__(self, recipe: Recipe, backend: Backend, files: ModelFiles) -> None:
         self.recipe, self.backend, self.files = recipe, backend, files
+        self._kept: Model | None = None
+
+    def keep(self, model: Model) -> None:
+        """Give a base model back that was loaded and not changed: the next `load` takes it."""
+        self._kept = model
 
     @cached_property
     def codec(self) -> Codec:
@@ -33,6 +38,10 @@ class RecipeModel:
 
     def load(self, adapter: Adapter | None = None) -> Model:
         """The base model's weights; with a trained adapter, or ready to be trained without one."""
+        kept, self._kept = self._kept, None
+        if kept is not None and adapter is None:
+            return kept
+        del kept
         release_memory()  # of the model before, which its optimizer points back to
         dtype = self.recipe.dtype
         if adapter is None:

@@ -1,0 +1,179 @@
+"""How long a whole run will take, before its first stage: a few rows are timed on the loaded model, and scaled up.
+
+Rough, and said to be: how long reasonings get is taken from R-Gen's examples, and the time of a step from one batch.
+Each stage measures again before it begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import cycle
+
+from rir_mlx.backends.base import Model, Request, Sampling
+from rir_mlx.errors import DataError, RirError
+from rir_mlx.prompting.arms import training_examples
+from rir_mlx.prompting.prompts import answer_format, classifier_prompt, reasons_first
+from rir_mlx.stages.context import Context
+from rir_mlx.stages.training import rgen_examples
+from rir_mlx.training.cost import duration, generation_cost, training_cost
+from rir_mlx.training.job import TrainingJob, steps_for
+from rir_mlx.training.memory import Loaded, Trained
+from rir_mlx.types import Arm
+
+_ROWS = 64
+"""Rows that are timed and scaled up."""
+_PROBED, _MEASURED = 500, 200
+"""Test rows whose reasonings are replaced, and validation rows that get a reasoning at each validation."""
+_FORWARD_SHARE = 0.35
+"""Share of a training step that its forward pass takes."""
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """A stage that is not finished, and its seconds; None if they depend on a server."""
+
+    name: str
+    seconds: float | None
+
+
+def plan(context: Context) -> list[StageTime]:
+    """The stages that are not finished, with an estimate of each; empty without any, or if several processes train.
+    The loaded model is kept for the first stage. Raises DataError if the rows cannot be used."""
+    try:
+        context.data.test_rows()
+        names = list(_unfinished(context))
+        if not names or context.processes.size > 1:
+            return []
+        model = context.model.load()
+        timed = _Timing(context, model)
+        found = [StageTime(name, timed.seconds(name)) for name in names]
+    except DataError:
+        raise
+    except RirError:
+        return []  # the stage that it belongs to says so, with its hint
+    context.model.keep(model)
+    return found
+
+
+def plan_text(stages: Sequence[StageTime], device: str) -> str:
+    """`About 9 min for 6 stages on …: R-Gen 2 min, augmentation 3 min, …`."""
+    known = [stage for stage in stages if stage.seconds is not None]
+    each = ", ".join(f"{stage.name} {duration(stage.seconds or 0)}" for stage in known)
+    count = f"{len(stages)} stage{'s' * (len(stages) != 1)}"
+    unknown = [stage.name for stage in stages if stage.seconds is None]
+    beside = f" Beside that, {', '.join(unknown)}: that depends on the server." if unknown else ""
+    return f"About {duration(sum(stage.seconds or 0 for stage in known))} for {count} on {device}: {each}.{beside}"
+
+
+def _unfinished(context: Context) -> Iterator[str]:
+    recipe = context.recipe
+    arms, seeds = recipe.classifier.arms, recipe.classifier.seeds
+    if set(arms) != {"qa"}:
+        if context.data.needs_rgen() and (context.force or context.run.rgen.done() is None):
+            yield "R-Gen"
+        if context.force or context.run.augmented.done() is None:
+            yield "augmentation"
+    for arm in arms:
+        if context.force or any(context.trained(arm, seed).done() is None for seed in seeds):
+            yield f"classifier {arm}"
+    if context.force or not context.run.comparison.is_file():
+        yield "evaluation"
+
+
+class _Timing:
+    """What a row costs in each kind of work, measured once."""
+
+    def __init__(self, context: Context, model: Model) -> None:
+        self.context, self.model = context, model
+        self.device = context.backend.device()
+        self.trained = Trained(model, context.model.adapter_spec, context.model.files.config)
+        self.rows = context.data.train[:_ROWS]
+        self.validation, self.test = len(context.data.validation), len(context.data.test)
+        self._generation: float | None = None
+        self._forwards: dict[Arm, float] = {}
+
+    def seconds(self, stage: str) -> float | None:
+        recipe = self.context.recipe
+        if stage == "R-Gen":
+            return self._rgen()
+        if stage == "augmentation":
+            if recipe.augment.engine == "openai":
+                return None
+            rows = (*self.context.data.train, *self.context.data.validation)
+            due = recipe.augment.n * sum(row.reasoning is None for row in rows)
+            workers = recipe.augment.workers if recipe.augment.engine == "ray" else 1
+            return due * self._generated_row() / workers
+        if stage == "evaluation":
+            return self._evaluation()
+        return sum(self._arm(arm) for arm in recipe.classifier.arms if stage == f"classifier {arm}")
+
+    def _rgen(self) -> float:
+        options, seed = self.context.recipe.rgen, self.context.recipe.seed
+        examples = rgen_examples(self.context, "train")
+        few = replace(examples, rows=examples.rows[:_ROWS])
+        job = TrainingJob(few, few, options, seed, steps_for(examples, options, seed=seed))
+        return training_cost(self.trained, job, self.device, "rgen", "").seconds
+
+    def _arm(self, arm: Arm) -> float:
+        """Every seed of an arm: its steps, and its validations with reasonings of its own."""
+        options, seeds = self.context.recipe.classifier, self.context.recipe.classifier.seeds
+        steps, seconds = self._steps(arm)
+        validations = 1 + steps // options.steps_per_eval
+        each = self.validation * self._forward(arm)
+        if reasons_first(arm):
+            each += min(self.validation, _MEASURED) * self._generated_row()
+        return len(seeds) * (seconds + validations * each)
+
+    def _steps(self, arm: Arm) -> tuple[int, float]:
+        """The steps of a training, and their seconds."""
+        context, options = self.context, self.context.recipe.classifier
+        rows = [replace(row, reasoning=why) for row, why in zip(self.rows, cycle(self._reasonings()), strict=False)]
+        examples = training_examples(context.model.codec, context.task, rows, arm, {})
+        steps = steps_for(examples, options, rows=len(context.data.train), seed=options.seeds[0])
+        job = TrainingJob(examples, examples, options, options.seeds[0], steps)
+        cost = training_cost(self.trained, job, self.device, "classifier", "")
+        self._forwards[arm] = _FORWARD_SHARE * cost.seconds / max(1, cost.rows)
+        return steps, cost.seconds
+
+    def _forward(self, arm: Arm) -> float:
+        """Seconds to read a row."""
+        if arm not in self._forwards:
+            self._steps(arm)
+        return self._forwards[arm]
+
+    def _reasonings(self) -> list[str]:
+        """Reasonings as long as those to come: the user's own, else those that R-Gen learns from."""
+        own = [row.reasoning for row in self.rows if row.reasoning]
+        if own or not self.context.data.needs_rgen():
+            return own or ["because " * (self.context.recipe.augment.max_tokens // 2)]
+        return [triple.reasoning for triple in self.context.data.triples.train[:_ROWS]] or ["because of its words"]
+
+    def _generated_row(self) -> float:
+        """Seconds to write a reasoning of usual length."""
+        if self._generation is None:
+            codec, task, limit = self.context.model.codec, self.context.task, self.context.recipe.augment.max_tokens
+            prompts = [
+                classifier_prompt(row.text, task.labels, task.instruction, answer_format("qra")) for row in self.rows
+            ]
+            encoded = codec.encode_many(prompts, max(1, task.max_seq_length - limit))
+            requests = [Request(number, prompt.row) for number, prompt in enumerate(encoded)]
+            usual = sum(codec.lengths(self._reasonings())) / len(self._reasonings())
+            most = max(1, min(limit, round(usual)))
+            sampling = Sampling(max_tokens=most, batch_size=self.context.recipe.augment.batch_size)
+            loaded = Loaded(self.model, self.context.model.files.config)
+            cost = generation_cost(loaded, requests, encoded[0].prefix, sampling)
+            self._generation = cost.seconds / len(requests)
+        return self._generation
+
+    def _evaluation(self) -> float:
+        recipe, rows = self.context.recipe, self.validation + self.test
+        total = self.test * self._forward("qa") * ("untuned" in recipe.evaluate.baselines)
+        for arm in recipe.classifier.arms:
+            each = rows * self._forward(arm)
+            if reasons_first(arm):
+                drawn = recipe.evaluate.samples * self.test if recipe.evaluate.samples > 1 else 0
+                each += (rows + drawn) * self._generated_row()
+                each += 2 * min(self.test, _PROBED) * self._forward(arm)
+            total += len(recipe.classifier.seeds) * each
+        return total

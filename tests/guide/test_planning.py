@@ -1,0 +1,78 @@
+"""How long a whole run takes is said before its first stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from commands import Finished, Run
+
+from rir_mlx.guide.planning import StageTime, plan, plan_text
+from rir_mlx.stages import OpenOptions, open_run
+
+
+@pytest.fixture(autouse=True)
+def _in_the_folder_of_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def opened(recipe: Path, *overrides: str) -> object:
+    return open_run(str(recipe), OpenOptions(overrides=overrides, offline=True))
+
+
+def test_the_total_names_every_stage_and_what_depends_on_a_server() -> None:
+    stages = [StageTime("R-Gen", 100.0), StageTime("augmentation", None), StageTime("classifier qa", 500.0)]
+    text = plan_text(stages, "a laptop")
+    assert text.startswith("About 10 min for 3 stages on a laptop: R-Gen 2 min, classifier qa 8 min.")
+    assert text.endswith("Beside that, augmentation: that depends on the server.")
+
+
+def test_every_stage_of_a_new_run_has_a_time(recipe: Path) -> None:
+    context = opened(recipe)
+    found = plan(context)  # type: ignore[arg-type]
+    names = ["R-Gen", "augmentation", "classifier qa", "classifier qra", "classifier qar", "evaluation"]
+    assert [stage.name for stage in found] == names
+    assert all(stage.seconds is not None and stage.seconds > 0 for stage in found)
+    kept = context.model._kept  # type: ignore[attr-defined]
+    assert kept is not None
+    assert context.model.load() is kept, "the first stage does not load it again"  # type: ignore[attr-defined]
+    assert context.model.load() is not kept  # type: ignore[attr-defined]
+
+
+def test_more_passes_take_more_time_and_more_seeds_too(recipe: Path) -> None:
+    def classifier(*overrides: str) -> float:
+        [stage] = [stage for stage in plan(opened(recipe, *overrides)) if stage.name == "classifier qa"]  # type: ignore[arg-type]
+        assert stage.seconds is not None
+        return stage.seconds
+
+    once, often = classifier("classifier.epochs=1"), classifier("classifier.epochs=200", "classifier.seeds=[0, 1]")
+    assert often > 20 * once
+
+
+def test_a_server_writes_in_its_own_time(recipe: Path) -> None:
+    server = ("augment.engine=openai", "augment.base_url=http://127.0.0.1:9/v1")
+    found = {stage.name: stage.seconds for stage in plan(opened(recipe, *server))}  # type: ignore[arg-type]
+    assert found["augmentation"] is None
+    assert "R-Gen" not in found
+
+
+def test_a_run_says_its_total_once_and_a_finished_one_says_nothing(rir: Run, finished: Finished) -> None:
+    lines = finished.result.err.splitlines()
+    [total] = [number for number, line in enumerate(lines) if line.startswith("About ") and "6 stages" in line]
+    assert total < lines.index("Stage 1 of 6: R-Gen")
+    again = rir("run", "small.yaml")
+    assert again.code == 0
+    assert "About " not in again.err
+    assert " for 6 stages on " in rir("run", "small.yaml", "--force").err
+
+
+def test_a_fault_that_a_stage_finds_is_left_to_it(rir: Run, recipe: Path) -> None:
+    result = rir("run", str(recipe), "-s", "max_seq_length=40")
+    assert result.code == 2
+    assert "About " not in result.err
+
+
+@pytest.mark.parametrize("rows", ["text,label\na,b\n", "text,label\n,b\n"])
+def test_faults_of_the_rows_come_before_a_model_is_loaded(rir: Run, recipe: Path, rows: str) -> None:
+    Path("rows.csv").write_text(rows, encoding="utf-8")
+    assert rir("run", str(recipe)).code == 2
