@@ -9,8 +9,8 @@ import numpy as np
 from rir_mlx.evaluation.entries import EntryPredictions, entry_result
 from rir_mlx.evaluation.schema import EntryResult, InferenceCost
 from rir_mlx.evaluation.scores import EvaluationRows
-from rir_mlx.statistics.intervals import Interval, rows_interval
-from rir_mlx.statistics.paired_tests import PairedComparison, compare, is_better
+from rir_mlx.statistics.intervals import LEVEL, Interval, rows_interval
+from rir_mlx.statistics.paired_tests import PairedComparison, compare, is_better, is_significant
 
 _ROUNDING = 1e-9
 
@@ -61,11 +61,27 @@ def paired(
     return compare(named[0], named[1], rows.test[keep], compared=compared)
 
 
-def between_classifiers(first: EntryPredictions, second: EntryPredictions, rows: EvaluationRows) -> Interval:
+def between_classifiers(
+    first: EntryPredictions, second: EntryPredictions, rows: EvaluationRows, level: float = LEVEL
+) -> Interval:
     """How much better the second one's classifiers are, on the cleaned test rows, with an interval over rows alone."""
     keep = rows.compared
     hits = [(entry.probabilities.argmax(-1) == rows.test)[:, keep].astype(np.float64) for entry in (first, second)]
-    return rows_interval(hits[1] - hits[0])
+    return rows_interval(hits[1] - hits[0], level)
+
+
+def shown_difference(
+    first: EntryPredictions, second: EntryPredictions, rows: EvaluationRows, compared: int
+) -> tuple[Interval, int]:
+    """How much better the second one's classifiers are, corrected for `compared` comparisons, and whether they are
+    shown to be better (1), worse (-1) or neither (0). Of one classifier each it is what `paired` finds."""
+    if len(first.probabilities) == len(second.probabilities) == 1:
+        found = paired(first, second, rows, compared)
+        interval, shown = found.difference, is_significant(found)
+    else:
+        interval = between_classifiers(first, second, rows, 1 - (1 - LEVEL) / compared)
+        shown = not interval.low <= 0 <= interval.high
+    return interval, int(np.sign(interval.value)) if shown else 0
 
 
 def accuracy(entry: EntryPredictions, rows: EvaluationRows) -> float:

@@ -19,6 +19,8 @@ Lines = Sequence[Mapping[str, Any]]
 
 _SHARE, _LEAST = 0.05, 0.03
 """A loss has fallen or risen if it did so by this share of itself, and by so many nats."""
+_LEFT = 0.1
+"""A training loss below so many nats leaves nothing to be gained by more steps."""
 _LATE = 0.75
 """The last quarter of the steps is the end of a training."""
 _FAR_APART, _P = 0.05, 0.01
@@ -65,7 +67,8 @@ def still_falling(lines: Lines) -> Change | None:
     if len(losses) < 2:
         return None
     first_step, first, last = _ends(losses)
-    return Change("training loss", first, last, first_step, losses[-1][0]) if _fell(first, last) else None
+    change = Change("training loss", first, last, first_step, losses[-1][0])
+    return change if last > _LEFT and _fell(first, last) else None
 
 
 def overfitted(lines: Lines) -> Change | None:

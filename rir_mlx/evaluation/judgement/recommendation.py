@@ -1,7 +1,7 @@
 """Which classifier of a run to use, and why.
 
-It is about the trained classifiers as they are, so the intervals cover the draw of test rows alone. Which reasoning arm
-stands for all of them was chosen on validation rows before.
+It is about the trained classifiers as they are, so the intervals cover the draw of test rows alone, corrected for how
+many are compared. Which reasoning arm stands for all of them was chosen on validation rows before.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rir_mlx.evaluation.comparison import accuracy, between_classifiers
+from rir_mlx.evaluation.comparison import accuracy, between_classifiers, shown_difference, tokens_generated
 from rir_mlx.evaluation.entries import EntryPredictions
 from rir_mlx.evaluation.scores import EvaluationRows
 from rir_mlx.statistics.intervals import Interval
 
 _NAMES = {"tf-idf": "TF-IDF", "encoder": "the encoder", "untuned": "the untuned model"}
 _SAVINGS = {"untuned": "needs no training"}
+_CHEAP = ("tf-idf", "encoder", "untuned")
+"""Baselines, the cheapest first. All are cheaper than a trained arm."""
 
 
 @dataclass(frozen=True)
@@ -27,83 +29,101 @@ class Recommendation:
 
 
 @dataclass(frozen=True)
-class _Candidates:
+class _Field:
+    """All entries, on these rows."""
+
     entries: Sequence[EntryPredictions]
     rows: EvaluationRows
 
     def percent(self, entry: EntryPredictions) -> str:
         return f"{100 * accuracy(entry, self.rows):.1f} %"
 
-    def against(self, first: EntryPredictions, second: EntryPredictions) -> Interval:
-        return between_classifiers(first, second, self.rows)
-
     @property
     def baselines(self) -> list[EntryPredictions]:
         """Those that a person could use: not the most frequent label."""
         return [entry for entry in self.entries if entry.kind == "baseline" and entry.name != "majority"]
 
+    def difference(self, first: EntryPredictions, second: EntryPredictions) -> tuple[Interval, int]:
+        """How much better the second is, and whether it is shown to be better (1), worse (-1) or neither (0)."""
+        compared = max(1, sum(entry.is_reasoning_arm for entry in self.entries))
+        if "baseline" in (first.kind, second.kind):
+            compared *= max(1, sum(entry.kind == "baseline" for entry in self.entries))
+        return shown_difference(first, second, self.rows, compared)
+
+    def best(self, entries: Sequence[EntryPredictions]) -> EntryPredictions:
+        return max(entries, key=lambda entry: accuracy(entry, self.rows))
+
 
 def recommend(
     entries: Sequence[EntryPredictions], rows: EvaluationRows, chosen: str | None, majority: EntryPredictions
 ) -> Recommendation:
-    """One of the arms or baselines. `chosen` is the reasoning arm that the validation rows chose."""
-    found = _Candidates(entries, rows)
+    """Of label-only, the reasoning arm `chosen` by the validation rows, and the baselines: the cheapest of those that
+    no other one is shown to be better than. Of arms that cost the same, the one with the higher validation accuracy."""
+    field = _Field(entries, rows)
     arms = [entry for entry in entries if entry.kind == "arm"]
     if not len(rows.test) or not arms:
         return Recommendation(None, "")
-    if all(found.against(majority, arm).low <= 0 for arm in arms):
-        return _without_an_arm(found, majority)
-    arm, why = _best_arm(found, arms, chosen)
-    better = [baseline for baseline in found.baselines if found.against(baseline, arm).high < 0]
-    if better:
-        best = max(better, key=lambda baseline: accuracy(baseline, rows))
-        name = _NAMES.get(best.name, best.name)
-        points = _points(found.against(arm, best))
-        return Recommendation(best.name, f"Use {name} ({found.percent(best)}): it is {points} better than {arm.name}.")
-    equal = [baseline for baseline in found.baselines if found.against(baseline, arm).low <= 0]
-    if equal:
-        return _cheaper_baseline(found, arm, max(equal, key=lambda baseline: accuracy(baseline, rows)))
-    return Recommendation(arm.name, why)
+    if all(between_classifiers(majority, arm, rows).low <= 0 for arm in arms):
+        return _without_an_arm(field, majority)
+    candidates = [*field.baselines, *(arm for arm in arms if arm.name in ("qa", chosen))]
+    unbeaten = [
+        entry
+        for entry in candidates
+        if not any(field.difference(entry, other)[1] > 0 for other in candidates if other is not entry)
+    ]
+    pick = min(unbeaten, key=_cost)
+    rest = [arm for arm in arms if arm.name in ("qa", chosen) and arm is not pick]
+    why = _of_baseline(field, pick, rest) if pick.kind == "baseline" else _of_arm(field, pick, rest)
+    return Recommendation(pick.name, f"Use {_NAMES.get(pick.name, pick.name)} ({field.percent(pick)}): {why}")
 
 
-def _without_an_arm(found: _Candidates, majority: EntryPredictions) -> Recommendation:
-    useful = [baseline for baseline in found.baselines if found.against(majority, baseline).low > 0]
+def _cost(entry: EntryPredictions) -> tuple[int, int, float]:
+    """What decides among candidates, the smallest first."""
+    if entry.kind == "baseline":
+        return _CHEAP.index(entry.name) if entry.name in _CHEAP else len(_CHEAP), 0, 0.0
+    return len(_CHEAP) + 1, round(tokens_generated(entry)), -(entry.validation_accuracy or 0.0)
+
+
+def _without_an_arm(field: _Field, majority: EntryPredictions) -> Recommendation:
+    useful = [baseline for baseline in field.baselines if between_classifiers(majority, baseline, field.rows).low > 0]
     if not useful:
         return Recommendation(
             None, "Use none of these: none is shown to beat always answering the most frequent label."
         )
-    best = max(useful, key=lambda baseline: accuracy(baseline, found.rows))
-    name = _NAMES.get(best.name, best.name)
-    return Recommendation(best.name, f"Use {name} ({found.percent(best)}) until an arm learns the task.")
+    best = field.best(useful)
+    text = f"Use {_NAMES.get(best.name, best.name)} ({field.percent(best)}) until an arm learns the task."
+    return Recommendation(best.name, text)
 
 
-def _best_arm(found: _Candidates, arms: Sequence[EntryPredictions], chosen: str | None) -> tuple[EntryPredictions, str]:
-    label_only = next((entry for entry in arms if entry.name == "qa"), None)
-    reasoning = next((entry for entry in arms if entry.name == chosen), None)
-    if label_only is None or reasoning is None:
-        only = label_only or reasoning or arms[0]
-        return only, f"Use {only.name} ({found.percent(only)}): it is better than every baseline that was measured."
-    change = found.against(label_only, reasoning)
-    percent = found.percent(reasoning)
-    if change.low > 0:
-        return reasoning, f"Use {reasoning.name} ({percent}): its classifiers are {_points(change)} better than qa's."
-    use = f"Use qa ({found.percent(label_only)}): "
-    if change.high < 0:
-        return label_only, f"{use}its classifiers are {_points(found.against(reasoning, label_only))} better."
-    return label_only, (
-        f"{use}it is the cheapest, and {reasoning.name} is not shown to be better. If you want a reason with each "
-        f"label, use {reasoning.name} ({percent})."
-    )
+def _of_baseline(field: _Field, pick: EntryPredictions, arms: Sequence[EntryPredictions]) -> str:
+    best = field.best(arms)
+    change, shown = field.difference(best, pick)
+    if shown > 0:
+        return f"it is {_points(change)} better than {best.name}."
+    cheaper = f"{_NAMES.get(pick.name, pick.name)} {_SAVINGS.get(pick.name, 'is cheaper')}"
+    return f"{best.name} ({field.percent(best)}) is not shown to be better, and {cheaper}.{_reasons(field, arms)}"
 
 
-def _cheaper_baseline(found: _Candidates, arm: EntryPredictions, baseline: EntryPredictions) -> Recommendation:
-    name = _NAMES.get(baseline.name, baseline.name)
-    reasons = "" if arm.name == "qa" else f" If you want a reason with each label, use {arm.name}."
-    return Recommendation(
-        baseline.name,
-        f"Use {name} ({found.percent(baseline)}): {arm.name} ({found.percent(arm)}) is not shown to be better, and "
-        f"{name} {_SAVINGS.get(baseline.name, 'is cheaper')}.{reasons}",
-    )
+def _of_arm(field: _Field, pick: EntryPredictions, rest: Sequence[EntryPredictions]) -> str:
+    if not rest:
+        return "nothing that was measured is shown to be better."
+    [other] = rest
+    change, shown = field.difference(other, pick)
+    if shown > 0:
+        return f"its classifiers are {_points(change)} better than those of {other.name}."
+    if round(tokens_generated(pick)) == round(tokens_generated(other)):
+        return (
+            f"it costs no more than {other.name} to run, and its validation accuracy is higher.{_reasons(field, rest)}"
+        )
+    return f"it is cheaper than {other.name}, which is not shown to be better.{_reasons(field, rest)}"
+
+
+def _reasons(field: _Field, arms: Sequence[EntryPredictions]) -> str:
+    reasoning = [arm for arm in arms if arm.is_reasoning_arm]
+    if not reasoning:
+        return ""
+    best = field.best(reasoning)
+    return f" If you want a reason with each label, use {best.name} ({field.percent(best)})."
 
 
 def _points(change: Interval) -> str:

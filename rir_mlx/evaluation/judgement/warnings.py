@@ -32,6 +32,9 @@ _ENOUGH_TO_CALIBRATE = 500
 _LOW_MASS = 0.05
 """Below this probability of all labels together, a model is said not to write labels."""
 
+_NOTICEABLE = 0.01
+"""A rise of the log-loss, in nats, from which a calibration is said to have made it worse."""
+
 Journals = Mapping[str, Sequence[Lines]]
 """The lines of metrics.jsonl of each trained entry and seed."""
 
@@ -185,7 +188,7 @@ def _of_calibration(name: str, calibration: CalibrationResult, count: int) -> It
             "say next to nothing about which label is correct."
         )
     before, after = calibration.before, calibration.after
-    if after.log_loss > before.log_loss and after.calibration_error > before.calibration_error:
+    if after.log_loss > before.log_loss + _NOTICEABLE and after.calibration_error > before.calibration_error:
         yield (
             f"{name}: calibration made its probabilities worse on the test rows (log-loss {before.log_loss:.3f} to "
             f"{after.log_loss:.3f}, calibration error {before.calibration_error:.3f} to "

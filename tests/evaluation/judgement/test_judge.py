@@ -75,7 +75,7 @@ def test_reasoning_that_helps_is_the_headline_and_the_recommendation() -> None:
     assert found.recommended == "qra"
     assert found.recommendation is not None
     assert found.recommendation.startswith("Use qra (")
-    assert "better than qa's" in found.recommendation
+    assert "better than those of qa." in found.recommendation
 
 
 def test_arms_of_unequal_steps_get_no_verdict() -> None:
@@ -119,6 +119,16 @@ def test_arms_that_all_lose_to_tfidf_are_no_evidence_about_reasoning() -> None:
     assert "hurt" not in (found.verdict or "")
     assert found.recommended == "tf-idf"
     assert "better than qa." in (found.recommendation or "")
+
+
+def test_of_arms_that_cost_the_same_the_validation_rows_decide() -> None:
+    """qar writes its label first. TF-IDF, which qar beats, is not recommended because qa does not."""
+    found = judged(entry("qa", 0.59), entry("qar", 0.61, validation=0.6), entry("tf-idf", 0.57))
+    assert found.recommended == "qar"
+    assert "it costs no more than qa to run, and its validation accuracy is higher." in (found.recommendation or "")
+    assert judged(entry("qa", 0.6), entry("qar", 0.6, validation=0.4)).recommended == "qa"
+    alone = judged(entry("qar", 0.6)).recommendation or ""
+    assert alone.endswith("nothing that was measured is shown to be better.")
 
 
 def test_two_seeds_far_apart_have_learned_nonetheless() -> None:

@@ -29,6 +29,7 @@ def validated(*losses: float, accuracies: tuple[float, ...] = ()) -> list[dict[s
         (trained(1.6, 1.5, 1.4, 1.2, 1.0), True),  # 50 steps, and no end of the fall
         (trained(1.6, 0.9, 0.5, 0.5, 0.5, 0.49, 0.5, 0.49), False),
         (trained(0.10, 0.06, 0.05, 0.045, 0.04, 0.03), False),  # by a third, but there is nothing left to learn
+        (trained(2.0, 0.4, 0.2, 0.05), False),
         (trained(12.54, 11.30), True),  # 18 steps in all
         (trained(1.0), False),
         ([], False),
