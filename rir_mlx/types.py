@@ -15,7 +15,7 @@ DEFAULT_RECIPE = "emotion"
 OPEN_MIRROR = "mlx-community/Llama-3.2-1B-Instruct-bf16"
 """A copy of Llama 3.2 1B that asks for no consent: the default model."""
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".xlsx", ".parquet")
 """How the names of files end that hold rows."""
 
 Part = Literal["train", "validation", "test"]

@@ -18,7 +18,7 @@ from rir_mlx.recipe.problems import explain
 from rir_mlx.recipe.schema import Recipe
 from rir_mlx.types import SHIPPED, TABLE_SUFFIXES
 
-_TABLES = (*TABLE_SUFFIXES, ".xlsx", ".xls", ".ods", ".txt")
+_TABLES = (*TABLE_SUFFIXES, ".xls", ".ods", ".txt")
 
 
 def shipped_recipe(name: str) -> Path:

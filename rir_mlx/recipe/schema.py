@@ -42,8 +42,8 @@ class SourceSpec(Section):
     """Where rows come from. A plain string is read as `path`."""
 
     path: str
-    """A CSV, TSV, JSONL or Parquet file, a pattern of such files (`data/*.jsonl`), the id of a Hugging Face data set,
-    or `builtin:NAME` for the embedded demo data."""
+    """A CSV, TSV, JSONL, Excel (`.xlsx`) or Parquet file, a pattern of such files (`data/*.jsonl`), the id of a Hugging
+    Face data set, or `builtin:NAME` for the embedded demo data."""
     config: str | None = None
     """Configuration of a Hugging Face data set."""
     split: str | None = None

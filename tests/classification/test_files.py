@@ -163,7 +163,7 @@ def test_a_file_without_any_text_is_an_error_and_leaves_nothing(tmp_path: Path) 
         ("in.csv", b"id,text\n", "has no rows"),
         ("in.csv", b"\n\n", "is empty"),
         ("in.csv", b"id,words\n1,a\n", "no column looks like the text"),
-        ("in.xlsx", b"PK", "files ending in .xlsx cannot be read"),
+        ("in.xls", b"PK", "files ending in .xls cannot be read"),
     ],
 )
 def test_broken_rows_are_named_before_any_text_is_classified(tmp_path: Path, name: str, raw: bytes, fault: str) -> None:

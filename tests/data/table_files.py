@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,3 +53,17 @@ def fault_of(path: Path | str, **keys: Any) -> DataError:
 
 def pairs(rows: tuple[Row, ...]) -> list[tuple[str, str]]:
     return [(row.text, row.label) for row in rows]
+
+
+def write_xlsx(path: Path, rows: Sequence[Sequence[Any]], *, title: str = "rows", before: Sequence[str] = ()) -> Path:
+    """A workbook with these rows, behind empty sheets with the titles `before`."""
+    import openpyxl
+
+    book = openpyxl.Workbook()
+    book.active.title = [*before, title][0]
+    for name in [*before, title][1:]:
+        book.create_sheet(name)
+    for row in rows:
+        book[title].append(list(row))
+    book.save(path)
+    return path

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from table_files import LABELS, SHARED, fault_of, load, pairs, some_rows, write_csv, write_jsonl
+from table_files import LABELS, SHARED, fault_of, load, pairs, some_rows, write_csv, write_jsonl, write_xlsx
 
 from rir_mlx.data.loading import (
     load_triples,
@@ -18,7 +18,7 @@ from rir_mlx.errors import DataError
 from rir_mlx.recipe.schema import ReasoningSection
 
 
-@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.ndjson", "a.parquet"])
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.ndjson", "a.xlsx", "a.parquet"])
 def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
     rows = [
         ("good, really", "joy"),
@@ -32,6 +32,8 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
     elif name == "a.tsv":
         with path.open("w", encoding="utf-8", newline="") as file:
             csv.writer(file, delimiter="\t").writerows([("text", "label"), *rows])
+    elif name == "a.xlsx":
+        write_xlsx(path, [("text", "label"), *rows])
     elif name == "a.parquet":
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -215,11 +217,11 @@ def test_a_path_that_is_not_there_names_the_closest_file(tmp_path: Path) -> None
 
 
 def test_a_folder_and_an_unknown_suffix_say_what_is_accepted(tmp_path: Path) -> None:
-    (tmp_path / "a.xlsx").write_bytes(b"PK")
+    (tmp_path / "a.ods").write_bytes(b"PK")
     (tmp_path / "a.dta").write_bytes(b"?")
     for path in (tmp_path, tmp_path / "a.dta"):
         assert "Accepted: files ending in .csv, .tsv, .jsonl" in fault_of(path).hint
-    assert "Save the sheet as CSV" in fault_of(tmp_path / "a.xlsx").hint
+    assert "Save it as .xlsx, or the sheet as CSV" in fault_of(tmp_path / "a.ods").hint
 
 
 def test_usual_column_names_are_found_whatever_their_case(tmp_path: Path) -> None:

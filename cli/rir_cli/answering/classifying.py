@@ -48,7 +48,7 @@ def classify(
         str | None, typer.Argument(help="The text. `-` or nothing: read standard input, one text per line.")
     ] = None,
     file: Annotated[
-        Path | None, typer.Option(help="A file of texts: .txt (one per line), .csv, .tsv, .jsonl or .parquet.")
+        Path | None, typer.Option(help="A file of texts: .txt (one per line), .csv, .tsv, .jsonl, .xlsx or .parquet.")
     ] = None,
     output: Annotated[
         Path | None,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def init(
     file: Annotated[
         str | None,
-        typer.Argument(help="A table of labelled texts: CSV, TSV, JSONL or Parquet. Default: the only one here."),
+        typer.Argument(help="A table of labelled texts: CSV, TSV, JSONL, Excel, Parquet. Default: the only one."),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The recipe to write. Default: named after the table.")

@@ -34,6 +34,7 @@ from rir_mlx.data.tables.table import (
     unreadable_kind,
 )
 from rir_mlx.data.tables.text_files import check_encoding, not_utf8, open_lines
+from rir_mlx.data.tables.typed_files import sheet_records
 from rir_mlx.errors import DataError, Failure
 
 _MOST_FAULTS = 1000
@@ -88,8 +89,8 @@ class Outline:
 
 
 def open_stream(path: Path, wanted: Wanted, *, safe: bool = True) -> Stream:
-    """The rows of a CSV, TSV, JSONL, Parquet or text file (a text a line; the last two are written as JSONL). `safe`
-    writes new CSV and TSV cells so that no spreadsheet takes them for formulas.
+    """The rows of a CSV, TSV, JSONL, Excel, Parquet or text file (a text a line); the last three are written as JSONL.
+    `safe` writes new CSV and TSV cells so that no spreadsheet takes them for formulas.
 
     Raises DataError if the file is missing, of another kind, or in another encoding."""
     if not path.is_file():
@@ -99,6 +100,8 @@ def open_stream(path: Path, wanted: Wanted, *, safe: bool = True) -> Stream:
         raise unreadable_kind(path, wanted)
     if suffix == ".parquet":
         return JsonStream(lambda: _scan_parquet(path))
+    if suffix == ".xlsx":
+        return JsonStream(lambda: _scan_sheet(path))
     check_encoding(path, wanted)
     if suffix in (".csv", ".tsv"):
         return CsvStream(path, wanted, safe=safe)
@@ -243,6 +246,11 @@ def _scan_parquet(path: Path) -> Iterator[Record | Fault]:
                         yield Fault(number, str(error))
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} cannot be read as Parquet: {first_line(error)}") from error
+
+
+def _scan_sheet(path: Path) -> Iterator[Record | Fault]:
+    for number, values in sheet_records(path, str(path)):
+        yield _as_json(number, _json_value(values))
 
 
 def _as_json(number: int, values: dict[str, Any]) -> Record:

@@ -10,7 +10,6 @@ from rir_mlx.data.columns import Column
 from rir_mlx.data.tables.delimited import read_csv
 from rir_mlx.data.tables.hub import HUB_ID, holds_data_set, read_data_set, refuse_saved_data_set
 from rir_mlx.data.tables.json_lines import read_jsonl
-from rir_mlx.data.tables.parquet import read_parquet
 from rir_mlx.data.tables.table import (
     ACCEPTED,
     ANY_FORMAT,
@@ -21,12 +20,13 @@ from rir_mlx.data.tables.table import (
     missing_file,
     unreadable_kind,
 )
+from rir_mlx.data.tables.typed_files import read_parquet, read_xlsx
 from rir_mlx.errors import DataError, did_you_mean
 from rir_mlx.recipe.builtin import BUILTIN, EMBEDDED
 from rir_mlx.recipe.schema import SourceSpec
 from rir_mlx.types import TABLE_SUFFIXES
 
-_OTHER_FILES = (".txt", ".json", ".xls", ".xlsx", ".ods", ".gz", ".zip", ".arrow", ".feather", ".md", ".yaml", ".yml")
+_OTHER_FILES = (".txt", ".json", ".xls", ".ods", ".gz", ".zip", ".arrow", ".feather", ".md", ".yaml", ".yml")
 
 
 def read_tables(source: SourceSpec, columns: Sequence[Column], key: str, form: TableFormat = ANY_FORMAT) -> list[Table]:
@@ -70,4 +70,6 @@ def read_file(path: Path, wanted: Wanted) -> Table:
             return read_jsonl(path, wanted)
         case ".parquet":
             return read_parquet(path, wanted)
+        case ".xlsx":
+            return read_xlsx(path, wanted)
     raise unreadable_kind(path, wanted)

@@ -121,9 +121,8 @@ def unreadable_kind(path: Path, wanted: Wanted) -> DataError:
     hint = {
         ".gz": f"Unpack it: gunzip -k {path.name}",
         ".zip": f"Unpack it: unzip {path.name}",
-        ".xlsx": "Save the sheet as CSV (UTF-8).",
-        ".xls": "Save the sheet as CSV (UTF-8).",
-        ".ods": "Save the sheet as CSV (UTF-8).",
+        ".xls": "Save it as .xlsx, or the sheet as CSV (UTF-8).",
+        ".ods": "Save it as .xlsx, or the sheet as CSV (UTF-8).",
         ".json": as_lines_of_json(path),
     }.get(suffix, wanted.settings.accepted)
     return DataError(f"{wanted.shown}: files ending in {suffix or 'nothing'} cannot be read.", hint=hint)

@@ -1,0 +1,123 @@
+"""Files whose cells have types: Parquet files and Excel's workbooks.
+
+Of a workbook, the first visible sheet with cells is read; its first row names the columns. Cells come as they are
+stored: numbers as numbers, formulas as the value that the program saved with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from zipfile import BadZipFile
+
+from rir_mlx.data.columns import check_header, find_columns
+from rir_mlx.data.tables.table import Table, Wanted, first_line
+from rir_mlx.errors import DataError
+from rir_mlx.json_text import parse_json
+
+_BROKEN = (BadZipFile, KeyError, ValueError, OSError, EOFError, TypeError, AttributeError, SyntaxError)
+"""What openpyxl raises for a file that is no workbook, or a broken one."""
+
+
+def read_parquet(path: Path, wanted: Wanted) -> Table:
+    """The wanted columns of a Parquet file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    shown = wanted.shown
+    try:
+        with pq.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            check_header(schema.names, shown)
+            found = find_columns(schema.names, wanted.columns, shown)
+            table = file.read(columns=found)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{shown} cannot be read as Parquet: {first_line(error)}") from error
+    if not table.num_rows:
+        raise DataError(f"{shown} has columns but no rows.", hint="It needs a row for each text.")
+    # The `datasets` library keeps its features, and with them the names of class ids, in the schema's metadata.
+    features: dict[str, Any] = {}
+    stored = (schema.metadata or {}).get(b"huggingface")
+    if stored:
+        features = parse_json(stored).get("info", {}).get("features", {})
+    names = [features.get(name) for name in found]
+    classes = tuple(
+        tuple(f["names"]) if isinstance(f, dict) and f.get("_type") == "ClassLabel" else None for f in names
+    )
+    cells = tuple(table.column(name).to_pylist() for name in found)
+    return Table(shown, range(1, table.num_rows + 1), cells, classes)
+
+
+class Sheet(NamedTuple):
+    """A sheet's `name`, its column names, and its rows below them as (row number, cells)."""
+
+    name: str
+    header: list[str]
+    rows: list[tuple[int, Sequence[Any]]]
+    others: int
+    """Further sheets with cells, which are not read."""
+
+
+def read_sheet(path: Path, shown: str) -> Sheet:
+    """The first visible sheet that has cells. Raises DataError if there is none, or if the file is no workbook."""
+    import openpyxl
+
+    try:
+        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+        try:
+            sheets = [sheet for sheet in book.worksheets if sheet.sheet_state == "visible"]
+            filled = [(sheet.title, rows) for sheet in sheets if (rows := _rows(sheet))]
+        finally:
+            book.close()
+    except _BROKEN as error:
+        raise DataError(
+            f"{shown} cannot be read as an Excel workbook: {first_line(error)}",
+            hint="Open it in a spreadsheet program and save it again, without a password, as .xlsx or CSV (UTF-8).",
+        ) from error
+    if not filled:
+        raise DataError(f"{shown} is empty.", hint="It needs a row for each text.")
+    name, ((_, first), *rows) = filled[0]
+    header = ["" if cell is None else str(cell).strip() for cell in first]
+    while header and not header[-1]:
+        header.pop()
+    check_header(header, shown)
+    if not rows:
+        raise DataError(f"{shown} has columns but no rows.", hint="It needs a row for each text.")
+    return Sheet(name, header, [(number, _padded(cells, len(header))) for number, cells in rows], len(filled) - 1)
+
+
+def _rows(sheet: Any) -> list[tuple[int, Sequence[Any]]]:
+    """The rows with a value, by their number in the sheet."""
+    sheet.reset_dimensions()  # what a file says of them may be wrong
+    numbered = enumerate(sheet.iter_rows(values_only=True), 1)
+    return [(number, cells) for number, cells in numbered if any(cell not in (None, "") for cell in cells)]
+
+
+def _padded(cells: Sequence[Any], width: int) -> Sequence[Any]:
+    return [*cells[:width], *([None] * (width - len(cells)))]
+
+
+def read_xlsx(path: Path, wanted: Wanted) -> Table:
+    """The wanted columns of a workbook's first sheet."""
+    sheet = read_sheet(path, wanted.shown)
+    found = find_columns(sheet.header, wanted.columns, wanted.shown)
+    places = [sheet.header.index(name) for name in found]
+    cells = tuple([row[place] for _, row in sheet.rows] for place in places)
+    notes = _sheet_notes(sheet, wanted.shown)
+    numbers = [number for number, _ in sheet.rows]
+    return Table(wanted.shown, numbers, cells, (None,) * len(found), notes=notes, settings=wanted.settings)
+
+
+def _sheet_notes(sheet: Sheet, shown: str) -> tuple[str, ...]:
+    """Which sheet was read, if there are several."""
+    if not sheet.others:
+        return ()
+    return (f"{shown}: the sheet {sheet.name!r} is read; {sheet.others:,} more with cells are not",)
+
+
+def sheet_records(path: Path, shown: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Each row with its number, by column."""
+    sheet = read_sheet(path, shown)
+    for number, cells in sheet.rows:
+        yield number, {name: cell for name, cell in zip(sheet.header, cells, strict=True) if name}
