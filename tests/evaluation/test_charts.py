@@ -188,6 +188,9 @@ def test_a_thinned_line_keeps_its_ends() -> None:
         (formats.probability(1.0), "1.00"),
         (formats.p_value(1e-9), "<0.001"),
         (formats.spread([0.9]), "–"),
+        (formats.known_to(1.0, 10), "72.2 to 100.0\u00a0%"),
+        (formats.known_to(None, 10), "–"),
+        (formats.known_to(1.0, 0), "–"),
         (formats.soft("a_<b>"), "a_<wbr>&lt;b&gt;"),
     ],
 )

@@ -46,6 +46,7 @@ def warnings(entries: Sequence[EntryPredictions], rows: EvaluationRows, journals
         *_of_training(entries, rows, journals or {}),
         *_of_validation_rows(entries, rows),
         *(warning for entry in entries for warning in _of_entry(entry, rows)),
+        *_of_cut_texts(entries),
     ]
 
 
@@ -177,8 +178,16 @@ def _of_entry(entry: EntryPredictions, rows: EvaluationRows) -> Iterator[str]:
         )
     if calibration is not None:
         yield from _of_calibration(entry.name, calibration, len(rows.validation))
-    if trimmed := entry.fields.get("trimmed"):
-        yield f"{entry.name}: the ends of {trimmed:,} test texts were cut to fit into max_seq_length."
+
+
+def _of_cut_texts(entries: Sequence[EntryPredictions]) -> Iterator[str]:
+    cut = {entry.name: int(count) for entry in entries if (count := entry.fields.get("trimmed"))}
+    if cut and len(set(cut.values())) == 1:
+        texts = counted(next(iter(cut.values())), "test text")
+        yield f"The ends of {texts} were cut to fit into max_seq_length ({', '.join(cut)})."
+    elif cut:
+        listed = ", ".join(f"{name} {count:,}" for name, count in cut.items())
+        yield f"The ends of test texts were cut to fit into max_seq_length: {listed}."
 
 
 def _of_calibration(name: str, calibration: CalibrationResult, count: int) -> Iterator[str]:

@@ -12,6 +12,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from rir_mlx.statistics.intervals import wilson_interval
+
 MISSING = "–"
 
 
@@ -81,6 +83,15 @@ def spread(values: Sequence[Any] | None) -> str:
     return MISSING if len(found) < 2 else f"{100 * min(found):.1f}–{100 * max(found):.1f}\u00a0%"
 
 
+def known_to(share: Any, rows: int) -> str:
+    """The 95 % interval of a share of so many rows (Wilson): `72.2 to 100.0 %`."""
+    number = finite(share)
+    if number is None or rows < 1:
+        return MISSING
+    found = wilson_interval(number, rows)
+    return f"{hundredths(found.low)} to {percent(found.high)}"
+
+
 def listed(values: Sequence[Any] | None, digits: int = 3) -> str:
     return ", ".join(number(value, digits) for value in values or ()) or MISSING
 
@@ -101,6 +112,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "probability": probability,
     "p_value": p_value,
     "spread": spread,
+    "known_to": known_to,
     "listed": listed,
     "soft": soft,
 }

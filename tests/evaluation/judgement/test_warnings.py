@@ -24,12 +24,17 @@ def test_few_validation_rows_are_warned_of(count: int, words: str | None) -> Non
     assert bool(found) == bool(words)
 
 
-def test_texts_that_were_cut_are_warned_of_by_arm() -> None:
+def test_texts_that_were_cut_are_warned_of_once() -> None:
     on = rows(600)
     found = classifier_scores(on)
     cut = replace(found.test["direct"], trimmed=[3, *[0] * 78, 9])
     entry = arm_predictions(MeasuredArm("qa", [replace(found, test={"direct": cut})], [Calibration()]), [0], on)
-    assert warnings([entry], on) == ["qa: the ends of 2 test texts were cut to fit into max_seq_length."]
+    assert warnings([entry], on) == ["The ends of 2 test texts were cut to fit into max_seq_length (qa)."]
+    other = replace(entry, name="qra")
+    assert warnings([entry, other], on)[-1].endswith("were cut to fit into max_seq_length (qa, qra).")
+    longer = replace(other, fields=other.fields | {"trimmed": 5})
+    [said] = [line for line in warnings([entry, longer], on) if "cut" in line]
+    assert said == "The ends of test texts were cut to fit into max_seq_length: qa 2, qra 5."
 
 
 def test_labels_that_are_hardly_written_and_a_temperature_at_its_bound_are_warned_of() -> None:
