@@ -96,13 +96,14 @@ def adapter(
     from rir_convert.adapters import convert_adapter
 
     from rir_cli.console import ConsoleProgress
+    from rir_mlx.progress import counted
 
     found = convert_adapter(source, target, to)
     modules = sum(len(keys) for keys in found.places.values())
     kind = {"lora": "LoRA", "dora": "DoRA"}[found.spec.fine_tune_type]
     ConsoleProgress(quiet=quiet).say(
-        f"{kind} of rank {found.spec.rank}, scale {found.spec.scale:g}, on {modules} modules of "
-        f"{len(found.places)} layers."
+        f"{kind} of rank {found.spec.rank}, scale {found.spec.scale:g}, on {counted(modules, 'module')} of "
+        f"{counted(len(found.places), 'layer')}."
     )
     typer.echo(f"{target}")
 

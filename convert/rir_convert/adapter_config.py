@@ -44,6 +44,7 @@ _TOO_OLD = "adapters.npz comes from mlx-lm before 0.6, which stored neither rank
 _KEPT_BASE = (None, True, False, "gaussian", "eva", "orthogonal")
 """Initialisations that keep the base's weights. Others (pissa, olora, corda, loftq, lora_ga) change them, and the base
 that such an adapter belongs to is not stored."""
+_LARGEST_RANK = 1_000_000
 _PATTERN_SECONDS = 0.02
 """Of the processor; a pattern that PEFT writes takes microseconds."""
 Holds = Callable[[Any], bool]
@@ -113,7 +114,7 @@ def _is_whole(value: Any) -> bool:
 
 
 def _is_rank(value: Any) -> bool:
-    return _is_number(value) and value >= 1 and int(value) == value
+    return _is_number(value) and 1 <= value <= _LARGEST_RANK and int(value) == value
 
 
 def _is_text(value: Any) -> bool:

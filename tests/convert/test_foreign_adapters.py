@@ -182,7 +182,7 @@ def test_keys_that_are_off_and_those_without_effect_are_passed_over(tmp_path: Pa
 @pytest.mark.parametrize(
     "changes",
     [
-        {"r": None}, {"r": "2"}, {"r": 0}, {"r": 2.5}, {"r": float("nan")}, {"lora_alpha": True},
+        {"r": None}, {"r": "2"}, {"r": 0}, {"r": 2.5}, {"r": float("nan")}, {"r": 1e300}, {"lora_alpha": True},
         {"lora_alpha": float("inf")}, {"lora_alpha": 10**400}, {"lora_dropout": "some"}, {"rank_pattern": [1]},
         {"rank_pattern": {"q": 0}}, {"alpha_pattern": {"q": "x"}}, {"target_modules": [1]}, {"target_parameters": "q"},
         {"layers_to_transform": "all"}, {"base_model_name_or_path": 5}, {"revision": ["main"]},
