@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rir_mlx.data.loading import load_labelled
+from rir_mlx.data.loading import LabelledData
 from rir_mlx.recipe.loading import load_recipe
 from rir_mlx.recipe.schema import Recipe
 from rir_mlx.storage.atomic import write_json, write_jsonl
@@ -30,10 +30,9 @@ def make_run(folder: Path, table: str = TABLE, **data: Any) -> tuple[RunDir, Rec
     return run, recipe
 
 
-def write_results(run: RunDir, recipe: Recipe, shares: Mapping[str, Mapping[str, float]]) -> None:
+def write_results(run: RunDir, data: LabelledData, shares: Mapping[str, Mapping[str, float]]) -> None:
     """A kept reasoning for each training row but the first, which has a rejected one, and predictions of the validation
     and test rows: `shares` has the probabilities of some row ids, and others agree with their label."""
-    data = load_labelled(recipe.data, recipe.seed)
     first, *others = data.train
     write_jsonl(run.augmented_rows("train"), ({**named(row), "reasoning": f"because {row.text}"} for row in others))
     rejected = {**named(first), "reasoning": "Joy, joy, joy.", "rejected": "restating", "part": "train", "lost": True}

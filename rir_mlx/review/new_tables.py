@@ -1,7 +1,8 @@
 """From a run's decisions to new tables. The table that was reviewed is never written.
 
-Parts that were carved out of the training table become tables of their own, so that the next run is measured on the
-same rows: a corrected label would change the draw of the split.
+A new table holds the rows of one part of the run, and no others. Every draw (of the split, of `max_samples`, of a
+part's size) goes by label, so a corrected label would change it: the next run would be measured on other rows, and
+could leave out the reviewed ones.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class NewTables:
     test_reasonings  reasonings of test rows, which are left out: nothing is trained on test rows
     lost             decisions whose rows are not in the table any more, or whose labels were changed there
     moved            decisions whose rows were found at another place
+    unused           rows of the table that the run does not use, and that are left out
     """
 
     files: dict[Part, Path] = field(default_factory=dict)
@@ -53,6 +55,7 @@ class NewTables:
     test_reasonings: int = 0
     lost: list[Decision] = field(default_factory=list)
     moved: int = 0
+    unused: int = 0
 
 
 def write_new_tables(run: RunDir, recipe: Recipe, target: Path) -> NewTables:
@@ -137,7 +140,11 @@ class _Tables:
             int(row.rpartition(":")[2]): edit for row, edit in self.edits.items() if row.partition(":")[0] == source
         }
         for number, line in file.lines(edits, column):
-            lines[self.part_of.get(f"{source}:{number}", source)].append(line)
+            part = self.part_of.get(f"{source}:{number}")
+            if part is None:
+                self.result.unused += 1
+            else:
+                lines[part].append(line)
         return {part: "".join(found) for part, found in lines.items()}
 
     def _rows(self, part: Part) -> Iterator[tuple[Row, Edit]]:

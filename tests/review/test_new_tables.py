@@ -58,6 +58,20 @@ def test_the_next_run_learns_from_reviewed_rows_and_is_measured_on_the_same_test
     assert (tmp_path / "new.csv").read_bytes().startswith(b"\xef\xbb\xbftext,label,note,reasoning")
 
 
+def test_draws_by_label_do_not_lose_reviewed_rows_or_change_what_is_measured(tmp_path: Path) -> None:
+    """A run that used 8 of 14 training rows and 4 of 10 test rows: with a corrected label, both draws change."""
+    (tmp_path / "test.csv").write_text(TABLE.replace("said", "wrote"), encoding="utf-8")
+    run, recipe = make_run(tmp_path, test=str(tmp_path / "test.csv"), test_size=4, max_samples=8)
+    before = load_labelled(recipe.data, recipe.seed)
+    for row in (*before.train[:2], before.test[0], before.validation[0]):
+        decide(run, row, "joy" if row.label == "sadness" else "sadness", None if row in before.test else "because")
+    after = next_data(recipe, written := write_new_tables(run, recipe, tmp_path / "new.csv"))
+    for part in ("train", "validation", "test"):
+        assert [row.text for row in getattr(before, part)] == [row.text for row in getattr(after, part)]
+    assert [row.reasoning for row in after.train[:2]] == ["because", "because"]
+    assert written.unused == 48 - 8 - 4 - 4
+
+
 def test_reviewed_reasonings_stand_in_the_column_that_the_recipe_names(tmp_path: Path) -> None:
     rows = [{"id": n, "text": f"words {n}", "label": n % 2, "why": "mine" if n == 0 else None} for n in range(20)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

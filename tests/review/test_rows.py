@@ -26,7 +26,7 @@ def test_rows_are_found_by_what_is_wrong_with_them_and_the_surest_contradiction_
         unsure.id: {unsure.label: 0.55, turned[unsure.label]: 0.45},
         other.id: {turned[other.label]: 0.7, other.label: 0.3},
     }
-    write_results(run, recipe, shares)
+    write_results(run, data, shares)
     rows = ReviewRows(run, recipe, "qra")
     assert ids(rows, "disagree") == [wrong.id, other.id]
     assert ids(rows, "unsure") == [unsure.id]
@@ -43,7 +43,7 @@ def test_rows_are_found_by_what_is_wrong_with_them_and_the_surest_contradiction_
 
 def test_no_prediction_is_shown_of_a_row_that_the_classifier_learned(tmp_path: Path) -> None:
     run, recipe = make_run(tmp_path)
-    write_results(run, recipe, {})
+    write_results(run, load_labelled(recipe.data, recipe.seed), {})
     rows = ReviewRows(run, recipe, "qra")
     assert {found.part for found in rows.rows if found.seen is not None} == {"validation", "test"}
     assert all(found.seen is None for found in rows.rows if found.part == "train")
@@ -51,7 +51,7 @@ def test_no_prediction_is_shown_of_a_row_that_the_classifier_learned(tmp_path: P
 
 def test_a_table_that_changed_since_is_told_and_its_files_are_not_mixed_up(tmp_path: Path) -> None:
     run, recipe = make_run(tmp_path)
-    write_results(run, recipe, {})
+    write_results(run, load_labelled(recipe.data, recipe.seed), {})
     lines = (tmp_path / "rows.csv").read_text(encoding="utf-8").splitlines(keepends=True)
     (tmp_path / "rows.csv").write_text(lines[0] + "new,joy,0\n" + "".join(lines[1:]), encoding="utf-8")
     rows = ReviewRows(run, recipe, "qra")

@@ -47,7 +47,7 @@ def _make_large_run(folder: Path) -> None:
         weights = {label: draws.random() for label in MANY}
         weights[favoured] += 10 + place
         shares[row.id] = {label: weight / sum(weights.values()) for label, weight in weights.items()}
-    write_results(run, recipe, shares)
+    write_results(run, data, shares)
     write_json(run.classifier("qa").record, {"inputs": {}, "results": {}})
     write_report(run.report, Comparison.model_validate(a_comparison()))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,7 +13,7 @@ import httpx2
 import pytest
 from browsers import Page, chromium
 from conftest import MANY, MARKUP
-from review_runs import lines_of
+from review_runs import lines_of, make_run, write_results
 from served_models import CALIBRATION, TASK, TEXTS, fake_classifier, served_run, serving
 from test_worker import Waiting
 
@@ -20,6 +21,7 @@ from rir_mlx.backends.fake import FakeModel
 from rir_mlx.classification.classifier import Classifier
 from rir_mlx.classification.files import ClassifyFileOptions, classify_file
 from rir_mlx.classification.scoring import PredictOptions
+from rir_mlx.data.loading import load_labelled
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.recipe.schema import Recipe
 from rir_mlx.serving.guard import Policy
@@ -267,10 +269,14 @@ def test_what_is_typed_is_kept_while_other_rows_are_looked_at(
 
 
 def test_a_server_with_a_key_is_asked_with_it_and_its_report_is_shown(
-    browser: Any, wide: Classifier, large_run: Run
+    browser: Any, codec: Codec, large_run: Run, tmp_path: Path
 ) -> None:
-    source = served_run(*large_run, wide)
-    with serving(wide, Policy(key=KEY), source=source) as (address, _):
+    run, recipe = make_run(tmp_path)
+    write_results(run, load_labelled(recipe.data, recipe.seed), {})
+    shutil.copy(large_run[0].report, run.report)
+    classifier = fake_classifier(codec)
+    source = served_run(run, recipe, classifier)
+    with serving(classifier, Policy(key=KEY), source=source) as (address, _):
         opened = Page(browser, address, viewport={"width": 390, "height": 800}, color_scheme="dark")
         with opened as page:
             page.get_by_label("API key").fill(KEY)

@@ -36,7 +36,7 @@ POSTS = ("tables?name=a.csv", "review/decide", "review/undo")
 @pytest.fixture
 def small(tmp_path: Path) -> tuple[RunDir, Recipe]:
     run, recipe = make_run(tmp_path, TABLE + f'"{MARKUP}",joy,0\n')
-    write_results(run, recipe, {})
+    write_results(run, load_labelled(recipe.data, recipe.seed), {})
     run.report.write_text(f"<h1>Report</h1>{MARKUP}", encoding="utf-8")
     return run, recipe
 

@@ -114,6 +114,11 @@ def _print_written(written: NewTables) -> None:
         typer.echo(f"{part}: {path}")
     if written.moved:
         typer.echo(f"note: {written.moved:,} rows stand elsewhere in the table now; found by their text.", err=True)
+    if written.unused:
+        typer.echo(
+            f"note: {written.unused:,} rows that the run does not use are left out, so that the next run has the same.",
+            err=True,
+        )
     if written.test_reasonings:
         typer.echo(
             f"note: {written.test_reasonings:,} reasonings of test rows are left out: nothing is trained on test rows.",
