@@ -33,7 +33,12 @@ TrustRecipeOption = Annotated[
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress on stderr.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-TextColumnOption = Annotated[str | None, typer.Option(help="Name of the text column in --file.")]
+TextColumnOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Name of the text column in --file; several are joined. Default: as in training, or a usual name."
+    ),
+]
 DelimiterOption = Annotated[
     str | None, typer.Option(help="Character between the cells of --file: ; or tab. Default: found from the file.")
 ]

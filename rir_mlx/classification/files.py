@@ -29,6 +29,7 @@ from typing import Any
 
 from rir_mlx.classification.scores import Prediction, unfit_texts
 from rir_mlx.data.cells import checked_text
+from rir_mlx.data.columns import joined_text
 from rir_mlx.data.tables.row_streams import (
     Outline,
     Record,
@@ -59,7 +60,7 @@ class ClassifyFileOptions:
     `form` describes the file if its format cannot be detected. `safe_cells` puts an apostrophe before
     new CSV and TSV cells that a spreadsheet would take for a formula (they begin with =, +, -, @ and are no number)."""
 
-    text_column: str | None = None
+    text_column: str | Sequence[str] | None = None
     top_k: int = 1
     threshold: float | None = None
     identity: str = ""
@@ -144,7 +145,9 @@ def classify_file(
         if not result.classified:
             file.discard()
             why = ", ".join(f"{what} ({count:,})" for what, count in result.without_text.most_common())
-            raise DataError(f"{source}: no row has a text in the column {about.text_column!r}: {why}.")
+            raise DataError(
+                f"{source}: no row has a text in the column {' or '.join(map(repr, about.text_columns))}: {why}."
+            )
         file.finish()
     _warn(result, progress)
     return result
@@ -192,9 +195,10 @@ class _FileJob:
     def lines(self, rows: Sequence[Record], classify: Classify, result: ClassifyFileResult) -> str:
         """The rows as lines of the target; `result` counts them."""
         texts: dict[int, str] = {}
+        columns = self.about.text_columns
         for place, row in enumerate(rows):
             try:
-                texts[place] = checked_text(row.cells.get(self.about.text_column), "text")
+                texts[place] = checked_text(joined_text(columns, [row.cells.get(name) for name in columns]), "text")
             except ValueError as error:
                 result.without_text[_kind(str(error))] += 1
         predictions = classify(list(texts.values())) if texts else []
@@ -258,7 +262,7 @@ def _inputs(about: Outline, options: ClassifyFileOptions) -> dict[str, Any]:
     """Everything that decides the bytes of the target."""
     return {
         "version": _VERSION,
-        "source": {"sha256": about.digest, "text_column": about.text_column},
+        "source": {"sha256": about.digest, "text_column": ", ".join(about.text_columns)},
         "classifier": options.identity,
         "options": {
             "top_k": options.top_k,

@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from rir_mlx.errors import DataError, did_you_mean
 
@@ -41,11 +41,34 @@ _USUAL_NAMES: dict[Role, tuple[tuple[str, ...], ...]] = {
 
 @dataclass(frozen=True)
 class Column:
-    """A column to find: what it holds, the key that names it, and the name given there, if any."""
+    """A column to find: what it holds, the key that names it, and the name given there, if any. `more` are the names of
+    further columns that are joined to it."""
 
     role: Role
     key: str
     name: str | None
+    more: tuple[str, ...] = ()
+
+    @classmethod
+    def of_texts(cls, key: str, names: str | Sequence[str] | None) -> Column:
+        """The column of the text, or several that are one text together."""
+        if names is None or isinstance(names, str):
+            return cls("text", key, names)
+        return cls("text", key, names[0], tuple(names[1:]))
+
+
+def taken_apart(columns: Sequence[Column]) -> list[Column]:
+    """The same columns with each of the joined ones by itself."""
+    return [Column(column.role, column.key, name) for column in columns for name in (column.name, *column.more)]
+
+
+def joined_text(names: Sequence[str], cells: Sequence[Any]) -> Any:
+    """The cells of a text's columns as one text: a single cell as it is; of several, those that are filled, each on a
+    line behind its column's name; None if none is."""
+    if len(names) == 1:
+        return cells[0]
+    filled = [f"{name}: {cell}" for name, cell in zip(names, cells, strict=True) if str(cell or "").strip()]
+    return "\n".join(filled) or None
 
 
 def listed(names: Sequence[str]) -> str:

@@ -102,7 +102,7 @@ def load_triples(section: ReasoningSection, seed: int) -> TripleData:
     return TripleData(train, validation, digest, tuple(notes))
 
 
-def read_texts(path: Path, text_column: str | None, form: TableFormat = ANY_FORMAT) -> list[str]:
+def read_texts(path: Path, text_column: str | Sequence[str] | None, form: TableFormat = ANY_FORMAT) -> list[str]:
     """The texts of a file to classify: one a line in `.txt`, else the text column. Raises DataError with all faults."""
     if not path.is_file():
         raise missing_file(path)
@@ -119,7 +119,7 @@ def format_of(section: DataSection | ReasoningSection) -> TableFormat:
 def columns_of(section: DataSection, part: str) -> list[Column]:
     """The columns that a part of the labelled data has."""
     columns = [
-        Column("text", "data.text_column", section.text_column),
+        Column.of_texts("data.text_column", section.text_column),
         Column("label", "data.label_column", section.label_column),
     ]
     if section.reasoning_column is None or part == "test":

@@ -102,7 +102,8 @@ def look_at(path: Path, overrides: Sequence[str] = ()) -> TableLook:
     Raises DataError if the file cannot be read."""
     section = load_recipe(None, overrides).data
     table = read_columns(path, format_of(section))
-    text = Guess(section.text_column, _NAMED) if section.text_column else guess_text(table)
+    named = section.text_column
+    text = Guess(named if isinstance(named, str) else named[0], _NAMED) if named else guess_text(table)
     taken = {text.column} if text else set[str]()
     labels = [Guess(section.label_column, _NAMED)] if section.label_column else label_columns(table, taken)
     taken |= {guess.column for guess in labels[:1]}

@@ -64,8 +64,9 @@ class DataSection(Section):
     """Validation rows. If there are none, `val_size` of the training rows are set aside."""
     test: Source | None = SourceSpec(path="dair-ai/emotion", config="split", split="test")
     """Test rows. If there are none, `test_size` of the training rows are set aside."""
-    text_column: str | None = None
-    """Column of the text. Default: the one with a usual name (text, sentence, content, …)."""
+    text_column: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Column of the text, or several: `[subject, body]` become one text, each on a line behind its name. Default: the
+    one with a usual name (text, sentence, content, …)."""
     label_column: str | None = None
     """Column of the label. Default: the one with a usual name (label, category, class, …)."""
     delimiter: Delimiter = None

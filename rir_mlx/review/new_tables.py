@@ -132,7 +132,8 @@ class _Tables:
         file, column = self.files[source], new_column if source != "test" else None
         parts = [source, *(part for part in PARTS if source == "train" and self._carved(part))]
         if file is None:
-            text, label = self.section.text_column or "text", self.section.label_column or "label"
+            named = self.section.text_column
+            text, label = named if isinstance(named, str) else "text", self.section.label_column or "label"
             names = (text, label, self.result.reasoning_column or "reasoning")
             return {part: plain_table(self._rows(part), names, self._suffix(source)) for part in parts}
         lines: dict[Part, list[str]] = {part: [file.head(column)] for part in parts}

@@ -81,7 +81,7 @@ def classify(
     With --output, a table keeps its columns and gets label, probability and reasoning; the command can be resumed.
     """
     text, file = _file_given_as_text(text, file)
-    table = _TableOptions(text_column, delimiter, encoding, quotes, formulas, force)
+    table = _TableOptions(_columns(text_column, file, run, runs), delimiter, encoding, quotes, formulas, force)
     single, texts = _input(text, file, output, table)
     context = trained_context(run, runs, backend, offline=offline, quiet=quiet)
     from rir_mlx.classification import loading
@@ -127,7 +127,7 @@ def _fitted_threshold(classifier: Classifier, options: PredictOptions, progress:
 class _TableOptions:
     """How --file is read, and how --output is written."""
 
-    text_column: str | None
+    text_column: Sequence[str] | None
     delimiter: str | None
     encoding: str | None
     quotes: bool | None
@@ -247,6 +247,21 @@ def _file_given_as_text(text: str | None, file: Path | None) -> tuple[str | None
             hint=f"If it is a text: echo {text} | rir-mlx classify",
         )
     return text, file
+
+
+def _columns(given: Sequence[str] | None, file: Path | None, run: str | None, runs: Path) -> Sequence[str] | None:
+    """The text's columns in a file: those that are given, else those that the run's texts are joined from, if they are
+    several."""
+    if given or file is None:
+        return given
+    from rir_mlx.stages.opening import OpenOptions, find_run
+    from rir_mlx.storage.layout import newest_run
+
+    found = newest_run(runs, trained=True) if run is None else find_run(run, OpenOptions(runs=runs))[0]
+    if found is None or not found.recipe_file.is_file():
+        return None  # which is an error when the run is opened
+    named = found.recipe().data.text_column
+    return None if named is None or isinstance(named, str) else named
 
 
 def _classify_input(session: _Session, *, asks: bool) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
-from rir_mlx.data.columns import check_header, find_columns
+from rir_mlx.data.columns import check_header, find_columns, taken_apart
 from rir_mlx.data.tables.delimited import DelimitedFile
 from rir_mlx.data.tables.json_lines import json_records
 from rir_mlx.data.tables.quoting import is_number, quoted
@@ -83,7 +83,7 @@ class Outline:
 
     rows: int
     columns: tuple[str, ...]
-    text_column: str
+    text_columns: tuple[str, ...]
     digest: str
     stamp: tuple[int, ...]
 
@@ -126,10 +126,10 @@ def outline(path: Path, stream: Stream, wanted: Wanted) -> Outline:
     refuse([(str(path), total, faults)], advice((fault.what for fault in faults), wanted.settings))
     if not rows:
         raise DataError(f"{path} has no rows.", hint="It needs a row for each text.")
-    found = find_columns(list(columns), wanted.columns, str(path))
+    found = find_columns(list(columns), taken_apart(wanted.columns), str(path))
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    whole = Outline(rows, tuple(columns), found[0], digest, before)
+    whole = Outline(rows, tuple(columns), tuple(found), digest, before)
     check_unchanged(path, whole)
     return whole
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from rir_mlx.data.columns import Column
+from rir_mlx.data.columns import Column, joined_text, taken_apart
 from rir_mlx.data.tables.delimited import read_csv
 from rir_mlx.data.tables.hub import HUB_ID, holds_data_set, read_data_set, refuse_saved_data_set
 from rir_mlx.data.tables.json_lines import read_jsonl
@@ -50,7 +51,7 @@ def read_tables(source: SourceSpec, columns: Sequence[Column], key: str, form: T
         refuse_saved_data_set(place, key)
         if not holds_data_set(place):
             raise DataError(f"{key}: {path} is a folder.", hint=ACCEPTED)
-        return [read_data_set(source, columns, key, str(place))]
+        return [_joined(read_data_set(source, taken_apart(columns), key, str(place)), columns)]
     if glob.has_magic(path):
         files = [Path(file) for file in sorted(glob.glob(str(place), recursive=True)) if Path(file).is_file()]
         if not files:
@@ -58,11 +59,30 @@ def read_tables(source: SourceSpec, columns: Sequence[Column], key: str, form: T
         return [read_file(file, Wanted(columns, str(file), form, settings)) for file in files]
     if place.suffix.lower() in TABLE_SUFFIXES + _OTHER_FILES or not HUB_ID.fullmatch(path):
         raise missing_file(place, key)
-    return [read_data_set(source, columns, key, path)]
+    return [_joined(read_data_set(source, taken_apart(columns), key, path), columns)]
 
 
 def read_file(path: Path, wanted: Wanted) -> Table:
-    """Read the wanted columns of one file."""
+    """Read the wanted columns of one file. A text of several columns is one."""
+    return _joined(_read_columns(path, replace(wanted, columns=taken_apart(wanted.columns))), wanted.columns)
+
+
+def _joined(table: Table, columns: Sequence[Column]) -> Table:
+    """The table with the columns of a text as one."""
+    if not any(column.more for column in columns):
+        return table
+    cells, classes, place = [], [], 0
+    for column in columns:
+        names = (column.name or "", *column.more)
+        parts = table.cells[place : place + len(names)]
+        alone = len(names) == 1
+        cells.append(parts[0] if alone else [joined_text(names, row) for row in zip(*parts, strict=True)])
+        classes.append(table.class_names[place] if alone else None)
+        place += len(names)
+    return replace(table, cells=tuple(cells), class_names=tuple(classes))
+
+
+def _read_columns(path: Path, wanted: Wanted) -> Table:
     match path.suffix.lower():
         case ".csv" | ".tsv":
             return read_csv(path, wanted)

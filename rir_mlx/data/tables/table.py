@@ -85,9 +85,9 @@ class Wanted:
     settings: Settings = RECIPE_DATA
 
 
-def wanted_text(path: Path, text_column: str | None, form: TableFormat = ANY_FORMAT) -> Wanted:
-    """The wish for the text column of a file to classify."""
-    return Wanted([Column("text", CLASSIFY.text("text_column"), text_column)], str(path), form, CLASSIFY)
+def wanted_text(path: Path, text_column: str | Sequence[str] | None, form: TableFormat = ANY_FORMAT) -> Wanted:
+    """The wish for the text column of a file to classify, or for several that are one text together."""
+    return Wanted([Column.of_texts(CLASSIFY.text("text_column"), text_column)], str(path), form, CLASSIFY)
 
 
 @dataclass(frozen=True)
