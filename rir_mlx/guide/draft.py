@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import re
 import textwrap
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from typing import Any, get_args
 
-import yaml
 from pydantic import BaseModel
 
+from rir_mlx.errors import RecipeError
+from rir_mlx.recipe.loading import dump_yaml, merge_override, parse_yaml, validated
 from rir_mlx.recipe.schema import Recipe
 
 _WIDTH = 100
+_UNPRINTABLE = ("Cc", "Cs", "Cn", "Co", "Zl", "Zp")
+"""Unicode's categories of characters that YAML refuses, or that end a comment's line."""
 
 
 class Draft:
@@ -32,6 +37,23 @@ class Draft:
         self.values[key] = value
         self.reasons[key] = reason
 
+    def has(self, key: str) -> bool:
+        """Whether a value is chosen for the key, or for the section that it is in."""
+        return any(key == own or key.startswith(f"{own}.") for own in self.values)
+
+    def override(self, text: str, reason: str) -> None:
+        """Set the key of a `section.key=value` text, as `load_recipe` does. Raises RecipeError if it has none."""
+        merged = self.nested()
+        merge_override(merged, text)
+        key = text.partition("=")[0].strip()
+        key = next((own for own in self.values if key.startswith(f"{own}.")), key)
+        for own in [own for own in self.values if own.startswith(f"{key}.")]:
+            del self.values[own]
+        value: Any = merged
+        for part in key.split("."):
+            value = value[part]
+        self.set(key, value, reason)
+
     def nested(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for key, value in self.values.items():
@@ -39,16 +61,25 @@ class Draft:
             place = found
             for parent in parents:
                 place = place.setdefault(parent, {})
-            place[last] = value
+            place[last] = deepcopy(value)
         return found
 
     def recipe(self) -> Recipe:
-        """The recipe that the text stands for. Raises ValidationError as `Recipe` does."""
-        return Recipe.model_validate(self.nested())
+        """The recipe that the text stands for. Raises RecipeError if a key or a value is none of a recipe's."""
+        return validated(self.nested(), "the new recipe")
+
+    def checked_text(self, head: Sequence[str]) -> str:
+        """The text, once it is shown to be read back as this recipe. Raises RecipeError otherwise."""
+        text = self.text(head)
+        if validated(parse_yaml(text), "the new recipe") != self.recipe():
+            raise RecipeError("The new recipe would be read back as another one: nothing is written.")
+        return text
 
     def text(self, head: Sequence[str]) -> str:
         """The recipe as YAML, each key below its help and the reason for its value; `head` are the first comments."""
-        return "\n".join([*(f"# {line}".rstrip() for line in head), *self._lines(Recipe, self.nested(), "", 0), ""])
+        return "\n".join(
+            [*(f"# {_printable(line)}".rstrip() for line in head), *self._lines(Recipe, self.nested(), "", 0), ""]
+        )
 
     def _lines(self, model: type[BaseModel], values: Mapping[str, Any], prefix: str, depth: int) -> Iterator[str]:
         indent = "  " * depth
@@ -73,7 +104,7 @@ class Draft:
     def _entries(self, key: str, values: Mapping[str, Any], indent: str) -> Iterator[str]:
         notes = self.notes.get(key, {})
         for name, value in values.items():
-            yield from (f"{indent}#   {note}" for note in notes.get(name, ()))
+            yield from (f"{indent}#   {_printable(note)}" for note in notes.get(name, ()))
             yield f"{indent}{_inline(name)}: {_inline(value)}"
 
 
@@ -85,14 +116,21 @@ def first_sentence(text: str) -> str:
 
 
 def _comment(text: str, indent: str) -> Iterator[str]:
-    for line in textwrap.wrap(text, _WIDTH - len(indent), break_long_words=False, break_on_hyphens=False):
+    for line in textwrap.wrap(_printable(text), _WIDTH - len(indent), break_long_words=False, break_on_hyphens=False):
         yield f"{indent}# {line}"
+
+
+def _printable(text: str) -> str:
+    """A text as it can stand in a comment: control characters and line separators are written as escapes."""
+    return "".join(
+        letter.encode("unicode_escape").decode() if unicodedata.category(letter) in _UNPRINTABLE else letter
+        for letter in text
+    )
 
 
 def _inline(value: Any) -> str:
     """A value as YAML on one line."""
-    text: str = yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, sort_keys=False, width=10**9)
-    return text.strip()[1:-1]
+    return dump_yaml([value], default_flow_style=True, width=10**9).strip()[1:-1]
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:

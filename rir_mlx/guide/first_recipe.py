@@ -10,7 +10,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rir_mlx.data.audit.findings import Audit, Material
 from rir_mlx.data.audit.scan import scan_sources
@@ -20,7 +19,7 @@ from rir_mlx.errors import DataError, UserError
 from rir_mlx.guide.columns import Guess, TableColumns, guess_reasoning, guess_text, label_columns, read_columns
 from rir_mlx.guide.draft import Draft
 from rir_mlx.guide.labels import LabelFacts, label_facts
-from rir_mlx.guide.models import EMBEDDED_MODEL, BaseModel, default_model, fitting, models_here
+from rir_mlx.guide.models import EMBEDDED_MODEL, BaseModel, default_model, fitting, models_here, unknown_model
 from rir_mlx.hub_access import cached_names, hub_answers
 from rir_mlx.progress import counted
 from rir_mlx.recipe.loading import load_recipe, name_from
@@ -150,10 +149,15 @@ class ModelChoice:
         return self.model.name == EMBEDDED_MODEL
 
 
-def model_choices(memory: int) -> list[ModelChoice]:
-    """The models to choose from, the best one first: the default model if it is here or can be fetched, and fits; then
-    the largest on this machine that fits; the embedded one always. `memory` is this machine's, in bytes."""
+def model_choices(memory: int, overrides: Sequence[str] = ()) -> list[ModelChoice]:
+    """The model that the user has set among the `overrides`, alone. Without one, the models to choose from, the best
+    one first: the default model if it is here or can be fetched, and fits; then the largest on this machine that fits;
+    the embedded one always. `memory` is this machine's, in bytes."""
     usual, here, found = default_model(memory), models_here(memory), list[ModelChoice]()
+    set_ = [text for text in overrides if text.partition("=")[0].strip() == "model"]
+    if set_:
+        named = load_recipe(None, set_).model
+        return [ModelChoice(next((model for model in here if model.name == named), unknown_model(named)), _NAMED)]
     has = f"this machine has {memory_size(memory)}"
     if usual.fits and (usual.here or hub_answers()):
         where = "is on this machine" if usual.here else f"is fetched once ({memory_size(usual.size)})"
@@ -185,10 +189,9 @@ def draft_recipe(table: ScannedTable, choice: ModelChoice, descriptions: Mapping
     _set_reasonings(draft, table, choice)
     if choice.tiny:
         _set_tiny(draft)
-    _set_training(draft, table, choice)
     for text in table.overrides:
-        key = text.partition("=")[0]
-        draft.set(key, _value_at(load_recipe(None, [text]), key), "You set it.")
+        draft.override(text, "You set it.")
+    _set_training(draft, table, choice)
     return draft
 
 
@@ -276,13 +279,30 @@ def _set_tiny(draft: Draft) -> None:
 
 
 def _set_training(draft: Draft, table: ScannedTable, choice: ModelChoice) -> None:
-    draft.set("classifier.arms", ["qa", "qra", "qar"], "qa is the fair comparison: without it, nothing is measured.")
-    rows = min(len(table.material.parts["train"]), draft.values.get("data.max_samples", math.inf))
+    """What the classifiers learn to write, and for how long, where the user has not set it."""
+    if not draft.has("classifier.arms"):
+        why = "qa is the fair comparison: without it, nothing is measured."
+        draft.set("classifier.arms", ["qa", "qra", "qar"], why)
+    if draft.has("classifier.epochs") or draft.has("classifier.iters"):
+        return
+    recipe = draft.recipe()
+    rows = _training_rows(table, recipe)
     wanted, most = (_TINY_STEPS, _TINY_EPOCHS) if choice.tiny else (_STEPS, _MOST_EPOCHS)
-    of_a_step = 8 if choice.tiny else 16
-    epochs = max(2, min(most, math.ceil(wanted * of_a_step / max(1, rows))))
-    why = f"{math.ceil(rows / of_a_step) * epochs:,} steps for {counted(int(rows), 'row')}; the best weights are kept."
+    of_a_step = recipe.classifier.batch_size * recipe.classifier.grad_accumulation_steps
+    epochs = max(2, min(most, math.ceil(wanted * of_a_step / rows)))
+    why = f"{math.ceil(rows / of_a_step) * epochs:,} steps for {counted(rows, 'row')}; the best weights are kept."
     draft.set("classifier.epochs", epochs, why)
+
+
+def _training_rows(table: ScannedTable, recipe: Recipe) -> int:
+    """The rows that the recipe trains on: what is left once its validation and test rows are set aside."""
+    data, parts = recipe.data, table.material.parts
+    sizes = {"validation": data.val_size, "test": data.test_size}
+    carved = [part for part in sizes if getattr(data, part) is None]
+    rows = [row for part in ("train", *carved) for row in parts.get(part, ())]
+    known = sum(row.label in table.facts.counts for row in rows)
+    left = known - sum(int(size if size >= 1 else size * known) for size in (sizes[part] for part in carved))
+    return max(1, min(left, data.max_samples or left))
 
 
 def widen(draft: Draft, audit: Audit) -> None:
@@ -294,11 +314,8 @@ def widen(draft: Draft, audit: Audit) -> None:
     more = max(0.0, audit.lengths.p99 - min(audit.lengths.room.values()))
     wanted = min(2048, 64 * math.ceil((before + more) / 64))
     if wanted > before:
-        draft.set("max_seq_length", wanted, f"Room for 99 % of the texts: {audit.lengths.p99:.0f} tokens.")
-
-
-def _value_at(recipe: Recipe, key: str) -> Any:
-    value: Any = recipe.model_dump(mode="json")
-    for part in key.split("."):
-        value = value[part]
-    return value
+        longest = f"{audit.lengths.p99:.0f} tokens"
+        why = f"Room for 99 % of the texts: {longest}."
+        if wanted < before + more:
+            why = f"As long as `init` sets it: 99 % of the texts have up to {longest}, and the longest are cut."
+        draft.set("max_seq_length", wanted, why)

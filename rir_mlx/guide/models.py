@@ -86,6 +86,11 @@ def default_model(memory: int) -> BaseModel:
     )
 
 
+def unknown_model(name: str) -> BaseModel:
+    """A model that the user names and of which nothing else is known."""
+    return BaseModel(name, "", 0, None, fits=False, verified="", licence=None, here=False)
+
+
 def _read(name: str, folder: Path, memory: int) -> BaseModel:
     config = read_config(folder)
     family = str(config.get("model_type"))

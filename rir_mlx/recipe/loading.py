@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -60,11 +60,16 @@ def load_recipe(source: str | Path | Recipe | None = None, overrides: Sequence[s
         where = str(path)
         values = {"name": name_from(path.stem)} | _read_yaml(path)
     for text in overrides:
-        _merge_override(values, text)
+        merge_override(values, text)
     if any(text.startswith(("data.train=", "data.train.path=")) for text in overrides):
         for part in ("validation", "test"):  # of the recipe's own rows, which these replace
             if not any(text.startswith(f"data.{part}") for text in overrides):
                 values["data"].pop(part, None)
+    return validated(values, where)
+
+
+def validated(values: Mapping[str, Any], where: str) -> Recipe:
+    """The recipe of these keys. Raises RecipeError naming every fault, and `where` the keys are from."""
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
@@ -88,8 +93,7 @@ def recipe_text(source: str) -> str:
 
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe as YAML, every key spelt out."""
-    text: str = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
-    return text
+    return dump_yaml(recipe.model_dump(mode="json"), width=120)
 
 
 def name_from(text: str) -> str:
@@ -125,6 +129,28 @@ _RecipeYaml.yaml_implicit_resolvers = {
 }
 
 
+class _RecipeDumper(yaml.SafeDumper):
+    """Writes a text in quotes if YAML 1.1 or YAML 1.2 would read it as something else, and Unicode's line separators as
+    escapes: PyYAML would fold the line at them."""
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        style = '"' if re.search("[\x85\u2028\u2029]", data) else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style)
+
+
+_RecipeDumper.yaml_implicit_resolvers = {
+    first: [*resolvers, *_RecipeYaml.yaml_implicit_resolvers[first]]
+    for first, resolvers in yaml.SafeDumper.yaml_implicit_resolvers.items()
+}
+_RecipeDumper.add_representer(str, _RecipeDumper.represent_str)
+
+
+def dump_yaml(value: Any, **style: Any) -> str:
+    """A value as YAML that `parse_yaml` reads back as it is. `style` goes to PyYAML's `dump`."""
+    text: str = yaml.dump(value, Dumper=_RecipeDumper, sort_keys=False, allow_unicode=True, **style)
+    return text
+
+
 def parse_yaml(text: str) -> Any:
     """The value of a YAML text. Raises yaml.YAMLError."""
     try:
@@ -151,7 +177,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def _merge_override(values: dict[str, Any], text: str) -> None:
+def merge_override(values: dict[str, Any], text: str) -> None:
+    """Set the key of a `section.key=value` text in a recipe's values, in place. Raises RecipeError if it has none."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise RecipeError(f"--set {text}: not of the form section.key=value.", hint="For example --set rgen.epochs=1")

@@ -9,7 +9,9 @@ import pytest
 from rir_mlx.errors import RecipeError
 from rir_mlx.recipe.loading import (
     dump_recipe,
+    dump_yaml,
     load_recipe,
+    parse_yaml,
     shipped_recipe,
 )
 from rir_mlx.recipe.schema import Recipe
@@ -230,3 +232,18 @@ def test_a_recipe_nested_without_end_is_one_error(tmp_path: Path) -> None:
 def test_a_number_that_would_be_cut_or_overflow_is_refused(override: str) -> None:
     with pytest.raises(RecipeError, match="should be"):
         load_recipe(None, [override])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1.5e3", "1.0e5", "12:30", "007", "0o17", "1e3", "yes", ".5", "1_000", "0x1F", "null", "a\x85b", "a\u2028b"],
+)
+def test_a_text_that_looks_like_a_number_is_dumped_as_a_text(text: str) -> None:
+    assert parse_yaml(dump_yaml({text: [text]})) == {text: [text]}
+    recipe = Recipe.model_validate({"data": {"train": "a.csv", "instruction": text, "labels": {text: text, "b": ""}}})
+    assert Recipe.model_validate(parse_yaml(dump_recipe(recipe))) == recipe
+
+
+@pytest.mark.parametrize("number", [7, -0.5, 1e-05, 1e20, 2e-4, 1500.0, float("inf"), True, None])
+def test_a_number_is_dumped_as_a_number(number: float | None) -> None:
+    assert parse_yaml(dump_yaml([number])) == [number]

@@ -52,8 +52,7 @@ def init(
         f"  rir-mlx run {shlex.quote(str(target))}",
         f"Every other key has its default: rir-mlx recipe {shlex.quote(str(target))} --all",
     ]
-    draft.recipe()  # a recipe that does not validate is not written
-    write_text(target, draft.text(head))
+    write_text(target, draft.checked_text(head))
     typer.echo(f"\nThe recipe, with a reason for each choice → {target}")
     if not asks and not yes:
         typer.echo("note: not at a terminal, so nothing was asked and every guess stands, as with --yes.", err=True)
@@ -84,7 +83,7 @@ def _draft(look: TableLook, target: Path, *, asks: bool) -> Draft:
     text, label = questions.ask_columns(look) if asks else (None, None)
     table = first_recipe.scan(look, text, label)
     descriptions = questions.ask_descriptions(table.facts) if asks else {}
-    choices = first_recipe.model_choices(physical_memory())
+    choices = first_recipe.model_choices(physical_memory(), look.overrides)
     choice = questions.ask_model(choices) if asks else choices[0]
     draft = first_recipe.draft_recipe(table, choice, descriptions)
     if asks:
@@ -105,12 +104,12 @@ def _draft(look: TableLook, target: Path, *, asks: bool) -> Draft:
 def _source(draft: Draft) -> str:
     """Where R-Gen's examples come from, with the reason."""
     source = draft.recipe().reasoning.source
-    reason = draft.reasons["reasoning.source"].rstrip(".")
+    reason = draft.reasons.get("reasoning.source", "You set it.").rstrip(".")
     return f"{source.path}: {reason}" if source is not None else reason
 
 
 def _instruction(draft: Draft) -> str:
-    return str(draft.values["data.instruction"])
+    return draft.recipe().data.instruction
 
 
 def _say_guesses(look: TableLook) -> None:
