@@ -1,6 +1,8 @@
-"""A table's file with other labels and reasonings in some rows. Every other row stays as it stands, byte for byte.
+"""A table's file with other labels and reasonings in some rows. Every other row stays as it stands.
 
-Files come out as UTF-8. A source that is no single CSV, TSV or JSONL file comes out as a plain table of its rows.
+Files come out as UTF-8. Where quotation marks belong to the texts, no cell could hold the delimiter or a line break:
+such a file comes out with marks that enclose its cells. A source of several files, of another format or on the hub
+comes out as a plain table of its rows.
 """
 
 from __future__ import annotations
@@ -16,13 +18,14 @@ from rir_mlx.data.tables.delimited import DelimitedFile
 from rir_mlx.data.tables.json_lines import json_records
 from rir_mlx.data.tables.quoting import quoted
 from rir_mlx.data.tables.table import Fault, Wanted
-from rir_mlx.data.tables.text_files import check_encoding, open_lines
+from rir_mlx.data.tables.text_files import check_encoding, not_utf8, open_lines
 
 DELIMITED, JSON_LINES = (".csv", ".tsv"), (".jsonl", ".ndjson")
 
 
 class Edit(NamedTuple):
-    """What a row gets in place of its label and its reasoning; None leaves it as it is."""
+    """What a row gets in place of its label and its reasoning; None leaves it as it is. An empty reasoning deletes the
+    row's own one."""
 
     label: str | None = None
     reasoning: str | None = None
@@ -37,6 +40,11 @@ class EditedFile(Protocol):
     @property
     def columns(self) -> list[str]:
         """The names of its columns."""
+        ...
+
+    @property
+    def changes_quotes(self) -> bool:
+        """Whether its cells are quoted anew: `data.quotes` is then true of it."""
         ...
 
     def head(self, new_column: str | None) -> str:
@@ -63,33 +71,45 @@ class EditedTable:
     def columns(self) -> list[str]:
         return self.file.header
 
+    @property
+    def changes_quotes(self) -> bool:
+        return not self.file.quotes
+
     def head(self, new_column: str | None) -> str:
         declared = f"{self.file.declaration}{self.file.newline}" if self.file.declaration else ""
-        return self.bom + declared + self._line(self.file.header_raw, [new_column] if new_column else [])
+        return self.bom + declared + self._line(self._quoted(self.file.header_raw), [new_column] if new_column else [])
 
     def lines(self, edits: Mapping[int, Edit], new_column: str | None) -> Iterator[tuple[int, str]]:
         for record in self.file.rows():
             if isinstance(record.cells, Fault):
-                yield record.first, record.raw + self.file.newline
+                # A row that has one cell too many must not become a whole one.
+                yield record.first, self._line(self._quoted(record.raw), [""] if new_column else [])
                 continue
-            edit, raw, cells = edits.get(record.first, NO_EDIT), record.raw, list(record.cells)
+            edit, raw, cells = edits.get(record.first, NO_EDIT), self._quoted(record.raw), list(record.cells)
             if edit.label is not None:
                 cells[self.places[1]] = edit.label
             if edit.reasoning is not None and new_column is None:
                 cells[self.places[2]] = edit.reasoning
             if cells != record.cells:
-                raw = self.file.delimiter.join(map(self._cell, cells))
+                raw = self._joined(cells)
             yield record.first, self._line(raw, [edit.reasoning or ""] if new_column else [])
 
-    def _line(self, raw: str, more: Iterable[str]) -> str:
-        return self.file.delimiter.join([raw, *map(self._cell, more)]) + self.file.newline
+    def _quoted(self, raw: str) -> str:
+        """A row whose marks enclose its cells."""
+        return raw if self.file.quotes else self._joined(raw.split(self.file.delimiter))
 
-    def _cell(self, cell: str) -> str:
-        return quoted(cell, self.file.delimiter) if self.file.quotes else " ".join(cell.split())
+    def _joined(self, cells: Iterable[str]) -> str:
+        return self.file.delimiter.join(quoted(cell, self.file.delimiter) for cell in cells)
+
+    def _line(self, raw: str, more: Iterable[str]) -> str:
+        added = [self._joined([cell]) for cell in more]
+        return self.file.delimiter.join([raw, *added]) + self.file.newline
 
 
 class EditedJsonLines:
     """A JSONL file."""
+
+    changes_quotes = False
 
     def __init__(self, path: Path, wanted: Wanted) -> None:
         check_encoding(path, wanted)
@@ -110,10 +130,19 @@ class EditedJsonLines:
                 values: dict[str, Any] = {}
                 if edit.label is not None:
                     values[self.names[1]] = _like(record.get(self.names[1]), edit.label)
-                if edit.reasoning is not None or new_column is not None:
-                    values[new_column or self.names[2]] = edit.reasoning
-                raw = json.dumps({**record, **values}, ensure_ascii=False) if values else raw
+                if edit.reasoning is not None:
+                    values[new_column or self.names[2]] = edit.reasoning or None
+                if values:
+                    raw = _json(record | values)
+                if new_column is not None and edit.reasoning is None:
+                    raw = f"{raw[:-1].rstrip()}{', ' if record else ''}{_json(new_column)}: null}}"
             yield number, raw + "\n"
+
+
+def _json(value: Any) -> str:
+    """JSON in the characters of its texts, but for half a character, which no file can hold."""
+    text = json.dumps(value, ensure_ascii=False)
+    return json.dumps(value) if not_utf8(text) else text
 
 
 def _like(cell: Any, label: str) -> str | int:
@@ -131,13 +160,19 @@ def opened_for_edits(path: Path, wanted: Wanted) -> EditedFile | None:
     return None
 
 
-def plain_table(rows: Iterable[tuple[Row, Edit]], names: tuple[str, ...], suffix: str) -> str:
+def plain_table(
+    rows: Iterable[tuple[Row, Edit]], names: tuple[str, ...], suffix: str, delimiter: str | None = None
+) -> str:
     """Rows as a CSV, TSV or JSONL file with columns of text, label and reasoning."""
     cells = (
-        (row.text, row.label if edit.label is None else edit.label, edit.reasoning or row.reasoning)
+        (
+            row.text,
+            row.label if edit.label is None else edit.label,
+            row.reasoning if edit.reasoning is None else edit.reasoning or None,
+        )
         for row, edit in rows
     )
     if suffix in JSON_LINES:
-        return "".join(json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False) + "\n" for row in cells)
-    mark = "\t" if suffix == ".tsv" else ","
+        return "".join(_json(dict(zip(names, row, strict=True))) + "\n" for row in cells)
+    mark = delimiter or ("\t" if suffix == ".tsv" else ",")
     return "".join(mark.join(quoted(cell or "", mark) for cell in row) + "\n" for row in (names, *cells))

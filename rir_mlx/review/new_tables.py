@@ -7,18 +7,17 @@ could leave out the reviewed ones.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rir_mlx.data.loading import LabelledData, columns_of, format_of, load_labelled
 from rir_mlx.data.rows import Row
+from rir_mlx.data.tables.sources import files_of
 from rir_mlx.data.tables.table import Settings, Wanted
 from rir_mlx.errors import UserError
-from rir_mlx.recipe.builtin import BUILTIN, EMBEDDED
 from rir_mlx.recipe.schema import DataSection, Recipe
-from rir_mlx.review.decisions import Decision, Matched, ReviewLog, matched
+from rir_mlx.review.decisions import Decision, Matched, ReviewLog, RowIndex
 from rir_mlx.review.edited_files import (
     DELIMITED,
     JSON_LINES,
@@ -29,7 +28,7 @@ from rir_mlx.review.edited_files import (
     plain_table,
 )
 from rir_mlx.review.rows import rows_of
-from rir_mlx.storage.atomic import replacing, unwritable
+from rir_mlx.storage.atomic import creating, make_folder
 from rir_mlx.storage.layout import RunDir
 from rir_mlx.types import PARTS, Part
 
@@ -42,36 +41,43 @@ class NewTables:
     reasoning_column the column of the user's own reasonings; None if no row has one
     labels           rows with another label than before
     reasonings       rows with a reviewed reasoning
+    cleared          rows whose own reasoning was deleted
     test_reasonings  reasonings of test rows, which are left out: nothing is trained on test rows
     lost             decisions whose rows are not in the table any more, or whose labels were changed there
     moved            decisions whose rows were found at another place
     unused           rows of the table that the run does not use, and that are left out
+    settings         what a recipe has to say of these tables in place of what the run's says
     """
 
     files: dict[Part, Path] = field(default_factory=dict)
     reasoning_column: str | None = None
     labels: int = 0
     reasonings: int = 0
+    cleared: int = 0
     test_reasonings: int = 0
     lost: list[Decision] = field(default_factory=list)
     moved: int = 0
     unused: int = 0
+    settings: dict[str, str] = field(default_factory=dict)
 
 
 def write_new_tables(run: RunDir, recipe: Recipe, target: Path) -> NewTables:
     """Write the run's rows with all decisions to `target`, and those of the other parts beside it as
     `TARGET-validation` and `TARGET-test`.
 
-    Raises UserError if nothing was decided, a file exists, or `target` is named after another format; DataError if the
-    table cannot be read."""
-    decisions = [decision for decision in ReviewLog(run.review).current().values() if decision.changes]
-    if not decisions:
+    Raises UserError if nothing was decided, a file exists, or `target` is a folder or named after another format;
+    DataError if the table cannot be read."""
+    if target.is_dir():
+        raise UserError(f"{target} is a folder.", hint=f"Name a file in it: --output {target / 'new.csv'}")
+    decisions = ReviewLog(run.review).current()
+    if not any(decision.changes for decision in decisions):
         raise UserError(
             f"Nothing was decided about the rows of {run.folder}.",
             hint=f"Look through them: `rir-mlx serve {run.folder} --open`, Review.",
         )
     data = load_labelled(recipe.data, recipe.seed)
-    return _Tables(recipe.data, data, matched(decisions, (row for _, row in rows_of(data))), target).write()
+    matched = RowIndex(row for _, row in rows_of(data)).match(decisions)
+    return _Tables(recipe.data, data, matched, target).write()
 
 
 class _Tables:
@@ -80,7 +86,8 @@ class _Tables:
         self.part_of: dict[str, Part] = {row.id: part for part, row in rows_of(data)}
         self.sources: list[Part] = [part for part in PARTS if getattr(section, part) is not None]
         self.files = {part: self._open(part) for part in self.sources}
-        self.result = NewTables(lost=decisions.lost, moved=decisions.moved)
+        lost = [decision for decision in decisions.lost if decision.changes]
+        self.result = NewTables(lost=lost, moved=decisions.moved)
         self.edits = self._edits(decisions.by_row)
 
     def write(self) -> NewTables:
@@ -89,33 +96,47 @@ class _Tables:
         for part in self.sources:
             texts.update(self._texts(part, new_column))
         self.result.files = {part: self._path(part, self._source_of(part)) for part in texts}
+        self.result.settings = self._settings()
         _write_all({path: texts[part] for part, path in self.result.files.items()})
         return self.result
+
+    def _settings(self) -> dict[str, str]:
+        section, settings = self.section, {f"data.{part}": str(path) for part, path in self.result.files.items()}
+        if self.result.reasonings and self.result.reasoning_column is not None:
+            settings["data.reasoning_column"] = self.result.reasoning_column
+        if section.encoding is not None:
+            settings["data.encoding"] = "null"
+        if section.quotes is False or any(file is not None and file.changes_quotes for file in self.files.values()):
+            settings["data.quotes"] = "true"
+        return settings
 
     def _edits(self, decisions: Mapping[str, Decision]) -> dict[str, Edit]:
         """The edits by the id of their row; counts them."""
         edits, result = dict[str, Edit](), self.result
         for part, row in rows_of(self.data):
-            if (decision := decisions.get(row.id)) is None:
+            if (decision := decisions.get(row.id)) is None or not decision.changes:
                 continue
             label = decision.label if decision.label != row.label else None
             reasoning = decision.reasoning
             if part == "test":
                 result.test_reasonings += reasoning is not None
                 reasoning = None
+            elif not reasoning and row.reasoning is not None:
+                result.cleared += 1
+                reasoning = ""
             edits[row.id] = Edit(label, reasoning)
             result.labels += label is not None
-            result.reasonings += reasoning is not None
+            result.reasonings += bool(reasoning)
         return edits
 
     def _open(self, part: Part) -> EditedFile | None:
         """The source's file, if it is a single one whose rows can be written again as they stand."""
-        path = getattr(self.section, part).path
-        place = EMBEDDED / path.removeprefix(BUILTIN) if path.startswith(BUILTIN) else Path(path).expanduser()
-        if not place.is_file():
+        source = getattr(self.section, part)
+        files = files_of(source)
+        if len(files) != 1 or Path(source.path).expanduser().is_dir():
             return None
-        columns = columns_of(self.section, part)
-        return opened_for_edits(place, Wanted(columns, str(place), format_of(self.section), Settings("data")))
+        wanted = Wanted(columns_of(self.section, part), str(files[0]), format_of(self.section), Settings("data"))
+        return opened_for_edits(files[0], wanted)
 
     def _new_column(self) -> str | None:
         """The column of reasonings to add, if there is none and one is needed. Training and validation rows get it."""
@@ -135,7 +156,8 @@ class _Tables:
             named = self.section.text_column
             text, label = named if isinstance(named, str) else "text", self.section.label_column or "label"
             names = (text, label, self.result.reasoning_column or "reasoning")
-            return {part: plain_table(self._rows(part), names, self._suffix(source)) for part in parts}
+            suffix, mark = self._suffix(source), self.section.delimiter
+            return {part: plain_table(self._rows(part), names, suffix, mark) for part in parts}
         lines: dict[Part, list[str]] = {part: [file.head(column)] for part in parts}
         edits = {
             int(row.rpartition(":")[2]): edit for row, edit in self.edits.items() if row.partition(":")[0] == source
@@ -158,10 +180,10 @@ class _Tables:
         return part if part in self.sources else "train"
 
     def _suffix(self, source: Part) -> str:
-        """How the file of a source ends that was written again."""
+        """The suffix of the table that a source becomes."""
         if self.files[source] is None:
             return self.target.suffix.lower()
-        return Path(getattr(self.section, source).path).suffix.lower()
+        return files_of(getattr(self.section, source))[0].suffix.lower()
 
     def _path(self, part: Part, source: Part) -> Path:
         suffix = self._suffix(source)
@@ -180,27 +202,20 @@ class _Tables:
 
 def _write_all(texts: Mapping[Path, str]) -> None:
     """Write files that do not exist yet: all of them or none. Raises UserError if one exists."""
-    claimed: list[Path] = []
+    paths = list(texts)
+    folder = paths[0].parent
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {folder}.", hint=f"Make it: mkdir -p {folder}")
+    make_folder(folder)
+    if taken := next((path for path in paths if path.exists() or path.is_symlink()), None):
+        raise _exists(taken)
     try:
-        for path in texts:
-            _claim(path)
-            claimed.append(path)
-        for path, text in texts.items():
-            with replacing(path) as temporary:
-                temporary.write_text(text, encoding="utf-8", newline="")
-    except BaseException:
-        for path in claimed:
-            path.unlink(missing_ok=True)
-        raise
-
-
-def _claim(path: Path) -> None:
-    """Make an empty file that nobody else can have made."""
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        with creating(paths) as written:
+            for file, text in zip(written, texts.values(), strict=True):
+                file.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
     except FileExistsError as error:
-        raise UserError(f"{path} already exists.", hint="Name another file with --output.") from error
-    except FileNotFoundError as error:
-        raise UserError(f"There is no folder {path.parent}.", hint=f"Make it: mkdir -p {path.parent}") from error
-    except OSError as error:
-        raise unwritable(path, error) from error
+        raise _exists(Path(error.filename2 or error.filename)) from error
+
+
+def _exists(path: Path) -> UserError:
+    return UserError(f"{path} already exists.", hint="Name another file with --output.")

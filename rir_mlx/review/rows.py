@@ -7,23 +7,25 @@ agrees with their labels, the wrong ones among them.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from rir_mlx.data.loading import LabelledData, load_labelled
 from rir_mlx.data.rows import Row
 from rir_mlx.data.same_text import normalised
 from rir_mlx.recipe.schema import Recipe
-from rir_mlx.storage.atomic import read_jsonl
+from rir_mlx.review.decisions import RowIndex
+from rir_mlx.storage.atomic import read_records
 from rir_mlx.storage.layout import RunDir
 from rir_mlx.types import PARTS, Arm, Part, ReviewFilter
 
 UNSURE = 0.6
 """A prediction with a lower probability is unsure."""
 _BEST = 5
-_AGAIN = "Run `rir-mlx augment` or `rir-mlx evaluate` again: they write it anew."
+_HINT = "Delete it, and run `rir-mlx augment` or `rir-mlx evaluate` again: they write it anew."
+_Found = TypeVar("_Found")
 
 
 class Seen(NamedTuple):
@@ -128,6 +130,7 @@ class ReviewRows:
         self.arm = arm
         self.rows = [ReviewRow(row, part, row.reasoning, row.reasoning is not None) for part, row in rows_of(data)]
         self._by_id = {found.row.id: found for found in self.rows}
+        self.index = RowIndex(found.row for found in self.rows)
         self.unknown = 0
         """Lines of the run's files that are about rows which the table no longer has."""
         self._add_reasonings(run)
@@ -136,6 +139,7 @@ class ReviewRows:
         for found in self.rows:
             found.worth = worth_of(found)
         self.rows.sort(key=lambda found: -found.worth)
+        self._places = {found.row.id: place for place, found in enumerate(self.rows)}
         done = run.classifier(arm).done()
         self.changed = done is not None and done["inputs"].get("data") != data.digest
         """Whether the table is another one than the classifier was trained on."""
@@ -144,6 +148,10 @@ class ReviewRows:
         """The row with that id. Raises KeyError if there is none."""
         return self._by_id[row]
 
+    def place(self, row: str) -> int:
+        """Where in `rows` the row with that id stands. Raises KeyError if there is none."""
+        return self._places[row]
+
     def __contains__(self, row: str) -> bool:
         return row in self._by_id
 
@@ -151,29 +159,77 @@ class ReviewRows:
         """How many rows pass each filter."""
         return {wanted: sum(found.passes(wanted) for found in self.rows) for wanted in filters}
 
-    def _known(self, records: Iterable[Mapping[str, Any]]) -> Iterator[tuple[ReviewRow, Mapping[str, Any]]]:
-        """The records whose row is in the table, with that row."""
-        for record in records:
-            found = self._by_id.get(record.get("id", ""))
-            if found is not None and found.row.text == record.get("text"):
-                yield found, record
+    def _known(self, path: Path, convert: Callable[[dict[str, Any]], _Found]) -> Iterator[tuple[ReviewRow, _Found]]:
+        """What `convert` makes of a file's records whose row is in the table, with that row."""
+        if not path.is_file():
+            return
+
+        def named(record: dict[str, Any]) -> tuple[str, str, _Found]:
+            return _string(record, "id"), _string(record, "text"), convert(record)
+
+        for row, text, converted in read_records(path, named, _HINT):
+            found = self._by_id.get(row)
+            if found is not None and found.row.text == text:
+                yield found, converted
             else:
                 self.unknown += 1
 
     def _add_reasonings(self, run: RunDir) -> None:
         for part in PARTS[:2]:
-            for found, record in self._known(_records(run.augmented_rows(part))):
-                if not found.own and found.row.label == record["label"]:
-                    found.reasoning = record["reasoning"]
-        for found, record in self._known(_records(run.rejected_rows)):
-            found.rejected.append(Rejected(record["rejected"], record["reasoning"]))
+            for found, (label, reasoning) in self._known(run.augmented_rows(part), _reasoned):
+                if not found.own and found.row.label == label:
+                    found.reasoning = reasoning
+        for found, rejected in self._known(run.rejected_rows, _rejected):
+            found.rejected.append(rejected)
 
     def _add_predictions(self, run: RunDir) -> None:
         for path in (run.predictions(self.arm), run.validation_predictions(self.arm)):
-            for found, record in self._known(_records(path)):
-                shares: dict[str, float] = record["probabilities"]
-                best = sorted(shares.items(), key=lambda pair: -pair[1])[:_BEST]
-                found.seen = Seen(tuple(best), shares.get(found.row.label, 0.0), record.get("reasoning"))
+            for found, predicted in self._known(path, Predicted.of):
+                best = sorted(predicted.probabilities.items(), key=lambda pair: -pair[1])[:_BEST]
+                found.seen = Seen(tuple(best), predicted.probabilities.get(found.row.label, 0.0), predicted.reasoning)
+
+
+class Predicted(NamedTuple):
+    """A line of a run's predictions."""
+
+    label: str
+    predicted: str
+    probabilities: dict[str, float]
+    reasoning: str | None
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Predicted:
+        """Raises KeyError or ValueError if the record is none."""
+        shares = record["probabilities"]
+        if not isinstance(shares, dict) or not shares or not all(isinstance(x, float | int) for x in shares.values()):
+            raise ValueError("its probabilities are no object of numbers")
+        reasoning = record.get("reasoning")
+        return cls(
+            _string(record, "label"),
+            _string(record, "predicted"),
+            shares,
+            None if reasoning is None else _string(record, "reasoning"),
+        )
+
+
+def _string(record: Mapping[str, Any], key: str) -> str:
+    value = record[key]
+    if not isinstance(value, str):
+        raise ValueError(f"its {key} is no string")
+    return value
+
+
+def _reasoned(record: Mapping[str, Any]) -> tuple[str, str]:
+    return _string(record, "label"), _string(record, "reasoning")
+
+
+def _rejected(record: Mapping[str, Any]) -> Rejected:
+    return Rejected(_string(record, "rejected"), _string(record, "reasoning"))
+
+
+def predictions_of(path: Path) -> Iterator[Predicted]:
+    """A run's predictions. Raises UserError for a damaged file."""
+    return read_records(path, Predicted.of, _HINT)
 
 
 def rows_of(data: LabelledData) -> Iterator[tuple[Part, Row]]:
@@ -188,11 +244,6 @@ def files_read(run: RunDir, arm: Arm) -> list[Path]:
     """The files of a run that its rows are made from, beside the table."""
     parts = [run.augmented_rows(part) for part in PARTS[:2]]
     return [*parts, run.rejected_rows, run.predictions(arm), run.validation_predictions(arm)]
-
-
-def _records(path: Path) -> Iterator[dict[str, Any]]:
-    if path.is_file():
-        yield from read_jsonl(path, f"Delete it. {_AGAIN}")
 
 
 def _add_same_texts(rows: Iterable[ReviewRow]) -> None:

@@ -51,8 +51,8 @@ def make_app(
     on_request: OnRequest | None = None,
     workbench: Workbench | None = None,
 ) -> ASGIApp:
-    """The ASGI application that answers with a worker's classifier. Without a `workbench` the page is there to try the
-    classifier on, and nothing else."""
+    """The ASGI application that answers with a worker's classifier. Without a `workbench` the page only
+    classifies texts."""
     routes = Routes(worker, served, workbench)
     api = [
         Route("/v1/systemone", safely(routes.systemone), methods=["POST"]),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import sys
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -30,6 +31,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 BODY_BYTES = 1 << 20
 BODY_SECONDS = 30.0
 _INVALID, _SERVER = "invalid_request_error", "api_error"
+_PATH = re.compile(r"(?<![\w.:/~-])/(?:[^\s/:'\"`]+/)+")
 _CLOSED = 499
 """The client has gone; nobody reads it."""
 
@@ -78,15 +80,20 @@ def response_to(error: Exception) -> Response:
             headers = {"Retry-After": str(error.retry_after)}
             return error_response(503, str(error), "overloaded_error", headers=headers)
         case UserError():
-            return error_response(422, str(error), _INVALID)
+            return error_response(422, _without_folders(str(error)), _INVALID)
         case ClientDisconnect():
             return Response(status_code=_CLOSED)
         case RirError():
             print(f"error: {error.what}", file=sys.stderr)
-            return error_response(500, str(error), _SERVER)
+            return error_response(500, _without_folders(str(error)), _SERVER)
         case _:
             print(f"error: {type(error).__name__} in a request", file=sys.stderr)
             return error_response(500, "The server failed to answer.", _SERVER)
+
+
+def _without_folders(text: str) -> str:
+    """The text with the last part alone of each absolute path: where files of this machine lie is nobody's business."""
+    return _PATH.sub("", text)
 
 
 async def read(request: Request, form: type[Asked], most: int = BODY_BYTES) -> Asked:

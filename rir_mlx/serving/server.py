@@ -51,7 +51,10 @@ class ServeOptions:
 
 
 def check_options(options: ServeOptions) -> None:
-    """Raises UserError if the extra is not installed, or others could use the server without a key."""
+    """Raises UserError if the extra is not installed, others could use the server without a key, or no text would ever
+    be answered."""
+    if options.seconds <= 0:
+        raise UserError("Every text waits a little, so none would be answered.", hint="--max-wait 30 is usual.")
     if missing := [name for name in ("starlette", "uvicorn") if find_spec(name) is None]:
         raise UserError(
             f"Serving needs {' and '.join(missing)}, which this Python does not have.",
@@ -77,7 +80,7 @@ def serve(
     """Load a run's classifier and serve it until SIGINT or SIGTERM, then answer what is in flight. `on_ready` gets the
     address once requests are answered.
 
-    Raises UserError if the options do not do, or the address cannot be used; and what loading raises."""
+    Raises UserError if the options cannot be used together, or the address cannot be used; and what loading raises."""
     check_options(options)
     progress = progress or Silent()
     from rir_mlx.serving.app import make_app
@@ -87,7 +90,7 @@ def serve(
     from rir_mlx.serving.worker import Limits, Worker
 
     with contextlib.closing(_listen(options)) as listening:
-        limits = Limits(options.rows, options.seconds, options.together)
+        limits = Limits(options.rows, options.seconds, min(options.together, options.rows))
         worker = Worker(lambda: source.load(source.arm), limits)
         served = source.describe(worker.start())
         workbench = Workbench(source, Loaded(worker, served), limits)
@@ -181,8 +184,12 @@ def _address(listening: socket.socket) -> str:
 
 
 def _logging(progress: Progress) -> Callable[[str, str, int, float], None]:
+    from rir_mlx.serving.guard import REPORT
+
     def log(method: str, path: str, status: int, seconds: float) -> None:
         known = path if len(path) < 80 and path.isprintable() else "…"
+        if path.startswith(REPORT):  # what follows is as good as a key
+            known = f"{REPORT}…"
         progress.say(f"{method} {known} {status} {seconds * 1000:.0f} ms")
 
     return log

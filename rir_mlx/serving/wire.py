@@ -46,6 +46,15 @@ class Served:
         reasoned = prediction.reasoning is not None and reasons_first(self.arm)
         return self.thresholds.get("reasoned" if reasoned else "direct")
 
+    def file_threshold(self, reason: ReasonMode) -> float | None:
+        """The one for all rows of a file; where some may get a reasoning, the higher one."""
+        match reason if reasons_first(self.arm) else "never":
+            case "never":
+                return self.thresholds.get("direct")
+            case "always":
+                return self.thresholds.get("reasoned")
+        return max(self.thresholds.values(), default=None)
+
     @property
     def description(self) -> str:
         return f"rir-mlx classifier ({self.arm}) of {', '.join(self.labels)}"

@@ -8,20 +8,23 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rir_mlx.errors import Failure, RirError, UserError
 from rir_mlx.json_text import parse_json
 from rir_mlx.storage.digests import plain_json
-from rir_mlx.storage.locks import try_to_lock
+from rir_mlx.storage.locks import Lock, try_to_lock
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 """What a write to an open file can fail with. Such errors name no file."""
 
 
+_Found = TypeVar("_Found")
+_TRIES = 100
+"""So often a temporary folder is made. On a file system whose inodes change, none is ever known again."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _AGAIN = "Make room and run the same command again; it continues."
 
@@ -75,6 +78,59 @@ def replacing(path: Path) -> Iterator[Path]:
             _sync_names(path.parent)
 
 
+@contextmanager
+def creating(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """Temporary paths of files of one folder that do not exist yet. All are written before the first gets its name, and
+    none keeps its name if another one cannot get its own.
+
+    Raises FileExistsError if one exists by then, and Failure if one cannot be written."""
+    folder = paths[0].parent
+    _delete_stale(paths[0])
+    with _temporary_folder(paths[0]) as temporary:
+        written = [temporary / path.name for path in paths]
+        try:
+            yield written
+        except OSError as error:
+            if is_about(error, temporary):
+                raise not_written(paths[0], error) from error
+            raise
+        for file, path in zip(written, paths, strict=True):
+            with failure_to_write(path):
+                _sync(file)
+        _name_all(written, paths)
+        with failure_to_write(folder):
+            _sync_names(folder)
+
+
+def _name_all(written: Sequence[Path], paths: Sequence[Path]) -> None:
+    named: list[Path] = []
+    try:
+        for file, path in zip(written, paths, strict=True):
+            _name(file, path)
+            named.append(path)
+    except BaseException as error:
+        for path in named:
+            path.unlink(missing_ok=True)
+        if isinstance(error, OSError) and not isinstance(error, FileExistsError):
+            raise not_written(paths[len(named)], error) from error
+        raise
+
+
+def _name(file: Path, path: Path) -> None:
+    """Give a file a name that none has. Raises FileExistsError if one has it."""
+    try:
+        os.link(file, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        try:
+            os.replace(file, path)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+
+
 def replace_folder(new: Path, place: Path) -> None:
     """Rename the folder `new` to `place` on the same file system; delete what stood there only once `new` has its name.
 
@@ -87,20 +143,27 @@ def replace_folder(new: Path, place: Path) -> None:
 @contextmanager
 def _temporary_folder(path: Path) -> Iterator[Path]:
     """A folder beside `path`, locked as long as its process needs it, and deleted in the end."""
-    lock = None
-    while lock is None:  # a process that looks for stale folders may lock it first, and delete it
-        with failure_to_write(path):
-            temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-            try:
-                lock = try_to_lock(temporary)
-            except OSError:
-                shutil.rmtree(temporary, ignore_errors=True)
-                raise
+    with failure_to_write(path):
+        temporary, lock = _locked_folder(path)
     try:
         yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         lock.release()
+
+
+def _locked_folder(path: Path) -> tuple[Path, Lock]:
+    for _ in range(_TRIES):  # a process that looks for stale folders may lock it first, and delete it
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        try:
+            lock = try_to_lock(temporary)
+        except OSError:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        if lock is not None:
+            return temporary, lock
+        shutil.rmtree(temporary, ignore_errors=True)
+    raise OSError(errno.ENOLCK, "no folder beside it can be locked")
 
 
 def _delete_stale(path: Path) -> None:
@@ -199,6 +262,19 @@ def read_jsonl(path: Path, hint: str = "Delete it; evaluating again writes it.")
         raise UserError(f"{path} cannot be read: {error.strerror}.", hint=hint) from error
     except ValueError as error:
         raise UserError(f"{path}, line {number}, cannot be read: {error}.", hint=hint) from error
+
+
+def read_records(path: Path, convert: Callable[[dict[str, Any]], _Found], hint: str) -> Iterator[_Found]:
+    """What `convert` makes of each object in a file. Raises as `read_jsonl`, also for an object that lacks a key or has
+    a value of another type."""
+    for number, record in enumerate(read_jsonl(path, hint), 1):
+        try:
+            found = convert(record)
+        except KeyError as error:
+            raise UserError(f"{path}, line {number}, cannot be read: it has no {error}.", hint=hint) from error
+        except (TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{path}, line {number}, cannot be read: {error}.", hint=hint) from error
+        yield found
 
 
 def _object(text: str) -> dict[str, Any]:

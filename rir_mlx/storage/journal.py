@@ -80,11 +80,16 @@ class Journal:
         self._lock = Lock(path)
         try:
             self._lock.acquire()
-        except Held as held:
+            self._end = self._read_all()
+            self._reader = path.open("rb")
+        except BaseException as error:
             self._file.close()
-            raise being_written(path, held, "Wait for it, or stop it with Ctrl-C.") from held
-        self._end = self._read_all()
-        self._reader = path.open("rb")
+            self._lock.release()
+            if isinstance(error, Held):
+                raise being_written(path, error, "Wait for it, or stop it with Ctrl-C.") from error
+            if isinstance(error, OSError):
+                raise unwritable(path, error, "Make it writable.") from error
+            raise
         self._writing = threading.Lock()
         self._failed: Failure | None = None
         self._closed = threading.Event()

@@ -14,6 +14,8 @@ from filelock import SoftFileLock, Timeout
 from rir_mlx.errors import UserError
 
 _HELD = (errno.EWOULDBLOCK, errno.EACCES)
+_TRIES = 1000
+"""So often a file is made that others delete before it is locked."""
 
 
 class Held(Exception):
@@ -53,8 +55,10 @@ class Lock:
         """Take the lock; `create` makes the file if there is none.
 
         Raises Held; FileNotFoundError if the path is gone, or became another file while it was being locked; OSError
-        if it cannot be opened."""
-        while not self.is_held:
+        if it cannot be opened, or becomes another file again and again, as on a file system whose inodes change."""
+        for tries in range(_TRIES, 0, -1):
+            if self.is_held:
+                return
             flags = os.O_RDWR | os.O_CREAT if create else os.O_RDONLY
             descriptor = os.open(self.path, flags | os.O_CLOEXEC, 0o666)
             try:
@@ -67,6 +71,8 @@ class Lock:
                 self._give_back(descriptor)
                 if not create:
                     raise
+                if tries == 1:
+                    raise OSError(errno.ENOLCK, "it becomes another file again and again", str(self.path)) from None
             except BaseException:
                 self._give_back(descriptor)
                 raise

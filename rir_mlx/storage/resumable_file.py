@@ -85,16 +85,19 @@ class ResumableFile:
             # Its holder may have renamed it by now: the open file would then be the finished target.
             if not os.path.samestat(os.fstat(file.fileno()), self.partial.stat()):
                 raise FileNotFoundError
-        except Held as held:
-            file.close()
-            raise being_written(self.partial, held, "Wait for it, or stop it with Ctrl-C.") from held
-        except FileNotFoundError as error:
+        except BaseException as error:
             file.close()
             self._lock.release()
-            raise UserError(
-                f"Another process has just written {self.target}.",
-                hint="Check it before you run the command again.",
-            ) from error
+            if isinstance(error, Held):
+                raise being_written(self.partial, error, "Wait for it, or stop it with Ctrl-C.") from error
+            if isinstance(error, FileNotFoundError):
+                raise UserError(
+                    f"Another process has just written {self.target}.",
+                    hint="Check it before you run the command again.",
+                ) from error
+            if isinstance(error, OSError):
+                raise unwritable(self.partial, error) from error
+            raise
         return file
 
     def _begin(self) -> None:

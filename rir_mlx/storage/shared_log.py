@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rir_mlx.errors import UserError
+from rir_mlx.json_text import parse_json
 from rir_mlx.storage.atomic import make_folder, not_written, unwritable
 from rir_mlx.storage.locks import Held, Lock, being_written
 
@@ -34,30 +36,38 @@ class SharedLog:
     def new(self) -> tuple[list[dict[str, Any]], bool]:
         """The records that were added since the last call, by whomever; and whether the file is another one, so that
         what was read before no longer counts. A last line without its end is being written, or was torn by a kill, and
-        is not read."""
+        is not read.
+
+        Raises UserError if the file cannot be read."""
         try:
             file = self.path.open("rb")
         except FileNotFoundError:
             return [], self._begin_again((0, 0))
+        except OSError as error:
+            raise UserError(
+                f"{self.path} cannot be read: {error.strerror}.", hint="Make it readable, or move it away."
+            ) from error
         with file:
             status = os.fstat(file.fileno())
             identity = (status.st_dev, status.st_ino)
             other = (identity != self._file or status.st_size < self._read) and self._begin_again(identity)
             file.seek(self._read)
-            return list(self._lines(file.read())), other
+            data = file.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        records = list(self._records(whole))
+        self._read += len(whole)
+        return records, other
 
     def _begin_again(self, identity: tuple[int, int]) -> bool:
         before, self._file = self._read, identity
         self._read = self.unreadable = 0
         return before > 0
 
-    def _lines(self, data: bytes) -> Iterator[dict[str, Any]]:
-        whole = data[: data.rfind(b"\n") + 1]
-        self._read += len(whole)
-        for line in whole.splitlines():
+    def _records(self, lines: bytes) -> Iterator[dict[str, Any]]:
+        for line in lines.splitlines():
             record = None
             with contextlib.suppress(ValueError):
-                record = json.loads(line)
+                record = parse_json(line)
             if isinstance(record, dict):
                 yield record
             else:

@@ -27,8 +27,7 @@ def decide(run: RunDir, row: object, label: str, reasoning: str | None = None, a
 
 def next_data(recipe: Recipe, written: NewTables) -> LabelledData:
     """The rows of a run on the new tables, with the settings that the command prints."""
-    overrides = [f"data.{part}={path}" for part, path in written.files.items()]
-    overrides += [f"data.reasoning_column={written.reasoning_column}"] if written.reasoning_column else []
+    overrides = [f"{key}={value}" for key, value in written.settings.items()]
     return load_labelled(load_recipe(recipe, overrides).data, recipe.seed)
 
 
@@ -130,3 +129,94 @@ def test_decisions_about_rows_that_changed_are_told_and_not_applied(tmp_path: Pa
     assert [decision.reasoning for decision in written.lost] == ["lost"]
     assert written.moved == 1
     assert "kept" in (tmp_path / "new.csv").read_text(encoding="utf-8")
+
+
+def pairs(data: LabelledData) -> list[list[str]]:
+    return [[row.text for row in getattr(data, part)] for part in ("train", "validation", "test")]
+
+
+def test_a_source_of_more_rows_than_are_drawn_keeps_the_rows_that_were_measured(tmp_path: Path) -> None:
+    """A corrected label changes a stratified draw: most of the test rows would be other ones."""
+    for name in ("valid", "tested"):
+        (tmp_path / f"{name}.csv").write_text(TABLE.replace("said", name), encoding="utf-8")
+    other = {"validation": str(tmp_path / "valid.csv"), "test": str(tmp_path / "tested.csv")}
+    run, recipe = make_run(tmp_path, max_samples=10, **other)
+    before = load_labelled(recipe.data, recipe.seed)
+    for row in (before.train[0], before.validation[0], before.test[0]):
+        decide(run, row, "joy" if row.label == "sadness" else "sadness")
+    written = write_new_tables(run, recipe, tmp_path / "new.csv")
+    assert written.unused == 14 + 20 + 18
+    assert pairs(next_data(recipe, written)) == pairs(before)
+
+
+def test_a_reasoning_that_was_deleted_is_gone_from_the_new_table(tmp_path: Path) -> None:
+    rows = [{"text": f"words {n}", "label": "ab"[n % 2], "why": f"mine {n}"} for n in range(20)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    lines = "".join(f"{row['text']},{row['label']},{row['why']}\n" for row in rows)
+    (tmp_path / "part-a.csv").write_text(f"text,label,why\n{lines}", encoding="utf-8")
+    (tmp_path / "part-b.csv").write_text(f"text,label,why\nlast,a,\n{lines.replace('words', 'more')}", encoding="utf-8")
+    for name, suffix in (("rows.jsonl", "jsonl"), ("part-a.csv", "csv"), ("part-*.csv", "csv")):
+        folder = tmp_path / name.replace("*", "all")[:-4]
+        folder.mkdir()
+        run, recipe = make_run(folder, train=str(tmp_path / name), reasoning_column="why", val_size=0, test_size=0)
+        first, second = load_labelled(recipe.data, recipe.seed).train[:2]
+        decide(run, first, first.label, None, "accept")
+        written = write_new_tables(run, recipe, folder / f"new.{suffix}")
+        after = next_data(recipe, written).train
+        assert (written.cleared, written.reasonings) == (1, 0)
+        assert (after[0].reasoning, after[1].reasoning) == (None, second.reasoning)
+
+
+def test_the_next_run_reads_what_was_written_whatever_marks_the_source_has(tmp_path: Path) -> None:
+    """A reasoning with the delimiter in it breaks a row where marks belong to the texts; a plain table has other marks
+    than its sources."""
+    lines = "".join(f'"say" {n};{"ab"[n % 2]};{n}\n' for n in range(20)) + "one;two;three;a\n"
+    for name in "ab":
+        (tmp_path / f"part-{name}.csv").write_text(f"text;label;n\n{lines}", encoding="utf-8")
+    shared = {"delimiter": ";", "quotes": False, "encoding": "cp1252", "on_bad_rows": "skip"}
+    for name, number in (("part-a.csv", 20), ("part-*.csv", 40)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        run, recipe = make_run(folder, train=str(tmp_path / name), val_size=0, test_size=0, **shared)
+        before = load_labelled(recipe.data, recipe.seed)
+        decide(run, before.train[0], "b", HOSTILE + "; and more")
+        written = write_new_tables(run, recipe, folder / "new.csv")
+        after = next_data(recipe, written)
+        assert pairs(after) == pairs(before)
+        assert len(after.train) == number
+        assert (after.train[0].label, after.train[0].reasoning) == ("b", HOSTILE + "; and more")
+        assert set(after.labels) == {"a", "b"}
+
+
+def test_rows_that_the_run_skipped_do_not_come_in_with_the_new_column(tmp_path: Path) -> None:
+    """Bytes that are not UTF-8, and a row with a cell too many, which a new column would make a whole one."""
+    run, recipe = make_run(tmp_path, val_size=0, test_size=0, on_bad_rows="skip")
+    bad = b"caf\xe9,joy,0\nhooray,oops,joy,0\n"
+    (tmp_path / "rows.csv").write_bytes("text,label,note\nü,joy,1\n".encode() + bad + TABLE.partition("\n")[2].encode())
+    before = load_labelled(recipe.data, recipe.seed)
+    decide(run, before.train[0], "sadness", "because")
+    written = write_new_tables(run, recipe, tmp_path / "new.csv")
+    assert written.unused == 2
+    after = next_data(recipe, written)
+    assert (pairs(after), after.labels) == (pairs(before), before.labels)
+
+
+def test_other_rows_of_a_json_file_stay_as_they_are(tmp_path: Path) -> None:
+    lines = [f'{{"text": "words {n}",  "label": "{"ab"[n % 2]}", "n": 1.10, "half": "\\ud83d"}}' for n in range(20)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    run, recipe = make_run(tmp_path, train=str(tmp_path / "rows.jsonl"), val_size=0, test_size=0)
+    row = load_labelled(recipe.data, recipe.seed).train[0]
+    decide(run, row, row.label, "because")
+    write_new_tables(run, recipe, tmp_path / "new.jsonl")
+    first, *others = (tmp_path / "new.jsonl").read_text(encoding="utf-8").splitlines()
+    assert others == [f'{line[:-1]}, "reasoning": null}}' for line in lines[1:]]
+    assert json.loads(first) == json.loads(lines[0]) | {"reasoning": "because"}
+
+
+def test_a_folder_is_no_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, recipe = make_run(tmp_path)
+    decide(run, load_labelled(recipe.data, recipe.seed).train[0], "joy")
+    monkeypatch.chdir(tmp_path)
+    for name in (".", "..", str(tmp_path)):
+        with pytest.raises(UserError, match="is a folder"):
+            write_new_tables(run, recipe, Path(name))

@@ -154,7 +154,7 @@ def test_a_table_comes_out_as_the_command_writes_it(
     browser: Any, served: tuple[str, list[Arm]], wide: Classifier, tmp_path: Path
 ) -> None:
     table = tmp_path / "my table.csv"
-    table.write_text('id,text\n7,"first, with a comma"\n8,\n9,=cmd()\n' + "1,x\n" * 60, encoding="utf-8")
+    table.write_text('id,text\n7,"first,\u2028with a comma"\n8,\n9,=cmd()\n' + "1,x\n" * 60, encoding="utf-8")
     with Page(browser, served[0]) as page:
         page.get_by_role("link", name="Review").wait_for()
         page.locator("#threshold").fill("0")
@@ -237,14 +237,22 @@ def test_two_tabs_do_not_lose_each_other_s_edits(browser: Any, served: tuple[str
         first.locator("#said").get_by_text("Saved").wait_for()
         second.locator("#new-reasoning").fill("from the second tab")
         second.get_by_role("button", name="Save").click()
-        second.get_by_role("alert").get_by_text("elsewhere in the meantime").wait_for()
+        second.get_by_role("alert").get_by_text("Somebody else decided this row meanwhile").wait_for()
         assert [line["reasoning"] for line in lines_of(review)] == ["from the first tab"]
         second.locator("#row .decided").get_by_text("Not saved yet.").wait_for()
         assert second.locator("#new-reasoning").input_value() == "from the second tab"
         second.get_by_role("button", name="Save").click()
         second.locator("#said").get_by_text("Saved").wait_for()
+        first.keyboard.press("Escape")
+        first.keyboard.press("u")  # it would take back what the second tab decided
+        first.get_by_role("alert").get_by_text("Somebody else decided this row meanwhile").wait_for()
         assert [line["reasoning"] for line in lines_of(review)] == ["from the first tab", "from the second tab"]
-        assert ["409" in fault for fault in other.faults] == [True]
+        first.locator("#row .decided").get_by_text("Changed. Saved.").wait_for()
+        first.get_by_role("button", name="Undo").click()  # now it has seen it
+        first.locator("#said").get_by_text("Taken back.").wait_for()
+        assert first.locator("#new-reasoning").input_value() == "from the first tab"
+        assert [["409" in fault for fault in tab.faults] for tab in (one, other)] == [[True], [True]]
+        one.faults.clear()
         other.faults.clear()
 
 
@@ -265,6 +273,16 @@ def test_what_is_typed_is_kept_while_other_rows_are_looked_at(
         page.locator("#row .where").get_by_text(place).wait_for()
         assert page.locator("#new-reasoning").input_value() == "half a thou"
         assert page.locator("#row .decided").inner_text() == "Not saved yet."
+        reasoning = page.locator("#new-reasoning")
+        page.keyboard.press("Escape")
+        page.keyboard.press("j")
+        page.locator("#row .where").filter(has_not_text=place).wait_for()
+        before, label = reasoning.input_value(), page.locator("#new-label").input_value()
+        page.locator("#new-label").select_option("label 40")  # R-Gen's reasoning argues for another label
+        assert (before != "", reasoning.input_value()) == (True, "")
+        assert f"was written for {label}" in page.locator("#row .unfit").inner_text()
+        page.locator("#new-label").select_option(label)
+        assert reasoning.input_value() == before
         assert not review.exists()
 
 

@@ -24,7 +24,7 @@ from rir_mlx.review.new_tables import write_new_tables
 from rir_mlx.serving.guard import Policy, Slowdown
 from rir_mlx.serving.jobs import Busy
 from rir_mlx.serving.workbench.arms import Arms, Loaded
-from rir_mlx.serving.workbench.tables import TABLE_BYTES
+from rir_mlx.serving.workbench.tables import TABLE_BYTES, TableRequest
 from rir_mlx.serving.worker import Limits, Worker
 from rir_mlx.storage.layout import RunDir
 from rir_mlx.types import Arm
@@ -56,7 +56,7 @@ def get(address: str, path: str, **values: Any) -> Any:
 
 def decision(address: str, row: str, **values: Any) -> httpx2.Response:
     found = get(address, "review/row", id=row)
-    body = {"row": row, "seen": found["version"], "action": "edit", "label": found["label"]}
+    body = {"row": row, "seen": found["version"], "digest": found["digest"], "action": "edit", "label": found["label"]}
     return HTTP.post(f"{address}/review/decide", json=body | values)
 
 
@@ -74,6 +74,7 @@ def test_every_route_asks_for_the_key_and_refuses_other_hosts_and_pages(
                 (right | {"Host": "evil.example"}, 403),
                 (right | {"Origin": "http://evil.example"}, 403),
                 (right | {"Origin": "null"}, 403),
+                (right | {"Origin": "http://["}, 403),
             ):
                 wrong = HTTP.request(method, f"{address}/{path}", headers=headers)
                 assert wrong.status_code == status, (path, headers)
@@ -143,7 +144,7 @@ def test_decisions_are_checked_saved_and_applied(there: str, small: tuple[RunDir
     assert error_of(decision(there, row.id, reasoning="a\0b"))[0] == 422
     assert error_of(decision(there, row.id, reasoning="x" * 20_001))[0] == 422
     assert "test rows" in error_of(decision(there, tested.id, reasoning="because"))[1]
-    nowhere = {"row": "train:999", "seen": 0, "action": "edit", "label": "joy"}
+    nowhere = {"row": "train:999", "seen": 0, "digest": "", "action": "edit", "label": "joy"}
     assert HTTP.post(f"{there}/review/decide", json=nowhere).status_code == 404
     large = HTTP.post(f"{there}/review/decide", json=nowhere | {"reasoning": "x" * 2_000_000})
     assert large.status_code == 413
@@ -156,9 +157,10 @@ def test_decisions_are_checked_saved_and_applied(there: str, small: tuple[RunDir
     assert [found["id"] for found in get(there, "review/rows", state="done")["rows"]] == [row.id]
     written = write_new_tables(run, recipe, tmp_path / "new.csv")
     assert written.reasonings == 1
-    undone = HTTP.post(f"{there}/review/undo", json={"row": row.id, "seen": 1}).json()
+    back = {"row": row.id, "digest": saved.json()["digest"]}
+    undone = HTTP.post(f"{there}/review/undo", json=back | {"seen": 1}).json()
     assert undone["decided"] is None
-    assert error_of(HTTP.post(f"{there}/review/undo", json={"row": row.id, "seen": 2}))[0] == 422
+    assert error_of(HTTP.post(f"{there}/review/undo", json=back | {"seen": 2}))[0] == 422
 
 
 def test_a_row_that_changed_is_not_shown_as_decided(there: str, small: tuple[RunDir, Recipe], tmp_path: Path) -> None:
@@ -193,6 +195,39 @@ def test_tables_are_bounded_named_safely_and_their_faults_told(there: str) -> No
         assert kind == "error"
         assert message in error["error"]["message"], error
         assert "/tmp" not in error["error"]["message"]
+
+
+def test_a_table_comes_out_of_a_server_that_takes_few_texts_with_the_run_s_own_thresholds(
+    small: tuple[RunDir, Recipe], codec: Codec
+) -> None:
+    classifier = fake_classifier(codec)
+    name = "語" * 200 + ".csv"
+    assert len(TableRequest(name=name).file.encode()) <= 120
+    source = served_run(*small, classifier)
+    with serving(classifier, limits=Limits(rows=3, together=8), source=source) as (address, _):
+        answer = post_table(address, b"text\n" + b"hello\n" * 9 + b'"",\n', name=name).text
+        assert events_of(answer)[-1][0] == "error"  # a row of two cells
+        events = events_of(post_table(address, b"text\n" + b"hello\n" * 9, name=name).text)
+        done = dict(events)["done"]
+        assert (done["rows"], done["pieces"]) == (9, sum(kind == "table" for kind, _ in events))
+        [header, first, *_] = "".join(data["text"] for kind, data in events if kind == "table").splitlines()
+        assert header == "text,label,probability,reasoning,abstained"
+        shown = dict(events)["rows"]["rows"][0]
+        assert shown["abstained"] == (shown["probability"] < 0.35)
+        assert first.endswith(str(shown["abstained"]).lower())
+
+
+def test_errors_tell_no_folder_of_this_machine(there: str, small: tuple[RunDir, Recipe], tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("text,label\nx\n", encoding="utf-8")
+    for path in ("review", "review/rows"):
+        status, message = error_of(HTTP.get(f"{there}/{path}"))[:2]
+        assert status == 422
+        assert "rows.csv" in message
+        assert str(tmp_path) not in message
+    small[0].predictions("qra").write_text('{"predicted": "joy"}\n', encoding="utf-8")
+    message = error_of(HTTP.get(f"{there}/threshold"))[1]
+    assert "line 1, cannot be read: it has no 'probabilities'" in message
+    assert str(tmp_path) not in message
 
 
 def test_a_table_that_nobody_waits_for_ends_and_leaves_its_place(small: tuple[RunDir, Recipe], codec: Codec) -> None:

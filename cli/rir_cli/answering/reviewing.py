@@ -55,7 +55,7 @@ def review(
         from rir_mlx.review.decisions import ReviewLog
 
         log = ReviewLog(found.review)
-        _say(found, list(log.current().values()), log.unreadable, json=json)
+        _say(found, log.current(), log.unreadable, json=json)
         return
     from rir_mlx.review.new_tables import write_new_tables
 
@@ -100,7 +100,7 @@ def _say(run: RunDir, decisions: list[Decision], unreadable: int, *, json: bool)
 def _print_json(written: NewTables) -> None:
     from rir_cli.console import print_json
 
-    values = {name: value for name, value in vars(written).items() if name not in ("files", "lost")}
+    values = {name: value for name, value in vars(written).items() if name not in ("files", "lost", "settings")}
     files = {part: str(path) for part, path in written.files.items()}
     print_json({"files": files, **values, "lost": [vars(decision) for decision in written.lost]})
 
@@ -114,6 +114,8 @@ def _print_written(written: NewTables) -> None:
         typer.echo(f"{part}: {path}")
     if written.moved:
         typer.echo(f"note: {written.moved:,} rows stand elsewhere in the table now; found by their text.", err=True)
+    if written.cleared:
+        typer.echo(f"{written.cleared:,} rows no longer have a reasoning of their own.")
     if written.unused:
         typer.echo(
             f"note: {written.unused:,} rows that the run does not use are left out, so that the next run has the same.",
@@ -136,10 +138,5 @@ def _print_written(written: NewTables) -> None:
 
 def _next_run(run: RunDir, recipe: Recipe, written: NewTables) -> str:
     """The arguments of a run on the new tables, beside the present one."""
-    settings = [f"name={recipe.name}-reviewed"]
-    settings += [f"data.{part}={path}" for part, path in written.files.items()]
-    if written.reasonings:
-        settings.append(f"data.reasoning_column={written.reasoning_column}")
-    if recipe.data.encoding is not None:
-        settings.append("data.encoding=null")
+    settings = [f"name={recipe.name}-reviewed", *(f"{key}={value}" for key, value in written.settings.items())]
     return shlex.join([str(run.recipe_file), *(word for setting in settings for word in ("-s", setting))])

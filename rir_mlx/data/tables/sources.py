@@ -45,21 +45,30 @@ def read_tables(source: SourceSpec, columns: Sequence[Column], key: str, form: T
             )
         return [read_file(EMBEDDED / name, Wanted(columns, path))]
     place = Path(path).expanduser()
-    if place.is_file():
-        return [read_file(place, Wanted(columns, str(place), form, settings))]
     if place.is_dir():
         refuse_saved_data_set(place, key)
         if not holds_data_set(place):
             raise DataError(f"{key}: {path} is a folder.", hint=ACCEPTED)
         return [_joined(read_data_set(source, taken_apart(columns), key, str(place)), columns)]
-    if glob.has_magic(path):
-        files = [Path(file) for file in sorted(glob.glob(str(place), recursive=True)) if Path(file).is_file()]
-        if not files:
-            raise DataError(f"{key}: no file fits the pattern {path}, seen from {Path.cwd()}.", hint=ACCEPTED)
+    if files := files_of(source):
         return [read_file(file, Wanted(columns, str(file), form, settings)) for file in files]
+    if glob.has_magic(path):
+        raise DataError(f"{key}: no file fits the pattern {path}, seen from {Path.cwd()}.", hint=ACCEPTED)
     if place.suffix.lower() in TABLE_SUFFIXES + _OTHER_FILES or not HUB_ID.fullmatch(path):
         raise missing_file(place, key)
     return [_joined(read_data_set(source, taken_apart(columns), key, path), columns)]
+
+
+def files_of(source: SourceSpec) -> list[Path]:
+    """The files of this machine that a source names: none for a data set on the hub, all for that of a folder."""
+    path = source.path
+    if path.startswith(BUILTIN):
+        return [EMBEDDED / path.removeprefix(BUILTIN)]
+    place = Path(path).expanduser()
+    if place.is_file():
+        return [place]
+    found = place.rglob("*") if place.is_dir() else map(Path, glob.glob(str(place), recursive=True))
+    return sorted(file for file in found if file.is_file())
 
 
 def read_file(path: Path, wanted: Wanted) -> Table:

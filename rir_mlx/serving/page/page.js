@@ -57,23 +57,28 @@ export function post(path, values, signal) {
   return request(path, { method: "POST", headers, body: JSON.stringify(values), signal });
 }
 
-/** The server-sent events of a response, as names and data. An `error` is raised. */
+/** The server-sent events of a response, as names and data. An `error` is raised, and a Fault if `done` is not the last. */
 export async function* eventsOf(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
+  let name = "";
   for (;;) {
     const { value, done } = await reader.read();
-    if (done) return;
+    if (done) break;
     const blocks = (rest + value).split("\n\n");
     rest = blocks.pop();
     for (const block of blocks) {
-      const event = /^event: (.*)\ndata: (.*)$/.exec(block);
-      if (!event) continue;
+      if (block.startsWith(":")) continue; // only shows that the server is alive
+      // A dot would not match every character: texts may hold line separators such as U+2028.
+      const event = /^event: ([^\n]*)\ndata: ([^\n]*)$/.exec(block);
+      if (!event) throw new Fault(0, "The server's answer cannot be read.");
+      name = event[1];
       const data = JSON.parse(event[2]);
-      if (event[1] === "error") throw new Fault(0, data.error.message);
-      yield [event[1], data];
+      if (name === "error") throw new Fault(0, data.error.message);
+      yield [name, data];
     }
   }
+  if (name !== "done") throw new Fault(0, "The server's answer ended too early.");
 }
 
 export function addBars(table, pairs) {

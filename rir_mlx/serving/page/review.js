@@ -26,8 +26,9 @@ let total = 0;
 let rows = [];
 let current = null;
 let loading = 0;
+let opening = 0;
 let busy = false; // a decision is being saved, or the next row fetched: what is pressed now is not meant for it
-const mine = [];
+const mine = []; // what was decided on this page: the row, its version before and after
 const drafts = new Map(JSON.parse(sessionStorage.getItem("drafts") ?? "[]"));
 
 function say(text) {
@@ -82,18 +83,20 @@ function mark() {
   }
 }
 
-async function load(from) {
+/** Show a page of rows: those behind the row `after`, else those from a place on. */
+async function load(from, after = "") {
   const mineNow = ++loading;
   const asked = { filter, state: by("state").value, part: by("part").value, label: by("label").value, search: by("search").value };
   try {
-    const found = await get("review/rows", { ...asked, offset: from, limit: PAGE });
+    const found = await get("review/rows", { ...asked, offset: from, after, limit: PAGE });
     if (mineNow !== loading) return;
-    [offset, total, rows] = [from, found.total, found.rows];
+    [offset, total, rows] = [found.offset, found.total, found.rows];
   } catch (error) {
     showFault(error.message);
     return;
   }
   current = null;
+  opening++;
   by("row").replaceChildren();
   by("rows").replaceChildren(...rows.map(listItem));
   by("shown").textContent = total ? `${count(offset + 1)}–${count(offset + rows.length)} of ${count(total)} rows` : "No rows.";
@@ -103,10 +106,13 @@ async function load(from) {
 }
 
 async function open(id, focus = true) {
+  const mineNow = ++opening;
   try {
-    draw(await get("review/row", { id }));
+    const row = await get("review/row", { id });
+    if (mineNow !== opening) return;
+    draw(row);
   } catch (error) {
-    showFault(error.message);
+    if (mineNow === opening) showFault(error.message);
     return;
   }
   if (!focus) return;
@@ -124,25 +130,43 @@ const written = () => ({ label: by("new-label").value, reasoning: by("new-reason
 const ofTable = (row) => ({ label: row.label, reasoning: ((row.part === "test" ? null : row.reasoning) ?? "").trim() });
 const same = (one, other) => one.label === other.label && one.reasoning === other.reasoning;
 
+/** Which text a draft is about: another run, or a changed table, may have another one in that row. */
+const draftKey = (row) => `${overview.run} ${row.id} ${row.digest}`;
+
 /** Keep what is typed about a row until it is saved, also while other rows are looked at. */
 function keepDraft() {
   const fields = written();
-  if (same(fields, saved(current))) drafts.delete(current.id);
-  else drafts.set(current.id, fields);
+  if (same(fields, saved(current))) drafts.delete(draftKey(current));
+  else drafts.set(draftKey(current), fields);
   sessionStorage.setItem("drafts", JSON.stringify([...drafts]));
   showDraft();
 }
 
-function dropDraft(id) {
-  drafts.delete(id);
+function dropDraft(key) {
+  drafts.delete(key);
   sessionStorage.setItem("drafts", JSON.stringify([...drafts]));
+}
+
+/** A reasoning that was written for another label is no reason for this one. */
+function fitReasoning() {
+  const { label, reasoning } = saved(current);
+  const field = by("new-reasoning");
+  const note = by("row").querySelector(".unfit");
+  const other = by("new-label").value !== label;
+  if (other && reasoning && field.value.trim() === reasoning) {
+    field.value = "";
+    note.textContent = `The reasoning was written for ${label}, so it is left out. Write one for the new label, or none.`;
+  } else if (!other && note.textContent) {
+    if (!field.value.trim()) field.value = reasoning;
+    note.textContent = "";
+  }
 }
 
 function showDraft() {
   const row = by("row");
   const changed = !same(written(), ofTable(current));
   row.querySelector(".save").textContent = changed ? "Save" : "Accept";
-  const state = drafts.has(current.id) ? "Not saved yet." : current.decided ? `${ACTIONS[current.decided.action]}. Saved.` : "";
+  const state = drafts.has(draftKey(current)) ? "Not saved yet." : current.decided ? `${ACTIONS[current.decided.action]}. Saved.` : "";
   row.querySelector(".decided").textContent = state;
 }
 
@@ -159,6 +183,7 @@ function drawReasoning(form, row) {
 }
 
 function draw(row) {
+  opening++; // a row that was asked for before is no longer wanted
   current = row;
   const form = clone("detail");
   form.querySelector(".where").textContent = `${row.place} · ${row.part} · ${row.id}`;
@@ -166,22 +191,23 @@ function draw(row) {
   form.querySelector(".seen").textContent = SEEN[row.part];
   addBars(form.querySelector(".bars"), row.best);
   form.querySelector(".thought").textContent = row.thought ?? "";
-  const fields = drafts.get(row.id) ?? saved(row);
+  const fields = drafts.get(draftKey(row)) ?? saved(row);
   const select = form.querySelector("#new-label");
   select.append(...overview.labels.map((label) => option(label)));
   select.value = fields.label;
   form.querySelector("#new-reasoning").value = fields.reasoning;
   form.querySelector(".was").textContent = `in the table: ${row.label}`;
   drawReasoning(form, row);
-  form.querySelector(".undo").disabled = !row.decided && !mine.length;
+  form.querySelector(".undo").disabled = !row.decided;
   drawSame(form.querySelector(".same"), row.same);
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     decide();
   });
+  form.querySelector("#new-label").addEventListener("input", fitReasoning);
   form.addEventListener("input", keepDraft);
   form.querySelector(".skip").addEventListener("click", () => skip());
-  form.querySelector(".undo").addEventListener("click", undo);
+  form.querySelector(".undo").addEventListener("click", () => takeBack(row, row.version));
   form.querySelector(".live").addEventListener("click", askModel);
   by("row").replaceChildren(form);
   showDraft();
@@ -227,16 +253,15 @@ function take(row) {
   mark();
 }
 
-/** Where the next page begins: rows that were decided about here have left those that are not decided. */
+/** The rows behind these. Those that were decided may have left the list, so places in it do not count. */
 function nextPage() {
-  const state = by("state").value;
-  return offset + rows.filter((row) => state === "all" || (state === "done") === (row.decided !== null)).length;
+  return load(offset + rows.length, rows.at(-1)?.id);
 }
 
 function step(move) {
   const place = rows.findIndex((row) => row.id === current?.id) + move;
   if (place >= 0 && place < rows.length) return open(rows[place].id);
-  return move > 0 && offset + rows.length < total ? load(nextPage()) : null;
+  return move > 0 && offset + rows.length < total ? nextPage() : null;
 }
 
 /** Save the fields, then go on to the next row: the row as it is was accepted, or it is changed. */
@@ -255,20 +280,24 @@ async function skip() {
 async function save(row, decision) {
   if (busy) return;
   busy = true;
+  const draft = drafts.get(draftKey(row));
   try {
-    const now = await (await post("review/decide", { row: row.id, seen: row.version, ...decision })).json();
-    mine.push(row.id);
-    if (decision.action !== "skip") dropDraft(row.id);
+    const asked = { row: row.id, seen: row.version, digest: row.digest, ...decision };
+    const now = await (await post("review/decide", asked)).json();
+    mine.push({ id: row.id, digest: row.digest, before: row.version, version: now.version });
+    // What was typed meanwhile is another draft, and stays.
+    if (decision.action !== "skip" && drafts.get(draftKey(row)) === draft) dropDraft(draftKey(row));
     showFault("");
     say(`${ACTIONS[decision.action]}: ${decision.label}. Saved.`);
     take(now);
     const last = rows.findIndex((known) => known.id === row.id) === rows.length - 1 && offset + rows.length >= total;
+    if (current?.id !== row.id) return; // another row was opened meanwhile
     if (last) draw(now);
     else await step(1);
   } catch (error) {
     showFault(error.message);
     if (error instanceof Fault && error.status === 409) {
-      keepDraft();
+      if (current?.id === row.id) keepDraft();
       await open(row.id); // with what was decided elsewhere; what was typed here is a draft
       take(current);
     }
@@ -278,25 +307,34 @@ async function save(row, decision) {
 }
 
 /** Take back the latest decision of this page; without one, that about the open row. */
-async function undo() {
-  const id = mine.at(-1) ?? current?.id;
-  if (!id || busy) return;
+function undo() {
+  const latest = mine.at(-1);
+  if (latest) return takeBack(latest, latest.version);
+  return current?.decided ? takeBack(current, current.version) : null;
+}
+
+/** Take back the decision that led to a version of a row. The server refuses if there is a later one. */
+async function takeBack({ id, digest }, seen) {
+  if (busy) return;
   busy = true;
+  const place = mine.findIndex((made) => made.id === id && made.version === seen);
   try {
-    const row = await get("review/row", { id });
-    if (!row.decided) {
-      mine.pop(); // it was taken back elsewhere
-      draw(row);
-      return;
+    const back = await (await post("review/undo", { row: id, seen, digest })).json();
+    if (place >= 0) {
+      const [{ before }] = mine.splice(place, 1);
+      const earlier = mine.find((made) => made.id === id && made.version === before);
+      if (earlier) earlier.version = back.version;
     }
-    const back = await (await post("review/undo", { row: id, seen: row.version })).json();
-    mine.pop();
     showFault("");
     say("Taken back.");
     draw(back);
     take(back);
   } catch (error) {
     showFault(error.message);
+    if (error instanceof Fault && error.status === 409) {
+      if (place >= 0) mine.splice(place, 1); // a later decision stays as it is
+      await open(id);
+    }
   } finally {
     busy = false;
   }
@@ -316,12 +354,13 @@ function pressed(event) {
   if (by("review").hidden || !current) return;
   if (event.key === "Escape") document.activeElement.blur();
   const inField = /^(INPUT|TEXTAREA|SELECT)$/.test(document.activeElement?.tagName ?? "");
+  if (event.repeat && !["j", "k"].includes(event.key)) return; // a key that is held decides one row
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && by("row").contains(document.activeElement)) {
     event.preventDefault();
     decide();
   } else if (!inField && !event.ctrlKey && !event.metaKey && !event.altKey && KEYS[event.key]) {
     event.preventDefault();
-    KEYS[event.key]();
+    if (!busy) KEYS[event.key]();
   }
 }
 
@@ -335,7 +374,7 @@ export function start() {
   });
   by("narrow").addEventListener("submit", (event) => event.preventDefault());
   by("before").addEventListener("click", () => load(Math.max(0, offset - PAGE)));
-  by("after").addEventListener("click", () => load(nextPage()));
+  by("after").addEventListener("click", nextPage);
 }
 
 export async function show() {

@@ -12,15 +12,17 @@ function say(text, kind = "") {
 
 function showRows(rows) {
   by("table-rows").hidden = false;
-  const limit = threshold() ?? 0;
+  const limit = threshold();
   for (const row of rows) {
     const line = by("table-rows").tBodies[0].insertRow();
-    const label = row.probability < limit ? "" : row.label;
+    const withheld = limit === null ? row.abstained : row.probability < limit;
+    const label = withheld ? "" : row.label;
     for (const text of [row.text, label, percent(row.probability), row.reasoning ?? ""]) line.insertCell().textContent = text;
   }
 }
 
 function finish(pieces, done) {
+  if (pieces.length !== done.pieces) throw new Error(`Only ${count(pieces.length)} of ${count(done.pieces)} pieces of the table arrived.`);
   if (link) URL.revokeObjectURL(link);
   link = URL.createObjectURL(new Blob(pieces, { type: "application/octet-stream" }));
   by("table-link").href = link;
@@ -45,9 +47,10 @@ async function classify(event) {
   if (!file || working) return;
   working = new AbortController();
   begin();
-  const values = { name: file.name, reason: by("reason").value, threshold: threshold() ?? 0, text_column: by("column").value };
+  const values = { name: file.name, reason: by("reason").value, threshold: threshold() ?? "", text_column: by("column").value };
   const arms = by("arms").querySelectorAll("input:checked");
   if (arms.length) values.arm = arms[0].value;
+  if (arms.length > 1) say(`${arms[0].value} labels the table, the first of the arms that are ticked.`);
   const pieces = [];
   try {
     const response = await request(`tables?${new URLSearchParams(values)}`, {

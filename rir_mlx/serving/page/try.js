@@ -7,8 +7,10 @@ const STEPS = 200;
 let asking = null;
 let run = null;
 let curve = null;
+let moved = false;
 
-export const threshold = () => (run ? Number(by("threshold").value) / STEPS : null);
+/** The threshold that the user chose with the slider; null while the run's own ones hold. */
+export const threshold = () => (moved ? Number(by("threshold").value) / STEPS : null);
 
 function chosenArms() {
   const chosen = [...by("arms").querySelectorAll("input:checked")].map((box) => box.value);
@@ -105,9 +107,16 @@ async function classify(event) {
   }
 }
 
+/** The run's thresholds in words: they may differ with and without a reasoning. */
+function ownThresholds() {
+  const ways = Object.entries(run.thresholds).map(([way, limit]) => [way, limit > 1 ? "100 % (no answer)" : percent(limit)]);
+  if (new Set(ways.map(([, shown]) => shown)).size < 2) return ways[0]?.[1] ?? percent(0);
+  return ways.map(([way, shown]) => `${shown} (${way})`).join(", ");
+}
+
 function showCurve() {
   const limit = Number(by("threshold").value);
-  by("threshold-shown").textContent = percent(limit / STEPS);
+  by("threshold-shown").textContent = moved || !run ? percent(limit / STEPS) : ownThresholds();
   for (const answer of document.querySelectorAll(".answer")) if (answer.found) showVerdict(answer, answer.found);
   if (!curve) return;
   const [kept, right, low, high] = curve.points[limit];
@@ -143,7 +152,10 @@ export async function start() {
   by("text").addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) by("ask").requestSubmit();
   });
-  by("threshold").addEventListener("input", showCurve);
+  by("threshold").addEventListener("input", () => {
+    moved = true;
+    showCurve();
+  });
 }
 
 /** The run that is served, once it is known; null if there is none behind the classifier. */

@@ -19,6 +19,7 @@ from rir_mlx.errors import UserError
 from rir_mlx.evaluation.entries import DESCRIPTIONS
 from rir_mlx.evaluation.schema import read_comparison
 from rir_mlx.prompting.prompts import reasons_first
+from rir_mlx.review.rows import predictions_of
 from rir_mlx.serving.guard import REPORT
 from rir_mlx.serving.http import Refused, error_response, invalid, raw_body, read, safely
 from rir_mlx.serving.workbench.arms import Arms, Loaded, ServedRun
@@ -26,7 +27,6 @@ from rir_mlx.serving.workbench.reviewing import DecideRequest, Reviewing, RowReq
 from rir_mlx.serving.workbench.tables import TABLE_BYTES, TableJob, TableRequest, TablesAtOnce
 from rir_mlx.serving.worker import Limits
 from rir_mlx.statistics.intervals import share_interval
-from rir_mlx.storage.atomic import read_jsonl
 from rir_mlx.types import Arm
 
 Form = TypeVar("Form", bound=BaseModel)
@@ -107,9 +107,9 @@ class Workbench:
         if arm not in self.source.arms or not path.is_file():
             raise Refused(404, f"{arm} has not been measured on test rows: run `rir-mlx evaluate`.")
         confidence, correct = [], []
-        for row in read_jsonl(path):
-            confidence.append(max(row["probabilities"].values()))
-            correct.append(row["predicted"] == row["label"])
+        for row in predictions_of(path):
+            confidence.append(max(row.probabilities.values()))
+            correct.append(row.predicted == row.label)
         sure, hits = np.array(confidence), np.array(correct, dtype=np.bool_)
         points: list[list[float]] = []
         for step in range(_STEPS + 1):

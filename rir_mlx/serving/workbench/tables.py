@@ -7,6 +7,7 @@ import json
 import re
 import tempfile
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ from rir_mlx.classification.scores import Prediction
 from rir_mlx.serving.http import event, response_to
 from rir_mlx.serving.jobs import Busy, Item, Job
 from rir_mlx.serving.workbench.arms import Loaded
+from rir_mlx.statistics.calibration import abstains
 from rir_mlx.types import Arm, ReasonMode
 
 TABLE_BYTES = 32 << 20
@@ -27,7 +29,10 @@ _SHOWN, _CUT = 50, 500
 _AHEAD = 64
 """Events that wait for the client."""
 _LOOK = 0.5
-"""Seconds after which it is looked whether somebody still waits."""
+"""Seconds between two checks that the client is still there."""
+_PATIENCE = 600.0
+"""Seconds for which a table waits for a worker that takes none of its rows."""
+_NAME_BYTES = 120
 
 
 class TableRequest(BaseModel):
@@ -41,8 +46,9 @@ class TableRequest(BaseModel):
 
     @property
     def file(self) -> str:
-        """The name without what is no part of a file's name."""
-        return re.sub(r"[^\w.-]+", "_", Path(self.name).name)[-100:].lstrip(".") or "table"
+        """The name without what is no part of a file's name, short enough for any file system."""
+        name = re.sub(r"[^\w.-]+", "_", Path(self.name).name).encode()[-_NAME_BYTES:].decode(errors="ignore")
+        return name.lstrip(".") or "table"
 
 
 class _Gone(Exception):
@@ -60,7 +66,11 @@ class TableJob:
         self.gone = threading.Event()
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[bytes | None] = asyncio.Queue()
-        self._shown = 0
+        self._shown = self._pieces = 0
+        self._folder = ""
+        self._threshold = asked.threshold
+        if asked.threshold is None:
+            self._threshold = loaded.served.file_threshold(asked.reason)
         self._done, self._total = 0.0, 0.0
 
     def start(self, ended: Callable[[], None]) -> None:
@@ -92,36 +102,47 @@ class TableJob:
 
     def _run(self) -> None:
         with tempfile.TemporaryDirectory(prefix="rir-mlx-") as folder:
+            self._folder = folder
             try:
                 self._classify(Path(folder))
             except _Gone:
                 return
             except Exception as error:
-                answer = bytes(response_to(error).body).decode().replace(f"{folder}/", "")
-                self._tell("error", **json.loads(answer))
+                answer = json.loads(bytes(response_to(error).body))
+                answer["error"]["message"] = self._scrubbed(answer["error"]["message"])
+                self._tell("error", **answer)
+
+    def _scrubbed(self, text: str) -> str:
+        """The text without the folder of this machine where the table lies meanwhile."""
+        return text.replace(f"{self._folder}/", "")
 
     def _classify(self, folder: Path) -> None:
         source = folder / self.asked.file
         source.write_bytes(self.body)
         suffix = source.suffix.lower()
         target = folder / f"{source.stem}-classified{suffix if suffix in ('.csv', '.tsv') else '.jsonl'}"
+        limits = self.loaded.worker.limits
         options = ClassifyFileOptions(
             text_column=self.asked.text_column or None,
-            threshold=self.asked.threshold,
-            chunk=self.loaded.worker.limits.together,
+            threshold=self._threshold,
+            chunk=min(limits.together, limits.rows),
         )
         result = classify_file(source, target, self._predict, options, self)
         with target.open(encoding="utf-8", newline="") as file:
             while piece := file.read(_PIECE):
                 self._tell("table", text=piece)
+                self._pieces += 1
                 while self._events.qsize() > _AHEAD:  # of a client that reads slowly
                     if self.gone.wait(0.05):
                         raise _Gone
         counts = {name: getattr(result, name) for name in ("rows", "classified", "abstained", "trimmed", "unfit")}
-        self._tell("done", name=target.name, **counts, without_text=dict(result.without_text))
+        without = dict(result.without_text)
+        self._tell("done", name=target.name, pieces=self._pieces, **counts, without_text=without)
 
     def _predict(self, texts: Sequence[str]) -> Sequence[Prediction]:
-        """Predictions of a few texts; waits as long as the worker is busy. Raises _Gone once nobody waits."""
+        """Predictions of a few texts; waits while the worker is busy. Raises _Gone once nobody waits, and Busy if the
+        worker takes no rows for minutes."""
+        until = time.monotonic() + _PATIENCE
         while True:
             job = Job([Item(text, self.asked.reason) for text in texts])
             try:
@@ -129,6 +150,8 @@ class TableJob:
                 predictions = self._wait(job)
                 break
             except Busy as busy:
+                if time.monotonic() > until:
+                    raise
                 if self.gone.wait(min(busy.retry_after, 5)):
                     raise _Gone from None
         self._show(texts, predictions)
@@ -149,7 +172,13 @@ class TableJob:
         self._shown += len(first)
         if first:
             rows = [
-                {"text": text[:_CUT], "label": it.label, "probability": it.probability, "reasoning": it.reasoning}
+                {
+                    "text": text[:_CUT],
+                    "label": it.label,
+                    "probability": it.probability,
+                    "abstained": abstains(it.probability, self._threshold),
+                    "reasoning": it.reasoning,
+                }
                 for text, it in first
             ]
             self._tell("rows", rows=rows)
@@ -157,10 +186,10 @@ class TableJob:
     # what classify_file reports
 
     def say(self, text: str) -> None:
-        self._tell("note", text=text)
+        self._tell("note", text=self._scrubbed(text))
 
     def warn(self, text: str) -> None:
-        self._tell("note", text=text)
+        self._tell("note", text=self._scrubbed(text))
 
     @contextmanager
     def task(self, what: str, total: float, done: float = 0) -> Iterator[TableJob]:
