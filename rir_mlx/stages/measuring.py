@@ -59,19 +59,17 @@ def _store(context: Context, arm: Arm, seed: int, calibration: Calibration) -> N
 @on_main_process
 def calibrate_arm(context: Context, arm: Arm) -> None:
     """Calibrate the first seed of an arm on the validation rows, without measuring anything on test rows. An evaluation
-    later fits the same again. With fewer than 20 validation rows, probabilities stay as the model has them."""
-    rows, seed, size = context.data.validation, context.recipe.classifier.seeds[0], context.recipe.evaluate.batch_size
-    if len(rows) < FEWEST_TO_CALIBRATE:
-        return
-    classifier = load_classifier(context.run, context.model, arm, seed)
-    texts, labels = [row.text for row in rows], list(context.data.labels)
-    scores: dict[Way, LabelScores] = {"direct": classifier.direct(texts, size)}
-    if reasons_first(arm):
-        scores["reasoned"] = classifier.reasoned(texts, size)
+    later fits the same again, from the same cached scores. With fewer than 20 validation rows, nothing is scored."""
+    rows, seed = context.data.validation, context.recipe.classifier.seeds[0]
+    headline: Way = "reasoned" if reasons_first(arm) else "direct"
+    scores: dict[Way, LabelScores] = {}
+    if len(rows) >= FEWEST_TO_CALIBRATE:
+        scores = _ArmMeasurement(context, arm, seed).validation_scores()
+    labels = list(context.data.labels)
     truth = np.array([labels.index(row.label) for row in rows], dtype=np.int64)
     nothing = np.array([], dtype=np.int64)
     known = EvaluationRows(labels, truth, nothing, nothing.astype(bool))
-    measured = ClassifierScores("reasoned" if reasons_first(arm) else "direct", scores, {}, {})
+    measured = ClassifierScores(headline, scores, {}, {})
     _store(context, arm, seed, calibrate(measured, known, context.recipe.evaluate.wanted_accuracy))
 
 
@@ -118,6 +116,19 @@ class _ArmMeasurement:
             found = self._classifier_scores(self._cache(journal), rows)
         if due:
             stage.finish(inputs)
+        return found
+
+    def validation_scores(self) -> dict[Way, LabelScores]:
+        """By the ways of scoring that a calibration needs."""
+        texts, size = [row.text for row in self.context.data.validation], self.options.batch_size
+        what = f"calibrate {self.name}"
+        if self.context.force:
+            self.stage.score_journal.unlink(missing_ok=True)
+        with Journal(self.stage.score_journal) as journal:
+            cache = self._cache(journal)
+            found: dict[Way, LabelScores] = {"direct": cache.direct(texts, size, what).label_scores}
+            if reasons_first(self.arm):
+                found["reasoned"] = cache.reasoned(texts, size, f"{what}, reasoning").label_scores
         return found
 
     def explanations(self, texts: Sequence[str], labels: Sequence[str]) -> list[str]:

@@ -49,6 +49,8 @@ def share_interval(hits: NDArray[Any], level: float = LEVEL) -> Interval:
     if seeds == 1 or share in (0.0, 1.0):
         return wilson_interval(share, rows, level)
     values = np.asarray(hits, dtype=np.float64)
+    if rows == 1:  # one row says nothing of how rows vary
+        return Interval(share, 0.0, 1.0)
     return crossed_interval(values.mean(1), np.cov(values) / rows, (0.0, 1.0), level)
 
 

@@ -85,7 +85,8 @@ def compare(
 
 def detectable_difference(rows: int, seeds: int, *, compared: int = 1) -> float:
     """The smallest true difference in accuracy, a share, that a comparison on so many test rows finds significant in
-    80 % of runs. From three seeds on it is one between ways of training, with fewer between two classifiers.
+    80 % of runs. From three seeds on it is one between ways of training, with fewer between two classifiers; with two the
+    interval is so wide that it takes a larger difference than with one.
 
     It assumes what is usual: two classifiers differ on 25 % of the rows, half of that variance is the same for all
     seeds, and the accuracy of seeds has a standard deviation of 2 points. How much the seeds of a run will seem to vary
@@ -96,7 +97,7 @@ def detectable_difference(rows: int, seeds: int, *, compared: int = 1) -> float:
 
     own = _DISCORDANT / rows
     level = 1 - (1 - LEVEL) / compared
-    if seeds < MIN_SEEDS:
+    if seeds == 1:
         return (normal_quantile(level) + normal_quantile(2 * _POWER - 1)) * math.sqrt(own)
     shared, freedom = own / 2, seeds - 1
     between = 2 * _SEED_DEVIATION**2 + own - shared

@@ -12,6 +12,8 @@ from commands import LABELS, WORDS
 
 from rir_mlx import RirClassifier
 from rir_mlx.errors import UserError
+from rir_mlx.evaluation.score_cache import ScoreCache
+from rir_mlx.statistics.calibration import NO_ANSWER, Calibration
 
 TEXTS = [f"{WORDS[label]} {number}" for number in range(20) for label in LABELS]
 TRUTH = [label for _ in range(20) for label in LABELS]
@@ -76,8 +78,27 @@ def test_probabilities_are_calibrated_on_the_rows_set_aside(parameters: dict[str
     recipe = parameters["recipe"] | {"data": {"val_size": 24}}
     fitted = RirClassifier(arm="qa", **parameters | {"recipe": recipe}).fit(TEXTS, TRUTH)
     assert fitted.classifier.calibration.rows == 24
-    few = RirClassifier(arm="qa", **parameters).fit(TEXTS, TRUTH)
-    assert few.classifier.calibration.rows == 0
+    few = RirClassifier(arm="qa", **parameters).fit(TEXTS, TRUTH).classifier.calibration
+    assert few == Calibration(rows=6)
+
+
+def test_where_too_few_rows_can_show_the_wanted_accuracy_every_text_is_abstained_on(
+    parameters: dict[str, Any],
+) -> None:
+    """Six rows set aside: the classifier answered everything, as if no accuracy had been asked for."""
+    recipe = parameters["recipe"] | {"evaluate": {"wanted_accuracy": 0.9}}
+    few = RirClassifier(arm="qa", **parameters | {"recipe": recipe}).fit(TEXTS, TRUTH).classifier.calibration
+    assert {threshold.confidence for threshold in (few.answer_from or {}).values()} == {NO_ANSWER}
+
+
+def test_validation_rows_are_scored_once_for_an_adapter(
+    parameters: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parameters["recipe"] |= {"data": {"val_size": 24}}
+    first = RirClassifier(arm="qra", run=tmp_path / "mine", **parameters).fit(TEXTS, TRUTH, WHY)
+    monkeypatch.setattr(ScoreCache, "classifier", None)  # nothing is left to score
+    again = RirClassifier(arm="qra", run=tmp_path / "mine", **parameters).fit(TEXTS, TRUTH, WHY)
+    assert again.classifier.calibration == first.classifier.calibration
 
 
 def test_scikit_learn_clones_changes_and_validates_it(parameters: dict[str, Any]) -> None:

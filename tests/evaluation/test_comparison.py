@@ -166,7 +166,7 @@ def test_of_equal_arms_of_equal_cost_the_first_is_chosen_and_without_validation_
     assert found[0] == (
         "There are no validation rows to choose an arm by: qar is the one that generates the fewest tokens."
     )
-    assert "0 validation rows are too few to calibrate" in found[1]
+    assert found[1] == "Without validation rows, probabilities are uncalibrated."
     assert len(warnings(entries[:1], none)) == 1
 
 

@@ -10,6 +10,7 @@ import pytest
 from rir_mlx.statistics.intervals import (
     UNDEFINED,
     FloatArray,
+    Interval,
     crossed_interval,
     crossed_spread,
     difference_interval,
@@ -24,6 +25,10 @@ from rir_mlx.statistics.paired_tests import compare, is_better, is_significant
 def hits(count: int, rows: int) -> np.ndarray:
     """[1, rows] of which so many are True."""
     return (np.arange(rows) < count)[None]
+
+
+def test_one_row_of_several_seeds_shows_nothing() -> None:
+    assert share_interval(np.array([[True], [False]])) == Interval(0.5, 0.0, 1.0)
 
 
 @pytest.mark.parametrize(

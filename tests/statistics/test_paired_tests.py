@@ -135,4 +135,6 @@ def test_the_difference_that_is_said_to_show_shows_in_four_runs_of_five(seeds: i
 
 def test_more_rows_and_seeds_show_smaller_differences_and_more_arms_only_larger_ones() -> None:
     assert detectable_difference(2000, 1) < detectable_difference(500, 1) < detectable_difference(500, 1, compared=3)
+    # two seeds leave one degree of freedom
+    assert detectable_difference(500, 2) > 3 * detectable_difference(500, 1)
     assert detectable_difference(500, 5) < detectable_difference(500, 3) < detectable_difference(50, 3)

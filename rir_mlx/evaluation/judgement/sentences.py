@@ -56,7 +56,7 @@ def worse_than_tfidf_verdict(best: tuple[str, float], tfidf: float, cause: str) 
 def likely_cause(labels: int, still_falling: Sequence[str]) -> str:
     """Why a task was not learned. `still_falling` are the arms whose loss was still falling at the end."""
     if still_falling:
-        named = " and ".join(still_falling) if len(still_falling) < 3 else ", ".join(still_falling)
+        named = " and ".join(filter(None, [", ".join(still_falling[:-1]), still_falling[-1]]))
         first = (
             f"Likely cause: training ended too early, for the loss of {named} was still falling. Raise "
             "classifier.epochs or classifier.learning_rate."
@@ -111,12 +111,10 @@ def _by_seed(comparison: PairedComparison) -> str:
     seeds, first, second = comparison.by_seed, comparison.first, comparison.second
     if len(seeds) == 1:
         only = seeds[0]
-        favour = (
-            f"in favour of {direction(only, comparison)}" if direction(only, comparison) else "in favour of neither"
-        )
+        favoured = direction(only, comparison)
         return (
             f"Only {second} is right in {counted(only.gained, 'row')}, only {first} in {only.lost:,}: McNemar p = "
-            f"{only.p_value:.2g}, {favour}."
+            f"{only.p_value:.2g}{f', in favour of {favoured}' if favoured else ''}."
         )
     if len(seeds) > _FEW_SEEDS:
         values = sorted(100 * seed.difference for seed in seeds)
@@ -174,4 +172,7 @@ def _finding(comparison: PairedComparison) -> str:
 def _disagreement(comparison: PairedComparison) -> str:
     if not seeds_disagree(comparison):
         return ""
-    return f" The seeds disagree: in some {comparison.second} is better, in others {comparison.first} (p < 0.05 each)."
+    return (
+        f" The seeds disagree: in some {comparison.second} is better, in others {comparison.first} (p < {1 - LEVEL:.2g} "
+        "each)."
+    )

@@ -159,8 +159,10 @@ def _of_validation_rows(entries: Sequence[EntryPredictions], rows: EvaluationRow
             f"{names} tie on the validation rows ({100 * share:.1f} %): {chosen} is chosen, the cheapest or first one "
             "of them."
         )
-    if count < FEWEST_TO_CALIBRATE:
-        yield f"{count} validation rows are too few to calibrate: probabilities are uncalibrated."
+    if not count:
+        yield "Without validation rows, probabilities are uncalibrated."
+    elif count < FEWEST_TO_CALIBRATE:
+        yield f"{counted(count, 'validation row')} cannot calibrate: probabilities are uncalibrated."
     elif count < _ENOUGH_TO_CALIBRATE:
         yield (
             f"Temperatures and thresholds are fitted on {count:,} validation rows; with fewer than "

@@ -62,7 +62,7 @@ def test_mcnemars_test_says_who_gained() -> None:
     better, worse, equal = (verdict(outcomes(50, *pair, 8, seeds=1)) for pair in ((40, 2), (2, 40), (9, 9)))
     assert "Only qra is right in 40 rows, only qa in 2: McNemar p = 4.1e-10, in favour of qra." in better
     assert "Only qra is right in 2 rows, only qa in 40: McNemar p = 4.1e-10, in favour of qa." in worse
-    assert "McNemar p = 1, in favour of neither." in equal
+    assert "McNemar p = 1." in equal
     opposite = (SeedComparison(0.06, 40, 10, 1e-4), SeedComparison(-0.06, 10, 40, 1e-4))
     text = verdict(PairedComparison("qa", "qra", 500, Interval(0.0, -0.8, 0.8), opposite))
     assert "+6.0 (40 against 10, p = 0.0001), -6.0 (10 against 40, p = 0.0001)" in text
@@ -122,3 +122,8 @@ def test_a_cause_that_the_losses_show_is_said_instead_of_a_list() -> None:
         "classifier.epochs or classifier.learning_rate."
     )
     assert likely_cause(77, ["qa"]).endswith("The number of labels (77) makes the task harder.")
+
+
+def test_three_arms_are_listed_with_an_and() -> None:
+    assert "the loss of qa, qar and qra was still falling" in likely_cause(3, ["qa", "qar", "qra"])
+    assert "the loss of qa was still falling" in likely_cause(3, ["qa"])
