@@ -85,8 +85,8 @@ def compare(
 
 def detectable_difference(rows: int, seeds: int, *, compared: int = 1) -> float:
     """The smallest true difference in accuracy, a share, that a comparison on so many test rows finds significant in
-    80 % of runs. From three seeds on it is one between ways of training, with fewer between two classifiers; with two the
-    interval is so wide that it takes a larger difference than with one.
+    80 % of runs. From three seeds on it is one between ways of training, with fewer between two classifiers. Two seeds
+    have so wide an interval that it takes a larger difference than with one.
 
     It assumes what is usual: two classifiers differ on 25 % of the rows, half of that variance is the same for all
     seeds, and the accuracy of seeds has a standard deviation of 2 points. How much the seeds of a run will seem to vary

@@ -173,6 +173,6 @@ def _disagreement(comparison: PairedComparison) -> str:
     if not seeds_disagree(comparison):
         return ""
     return (
-        f" The seeds disagree: in some {comparison.second} is better, in others {comparison.first} (p < {1 - LEVEL:.2g} "
-        "each)."
+        f" The seeds disagree: in some {comparison.second} is better, in others {comparison.first} (p < "
+        f"{1 - LEVEL:.2g} each)."
     )
