@@ -162,7 +162,8 @@ def _of_validation_rows(entries: Sequence[EntryPredictions], rows: EvaluationRow
     if not count:
         yield "Without validation rows, probabilities are uncalibrated."
     elif count < FEWEST_TO_CALIBRATE:
-        yield f"{counted(count, 'validation row')} cannot calibrate: probabilities are uncalibrated."
+        many = f"{counted(count, 'validation row')} {'is' if count == 1 else 'are'}"
+        yield f"{many} too few to calibrate: probabilities are uncalibrated."
     elif count < _ENOUGH_TO_CALIBRATE:
         yield (
             f"Temperatures and thresholds are fitted on {count:,} validation rows; with fewer than "
