@@ -24,7 +24,11 @@ from rir_mlx.data.tables.table import ANY_FORMAT, Table, TableFormat, missing_fi
 from rir_mlx.data.tables.text_files import read_lines
 from rir_mlx.errors import DataError
 from rir_mlx.recipe.schema import DataSection, ReasoningSection
-from rir_mlx.types import PARTS
+from rir_mlx.types import PARTS, TABLE_SUFFIXES
+
+_TEST_PART = re.compile(r"(?<![a-z])test(?![a-z])", re.IGNORECASE)
+NO_TEST_ROWS = "Name another file or split in data.train and data.validation; rename it if it is no test part."
+"""What helps if a part is a test part by its name."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +185,29 @@ def check_labels(section: DataSection, labels: Mapping[str, str], rows: Sequence
         yield f"no training row has the label {', '.join(map(repr, absent))}"
     if single := sorted(name for name, count in counts.items() if count == 1):
         yield f"a single row has the label {', '.join(map(repr, single))}: it stays in train"
+
+
+def named_as_test(section: DataSection) -> str | None:
+    """What to say of a training or validation part that is a test part by its name, if one is: reasonings are made from
+    the labels, so that they would tell what is to be measured."""
+    for part in ("train", "validation"):
+        source = getattr(section, part)
+        if source is None:
+            continue
+        file = Path(source.path).stem if Path(source.path).suffix in TABLE_SUFFIXES else ""
+        if _TEST_PART.search(source.split or "") or _TEST_PART.search(file):
+            return (
+                f"data.{part} is a test part ({source.split or source.path}). Its reasonings would be made from the "
+                "labels, and a classifier trained on them could no longer be measured on it."
+            )
+    return None
+
+
+def refuse_test_rows(section: DataSection) -> None:
+    """Raise DataError for a training or validation part that is a test part by its name."""
+    what = named_as_test(section)
+    if what is not None:
+        raise DataError(what, hint=NO_TEST_ROWS)
 
 
 def _digest(head: Iterable[Sequence[str]], parts: Mapping[str, Sequence[Row] | Sequence[Triple]]) -> str:

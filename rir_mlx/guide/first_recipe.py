@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rir_mlx.data.audit.findings import Audit, Material
@@ -126,15 +126,27 @@ def scan(look: TableLook, text: str | None = None, label: str | None = None) -> 
         may = " and ".join(repr(guess.column) for guess in labels)
         what = f"{may} may each be the label." if labels else "no column looks like the label."
         raise DataError(f"{look.path}: {what} Columns: {names}.", hint="Name it: -s data.label_column=NAME")
-    keys = {"data.train": str(look.path), "data.text_column": chosen.column, "data.label_column": labels[0].column}
-    keys |= {"data.reasoning_column": look.reasoning.column} if look.reasoning else {}
+    used = (chosen.column, labels[0].column)
+    if used[0] == used[1]:
+        raise DataError(
+            f"{look.path}: {used[0]!r} cannot be both the text and the label. Columns: {names}.",
+            hint="Name another one: -s data.text_column=NAME or -s data.label_column=NAME",
+        )
+    reasoning = look.reasoning if look.reasoning and look.reasoning.column not in used else None
+    keys = {"data.train": str(look.path), "data.text_column": used[0], "data.label_column": used[1]}
+    keys |= {"data.reasoning_column": reasoning.column} if reasoning else {}
     wanted = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in keys.items()]
     material = scan_sources(load_recipe(None, [*wanted, *look.overrides]).data, 0)
     if not material.parts["train"]:
         raise DataError(f"{look.path}: no row has a text and a label.", hint="Name other columns with -s data.…")
-    return ScannedTable(
-        look.path, chosen, labels[0], look.reasoning, material, label_facts(material), tuple(look.overrides)
-    )
+    if whole := [fault.what for fault in material.refused if not fault.number]:
+        raise DataError("\n".join(whole), hint="Name other columns with -s data.…, or give more rows.")
+    return ScannedTable(look.path, chosen, labels[0], reasoning, material, label_facts(material), tuple(look.overrides))
+
+
+def with_all_labels(table: ScannedTable) -> ScannedTable:
+    """The table with every label as it is spelled, those included that look misspelt."""
+    return replace(table, facts=label_facts(table.material, spot_slips=False))
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from rir_mlx.data.same_text import normalised
 EXAMPLES = 3
 _LIKENESS = 0.8
 """Letters that two spellings share (difflib's ratio) if one is probably a slip of the other."""
+_NUMERAL = re.compile(r"\w|[ivxlcdm]+")
+"""A word that tells members of a series apart, in small letters."""
 _SELDOM, _FEW = 20, 10
 """A misspelling is this many times rarer than what is meant, and has fewer rows than this."""
 
@@ -30,13 +32,13 @@ class LabelFacts:
     examples: Mapping[str, Sequence[str]]
 
 
-def label_facts(material: Material) -> LabelFacts:
-    """The labels of all rows."""
+def label_facts(material: Material, *, spot_slips: bool = True) -> LabelFacts:
+    """The labels of all rows. Without `spot_slips`, each is meant as it is spelled."""
     rows = [row for part in material.parts.values() for row in part]
     counts = Counter(row.label for row in rows)
     strays: dict[str, tuple[str, int]] = {}
     for label, count in counts.items():
-        if count >= _FEW:
+        if count >= _FEW or not spot_slips:
             continue
         meant = _meant_by(label, [other for other in counts if counts[other] >= _SELDOM * count])
         if meant is not None:
@@ -46,16 +48,31 @@ def label_facts(material: Material) -> LabelFacts:
 
 
 def _meant_by(label: str, others: Sequence[str]) -> str | None:
-    """The label of which this one is probably a slip. Labels that differ in their digits, and those that differ in
-    their beginning (`safe`, `unsafe`), are meant as they are."""
+    """The label of which this one is probably a slip."""
     plain = {" ".join(other.casefold().split()): other for other in others}
     own = " ".join(label.casefold().split())
     for near in difflib.get_close_matches(own, plain, n=3, cutoff=_LIKENESS):
-        digits = [re.sub(r"\D", "", text) for text in (own, near)]
-        begins = near != own and (near.endswith(own) or own.endswith(near))
-        if digits[0] == digits[1] and not begins:
+        if near == own or not _both_meant(own, near):
             return plain[near]
     return None
+
+
+def _both_meant(own: str, near: str) -> bool:
+    """Whether two labels that are almost alike are probably both meant: they differ in their digits, in their beginning
+    (`safe`, `unsafe`) or ending (`hate`, `hater`; a letter that is doubled is no ending), by a word, or in a word that
+    is a letter or a Roman numeral (`class A`, `class C`)."""
+    if re.sub(r"\D", "", own) != re.sub(r"\D", "", near):
+        return True
+    short, long = sorted((own, near), key=len)
+    if long.endswith(short) or (long.startswith(short) and long[len(short) :].strip(short[-1])):
+        return True
+    if len(own) == len(near) and own[:-1] == near[:-1]:
+        return True
+    words, others = (re.findall(r"[^\W_]+", text) for text in (own, near))
+    if len(words) != len(others):
+        return "".join(words) != "".join(others)
+    pairs = [pair for pair in zip(words, others, strict=True) if pair[0] != pair[1]]
+    return any(all(_NUMERAL.fullmatch(word) for word in pair) for pair in pairs)
 
 
 def _examples(rows: Sequence[Row], labels: Mapping[str, int]) -> dict[str, list[str]]:

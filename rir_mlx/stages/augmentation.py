@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from rir_mlx.augmentation.engines.base import Engine, ReasoningRequest
@@ -19,8 +17,9 @@ from rir_mlx.augmentation.leakage import LabelledReasoning, ReservoirSample, lea
 from rir_mlx.augmentation.stock import StockReasonings
 from rir_mlx.augmentation.summary import AugmentationSummary
 from rir_mlx.backends.base import Sampling
+from rir_mlx.data.loading import refuse_test_rows
 from rir_mlx.data.rows import Row
-from rir_mlx.errors import NoServer, UserError
+from rir_mlx.errors import NoServer
 from rir_mlx.interrupts import Interrupts
 from rir_mlx.prompting.prompts import answer_format, classifier_prompt
 from rir_mlx.prompting.room import prompt_room
@@ -30,12 +29,10 @@ from rir_mlx.storage.atomic import make_folder, replacing, write_json
 from rir_mlx.storage.digests import changes, digest_of
 from rir_mlx.storage.journal import Journal
 from rir_mlx.storage.layout import OTHER_RUNS
-from rir_mlx.types import TABLE_SUFFIXES
 
 _NOT_THE_TEXT = {"batch_size", "concurrency", "timeout", "workers", "base_url", "server_model", "engine"}
 """Keys that change how reasonings are generated, and not what comes out. `engine` changes the model, which counts."""
 _PARTS = ("train", "validation")
-_TEST_PART = re.compile(r"(?<![a-z])test(?![a-z])", re.IGNORECASE)
 
 
 @exclusive
@@ -71,7 +68,7 @@ class _AugmentationStage:
     """One call of the stage: the rows, the model that writes for them, and the steps in their order."""
 
     def __init__(self, context: Context, limit: int | None, *, retry_refused: bool = False) -> None:
-        _refuse_test_rows(context)
+        refuse_test_rows(context.recipe.data)
         self.context, self.options, self.retry_refused = context, context.recipe.augment, retry_refused
         self.rows: list[Row] = [*context.data.train, *context.data.validation][:limit]
         self.model = ReasoningModel(context)
@@ -257,19 +254,3 @@ def write_augmented_rows(context: Context, job: AugmentationJob, filters: Reason
 
 def _place_of(row: Row) -> dict[str, Any]:
     return {"id": row.id, "text": row.text, "label": row.label, "file": row.file, "number": row.number}
-
-
-def _refuse_test_rows(context: Context) -> None:
-    """Raise UserError for a training or validation part that is a test part by its name: reasonings are generated
-    from the labels."""
-    for part in ("train", "validation"):
-        source = getattr(context.recipe.data, part)
-        if source is None:
-            continue
-        file = Path(source.path).stem if Path(source.path).suffix in TABLE_SUFFIXES else ""
-        if _TEST_PART.search(source.split or "") or _TEST_PART.search(file):
-            raise UserError(
-                f"data.{part} is a test part ({source.split or source.path}). Its reasonings would be made from the "
-                "labels, and a classifier trained on them could no longer be measured on it.",
-                hint=f"Name another file or split in data.{part}; rename it if it is no test part.",
-            )

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from rir_mlx.backends.processes import is_main
 from rir_mlx.data.audit.bad_rows import Sorted, sort_rows
 from rir_mlx.data.audit.checks import audit
-from rir_mlx.data.audit.findings import Audit, Material, Ruler
+from rir_mlx.data.audit.findings import Audit, Finding, Material, Ruler
 from rir_mlx.data.audit.scan import scan_sources
-from rir_mlx.data.loading import columns_of, format_of
+from rir_mlx.data.loading import NO_TEST_ROWS, columns_of, format_of, named_as_test
 from rir_mlx.data.tables.table import Wanted
 from rir_mlx.errors import RirError, UserError
 from rir_mlx.models.hub import local_tokenizer
@@ -19,7 +19,7 @@ from rir_mlx.progress import Progress, Silent, counted
 from rir_mlx.prompting.arms import ClassificationTask
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.prompting.room import text_room
-from rir_mlx.recipe.schema import Recipe
+from rir_mlx.recipe.schema import DataSection, Recipe
 from rir_mlx.stages.context import Context
 from rir_mlx.statistics.paired_tests import MIN_SEEDS, detectable_difference
 from rir_mlx.storage.atomic import write_text
@@ -48,7 +48,16 @@ def check(recipe: Recipe, progress: Progress = _SILENT) -> Audit:
         found = replace(audit(material), unmeasured=str(error))
     else:
         found = audit(material, ruler)
-    return replace(found, notes=(*found.notes, *power_note(recipe, found.rows.get("test", 0))))
+    notes = (*found.notes, *power_note(recipe, found.rows.get("test", 0)))
+    findings = [*found.findings, *_test_part(recipe.data)]
+    order = ("error", "warning", "note")
+    return replace(found, notes=notes, findings=tuple(sorted(findings, key=lambda it: order.index(it.severity))))
+
+
+def _test_part(section: DataSection) -> Iterator[Finding]:
+    """A warning of a part that is a test part by its name, for which no reasonings are made."""
+    if what := named_as_test(section):
+        yield Finding("test part", "warning", 1, what, NO_TEST_ROWS)
 
 
 def power_note(recipe: Recipe, test_rows: int) -> list[str]:

@@ -12,6 +12,7 @@ from rir_mlx.augmentation.augmented_rows import read_reasonings
 from rir_mlx.backends.base import Model
 from rir_mlx.backends.processes import decide_on_main, run_on_main
 from rir_mlx.classification.scoring import LabelScorer
+from rir_mlx.data.loading import refuse_test_rows
 from rir_mlx.data.rows import Row, Triple
 from rir_mlx.data.splits import draw_rows
 from rir_mlx.errors import UserError
@@ -44,7 +45,8 @@ _MEASURED = 200
 @exclusive
 def train_rgen(context: Context) -> None:
     """Stage 1: train the base model to write a reasoning from a question and its answer, on the triples and on the
-    rows that have a reasoning of their own."""
+    rows that have a reasoning of their own. Rows that `augment_rows` would refuse are refused here already."""
+    refuse_test_rows(context.recipe.data)
     stage, options, seed = context.run.rgen, context.recipe.rgen, context.recipe.seed
     data = context.data
     own = [[row.text, row.label, row.reasoning] for row in _own(data.train)]

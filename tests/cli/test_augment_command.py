@@ -94,6 +94,16 @@ def test_a_test_part_is_refused(trained: Run, tmp_path: Path, name: str) -> None
         assert (result.code, "is a test part" in result.err) == (2, True)
 
 
+def test_a_test_part_is_refused_before_anything_is_trained(rir: Run, recipe: Path) -> None:
+    """R-Gen was trained for rows for which it may not write."""
+    Path("test.csv").write_bytes(Path("rows.csv").read_bytes())
+    own = ("-s", "data.train=test.csv", "-s", "data.val_size=6", "-s", "data.test_size=9")
+    result = rir("train-rgen", str(recipe), *own, "-q")
+    assert (result.code, "is a test part" in result.err) == (2, True)
+    assert not Path("runs/small/rgen/done.json").exists()
+    assert "is a test part" in rir("check", str(recipe), *own).out
+
+
 def test_a_file_that_is_no_test_part_is_not_refused(trained: Run, tmp_path: Path) -> None:
     (tmp_path / "latest_contest.csv").write_bytes((tmp_path / "rows.csv").read_bytes())
     result = trained(

@@ -72,6 +72,13 @@ def test_slips_of_a_label_are_found() -> None:
 
 
 @pytest.mark.parametrize(
+    ("slip", "meant"), [("sadnes", "sadness"), ("bug-report", "bug report"), ("technical isue", "technical issue")]
+)
+def test_a_letter_or_a_space_that_is_lost_is_a_slip(slip: str, meant: str) -> None:
+    assert facts(**{meant: 100, slip: 2}) == {slip: (meant, 2)}
+
+
+@pytest.mark.parametrize(
     "counts",
     [
         {"safe": 200, "unsafe": 5},
@@ -79,6 +86,12 @@ def test_slips_of_a_label_are_found() -> None:
         {"tier1": 200, "tier2": 3},
         {"refund": 100, "refunds": 40},
         {"joy": 300, "fear": 4},
+        {"class A": 200, "class C": 3},
+        {"type_a": 200, "type_b": 3},
+        {"Level II": 200, "Level III": 3},
+        {"hate": 200, "hater": 3},
+        {"employee": 200, "employer": 3},
+        {"is spam mail": 200, "is no spam mail": 3},
     ],
     ids=str,
 )

@@ -85,3 +85,37 @@ def test_at_a_terminal_the_answers_go_into_the_recipe(rows: Run, monkeypatch: py
     assert made.labels == {"anger": "cross words", "joy": "", "sadness": "tears"}
     assert made.instruction == "What does the writer feel?"
     assert questions[0] == "What does anger mean?"
+
+
+def test_rare_labels_that_look_misspelt_are_kept_unless_the_user_leaves_them_out(rows: Run) -> None:
+    with Path("rows.csv").open("a", encoding="utf-8") as file:
+        file.write("i was low,sadnes\n")
+    result = rows("init", "--yes")
+    assert (result.code, "probably misspelt, and kept as labels: 'sadnes' (1 row)" in result.err) == (0, True)
+    assert "sadnes" in load_recipe("rows.yaml").data.labels
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (("data.label_column=text",), "cannot be both the text and the label"),
+        (("data.label_column=text", "data.text_column=label"), "different labels in 90 rows"),
+    ],
+)
+def test_a_column_that_is_no_label_writes_no_recipe(rows: Run, keys: tuple[str, ...], message: str) -> None:
+    result = rows("init", "--yes", *(part for key in keys for part in ("-s", key)))
+    assert (result.code, message in result.err) == (2, True), result.err
+    assert not Path("rows.yaml").exists()
+
+
+def test_after_an_error_of_its_own_audit_init_sends_to_check(rows: Run) -> None:
+    with Path("rows.csv").open("a", encoding="utf-8") as file:
+        file.write(",joy\n" * 30)
+    result = rows("init", "--yes")
+    assert "error: training would refuse these rows" in result.err
+    assert result.err.splitlines()[-1].endswith("check rows.yaml")
+
+
+def test_a_table_that_is_named_as_a_test_part_is_warned_of(rows: Run) -> None:
+    Path("test.csv").write_bytes(Path("rows.csv").read_bytes())
+    assert "warning: data.train is a test part (test.csv)" in rows("init", "test.csv", "--yes").out

@@ -16,7 +16,7 @@ from rir_cli.options import OfflineOption, SetOption
 if TYPE_CHECKING:
     from rir_mlx.data.audit.findings import Audit
     from rir_mlx.guide.draft import Draft
-    from rir_mlx.guide.first_recipe import TableLook
+    from rir_mlx.guide.first_recipe import ScannedTable, TableLook
 
 
 def init(
@@ -46,7 +46,7 @@ def init(
     _refuse_to_overwrite(target)
     asks = not yes and sys.stdin.isatty() and sys.stderr.isatty()
     look = first_recipe.look_at(table, tuple(set_ or ()))
-    draft = _draft(look, target, asks=asks)
+    draft, audit = _draft(look, target, asks=asks)
     head = [
         f"A recipe for {table}, written by `rir-mlx init`. Change what you like, then:",
         f"  rir-mlx run {shlex.quote(str(target))}",
@@ -56,7 +56,10 @@ def init(
     typer.echo(f"\nThe recipe, with a reason for each choice → {target}")
     if not asks and not yes:
         typer.echo("note: not at a terminal, so nothing was asked and every guess stands, as with --yes.", err=True)
-    typer.echo(f"Next: {own_name()} run {shlex.quote(str(target))}", err=True)
+    if audit.of("error"):
+        typer.echo("error: training would refuse these rows. `check` lists them and says what helps.", err=True)
+    following = "check" if audit.of("error") else "run"
+    typer.echo(f"Next: {own_name()} {following} {shlex.quote(str(target))}", err=True)
 
 
 def _refuse_to_overwrite(target: Path) -> None:
@@ -69,8 +72,8 @@ def _refuse_to_overwrite(target: Path) -> None:
         )
 
 
-def _draft(look: TableLook, target: Path, *, asks: bool) -> Draft:
-    """The recipe, printed step by step as its choices are made."""
+def _draft(look: TableLook, target: Path, *, asks: bool) -> tuple[Draft, Audit]:
+    """The recipe and the audit of its rows, printed step by step as its choices are made."""
     from rir_cli.starting import questions
     from rir_mlx.guide import first_recipe
     from rir_mlx.guide.machine import physical_memory
@@ -81,7 +84,7 @@ def _draft(look: TableLook, target: Path, *, asks: bool) -> Draft:
     _say(f"{look.path}: {rows}, columns {', '.join(look.table.names)}")
     _say_guesses(look)
     text, label = questions.ask_columns(look) if asks else (None, None)
-    table = first_recipe.scan(look, text, label)
+    table = _labels_settled(first_recipe.scan(look, text, label), asks=asks)
     descriptions = questions.ask_descriptions(table.facts) if asks else {}
     choices = first_recipe.model_choices(physical_memory(), look.overrides)
     choice = questions.ask_model(choices) if asks else choices[0]
@@ -92,13 +95,24 @@ def _draft(look: TableLook, target: Path, *, asks: bool) -> Draft:
     first_recipe.widen(draft, audit)
     _say(f"Texts: {describe_texts([row.text for row in table.rows])}.")
     _print_rows(audit, target)
-    if table.facts.strays:
-        _say(
-            f"Misspelt labels, left out: {first_recipe.strays_text(table.facts)}. Correct the table to use these rows."
-        )
     _say(f"Model: {choice.model.name}, because {choice.reason}.")
     _say(f"R-Gen learns from: {_source(draft)}.")
-    return draft
+    return draft, audit
+
+
+def _labels_settled(table: ScannedTable, *, asks: bool) -> ScannedTable:
+    """The table with the labels that are meant. Those that look misspelt are left out only if the user says so."""
+    from rir_mlx.guide import first_recipe
+
+    if not table.facts.strays:
+        return table
+    strays = first_recipe.strays_text(table.facts)
+    if asks and typer.confirm(f"Probably misspelt: {strays}. Leave these rows out?", default=True, err=True):
+        _say(f"Misspelt labels, left out: {strays}. Correct the table to use these rows.")
+        return table
+    if not asks:
+        typer.echo(f"warning: probably misspelt, and kept as labels: {strays}. Correct the table if so.", err=True)
+    return first_recipe.with_all_labels(table)
 
 
 def _source(draft: Draft) -> str:
