@@ -15,7 +15,7 @@ from rir_mlx.guide import first_recipe
 from rir_mlx.guide.draft import Draft, first_sentence
 from rir_mlx.guide.first_recipe import ModelChoice, draft_recipe, look_at, model_choices, scan
 from rir_mlx.guide.models import default_model, models_here, training_bytes
-from rir_mlx.recipe.schema import Recipe
+from rir_mlx.recipe.schema import DataSection, Recipe
 
 GIB = 2**30
 Tabled = Callable[..., Path]
@@ -57,7 +57,10 @@ def test_each_key_stands_below_its_help_and_its_reason(tabled: Tabled) -> None:
     lines = draft(tabled()).text(["mine", ""]).splitlines()
     assert lines[:2] == ["# mine", "#"]
     place = lines.index("  text_column: text")
-    assert lines[place - 2 : place] == ["  # Column of the text.", "  # Chosen because its name is usual for texts."]
+    assert lines[place - 2 : place] == [
+        f"  # {first_sentence(DataSection.model_fields['text_column'].description or '')}",
+        "  # Chosen because its name is usual for texts.",
+    ]
     keys = [line for line in lines if line.strip() and not line.strip().startswith("#") and not line.endswith(":")]
     for key in keys:
         above = lines[lines.index(key) - 1]
