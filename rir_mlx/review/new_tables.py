@@ -86,6 +86,10 @@ class _Tables:
         self.part_of: dict[str, Part] = {row.id: part for part, row in rows_of(data)}
         self.sources: list[Part] = [part for part in PARTS if getattr(section, part) is not None]
         self.files = {part: self._open(part) for part in self.sources}
+        self.joins = not isinstance(section.text_column, str | None) and None in self.files.values()
+        """Whether the columns of a text become one: a plain table has one, and so must the others."""
+        if self.joins:
+            self.files = dict.fromkeys(self.sources)
         lost = [decision for decision in decisions.lost if decision.changes]
         self.result = NewTables(lost=lost, moved=decisions.moved)
         self.edits = self._edits(decisions.by_row)
@@ -104,6 +108,8 @@ class _Tables:
         section, settings = self.section, {f"data.{part}": str(path) for part, path in self.result.files.items()}
         if self.result.reasonings and self.result.reasoning_column is not None:
             settings["data.reasoning_column"] = self.result.reasoning_column
+        if self.joins:
+            settings["data.text_column"] = "text"
         if section.encoding is not None:
             settings["data.encoding"] = "null"
         if section.quotes is False or any(file is not None and file.changes_quotes for file in self.files.values()):

@@ -220,3 +220,17 @@ def test_a_folder_is_no_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for name in (".", "..", str(tmp_path)):
         with pytest.raises(UserError, match="is a folder"):
             write_new_tables(run, recipe, Path(name))
+
+
+def test_a_plain_table_has_one_column_for_a_text_of_several(tmp_path: Path) -> None:
+    for name, number in (("part-a", 0), ("part-b", 1), ("tested", 2)):
+        lines = "".join(f"title {number},body {n},{'ab'[n % 2]}\n" for n in range(20))
+        (tmp_path / f"{name}.csv").write_text(f"title,body,label\n{lines}", encoding="utf-8")
+    train, tested = str(tmp_path / "part-*.csv"), str(tmp_path / "tested.csv")
+    columns = ["title", "body"]
+    run, recipe = make_run(tmp_path, train=train, test=tested, text_column=columns, val_size=0)
+    before = load_labelled(recipe.data, recipe.seed)
+    decide(run, before.train[0], "b", "because")
+    after = next_data(recipe, write_new_tables(run, recipe, tmp_path / "new.csv"))
+    assert pairs(after) == pairs(before)
+    assert (after.train[0].label, after.train[0].reasoning) == ("b", "because")

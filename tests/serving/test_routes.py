@@ -19,8 +19,11 @@ from test_worker import Waiting
 
 from rir_mlx.classification.scores import Prediction
 from rir_mlx.classification.scoring import PredictOptions
+from rir_mlx.errors import UserError
+from rir_mlx.progress import Silent
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.serving.guard import FILES, Policy, Slowdown
+from rir_mlx.serving.server import ServeOptions, _logging, check_options
 from rir_mlx.serving.wire import classified
 from rir_mlx.serving.worker import Limits
 
@@ -263,3 +266,21 @@ def test_a_prediction_is_held_to_the_threshold_of_the_way_in_which_it_was_scored
     explained = replace(SERVED, arm="qar")  # which writes the label first
     assert not classified(reasoned, explained).abstained
     assert not classified(reasoned, replace(SERVED, thresholds={})).abstained
+
+
+def test_the_log_does_not_tell_the_report_s_address() -> None:
+    said = list[str]()
+
+    class Told(Silent):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    log = _logging(Told())
+    log("GET", "/report/a-secret", 200, 0.01)
+    log("GET", "/review", 200, 0.01)
+    assert said == ["GET /report/… 200 10 ms", "GET /review 200 10 ms"]
+
+
+def test_no_text_can_be_answered_without_waiting() -> None:
+    with pytest.raises(UserError, match="none would be answered"):
+        check_options(ServeOptions(seconds=0))

@@ -10,7 +10,7 @@ import pytest
 
 from rir_mlx.errors import Failure, UserError
 from rir_mlx.storage import atomic
-from rir_mlx.storage.atomic import read_json, read_jsonl, replace_folder, replacing, write_text
+from rir_mlx.storage.atomic import creating, read_json, read_jsonl, replace_folder, replacing, write_text
 
 
 def folder_with(path: Path, text: str) -> Path:
@@ -85,3 +85,30 @@ def test_a_folder_that_cannot_be_replaced_stays_as_it_was(tmp_path: Path, monkey
         replace_folder(new, place)
     assert (place / "file").read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "place"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_new_files_get_their_names_together_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    def no_link(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr(os, "link", no_link)
+    one, two = tmp_path / "one", tmp_path / "two"
+
+    def write(paths: list[Path], meanwhile: str = "") -> None:
+        with creating(paths) as written:
+            for file in written:
+                file.write_text("new")
+            assert not one.exists()
+            if meanwhile:
+                two.write_text(meanwhile)
+
+    with pytest.raises(FileExistsError):
+        write([one, two], "somebody else's")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("two", "somebody else's")]
+    two.unlink()
+    write([one, two])
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"one": "new", "two": "new"}

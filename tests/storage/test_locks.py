@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from rir_convert.verification.staging import verified_folder
 
-from rir_mlx.errors import UserError
+from rir_mlx.errors import Failure, UserError
 from rir_mlx.progress import Silent
 from rir_mlx.storage.atomic import replacing, write_text
 from rir_mlx.storage.journal import Journal
@@ -162,3 +162,26 @@ def test_a_lock_of_a_deleted_file_is_no_lock(tmp_path: Path, monkeypatch: pytest
     with lock_file(path):
         assert os.stat(path).st_ino == held[-1]
         assert len(held) == 2
+
+
+def test_a_file_system_whose_inodes_change_ends_in_an_error_not_in_a_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os.path, "samestat", lambda *_: False)
+    with pytest.raises(OSError, match="again and again"):
+        Lock(tmp_path / "file").acquire(create=True)
+    with pytest.raises(Failure, match="no folder beside it can be locked"):
+        write_text(tmp_path / "text", "x")
+    with pytest.raises(UserError):
+        Journal(tmp_path / "journal")
+
+
+def test_what_fails_to_open_gives_its_lock_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: Journal) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "_read_all", broken)
+        with pytest.raises(Failure, match="Input/output error"):
+            Journal(tmp_path / "journal")
+    Journal(tmp_path / "journal").close()
