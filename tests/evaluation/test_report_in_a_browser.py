@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -60,7 +61,7 @@ def test_a_search_goes_over_all_outcomes_and_counts_them(browser: Any, report: s
     with Page(browser, report) as page:
         page.click("#outcomes .chip[data-outcome='won']")
         page.fill("#search", "word3")
-        page.wait_for_function("document.getElementById('found').textContent.startsWith('5 of the 40 rows')")
+        page.locator("#found", has_text=re.compile("^5 of the 40 rows")).wait_for()
         assert len(shown(page)) == 5
         assert all("word3" in row for row in shown(page))
 
