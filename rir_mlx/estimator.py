@@ -27,14 +27,17 @@ from rir_mlx.classification.estimator import TextEstimator, checked_texts
 from rir_mlx.data.labels import label_of
 from rir_mlx.errors import UserError
 from rir_mlx.progress import Printed, Silent
-from rir_mlx.recipe.loading import load_recipe, name_from
+from rir_mlx.recipe.loading import load_recipe, name_from, validated
 from rir_mlx.recipe.schema import DataSection, Recipe
 from rir_mlx.storage.atomic import make_folder, write_jsonl
+from rir_mlx.storage.digests import digest_of
 from rir_mlx.types import Arm, BackendName, ReasonMode
 
 if TYPE_CHECKING:
     from rir_mlx.stages.context import Context
 
+_KEPT = frozenset(("max_samples", "val_size", "on_bad_rows"))
+"""What a recipe says of its rows and what holds for those of `fit`, beside the instruction and the descriptions."""
 _OWN_REASONINGS = 100
 """From so many reasonings of the user's own on, R-Gen learns from them alone."""
 
@@ -46,8 +49,10 @@ class RirClassifier(TextEstimator):
     How it is trained: `model` is the base model (None: the recipe's), `arm` what it learns to write (`qa` the label,
     `qra` a reasoning and then the label, `qar` the label and then a reasoning), `instruction` the question that the
     labels answer, `descriptions` what labels mean. `recipe` holds every other key: a nested mapping
-    (`{"classifier": {"epochs": 3}}`), or a recipe, its file or shipped name, whose rows are replaced. `run` is the
-    folder that the training fills and that can be loaded later; None is a temporary one. `random_state` seeds the
+    (`{"classifier": {"epochs": 3}}`), or a recipe, its file or shipped name, whose rows are replaced and whose
+    instruction and descriptions stand where none are given here. `run` is the folder that the training fills and that
+    can be loaded later; None is a temporary one, which cross-validation needs: clones would all fill the same folder,
+    and two at once are refused. `random_state` seeds the
     training, `verbose` prints its progress, `offline` fetches nothing, `backend` None is the recipe's.
 
     How it answers: `reason` says whether a reasoning is generated before the label ("never", "always", "auto"),
@@ -112,7 +117,8 @@ class RirClassifier(TextEstimator):
         calibrates the probabilities (`data.val_size`). With the `run` of an earlier fit, stages whose inputs are the
         same are skipped.
 
-        Raises ValueError if the lengths differ, and the errors of the stages."""
+        Raises ValueError if the lengths differ, if labels are of several kinds or if `run` is no name of a run,
+        RecipeError for a key or a value that is none of a recipe's, and the errors of the stages."""
         from rir_mlx.hub_access import without_network
         from rir_mlx.stages import open_run
 
@@ -120,17 +126,22 @@ class RirClassifier(TextEstimator):
         if values and self.threshold is not None:
             raise ValueError("a threshold withholds labels, which numbers cannot express: give the labels as texts")
         folder = self._run_folder()
+        recipe = self._recipe(folder, rows)
         make_folder(folder)
-        write_jsonl(folder / "rows.jsonl", rows)
+        write_jsonl(Path(recipe.data.train.path), rows)
         with without_network(self.offline):
-            context = open_run(self._recipe(folder, rows), self._options(folder))
+            context = open_run(recipe, self._options(folder))
             self.use(_trained(context, self.arm), values)
         self.temperature_, self.run_ = context.recipe.evaluate.sample_temperature, folder
         return self
 
     def _run_folder(self) -> Path:
         if self.run is not None:
-            return Path(self.run)
+            folder = Path(self.run)
+            if name_from(folder.name) != folder.name:
+                hint = folder.parent / name_from(folder.name)
+                raise ValueError(f"run={str(self.run)!r}: a run's name has letters, digits, _ . - only: {str(hint)!r}")
+            return folder
         self._temporary = tempfile.TemporaryDirectory(prefix="rir-mlx-")
         return Path(self._temporary.name) / "fit"
 
@@ -144,28 +155,33 @@ class RirClassifier(TextEstimator):
         """The recipe of these rows."""
         given = self.recipe if isinstance(self.recipe, Mapping) else {}
         base = Recipe() if isinstance(self.recipe, Mapping) or self.recipe is None else load_recipe(self.recipe)
+        data = base.data if "data" in base.model_fields_set else DataSection(train="rows")
+        described = {**data.labels, **(self.descriptions or {})}
+        kept = data.model_dump(mode="json", include=data.model_fields_set & _KEPT)
+        if kept.get("val_size", 0) > len(rows) / 2:  # a number for more rows than these
+            del kept["val_size"]
         names = sorted({row["label"] for row in rows})
         own = sum("reasoning" in row for row in rows)
         chosen: dict[str, Any] = {
-            "name": name_from(folder.name),
             "seed": self.random_state,
             "data": {
-                "train": str(folder / "rows.jsonl"),
+                "train": str(folder / f"rows-{digest_of(rows)[:12]}.jsonl"),
                 "text_column": "text",
                 "label_column": "label",
                 "reasoning_column": "reasoning" if own else None,
-                "labels": {name: (self.descriptions or {}).get(name, "") for name in names},
-                "instruction": self.instruction or DataSection(train="rows").instruction,
+                "labels": {name: described.get(name, "") for name in names},
+                "instruction": self.instruction or data.instruction,
                 "max_samples": None,
                 "val_size": 0.1,
                 "test_size": 0,
-            },
+            }
+            | kept,
             "classifier": {"arms": [self.arm], "seeds": [self.random_state]},
         }
         chosen |= {"model": self.model, "revision": None} if self.model is not None else {}
         chosen |= {"reasoning": {"source": None}} if own >= _OWN_REASONINGS else {}
         values = base.model_dump(mode="json", exclude={"data"})
-        return Recipe.model_validate(_merged(_merged(values, chosen), given))
+        return validated(_merged(_merged(values, chosen), given) | {"name": folder.name}, "recipe")
 
     def save(self, folder: str | Path) -> Path:
         """Copy the run that `fit` filled to a folder that `RirClassifier.load` and `rir-mlx classify --run` open.
@@ -223,11 +239,24 @@ def _rows(
         raise ValueError(f"{len(checked):,} texts, {len(given):,} labels and {len(own):,} reasonings")
     plain = [value.item() if isinstance(value, np.generic) else value for value in given]
     names = [label_of(value) for value in plain]
+    kinds = {"texts" if isinstance(v, str) else "truth values" if isinstance(v, bool) else "numbers" for v in plain}
+    if len(kinds) > 1:
+        raise ValueError(f"labels are {' and '.join(sorted(kinds))}: give them all as one kind, for example as texts")
     rows: list[dict[str, Any]] = []
-    for text, name, reasoning in zip(checked, names, own, strict=True):
+    for place, (text, name) in enumerate(zip(checked, names, strict=True)):
+        reasoning = _reasoning_of(own[place], place)
         rows.append({"text": text, "label": name} | ({"reasoning": reasoning} if reasoning else {}))
     values = {} if all(isinstance(value, str) for value in plain) else dict(zip(names, plain, strict=True))
     return rows, values
+
+
+def _reasoning_of(given: Any, place: int) -> str | None:
+    """A reasoning, or None if it is missing: None, "", NaN or pandas' NA. Raises TypeError for another kind."""
+    if isinstance(given, str):
+        return given if given.strip() else None
+    if given is None or type(given).__name__ in ("NAType", "NaTType") or (isinstance(given, float) and given != given):
+        return None
+    raise TypeError(f"reasonings[{place}] is not a string but {repr(given)[:60]}")
 
 
 def _merged(values: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:

@@ -108,9 +108,15 @@ class TextEstimator:
         return sorted(names, key=lambda name: self._values[name]) if self._values else sorted(names)
 
     def predict(self, texts: Iterable[str]) -> NDArray[Any]:
-        """The labels [n] of n texts; "" if the threshold is not reached."""
+        """The labels [n] of n texts; "" if the threshold is not reached. Raises ValueError if a label is withheld and
+        labels are no texts: numbers cannot express it."""
         labels = [self._label(prediction) for prediction in self._predictions(texts)]
         if self._values:
+            if "" in labels:
+                raise ValueError(
+                    f"{labels.count(''):,} of {len(labels):,} labels are withheld, which numbers cannot express: "
+                    "set threshold=0, or train with labels that are texts"
+                )
             return np.array([self._values[label] for label in labels], dtype=self.classes_.dtype)
         return np.array(labels, dtype=f"<U{max(map(len, self.classifier.task.names))}")
 
@@ -136,23 +142,18 @@ class TextEstimator:
         return predictions
 
     def score(self, texts: Iterable[str], labels: Iterable[str]) -> float:
-        """The accuracy on texts with known labels; a withheld label counts as wrong. Labels are read as in a
-        table: `True` and `1.0` count as `true` and `1`, and NumPy's values as Python's.
+        """The accuracy on texts with known labels; a withheld label counts as wrong, and so does any answer where the
+        label is none of `classes_`. Labels are read as in a table: `True` and `1.0` count as `true` and `1`, and
+        NumPy's values as Python's.
 
-        Raises ValueError if a label is missing or is none of `classes_`."""
-        truth = np.array([self._known_label(label) for label in labels], dtype=np.str_)
+        Raises ValueError if a label is missing."""
+        truth = np.array([label_of(label, self.classifier.task.names) for label in labels], dtype=np.str_)
         predicted = np.array([self._label(prediction) for prediction in self._predictions(texts)])
         if len(truth) != len(predicted):
             raise ValueError(f"{len(predicted):,} texts, but {len(truth):,} labels")
         if not len(truth):
             raise ValueError("there are no texts to score")
         return float(np.mean(predicted == truth))
-
-    def _known_label(self, value: Any) -> str:
-        label = label_of(value, self.classifier.task.names)
-        if label not in self.classifier.task.names:
-            raise ValueError(f"{value!r} is not one of the labels: {', '.join(self.classifier.task.names)}")
-        return label
 
     def _label(self, prediction: Prediction) -> str:
         return "" if abstains(prediction.probability, self._threshold) else prediction.label

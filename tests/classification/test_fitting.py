@@ -11,7 +11,8 @@ import pytest
 from commands import LABELS, WORDS
 
 from rir_mlx import RirClassifier
-from rir_mlx.errors import UserError
+from rir_mlx.errors import RecipeError, UserError
+from rir_mlx.estimator import _rows
 from rir_mlx.evaluation.score_cache import ScoreCache
 from rir_mlx.statistics.calibration import NO_ANSWER, Calibration
 
@@ -44,7 +45,7 @@ def test_fit_trains_the_arm_and_answers_for_every_label(parameters: dict[str, An
     probabilities = classifier.predict_proba(TEXTS[:4])
     assert probabilities.sum(axis=1) == pytest.approx(np.ones(4))
     assert 0 <= classifier.score(TEXTS, TRUTH) <= 1
-    assert (classifier.run_ / "rows.jsonl").is_file()
+    assert len(list(classifier.run_.glob("rows-*.jsonl"))) == 1
 
 
 def test_reasonings_of_ones_own_need_no_rgen(parameters: dict[str, Any], tmp_path: Path) -> None:
@@ -150,6 +151,9 @@ def test_labels_that_are_numbers_come_back_as_numbers_in_their_order(parameters:
         (TEXTS, TRUTH, WHY[1:], "60 labels and 59 reasonings"),
         (TEXTS, [*TRUTH[1:], None], None, "no label"),
         (["", *TEXTS[1:]], TRUTH, None, "the text is empty"),
+        (TEXTS, [0, *TRUTH[1:]], None, "labels are numbers and texts"),
+        (TEXTS, [1, *["1"] * 59], None, "labels are numbers and texts"),
+        (TEXTS, [1, *[True] * 59], None, "labels are numbers and truth values"),
     ],
 )
 def test_rows_that_do_not_fit_together_are_refused(
@@ -173,8 +177,44 @@ def test_a_shipped_recipe_keeps_its_training_and_gives_up_its_rows() -> None:
     classifier = RirClassifier(recipe="demo", arm="qa")
     recipe = classifier._recipe(Path("runs/mine"), [{"label": "b"}, {"label": "a"}])
     assert (recipe.model, recipe.fine_tune_type, recipe.classifier.arms) == ("builtin:tiny-llama", "full", ("qa",))
-    assert (recipe.data.train.path, recipe.data.validation, list(recipe.data.labels)) == (
-        "runs/mine/rows.jsonl",
-        None,
-        ["a", "b"],
+    assert (recipe.data.validation, list(recipe.data.labels), recipe.data.val_size) == (None, ["a", "b"], 0.1)
+    assert Path(recipe.data.train.path).match("runs/mine/rows-*.jsonl")
+
+
+def test_a_reasoning_that_is_missing_is_none() -> None:
+    """NaN, as pandas reads an empty cell, was a reasoning."""
+    pandas = pytest.importorskip("pandas")
+    given = [None, "", " ", float("nan"), np.float64("nan"), pandas.NA, pandas.NaT, "since it rains"]
+    rows, _ = _rows(["a"] * 8, ["x", "y"] * 4, given)
+    assert [row.get("reasoning") for row in rows] == [None] * 7 + ["since it rains"]
+    with pytest.raises(TypeError, match=r"reasonings\[1\] is not a string but 3"):
+        _rows(["a", "b"], ["x", "y"], [None, 3])
+
+
+def test_what_a_recipe_says_beside_its_rows_stays(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "data: {train: a.csv, text_column: t, instruction: 'Which mood?', val_size: 0.2, max_samples: 50,"
+        " labels: {joy: good, anger: cross}}",
+        encoding="utf-8",
     )
+    rows, _ = _rows(TEXTS, TRUTH, None)
+    made = RirClassifier(recipe=path, descriptions={"anger": "furious"})._recipe(tmp_path / "run", rows).data
+    assert (made.instruction, made.val_size, made.max_samples, made.text_column) == ("Which mood?", 0.2, 50, "text")
+    assert made.labels == {"anger": "furious", "joy": "good", "sadness": ""}
+    plain = RirClassifier()._recipe(tmp_path / "run", rows).data
+    assert (plain.val_size, plain.max_samples, "emotion" in plain.instruction) == (0.1, None, False)
+
+
+def test_a_run_is_in_one_folder_and_faults_are_told_before_it_is_made(tmp_path: Path) -> None:
+    rows, _ = _rows(TEXTS, TRUTH, None)
+    assert RirClassifier(recipe={"name": "other"})._recipe(tmp_path / "run", rows).name == "run"
+    with pytest.raises(ValueError, match="my-run"):
+        RirClassifier(run=tmp_path / "my run").fit(TEXTS, TRUTH)
+    for wrong, words in (({"recipe": {"clasifier": {}}}, "unknown key 'clasifier'"), ({"random_state": None}, "seed")):
+        with pytest.raises(RecipeError, match=words):
+            RirClassifier(run=tmp_path / "run", **wrong).fit(TEXTS, TRUTH)  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
+    other, _ = _rows(TEXTS[1:], TRUTH[1:], None)
+    recipes = [RirClassifier()._recipe(tmp_path / "run", given).data.train.path for given in (rows, other, rows)]
+    assert recipes[0] == recipes[2] != recipes[1]
