@@ -5,16 +5,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rir_mlx.evaluation.schema import Headline
+from rir_mlx.progress import counted
 from rir_mlx.statistics.paired_tests import MIN_SEEDS, PairedComparison, is_significant
 
 NOTHING_LEARNED = Headline(
     text="Nothing learned: no arm beats always answering the most frequent label.", finding="failed"
 )
+ONE_LABEL = Headline(text="No verdict: all test rows have the same label.", finding="unclear")
 BEHIND_TFIDF = Headline(text="TF-IDF beats every arm: the task was not learned well.", finding="failed")
 NO_LABEL_ONLY = Headline(text="Label-only (qa) was not trained: nothing to compare reasoning with.", finding="unclear")
 NO_REASONING_ARM = Headline(text="No reasoning arm was trained: nothing to judge.", finding="unclear")
 DIFFERENT_STEPS = Headline(text="No verdict: the arms took different numbers of training steps.", finding="failed")
 NO_TEST_ROWS = Headline(text="No test rows: nothing is measured.", finding="failed")
+
+
+def too_few_rows(rows: int) -> Headline:
+    """For test rows that neither show that an arm learned nor that none did."""
+    text = f"{counted(rows, 'test row')} cannot show whether any arm beats the majority label."
+    return Headline(text=text, finding="unclear")
+
+
+def behind_tfidf(comparison: PairedComparison) -> Headline:
+    """For arms that have learned, but are a little worse than TF-IDF, and differ from each other."""
+    better = "better" if comparison.difference.value > 0 else "worse"
+    points = f"{abs(100 * comparison.difference.value):.1f} points"
+    text = f"TF-IDF beats every arm; {comparison.second} is {points} {better} than {comparison.first}."
+    return Headline(text=text, finding="failed")
 
 
 def headline(

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rir_mlx.evaluation.comparison import accuracy, between_classifiers, shown_difference, tokens_generated
+from rir_mlx.evaluation.comparison import accuracy, learned, shown_difference, tokens_generated
 from rir_mlx.evaluation.entries import EntryPredictions
 from rir_mlx.evaluation.scores import EvaluationRows
+from rir_mlx.progress import counted
 from rir_mlx.statistics.intervals import Interval
 
 _NAMES = {"tf-idf": "TF-IDF", "encoder": "the encoder", "untuned": "the untuned model"}
@@ -58,21 +59,25 @@ def recommend(
     entries: Sequence[EntryPredictions], rows: EvaluationRows, chosen: str | None, majority: EntryPredictions
 ) -> Recommendation:
     """Of label-only, the reasoning arm `chosen` by the validation rows, and the baselines: the cheapest of those that
-    no other one is shown to be better than. Of arms that cost the same, the one with the higher validation accuracy."""
+    are shown to beat the most frequent label, and than which no other one is shown to be better. If arms are shown to
+    beat every baseline, it is one of them. Of arms that cost the same, the one with the higher validation accuracy."""
     field = _Field(entries, rows)
-    arms = [entry for entry in entries if entry.kind == "arm"]
-    if not len(rows.test) or not arms:
+    if not len(rows.test) or not any(entry.kind == "arm" for entry in entries):
         return Recommendation(None, "")
-    if all(between_classifiers(majority, arm, rows).low <= 0 for arm in arms):
-        return _without_an_arm(field, majority)
-    candidates = [*field.baselines, *(arm for arm in arms if arm.name in ("qa", chosen))]
+    arms = [entry for entry in entries if entry.kind == "arm" and entry.name in ("qa", chosen)]
+    shown = [arm for arm in arms if learned(majority, [arm], rows)]
+    if not shown:
+        return _without_an_arm(field, majority, learned(majority, arms, rows))
+    useful = [entry for entry in field.baselines if learned(majority, [entry], rows)]
+    best_arms = [arm for arm in shown if all(field.difference(entry, arm)[1] > 0 for entry in field.baselines)]
+    candidates = best_arms or [*useful, *shown]
     unbeaten = [
         entry
         for entry in candidates
         if not any(field.difference(entry, other)[1] > 0 for other in candidates if other is not entry)
     ]
     pick = min(unbeaten, key=_cost)
-    rest = [arm for arm in arms if arm.name in ("qa", chosen) and arm is not pick]
+    rest = [arm for arm in arms if arm is not pick]
     why = _of_baseline(field, pick, rest) if pick.kind == "baseline" else _of_arm(field, pick, rest)
     return Recommendation(pick.name, f"Use {_NAMES.get(pick.name, pick.name)} ({field.percent(pick)}): {why}")
 
@@ -84,15 +89,19 @@ def _cost(entry: EntryPredictions) -> tuple[int, int, float]:
     return len(_CHEAP) + 1, round(tokens_generated(entry)), -(entry.validation_accuracy or 0.0)
 
 
-def _without_an_arm(field: _Field, majority: EntryPredictions) -> Recommendation:
-    useful = [baseline for baseline in field.baselines if between_classifiers(majority, baseline, field.rows).low > 0]
-    if not useful:
-        return Recommendation(
-            None, "Use none of these: none is shown to beat always answering the most frequent label."
-        )
-    best = field.best(useful)
-    text = f"Use {_NAMES.get(best.name, best.name)} ({field.percent(best)}) until an arm learns the task."
-    return Recommendation(best.name, text)
+def _without_an_arm(field: _Field, majority: EntryPredictions, found: bool | None) -> Recommendation:
+    """`found` is False if the arms learned nothing, None if the test rows cannot show it."""
+    useful = [baseline for baseline in field.baselines if learned(majority, [baseline], field.rows)]
+    if useful:
+        best = field.best(useful)
+        until = "until an arm learns the task" if found is False else "until an arm is shown to have learned the task"
+        return Recommendation(best.name, f"Use {_NAMES.get(best.name, best.name)} ({field.percent(best)}) {until}.")
+    if found is False:
+        text = "Use none of these: none is shown to beat always answering the most frequent label."
+        return Recommendation(None, text)
+    rows = counted(int(field.rows.compared.sum()), "test row")
+    text = f"No recommendation: {rows} cannot show that any of these beats always answering the most frequent label."
+    return Recommendation(None, text)
 
 
 def _of_baseline(field: _Field, pick: EntryPredictions, arms: Sequence[EntryPredictions]) -> str:
@@ -111,6 +120,9 @@ def _of_arm(field: _Field, pick: EntryPredictions, rest: Sequence[EntryPredictio
     change, shown = field.difference(other, pick)
     if shown > 0:
         return f"its classifiers are {_points(change)} better than those of {other.name}."
+    if _cost(pick) > _cost(other):
+        every = field.baselines and all(field.difference(entry, pick)[1] > 0 for entry in field.baselines)
+        return f"unlike {other.name}, it is shown to beat {'every baseline' if every else 'the most frequent label'}."
     if round(tokens_generated(pick)) == round(tokens_generated(other)):
         return (
             f"it costs no more than {other.name} to run, and its validation accuracy is higher.{_reasons(field, rest)}"

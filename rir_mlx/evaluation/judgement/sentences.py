@@ -45,11 +45,28 @@ def nothing_learned_verdict(best: tuple[str, float], majority: tuple[str, float]
     )
 
 
+def too_few_rows_verdict(best: tuple[str, float], majority: tuple[str, float], rows: int) -> str:
+    """For arms that may or may not be better than the most frequent label. The arguments are those of
+    `nothing_learned_verdict`, and the number of test rows compared."""
+    label, share = majority
+    if share == 1:
+        return f"All {counted(rows, 'test row')} have the label {label!r}, so nothing shows what an arm has learned."
+    return (
+        f"{counted(rows, 'test row')} cannot show whether any arm is better than always answering {label!r}, the most "
+        f"frequent label ({100 * share:.1f} %; the best arm, {best[0]}, has {100 * best[1]:.1f} %). So this run says "
+        "nothing about reasoning. More test rows (data.test, data.test_size) would show it."
+    )
+
+
 def worse_than_tfidf_verdict(best: tuple[str, float], tfidf: float, cause: str) -> str:
     """For arms that all lose to TF-IDF. `best` is the most accurate arm with its accuracy."""
+    return f"{worse_than_tfidf_sentence(best, tfidf)} The task was not learned well enough to judge reasoning. {cause}"
+
+
+def worse_than_tfidf_sentence(best: tuple[str, float], tfidf: float) -> str:
     return (
         f"Every arm is worse than TF-IDF with logistic regression ({100 * tfidf:.1f} %; the best arm, {best[0]}, has "
-        f"{100 * best[1]:.1f} %). The task was not learned well enough to judge reasoning. {cause}"
+        f"{100 * best[1]:.1f} %)."
     )
 
 
