@@ -79,7 +79,8 @@ def judge(case: Case) -> Judgement:
 
 def failure_to_learn(case: Case) -> tuple[Headline, str] | None:
     """For arms that are not shown to have learned the task: none of them is better than the most frequent label, the
-    test rows cannot show it, or all are worse than TF-IDF. None if they did learn it. It is about these classifiers, so the draw of rows alone counts."""
+    test rows cannot show it, or all are worse than TF-IDF. None if they did learn it. It is about these classifiers,
+    so the draw of rows alone counts."""
     entries, rows = case.entries, case.rows
     arms = [entry for entry in entries if entry.kind == "arm"]
     if not arms or not len(rows.test):
