@@ -15,7 +15,7 @@ from rir_cli.answering.mcp_server import mcp
 from rir_cli.answering.reviewing import review
 from rir_cli.answering.serving import serve
 from rir_cli.checking import check
-from rir_cli.context import open_options, own_name, process_rank, say_next, stage_options
+from rir_cli.context import after_evaluation, open_options, own_name, process_rank, say_next, stage_options
 from rir_cli.converting import convert, export
 from rir_cli.groups import Command, Group
 from rir_cli.looking.models import models
@@ -163,8 +163,9 @@ def evaluate(
 ) -> None:
     """Measure the trained arms on the test rows, and say whether reasoning helped."""
     options = stage_options(quiet=quiet, runs=runs, overrides=set_ or (), backend=backend, offline=offline, force=force)
-    _print_result(rir_mlx.evaluate(recipe, png=png, **options), json=json)
-    say_next(options, 'classify "a text of your own"')
+    comparison = rir_mlx.evaluate(recipe, png=png, **options)
+    _print_result(comparison, json=json)
+    say_next(options, after_evaluation(comparison))
 
 
 @app.command(cls=Command, short_help="Run all stages of a recipe, or resume them.")
@@ -189,7 +190,7 @@ def run(
     if comparison is not None and comparison.augmentation is not None and not json:
         print_augmentation(comparison.augmentation)
     _print_result(comparison, json=json)
-    say_next(options, 'classify "a text of your own"')
+    say_next(options, after_evaluation(comparison))
 
 
 @app.command(cls=Command, short_help="Run the whole pipeline offline in two minutes.")

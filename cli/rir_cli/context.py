@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Unpack
 from rir_mlx.types import RUNS
 
 if TYPE_CHECKING:  # a backend's framework is not needed to print help
+    from rir_mlx.evaluation.schema import Comparison
     from rir_mlx.pipeline import Options
     from rir_mlx.stages import Context, OpenOptions
     from rir_mlx.types import BackendName
@@ -66,6 +67,14 @@ def say_next(options: Options, command: str) -> None:
     if progress is not None and process_rank() == 0:
         more = "" if runs == RUNS else f" --runs {shlex.quote(str(runs))}"
         progress.say(f"Next: {own_name()} {command}{more}")
+
+
+def after_evaluation(comparison: Comparison | None) -> str:
+    """The command that follows an evaluation: it names the recommended arm, if another one answers by default."""
+    chosen = comparison.recommended if comparison else None
+    arms = [entry.name for entry in comparison.entries if entry.kind == "arm"] if comparison else []
+    named = comparison is not None and chosen in arms and chosen != comparison.chosen
+    return f'classify{f" --arm {chosen}" if named else ""} "a text of your own"'
 
 
 def own_name() -> str:

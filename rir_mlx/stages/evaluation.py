@@ -61,8 +61,7 @@ def evaluate(context: Context) -> Comparison:
         _write_validation_predictions(context, scores)
         entries.append(arm_predictions(scores, context.recipe.classifier.seeds, rows))
         measured.append(scores.only_headline())
-    chosen = choose_arm(entries)
-    _write_predictions(context, measured, entries, chosen)
+    _write_predictions(context, measured, entries, rows)
     entries += [measure_baseline(context, name) for name in baseline_names(context)]
     comparison = _comparison(context, entries, rows)
     for result in comparison.entries:
@@ -190,20 +189,23 @@ def _write_validation_predictions(context: Context, arm: MeasuredArm) -> None:
 
 
 def _write_predictions(
-    context: Context, measured: Sequence[MeasuredArm], entries: Sequence[EntryPredictions], chosen: str | None
+    context: Context, measured: Sequence[MeasuredArm], entries: Sequence[EntryPredictions], rows: EvaluationRows
 ) -> None:
-    """predictions.jsonl of every arm and seed: each test row with its calibrated probabilities and its reasoning."""
-    seeds = context.recipe.classifier.seeds
+    """predictions.jsonl of every arm and seed: each test row with its calibrated probabilities, its reasoning, and
+    whether the comparisons use it."""
+    seeds, chosen = context.recipe.classifier.seeds, choose_arm(entries)
     for arm, entry in zip(measured, entries, strict=True):
         for seed, scores, probabilities in zip(seeds, arm.scores, entry.probabilities, strict=True):
             scored = scores.test[scores.headline]
             reasonings = list(scored.reasonings)
             if seed == seeds[0] and arm.arm == chosen and scores.headline == "direct":
                 _add_explanations(context, arm.arm, reasonings, probabilities, entries)
-            details = zip(scored.mass.tolist(), reasonings, scored.tokens, strict=True)
+            details = zip(scored.mass.tolist(), reasonings, scored.tokens, rows.compared.tolist(), strict=True)
             lines = (
-                row | {"mass": mass, "reasoning": reasoning, "tokens": tokens}
-                for row, (mass, reasoning, tokens) in zip(predicted_rows(context, probabilities), details, strict=True)
+                row | {"mass": mass, "reasoning": reasoning, "tokens": tokens, "compared": compared}
+                for row, (mass, reasoning, tokens, compared) in zip(
+                    predicted_rows(context, probabilities), details, strict=True
+                )
             )
             write_jsonl(context.run.predictions(arm.arm + context.seed_suffix(seed)), lines)
 

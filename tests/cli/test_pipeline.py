@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from commands import Finished, Result, Run, write_csv
+from rir_cli.context import after_evaluation
 
 from rir_mlx.backends.fake import FakeModel
 from rir_mlx.errors import Failure
@@ -18,7 +20,7 @@ from rir_mlx.training.checkpoints import Checkpoints
 
 def test_a_run_makes_every_artifact_and_a_second_run_skips_every_stage(rir: Run, finished: Finished) -> None:
     assert finished.result.code == 0, finished.result.err
-    assert "Nothing was learned: no arm" in finished.result.out
+    assert "cannot show whether any arm is better" in finished.result.out
     run = Path("runs/small")
     for name in (
         "recipe.yaml",
@@ -99,6 +101,17 @@ def test_a_run_says_which_stage_of_how_many_it_does_and_what_comes_next(finished
     ]
     assert "R-Gen: runs.\n" in said, "a first run needs no reason"
     assert said.splitlines()[-1].startswith("Next: ")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "recommended", "option"),
+    [("qra", "qa", " --arm qa"), ("qra", "qra", ""), ("qra", "tf-idf", ""), ("qra", None, "")],
+)
+def test_the_recommended_arm_is_the_one_to_classify_with(chosen: str, recommended: str | None, option: str) -> None:
+    """`Use qa`, and the command below it classified with qra."""
+    entries = [SimpleNamespace(name=name, kind="arm") for name in ("qa", "qra")]
+    found: Any = SimpleNamespace(chosen=chosen, recommended=recommended, entries=entries)
+    assert after_evaluation(found) == f'classify{option} "a text of your own"'
 
 
 @pytest.mark.slow

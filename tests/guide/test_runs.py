@@ -90,6 +90,23 @@ def test_only_rows_of_both_are_paired_and_it_is_said(evaluated_run: Path, change
     assert all(entry.difference is None and entry.first is not None for entry in pair.entries)
 
 
+def test_rows_that_an_evaluation_left_out_are_not_paired(evaluated_run: Path, changed: Changed) -> None:
+    """Copies of training rows counted in `compare`, though no verdict uses them."""
+
+    def leaked(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [row | {"compared": place > 1} for place, row in enumerate(rows)]
+
+    pair = compare_runs(RunDir(evaluated_run), changed("leaked", leaked))
+    assert pair.shared == 22
+    assert pair.notes[0].startswith("2 rows of both left out: in one of the runs a copy")
+    assert all(entry.difference is None or entry.difference.rows == 22 for entry in pair.entries)
+    older = changed("older", lambda rows: [{key: row[key] for key in row if key != "compared"} for row in rows])
+    assert compare_runs(RunDir(evaluated_run), older).notes == ()
+    text = older.comparison.read_text(encoding="utf-8").replace('"cleaned": 24', '"cleaned": 20')
+    older.comparison.write_text(text, encoding="utf-8")
+    assert "is not known of older" in compare_runs(RunDir(evaluated_run), older).notes[0]
+
+
 def test_a_row_that_comes_twice_is_paired_as_often_as_both_have_it(evaluated_run: Path, changed: Changed) -> None:
     twice = changed("twice", lambda rows: [rows[0], rows[0], *rows[1:]])
     assert compare_runs(twice, changed("thrice", lambda rows: [rows[0]] * 3 + rows[1:])).shared == 25

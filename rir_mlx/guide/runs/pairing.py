@@ -1,6 +1,7 @@
 """Two runs side by side: every arm and baseline that both have, compared on the test rows that both have.
 
-A row is the same in both if its text and label are. What was predicted is read from the runs' files; nothing is
+A row is the same in both if its text and label are. Rows that either evaluation left out of its comparisons, such as
+copies of training rows, are left out here. What was predicted is read from the runs' files; nothing is
 computed again.
 """
 
@@ -16,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from rir_mlx.errors import UserError
-from rir_mlx.evaluation.schema import EntryResult, read_comparison
+from rir_mlx.evaluation.schema import Comparison, EntryResult, read_comparison
+from rir_mlx.progress import counted
 from rir_mlx.statistics.intervals import Interval
 from rir_mlx.statistics.paired_tests import PairedComparison, compare, is_significant
 from rir_mlx.storage.atomic import read_jsonl
@@ -44,7 +46,8 @@ class EntryPair:
 
 @dataclass(frozen=True)
 class RunPair:
-    """`rows` are the test rows of each run, `shared` those that both have, `recipe` how the second recipe differs."""
+    """`rows` are the test rows of each run, `shared` those of both that are compared, `recipe` how the second recipe
+    differs."""
 
     first: str
     second: str
@@ -61,8 +64,11 @@ def compare_runs(first: RunDir, second: RunDir) -> RunPair:
     found = [{entry.name: entry for entry in comparison.entries} for comparison in comparisons]
     names = list(dict.fromkeys([*found[0], *found[1]]))
     both = [name for name in names if name in found[0] and name in found[1]]
-    places = _shared_places(first, second, both)
-    notes = list[str]()
+    shared_places = _shared_places(first, second, both)
+    used = [_compared(run, comparison) for run, comparison in zip((first, second), comparisons, strict=True)]
+    places = [
+        pair for pair in shared_places if all(mask is None or mask[at] for mask, at in zip(used, pair, strict=True))
+    ]
     pairs = tuple(
         EntryPair(
             name,
@@ -73,13 +79,11 @@ def compare_runs(first: RunDir, second: RunDir) -> RunPair:
         for name in names
     )
     rows = (comparisons[0].rows.test, comparisons[1].rows.test)
-    shared = len(places)
-    if not shared:
-        notes.append("The runs have no test row in common, so nothing is paired: only the intervals can be compared.")
-    elif shared < max(rows):
+    notes = _row_notes(rows, len(shared_places), len(places))
+    if unknown := [run.folder.name for run, mask in zip((first, second), used, strict=True) if mask is None]:
         notes.append(
-            f"The test rows differ: {shared:,} are in both ({rows[0]:,} and {rows[1]:,}), and only these are paired. "
-            "The accuracies are on all rows of each run."
+            f"Which test rows the evaluation left out is not known of {' and '.join(unknown)}, so all are paired. "
+            "`rir-mlx evaluate` writes it."
         )
     if any(set(found[0][name].seeds) != set(found[1][name].seeds) for name in both):
         notes.append("The runs have other seeds: as many of each are compared as both have.")
@@ -87,11 +91,29 @@ def compare_runs(first: RunDir, second: RunDir) -> RunPair:
         first.folder.name,
         second.folder.name,
         rows,
-        shared,
+        len(places),
         pairs,
         tuple(_recipe_changes(first, second)),
         tuple(notes),
     )
+
+
+def _row_notes(rows: tuple[int, int], shared: int, paired: int) -> list[str]:
+    """What to know of the rows: those of each run, those that both have, and those that are paired."""
+    if not shared:
+        return ["The runs have no test row in common, so nothing is paired: only the intervals can be compared."]
+    notes = []
+    if shared < max(rows):
+        notes.append(
+            f"The test rows differ: {shared:,} are in both ({rows[0]:,} and {rows[1]:,}), and only these are paired. "
+            "The accuracies are on all rows of each run."
+        )
+    if shared > paired:
+        notes.append(
+            f"{counted(shared - paired, 'row')} of both left out: in one of the runs a copy of a training or "
+            "validation row, or a text with two labels."
+        )
+    return notes
 
 
 def _accuracy(entry: EntryResult | None) -> Interval | None:
@@ -112,6 +134,15 @@ def _recipe_changes(first: RunDir, second: RunDir) -> list[str]:
 
 def _keys(path: Path) -> list[_Key]:
     return [(row["text"], row["label"]) for row in read_jsonl(path)]
+
+
+def _compared(run: RunDir, comparison: Comparison) -> list[bool] | None:
+    """Which test rows the evaluation's comparisons used; None if it left some out and does not say which."""
+    arm = next(entry.name for entry in comparison.entries if entry.kind != "baseline")
+    found: list[Any] = [row.get("compared") for row in read_jsonl(run.predictions(arm))]
+    if None not in found:
+        return found
+    return [True] * len(found) if comparison.rows.cleaned in (0, comparison.rows.test) else None
 
 
 def _shared_places(first: RunDir, second: RunDir, both: Sequence[str]) -> list[tuple[int, int]]:
