@@ -181,7 +181,7 @@ def test_no_figure_of_the_table_is_cut_however_narrow_the_terminal(
     headline = kept(evaluated_run)["headline"]["text"]
     assert f"! {headline}" in words
     assert headline in (evaluated_run / "report.html").read_text(encoding="utf-8")
-    assert "24 test rows cannot show whether any arm is better" in words
+    assert kept(evaluated_run)["verdict"] in words
     assert kept(evaluated_run)["recommendation"] in words
 
 
