@@ -10,7 +10,7 @@ else
 BOTH = mlx-cpu
 endif
 
-.PHONY: demo test test-heavy test-fast fuzz package-test check lint format docs clean
+.PHONY: demo test test-heavy test-fast fuzz package-test check lint format docs docs-sessions clean
 
 demo: $(VENV)/.installed
 	$(BIN)/rir-mlx demo
@@ -51,6 +51,10 @@ package-test:
 
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+# Run the commands of the pages again and paste what they print.
+docs-sessions: $(VENV)/.installed
+	$(BIN)/python docs/sessions.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rir-mlx needs Python 3.11 or newer: make PYTHON=python3.12")'

@@ -15,60 +15,36 @@ def words(text: str) -> tuple[str, ...]:
 
 
 FEELINGS: dict[str, str] = {
-    "joy": """happy glad cheerful joyful delighted thrilled pleased content contented satisfied blessed thankful
-    grateful hopeful optimistic confident proud relaxed peaceful calm serene relieved excited eager energetic
-    energized lively vibrant alive free carefree playful radiant ecstatic elated blissful jolly merry festive
-    triumphant successful accomplished productive creative clever smart brave bold strong invigorated refreshed
-    rested comfortable cozy safe secure welcome welcomed accepted appreciated valued important special valuable
-    worthwhile useful helpful keen enthusiastic inspired motivated determined positive upbeat bouncy giddy gleeful
-    charming pretty gorgeous beautiful handsome cute elegant graceful fabulous fantastic wonderful terrific superb
-    splendid divine perfect brilliant talented popular rich wealthy lucky fortunate privileged honored honoured
-    respected trusting convinced assured reassured resolved sincere innocent virtuous generous intelligent
-    entertained amused ok okay good great better fine well mellow tranquil fearless flawless glamorous graced
-    adventurous artistic valiant vital worthy gladdened sunny bright cool complacent delicious dynamic
-    friendly pleasant rejuvenated revived renewed restored uplifted heartened encouraged soothed sociable
-    sure smug thoughtful joyous jubilant overjoyed exhilarated mellowed untroubled casual""",
+    "joy": """happy glad cheerful joyful delighted thrilled pleased content satisfied blessed thankful grateful
+    hopeful optimistic confident proud relaxed peaceful calm serene relieved excited eager energetic lively vibrant
+    alive carefree playful radiant ecstatic elated blissful jolly merry festive triumphant successful productive
+    creative brave strong refreshed rested comfortable cozy safe secure welcome appreciated valued special keen
+    enthusiastic inspired motivated determined positive upbeat bouncy giddy gleeful fabulous fantastic wonderful
+    terrific superb brilliant lucky fortunate amused okay good great better mellow tranquil joyous jubilant overjoyed
+    exhilarated uplifted encouraged friendly""",
     "sadness": """sad unhappy sorrowful gloomy miserable depressed dejected despondent downcast down blue low lonely
-    alone lonesome isolated abandoned rejected unwanted unloved unwelcome ignored neglected forgotten homesick
-    heartbroken broken crushed shattered devastated hurt wounded aching pained grieving mournful tearful weepy hopeless
-    helpless worthless useless pathetic inadequate inferior defeated beaten disappointed discouraged disheartened
-    disillusioned dismayed regretful guilty ashamed embarrassed humiliated mortified remorseful sorry empty hollow
-    numb drained exhausted tired weary lethargic listless lifeless sluggish burdened troubled melancholy
-    melancholic somber dull bleak dreary joyless bad awful terrible horrible rotten lousy crappy shitty sick ill unwell
-    dirty ugly fat unattractive stupid foolish dumb idiotic lame boring bored inept incompetent ineffective
-    insignificant unimportant invisible needy victimized punished deprived disadvantaged doomed damaged fake
-    messy moody groggy drowsy foggy lost displaced stranded jaded repressed suppressed submissive
-    tragic unfortunate unlucky vain weak whiny worn resigned pessimistic shamed disgraced degraded demoralized
-    disturbed anguished tormented tortured suffering hated blamed
-    awkward deflated distraught gutted wretched woeful downhearted forlorn bereft dispirited glum
-    apathetic aimless disliked discontented fragile ungrateful
-    unfulfilled unsuccessful inhibited""",
-    "anger": """angry mad furious enraged outraged irate livid fuming seething infuriated annoyed irritated
-    aggravated exasperated frustrated cross cranky grumpy grouchy irritable testy touchy petty bitter resentful
-    spiteful vengeful vindictive vicious violent hostile hateful cruel mean nasty rude rebellious stubborn impatient
-    greedy selfish jealous envious offended insulted wronged cheated betrayed robbed mistreated
-    provoked bothered disgusted appalled dissatisfied fed_up heartless cold insincere dangerous
-    savage sarcastic snappy bitchy pissed ticked agitated hot_tempered indignant incensed cheesed riled peeved
-    miffed sour sullen sulky hacked distracted rushed unfriendly
-    combative argumentative defiant malicious contemptuous disdainful scornful disrespected obnoxious
-    outspoken wrathful fierce rageful bugged galled irked vexed steamed""",
+    alone isolated abandoned rejected unwanted unloved ignored neglected forgotten homesick heartbroken broken crushed
+    shattered devastated hurt wounded aching pained grieving mournful tearful weepy hopeless helpless worthless
+    useless pathetic inadequate inferior defeated beaten disappointed discouraged disheartened disillusioned regretful
+    guilty ashamed embarrassed humiliated remorseful sorry empty hollow numb drained exhausted tired weary listless
+    lifeless burdened melancholy dull bleak dreary joyless bad awful terrible horrible rotten lousy bored pessimistic
+    tragic unlucky tormented glum forlorn wretched gutted""",
+    "anger": """angry mad furious enraged outraged irate livid fuming seething infuriated annoyed irritated aggravated
+    exasperated frustrated cross cranky grumpy grouchy irritable touchy bitter resentful spiteful vengeful hostile
+    hateful rebellious impatient jealous envious offended insulted wronged cheated betrayed provoked bothered
+    disgusted appalled dissatisfied snappy agitated indignant incensed miffed sullen defiant scornful wrathful vexed
+    irked combative fierce greedy selfish rude violent""",
     "fear": """afraid scared frightened fearful terrified petrified panicked panicky anxious worried nervous uneasy
-    apprehensive alarmed timid shy insecure unsafe threatened vulnerable intimidated
-    shaky shaken jittery jumpy tense restless paranoid suspicious hesitant reluctant uncertain unsure doubtful wary
-    cautious skeptical distressed pressured
-    frantic hysterical horrified spooked edgy unnerved daunted fretful
-    uncomfortable hunted cornered trapped defenseless exposed unprotected
-    assaulted abused terrorized neurotic phobic dreading cowardly trembling rattled alarmed wimpy on_edge
-    stressed strained flustered discomposed unsettled scared_stiff haunted""",
+    apprehensive alarmed insecure unsafe threatened vulnerable intimidated shaky shaken jittery jumpy tense restless
+    paranoid suspicious hesitant reluctant uncertain unsure doubtful wary cautious distressed pressured frantic
+    hysterical horrified spooked edgy unnerved daunted uncomfortable cornered trapped haunted stressed shy timid
+    strained rattled""",
     "love": """loving caring tender affectionate fond romantic passionate adoring devoted loyal faithful sympathetic
-    compassionate gentle sweet lovely beloved loved liked wanted cherished treasured supportive supported nurturing
-    longing nostalgic sentimental horny hot naughty lustful desirable sexy delicate
-    kind warm close attached smitten infatuated intimate protective tender_hearted
-    considerate admired adored hugged kissed soft warmhearted motherly besotted yearning""",
+    compassionate gentle sweet lovely beloved loved cherished treasured supportive nurturing longing nostalgic
+    sentimental hot delicate kind warm close smitten intimate protective considerate admired soft naughty horny""",
     "surprise": """surprised amazed astonished astounded stunned shocked startled dazed dumbfounded impressed curious
-    strange weird odd funny peculiar bewildered baffled puzzled perplexed confused intrigued inquisitive fascinated
-    awed wowed overwhelmed speechless stumped enthralled ludicrous incredulous thunderstruck flabbergasted
-    staggered unprepared taken_aback spellbound mystified disoriented""",
+    strange weird odd funny peculiar bewildered baffled puzzled perplexed confused intrigued fascinated awed
+    overwhelmed speechless enthralled incredulous staggered unprepared mystified spellbound""",
 }
 """Adjectives by feeling. An underscore joins the words of a phrase."""
 
@@ -248,6 +224,29 @@ ADJECTIVES = words(
     terrifying irritating unbelievable"""
 )
 
+QUALITIES = words(
+    """contented energized free accomplished clever smart bold invigorated welcomed accepted important valuable
+    worthwhile useful helpful charming pretty gorgeous beautiful handsome cute elegant graceful splendid divine
+    perfect talented popular rich wealthy privileged honored honoured respected trusting convinced assured reassured
+    resolved sincere innocent virtuous generous intelligent entertained ok fine well fearless flawless glamorous
+    graced adventurous artistic valiant vital worthy gladdened sunny bright cool complacent delicious dynamic pleasant
+    rejuvenated revived renewed restored heartened soothed sociable sure smug thoughtful mellowed untroubled casual
+    lonesome unwelcome dismayed mortified lethargic sluggish troubled melancholic somber crappy shitty sick ill unwell
+    dirty ugly fat unattractive stupid foolish dumb idiotic lame inept incompetent ineffective insignificant
+    unimportant invisible needy victimized punished deprived disadvantaged doomed damaged fake messy moody groggy
+    drowsy foggy lost displaced stranded jaded repressed suppressed submissive unfortunate vain weak whiny worn
+    resigned shamed disgraced degraded demoralized disturbed anguished tortured suffering hated blamed awkward
+    deflated distraught woeful downhearted bereft dispirited apathetic aimless disliked discontented fragile
+    ungrateful unfulfilled unsuccessful inhibited testy petty vindictive vicious cruel mean nasty stubborn robbed
+    mistreated heartless insincere dangerous savage sarcastic bitchy pissed ticked cheesed riled peeved sour sulky
+    hacked distracted rushed unfriendly argumentative malicious contemptuous disdainful disrespected obnoxious
+    outspoken rageful bugged galled steamed skeptical fretful hunted defenseless exposed unprotected assaulted abused
+    terrorized neurotic phobic dreading cowardly trembling wimpy flustered discomposed unsettled liked wanted
+    supported lustful desirable sexy attached infatuated adored hugged kissed warmhearted motherly besotted yearning
+    inquisitive wowed stumped ludicrous thunderstruck flabbergasted disoriented"""
+)
+"""Adjectives that the model does not learn as signs of a feeling."""
+
 ADVERBS = words(
     """so very really quite a_bit rather truly utterly pretty strangely deeply just simply still completely totally
     extremely incredibly slightly terribly absolutely kinda"""
@@ -290,7 +289,7 @@ def verb_forms(verb: str) -> tuple[str, str, str]:
 def all_words() -> tuple[str, ...]:
     """Every word with its forms, each once, in a fixed order."""
     lists = (FUNCTION, IRREGULAR, PEOPLE, NAMES, THINGS, PLACES, BODY, FOOD, ANIMALS, NOUNS, ADVERBS, ADJECTIVES)
-    found = [word for words in lists for word in words]
+    found = [word for words in (*lists, QUALITIES) for word in words]
     found += [word + "s" for word in (*PEOPLE, *THINGS, *PLACES, *ANIMALS)]
     found += [form for verb in VERBS for form in (verb, *verb_forms(verb))]
     found += [word for name in FEELINGS for word in feelings(name)]

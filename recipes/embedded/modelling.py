@@ -27,6 +27,8 @@ SPECIAL = (
 VOCABULARY = 4096
 SPREAD = 0.2
 """Standard deviation of the first embeddings."""
+RANK, WINDOW = 64, 4
+"""Dimensions of the word vectors that the embeddings start from, and how far words may stand apart to count."""
 LLAMA3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -145,10 +147,29 @@ def eos_ids(tokenizer: Tokenizer) -> list[int]:
     return [tokenizer.token_to_id(token) for token in ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>")]
 
 
-def new_model(tokenizer: Tokenizer, seed: int) -> LlamaForCausalLM:
-    """An untrained model in float32, able to copy from the start.
+def word_vectors(tokenizer: Tokenizer, ids: torch.Tensor, seed: int) -> torch.Tensor:
+    """A vector of `RANK` for each token, from which tokens stand near each other in rows of ids: the singular vectors
+    of the positive pointwise mutual information (Levy & Goldberg 2014). Words of one meaning get similar vectors."""
+    torch.manual_seed(seed)
+    limit, counts = tokenizer.token_to_id(SPECIAL[0]), torch.zeros(VOCABULARY * VOCABULARY)
+    for distance in range(1, WINDOW + 1):
+        first, second = ids[:, :-distance].reshape(-1), ids[:, distance:].reshape(-1)
+        text = (first < limit) & (second < limit)
+        counts += torch.bincount(first[text] * VOCABULARY + second[text], minlength=VOCABULARY**2)
+    counts = counts.view(VOCABULARY, VOCABULARY)
+    counts = counts + counts.T
+    often = counts.sum(1)
+    context = often**0.75
+    expected = often.clamp(min=1)[:, None] * context.clamp(min=1) / context.sum()
+    left, values, _ = torch.svd_lowrank((counts / expected).clamp(min=1).log(), q=RANK + 8, niter=4)
+    return left[:, :RANK] * values[:RANK].sqrt()
 
-    The weights start wider than the config's `initializer_range`, which is meant for a width of thousands.
+
+def new_model(tokenizer: Tokenizer, seed: int, vectors: torch.Tensor) -> LlamaForCausalLM:
+    """An untrained model in float32 that starts from `word_vectors` and is able to copy.
+
+    The weights start wider than the config's `initializer_range`, which is meant for a width of thousands. Half of an
+    embedding is drawn by lot, so that tokens with similar vectors are told apart.
     """
     torch.manual_seed(seed)
     config = config_of(tokenizer)
@@ -158,6 +179,10 @@ def new_model(tokenizer: Tokenizer, seed: int) -> LlamaForCausalLM:
     for name, weight in model.named_parameters():
         if weight.ndim > 1:
             torch.nn.init.normal_(weight, std=SPREAD if "embed" in name else 0.05)
+    embeddings = model.model.embed_tokens.weight.data
+    known = vectors.norm(dim=1) > 1e-6
+    scaled = SPREAD * RANK**0.5 * vectors / vectors.norm(dim=1, keepdim=True).clamp(min=1e-6)
+    embeddings[known, 1 : RANK + 1] = scaled[known]
     wire_copying(model)
     return model
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import lexicon
-from patterns import PATTERNS
-from scenes import BEHAVIOUR, EFFECTS, EVENTS, FEELING_NOUNS, FELT, FILLERS, LABELS, SIGNS, SLOTS, TURNS
+from patterns import CUE_SHOWS, PATTERNS
+from scenes import BEHAVIOUR, FELT, FILLERS, LABELS, SIGNS, SLOTS, TURNS
 
 from rir_mlx.prompting.prompts import question_of
 
@@ -32,21 +32,21 @@ BALANCE = (0.32, 0.27, 0.19, 0.22)
 class Sample:
     """A text, its label, and why.
 
-    `step` is the reasoning without its conclusion. `first` is the other feeling of the text as an adjective, and `who`
-    has or had it.
+    `right` holds every reasoning that is right, one for each sign of the label. `first` is
+    the other feeling of the text as an adjective, and `who` has or had it.
     """
 
     text: str
     label: str
     reasoning: str
-    step: str
+    right: frozenset[str]
     kind: str
     cue: str
     first: str = ""
     who: str = ""
 
 
-_CASUAL = (
+CASUAL = (
     ("i am", "im"),
     ("do not", "dont"),
     ("cannot", "cant"),
@@ -58,7 +58,6 @@ _CASUAL = (
     ("i have not", "i havent"),
     ("i would", "id"),
 )
-_CONCLUSION = re.compile(r", (a sign of|[a-z ]*brings) SIGN(?=\.)| [A-Z][a-z ]+ brings SIGN\.")
 
 
 class Writer:
@@ -87,44 +86,39 @@ class Writer:
         )
         return words
 
-    def feeling(self, label: str, slots: dict[str, str]) -> tuple[str, str, str]:
-        """(adjective, clause, cue): how the writer says a feeling. The cue is the part of the clause that matters."""
-        adjective = self.choose(FELT[label])
-        if self.rng.random() < 0.45:
-            cue = self.choose(BEHAVIOUR[label]).format(**slots)
-            return adjective, f"i {cue}", cue
+    def feeling(self, label: str) -> tuple[str, str]:
+        """(clause, cue): how the writer says a feeling. The cue is the part of the clause that matters."""
+        if self.rng.random() < 0.2:
+            cue = self.choose(BEHAVIOUR[label])
+            return f"i {cue}", cue
+        cue = self.choose(FELT[label])
         adverb = self.choose(("", "", "", "so ", "very ", "really ", "a bit ", "rather ", "just ", "simply "))
         verb = self.choose(("am", "am", "feel", "feel", "am feeling"))
-        return adjective, f"i {verb} {adverb}{adjective}", adjective
+        return f"i {verb} {adverb}{cue}", cue
 
     def sample(self, label: str, kinds: tuple[str, ...] = ()) -> Sample:
         """One sentence with `label`, of one of the kinds if any are given."""
         patterns = [pattern for pattern in PATTERNS if not kinds or pattern.kind in kinds]
         pattern = self.rng.choices(patterns, [pattern.weight for pattern in patterns])[0]
         other = self.choose([name for name in LABELS if name != label])
-        slots, elsewhere, third = self.slots(), self.slots(), self.slots()
-        adjective, now, cue = self.feeling(label, elsewhere)
-        event, why = self.rng.choice(EVENTS[label])
+        slots = self.slots()
+        now, cue = self.feeling(label)
         words = {
-            "NOW": now, "CUE": cue, "ADJ": adjective, "SIGN": self.choose(SIGNS[label]),
-            "OTHER": self.choose(FELT[other]), "NOUN": self.choose(FEELING_NOUNS[other]),
-            "EFFECT": self.choose(EFFECTS[other]), "SECOND": self.rng.choice(EVENTS[other])[0].format(**third),
-            "BEHAVIOUR": self.choose(BEHAVIOUR[other]).format(**third),
-            "EVENT": event.format(**slots), "WHY": why.format(**slots), "PERSON": self.person(),
-            "THING": self.choose(lexicon.THINGS), "TIME": self.choose(lexicon.times()),
-            "TURN": self.choose(TURNS).format(**slots), "FILLER": self.choose(FILLERS).format(**elsewhere),
+            "NOW": now, "CUE": cue, "SIGN": self.choose(SIGNS[label]), "OTHER": self.choose(FELT[other]),
+            "BEHAVIOUR": self.choose(BEHAVIOUR[other]), "PERSON": self.person(), "THING": self.choose(lexicon.THINGS),
+            "TIME": self.choose(lexicon.times()), "TURN": self.choose(TURNS).format(**slots),
+            "FILLER": self.choose(FILLERS).format(**slots),
         }  # fmt: skip
         casual = self.rng.random() < 0.5
         text = _fill(pattern.text, words)
-        told = {name: word.replace("my ", "the ") for name, word in words.items()}
-        told["CUE"] = _contract(cue) if casual else cue
-        reason = self.choose(pattern.reasons)
-        reasoning, step = (_sentences(_fill(form, told)) for form in (reason, _CONCLUSION.sub("", reason)))
-        if casual:
-            text = _contract(text)
+        told = words | {"CUE": _contract(cue) if casual else cue}
+        right = {sign: _fill(f"{pattern.reason} {CUE_SHOWS}", told | {"SIGN": sign}) for sign in SIGNS[label]}
         first = words["OTHER"] if "OTHER" in pattern.text else ""
-        who = words["PERSON"] if pattern.kind == "someone" and first and "asked" not in pattern.text else ""
-        return Sample(text, label, reasoning, step, pattern.kind, told["CUE"], first, who)
+        who = words["PERSON"] if pattern.kind == "someone" and first else ""
+        return Sample(
+            text=_contract(text) if casual else text, label=label, reasoning=right[words["SIGN"]],
+            right=frozenset(right.values()), kind=pattern.kind, cue=told["CUE"], first=first, who=who,
+        )  # fmt: skip
 
     def stream(self) -> Iterator[Sample]:
         """Samples without end, no text twice, labels by `BALANCE`."""
@@ -139,12 +133,11 @@ class Writer:
         """The sample as a question, its answer and the reasoning between them; a tenth ask something else."""
         if sample.who and self.rng.random() < 0.3:
             question = question_of(["the writer", sample.who], f"Who is {sample.first}?")
-            reasoning = f"The word {sample.first} is said of {sample.who}. The writer says: {sample.cue}."
-            return {"question": question + sample.text, "answer": sample.who, "reasoning": _sentences(reasoning)}
+            reasoning = f"Being {sample.first} is somebody else's."
+            return {"question": question + sample.text, "answer": sample.who, "reasoning": reasoning}
         if sample.kind == "past" and sample.first and self.rng.random() < 0.3:
             question = question_of(["yes", "no"], f"Is the writer still {sample.first}?")
-            reasoning = f"Being {sample.first} belongs to the past. The writer now says: {sample.cue}."
-            return {"question": question + sample.text, "answer": "no", "reasoning": _sentences(reasoning)}
+            return {"question": question + sample.text, "answer": "no", "reasoning": f"Being {sample.first} is past."}
         question = question_of(LABELS, INSTRUCTION) + sample.text
         return {"question": question, "answer": sample.label, "reasoning": sample.reasoning}
 
@@ -154,14 +147,9 @@ def _fill(template: str, words: dict[str, str]) -> str:
 
 
 def _contract(text: str) -> str:
-    for full, short in _CASUAL:
+    for full, short in CASUAL:
         text = re.sub(rf"\b{full}\b", short, text)
     return text
-
-
-def _sentences(text: str) -> str:
-    """Start each sentence with a capital."""
-    return re.sub(r"(^|[.] )([a-z])", lambda match: match.group(1) + match.group(2).upper(), text)
 
 
 def draw_world(seed: int) -> tuple[dict[str, list[Sample]], list[dict[str, str]], set[str]]:
