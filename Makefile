@@ -22,7 +22,7 @@ test: $(VENV)/.installed-dev
 test-heavy: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 1 -m heavy
 
-# What is quick, needs no framework and starts no process: about 80 s on two cores.
+# What is quick, needs no framework and starts no process: about 80 s on two busy cores.
 test-fast: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 3 --dist worksteal -m 'not slow' $(addprefix --ignore tests/,contract convert backends docs)
 

@@ -101,13 +101,15 @@ def test_peak_memory_does_not_grow_with_the_vocabulary_times_the_prompt(open_nam
         embedding.weight = mx.concatenate([embedding.weight] * copies)
         model.add_adapter(spec_of("lora"), seed=0)
         model.configure_optimizer(SMOOTH)
-        for _ in range(2):
+        taken = []
+        for _ in range(5):  # the thread that computes frees a buffer sooner or later; the first step also makes states
             gc.collect()  # the models of other tests, which would be freed while this one is measured
             mx.clear_cache()
             mx.reset_peak_memory()
             before = mx.get_active_memory()
             model.train_step(batches, 1e-3)
-        peaks.append(mx.get_peak_memory() - before)
+            taken.append(mx.get_peak_memory() - before)
+        peaks.append(min(taken))
     logits = 8 * 170 * 7 * 390 * 4
     assert logits > 14e6
     assert peaks[1] - peaks[0] < 0.1 * logits

@@ -26,6 +26,20 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
+def assert_count(elements: Any, count: int) -> None:
+    """So many elements are on the page, or soon will be."""
+    from playwright.sync_api import expect
+
+    expect(elements).to_have_count(count, timeout=60_000)
+
+
+def assert_value(field: Any, text: str) -> None:
+    """The field holds the text, or soon will."""
+    from playwright.sync_api import expect
+
+    expect(field).to_have_value(text, timeout=60_000)
+
+
 class Page:
     """A page of the server, and everything that went wrong on it: errors of scripts, what the policy refused, requests
     to other servers."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from browsers import Page, chromium
+from browsers import Page, assert_count, assert_value, chromium
 from conftest import MANY, MARKUP
 from review_runs import lines_of, make_run, write_results
 from served_models import CALIBRATION, TASK, TEXTS, fake_classifier, served_run, serving
@@ -77,6 +77,11 @@ def open_review(page: Any) -> None:
     page.locator("#row form").wait_for()
 
 
+def settled(page: Any) -> None:
+    """Wait until what was pressed is done: what is pressed meanwhile is ignored."""
+    page.locator("#row:not([aria-busy='true'])").wait_for()
+
+
 def choose(page: Any, button: str) -> None:
     """Choose rows by a filter, and wait for them."""
     before = page.locator("#shown").inner_text()
@@ -102,7 +107,7 @@ def test_the_reasoning_appears_while_it_is_written_and_then_every_label(browser:
             assert len(shown) < len(whole)
             answer = httpx2.post(f"{address}/classify", json={"texts": TEXTS[:1]}).json()["predictions"][0]
             assert whole == answer["reasoning"].strip()
-            assert page.locator("#results progress").count() == 3
+            assert_count(page.locator("#results progress"), 3)
             assert not page.get_by_role("link", name="Review").is_visible()  # there is no run behind this classifier
             assert [fault for fault in opened.faults if "404" not in fault] == []
             opened.faults.clear()
@@ -164,7 +169,7 @@ def test_a_table_comes_out_as_the_command_writes_it(
         with page.expect_download() as download:
             page.get_by_text("Save my_table-classified.csv").click()
         assert "1 of 63 rows have no label: the text is empty" in page.locator("#table-said").inner_text()
-        assert page.locator("#table-rows tbody tr").count() == 50
+        assert_count(page.locator("#table-rows tbody tr"), 50)
         expected = tmp_path / "expected.csv"
         options = ClassifyFileOptions(threshold=0, chunk=32)
         classify_file(table, expected, lambda texts: wide.predict(texts, PredictOptions("always")), options)
@@ -189,7 +194,7 @@ def test_rows_are_reviewed_saved_at_once_taken_back_and_there_after_a_reload(
         open_review(page)
         assert time.monotonic() - begun < 60  # 0.5 to 4 s on two busy cores
         choose(page, "All (20,000)")
-        assert page.locator("#rows li").count() == 50
+        assert_count(page.locator("#rows li"), 50)
         assert page.locator("#shown").inner_text() == "1–50 of 20,000 rows"
         assert max(sizes) < 50_000
         choose(page, "Model disagrees")
@@ -215,7 +220,7 @@ def test_rows_are_reviewed_saved_at_once_taken_back_and_there_after_a_reload(
         page.locator("#row form").wait_for()
         page.get_by_label("Decided").select_option("done")
         choose(page, "Conflicting labels (2)")
-        assert page.locator("#rows li").count() == 2
+        assert_count(page.locator("#rows li"), 2)
         page.locator(f"#rows li[data-id='{edited['row']}'] button").click()
         page.locator("#row .decided").get_by_text("Changed. Saved.").wait_for()
         assert page.locator("#new-reasoning").input_value() == MARKUP
@@ -239,18 +244,21 @@ def test_two_tabs_do_not_lose_each_other_s_edits(browser: Any, served: tuple[str
         second.get_by_role("button", name="Save").click()
         second.get_by_role("alert").get_by_text("Somebody else decided this row meanwhile").wait_for()
         assert [line["reasoning"] for line in lines_of(review)] == ["from the first tab"]
+        settled(second)
         second.locator("#row .decided").get_by_text("Not saved yet.").wait_for()
         assert second.locator("#new-reasoning").input_value() == "from the second tab"
         second.get_by_role("button", name="Save").click()
         second.locator("#said").get_by_text("Saved").wait_for()
+        settled(first)
         first.keyboard.press("Escape")
         first.keyboard.press("u")  # it would take back what the second tab decided
         first.get_by_role("alert").get_by_text("Somebody else decided this row meanwhile").wait_for()
         assert [line["reasoning"] for line in lines_of(review)] == ["from the first tab", "from the second tab"]
-        first.locator("#row .decided").get_by_text("Changed. Saved.").wait_for()
+        settled(first)
+        assert_value(first.locator("#new-reasoning"), "from the second tab")
         first.get_by_role("button", name="Undo").click()  # now it has seen it
         first.locator("#said").get_by_text("Taken back.").wait_for()
-        assert first.locator("#new-reasoning").input_value() == "from the first tab"
+        assert_value(first.locator("#new-reasoning"), "from the first tab")
         assert [["409" in fault for fault in tab.faults] for tab in (one, other)] == [[True], [True]]
         one.faults.clear()
         other.faults.clear()

@@ -277,9 +277,14 @@ async function skip() {
   if (current) await save(current, { action: "skip", label: current.label, reasoning: null });
 }
 
+function setBusy(now) {
+  busy = now;
+  by("row").setAttribute("aria-busy", String(now));
+}
+
 async function save(row, decision) {
   if (busy) return;
-  busy = true;
+  setBusy(true);
   const draft = drafts.get(draftKey(row));
   try {
     const asked = { row: row.id, seen: row.version, digest: row.digest, ...decision };
@@ -302,7 +307,7 @@ async function save(row, decision) {
       take(current);
     }
   } finally {
-    busy = false;
+    setBusy(false);
   }
 }
 
@@ -316,7 +321,7 @@ function undo() {
 /** Take back the decision that led to a version of a row. The server refuses if there is a later one. */
 async function takeBack({ id, digest }, seen) {
   if (busy) return;
-  busy = true;
+  setBusy(true);
   const place = mine.findIndex((made) => made.id === id && made.version === seen);
   try {
     const back = await (await post("review/undo", { row: id, seen, digest })).json();
@@ -336,7 +341,7 @@ async function takeBack({ id, digest }, seen) {
       await open(id);
     }
   } finally {
-    busy = false;
+    setBusy(false);
   }
 }
 
