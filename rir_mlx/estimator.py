@@ -29,6 +29,7 @@ from rir_mlx.errors import UserError
 from rir_mlx.progress import Printed, Silent
 from rir_mlx.recipe.loading import load_recipe, name_from, validated
 from rir_mlx.recipe.schema import DataSection, Recipe
+from rir_mlx.recipe.values import ENOUGH_OWN_REASONINGS
 from rir_mlx.storage.atomic import make_folder, write_jsonl
 from rir_mlx.storage.digests import digest_of
 from rir_mlx.types import Arm, BackendName, ReasonMode
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
 
 _KEPT = frozenset(("max_samples", "val_size", "on_bad_rows"))
 """What a recipe says of its rows and what holds for those of `fit`, beside the instruction and the descriptions."""
-_OWN_REASONINGS = 100
-"""From so many reasonings of the user's own on, R-Gen learns from them alone."""
 
 
 class RirClassifier(TextEstimator):
@@ -179,7 +178,7 @@ class RirClassifier(TextEstimator):
             "classifier": {"arms": [self.arm], "seeds": [self.random_state]},
         }
         chosen |= {"model": self.model, "revision": None} if self.model is not None else {}
-        chosen |= {"reasoning": {"source": None}} if own >= _OWN_REASONINGS else {}
+        chosen |= {"reasoning": {"source": None}} if own >= ENOUGH_OWN_REASONINGS else {}
         values = base.model_dump(mode="json", exclude={"data"})
         return validated(_merged(_merged(values, chosen), given) | {"name": folder.name}, "recipe")
 

@@ -6,7 +6,7 @@ import importlib.util
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -16,7 +16,7 @@ from rir_mlx.backends import on_apple_silicon, open_backend
 from rir_mlx.backends.facts import Facts
 from rir_mlx.errors import RirError, install_extra
 from rir_mlx.guide import machine
-from rir_mlx.guide.models import default_model, models_here
+from rir_mlx.guide.models import EMBEDDED_MODEL, BaseModel, default_model, fitting, models_here
 from rir_mlx.hub_access import cached_names, hub_answers, is_offline
 from rir_mlx.training.cost import memory_size
 from rir_mlx.types import OPEN_MIRROR, BackendName
@@ -28,6 +28,7 @@ _LITTLE_DISK, _NO_DISK = 5 * 2**30, 2**29
 _OLDEST = (3, 11)
 _EXTRAS = {
     "serve": (("starlette", "uvicorn"), "rir-mlx serve"),
+    "mcp": (("mcp",), "rir-mlx mcp"),
     "gguf": (("gguf",), "export --to gguf"),
     "plots": (("matplotlib",), "the report's charts as PNG files"),
     "ray": (("ray",), "augment --engine ray"),
@@ -54,10 +55,11 @@ def examine(*, backend: BackendName = "auto", offline: bool = False) -> Iterator
     yield _python()
     yield from _versions()
     yield from _framework(backend)
-    yield from _memory()
+    here = models_here(machine.physical_memory())
+    yield from _memory(here)
     yield from _disk()
     yield _hub(offline=offline)
-    yield _models(offline=offline)
+    yield _models(here)
     yield from _extras()
 
 
@@ -158,14 +160,14 @@ def _matrices(facts: Facts) -> Check:
 
 def _float32(facts: Facts) -> Check:
     if facts.tf32:
-        mend = "export MLX_ENABLE_TF32=0" if on_apple_silicon() else "unset NVIDIA_TF32_OVERRIDE, MLX_ENABLE_TF32=0"
+        mend = ("" if on_apple_silicon() else "unset NVIDIA_TF32_OVERRIDE; ") + "export MLX_ENABLE_TF32=0"
         return Check("float32", "warn", "multiplied in TF32, with 10 bits: texts may depend on their batch", mend)
     return Check("float32", "ok", "multiplied exactly (no TF32)")
 
 
-def _memory() -> Iterator[Check]:
+def _memory(here: Sequence[BaseModel]) -> Iterator[Check]:
     memory, free = machine.physical_memory(), machine.free_memory()
-    model = default_model(memory)
+    model = default_model(memory, here)
     found = memory_size(memory) + (f", {memory_size(free)} of it free" if free is not None else "")
     wanted = f"training {OPEN_MIRROR} takes about {memory_size(model.memory or 0)}"
     if model.fits:
@@ -202,10 +204,10 @@ def _hub(*, offline: bool) -> Check:
     return Check("Hub", "warn", "cannot be reached: only what is on this machine can be used", mend)
 
 
-def _models(*, offline: bool) -> Check:
+def _models(here: Sequence[BaseModel]) -> Check:
     names = cached_names("model")
     shown = ", ".join([*names[:5], *(["…"] if len(names) > 5 else [])]) or "none but the embedded one"
-    if not [model for model in models_here(machine.physical_memory()) if model.fits and model.verified][1:]:
+    if not any(model.name != EMBEDDED_MODEL for model in fitting(here)):
         return Check("Models", "warn", f"{shown}: of no use for reasoning", f"hf download {OPEN_MIRROR}")
     return Check("Models", "ok", shown)
 

@@ -24,11 +24,10 @@ from rir_mlx.hub_access import cached_names, hub_answers
 from rir_mlx.progress import counted
 from rir_mlx.recipe.loading import load_recipe, name_from
 from rir_mlx.recipe.schema import Recipe
+from rir_mlx.recipe.values import ENOUGH_OWN_REASONINGS
 from rir_mlx.training.cost import memory_size
 from rir_mlx.types import TABLE_SUFFIXES
 
-_OWN_REASONINGS = 100
-"""From so many rows with a reasoning of their own on, R-Gen learns from them alone."""
 _FEW_BAD = 0.1
 """Up to this share, bad rows are left out; a table with more of them is probably read wrongly."""
 _MANY_ROWS = 5000
@@ -165,7 +164,8 @@ def model_choices(memory: int, overrides: Sequence[str] = ()) -> list[ModelChoic
     """The model that the user has set among the `overrides`, alone. Without one, the models to choose from, the best
     one first: the default model if it is here or can be fetched, and fits; then the largest on this machine that fits;
     the embedded one always. `memory` is this machine's, in bytes."""
-    usual, here, found = default_model(memory), models_here(memory), list[ModelChoice]()
+    here, found = models_here(memory), list[ModelChoice]()
+    usual = default_model(memory, here)
     set_ = [text for text in overrides if text.partition("=")[0].strip() == "model"]
     if set_:
         named = load_recipe(None, set_).model
@@ -260,7 +260,7 @@ def _set_sizes(draft: Draft, table: ScannedTable) -> None:
 def _set_reasonings(draft: Draft, table: ScannedTable, choice: ModelChoice) -> None:
     """What R-Gen learns from."""
     own = sum(row.reasoning is not None for row in table.rows)
-    if own >= _OWN_REASONINGS:
+    if own >= ENOUGH_OWN_REASONINGS:
         draft.set("reasoning.source", None, f"{own:,} rows of yours have a reasoning: R-Gen learns from these alone.")
     elif choice.tiny or not (hub_answers() or _TRIPLES in cached_names("dataset")):
         why = "They suit the embedded model." if choice.tiny else "The hub cannot be reached to fetch others."

@@ -6,7 +6,7 @@ Reads configs and file sizes; no weights and no framework.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from rir_mlx.hub_access import cached_folders
 from rir_mlx.models.adapter_spec import AdapterSpec
 from rir_mlx.models.config import read_config
 from rir_mlx.models.families import VERIFIED, mlx_length_limit
+from rir_mlx.models.weight_files import weight_files
 from rir_mlx.recipe.builtin import BUILTIN, EMBEDDED
 from rir_mlx.recipe.schema import LoraParameters, TrainingSection
 from rir_mlx.training.cost import fits_into
@@ -67,7 +68,8 @@ class BaseModel:
 
 
 def models_here(memory: int) -> list[BaseModel]:
-    """The embedded model and those in the hub's cache whose weights are there, by size. `memory` is the machine's."""
+    """The embedded model and those in the hub's cache that have all their weights, by size. `memory` is the
+    machine's."""
     found = [_read(EMBEDDED_MODEL, EMBEDDED / "tiny-llama", memory)]
     for name, folder in cached_folders("model"):
         with suppress(RirError, OSError, ValueError):  # no model of text, or a broken folder
@@ -75,11 +77,11 @@ def models_here(memory: int) -> list[BaseModel]:
     return sorted(found, key=lambda model: model.size)
 
 
-def default_model(memory: int) -> BaseModel:
-    """The default model: as it is on this machine, or as it would be fetched."""
-    here = next((model for model in models_here(memory) if model.name == OPEN_MIRROR), None)
-    if here is not None:
-        return here
+def default_model(memory: int, here: Sequence[BaseModel]) -> BaseModel:
+    """The default model: as it is among those `here`, or as it would be fetched."""
+    found = next((model for model in here if model.name == OPEN_MIRROR), None)
+    if found is not None:
+        return found
     taken = training_bytes(_MIRROR_CONFIG, _MIRROR_BYTES)
     return BaseModel(
         OPEN_MIRROR, "llama", _MIRROR_BYTES, taken, fits_into(taken, memory), VERIFIED["llama"], None, here=False
@@ -94,7 +96,7 @@ def unknown_model(name: str) -> BaseModel:
 def _read(name: str, folder: Path, memory: int) -> BaseModel:
     config = read_config(folder)
     family = str(config.get("model_type"))
-    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    size = sum(path.stat().st_size for path in weight_files(folder))
     tokenizer = folder / "tokenizer.json"
     taken: int | None = None
     with suppress(RirError):
@@ -105,10 +107,18 @@ def _read(name: str, folder: Path, memory: int) -> BaseModel:
         size,
         taken,
         taken is not None and fits_into(taken, memory),
-        VERIFIED.get(family, ""),
+        VERIFIED.get(family, "") if _is_plain(config) else "",
         _OWN_LICENCE if name == EMBEDDED_MODEL else _licence(folder),
         mlx_length_limit(config),
     )
+
+
+def _is_plain(config: dict[str, Any]) -> bool:
+    """Whether a config is that of a model that writes texts, in weights that every backend loads: no classifier or
+    encoder, and nothing that was quantised, which depends on the backend."""
+    named = config.get("architectures") or [""]
+    writes = not named[0] or str(named[0]).endswith(("ForCausalLM", "LMHeadModel"))
+    return writes and not (config.get("quantization") or config.get("quantization_config"))
 
 
 def training_bytes(config: dict[str, Any], stored: int, tokenizer: int = 0) -> int:
@@ -150,6 +160,6 @@ def _licence(folder: Path) -> str | None:
     return None
 
 
-def fitting(models: list[BaseModel]) -> Iterator[BaseModel]:
+def fitting(models: Sequence[BaseModel]) -> Iterator[BaseModel]:
     """Those that fit and whose family is verified, the largest first."""
     return (model for model in reversed(models) if model.fits and model.verified)

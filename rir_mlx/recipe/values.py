@@ -7,6 +7,9 @@ from typing import Annotated, Any, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
+ENOUGH_OWN_REASONINGS = 100
+"""From so many reasonings of the user's own on, R-Gen can learn from them alone."""
+
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)

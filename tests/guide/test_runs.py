@@ -167,6 +167,35 @@ def test_models_of_the_cache_have_their_licence_and_what_is_known_of_them(
     assert {model["name"] for model in json.loads(rir("models", "--json").out)["models"]} == set(found)
 
 
+def test_models_that_cannot_be_trained_are_not_said_to_work(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny: Path
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    changes: dict[str, dict[str, Any]] = {
+        "plain": {},
+        "classifier": {"architectures": ["LlamaForSequenceClassification"]},
+        "awq": {"quantization_config": {"quant_method": "awq"}},
+        "packed": {"quantization": {"bits": 4, "group_size": 64}},
+        "part": {},
+    }
+    for name, more in changes.items():
+        folder = tmp_path / f"hub/models--me--{name}/snapshots/0123"
+        shutil.copytree(tiny, folder)
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        (folder / "config.json").write_text(json.dumps(config | more), encoding="utf-8")
+    shutil.copy(
+        folder / "model.safetensors", folder.parents[2] / "models--me--plain/snapshots/0123/consolidated.safetensors"
+    )
+    index = {"weight_map": {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    found = {model.name: model for model in models_here(1 << 34)}
+    assert set(found) == {"builtin:tiny-llama", *(f"me/{name}" for name in changes if name != "part")}
+    assert {name for name in found if found[name].verified} == {"builtin:tiny-llama", "me/plain"}
+    assert found["me/plain"].size == (tiny / "model.safetensors").stat().st_size
+
+
 def test_every_family_that_the_tests_run_is_said_to_be_known_and_no_other() -> None:
     import transformers
     from families import FAMILIES

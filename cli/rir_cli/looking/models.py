@@ -28,7 +28,8 @@ def models(json: JsonOption = False) -> None:
     from rir_mlx.training.cost import memory_size
 
     memory = physical_memory()
-    found, usual = models_here(memory), default_model(memory)
+    found = models_here(memory)
+    usual = default_model(memory, found)
     if json:
         print_json({"memory": memory, "models": [asdict(model) for model in found]})
         return

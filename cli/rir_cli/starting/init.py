@@ -28,7 +28,7 @@ def init(
         Path | None, typer.Option("--output", "-o", help="The recipe to write. Default: named after the table.")
     ] = None,
     yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Ask nothing: take every guess. So it is where there is no terminal.")
+        bool, typer.Option("--yes", "-y", help="Ask nothing: take every guess. The default without a terminal.")
     ] = False,
     set_: SetOption = None,
     offline: OfflineOption = False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -58,9 +59,19 @@ def _summary(run: RunDir) -> RunSummary:
         comparison.rows.test if comparison else 0,
         comparison.chosen if comparison else None,
         _written(run),
-        sum(path.lstat().st_size for path in run.folder.rglob("*") if not path.is_dir()),
+        _size(run.folder),
         problem,
     )
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the files in a folder. A run may be at work there: what is deleted meanwhile does not count."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                total += os.lstat(os.path.join(place, name)).st_size
+    return total
 
 
 def _written(run: RunDir) -> str:
