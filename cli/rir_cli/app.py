@@ -51,7 +51,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Train text classifiers that write their reasoning before their label, and measure whether that helped.",
-    epilog="Start with `rir-mlx demo`: the whole pipeline, offline, in about two minutes.",
+    epilog="Start with `rir-mlx demo`: the whole pipeline, offline, in about a minute.",
 )
 
 
@@ -193,7 +193,7 @@ def run(
     say_next(options, after_evaluation(comparison))
 
 
-@app.command(cls=Command, short_help="Run the whole pipeline offline in two minutes.")
+@app.command(cls=Command, short_help="Run the whole pipeline offline in a minute.")
 def demo(
     open_: Annotated[bool, typer.Option("--open", help="Open the report in a browser.")] = False,
     set_: SetOption = None,

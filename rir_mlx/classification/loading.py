@@ -91,7 +91,7 @@ def default_arm(run: RunDir) -> Arm:
     if not trained:
         raise UserError(
             f"{run.folder} holds no trained classifier.",
-            hint="`rir-mlx demo` makes one in two minutes; `rir-mlx run RECIPE` makes yours.",
+            hint="`rir-mlx demo` makes one in about a minute; `rir-mlx run RECIPE` makes yours.",
         )
     if run.comparison.is_file():
         hint = f"Run `rir-mlx evaluate {run.folder}` to write it again, or name an arm."

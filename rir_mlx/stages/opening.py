@@ -106,7 +106,7 @@ def open_trained_run(folder: str | Path | None, options: OpenOptions = _DEFAULTS
             else f"{folder} holds no trained classifier.{did_you_mean(str(folder), there)}",
             hint=f"Trained: {', '.join(there)}."
             if there
-            else "`rir-mlx demo` makes one in two minutes; `rir-mlx run RECIPE` makes yours.",
+            else "`rir-mlx demo` makes one in about a minute; `rir-mlx run RECIPE` makes yours.",
         )
     return open_run(run.folder, options)
 

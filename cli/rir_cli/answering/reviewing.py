@@ -71,7 +71,8 @@ def _run(name: str | None, runs: Path) -> tuple[RunDir, Recipe]:
     run, recipe = find_run(name, OpenOptions(runs=runs))
     if not run.recipe_file.is_file():
         raise UserError(
-            f"{name or runs} holds no run.", hint="`rir-mlx run RECIPE` makes one; `rir-mlx demo` one in two minutes."
+            f"{name or runs} holds no run.",
+            hint="`rir-mlx demo` makes one in about a minute; `rir-mlx run RECIPE` makes yours.",
         )
     return run, recipe
 

@@ -36,7 +36,7 @@ def runs(runs: RunsOption = RUNS, json: JsonOption = False) -> None:
         print_json([asdict(run) | {"folder": str(run.folder)} for run in found])
         return
     if not found:
-        typer.echo(f"There are no runs in {runs}/. `rir-mlx demo` makes one in two minutes.", err=True)
+        typer.echo(f"There are no runs in {runs}/. `rir-mlx demo` makes one in about a minute.", err=True)
         return
     table = Table()
     for name, justify in (("run", "left"), ("accuracy", "left"), ("written", "left"), ("size", "right")):
