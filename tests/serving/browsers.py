@@ -40,6 +40,17 @@ def assert_value(field: Any, text: str) -> None:
     expect(field).to_have_value(text, timeout=60_000)
 
 
+def assert_says(element: Any, *said: str, exactly: bool = False) -> None:
+    """The element shows each of these texts, or soon will: a page may show what it is told before what it fetches."""
+    from playwright.sync_api import expect
+
+    for text in said:
+        if exactly:
+            expect(element).to_have_text(text, timeout=60_000, use_inner_text=True)
+        else:
+            expect(element).to_contain_text(text, timeout=60_000, use_inner_text=True)
+
+
 class Page:
     """A page of the server, and everything that went wrong on it: errors of scripts, what the policy refused, requests
     to other servers."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from browsers import Page, assert_count, assert_value, chromium
+from browsers import Page, assert_count, assert_says, assert_value, chromium
 from conftest import MANY, MARKUP
 from review_runs import lines_of, make_run, write_results
 from served_models import CALIBRATION, TASK, TEXTS, fake_classifier, served_run, serving
@@ -128,7 +128,7 @@ def test_two_arms_stand_side_by_side_and_the_second_is_loaded_when_it_is_asked(
         page.locator(".verdict:not(:empty)").nth(3).wait_for()
         assert loaded == ["qa"]
         assert page.locator("article").first.locator("h2").all_inner_texts() == ["qra", "qa"]
-        assert page.locator(".given").first.inner_text() == MARKUP
+        assert_says(page.locator(".given").first, MARKUP, exactly=True)
         page.get_by_text("71 more labels").first.click()
         shown = page.locator(".answer").first.locator(".bars th").all_inner_texts()
         assert sorted(shown) == sorted(MANY)
@@ -145,14 +145,14 @@ def test_the_threshold_says_how_many_test_rows_abstain_and_how_right_the_rest_ar
         slider.fill("0")
         assert "No label" not in page.locator(".verdict").inner_text()
         slider.fill("100")
-        assert "No label" in page.locator(".verdict").inner_text()
+        assert_says(page.locator(".verdict"), "No label")
         rows = lines_of(large_run[0].predictions("qra"))
         kept = [row for row in rows if max(row["probabilities"].values()) >= 0.5]
         right = sum(row["predicted"] == row["label"] for row in kept)
         assert 0 < right < len(kept) < len(rows)
-        said = page.locator("#curve").inner_text()
-        assert f"Of {len(rows)} test rows that qra answered, with a reasoning, {len(rows) - len(kept)} (" in said
-        assert f"Of the other {len(kept)}, {right} are right ({100 * right / len(kept):.1f} %" in said
+        of_all = f"Of {len(rows)} test rows that qra answered, with a reasoning, {len(rows) - len(kept)} ("
+        others = f"Of the other {len(kept)}, {right} are right ({100 * right / len(kept):.1f} %"
+        assert_says(page.locator("#curve"), of_all, others)
 
 
 def test_a_table_comes_out_as_the_command_writes_it(
@@ -168,7 +168,7 @@ def test_a_table_comes_out_as_the_command_writes_it(
         page.get_by_text("Save my_table-classified.csv").wait_for()
         with page.expect_download() as download:
             page.get_by_text("Save my_table-classified.csv").click()
-        assert "1 of 63 rows have no label: the text is empty" in page.locator("#table-said").inner_text()
+        assert_says(page.locator("#table-said"), "1 of 63 rows have no label: the text is empty")
         assert_count(page.locator("#table-rows tbody tr"), 50)
         expected = tmp_path / "expected.csv"
         options = ClassifyFileOptions(threshold=0, chunk=32)
@@ -178,10 +178,8 @@ def test_a_table_comes_out_as_the_command_writes_it(
         page.set_input_files("#file", table)
         page.get_by_role("button", name="Classify the table").click()
         page.get_by_text("row 4").wait_for()
-        said = page.locator("#table-said").inner_text()
-        assert "2 of 3 rows cannot be used" in said
-        assert "row 2" in said
-        assert "/tmp" not in said
+        assert_says(page.locator("#table-said"), "2 of 3 rows cannot be used", "row 2")
+        assert "/tmp" not in page.locator("#table-said").inner_text()
 
 
 def test_rows_are_reviewed_saved_at_once_taken_back_and_there_after_a_reload(
@@ -195,7 +193,7 @@ def test_rows_are_reviewed_saved_at_once_taken_back_and_there_after_a_reload(
         assert time.monotonic() - begun < 60  # 0.5 to 4 s on two busy cores
         choose(page, "All (20,000)")
         assert_count(page.locator("#rows li"), 50)
-        assert page.locator("#shown").inner_text() == "1–50 of 20,000 rows"
+        assert_says(page.locator("#shown"), "1–50 of 20,000 rows", exactly=True)
         assert max(sizes) < 50_000
         choose(page, "Model disagrees")
         all_ = int(page.locator("#shown").inner_text().split(" of ")[1].split()[0])
@@ -223,10 +221,10 @@ def test_rows_are_reviewed_saved_at_once_taken_back_and_there_after_a_reload(
         assert_count(page.locator("#rows li"), 2)
         page.locator(f"#rows li[data-id='{edited['row']}'] button").click()
         page.locator("#row .decided").get_by_text("Changed. Saved.").wait_for()
-        assert page.locator("#new-reasoning").input_value() == MARKUP
+        assert_value(page.locator("#new-reasoning"), MARKUP)
         page.keyboard.press("u")
         page.locator("#said").get_by_text("Taken back.").wait_for()
-        assert page.locator("#new-label").input_value() == edited["was"]
+        assert_value(page.locator("#new-label"), edited["was"])
         assert lines_of(review)[-1]["action"] == "undo"
         assert page.locator("#review img, #review script").count() == 0
 
@@ -246,7 +244,7 @@ def test_two_tabs_do_not_lose_each_other_s_edits(browser: Any, served: tuple[str
         assert [line["reasoning"] for line in lines_of(review)] == ["from the first tab"]
         settled(second)
         second.locator("#row .decided").get_by_text("Not saved yet.").wait_for()
-        assert second.locator("#new-reasoning").input_value() == "from the second tab"
+        assert_value(second.locator("#new-reasoning"), "from the second tab")
         second.get_by_role("button", name="Save").click()
         second.locator("#said").get_by_text("Saved").wait_for()
         settled(first)
@@ -279,18 +277,19 @@ def test_what_is_typed_is_kept_while_other_rows_are_looked_at(
         assert page.locator("#new-reasoning").input_value() != "half a thou"
         page.keyboard.press("k")
         page.locator("#row .where").get_by_text(place).wait_for()
-        assert page.locator("#new-reasoning").input_value() == "half a thou"
-        assert page.locator("#row .decided").inner_text() == "Not saved yet."
+        assert_value(page.locator("#new-reasoning"), "half a thou")
+        assert_says(page.locator("#row .decided"), "Not saved yet.", exactly=True)
         reasoning = page.locator("#new-reasoning")
         page.keyboard.press("Escape")
         page.keyboard.press("j")
         page.locator("#row .where").filter(has_not_text=place).wait_for()
         before, label = reasoning.input_value(), page.locator("#new-label").input_value()
         page.locator("#new-label").select_option("label 40")  # R-Gen's reasoning argues for another label
-        assert (before != "", reasoning.input_value()) == (True, "")
-        assert f"was written for {label}" in page.locator("#row .unfit").inner_text()
+        assert before != ""
+        assert_value(reasoning, "")
+        assert_says(page.locator("#row .unfit"), f"was written for {label}")
         page.locator("#new-label").select_option(label)
-        assert reasoning.input_value() == before
+        assert_value(reasoning, before)
         assert not review.exists()
 
 
