@@ -38,9 +38,9 @@ def rows(validation: int = 100, test: int = 80, clean: np.ndarray | None = None)
 
 
 def classifier_scores(
-    on: EvaluationRows, *, validation: float = 0.7, test: float = 0.7, headline: Way = "direct", seed: int = 0
+    on: EvaluationRows, *, validation: float = 0.7, test: float = 0.7, main_way: Way = "direct", seed: int = 0
 ) -> ClassifierScores:
-    ways: tuple[Way, ...] = ("direct",) if headline == "direct" else ("direct", "reasoned")
+    ways: tuple[Way, ...] = ("direct",) if main_way == "direct" else ("direct", "reasoned")
     held, tested = (
         {
             way: label_scores(share(len(part), accuracy, seed + place), part, tokens=7 * place)
@@ -48,7 +48,7 @@ def classifier_scores(
         }
         for part, accuracy in ((on.validation, validation), (on.test, test))
     )
-    return ClassifierScores(headline, held, tested, dict.fromkeys(ways, 0.01))
+    return ClassifierScores(main_way, held, tested, dict.fromkeys(ways, 0.01))
 
 
 def arm(name: str, on: EvaluationRows, *, kind: EntryKind = "arm", seeds: int = 1, **more: Any) -> EntryPredictions:

@@ -226,11 +226,11 @@ _DEMO_STAGES = {
 
 def _run_demo(options: Options, lines: StageLines) -> tuple[RunDir, Comparison | None]:
     """Every stage of the demo, with a line each."""
-    from rir_cli.console import ARM_WORDS
+    from rir_mlx.evaluation.entries import DESCRIPTIONS
     from rir_mlx.hub_access import without_network
     from rir_mlx.stages import in_order, open_run
 
-    words = _DEMO_STAGES | {f"classifier {arm}": f"Classifier {arm}: {what}" for arm, what in ARM_WORDS.items()}
+    words = _DEMO_STAGES | {f"classifier {arm}": f"Classifier {arm}: {DESCRIPTIONS[arm]}" for arm in get_args(Arm)}
     comparison = None
     with without_network(True):
         context = open_run("demo", open_options(options))

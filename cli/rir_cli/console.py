@@ -204,17 +204,14 @@ def _print(console: Console, text: str) -> None:
     console.print(text, soft_wrap=not console.is_terminal)
 
 
-ARM_WORDS = {"qa": "label", "qra": "reasoning, label (the paper)", "qar": "label, reasoning"}
-
-
 def print_demo(comparison: Comparison, arm: str, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     """Print what a run of the demo measured, in 80 columns: the table, the verdict, and a test row that an arm won by
     reasoning. `rows` holds the predictions of `qa` and of that arm, for the same texts."""
     console = Console(highlight=False, width=_NARROW)
     console.print()
     print_table(comparison, console)
-    arms = [entry.name for entry in comparison.entries if entry.name in ARM_WORDS]
-    console.print(escape(" · ".join(f"{arm}: {ARM_WORDS[arm]}" for arm in arms)))
+    arms = [entry for entry in comparison.entries if entry.kind != "baseline"]
+    console.print(escape(" · ".join(f"{entry.name}: {entry.description}" for entry in arms)))
     console.print()
     print_headline(comparison, console)
     if comparison.verdict:

@@ -67,7 +67,7 @@ class EntryPredictions:
 
 def arm_predictions(measured: MeasuredArm, seeds: Sequence[int], rows: EvaluationRows) -> EntryPredictions:
     """An arm's calibrated probabilities for the test rows, and the measurements that only arms have."""
-    way, scores = measured.headline, measured.scores
+    way, scores = measured.main_way, measured.scores
     before = np.stack([np.exp(seed.test[way].log_probabilities) for seed in scores])
     pairs = zip(scores, measured.calibrations, strict=True)
     after = np.stack([fitted.probabilities(seed.test[way].log_probabilities, way) for seed, fitted in pairs])
@@ -96,11 +96,11 @@ def _calibration_fields(
     measured: MeasuredArm, rows: EvaluationRows, before: FloatArray, after: FloatArray
 ) -> dict[str, Any]:
     calibrations, truth = measured.calibrations, rows.test
-    thresholds = [(fitted.answer_from or {}).get(measured.headline) for fitted in calibrations]
+    thresholds = [(fitted.answer_from or {}).get(measured.main_way) for fitted in calibrations]
     return {
         "calibration": CalibrationResult(
             rows=calibrations[0].rows,
-            temperature=[fitted.temperature[measured.headline] for fitted in calibrations],
+            temperature=[fitted.temperature[measured.main_way] for fitted in calibrations],
             reason_below=[fitted.reason_below for fitted in calibrations],
             answer_from=[threshold.confidence if threshold else None for threshold in thresholds],
             answered_rows=[threshold.rows if threshold else None for threshold in thresholds],

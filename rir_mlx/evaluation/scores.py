@@ -54,14 +54,14 @@ class EvaluationRows:
 class ClassifierScores:
     """The scores of one trained classifier, by the way of scoring.
 
-    headline    the way of scoring by which the arm is measured
+    main_way    the way of scoring by which the arm is measured
     validation  scores of the validation rows
     test        scores of the test rows
     seconds     time per test row
     chains      scores of the test rows after each drawn reasoning
     """
 
-    headline: Way
+    main_way: Way
     validation: Mapping[Way, LabelScores]
     test: Mapping[Way, LabelScores]
     seconds: Mapping[Way, float]
@@ -78,13 +78,13 @@ class MeasuredArm:
     calibrations: Sequence[Calibration]
 
     @property
-    def headline(self) -> Way:
-        return self.scores[0].headline
+    def main_way(self) -> Way:
+        return self.scores[0].main_way
 
-    def only_headline(self) -> MeasuredArm:
+    def only_main_way(self) -> MeasuredArm:
         """Without the scores that predictions are not made from: with many labels they take gigabytes."""
         kept = [
-            replace(scores, validation={}, test={scores.headline: scores.test[scores.headline]}, chains=())
+            replace(scores, validation={}, test={scores.main_way: scores.test[scores.main_way]}, chains=())
             for scores in self.scores
         ]
         return replace(self, scores=kept)
@@ -109,13 +109,13 @@ def calibrate(scores: ClassifierScores, rows: EvaluationRows, wanted_accuracy: f
     answers: dict[AnswerMode, tuple[FloatArray, NDArray[np.bool_]]] = {
         way: (confidence[way], correct[way]) for way in probabilities
     }
-    if scores.headline != "direct" and "direct" in probabilities:
+    if scores.main_way != "direct" and "direct" in probabilities:
         sure, right = confidence["direct"], correct["direct"]
-        reason_below = fit_reason_below(sure, right, correct[scores.headline])
+        reason_below = fit_reason_below(sure, right, correct[scores.main_way])
         reasons = sure < reason_below
         answers["auto"] = (
-            np.where(reasons, confidence[scores.headline], sure),
-            np.where(reasons, correct[scores.headline], right),
+            np.where(reasons, confidence[scores.main_way], sure),
+            np.where(reasons, correct[scores.main_way], right),
         )
     thresholds = None
     if wanted_accuracy is not None:

@@ -60,7 +60,7 @@ def evaluate(context: Context) -> Comparison:
         scores = measure(context, arm, rows)
         _write_validation_predictions(context, scores)
         entries.append(arm_predictions(scores, context.recipe.classifier.seeds, rows))
-        measured.append(scores.only_headline())
+        measured.append(scores.only_main_way())
     _write_predictions(context, measured, entries, rows)
     entries += [measure_baseline(context, name) for name in baseline_names(context)]
     comparison = _comparison(context, entries, rows)
@@ -179,8 +179,8 @@ def _training_cost(context: Context, result: EntryResult) -> TrainingCost:
 
 def _write_validation_predictions(context: Context, arm: MeasuredArm) -> None:
     """validation.jsonl of an arm's first seed: what a review shows of rows that it was not trained on."""
-    scored, rows = arm.scores[0].validation[arm.headline], context.data.validation
-    probabilities = arm.calibrations[0].probabilities(scored.log_probabilities, arm.headline)
+    scored, rows = arm.scores[0].validation[arm.main_way], context.data.validation
+    probabilities = arm.calibrations[0].probabilities(scored.log_probabilities, arm.main_way)
     lines = (
         row | {"reasoning": reasoning}
         for row, reasoning in zip(predicted_rows(context, probabilities, rows), scored.reasonings, strict=True)
@@ -196,9 +196,9 @@ def _write_predictions(
     seeds, chosen = context.recipe.classifier.seeds, choose_arm(entries)
     for arm, entry in zip(measured, entries, strict=True):
         for seed, scores, probabilities in zip(seeds, arm.scores, entry.probabilities, strict=True):
-            scored = scores.test[scores.headline]
+            scored = scores.test[scores.main_way]
             reasonings = list(scored.reasonings)
-            if seed == seeds[0] and arm.arm == chosen and scores.headline == "direct":
+            if seed == seeds[0] and arm.arm == chosen and scores.main_way == "direct":
                 _add_explanations(context, arm.arm, reasonings, probabilities, entries)
             details = zip(scored.mass.tolist(), reasonings, scored.tokens, rows.compared.tolist(), strict=True)
             lines = (

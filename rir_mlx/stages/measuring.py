@@ -61,7 +61,7 @@ def calibrate_arm(context: Context, arm: Arm) -> None:
     """Calibrate the first seed of an arm on the validation rows, without measuring anything on test rows. An evaluation
     later fits the same again, from the same cached scores. With fewer than 20 validation rows, nothing is scored."""
     rows, seed = context.data.validation, context.recipe.classifier.seeds[0]
-    headline: Way = "reasoned" if reasons_first(arm) else "direct"
+    main_way: Way = "reasoned" if reasons_first(arm) else "direct"
     scores: dict[Way, LabelScores] = {}
     if len(rows) >= FEWEST_TO_CALIBRATE:
         scores = _ArmMeasurement(context, arm, seed).validation_scores()
@@ -69,7 +69,7 @@ def calibrate_arm(context: Context, arm: Arm) -> None:
     truth = np.array([labels.index(row.label) for row in rows], dtype=np.int64)
     nothing = np.array([], dtype=np.int64)
     known = EvaluationRows(labels, truth, nothing, nothing.astype(bool))
-    measured = ClassifierScores(headline, scores, {}, {})
+    measured = ClassifierScores(main_way, scores, {}, {})
     _store(context, arm, seed, calibrate(measured, known, context.recipe.evaluate.wanted_accuracy))
 
 
@@ -148,7 +148,7 @@ class _ArmMeasurement:
         test_scores = {way: timed.label_scores for way, timed in test.items()}
         probed = reasons_first(self.arm) and self.seed == self.context.recipe.classifier.seeds[0]
         return ClassifierScores(
-            headline="reasoned" if reasons_first(self.arm) else "direct",
+            main_way="reasoned" if reasons_first(self.arm) else "direct",
             validation={way: timed.label_scores for way, timed in validation.items()},
             test=test_scores,
             seconds={way: timed.seconds for way, timed in test.items()},

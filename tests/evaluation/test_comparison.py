@@ -41,12 +41,12 @@ def everything(entries: Sequence[EntryPredictions], on: EvaluationRows) -> dict[
 @pytest.mark.parametrize("count", [0, 1, 19])
 def test_fewer_than_twenty_validation_rows_change_nothing(count: int) -> None:
     on = rows(count)
-    found = calibrate(classifier_scores(on, headline="reasoned"), on, None)
+    found = calibrate(classifier_scores(on, main_way="reasoned"), on, None)
     assert found == Calibration(rows=count)
-    entry = arm("qra", on, headline="reasoned")
+    entry = arm("qra", on, main_way="reasoned")
     assert "calibration" not in entry.fields
     assert "reliability" not in entry.fields
-    raw = classifier_scores(on, headline="reasoned").test["reasoned"].log_probabilities
+    raw = classifier_scores(on, main_way="reasoned").test["reasoned"].log_probabilities
     assert entry.probabilities[0] == pytest.approx(np.exp(raw))
 
 
@@ -70,7 +70,7 @@ def test_too_sure_a_model_is_made_less_sure_by_its_validation_rows() -> None:
 
 def test_each_way_of_reading_has_its_own_temperature_and_those_not_read_have_none() -> None:
     on = rows(500)
-    found = classifier_scores(on, headline="reasoned")
+    found = classifier_scores(on, main_way="reasoned")
     sharp = label_scores(share(500, 0.7), on.validation, 9.0)
     temperature = calibrate(replace(found, validation={**found.validation, "reasoned": sharp}), on, None).temperature
     assert temperature["reasoned"] > 1.5 * temperature["direct"]
@@ -80,7 +80,7 @@ def test_each_way_of_reading_has_its_own_temperature_and_those_not_read_have_non
 def test_nothing_is_chosen_by_the_test_rows() -> None:
     """Other test rows, whatever they hold, leave temperatures, thresholds and the chosen arm as they are."""
     on = rows(200)
-    found = classifier_scores(on, validation=0.8, headline="reasoned")
+    found = classifier_scores(on, validation=0.8, main_way="reasoned")
     swapped = replace(found, test={way: label_scores(share(80, 0.1), on.test, 9.0) for way in found.test})
     other = replace(on, test=(on.test + 1) % 3)
     assert calibrate(found, on, 0.9) == calibrate(swapped, other, 0.9)
@@ -115,7 +115,7 @@ def test_a_wanted_accuracy_gives_a_threshold_or_abstains_on_every_text() -> None
 def test_each_way_of_classifying_has_its_own_threshold() -> None:
     """Where a reasoning helps, an answer without one needs a higher confidence, and `auto` one between them."""
     on = rows(1000)
-    worse, better = (classifier_scores(on, validation=share, headline="reasoned") for share in (0.75, 0.97))
+    worse, better = (classifier_scores(on, validation=share, main_way="reasoned") for share in (0.75, 0.97))
     found = replace(
         better, validation={"direct": worse.validation["direct"], "reasoned": better.validation["reasoned"]}
     )
@@ -148,7 +148,7 @@ def test_the_threshold_for_reasoning_is_that_of_the_confidence_which_auto_sees()
 
 def test_controls_baselines_and_label_only_are_never_chosen() -> None:
     on = rows()
-    scrambled = arm("qra-scrambled", on, kind="control", validation=0.99, headline="reasoned")
+    scrambled = arm("qra-scrambled", on, kind="control", validation=0.99, main_way="reasoned")
     others = [arm("qa", on, validation=0.95), scrambled, baseline("tf-idf", on, 1.0)]
     assert choose_arm(others) is None
     assert choose_arm([*others, arm("qar", on, validation=0.4)]) == "qar"
@@ -159,7 +159,7 @@ def test_of_equal_arms_of_equal_cost_the_first_is_chosen_and_without_validation_
     first, second = arm("multitask", on), arm("qar", on)
     assert choose_arm([first, second]) == "multitask"
     none = rows(0)
-    entries = [arm("qa", none), arm("qra", none, headline="reasoned", test=0.3), arm("qar", none, test=0.9)]
+    entries = [arm("qa", none), arm("qra", none, main_way="reasoned", test=0.3), arm("qar", none, test=0.9)]
     assert [entry.validation_accuracy for entry in entries] == [None] * 3
     assert choose_arm(entries) == "qar"
     found = warnings(entries, none)
@@ -177,8 +177,8 @@ def test_every_line_is_measured_on_the_same_rows_and_compared_with_label_only() 
     on = rows(100, 200)
     entries = [
         arm("qa", on, test=0.6, seeds=3),
-        arm("qra", on, test=0.9, headline="reasoned", seeds=3),
-        arm("qra-words", on, kind="control", test=0.6, headline="reasoned", seeds=3),
+        arm("qra", on, test=0.9, main_way="reasoned", seeds=3),
+        arm("qra-words", on, kind="control", test=0.6, main_way="reasoned", seeds=3),
         baseline("majority", on, 0.3, probabilistic=False),
         baseline("tf-idf", on, 0.75),
     ]
@@ -223,10 +223,10 @@ def test_cleaned_metrics_are_there_if_some_rows_are_clean_and_some_are_not(clean
 
 
 @pytest.mark.parametrize(("validation", "test"), [(100, 1), (0, 1), (0, 80), (19, 2), (20, 2)])
-@pytest.mark.parametrize("headline", ["direct", "reasoned"])
-def test_few_rows_leave_no_number_that_json_does_not_know(validation: int, test: int, headline: Way) -> None:
+@pytest.mark.parametrize("main_way", ["direct", "reasoned"])
+def test_few_rows_leave_no_number_that_json_does_not_know(validation: int, test: int, main_way: Way) -> None:
     on = rows(validation, test)
-    entries = [arm("qa", on, seeds=2), arm("qra", on, headline=headline, seeds=2), baseline("tf-idf", on, 0.5)]
+    entries = [arm("qa", on, seeds=2), arm("qra", on, main_way=main_way, seeds=2), baseline("tf-idf", on, 0.5)]
     lines = everything(entries, on)
     assert list(lines) == ["qa", "qra", "tf-idf"]
     assert all((line["validation_accuracy"] is None) == (validation == 0) for line in list(lines.values())[:2])
@@ -245,7 +245,7 @@ def test_labels_without_any_row_leave_no_hole() -> None:
 
 def test_the_curve_starts_without_reasoning_and_ends_with_it_always() -> None:
     on = rows(200, 100)
-    entry = arm("qra", on, headline="reasoned", test=0.8, seeds=2)
+    entry = arm("qra", on, main_way="reasoned", test=0.8, seeds=2)
     points = entry.fields["cost_curve"]
     never, always, chosen_by_validation, *swept = points
     assert (never.reason, never.tokens_generated, never.share_reasoned) == ("never", 0, 0)
@@ -261,7 +261,7 @@ def test_the_curve_starts_without_reasoning_and_ends_with_it_always() -> None:
 
 def test_ever_more_chains_are_points_of_the_curve_and_the_last_is_the_mean_of_all() -> None:
     on = rows(30, 60)
-    found = classifier_scores(on, headline="reasoned")
+    found = classifier_scores(on, main_way="reasoned")
     chains = [label_scores(share(60, 0.6, seed), on.test, tokens=5) for seed in range(5)]
     entry = arm_predictions(MeasuredArm("qra", [replace(found, chains=chains)], [Calibration()]), [0], on)
     points = {point.samples: point for point in entry.fields["cost_curve"] if point.samples > 1}
