@@ -120,7 +120,7 @@ def _ends(losses: Sequence[tuple[int, float]]) -> tuple[int, float, float]:
     last_step = losses[-1][0]
     starts = [0, *(step for step, _ in losses[:-1])]
     covered = [(step, loss, step - start) for (step, loss), start in zip(losses, starts, strict=True)]
-    late = [point for point in covered if point[0] > _LATE * last_step] or covered[-1:]
+    late = [point for point in covered[1:] if point[0] > _LATE * last_step] or covered[-1:]
     rest = covered[: len(covered) - len(late)]
     before = [point for point in rest if point[0] > (2 * _LATE - 1) * last_step] or rest[-1:]
 

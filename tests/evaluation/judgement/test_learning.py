@@ -31,6 +31,7 @@ def validated(*losses: float, accuracies: tuple[float, ...] = ()) -> list[dict[s
         (trained(0.10, 0.06, 0.05, 0.045, 0.04, 0.03), False),  # by a third, but there is nothing left to learn
         (trained(2.0, 0.4, 0.2, 0.05), False),
         (trained(12.54, 11.30), True),  # 18 steps in all
+        ([{"step": 10, "loss": 2.0}, {"step": 12, "loss": 1.0}], True),  # both in the last quarter: an IndexError
         (trained(1.0), False),
         ([], False),
         (validated(1.2, 1.0, 0.8, 0.6), True),
