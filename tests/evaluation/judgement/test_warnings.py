@@ -56,7 +56,7 @@ def test_labels_that_are_hardly_written_and_a_temperature_at_its_bound_are_warne
 
 def test_a_tie_on_the_validation_rows_is_said_and_goes_to_the_cheaper_arm() -> None:
     on = rows(600)
-    reasons_first, cheap = arm("qra", on, headline="reasoned"), arm("qar", on)
+    reasons_first, cheap = arm("qra", on, main_way="reasoned"), arm("qar", on)
     reasons_first = replace(reasons_first, fields=reasons_first.fields | {"validation_accuracy": 0.966})
     cheap = replace(cheap, fields=cheap.fields | {"validation_accuracy": 0.966})
     assert choose_arm([reasons_first, cheap]) == "qar"
