@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 
 from rir_mlx.classification.scores import LabelScores
 from rir_mlx.evaluation.entries import EntryPredictions, arm_predictions
+from rir_mlx.evaluation.judgement.case import Case
+from rir_mlx.evaluation.judgement.warnings import warnings
 from rir_mlx.evaluation.schema import EntryKind
 from rir_mlx.evaluation.scores import ClassifierScores, EvaluationRows, MeasuredArm, calibrate
 from rir_mlx.types import Way
@@ -60,3 +63,8 @@ def arm(name: str, on: EvaluationRows, *, kind: EntryKind = "arm", seeds: int = 
 def baseline(name: str, on: EvaluationRows, accuracy: float, *, probabilistic: bool = True) -> EntryPredictions:
     found = label_scores(share(len(on.test), accuracy, 5), on.test)
     return EntryPredictions(name, "baseline", np.exp(found.log_probabilities)[None], probabilistic=probabilistic)
+
+
+def warned(entries: Sequence[EntryPredictions], on: EvaluationRows) -> list[str]:
+    """What is warned of beside these entries."""
+    return warnings(Case(entries, [], on, baseline("majority", on, 0.4, probabilistic=False)))

@@ -71,7 +71,7 @@ class LabelScorer:
         self.room_beside_reasoning = prompt_room(codec, task, arm, reasoning=True)
         self.room = self.room_beside_reasoning if reasons_first(arm) else self.room_beside_label
         if (self.room if arm == "qa" else self.room_beside_reasoning) < 1:
-            raise no_room(task)
+            raise no_room(codec, task, arm, reasoning=arm != "qa")
 
     @property
     def reasons_first(self) -> bool:

@@ -13,8 +13,6 @@ from rir_mlx.statistics.intervals import LEVEL, Interval, rows_interval
 from rir_mlx.statistics.paired_tests import PairedComparison, compare, is_better, is_significant
 
 _ROUNDING = 1e-9
-USEFUL = 0.05
-"""A gain in accuracy from which a classifier is worth having. Nothing is said to be absent that rows this few hide."""
 
 
 def choose_arm(entries: Sequence[EntryPredictions]) -> str | None:
@@ -70,17 +68,6 @@ def between_classifiers(
     keep = rows.compared
     hits = [(entry.probabilities.argmax(-1) == rows.test)[:, keep].astype(np.float64) for entry in (first, second)]
     return rows_interval(hits[1] - hits[0], level)
-
-
-def learned(majority: EntryPredictions, arms: Sequence[EntryPredictions], rows: EvaluationRows) -> bool | None:
-    """Whether some arm is shown to beat the most frequent label: False if a useful gain is excluded for all of them,
-    None if the test rows are too few to tell, or have one label alone."""
-    gains = [between_classifiers(majority, arm, rows) for arm in arms]
-    if any(gain.low > 0 for gain in gains):
-        return True
-    if accuracy(majority, rows) == 1 or any(gain.high >= USEFUL for gain in gains):
-        return None
-    return False
 
 
 def shown_difference(

@@ -21,24 +21,18 @@ def prompt_room(codec: Codec, task: ClassificationTask, arm: Arm, *, reasoning: 
 def text_room(codec: Codec, task: ClassificationTask, arm: Arm) -> int:
     """Tokens that a text may take in a prediction of the arm before it is trimmed. Negative where even the prompt is
     too long."""
-    prompt = classifier_prompt("", task.labels, task.instruction, answer_format(arm))
-    empty = codec.encode(prompt, task.max_seq_length + _UNLIMITED)
-    room = prompt_room(codec, task, arm, reasoning=reasons_first(arm))
-    return room - len(empty.prefix) - len(empty.row)
+    return prompt_room(codec, task, arm, reasoning=reasons_first(arm)) - _empty(codec, task, answer_format(arm))
 
 
 def check_room(codec: Codec, task: ClassificationTask, arm: Arm) -> None:
     """Check, before a training, that a text fits beside all that the arm reads and writes.
 
     Raises UserError if none does."""
-    formats: set[AnswerFormat] = {answer_format(arm), "reasoning"} if arm == "multitask" else {answer_format(arm)}
-    prompts = [classifier_prompt("", task.labels, task.instruction, wanted) for wanted in formats]
+    prompts = [classifier_prompt("", task.labels, task.instruction, wanted) for wanted in _formats(arm)]
     try:
         codec.encode_many(prompts, prompt_room(codec, task, arm, reasoning=arm != "qa"))
     except UserError as error:
-        if arm == "qa":
-            raise
-        raise no_room(task) from error
+        raise no_room(codec, task, arm, reasoning=arm != "qa") from error
 
 
 def rgen_room(max_seq_length: int, max_reasoning_tokens: int) -> int:
@@ -46,12 +40,29 @@ def rgen_room(max_seq_length: int, max_reasoning_tokens: int) -> int:
     return max_seq_length - max_reasoning_tokens
 
 
-def no_room(task: ClassificationTask) -> UserError:
+def no_room(codec: Codec, task: ClassificationTask, arm: Arm, *, reasoning: bool) -> UserError:
+    """An error that says how many tokens an arm's prompt and answer take without a text."""
+    empty = max(_empty(codec, task, wanted) for wanted in _formats(arm))
+    taken = empty + task.max_seq_length - prompt_room(codec, task, arm, reasoning=reasoning)
+    beside = f"{task.max_reasoning_tokens} tokens of reasoning" if reasoning else "the instruction and the labels"
     return UserError(
-        f"max_seq_length {task.max_seq_length} leaves no room for a text beside "
-        f"{task.max_reasoning_tokens} tokens of reasoning.",
-        hint="Raise max_seq_length, or lower evaluate.max_reasoning_tokens.",
+        f"max_seq_length {task.max_seq_length} leaves no room for a text beside {beside}.",
+        hint=f"Without a text, {arm} takes {taken} tokens; `rir-mlx check` says which max_seq_length your texts need. "
+        f"Or {'lower evaluate.max_reasoning_tokens' if reasoning else 'shorten the descriptions of the labels'}.",
     )
+
+
+def _formats(arm: Arm) -> set[AnswerFormat]:
+    """What the prompts of an arm's training ask for."""
+    return {answer_format(arm), "reasoning"} if arm == "multitask" else {answer_format(arm)}
+
+
+def _empty(codec: Codec, task: ClassificationTask, wanted: AnswerFormat) -> int:
+    """Tokens of a prompt without its text."""
+    encoded = codec.encode(
+        classifier_prompt("", task.labels, task.instruction, wanted), task.max_seq_length + _UNLIMITED
+    )
+    return len(encoded.prefix) + len(encoded.row)
 
 
 _UNLIMITED = 1 << 20

@@ -140,4 +140,4 @@ def _ruler(recipe: Recipe, codec: Codec, labels: Mapping[str, str], progress: Pr
     evaluated = recipe.evaluate.max_reasoning_tokens
     task = ClassificationTask(dict(labels), recipe.data.instruction, recipe.max_seq_length, evaluated)
     room: dict[str, int] = {arm: text_room(codec, task, arm) for arm in _ARMS}
-    return Ruler(count, room, codec.control_words())
+    return Ruler(count, room, codec.control_words(), recipe.max_seq_length)

@@ -18,8 +18,8 @@ from rir_mlx.errors import UserError
 from rir_mlx.evaluation.cleaning import row_faults
 from rir_mlx.evaluation.comparison import choose_arm, compare_entries
 from rir_mlx.evaluation.entries import EntryPredictions, arm_predictions
-from rir_mlx.evaluation.judgement.judge import Case, judge
-from rir_mlx.evaluation.judgement.warnings import Journals
+from rir_mlx.evaluation.judgement.case import Case, Journals
+from rir_mlx.evaluation.judgement.judge import judge
 from rir_mlx.evaluation.report.examples import row_examples
 from rir_mlx.evaluation.report.page import write_report
 from rir_mlx.evaluation.schema import (

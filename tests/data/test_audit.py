@@ -167,8 +167,11 @@ def test_few_trimmed_texts_are_a_note_and_no_room_is_an_error() -> None:
     texts = Material({"train": rows(*many(200), ("a b c d e f", "joy"))})
     found = audit(texts, Ruler(lambda given: [len(text.split()) for text in given], {"qa": 5}))
     assert the(found, "trimmed texts in qa").severity == "note"
-    found = audit(texts, Ruler(lambda given: [1] * len(given), {"qa": 5, "qra": -3}))
+    found = audit(texts, Ruler(lambda given: [1] * 199 + [700, 1], {"qa": 5, "qra": -3}, limit=512))
     assert the(found, "no room for a text").severity == "error"
+    # 515 tokens stand beside the text, and the longest one has 700
+    assert the(found, "no room for a text").hint.startswith("Set max_seq_length to 1216: that holds the longest text")
+    assert the(found, "trimmed texts in qa").hint == "Their end is cut off. max_seq_length: 1216 holds the longest."
     assert found.lengths is None
 
 
@@ -207,6 +210,20 @@ def test_a_scan_holds_the_parts_of_a_run_and_the_rows_that_it_does_not_draw(tmp_
     assert len(found.parts["train"]) == 140
     assert set(used.train) < set(found.parts["train"])
     assert [row.number for row in found.parts["train"]] == sorted(row.number for row in found.parts["train"])
+
+
+def test_labels_that_max_samples_makes_rare_are_found_as_a_training_finds_them(tmp_path: Path) -> None:
+    """The check counted all rows, and only the training said that few were left of a label."""
+    write_csv(tmp_path / "a.csv", [(f"text {n}", "joy" if n % 4 else "fear") for n in range(100)])
+    keys = {"val_size": 0, "test_size": 0, "max_samples": 20}
+    rare = the(audit(scan(tmp_path / "a.csv", **keys)), "rare labels")
+    used = load_labelled(DataSection.model_validate({"train": str(tmp_path / "a.csv")} | keys), 0).train
+    left = sum(row.label == "fear" for row in used)
+    assert left < 10
+    assert rare.what == f"labels with fewer than 10 training rows of the 20 that data.max_samples leaves: fear ({left})"
+    assert rare.hint.startswith("They will hardly be learned: raise data.max_samples, ")
+    refused = audit(scan(tmp_path / "a.csv", **keys | {"max_samples": 1}))
+    assert "cannot hold each of the 2 labels" in the(refused, "refused data").what
 
 
 def test_a_size_that_does_not_fit_is_refused_where_it_was_asked_for(tmp_path: Path) -> None:

@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from measured_arms import arm, baseline, classifier_scores, label_scores, rows, share, truth
+from measured_arms import arm, baseline, classifier_scores, label_scores, rows, share, truth, warned
 
 from rir_mlx.classification.scores import LabelScores
 from rir_mlx.evaluation.comparison import accuracy, choose_arm, compare_entries, controls_as_good
 from rir_mlx.evaluation.entries import EntryPredictions, arm_predictions, entry_result
 from rir_mlx.evaluation.judgement.sentences import controls_sentence, verdict
-from rir_mlx.evaluation.judgement.warnings import warnings
 from rir_mlx.evaluation.scores import ClassifierScores, EvaluationRows, MeasuredArm, calibrate
 from rir_mlx.statistics.calibration import NO_ANSWER, AnswerThreshold, Calibration
 from rir_mlx.types import Way
@@ -103,9 +102,9 @@ def test_a_wanted_accuracy_gives_a_threshold_or_abstains_on_every_text() -> None
     assert none is not None
     assert none["direct"] == none["auto"] == AnswerThreshold(NO_ANSWER, 0)
     said = "qa: no threshold is shown to reach evaluate.wanted_accuracy on 400 validation rows, so it abstains"
-    for calibration, warned in ((reached, False), (missed, True)):
+    for calibration, is_warned in ((reached, False), (missed, True)):
         entry = arm_predictions(MeasuredArm("qa", [found], [calibration]), [0], on)
-        assert any(warning.startswith(said) for warning in warnings([entry], on)) == warned
+        assert any(warning.startswith(said) for warning in warned([entry], on)) == is_warned
         result = entry_result(entry, on).calibration
         assert result is not None
         assert calibration.answer_from is not None
@@ -162,12 +161,12 @@ def test_of_equal_arms_of_equal_cost_the_first_is_chosen_and_without_validation_
     entries = [arm("qa", none), arm("qra", none, main_way="reasoned", test=0.3), arm("qar", none, test=0.9)]
     assert [entry.validation_accuracy for entry in entries] == [None] * 3
     assert choose_arm(entries) == "qar"
-    found = warnings(entries, none)
+    found = warned(entries, none)
     assert found[0] == (
         "There are no validation rows to choose an arm by: qar is the one that generates the fewest tokens."
     )
     assert found[1] == "Without validation rows, probabilities are uncalibrated."
-    assert len(warnings(entries[:1], none)) == 1
+    assert len(warned(entries[:1], none)) == 1
 
 
 # figures
@@ -306,5 +305,5 @@ def test_rows_that_leaked_decide_nothing() -> None:
 def test_without_a_clean_row_all_are_compared_with_a_warning() -> None:
     on = rows(test=50, clean=np.zeros(50, bool))
     assert everything([arm("qa", on), arm("qra", on)], on)["qra"]["against"]["rows"] == 50
-    assert any("Every test text is also a training or validation text" in line for line in warnings([], on))
-    assert not any("Every test text" in line for line in warnings([], rows(test=0)))
+    assert any("Every test text is also a training or validation text" in line for line in warned([], on))
+    assert not any("Every test text" in line for line in warned([], rows(test=0)))

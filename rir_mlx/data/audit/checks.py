@@ -25,6 +25,8 @@ UNEVEN = 10.0
 MANY_TRIMMED = 0.01
 """From this share of trimmed texts on, trimming is a warning instead of a note."""
 _EXAMPLES, _PLACES, _SHOWN = 5, 3, 100
+_STEP = 64
+"""Lengths are proposed in steps of so many tokens."""
 
 
 def audit(material: Material, ruler: Ruler | None = None) -> Audit:
@@ -34,14 +36,15 @@ def audit(material: Material, ruler: Ruler | None = None) -> Audit:
     counts = {part: Counter(row.label for row in rows) for part, rows in parts.items()}
     order = dict.fromkeys([*material.named, *sorted({label for count in counts.values() for label in count})])
     groups = _same_texts(parts)
-    lengths = _measure(parts, ruler) if ruler is not None and min(ruler.room.values(), default=1) >= 1 else None
+    lengths = _measure(parts, ruler) if ruler is not None else None
     findings = [
         *_refused(material),
         *_labels_unknown(read, material.named, skips=material.skips),
         *check_spellings(counts, material),
         *_leaks(parts, groups),
         *_contradictions(groups),
-        *_rare(counts["train"], counts["test"]),
+        *_rare(counts["train"], material.drawn),
+        *_uneven(counts["train"], counts["test"]),
         *_trimmed(lengths, ruler, sum(map(len, parts.values()))),
         *_repeated(parts, groups),
         *_characters(parts, ruler.control if ruler is not None else ()),
@@ -51,7 +54,7 @@ def audit(material: Material, ruler: Ruler | None = None) -> Audit:
         rows={part: len(rows) for part, rows in parts.items()},
         labels={label: {part: counts[part][label] for part in PARTS} for label in order},
         balance=_balance(counts["train"]),
-        lengths=lengths,
+        lengths=lengths if ruler is not None and min(ruler.room.values(), default=1) >= 1 else None,
         findings=tuple(sorted(findings, key=lambda finding: rank[finding.severity])),
         notes=tuple(material.notes),
     )
@@ -202,18 +205,27 @@ def _contradictions(groups: Sequence[_Group]) -> Iterator[Finding]:
             )
 
 
-def _rare(train: Counter[str], test: Counter[str]) -> Iterator[Finding]:
-    rare = {label: count for label, count in sorted(train.items(), key=lambda pair: pair[1]) if count < RARE}
+def _rare(train: Counter[str], drawn: Mapping[str, int] | None) -> Iterator[Finding]:
+    """Labels with few training rows, of those that `data.max_samples` leaves."""
+    used = {label: drawn.get(label, 0) for label in train} if drawn is not None else train
+    rare = {label: count for label, count in sorted(used.items(), key=lambda pair: pair[1]) if count < RARE}
     if rare:
+        few = sum(train[label] < RARE for label in rare)
+        left = "" if drawn is None else f" of the {sum(drawn.values()):,} that data.max_samples leaves"
         shown = ", ".join(f"{label} ({count:,})" for label, count in list(rare.items())[:8])
         more = f", and {len(rare) - 8:,} more" if len(rare) > 8 else ""
         yield Finding(
             "rare labels",
             "warning",
             len(rare),
-            f"labels with fewer than {RARE} training rows: {shown}{more}",
-            "They will hardly be learned: collect more rows, or merge them with similar labels.",
+            f"labels with fewer than {RARE} training rows{left}: {shown}{more}",
+            "They will hardly be learned: "
+            + ("raise data.max_samples, " if few < len(rare) else "")
+            + "collect more rows, or merge them with similar labels.",
         )
+
+
+def _uneven(train: Counter[str], test: Counter[str]) -> Iterator[Finding]:
     if test and (absent := [label for label in train if not test[label]]):
         yield Finding(
             "labels without test rows",
@@ -253,14 +265,17 @@ def _measure(parts: Mapping[str, Sequence[Row]], ruler: Ruler) -> Lengths | None
 
 
 def _trimmed(lengths: Lengths | None, ruler: Ruler | None, rows: int) -> Iterator[Finding]:
-    for arm, room in ruler.room.items() if ruler is not None else ():
+    if ruler is None:
+        return
+    for arm, room in ruler.room.items():
         if room < 1:
             yield Finding(
                 "no room for a text",
                 "error",
                 rows,
                 f"no room for a text in {arm}: instruction, labels and reasoning take all of max_seq_length",
-                f"Raise max_seq_length by {1 - room:,} and the length of your texts, or shorten what stands beside.",
+                f"Set max_seq_length to {_needed(lengths, ruler, arm)}: that holds the longest text too. "
+                "Or shorten what stands beside.",
                 {"room": room},
             )
         elif lengths is not None and (count := lengths.trimmed[arm]):
@@ -270,9 +285,15 @@ def _trimmed(lengths: Lengths | None, ruler: Ruler | None, rows: int) -> Iterato
                 count,
                 f"texts longer than the {room:,} tokens that {arm} has room for: {count:,} of {rows:,}, "
                 f"{count / rows:.1%}",
-                f"Their end is cut off. The longest would need max_seq_length to be {lengths.max - room:,} larger.",
+                f"Their end is cut off. max_seq_length: {_needed(lengths, ruler, arm)} holds the longest.",
                 {"room": room, "share": count / rows},
             )
+
+
+def _needed(lengths: Lengths | None, ruler: Ruler, arm: str) -> int:
+    """The max_seq_length, a multiple of 64, that holds an arm's prompt with the longest text."""
+    longest = lengths.max if lengths is not None else 1
+    return math.ceil((ruler.limit - ruler.room[arm] + longest) / _STEP) * _STEP
 
 
 def _repeated(parts: Mapping[str, Sequence[Row]], groups: Sequence[_Group]) -> Iterator[Finding]:

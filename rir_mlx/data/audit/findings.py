@@ -34,16 +34,19 @@ class Material:
     spellings: Mapping[str, Counter[str]] = field(default_factory=dict)
     """How each label is spelled in the files, with counts."""
     skips: bool = False
+    drawn: Mapping[str, int] | None = None
+    """Training rows of each label that `data.max_samples` leaves; None if it leaves all."""
 
 
 @dataclass(frozen=True)
 class Ruler:
     """How texts are measured. `count` gives the number of tokens of each text; `room` how many fit into the prompt of
-    each arm, below 1 if none does; `control` are the model's control tokens."""
+    each arm, below 1 if none does, where a row has `limit` tokens in all; `control` are the model's control tokens."""
 
     count: Callable[[Sequence[str]], Sequence[int]]
     room: Mapping[str, int]
     control: Sequence[str] = ()
+    limit: int = 512
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,18 @@
 """Every row of a recipe's sources for an audit: nothing is sampled, and faults are collected instead of raised.
 
 Parts without a source are carved as in training, which samples `max_samples` afterwards: the rows that it trains on are
-among these. Knows no check.
+among these, and how many of each label it draws is counted. Knows no check.
 """
 
 from __future__ import annotations
+
+from collections import Counter
 
 from rir_mlx.data.audit.findings import Material, Refused
 from rir_mlx.data.labels import Spellings
 from rir_mlx.data.loading import check_labels, columns_of, format_of, labels_in
 from rir_mlx.data.rows import Row, RowRules, row_readers, sift
-from rir_mlx.data.splits import carve_missing_parts
+from rir_mlx.data.splits import carve_missing_parts, sample_train
 from rir_mlx.data.tables.sources import read_tables
 from rir_mlx.errors import DataError
 from rir_mlx.recipe.schema import DataSection
@@ -26,6 +28,7 @@ def scan_sources(section: DataSection, seed: int) -> Material:
     notes: list[str] = []
     spellings: Spellings = {}
     labels = dict(section.labels)
+    drawn: Counter[str] | None = None
     for part, source in (("train", section.train), ("validation", section.validation), ("test", section.test)):
         if source is None:
             continue
@@ -48,9 +51,14 @@ def scan_sources(section: DataSection, seed: int) -> Material:
             refused.append(Refused("train", section.train.path, 0, str(error)))
         problems: list[str] = []
         notes += carve_missing_parts(rows, section, seed, lambda part, error: _fallback(section, part, error, problems))
+        try:
+            used = sample_train(rows["train"], section.max_samples, seed, [])
+            drawn = Counter(row.label for row in used) if len(used) < len(rows["train"]) else None
+        except DataError as error:
+            problems.append(str(error))
         refused += [Refused("train", section.train.path, 0, problem) for problem in problems]
     skips = section.on_bad_rows == "skip"
-    return Material(rows, tuple(section.labels), refused, notes, spellings, skips)
+    return Material(rows, tuple(section.labels), refused, notes, spellings, skips, drawn)
 
 
 def _fallback(section: DataSection, part: str, error: DataError, problems: list[str]) -> float:

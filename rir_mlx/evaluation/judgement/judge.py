@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from rir_mlx.evaluation.comparison import (
-    USEFUL,
-    accuracy,
-    between_classifiers,
-    choose_arm,
-    controls_as_good,
-    different_steps,
-    learned,
-)
-from rir_mlx.evaluation.entries import EntryPredictions
+from rir_mlx.evaluation.comparison import accuracy, choose_arm, controls_as_good, different_steps
 from rir_mlx.evaluation.judgement import headline as headlines
+from rir_mlx.evaluation.judgement.case import USEFUL, Case
 from rir_mlx.evaluation.judgement.recommendation import recommend
 from rir_mlx.evaluation.judgement.sentences import (
     controls_sentence,
@@ -30,31 +21,9 @@ from rir_mlx.evaluation.judgement.sentences import (
     worse_than_tfidf_sentence,
     worse_than_tfidf_verdict,
 )
-from rir_mlx.evaluation.judgement.warnings import Journals, ended_too_early, far_apart, warnings
-from rir_mlx.evaluation.schema import EntryResult, Headline
-from rir_mlx.evaluation.scores import EvaluationRows
+from rir_mlx.evaluation.judgement.warnings import warnings
+from rir_mlx.evaluation.schema import Headline
 from rir_mlx.statistics.paired_tests import is_better, is_significant
-
-
-@dataclass(frozen=True)
-class Case:
-    """What is judged.
-
-    entries   arms, controls and baselines
-    results   their lines of the comparison, in the same order
-    majority  the most frequent training label as an entry, whether or not it is among the baselines
-    journals  the metrics.jsonl of each trained entry and seed
-    """
-
-    entries: Sequence[EntryPredictions]
-    results: Sequence[EntryResult]
-    rows: EvaluationRows
-    majority: EntryPredictions
-    journals: Journals = field(default_factory=dict)
-
-    @property
-    def most_frequent(self) -> str:
-        return self.rows.labels[int(self.majority.probabilities[0, 0].argmax())]
 
 
 @dataclass(frozen=True)
@@ -72,32 +41,31 @@ class Judgement:
 def judge(case: Case) -> Judgement:
     chosen = choose_arm(case.entries)
     headline, text = failure_to_learn(case) or _comparison(case, chosen)
-    advice = recommend(case.entries, case.rows, chosen, case.majority)
-    found = warnings(case.entries, case.rows, case.journals)
-    return Judgement(headline, text, chosen, advice.name, advice.text or None, found)
+    advice = recommend(case, chosen)
+    return Judgement(headline, text, chosen, advice.name, advice.text or None, warnings(case))
 
 
 def failure_to_learn(case: Case) -> tuple[Headline, str] | None:
     """For arms that are not shown to have learned the task: none of them is better than the most frequent label, the
     test rows cannot show it, or all are worse than TF-IDF. None if they did learn it. It is about these classifiers,
     so the draw of rows alone counts."""
-    entries, rows = case.entries, case.rows
-    arms = [entry for entry in entries if entry.kind == "arm"]
+    arms, rows = case.arms, case.rows
     if not arms or not len(rows.test):
         return None
     best = max(((arm.name, accuracy(arm, rows)) for arm in arms), key=lambda pair: pair[1])
-    falling = [name for name in ended_too_early(case.journals) if name in {arm.name for arm in arms}]
+    falling = [arm.name for arm in arms if arm.name in case.early]
     cause = likely_cause(len(rows.labels), falling)
     majority, count = (case.most_frequent, accuracy(case.majority, rows)), int(rows.compared.sum())
-    found = learned(case.majority, arms, rows)
+    found = case.learned(arms)
     if found is False:
         return headlines.NOTHING_LEARNED, nothing_learned_verdict(best, majority, cause)
-    tfidf = next((entry for entry in entries if entry.name == "tf-idf"), None)
-    behind = [between_classifiers(tfidf, arm, rows).high for arm in arms] if tfidf is not None else [0.0]
-    if tfidf is not None and max(behind) < 0:
-        if found and max(behind) >= -USEFUL and (both := _behind_tfidf(case, best, accuracy(tfidf, rows))):
-            return both
-        return headlines.BEHIND_TFIDF, worse_than_tfidf_verdict(best, accuracy(tfidf, rows), cause)
+    if (tfidf := next((entry for entry in case.baselines if entry.name == "tf-idf"), None)) is not None:
+        behind = [case.difference(tfidf, arm) for arm in arms]
+        if all(shown < 0 for _, shown in behind):
+            close = found and max(change.high for change, _ in behind) >= -USEFUL
+            if close and (both := _behind_tfidf(case, best, accuracy(tfidf, rows))):
+                return both
+            return headlines.BEHIND_TFIDF, worse_than_tfidf_verdict(best, accuracy(tfidf, rows), cause)
     if found is None:
         text = too_few_rows_verdict(best, majority, count)
         return headlines.ONE_LABEL if majority[1] == 1 else headlines.too_few_rows(count), text
@@ -129,5 +97,5 @@ def _comparison(case: Case, chosen: str | None) -> tuple[Headline, str | None]:
     text = verdict(against, chosen_among=arms if len(rows.validation) else 1, left_out=int(np.sum(~rows.compared)))
     helped = against.judges_training and is_better(against)
     controls = controls_as_good(entries, chosen, rows) if helped else []
-    unstable = [(name, spread.points) for name, spread in far_apart(entries, rows).items()]
+    unstable = [(name, spread.points) for name, spread in case.spreads.items()]
     return headlines.headline(against, controls, unstable), text + controls_sentence(chosen, controls)

@@ -4,24 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
-
-from rir_mlx.evaluation.comparison import (
-    accuracy,
-    best_on_validation,
-    between_classifiers,
-    choose_arm,
-)
+from rir_mlx.evaluation.comparison import accuracy, best_on_validation, choose_arm
 from rir_mlx.evaluation.entries import EntryPredictions
-from rir_mlx.evaluation.judgement.learning import (
-    Change,
-    Lines,
-    Spread,
-    accuracy_kept_up,
-    overfitted,
-    still_falling,
-    unstable,
-)
+from rir_mlx.evaluation.judgement.case import Case
+from rir_mlx.evaluation.judgement.learning import Change, Lines, accuracy_kept_up, overfitted
 from rir_mlx.evaluation.schema import CalibrationResult, LabelMass
 from rir_mlx.evaluation.scores import FEWEST_TO_CALIBRATE, EvaluationRows
 from rir_mlx.progress import counted
@@ -35,41 +21,17 @@ _LOW_MASS = 0.05
 _NOTICEABLE = 0.01
 """A rise of the log-loss, in nats, from which a calibration is said to have made it worse."""
 
-Journals = Mapping[str, Sequence[Lines]]
-"""The lines of metrics.jsonl of each trained entry and seed."""
 
-
-def warnings(entries: Sequence[EntryPredictions], rows: EvaluationRows, journals: Journals | None = None) -> list[str]:
+def warnings(case: Case) -> list[str]:
+    entries, rows = case.entries, case.rows
     return [
         *_of_test_rows(rows),
-        *_of_baselines(entries, rows),
-        *_of_training(entries, rows, journals or {}),
+        *_of_baselines(case),
+        *_of_training(case),
         *_of_validation_rows(entries, rows),
         *(warning for entry in entries for warning in _of_entry(entry, rows)),
         *_of_cut_texts(entries),
     ]
-
-
-def ended_too_early(journals: Journals) -> dict[str, Change]:
-    """The entries whose loss was still falling at the end, with the largest fall among their seeds."""
-    return _largest({name: [still_falling(lines) for lines in seeds] for name, seeds in journals.items()})
-
-
-def far_apart(entries: Sequence[EntryPredictions], rows: EvaluationRows) -> dict[str, Spread]:
-    """The entries whose seeds differ by more than the draw of the test rows can explain."""
-    hits = {
-        entry.name: (entry.probabilities.argmax(-1) == rows.test)[:, rows.compared].astype(np.float64)
-        for entry in entries
-        if entry.kind != "baseline"
-    }
-    return {name: spread for name, correct in hits.items() if (spread := unstable(correct)) is not None}
-
-
-def _largest(changes: Mapping[str, Sequence[Change | None]]) -> dict[str, Change]:
-    found = {name: [change for change in seeds if change is not None] for name, seeds in changes.items()}
-    return {
-        name: max(seeds, key=lambda change: abs(change.first - change.last)) for name, seeds in found.items() if seeds
-    }
 
 
 def _of_test_rows(rows: EvaluationRows) -> Iterator[str]:
@@ -88,28 +50,27 @@ def _of_test_rows(rows: EvaluationRows) -> Iterator[str]:
         yield f"{' and '.join(parts)}: left out of all comparisons. `rir-mlx check` lists them."
 
 
-def _of_baselines(entries: Sequence[EntryPredictions], rows: EvaluationRows) -> Iterator[str]:
+def _of_baselines(case: Case) -> Iterator[str]:
     """Baselines that the best arm loses to, or that no arm is shown to beat."""
-    arms = [entry for entry in entries if entry.kind == "arm"]
-    if not arms or not len(rows.test):
+    if not case.arms or not len(case.rows.test):
         return
-    for baseline in (entry for entry in entries if entry.kind == "baseline"):
-        changes = [between_classifiers(baseline, arm, rows) for arm in arms]
-        has = f"{baseline.name} ({100 * accuracy(baseline, rows):.1f} %)"
-        if all(change.high < 0 for change in changes):
+    for baseline in case.baselines:
+        shown = [case.difference(baseline, arm)[1] for arm in case.arms]
+        has = f"{baseline.name} ({100 * accuracy(baseline, case.rows):.1f} %)"
+        if max(shown) < 0:
             yield f"{has} is better than every arm."
-        elif all(change.low <= 0 for change in changes):
+        elif max(shown) < 1:
             yield f"No arm is shown to be better than {has}."
 
 
-def _of_training(entries: Sequence[EntryPredictions], rows: EvaluationRows, journals: Journals) -> Iterator[str]:
-    if early := ended_too_early(journals):
+def _of_training(case: Case) -> Iterator[str]:
+    if case.early:
         yield (
-            f"Trained too briefly, for the loss was still falling at the end ({_listed(early)}). Raise "
+            f"Trained too briefly, for the loss was still falling at the end ({_listed(case.early)}). Raise "
             "classifier.epochs (or classifier.iters), or classifier.learning_rate."
         )
     rising = {
-        name: max(map(_overfitting, seeds), key=lambda pair: pair[0]) for name, seeds in journals.items() if seeds
+        name: max(map(_overfitting, seeds), key=lambda pair: pair[0]) for name, seeds in case.journals.items() if seeds
     }
     worse = {name: change for name, (_, change, kept_up) in rising.items() if change and not kept_up}
     sure = {name: change for name, (_, change, kept_up) in rising.items() if change and kept_up}
@@ -120,7 +81,7 @@ def _of_training(entries: Sequence[EntryPredictions], rows: EvaluationRows, jour
         )
     if sure:
         yield (f"Grown too sure, with no fewer correct labels ({_listed(sure)}): the temperature corrects that.")
-    for name, spread in far_apart(entries, rows).items():
+    for name, spread in case.spreads.items():
         yield (
             f"{name} is unstable: its seeds end at {100 * spread.low:.1f} to {100 * spread.high:.1f} %, more than the "
             "test rows explain. Lower classifier.learning_rate, raise classifier.epochs, or train more "

@@ -12,8 +12,9 @@ import pytest
 from rir_mlx.evaluation.comparison import compare_entries
 from rir_mlx.evaluation.entries import EntryPredictions
 from rir_mlx.evaluation.judgement import headline as headlines
+from rir_mlx.evaluation.judgement.case import Case
 from rir_mlx.evaluation.judgement.headline import headline
-from rir_mlx.evaluation.judgement.judge import Case, Judgement, judge
+from rir_mlx.evaluation.judgement.judge import Judgement, judge
 from rir_mlx.evaluation.schema import EntryKind, InferenceCost, TrainingCost
 from rir_mlx.evaluation.scores import EvaluationRows
 from rir_mlx.statistics.intervals import Interval

@@ -6,12 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from measured_arms import arm, classifier_scores, rows, truth
+from measured_arms import arm, classifier_scores, rows, truth, warned
 
 from rir_mlx.classification.scores import LabelScores
 from rir_mlx.evaluation.comparison import choose_arm
 from rir_mlx.evaluation.entries import arm_predictions
-from rir_mlx.evaluation.judgement.warnings import warnings
 from rir_mlx.evaluation.schema import LabelMass
 from rir_mlx.evaluation.scores import ClassifierScores, MeasuredArm, calibrate
 from rir_mlx.statistics.calibration import Calibration
@@ -19,7 +18,7 @@ from rir_mlx.statistics.calibration import Calibration
 
 @pytest.mark.parametrize(("count", "words"), [(19, "too few"), (20, "rough"), (499, "rough"), (500, None)])
 def test_few_validation_rows_are_warned_of(count: int, words: str | None) -> None:
-    found = warnings([], rows(count))
+    found = warned([], rows(count))
     assert [words in warning for warning in found if words] == ([True] if words else [])
     assert bool(found) == bool(words)
 
@@ -29,20 +28,20 @@ def test_texts_that_were_cut_are_warned_of_once() -> None:
     found = classifier_scores(on)
     cut = replace(found.test["direct"], trimmed=[3, *[0] * 78, 9])
     entry = arm_predictions(MeasuredArm("qa", [replace(found, test={"direct": cut})], [Calibration()]), [0], on)
-    assert warnings([entry], on) == ["The ends of 2 test texts were cut to fit into max_seq_length (qa)."]
+    assert warned([entry], on) == ["The ends of 2 test texts were cut to fit into max_seq_length (qa)."]
     other = replace(entry, name="qra")
-    assert warnings([entry, other], on)[-1].endswith("were cut to fit into max_seq_length (qa, qra).")
+    assert warned([entry, other], on)[-1].endswith("were cut to fit into max_seq_length (qa, qra).")
     longer = replace(other, fields=other.fields | {"trimmed": 5})
-    [said] = [line for line in warnings([entry, longer], on) if "cut" in line]
+    [said] = [line for line in warned([entry, longer], on) if "cut" in line]
     assert said == "The ends of test texts were cut to fit into max_seq_length: qa 2, qra 5."
 
 
 def test_labels_that_are_hardly_written_and_a_temperature_at_its_bound_are_warned_of() -> None:
     on = rows(500)
     entry = arm("qa", on)
-    assert not warnings([entry], on)
+    assert not warned([entry], on)
     low = replace(entry, fields=entry.fields | {"label_mass": LabelMass(mean=0.01, p5=0.0, p50=0.002)})
-    [said] = [line for line in warnings([low], on) if line.startswith("qa")]
+    [said] = [line for line in warned([low], on) if line.startswith("qa")]
     assert "have a probability of 0.2 % (median)" in said
     noise = [
         LabelScores(np.log(np.eye(3)[truth(200, seed)] + 1e-30), [None] * 200, [0] * 200, [0] * 200) for seed in (7, 8)
@@ -50,7 +49,7 @@ def test_labels_that_are_hardly_written_and_a_temperature_at_its_bound_are_warne
     scores = ClassifierScores("direct", {"direct": noise[0]}, {"direct": noise[1]}, {"direct": 0.01})
     at_bound = rows(200, 200)
     measured = MeasuredArm("qa", [scores], [calibrate(scores, at_bound, None)])
-    [said] = [line for line in warnings([arm_predictions(measured, [0], at_bound)], at_bound) if "bound" in line]
+    [said] = [line for line in warned([arm_predictions(measured, [0], at_bound)], at_bound) if "bound" in line]
     assert "at its bound of 20" in said
 
 
@@ -60,7 +59,7 @@ def test_a_tie_on_the_validation_rows_is_said_and_goes_to_the_cheaper_arm() -> N
     reasons_first = replace(reasons_first, fields=reasons_first.fields | {"validation_accuracy": 0.966})
     cheap = replace(cheap, fields=cheap.fields | {"validation_accuracy": 0.966})
     assert choose_arm([reasons_first, cheap]) == "qar"
-    [said] = [line for line in warnings([reasons_first, cheap], on) if "tie" in line]
+    [said] = [line for line in warned([reasons_first, cheap], on) if "tie" in line]
     assert said == (
         "qra and qar tie on the validation rows (96.6 %): qar is chosen, the cheapest or first one of them."
     )

@@ -1,0 +1,102 @@
+"""What is judged, and the comparisons of its classifiers that every sentence rests on.
+
+The headline, the recommendation and the warnings ask the same `Case`, so that they cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from rir_mlx.evaluation.comparison import accuracy, shown_difference
+from rir_mlx.evaluation.entries import EntryPredictions
+from rir_mlx.evaluation.judgement.learning import Change, Lines, Spread, still_falling, unstable
+from rir_mlx.evaluation.schema import EntryResult
+from rir_mlx.evaluation.scores import EvaluationRows
+from rir_mlx.statistics.intervals import Interval
+
+USEFUL = 0.05
+"""A gain in accuracy from which a classifier is worth having. Nothing is said to be absent that rows this few hide."""
+
+Journals = Mapping[str, Sequence[Lines]]
+"""The lines of metrics.jsonl of each trained entry and seed."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is judged.
+
+    entries   arms, controls and baselines
+    results   their lines of the comparison, in the same order
+    majority  the most frequent training label as an entry, whether or not it is among the baselines
+    journals  the metrics.jsonl of each trained entry and seed
+    """
+
+    entries: Sequence[EntryPredictions]
+    results: Sequence[EntryResult]
+    rows: EvaluationRows
+    majority: EntryPredictions
+    journals: Journals = field(default_factory=dict)
+
+    @property
+    def most_frequent(self) -> str:
+        return self.rows.labels[int(self.majority.probabilities[0, 0].argmax())]
+
+    @property
+    def arms(self) -> list[EntryPredictions]:
+        """Without controls."""
+        return [entry for entry in self.entries if entry.kind == "arm"]
+
+    @property
+    def baselines(self) -> list[EntryPredictions]:
+        return [entry for entry in self.entries if entry.kind == "baseline"]
+
+    @cached_property
+    def early(self) -> dict[str, Change]:
+        """The entries whose loss was still falling at the end, with the largest fall among their seeds."""
+        return largest({name: [still_falling(lines) for lines in seeds] for name, seeds in self.journals.items()})
+
+    @cached_property
+    def spreads(self) -> dict[str, Spread]:
+        """The entries whose seeds differ by more than the draw of the test rows can explain."""
+        rows = self.rows
+        hits = {
+            entry.name: (entry.probabilities.argmax(-1) == rows.test)[:, rows.compared].astype(np.float64)
+            for entry in self.entries
+            if entry.kind != "baseline"
+        }
+        return {name: spread for name, correct in hits.items() if (spread := unstable(correct)) is not None}
+
+    def difference(self, first: EntryPredictions, second: EntryPredictions) -> tuple[Interval, int]:
+        """How much better the second one's classifiers are on rows like these, and whether they are shown to be better
+        (1), worse (-1) or neither (0). It is corrected for the number of reasoning arms and, beside a baseline, of
+        baselines, as `EntryResult.beats` is."""
+        compared = max(1, sum(entry.is_reasoning_arm for entry in self.entries))
+        if "baseline" in (first.kind, second.kind):
+            compared *= max(1, len(self.baselines))
+        return shown_difference(first, second, self.rows, compared)
+
+    def is_better(self, first: EntryPredictions, second: EntryPredictions) -> bool:
+        """Whether the second one's classifiers are shown to be better."""
+        return self.difference(first, second)[1] > 0
+
+    def learned(self, entries: Sequence[EntryPredictions]) -> bool | None:
+        """Whether some of the entries is shown to beat the most frequent label: False if a useful gain is excluded for
+        all of them, None if the test rows are too few to tell, or have one label alone."""
+        gains = [self.difference(self.majority, entry) for entry in entries]
+        if any(shown > 0 for _, shown in gains):
+            return True
+        if accuracy(self.majority, self.rows) == 1 or any(gain.high >= USEFUL for gain, _ in gains):
+            return None
+        return False
+
+
+def largest(changes: Mapping[str, Sequence[Change | None]]) -> dict[str, Change]:
+    """Of each name the largest change among its seeds, if it has any."""
+    found = {name: [change for change in seeds if change is not None] for name, seeds in changes.items()}
+    return {
+        name: max(seeds, key=lambda change: abs(change.first - change.last)) for name, seeds in found.items() if seeds
+    }
