@@ -16,6 +16,7 @@ from scipy.optimize import brentq
 from scipy.special import expit, log_expit
 
 from rir_mlx.statistics.calibration import fit_answer_from
+from rir_mlx.statistics.calibration_error import calibration_error
 from rir_mlx.statistics.intervals import difference_interval, share_interval
 from rir_mlx.statistics.metrics import metric_intervals
 from rir_mlx.statistics.paired_tests import compare, detectable_difference, is_significant
@@ -74,9 +75,10 @@ def false_alarms() -> None:
 
 
 def chosen_arms() -> None:
-    print("\n| best of three arms, chosen on 500 validation rows | false alarms before | now |\n|---|---|---|")
+    print("\n| best of three arms, chosen on 500 validation rows | false alarms before | now | points too high |")
+    print("|---|---|---|---|")
     for seeds, points in ((1, 2), (3, 2), (3, 4)):
-        rng, before, now = np.random.default_rng(1), 0, 0
+        rng, before, now, high = np.random.default_rng(1), 0, 0, 0.0
         for trial in range(TRIALS):
             arms = simulated(rng, seeds, 1000, points, shifts=(0, 0, 0, 0))
             best = 1 + int(arms[1:, :, :500].mean((1, 2)).argmax())
@@ -85,8 +87,11 @@ def chosen_arms() -> None:
                 low, high = bootstrap(np.random.default_rng(trial), second.astype(float) - first)
                 before += not low <= 0 <= high
             now += significant(first, second, compared=3)
+            high += 100 * (second.mean() - first.mean()) / TRIALS
         said = f"{now / TRIALS:.1%}" if seeds >= 3 else "none"
-        print(f"| {seeds} seeds that vary by {points} points | {before / BEFORE:.1%} | {said} |", flush=True)
+        print(
+            f"| {seeds} seeds that vary by {points} points | {before / BEFORE:.1%} | {said} | {high:.1f} |", flush=True
+        )
 
 
 def coverage() -> None:
@@ -176,6 +181,19 @@ def macro_f1() -> None:
         print(f"| {labels} labels, {rows:,} rows | {covered / (BEFORE // 2):.0%} |", flush=True)
 
 
+def calibration_errors() -> None:
+    """Labels are drawn with the confidence minus a gap that is the same everywhere: the error is that gap."""
+    print("\n| gap between confidence and accuracy | rows | seeds | covered | mean estimate |\n|---|---|---|---|---|")
+    for gap, rows, seeds in ((0.0, 500, 1), (0.0, 2000, 3), (0.05, 2000, 1), (0.1, 500, 1), (0.2, 500, 3)):
+        rng, covered, total = np.random.default_rng(7), 0, 0.0
+        for _ in range(BEFORE):
+            top, luck = rng.uniform(0.6, 1.0, rows), rng.random(rows)
+            found, _ = calibration_error(np.tile(luck < top - gap, (seeds, 1)), np.tile(top, (seeds, 1)))
+            covered += found.low <= gap <= found.high
+            total += found.value / BEFORE
+        print(f"| {gap} | {rows:,} | {seeds} | {covered / BEFORE:.1%} | {total:.3f} |", flush=True)
+
+
 def power() -> None:
     """How often the difference that `check` names is found, seeds varying by 2 points."""
     print("\n| seeds | rows | difference | found |\n|---|---|---|---|")
@@ -197,4 +215,5 @@ if __name__ == "__main__":
     log_loss_coverage()
     thresholds()
     macro_f1()
+    calibration_errors()
     power()

@@ -73,6 +73,7 @@ def test_the_page_holds_what_was_measured() -> None:
         "66 test rows are near copies.",
         "92.5 % 91.5 to 93.5 %",  # accuracy
         "92.1–92.9 %",  # over the seeds
+        "95 % intervals over the draw of test rows and of training seeds, not of training rows.",
         "−1.5 −2.5 to −0.5",  # against qa
         "not better than tf-idf",
         "4,812,332",

@@ -103,7 +103,11 @@ def verdict(comparison: PairedComparison, *, chosen_among: int = 1, left_out: in
     parts = [_measured(comparison), _by_seed(comparison)]
     if chosen_among > 1:
         corrected = ", and the interval is corrected for that" if comparison.compared > 1 else ""
-        parts.append(f"{comparison.second} was chosen among {chosen_among} arms on validation rows{corrected}.")
+        several = len(comparison.by_seed) > 1  # one seed speaks of the classifiers, which test rows did not choose
+        flattered = " Choosing the best makes the change look a little too good." if several else ""
+        parts.append(
+            f"{comparison.second} was chosen among {chosen_among} arms on validation rows{corrected}.{flattered}"
+        )
     if left_out:
         rows = f"{counted(left_out, 'test row')} {'is' if left_out == 1 else 'are'}"
         parts.append(f"{rows} left out: copies of training or validation rows, or texts with two labels.")
