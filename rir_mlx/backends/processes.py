@@ -1,8 +1,10 @@
-"""Work that one process does while the others wait for it. Knows process groups, not what they compute."""
+"""Work that one process does while the others wait for it, or of which each does a share. Knows process groups, not
+what they compute."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from rir_mlx.backends.base import ProcessGroup
@@ -35,3 +37,9 @@ def decide_on_main(processes: ProcessGroup, question: Callable[[], bool]) -> boo
     """The main process's value, in all processes."""
     answer = bool(run_on_main(processes, question))
     return processes.all_sum([float(answer)])[0] > 0
+
+
+def share(processes: ProcessGroup, items: Iterable[T], name: Callable[[T], str]) -> list[T]:
+    """This process's items. Every item belongs to one process, and items of the same name to the same one."""
+    size, rank = processes.size, processes.rank
+    return [item for item in items if zlib.crc32(name(item).encode("utf-8", "replace")) % size == rank]

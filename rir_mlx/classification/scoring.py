@@ -24,7 +24,7 @@ from rir_mlx.prompting.prompts import (
     label_text,
     reasons_first,
 )
-from rir_mlx.prompting.room import no_room, prompt_room
+from rir_mlx.prompting.room import no_room, prompt_room, text_room
 from rir_mlx.types import AnswerFormat, Arm, ReasonMode
 
 OnText = Callable[[str], None]
@@ -144,8 +144,10 @@ class LabelScorer:
         return self.codec.encode_many([classifier_prompt(text, labels, instruction, asked) for text in texts], room)
 
     def _prompts_with(self, texts: Sequence[str], reasonings: Sequence[str]) -> list[EncodedPrompt]:
-        """What stands before a label after the given reasonings."""
-        given = [self.codec.given(reasoning) for reasoning in reasonings]
+        """What stands before a label after the given reasonings. One that is longer than the model's own takes room
+        from the text, and is cut where it would leave none."""
+        longest = self.task.max_reasoning_tokens + max(0, text_room(self.codec, self.task, self.arm) - 1)
+        given = [self.codec.given(reasoning)[:longest] for reasoning in reasonings]
         # The text gets no more room than beside a reasoning that the model generates itself.
         rooms = [min(self.room, self.room_beside_label - len(tokens) - len(self.delimiter)) for tokens in given]
         asked = answer_format(self.arm)

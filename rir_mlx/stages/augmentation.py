@@ -17,17 +17,18 @@ from rir_mlx.augmentation.leakage import LabelledReasoning, ReservoirSample, lea
 from rir_mlx.augmentation.stock import StockReasonings
 from rir_mlx.augmentation.summary import AugmentationSummary
 from rir_mlx.backends.base import Sampling
+from rir_mlx.backends.processes import decide_on_main, is_main, run_on_main, share
 from rir_mlx.data.loading import refuse_test_rows
 from rir_mlx.data.rows import Row
 from rir_mlx.errors import NoServer
 from rir_mlx.interrupts import Interrupts
 from rir_mlx.prompting.prompts import answer_format, classifier_prompt
 from rir_mlx.prompting.room import prompt_room
-from rir_mlx.stages.context import Context, exclusive, is_due, on_main_process
+from rir_mlx.stages.context import Context, exclusive, is_due
 from rir_mlx.stages.reasoning_model import ReasoningModel
 from rir_mlx.storage.atomic import make_folder, replacing, write_json
 from rir_mlx.storage.digests import changes, digest_of
-from rir_mlx.storage.journal import Journal
+from rir_mlx.storage.journal import Journal, add_ranks_results, open_share
 from rir_mlx.storage.layout import OTHER_RUNS
 
 _NOT_THE_TEXT = {"batch_size", "concurrency", "timeout", "workers", "base_url", "server_model", "engine"}
@@ -36,12 +37,21 @@ _PARTS = ("train", "validation")
 
 
 @exclusive
-@on_main_process
 def augment_rows(context: Context, limit: int | None = None, *, retry_refused: bool = False) -> dict[str, Any] | None:
     """Write a reasoning for each training and validation row and keep those that pass the filters. Returns the
     statistics, or None if the stage was already done. With a `limit`, only for the first rows; the stage then stays
-    unfinished unless these are all. `retry_refused` asks a server again for what it refused or failed on."""
-    return _AugmentationStage(context, limit, retry_refused=retry_refused).run()
+    unfinished unless these are all. `retry_refused` asks a server again for what it refused or failed on.
+
+    Of several processes, each generates a share of the reasonings; the main one does the rest and returns."""
+    processes = context.processes
+
+    def opened() -> _AugmentationStage:
+        return _AugmentationStage(context, limit, retry_refused=retry_refused)
+
+    stage = run_on_main(processes, opened) or opened()  # the main process first: it reports the user's mistakes
+    if processes.size > 1:
+        stage.generate_shares()
+    return run_on_main(processes, stage.run)
 
 
 def exact_prompts(context: Context, count: int) -> Iterator[dict[str, Any]]:
@@ -73,6 +83,45 @@ class _AugmentationStage:
         self.rows: list[Row] = [*context.data.train, *context.data.validation][:limit]
         self.model = ReasoningModel(context)
         self.generates = any(row.reasoning is None for row in self.rows)
+        self._journal_begun = False
+
+    def generate_shares(self) -> None:
+        """In every process, generate what is due for its share of the rows: the main process into the journal, the
+        others into one each, which `run` adds to it. Does nothing if no model of this machine writes, or the stage is
+        done."""
+        context, processes = self.context, self.context.processes
+        if self.options.engine != "local" or not decide_on_main(processes, self._begin_shares):
+            return
+        rows = share(processes, self.rows, lambda row: f"{row.text}\0{row.label}")
+        filters, identity = self._filters(), self.model.rgen_identity()
+        flags = ResultFlags(filters, self._asked())
+        with Interrupts(loud=is_main(processes), first="Finishing the rows in progress") as interrupts:
+            with open_share(context.run.journal, processes.rank, flags) as journal:
+                job = AugmentationJob(rows, self._settings(), identity, flags, journal)
+                if job.is_due():
+                    engine = self.model.rgen_engine(identity)
+                    job.write(engine, context.progress, lambda: interrupts.asked)
+            if processes.all_sum([float(interrupts.asked)])[0]:
+                raise KeyboardInterrupt
+
+    def _begin_shares(self) -> bool:
+        """Whether there is anything to generate; the main process's part before all do their shares."""
+        context, folder = self.context, self.context.run.augmented
+        if not self.generates:
+            return False
+        self.model.require_rgen()
+        self._check_room()
+        if folder.why_not_done(self._inputs(self.model.rgen_identity())) is None and not context.force:
+            return False
+        context.lock.lock()
+        self._begin_journal()
+        flags = ResultFlags(self._filters(), self._asked())
+        with Journal(context.run.journal, flags) as journal:
+            add_ranks_results(journal)
+        context.save_recipe()
+        folder.begin()
+        context.progress.say(f"{context.processes.size} processes generate reasonings, each for its share of the rows.")
+        return True
 
     def run(self) -> dict[str, Any] | None:
         context, folder = self.context, self.context.run
@@ -83,16 +132,14 @@ class _AugmentationStage:
         inputs = self._inputs(identity)
         if not is_due(context, folder.augmented, inputs, "augmentation", begins=False):
             return None
-        question = self.model.question
-        filters = ReasoningFilters(context.model.codec, question.labels, question.instruction, self.options.filters)
+        filters = self._filters()
         flags = ResultFlags(filters, self._asked(), retry_refused=self.retry_refused)
-        make_folder(folder.augmented.folder, OTHER_RUNS)
-        if context.force and folder.journal.is_file():
-            os.replace(folder.journal, folder.old_journal)
+        self._begin_journal()
         with (
             Interrupts(loud=True, first="Finishing the rows in progress") as interrupts,
             Journal(folder.journal, flags) as journal,
         ):
+            add_ranks_results(journal)
             job = AugmentationJob(self.rows, self._settings(), identity, flags, journal)
             self._generate_and_choose(job, engine, interrupts)
             stats = write_augmented_rows(context, job, filters)
@@ -105,6 +152,18 @@ class _AugmentationStage:
                 inputs.pop("refused_by", None)
             folder.augmented.finish(inputs, **stats["train"])
         return stats
+
+    def _begin_journal(self) -> None:
+        """Make the folder; with --force, put the old journal aside, once."""
+        run = self.context.run
+        make_folder(run.augmented.folder, OTHER_RUNS)
+        if self.context.force and not self._journal_begun and run.journal.is_file():
+            os.replace(run.journal, run.old_journal)
+        self._journal_begun = True
+
+    def _filters(self) -> ReasoningFilters:
+        question = self.model.question
+        return ReasoningFilters(self.context.model.codec, question.labels, question.instruction, self.options.filters)
 
     def _generate_and_choose(self, job: AugmentationJob, engine: Engine | None, interrupts: Interrupts) -> None:
         """Generate what is due, then choose among several reasonings of a row.

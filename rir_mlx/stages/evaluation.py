@@ -14,6 +14,7 @@ import numpy as np
 from rir_mlx import __version__
 from rir_mlx.augmentation.augmented_rows import read_stats
 from rir_mlx.backends.on_demand import was_opened
+from rir_mlx.backends.processes import run_on_main
 from rir_mlx.errors import UserError
 from rir_mlx.evaluation.cleaning import row_faults
 from rir_mlx.evaluation.comparison import choose_arm, compare_entries
@@ -36,8 +37,8 @@ from rir_mlx.evaluation.schema import (
 from rir_mlx.evaluation.scores import EvaluationRows, MeasuredArm
 from rir_mlx.recipe.loading import dump_recipe
 from rir_mlx.stages.baselines import baseline_names, majority_entry, measure_baseline, predicted_rows
-from rir_mlx.stages.context import Context, exclusive, on_main_process
-from rir_mlx.stages.measuring import explain, measure
+from rir_mlx.stages.context import Context, exclusive
+from rir_mlx.stages.measuring import explain, measure, score_shares
 from rir_mlx.statistics.intervals import FloatArray
 from rir_mlx.storage.atomic import read_jsonl, write_json, write_jsonl
 from rir_mlx.training.loop import logged_lines
@@ -48,13 +49,22 @@ _EXPLAINED_EXAMPLES = 100
 
 
 @exclusive
-@on_main_process
-def evaluate(context: Context) -> Comparison:
+def evaluate(context: Context) -> Comparison | None:
     """Measure every trained arm and the baselines on the test rows, compare them, and write `comparison.json`, the
-    predictions and the report.
+    predictions and the report. Of several processes, each scores a share of the rows; the main one does the rest and
+    returns the comparison.
 
     Raises UserError if there are no test rows, no arm is trained, or one was trained on other rows or seeds."""
+    if context.processes.size > 1:
+        run_on_main(context.processes, lambda: (_trained_arms(context), context.data.test_rows()))  # reports mistakes
+        score_shares(context, _trained_arms(context))
+    return run_on_main(context.processes, lambda: _evaluate(context))
+
+
+def _evaluate(context: Context) -> Comparison:
     arms, rows, run = _trained_arms(context), _evaluation_rows(context), context.run
+    if left_out := _arms_left_out(context):
+        context.progress.say(f"note: {left_out}")
     measured, entries = list[MeasuredArm](), list[EntryPredictions]()
     for arm in arms:
         scores = measure(context, arm, rows)
@@ -96,12 +106,10 @@ def _trained_arms(context: Context) -> list[Arm]:
                 hint="Run `rir-mlx train-classifier` again.",
             )
         found.append(arm)
-    left_out = _arms_left_out(context)
     if not found:
+        left_out = _arms_left_out(context)
         what = f"{context.run.folder} has no trained classifier{' of classifier.arms' if left_out else ''}."
         raise UserError(what, hint=" ".join(["Run `rir-mlx train-classifier` first.", left_out]).strip())
-    if left_out:
-        context.progress.say(f"note: {left_out}")
     return found
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any
 
 import numpy as np
 
+from rir_mlx.backends.processes import decide_on_main, share
 from rir_mlx.classification.classifier import Classifier
 from rir_mlx.classification.loading import load_classifier
 from rir_mlx.classification.scores import LabelScores
@@ -27,7 +28,7 @@ from rir_mlx.stages.context import Context, exclusive, is_due, on_main_process
 from rir_mlx.statistics.calibration import Calibration
 from rir_mlx.storage.atomic import write_json
 from rir_mlx.storage.digests import digest_of, digest_of_file
-from rir_mlx.storage.journal import Journal
+from rir_mlx.storage.journal import Journal, add_ranks_results, open_share
 from rir_mlx.types import Arm, Way
 
 _PROBED_ROWS = 500
@@ -46,6 +47,17 @@ def measure(context: Context, arm: Arm, rows: EvaluationRows) -> MeasuredArm:
         scores.append(measured)
         calibrations.append(calibration)
     return MeasuredArm(arm, scores, calibrations)
+
+
+def score_shares(context: Context, arms: Sequence[Arm]) -> None:
+    """In every process, score a share of the validation and test rows with every seed of the arms: the main process
+    into the journals of scores, the others into one each, which `measure` adds to it."""
+    processes = context.processes
+    opened = [_ArmMeasurement(context, arm, seed) for arm in arms for seed in context.recipe.classifier.seeds]
+    if decide_on_main(processes, lambda: sum(each.begin_shares() for each in opened) > 0):
+        for measurement in opened:
+            measurement.score_share()
+        processes.all_sum([0.0])  # all have written what the main process reads next
 
 
 def _store(context: Context, arm: Arm, seed: int, calibration: Calibration) -> None:
@@ -97,22 +109,49 @@ class _ArmMeasurement:
         self.adapter = digest_of_file(context.trained(arm, seed).adapter / adapters.MLX_WEIGHTS)
         self.identity = scoring_identity(context, self.adapter)
 
-    def scores(self, rows: EvaluationRows) -> ClassifierScores:
-        context, stage = self.context, self.stage
-        inputs = {
+    def _inputs(self) -> dict[str, Any]:
+        return {
             "adapter": self.adapter,
-            "data": context.data.digest,
+            "data": self.context.data.digest,
             "evaluate": self.options.model_dump(mode="json", exclude=_IRRELEVANT_KEYS),
-            "max_seq_length": context.recipe.max_seq_length,
+            "max_seq_length": self.context.recipe.max_seq_length,
             "readings": self.identity,
         }
-        before = stage.done()
+
+    def begin_shares(self) -> bool:
+        """Whether there is anything to score; the main process's part before all score their shares."""
+        if self.stage.why_not_done(self._inputs()) is None and not self.context.force:
+            return False
+        self.context.lock.lock()
+        self._discard_stale()
+        self.stage.begin()
+        with Journal(self.stage.score_journal) as journal:
+            add_ranks_results(journal)
+        return True
+
+    def score_share(self) -> None:
+        if self.stage.done() is not None:
+            return
+        with open_share(self.stage.score_journal, self.context.processes.rank) as journal:
+            for part in ("validation", "test"):
+                texts = [row.text for row in getattr(self.context.data, part)]
+                self._part_scores(self._cache(journal), part, share(self.context.processes, texts, str))
+
+    def _discard_stale(self) -> None:
+        """Remove cached scores of another model or prompt."""
+        before = self.stage.done()
+        if self.context.force or (before is not None and before["inputs"].get("readings") != self.identity):
+            self.stage.score_journal.unlink(missing_ok=True)
+
+    def scores(self, rows: EvaluationRows) -> ClassifierScores:
+        context, stage, inputs = self.context, self.stage, self._inputs()
         due = is_due(context, stage, inputs, f"evaluation {self.name}")
-        if context.force or (before is not None and before["inputs"].get("readings") != self.identity):
-            stage.score_journal.unlink(missing_ok=True)  # cached scores of another model or prompt
+        if context.processes.size == 1:  # otherwise `begin_shares` has done so
+            self._discard_stale()
         if due:
             stage.begin()
         with Journal(stage.score_journal) as journal:
+            add_ranks_results(journal)
             found = self._classifier_scores(self._cache(journal), rows)
         if due:
             stage.finish(inputs)
@@ -143,8 +182,9 @@ class _ArmMeasurement:
         return ScoreCache(journal, self.identity, load, self.context.progress)
 
     def _classifier_scores(self, cache: ScoreCache, rows: EvaluationRows) -> ClassifierScores:
-        validation, _ = self._part_scores(cache, "validation")
-        test, chains = self._part_scores(cache, "test")
+        data = self.context.data
+        validation, _ = self._part_scores(cache, "validation", [row.text for row in data.validation])
+        test, chains = self._part_scores(cache, "test", [row.text for row in data.test])
         test_scores = {way: timed.label_scores for way, timed in test.items()}
         probed = reasons_first(self.arm) and self.seed == self.context.recipe.classifier.seeds[0]
         return ClassifierScores(
@@ -157,11 +197,10 @@ class _ArmMeasurement:
         )
 
     def _part_scores(
-        self, cache: ScoreCache, part: Literal["validation", "test"]
+        self, cache: ScoreCache, part: str, texts: Sequence[str]
     ) -> tuple[dict[Way, TimedScores], list[LabelScores]]:
-        """The scores of a part's rows by way of scoring, and of each drawn reasoning."""
+        """The scores of a part's texts by way of scoring, and of each drawn reasoning."""
         options, what = self.options, f"evaluate {self.name}: {part}"
-        texts = [row.text for row in getattr(self.context.data, part)]
         found: dict[Way, TimedScores] = {"direct": cache.direct(texts, options.batch_size, what)}
         if not reasons_first(self.arm):
             return found, []

@@ -11,8 +11,9 @@ import threading
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 
@@ -25,6 +26,8 @@ _LINES = 64
 _SECONDS = 1.0
 """Lines are buffered up to this many, and no longer than this, before they are handed to the system."""
 _FLAG_BITS = 2
+_OF_BEFORE = 1
+"""The lowest bit of a place: whether it is in the file that was written before."""
 _RECENT = 50_000
 
 
@@ -64,12 +67,16 @@ class Journal:
     0 to 3, which `flag_of` gives without reading the file.
 
     Opening it cuts off a last line that a kill tore, and skips lines that cannot be read; their results are computed
-    again. Raises UserError if it cannot be written, or another process has it open.
+    again. The results of `before`, another process's journal, count as well, as far as they are written by now. Raises
+    UserError if it cannot be written, or another process has it open.
     """
 
-    def __init__(self, path: Path, flag: Callable[[dict[str, Any]], int] = lambda _: 0) -> None:
+    def __init__(
+        self, path: Path, flag: Callable[[dict[str, Any]], int] = lambda _: 0, *, before: Path | None = None
+    ) -> None:
         self.path, self._flag = path, flag
         self._index = _Index()
+        self._before: BinaryIO | None = None
         self._waiting: list[bytes] = []
         self._unreadable = 0
         make_folder(path.parent)
@@ -80,8 +87,12 @@ class Journal:
         self._lock = Lock(path)
         try:
             self._lock.acquire()
-            self._end = self._read_all()
+            if before is not None and before.is_file():
+                self._before = before.open("rb")
+                self._read_all(self._before, _OF_BEFORE)
             self._reader = path.open("rb")
+            self._end = self._read_all(self._reader)
+            os.truncate(path, self._end)
         except BaseException as error:
             self._file.close()
             self._lock.release()
@@ -96,20 +107,22 @@ class Journal:
         self._timer = threading.Thread(target=self._flush_regularly, name="rir-mlx-journal", daemon=True)
         self._timer.start()
 
-    def _read_all(self) -> int:
+    def _read_all(self, file: BinaryIO, source: int = 0) -> int:
+        """Index a file's results. Returns where its last whole line ends."""
         place = 0
-        with self.path.open("rb") as file:
-            for line in file:
-                if not line.endswith(b"\n"):
-                    os.truncate(self.path, place)
-                    break
-                try:
-                    result = parse_json(line)
-                    self._index.put(int(result["key"], 16), place << _FLAG_BITS | self._flag(result))
-                except (ValueError, KeyError, TypeError):
-                    self._unreadable += 1
-                place += len(line)
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            try:
+                result = parse_json(line)
+                self._put(result, place << 1 | source)
+            except (ValueError, KeyError, TypeError):
+                self._unreadable += 1
+            place += len(line)
         return place
+
+    def _put(self, result: dict[str, Any], place: int) -> None:
+        self._index.put(int(result["key"], 16), place << _FLAG_BITS | self._flag(result))
 
     @property
     def unreadable(self) -> int:
@@ -132,15 +145,17 @@ class Journal:
         if entry is None:
             return None
         self.flush()  # the result may still be buffered
-        self._reader.seek(entry >> _FLAG_BITS)
-        result: dict[str, Any] = parse_json(self._reader.readline())
+        place = entry >> _FLAG_BITS
+        reader = self._before if place & _OF_BEFORE and self._before else self._reader
+        reader.seek(place >> 1)
+        result: dict[str, Any] = parse_json(reader.readline())
         return result
 
     def append(self, result: dict[str, Any]) -> None:
         """Add a result, whose first item is its key. Raises Failure if the disk is full; earlier results are kept."""
         line = json.dumps(result, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
         with self._writing:
-            self._index.put(int(result["key"], 16), self._end << _FLAG_BITS | self._flag(result))
+            self._put(result, self._end << 1)
             self._end += len(line)
             self._waiting.append(line)
         if len(self._waiting) >= _LINES or self._failed:
@@ -175,6 +190,8 @@ class Journal:
                 os.fsync(self._file.fileno())
         finally:
             self._reader.close()
+            if self._before is not None:
+                self._before.close()
             self._file.close()
             self._lock.release()
 
@@ -187,3 +204,22 @@ class Journal:
         except (Failure, OSError):
             if kind is None:  # otherwise the error that ended the block says more
                 raise
+
+
+def open_share(path: Path, rank: int, flag: Callable[[dict[str, Any]], int] = lambda _: 0) -> Journal:
+    """The journal that a process of several writes: the main one the journal itself, every other one a file beside it,
+    until `add_ranks_results`. What was in the journal before counts for all."""
+    if rank == 0:
+        return Journal(path, flag)
+    return Journal(path.with_name(f"{path.stem}.rank-{rank}{path.suffix}"), flag, before=path)
+
+
+def add_ranks_results(journal: Journal) -> None:
+    """Add what other ranks wrote, also before a kill, and remove their journals. A kill in the middle loses nothing."""
+    for path in sorted(journal.path.parent.glob(f"{journal.path.stem}.rank-*{journal.path.suffix}")):
+        with path.open("rb") as file:
+            for line in file:
+                with suppress(ValueError, KeyError, TypeError):  # torn, or unreadable: it is computed again
+                    journal.append(parse_json(line))
+        journal.flush()
+        path.unlink()

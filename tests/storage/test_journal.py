@@ -17,7 +17,7 @@ import pytest
 
 from rir_mlx.errors import UserError
 from rir_mlx.storage import journal as journal_module
-from rir_mlx.storage.journal import Journal
+from rir_mlx.storage.journal import Journal, add_ranks_results, open_share
 
 
 def result(number: int, **more: Any) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def test_a_full_disk_loses_nothing_that_was_written(tmp_path: Path) -> None:
         import sys
         from pathlib import Path
         from rir_mlx.errors import Failure
-        from rir_mlx.storage.journal import Journal
+        from rir_mlx.storage.journal import Journal, add_ranks_results, open_share
         journal = Journal(Path(sys.argv[1]))
         try:
             for number in range(10_000):
@@ -193,3 +193,28 @@ def test_a_journal_is_on_disk_when_it_is_closed(tmp_path: Path) -> None:
         stopped()
     assert json.loads((tmp_path / "journal").read_text(encoding="utf-8")) == result(1)
     assert os.listdir(tmp_path) == ["journal"]
+
+
+def test_a_share_counts_what_was_there_before_and_is_added_once(tmp_path: Path) -> None:
+    """Also after a kill in the middle of adding, and with a last line that a kill tore."""
+    path, keys = tmp_path / "journal.jsonl", [f"{number:016x}" for number in range(6)]
+    with Journal(path, lambda result: result["number"]) as journal:
+        journal.append({"key": keys[0], "number": 3})
+        journal.append({"key": keys[1], "number": 1})
+    with open_share(path, 1, lambda result: result["number"]) as mine, open_share(path, 0) as first:
+        assert [mine.flag_of(key) for key in keys[:3]] == [3, 1, None]
+        mine.append({"key": keys[1], "number": 2})
+        mine.append({"key": keys[2], "number": 0})
+        first.append({"key": keys[3], "number": 0})
+        found = [mine.get(key) for key in keys[:4]]
+        numbers = [None if result is None else result["number"] for result in found]
+        assert numbers == [3, 2, 0, None], "what others write meanwhile is theirs"
+    share = tmp_path / "journal.rank-1.jsonl"
+    written = share.read_bytes()
+    share.write_bytes(written + b'{"key": "00')
+    for _ in range(2):
+        with Journal(path) as journal:
+            add_ranks_results(journal)
+            assert [(journal.get(key) or {}).get("number") for key in keys[:5]] == [3, 2, 0, 0, None]
+        assert not share.exists()
+        share.write_bytes(written)  # a kill left it

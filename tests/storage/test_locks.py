@@ -177,7 +177,7 @@ def test_a_file_system_whose_inodes_change_ends_in_an_error_not_in_a_loop(
 
 
 def test_what_fails_to_open_gives_its_lock_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(_: Journal) -> int:
+    def broken(*_: object) -> int:
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patch:

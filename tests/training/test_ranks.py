@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from processes import Running, client, start_command
+from processes.ranks import free_port, start_ranks
 from recorder import logged
 from safetensors.numpy import load_file
 from tiny import make_tiny_llama
@@ -54,12 +53,6 @@ def folder(backend_name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 def command(runs: str, backend: str) -> list[str]:
     return ["train-classifier", "small.yaml", "--runs", runs, "--backend", backend]
 
@@ -82,16 +75,7 @@ def launch(folder: Path, runs: str, backend: str) -> subprocess.Popen[str]:
 
 
 def warm(folder: Path, runs: str, backend: str) -> list[Running]:
-    """Two processes that find each other by what the launchers set, and start warm."""
-    ports = [free_port(), free_port()]
-    hosts = folder / "hosts.json"
-    hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in ports]), encoding="utf-8")
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(ports[0]), "WORLD_SIZE": "2"}
-    environments: dict[str, list[dict[str, str]]] = {
-        "torch": [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in (0, 1)],
-        "mlx": [{"MLX_HOSTFILE": str(hosts), "MLX_RANK": str(rank)} for rank in (0, 1)],
-    }
-    return [start_command(folder, *command(runs, backend), **environment) for environment in environments[backend]]
+    return start_ranks(folder, backend, *command(runs, backend))
 
 
 def finished(process: subprocess.Popen[str]) -> str:
