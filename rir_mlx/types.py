@@ -62,8 +62,13 @@ Filter = Literal["repeating", "copying", "restating", "another label", "unground
 
 DEFAULT_FILTERS: tuple[Filter, ...] = ("repeating", "copying", "restating", "another label", "stock")
 
-Baseline = Literal["majority", "tf-idf", "untuned"]
+Baseline = Literal["majority", "tf-idf", "untuned", "embedding"]
 """What the arms are compared with."""
+
+DEFAULT_BASELINES: tuple[Baseline, ...] = ("majority", "tf-idf", "untuned")
+
+Pooling = Literal["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
+"""How the vectors of a text's tokens become one: the names of the sentence-transformers library."""
 
 BackendChoice = Literal["auto", "mlx", "torch"]
 """The framework that runs the model."""

@@ -17,7 +17,8 @@ import numpy as np
 
 from rir_mlx.augmentation.filters import LabelWords
 from rir_mlx.statistics.metrics import accuracy
-from rir_mlx.statistics.tfidf import regression, word_features
+from rir_mlx.statistics.regression import one_against_rest
+from rir_mlx.statistics.tfidf import word_features
 
 _FOLDS = 5
 
@@ -90,7 +91,7 @@ def _readable(rows: Sequence[LabelledReasoning], reasonings: Sequence[str]) -> d
     from sklearn.pipeline import make_pipeline
 
     folds = min(_FOLDS, min(Counter(labels).values()))
-    model = make_pipeline(word_features(), regression(10.0))
+    model = make_pipeline(word_features(), one_against_rest(10.0))
     split = StratifiedKFold(folds, shuffle=True, random_state=0)
     try:
         predicted = cross_val_predict(model, reasonings, labels, cv=split)

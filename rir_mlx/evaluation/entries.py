@@ -36,6 +36,7 @@ DESCRIPTIONS = {
     "majority": "the most frequent label",
     "tf-idf": "TF-IDF with logistic regression",
     "untuned": "the base model, not trained",
+    "embedding": "a sentence encoder with logistic regression",
     "encoder": "a fine-tuned encoder",
 }
 

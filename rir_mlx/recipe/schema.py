@@ -5,7 +5,7 @@ The models below define each key once: its default, its bounds and its help. The
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, Self
 
 from pydantic import (
     BeforeValidator,
@@ -15,6 +15,7 @@ from pydantic import (
 
 from rir_mlx.recipe.values import Delimiter, Encoding, Labels, Section, Seed, Size
 from rir_mlx.types import (
+    DEFAULT_BASELINES,
     DEFAULT_FILTERS,
     DEFAULT_RECIPE,
     OPEN_MIRROR,
@@ -284,13 +285,22 @@ class EvaluateSection(Section):
     wanted_accuracy: float | None = Field(default=None, gt=0, le=1)
     """A threshold is chosen on the validation rows above which answers are correct this often, with a certainty of
     95 %. If none is shown to reach it, no text gets a label: 500 rows cannot show 0.99."""
-    baselines: tuple[Baseline, ...] = get_args(Baseline)
-    """What the arms are measured against: the `majority` label, `tf-idf` with logistic regression, and the `untuned`
-    base model."""
+    baselines: tuple[Baseline, ...] = DEFAULT_BASELINES
+    """What the arms are measured against: the `majority` label, `tf-idf` with logistic regression, the `untuned` base
+    model, and an `embedding` of the texts with logistic regression, which needs `embedding_model`."""
+    embedding_model: str | None = None
+    """The sentence encoder of the baseline `embedding` (PyTorch): a folder of the sentence-transformers library, or a
+    Hugging Face id. It is not trained. Naming one adds the baseline."""
     encoder: str | None = None
     """Also fine-tune this encoder with a classification head (PyTorch): a Hugging Face id or a folder."""
     batch_size: int = Field(default=32, ge=1)
     """Rows scored at once."""
+
+    @model_validator(mode="after")
+    def _embedding_has_a_model(self) -> Self:
+        if "embedding" in self.baselines and self.embedding_model is None:
+            raise ValueError("the baseline embedding needs embedding_model, such as a folder of all-MiniLM-L6-v2")
+        return self
 
 
 class Recipe(Section):

@@ -9,7 +9,8 @@ import numpy as np
 
 from rir_mlx.classification.classifier import Classifier
 from rir_mlx.data.rows import Row
-from rir_mlx.evaluation.encoder import EncoderTexts, encoder
+from rir_mlx.evaluation.baselines.embedding import embedding
+from rir_mlx.evaluation.baselines.encoder import EncoderTexts, encoder
 from rir_mlx.evaluation.entries import EntryPredictions
 from rir_mlx.evaluation.score_cache import ScoreCache
 from rir_mlx.models.hub import resolve_model
@@ -23,7 +24,8 @@ from rir_mlx.storage.journal import Journal
 
 def baseline_names(context: Context) -> list[str]:
     options = context.recipe.evaluate
-    return [*options.baselines, *(["encoder"] if options.encoder else [])]
+    named = [name for name in options.baselines if name != "embedding"]
+    return [*named, *(["embedding"] if options.embedding_model else []), *(["encoder"] if options.encoder else [])]
 
 
 def measure_baseline(context: Context, name: str) -> EntryPredictions:
@@ -36,6 +38,8 @@ def measure_baseline(context: Context, name: str) -> EntryPredictions:
     }
     if name == "encoder":
         inputs["encoder"] = context.recipe.evaluate.encoder
+    elif name == "embedding":
+        inputs["embedding_model"] = context.recipe.evaluate.embedding_model
     elif name == "untuned":
         inputs["model"] = scoring_identity(context, None)
     if is_due(context, stage, inputs, f"baseline {name}"):
@@ -87,6 +91,10 @@ def _probabilities(context: Context, name: str) -> FloatArray:
             model = resolve_model(context.recipe.evaluate.encoder or "", key="evaluate.encoder")
             known = EncoderTexts(labels, train, validation)
             return encoder(model, known, texts, progress=context.progress)
+        case "embedding":
+            model = resolve_model(context.recipe.evaluate.embedding_model or "", key="evaluate.embedding_model")
+            known = EncoderTexts(labels, train, validation)
+            return embedding(model, known, texts, context.recipe.seed, context.progress)
         case _:
             return _untuned_probabilities(context, texts)
 

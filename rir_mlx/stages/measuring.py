@@ -33,7 +33,7 @@ from rir_mlx.types import Arm, Way
 
 _PROBED_ROWS = 500
 """Test rows on which the faithfulness of reasonings is probed."""
-_IRRELEVANT_KEYS = {"batch_size", "baselines", "encoder"}
+_IRRELEVANT_KEYS = {"batch_size", "baselines", "encoder", "embedding_model"}
 """Keys of `evaluate` that do not change an arm's scores."""
 
 

@@ -158,14 +158,21 @@ def _resolved(recipe: Recipe, files: ModelFiles) -> Recipe:
     """The recipe such that it means the same in any folder and on any day: local paths absolute, the model's revision
     fixed."""
     data = {part: _absolute(getattr(recipe.data, part)) for part in ("train", "validation", "test")}
+    encoders = {key: _absolute_folder(getattr(recipe.evaluate, key)) for key in ("encoder", "embedding_model")}
     return recipe.model_copy(
         update={
             "model": str(files.folder.resolve()) if Path(recipe.model).expanduser().is_dir() else recipe.model,
             "revision": files.revision,
             "data": recipe.data.model_copy(update=data),
+            "evaluate": recipe.evaluate.model_copy(update=encoders),
             "reasoning": recipe.reasoning.model_copy(update={"source": _absolute(recipe.reasoning.source)}),
         }
     )
+
+
+def _absolute_folder(name: str | None) -> str | None:
+    folder = Path(name or "").expanduser()
+    return str(folder.absolute()) if name and folder.is_dir() else name
 
 
 def _absolute(source: SourceSpec | None) -> SourceSpec | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from rir_mlx.errors import Failure, ModelError, OutOfMemory
 from rir_mlx.models.weight_files import only_its_weights
 from rir_mlx.progress import Progress
 
-_ANOTHER = "Name another encoder, such as a BERT, or leave it out: --set evaluate.encoder=null"
+_ANOTHER = "Name another encoder, such as a BERT, or leave it out: --set evaluate.encoder=null (or embedding_model)"
 _WARM_UP = 0.1
 _POOL = 50
 """Number of batches drawn at a time and sorted by length."""
@@ -57,31 +57,43 @@ def encoder_probabilities(
             ) from error
 
 
-def _load(folder: Path, labels: int) -> Any:
-    """The encoder with a head for `labels` labels. Raises ModelError if more than the head would be random."""
+def load_encoder(folder: Path, kind: Any, **options: Any) -> tuple[Any, dict[str, Any]]:
+    """A model of a class of transformers in float32, and what of it was not in the folder. It is read from the folder's
+    own safetensors, and no code of the folder is run. Raises ModelError if it cannot be."""
     transformers_logging.disable_progress_bar()
     before = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # a long note that the head is new
     try:
         with only_its_weights(folder) as shown:
-            model, report = AutoModelForSequenceClassification.from_pretrained(
+            model, report = kind.from_pretrained(
                 shown,
-                num_labels=labels,
                 dtype=torch.float32,
-                ignore_mismatched_sizes=True,  # the head of another task
                 use_safetensors=True,
                 local_files_only=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                **options,
             )
     except UNLOADABLE as error:
         raise ModelError(f"{folder} cannot be loaded as an encoder: {error}", hint=_ANOTHER) from error
     finally:
         transformers_logging.set_verbosity(before)
+    return model, report
+
+
+def refuse_missing(folder: Path, missing: Iterable[str]) -> None:
+    """Raise ModelError if weights would be random."""
+    if found := sorted(missing):
+        raise ModelError(f"{folder} cannot be loaded as an encoder: it lacks the weight {found[0]}.", hint=_ANOTHER)
+
+
+def _load(folder: Path, labels: int) -> Any:
+    """The encoder with a head for `labels` labels. Raises ModelError if more than the head would be random."""
+    heads = {"num_labels": labels, "ignore_mismatched_sizes": True}  # the head of another task
+    model, report = load_encoder(folder, AutoModelForSequenceClassification, **heads)
     missing = set(report["missing_keys"]) | {key[0] for key in report["mismatched_keys"]}
-    body = sorted(key for key in missing if key.startswith(f"{model.base_model_prefix}.") and "pooler" not in key)
-    if body:
-        raise ModelError(f"{folder} cannot be loaded as an encoder: it lacks the weight {body[0]}.", hint=_ANOTHER)
+    body = f"{model.base_model_prefix}."
+    refuse_missing(folder, (key for key in missing if key.startswith(body) and "pooler" not in key))
     return model
 
 

@@ -15,9 +15,14 @@ from rir_mlx.evaluation.judgement.case import Case
 from rir_mlx.progress import counted
 from rir_mlx.statistics.intervals import Interval
 
-_NAMES = {"tf-idf": "TF-IDF", "encoder": "the encoder", "untuned": "the untuned model"}
+_NAMES = {
+    "tf-idf": "TF-IDF",
+    "embedding": "the sentence encoder",
+    "encoder": "the encoder",
+    "untuned": "the untuned model",
+}
 _SAVINGS = {"untuned": "needs no training"}
-_CHEAP = ("tf-idf", "encoder", "untuned")
+_CHEAP = ("tf-idf", "embedding", "encoder", "untuned")
 """Baselines, the cheapest first. All are cheaper than a trained arm."""
 
 

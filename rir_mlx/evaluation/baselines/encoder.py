@@ -35,15 +35,11 @@ def encoder(
     """[texts, labels] probabilities of an encoder (BERT and its like) fine-tuned on these texts, in PyTorch.
 
     Raises UserError if PyTorch is not installed, and ModelError if the model has no tokenizer or cannot classify."""
-    if importlib.util.find_spec("torch") is None or importlib.util.find_spec("peft") is None:
-        raise UserError(
-            "The encoder baseline needs PyTorch, which is not installed.",
-            hint=f"{install_extra('torch')} installs it; `--set evaluate.encoder=null` leaves the baseline out.",
-        )
+    need_torch("encoder")
     from rir_mlx.backends.torch.encoder import encoder_probabilities
 
     options = options or EncoderOptions()
-    tokenize = _Tokenizer(model, options.max_length)
+    tokenize = TextTokenizer(model, options.max_length)
     index = {label: number for number, label in enumerate(rows.labels)}
     train, validation = (
         list(zip(tokenize([text for text, _ in part]), [index[label] for _, label in part], strict=True))
@@ -53,7 +49,17 @@ def encoder(
     return encoder_probabilities(model.folder, known, tokenize(texts), options, progress or Silent())
 
 
-class _Tokenizer:
+def need_torch(baseline: str) -> None:
+    """Raise UserError if PyTorch is not installed."""
+    if importlib.util.find_spec("torch") is None or importlib.util.find_spec("peft") is None:
+        key = "encoder" if baseline == "encoder" else "embedding_model"
+        raise UserError(
+            f"The {baseline} baseline needs PyTorch, which is not installed.",
+            hint=f"{install_extra('torch')} installs it; `--set evaluate.{key}=null` leaves the baseline out.",
+        )
+
+
+class TextTokenizer:
     """Texts to token ids with the encoder's special tokens around them. A text cannot contain a special token, and an
     empty text becomes the single token 0."""
 

@@ -8,38 +8,19 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
+from encoders import FILLER, LABELS, make_encoder, needs_torch, rows_of
 from numpy.typing import NDArray
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from rir_mlx.backends.base import EncoderOptions
 from rir_mlx.errors import ModelError, UserError, install_extra
-from rir_mlx.evaluation.encoder import EncoderTexts, _Tokenizer, encoder
+from rir_mlx.evaluation.baselines.encoder import EncoderTexts, TextTokenizer, encoder
 from rir_mlx.models.hub import ModelFiles, resolve_model
-from rir_mlx.statistics import tfidf as baselines
+from rir_mlx.statistics import regression
 from rir_mlx.statistics.tfidf import majority_probabilities, tfidf
-
-FILLER = ["the", "a", "of", "to", "and", "when", "it", "was", "not", "about", "day", "home"]
-CUES = {"joy": "smile laugh sunny", "fear": "dark scream trembling", "anger": "shout slam unfair"}
-LABELS = ["fear", "anger", "joy"]
-
-needs_torch = pytest.mark.skipif(find_spec("torch") is None or find_spec("peft") is None, reason="needs PyTorch")
-
-
-def rows_of(count: int, seed: int = 0) -> list[tuple[str, str]]:
-    """Each text holds one cue of its label among words that say nothing."""
-    rng = random.Random(seed)
-    rows = []
-    for number in range(count):
-        label = LABELS[number % 3]
-        words = [*rng.choices(FILLER, k=rng.randrange(3, 9)), rng.choice(CUES[label].split())]
-        rng.shuffle(words)
-        rows.append((" ".join(words), label))
-    return rows
 
 
 def texts_of(rows: list[tuple[str, str]]) -> list[str]:
@@ -119,40 +100,12 @@ def test_many_labels_and_rows_end_in_time_though_few_take_part_in_the_choice(mon
         (" ".join([*rng.choices(FILLER, k=4), f"subject{number % 77}"]), labels[number % 77]) for number in range(924)
     ]
     seen = []
-    fitted = baselines._fitted
-    monkeypatch.setattr(baselines, "_CHOOSING_ROWS", 231)
-    monkeypatch.setattr(
-        baselines, "_fitted", lambda strength, x, y: (seen.append(x.shape[0]), fitted(strength, x, y))[1]
-    )
+    fitted = regression._fitted
+    monkeypatch.setattr(regression, "_CHOOSING_ROWS", 231)
+    monkeypatch.setattr(regression, "_fitted", lambda made, x, y: (seen.append(x.shape[0]), fitted(made, x, y))[1])
     probabilities = tfidf(rows, texts_of(rows[:77]), labels, 0, validation=rows[:77])
     assert seen == [231] * 4 + [924]
     assert accuracy(probabilities, rows[:77], labels) == 1.0
-
-
-def make_encoder(folder: Path) -> Path:
-    """A random BERT of two layers, with a tokenizer that knows the words above."""
-    import torch
-    from transformers import BertConfig, BertModel
-
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *FILLER, *" ".join(CUES.values()).split()]
-    tokenizer = Tokenizer(models.WordPiece({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    tokenizer.add_special_tokens(words[:4])
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        config = BertConfig(
-            vocab_size=len(words),
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=64,
-            max_position_embeddings=18,
-        )
-        BertModel(config).save_pretrained(folder)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -202,9 +155,9 @@ def test_long_and_empty_texts_and_written_marks_are_no_trouble_for_an_encoder(be
     known = EncoderTexts(LABELS, [("smile " * 50, "joy"), ("", "fear"), ("[SEP]", "anger")])
     probabilities = encoder(model, known, ["dark " * 500, "", "[SEP]"], EncoderOptions(epochs=1))
     assert np.isfinite(probabilities).all()
-    assert _Tokenizer(model, 256)(["[SEP]", "smile " * 50, ""])[0].count(3) == 1
-    assert [len(tokens) for tokens in _Tokenizer(model, 256)(["smile " * 50, ""])] == [16, 2]
-    assert [len(tokens) for tokens in _Tokenizer(model, 8)(["smile " * 50])] == [8]
+    assert TextTokenizer(model, 256)(["[SEP]", "smile " * 50, ""])[0].count(3) == 1
+    assert [len(tokens) for tokens in TextTokenizer(model, 256)(["smile " * 50, ""])] == [16, 2]
+    assert [len(tokens) for tokens in TextTokenizer(model, 8)(["smile " * 50])] == [8]
 
 
 @needs_torch
