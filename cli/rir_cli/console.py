@@ -16,9 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from rir_mlx.errors import RirError
+from rir_mlx.progress import counted
 
 if TYPE_CHECKING:  # numpy is not needed to print help
-    from rir_mlx.evaluation.schema import Comparison
+    from rir_mlx.evaluation.schema import Changes, Comparison
     from rir_mlx.statistics.intervals import Interval
     from rir_mlx.types import Finding
 
@@ -153,12 +154,25 @@ def print_comparison(comparison: Comparison) -> None:
     for entry in comparison.entries:
         if entry.beats:
             _print(console, escape(f"{entry.name} beats {', '.join(entry.beats)}."))
+        if entry.changes:
+            _print(console, escape(_changes(entry.name, entry.changes)))
     for warning in comparison.warnings:
         _print(console, escape(f"note: {warning}"))
     print_headline(comparison, console)
     for paragraph in (comparison.verdict, comparison.recommendation):
         if paragraph:
             _print(console, escape(paragraph))
+
+
+def _changes(arm: str, changes: Changes) -> str:
+    """What the reasoning changed, with McNemar's p-value of each seed."""
+    seeds = changes.against_first.by_seed
+    tests = ", ".join("< 0.001" if seed.p_value < 0.001 else f"{seed.p_value:.3f}" for seed in seeds)
+    over = f" over {len(seeds)} seeds" if len(seeds) > 1 else ""
+    return (
+        f"{arm}: the reasoning corrected {counted(changes.corrected.rows, 'first label')} and spoiled "
+        f"{changes.spoiled.rows:,}{over} (McNemar's p: {tests})."
+    )
 
 
 def print_headline(comparison: Comparison, console: Console) -> None:

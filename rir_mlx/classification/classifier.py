@@ -38,14 +38,15 @@ class Classifier(LabelScorer):
             predictions = self.predictions(self.direct(texts, options.batch_size), "direct")
             explained = options.reason == "always" and self.arm != "qa"
             return self._explained(texts, predictions, options, on_text) if explained else predictions
-        if options.reason == "always":
+        if options.reason == "always" and not self.answers_twice:
             return self._reasoned_predictions(texts, options, on_text)
         predictions = self.predictions(self.direct(texts, options.batch_size), "direct")
         if options.reason == "never":
             return predictions
-        doubtful = self._doubtful(predictions)
-        reasoned = self._reasoned_predictions([texts[index] for index in doubtful], options, on_text)
-        for index, prediction in zip(doubtful, reasoned, strict=True):
+        chosen = list(range(len(texts))) if options.reason == "always" else self._doubtful(predictions)
+        firsts = [predictions[index] for index in chosen] if self.answers_twice else None
+        reasoned = self._reasoned_predictions([texts[index] for index in chosen], options, on_text, firsts)
+        for index, prediction in zip(chosen, reasoned, strict=True):
             predictions[index] = prediction
         return predictions
 
@@ -100,16 +101,26 @@ class Classifier(LabelScorer):
         return [index for index, prediction in enumerate(predictions) if prediction.probability < below]
 
     def _reasoned_predictions(
-        self, texts: Sequence[str], options: PredictOptions, on_text: OnText | None
+        self,
+        texts: Sequence[str],
+        options: PredictOptions,
+        on_text: OnText | None,
+        firsts: Sequence[Prediction] | None = None,
     ) -> list[Prediction]:
         if not texts:
             return []
+        labels = None if firsts is None else [first.label for first in firsts]
         if options.samples == 1:
-            return self.predictions(self.reasoned(texts, options.batch_size, on_text), "reasoned")
-        scores = LabelScores.averaged(self.sampled(texts, options))
-        if on_text is not None:  # which reasoning is kept is not known before all of them are generated
-            on_text(scores.reasonings[0] or "")
-        return self.predictions(scores, "sampled")
+            scores = self.reasoned(texts, options.batch_size, on_text, firsts=labels)
+            found = self.predictions(scores, "reasoned")
+        else:
+            scores = LabelScores.averaged(self.sampled(texts, options, firsts=labels))
+            if on_text is not None:  # which reasoning is kept is not known before all of them are generated
+                on_text(scores.reasonings[0] or "")
+            found = self.predictions(scores, "sampled")
+        if firsts is None:
+            return found
+        return [replace(prediction, first=first) for prediction, first in zip(found, firsts, strict=True)]
 
     def _explained(
         self,

@@ -6,6 +6,7 @@ The new columns are
 - `label`: the most probable label; empty (null in JSONL) if the row has no text or `threshold` is not reached,
 - `probability`: of the most probable label, whether or not it is given, to 6 digits,
 - `reasoning`: what was generated; empty if nothing was,
+- `first_label` and `first_probability`, only of an arm that answers twice: what it had answered before the reasoning,
 - `abstained`, only with a `threshold`: true if the probability is below it, false if a label is given,
 - with `top_k` above 1, the next labels: `label_2`, `probability_2` and so on in CSV and TSV; in JSONL a list `top` of
   all k, best first. They do not depend on the threshold.
@@ -58,7 +59,8 @@ class ClassifyFileOptions:
     """How a file is classified. `identity` stands for everything that decides the answers of `classify`: a job that
     began with another one is not resumed. `chunk` rows are handed over at once; a kill loses no more than these.
     `form` describes the file if its format cannot be detected. `safe_cells` puts an apostrophe before
-    new CSV and TSV cells that a spreadsheet would take for a formula (they begin with =, +, -, @ and are no number)."""
+    new CSV and TSV cells that a spreadsheet would take for a formula (they begin with =, +, -, @ and are no number).
+    `firsts`: the classifier answers twice."""
 
     text_column: str | Sequence[str] | None = None
     top_k: int = 1
@@ -68,6 +70,7 @@ class ClassifyFileOptions:
     force: bool = False
     form: TableFormat = ANY_FORMAT
     safe_cells: bool = True
+    firsts: bool = False
 
     def __post_init__(self) -> None:
         if self.top_k < 1 or self.chunk < 1:
@@ -160,6 +163,7 @@ class _FileJob:
         self.source, self.stream, self.about, self.options = source, stream, about, options
         self.table = stream.suffix != ".jsonl"
         keys = ["label", "probability", "reasoning"]
+        keys += ["first_label", "first_probability"] if options.firsts else []
         keys += ["abstained"] if options.threshold is not None else []
         if options.top_k > 1 and self.table:
             keys += [f"{key}_{place}" for place in range(2, options.top_k + 1) for key in ("label", "probability")]
@@ -220,6 +224,9 @@ class _FileJob:
             result.labels[prediction.label] += 1
         values: list[Any] = [None if abstained else prediction.label, round(prediction.probability, _DIGITS)]
         values.append(prediction.reasoning)
+        if self.options.firsts:
+            first = prediction.first
+            values += [None, None] if first is None else [first.label, round(first.probability, _DIGITS)]
         if threshold is not None:
             values.append(abstained)
         if self.options.top_k > 1:
@@ -270,6 +277,7 @@ def _inputs(about: Outline, options: ClassifyFileOptions) -> dict[str, Any]:
             "chunk": options.chunk,
             "form": asdict(options.form),
             "safe_cells": options.safe_cells,
+            "firsts": options.firsts,
         },
     }
 

@@ -98,7 +98,7 @@ def default_arm(run: RunDir) -> Arm:
         if (best := read_json(run.comparison, hint).get("chosen")) in trained:
             found: Arm = best
             return found
-    order: tuple[Arm, ...] = ("qra", "qar", "multitask", "qa", *CONTROLS)
+    order: tuple[Arm, ...] = ("qra", "qarqa", "qar", "multitask", "qa", *CONTROLS)
     return next(arm for arm in order if arm in trained)
 
 

@@ -68,7 +68,8 @@ class LabelScores:
 class Prediction:
     """A label for a text. `probabilities` sum to 1 over the labels; `mass` is the share of the model's whole
     probability that the labels hold, low for a text that fits none of them. `reasoning` is None if none was generated,
-    `tokens` its length; `trimmed` tokens of the text were cut off."""
+    `tokens` its length; `trimmed` tokens of the text were cut off. `first` is what an arm that answers twice had
+    answered before its reasoning."""
 
     label: str
     probabilities: dict[str, float]
@@ -76,6 +77,7 @@ class Prediction:
     reasoning: str | None = None
     trimmed: int = field(default=0, compare=False)
     tokens: int = field(default=0, compare=False)
+    first: Prediction | None = None
 
     @property
     def probability(self) -> float:

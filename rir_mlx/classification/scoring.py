@@ -20,12 +20,13 @@ from rir_mlx.prompting.prompts import (
     DELIMITER,
     REASONING,
     answer_format,
+    answers_twice,
     classifier_prompt,
     label_text,
     reasons_first,
 )
 from rir_mlx.prompting.room import no_room, prompt_room, text_room
-from rir_mlx.types import AnswerFormat, Arm, ReasonMode
+from rir_mlx.types import AnswerFormat, Arm, ReasonMode, Way
 
 OnText = Callable[[str], None]
 """Gets a reasoning piece by piece while it is generated."""
@@ -38,6 +39,7 @@ class PredictOptions:
     reason       whether a reasoning is generated. For an arm that reasons first, `never` scores the labels from the
                  text alone, and `auto` reasons only if that leaves doubt, below a confidence chosen on validation rows.
                  For an arm that answers first, `always` generates the reasoning as an explanation after the label.
+                 An arm that answers twice gives its first label with `never`, its second after a reasoning.
     samples      how many reasonings are sampled; label probabilities are averaged over them. 1 is the likeliest one
     temperature  of sampled reasonings
     batch_size   texts that go through the model at once
@@ -64,8 +66,12 @@ class LabelScorer:
         self.codec = codec
         self.task = task
         self.arm: Arm = arm
-        learned = first_label_tokens if arm == "qar" else label_tokens
-        self.label_tokens = [learned(codec, label) for label in task.labels]
+        learned = first_label_tokens if answer_format(arm).startswith("label, reasoning") else label_tokens
+        self.first_tokens = [learned(codec, label) for label in task.labels]
+        """The labels as they stand where no reasoning precedes them."""
+        twice = answers_twice(arm)
+        self.label_tokens = [label_tokens(codec, label) for label in task.labels] if twice else self.first_tokens
+        """The labels as the one stands that the arm is measured by."""
         self.delimiter = codec.constant(DELIMITER)
         self.room_beside_label = prompt_room(codec, task, arm, reasoning=False)
         self.room_beside_reasoning = prompt_room(codec, task, arm, reasoning=True)
@@ -77,24 +83,49 @@ class LabelScorer:
     def reasons_first(self) -> bool:
         return reasons_first(self.arm)
 
-    # the ways of scoring a text
+    @property
+    def answers_twice(self) -> bool:
+        return answers_twice(self.arm)
+
+    def options_of(self, way: Way) -> list[Tokens]:
+        """The labels that are scored that way. An arm that answers twice has two lists, every other arm one."""
+        return self.first_tokens if way == "direct" else self.label_tokens
+
+    # the ways of scoring a text. `firsts` are the first labels of an arm that answers twice, the likeliest if not given
 
     def direct(self, texts: Sequence[str], batch_size: int = 32) -> LabelScores:
-        """From the text alone; for an arm that reasons first, after an empty reasoning."""
-        return self.score(self.direct_prompts(texts), [None] * len(texts), batch_size)
+        """From the text alone; for an arm whose only label waits for a reasoning, after an empty one."""
+        return self.score(self.direct_prompts(texts), [None] * len(texts), batch_size, "direct")
 
-    def reasoned(self, texts: Sequence[str], batch_size: int = 32, on_text: OnText | None = None) -> LabelScores:
+    def reasoned(
+        self,
+        texts: Sequence[str],
+        batch_size: int = 32,
+        on_text: OnText | None = None,
+        *,
+        firsts: Sequence[str] | None = None,
+    ) -> LabelScores:
         """After the likeliest reasoning."""
-        return self._after_generated(texts, PredictOptions(batch_size=batch_size), on_text)[0]
+        prompts = self.reasoning_prompts(texts, firsts)
+        return self._after_generated(texts, prompts, PredictOptions(batch_size=batch_size), on_text)[0]
 
-    def sampled(self, texts: Sequence[str], options: PredictOptions, *, after: int = 0) -> list[LabelScores]:
+    def sampled(
+        self, texts: Sequence[str], options: PredictOptions, *, after: int = 0, firsts: Sequence[str] | None = None
+    ) -> list[LabelScores]:
         """After sampled reasonings: scores for each of `options.samples`, except the first `after` of them. A text and
         a sample's number decide its draws."""
-        return self._after_generated(texts, options, after=after)
+        return self._after_generated(texts, self.reasoning_prompts(texts, firsts), options, after=after)
 
-    def given(self, texts: Sequence[str], reasonings: Sequence[str], batch_size: int = 32) -> LabelScores:
+    def given(
+        self,
+        texts: Sequence[str],
+        reasonings: Sequence[str],
+        batch_size: int = 32,
+        *,
+        firsts: Sequence[str] | None = None,
+    ) -> LabelScores:
         """After the given reasonings instead of the model's own."""
-        return self.score(self._prompts_with(texts, reasonings), list(reasonings), batch_size)
+        return self.score(self._prompts_with(texts, reasonings, firsts), list(reasonings), batch_size)
 
     def explanations(
         self, texts: Sequence[str], labels: Sequence[str], batch_size: int = 32, on_text: OnText | None = None
@@ -117,50 +148,74 @@ class LabelScorer:
 
     def direct_prompts(self, texts: Sequence[str]) -> list[EncodedPrompt]:
         """What stands before a label that follows the text alone, or an empty reasoning."""
-        prompts = self._encode(texts, answer_format(self.arm), self.room)
-        return [self.after_reasoning(prompt, ()) for prompt in prompts] if self.reasons_first else prompts
+        asked = answer_format(self.arm)
+        prompts = self._encode(texts, asked, self.room)
+        return [self.after_reasoning(prompt, ()) for prompt in prompts] if asked == "reasoning, label" else prompts
 
-    def reasoning_prompts(self, texts: Sequence[str]) -> list[EncodedPrompt]:
+    def reasoning_prompts(self, texts: Sequence[str], firsts: Sequence[str] | None = None) -> list[EncodedPrompt]:
         """What stands before a reasoning that the label waits for."""
+        if self.answers_twice:
+            return self.explanation_prompts(texts, self.first_labels(texts) if firsts is None else firsts)
         return self._encode(texts, answer_format(self.arm), self.room)
+
+    def first_labels(self, texts: Sequence[str], batch_size: int = 32) -> list[str]:
+        """The likeliest labels before any reasoning."""
+        return [self.task.names[best] for best in self.direct(texts, batch_size).scores.argmax(1)]
 
     def after_reasoning(self, prompt: EncodedPrompt, reasoning: Tokens) -> EncodedPrompt:
         """What stands before the label after a reasoning."""
         return replace(prompt, row=prompt.row + reasoning + self.delimiter)
 
     def explanation_prompts(self, texts: Sequence[str], labels: Sequence[str]) -> list[EncodedPrompt]:
-        """What stands before a reasoning that follows the label."""
+        """What stands before a reasoning that follows a label."""
         if self.arm == "multitask":
             return self._encode(texts, "reasoning", self.room_beside_reasoning)
-        between = self.codec.constant(REASONING)
         encoded = self._encode(texts, answer_format(self.arm), self.room_beside_reasoning)
-        return [
-            replace(prompt, row=prompt.row + self.codec.given(label_text(label)) + between)
-            for prompt, label in zip(encoded, labels, strict=True)
-        ]
+        return [self._after_label(prompt, label) for prompt, label in zip(encoded, labels, strict=True)]
+
+    def _after_label(self, prompt: EncodedPrompt, label: str) -> EncodedPrompt:
+        """What stands before the reasoning after a label."""
+        return replace(prompt, row=prompt.row + self.codec.given(label_text(label)) + self.codec.constant(REASONING))
 
     def _encode(self, texts: Sequence[str], asked: AnswerFormat, room: int) -> list[EncodedPrompt]:
         labels, instruction = self.task.labels, self.task.instruction
         return self.codec.encode_many([classifier_prompt(text, labels, instruction, asked) for text in texts], room)
 
-    def _prompts_with(self, texts: Sequence[str], reasonings: Sequence[str]) -> list[EncodedPrompt]:
+    def _prompts_with(
+        self, texts: Sequence[str], reasonings: Sequence[str], firsts: Sequence[str] | None = None
+    ) -> list[EncodedPrompt]:
         """What stands before a label after the given reasonings. One that is longer than the model's own takes room
         from the text, and is cut where it would leave none."""
         longest = self.task.max_reasoning_tokens + max(0, text_room(self.codec, self.task, self.arm) - 1)
-        given = [self.codec.given(reasoning)[:longest] for reasoning in reasonings]
-        # The text gets no more room than beside a reasoning that the model generates itself.
-        rooms = [min(self.room, self.room_beside_label - len(tokens) - len(self.delimiter)) for tokens in given]
-        asked = answer_format(self.arm)
-        encoded = [self._encode([text], asked, room)[0] for text, room in zip(texts, rooms, strict=True)]
-        return [self.after_reasoning(prompt, tokens) for prompt, tokens in zip(encoded, given, strict=True)]
+        space = " " if self.answers_twice else ""
+        given = [self.codec.given(f"{space}{reasoning}")[:longest] for reasoning in reasonings]
+        if self.answers_twice and firsts is None:
+            firsts = self.first_labels(texts)
+        encoded = []
+        for place, (text, tokens) in enumerate(zip(texts, given, strict=True)):
+            more = max(0, len(tokens) - self.task.max_reasoning_tokens)
+            first = None if firsts is None else firsts[place]
+            encoded.append(self.after_reasoning(self._before_reasoning(text, first, self.room - more), tokens))
+        return encoded
+
+    def _before_reasoning(self, text: str, first: str | None, room: int) -> EncodedPrompt:
+        """What stands before a reasoning that the label waits for, in which the text and its prompt take `room`."""
+        prompt = self._encode([text], answer_format(self.arm), room)[0]
+        return prompt if first is None else self._after_label(prompt, first)
 
     # generating and scoring
 
     def _after_generated(
-        self, texts: Sequence[str], options: PredictOptions, on_text: OnText | None = None, *, after: int = 0
+        self,
+        texts: Sequence[str],
+        prompts: Sequence[EncodedPrompt],
+        options: PredictOptions,
+        on_text: OnText | None = None,
+        *,
+        after: int = 0,
     ) -> list[LabelScores]:
         """Scores after each of a text's reasonings: the likeliest one, or as many as are sampled."""
-        prompts, count = self.reasoning_prompts(texts), options.samples - after
+        count = options.samples - after
         requests = [
             Request(index * count + sample, prompt.row, seed=seed_of(text, after + sample))
             for index, (prompt, text) in enumerate(zip(prompts, texts, strict=True))
@@ -209,12 +264,18 @@ class LabelScorer:
             watcher.finish(generated[0])
         return [generated[key] for key in range(len(requests))]
 
-    def score(self, prompts: Sequence[EncodedPrompt], reasonings: Sequence[str | None], batch_size: int) -> LabelScores:
-        """Scores of the labels after prompts of the same prefix, whose reasonings are passed on.
+    def score(
+        self,
+        prompts: Sequence[EncodedPrompt],
+        reasonings: Sequence[str | None],
+        batch_size: int,
+        way: Way = "reasoned",
+    ) -> LabelScores:
+        """Scores of the labels after prompts of the same prefix and way of scoring, whose reasonings are passed on.
 
         Raises Failure for scores that are not numbers."""
         rows = [prompt.row for prompt in prompts]
-        scores = self.model.score(rows, self.label_tokens, prefix=prompts[0].prefix, batch_size=batch_size)
+        scores = self.model.score(rows, self.options_of(way), prefix=prompts[0].prefix, batch_size=batch_size)
         if np.isnan(scores).any():
             raise Failure("The model's probabilities are not numbers.", hint="Set dtype to float32 or bfloat16.")
         return LabelScores(scores, reasonings, [0] * len(prompts), [prompt.trimmed for prompt in prompts])

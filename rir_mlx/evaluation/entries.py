@@ -13,23 +13,28 @@ from rir_mlx.evaluation.cost_curve import cost_curve
 from rir_mlx.evaluation.schema import (
     CalibrationMetrics,
     CalibrationResult,
+    Changes,
     EntryKind,
     EntryResult,
     InferenceCost,
     LabelMass,
     Metrics,
+    Outcome,
     Reliability,
     SeedMetrics,
 )
 from rir_mlx.evaluation.scores import FEWEST_TO_CALIBRATE, EvaluationRows, MeasuredArm
+from rir_mlx.prompting.prompts import answers_twice
 from rir_mlx.statistics import metrics
-from rir_mlx.statistics.intervals import FloatArray
+from rir_mlx.statistics.intervals import FloatArray, share_interval
+from rir_mlx.statistics.paired_tests import compare
 from rir_mlx.types import CONTROLS
 
 DESCRIPTIONS = {
     "qa": "label only",
     "qra": "reasoning, then label",
     "qar": "label, then reasoning",
+    "qarqa": "label, reasoning, label again",
     "multitask": "label or reasoning, by two prompts",
     "qra-scrambled": "control: reasonings of other rows",
     "qra-words": "control: words of the reasoning shuffled",
@@ -84,6 +89,7 @@ def arm_predictions(measured: MeasuredArm, seeds: Sequence[int], rows: Evaluatio
             mean=float(mass.mean()), p5=float(np.quantile(mass, 0.05)), p50=float(np.quantile(mass, 0.5))
         ),
         "faithfulness": scores[0].faithfulness,
+        "changes": changes(measured, rows) if answers_twice(measured.arm) else None,
         "trimmed": int(np.sum(np.array(scores[0].test[way].trimmed) > 0)),
         "cost_curve": cost_curve(measured, rows) if way != "direct" else None,
     }
@@ -91,6 +97,30 @@ def arm_predictions(measured: MeasuredArm, seeds: Sequence[int], rows: Evaluatio
         fields |= _calibration_fields(measured, rows, before, after)
     kind: EntryKind = "control" if measured.arm in CONTROLS else "arm"
     return EntryPredictions(measured.arm, kind, after, list(seeds), fields=fields)
+
+
+def changes(measured: MeasuredArm, rows: EvaluationRows) -> Changes:
+    """What the reasoning of an arm that answers twice changed, on the rows that comparisons use."""
+    keep, truth = rows.compared, rows.test[rows.compared]
+    first, second = (
+        np.exp(np.stack([seed.test[way].log_probabilities[keep] for seed in measured.scores]))
+        for way in ("direct", measured.main_way)
+    )
+    before, after = first.argmax(-1), second.argmax(-1)
+    was_right, is_right = before == truth, after == truth
+
+    def outcome(hits: NDArray[np.bool_]) -> Outcome:
+        return Outcome(rows=int(hits.sum()), share=share_interval(hits))
+
+    return Changes(
+        first_accuracy=share_interval(was_right),
+        corrected=outcome(~was_right & is_right),
+        spoiled=outcome(was_right & ~is_right),
+        kept_right=outcome(was_right & is_right),
+        kept_wrong=outcome(~was_right & (before == after)),
+        wrong_otherwise=outcome(~was_right & ~is_right & (before != after)),
+        against_first=compare((f"{measured.arm} first", first), (measured.arm, second), truth),
+    )
 
 
 def _calibration_fields(

@@ -149,6 +149,35 @@ class Faithfulness(Part):
     """With half of the reasoning's words replaced."""
 
 
+class Outcome(Part):
+    """Test rows with one outcome of a reasoning."""
+
+    rows: int
+    """Summed over seeds."""
+    share: Interval
+    """Of all rows and seeds."""
+
+
+class Changes(Part):
+    """What the reasoning changed in an arm that answers twice: its first label against its second, on the cleaned test
+    rows."""
+
+    first_accuracy: Interval
+    """Accuracy of the first label."""
+    corrected: Outcome
+    """Wrong first, right second."""
+    spoiled: Outcome
+    """Right first, wrong second."""
+    kept_right: Outcome
+    """Right both times."""
+    kept_wrong: Outcome
+    """The same wrong label both times."""
+    wrong_otherwise: Outcome
+    """Two wrong labels that differ."""
+    against_first: PairedComparison
+    """The second label compared with the first. Gained rows are the corrected ones, lost rows the spoiled ones."""
+
+
 class LabelMass(Part):
     """Probability of all labels together before renormalisation. If it is low, the prompt does not make the model write
     a label."""
@@ -234,6 +263,8 @@ class EntryResult(Part):
     """Accuracy against tokens generated. Null for arms that write the label first."""
     faithfulness: Faithfulness | None = None
     """Null for arms that write the label first."""
+    changes: Changes | None = None
+    """Null for arms that answer once."""
     trimmed: int = 0
     """Test texts whose end was cut to fit into `max_seq_length` (first seed)."""
 

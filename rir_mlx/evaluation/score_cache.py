@@ -54,35 +54,52 @@ class ScoreCache:
 
         return self._scores(what, texts, [["direct"] * len(texts)], make)[0]
 
-    def reasoned(self, texts: Sequence[str], batch_size: int, what: str) -> TimedScores:
+    # `firsts` are the labels that an arm which answers twice gave before, None for every other arm
+
+    def reasoned(
+        self, texts: Sequence[str], batch_size: int, what: str, firsts: Sequence[str] | None = None
+    ) -> TimedScores:
         """Labels after the likeliest reasoning."""
 
         def make(chunk: list[int]) -> list[LabelScores]:
-            return [self.classifier.reasoned([texts[index] for index in chunk], batch_size)]
+            some = [texts[index] for index in chunk]
+            return [self.classifier.reasoned(some, batch_size, firsts=_chosen(firsts, chunk))]
 
-        return self._scores(what, texts, [["reasoned"] * len(texts)], make)[0]
+        return self._scores(what, texts, [_after(["reasoned"] * len(texts), firsts)], make)[0]
 
-    def sampled(self, texts: Sequence[str], options: PredictOptions, what: str) -> list[TimedScores]:
+    def sampled(
+        self, texts: Sequence[str], options: PredictOptions, what: str, firsts: Sequence[str] | None = None
+    ) -> list[TimedScores]:
         """Labels after drawn reasonings: scores for each draw."""
 
         def make(chunk: list[int]) -> list[LabelScores]:
-            return self.classifier.sampled([texts[index] for index in chunk], options, after=known)
+            some = [texts[index] for index in chunk]
+            return self.classifier.sampled(some, options, after=known, firsts=_chosen(firsts, chunk))
 
-        ways = [[f"sampled at {options.temperature}, number {chain}"] * len(texts) for chain in range(options.samples)]
+        drawn = [f"sampled at {options.temperature}, number {chain}" for chain in range(options.samples)]
+        ways = [_after([way] * len(texts), firsts) for way in drawn]
         kept = [all(self._key(text, way[0]) in self.journal for text in texts) for way in ways]
         known = kept.index(False) if False in kept else len(kept)  # from an evaluation with fewer samples
         return [self._scores(what, texts, [way], make)[0] for way in ways[:known]] + (
             self._scores(what, texts, ways[known:], make) if known < len(ways) else []
         )
 
-    def given(self, texts: Sequence[str], reasonings: Sequence[str], batch_size: int, what: str) -> TimedScores:
+    def given(
+        self,
+        texts: Sequence[str],
+        reasonings: Sequence[str],
+        batch_size: int,
+        what: str,
+        firsts: Sequence[str] | None = None,
+    ) -> TimedScores:
         """Labels after the given reasonings."""
 
         def make(chunk: list[int]) -> list[LabelScores]:
             some = [texts[index] for index in chunk], [reasonings[index] for index in chunk]
-            return [self.classifier.given(*some, batch_size)]
+            return [self.classifier.given(*some, batch_size, firsts=_chosen(firsts, chunk))]
 
-        return self._scores(what, texts, [[f"given {reasoning}" for reasoning in reasonings]], make)[0]
+        ways = _after([f"given {reasoning}" for reasoning in reasonings], firsts)
+        return self._scores(what, texts, [ways], make)[0]
 
     def explanations(self, texts: Sequence[str], labels: Sequence[str], batch_size: int, what: str) -> list[str]:
         """The reasonings that are generated after labels."""
@@ -146,3 +163,14 @@ class ScoreCache:
             rest.append([found[name] for name in ("reasoning", "tokens", "trimmed", "seconds")])
         reasonings, tokens, trimmed, seconds = (list(column) for column in zip(*rest, strict=True))
         return TimedScores(LabelScores(scores, reasonings, tokens, trimmed), float(np.mean(seconds)))
+
+
+def _chosen(firsts: Sequence[str] | None, chunk: Sequence[int]) -> list[str] | None:
+    return None if firsts is None else [firsts[index] for index in chunk]
+
+
+def _after(ways: Sequence[str], firsts: Sequence[str] | None) -> list[str]:
+    """The ways of scoring, each after a first label."""
+    if firsts is None:
+        return list(ways)
+    return [f"{way} after {first!r}" for way, first in zip(ways, firsts, strict=True)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import get_args
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from rir_mlx.classification.scores import LabelScores
 from rir_mlx.evaluation.schema import Faithfulness
+from rir_mlx.prompting.prompts import answers_twice
 from rir_mlx.statistics.calibration import (
     NO_ANSWER,
     AnswerThreshold,
@@ -83,11 +84,13 @@ class MeasuredArm:
 
     def only_main_way(self) -> MeasuredArm:
         """Without the scores that predictions are not made from: with many labels they take gigabytes."""
-        kept = [
-            replace(scores, validation={}, test={scores.main_way: scores.test[scores.main_way]}, chains=())
-            for scores in self.scores
-        ]
-        return replace(self, scores=kept)
+        kept: set[Way] = {self.main_way, "direct"} if answers_twice(self.arm) else {self.main_way}
+        return replace(self, scores=[_only(scores, kept) for scores in self.scores])
+
+
+def _only(scores: ClassifierScores, ways: Container[Way]) -> ClassifierScores:
+    test = {way: scored for way, scored in scores.test.items() if way in ways}
+    return replace(scores, validation={}, test=test, chains=())
 
 
 def calibrate(scores: ClassifierScores, rows: EvaluationRows, wanted_accuracy: float | None) -> Calibration:

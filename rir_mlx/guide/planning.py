@@ -129,7 +129,7 @@ class _Timing:
         """The steps of a training, and their seconds."""
         context, options = self.context, self.context.recipe.classifier
         rows = [replace(row, reasoning=why) for row, why in zip(self.rows, cycle(self._reasonings()), strict=False)]
-        examples = training_examples(context.model.codec, context.task, rows, arm, {})
+        examples = training_examples(context.model.codec, context.task, rows, arm)
         steps = steps_for(examples, options, rows=len(context.data.train), seed=options.seeds[0])
         job = TrainingJob(examples, examples, options, options.seeds[0], steps)
         cost = training_cost(self.trained, job, self.device, "classifier", "")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rir_mlx.backends.base import Tokens
 from rir_mlx.data.rows import Row
@@ -16,7 +17,6 @@ from rir_mlx.prompting.prompts import (
     answer_format,
     classifier_prompt,
     label_text,
-    reasons_first,
 )
 from rir_mlx.types import AnswerFormat, Arm
 
@@ -35,6 +35,19 @@ class ClassificationTask:
         return list(self.labels)
 
 
+@dataclass(frozen=True)
+class LearningOptions:
+    """How rows are learned. `label_weights` weigh them by their labels. `wrong_first` is the share of the rows of
+    `qarqa` whose reasoning follows a wrong first label, drawn by `seed`."""
+
+    label_weights: Mapping[str, float] = field(default_factory=dict)
+    wrong_first: float = 0.0
+    seed: int = 0
+
+
+_PLAIN = LearningOptions()
+
+
 def label_tokens(codec: Codec, label: str) -> Tokens:
     """A label as it is learned and scored: with its leading space and the terminator."""
     return (*codec.given(label_text(label)), codec.terminator)
@@ -51,8 +64,9 @@ def first_label_tokens(codec: Codec, label: str) -> Tokens:
 
 
 def following_tokens(codec: Codec, reasoning: str) -> Tokens:
-    """A reasoning as it is learned after a label, from the second token of the text between the two."""
-    return (*codec.constant(REASONING)[1:], *codec.given(f" {reasoning}"), codec.terminator)
+    """A reasoning as it is learned after a label, from the second token of the text between the two, without its
+    end."""
+    return (*codec.constant(REASONING)[1:], *codec.given(f" {reasoning}"))
 
 
 def training_examples(
@@ -60,38 +74,58 @@ def training_examples(
     task: ClassificationTask,
     rows: Iterable[Row],
     arm: Arm,
-    label_weights: Mapping[str, float] | None = None,
+    options: LearningOptions = _PLAIN,
 ) -> TrainingExamples:
-    """Rows as the arm learns them, each with the reasoning to learn. `label_weights` weigh the rows by their labels.
+    """Rows as the arm learns them, each with the reasoning to learn.
 
-    `qa` ignores reasonings. Arms that reason first skip rows without one; the others learn such a row's label alone.
-    A row of `multitask` that is too long for one of its two prompts is left out of both."""
-    weights = label_weights or {}
+    `qa` ignores reasonings. Arms whose first label waits for a reasoning skip rows without one; the others learn such a
+    row's (first) label alone. A row of `multitask` that is too long for one of its two prompts is left out of both."""
 
     def lessons() -> Iterator[list[Lesson]]:
         for row in rows:
-            if row.reasoning is not None or not reasons_first(arm):
-                yield list(_lessons(codec, task, row, arm, weights.get(row.label, 1.0)))
+            if row.reasoning is not None or answer_format(arm) != "reasoning, label":
+                yield list(_lessons(codec, task, row, arm, options))
 
     return encode_examples(codec, lessons(), task.max_seq_length)
 
 
-def _lessons(codec: Codec, task: ClassificationTask, row: Row, arm: Arm, weight: float) -> Iterator[Lesson]:
-    """The prompts of a row and what is learned behind each: two for `multitask`, one for every other arm."""
+def _lessons(codec: Codec, task: ClassificationTask, row: Row, arm: Arm, options: LearningOptions) -> Iterator[Lesson]:
+    """The prompts of a row and what is learned behind each: one, or for `multitask` and `qarqa` two."""
+    weight, reasoning, asked = options.label_weights.get(row.label, 1.0), row.reasoning or "", answer_format(arm)
+    label, first = label_tokens(codec, row.label), first_label_tokens(codec, row.label)
+    explanation = following_tokens(codec, reasoning) if reasoning and asked.startswith("label, reasoning") else ()
 
-    def lesson(asked: AnswerFormat, reasoning: Tokens, answer: Tokens) -> Lesson:
-        prompt: Prompt = classifier_prompt(row.text, task.labels, task.instruction, asked)
-        answer_first = asked == "label, reasoning"
-        return prompt, TrainingExample((), reasoning, answer, answer_first, weight, row.id, row.text)
+    def lesson(
+        first: Tokens = (), reasoning: Tokens = (), answer: Tokens = (), *, given: Tokens = (), explains: bool = False
+    ) -> Lesson:
+        wanted: AnswerFormat = "reasoning" if explains else asked
+        prompt: Prompt = classifier_prompt(row.text, task.labels, task.instruction, wanted)
+        return prompt, TrainingExample(given, reasoning, answer, first, weight, row.id, row.text)
 
-    reasoning, asked = row.reasoning or "", answer_format(arm)
     match asked:
         case "reasoning, label":
-            yield lesson(asked, reasoning_tokens(codec, reasoning), label_tokens(codec, row.label))
+            yield lesson((), reasoning_tokens(codec, reasoning), label)
         case "label, reasoning":
-            explanation = following_tokens(codec, reasoning) if reasoning else ()
-            yield lesson(asked, explanation, first_label_tokens(codec, row.label))
+            yield lesson(first, (*explanation, codec.terminator) if explanation else ())
+        case "label, reasoning, label":
+            thought, answer = ((*explanation, *codec.constant(DELIMITER)), label) if explanation else ((), ())
+            wrong = _wrong_first(task, row, options) if explanation else None
+            if wrong is None:
+                yield lesson(first, thought, answer)
+                yield lesson()
+            else:
+                yield lesson((), thought, answer, given=first_label_tokens(codec, wrong))
+                yield lesson(first)
         case _:
-            yield lesson("label", (), label_tokens(codec, row.label))
+            yield lesson((), (), label)
             if arm == "multitask":
-                yield lesson("reasoning", (*codec.given(reasoning), codec.terminator) if reasoning else (), ())
+                yield lesson((), (*codec.given(reasoning), codec.terminator) if reasoning else (), explains=True)
+
+
+def _wrong_first(task: ClassificationTask, row: Row, options: LearningOptions) -> str | None:
+    """The wrong first label that a row's reasoning follows in training; None if it is the right one. A model that only
+    ever saw right ones would learn to repeat its first label, whatever the reasoning says."""
+    draw = random.Random(f"{options.seed} {row.text}")
+    if draw.random() >= options.wrong_first:
+        return None
+    return draw.choice([label for label in task.labels if label != row.label])

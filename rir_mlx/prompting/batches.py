@@ -108,7 +108,7 @@ def step_batches(
     weights = weights or LossWeights()
     tasks = [task for task in (examples, examples.second) if task is not None]
     rows = [task.rows[index] for task in tasks for group in groups for index in group]
-    answers = sum(row.weight * len(row.answer) for row in rows) or 1.0
+    answers = sum(row.weight * row.answers for row in rows) or 1.0
     reasonings = sum(len(row.reasoning) for row in rows) or 1
     each = LossWeights(weights.answer / answers, weights.reasoning / reasonings)
     return [
@@ -126,8 +126,8 @@ def _batch(prefix: Tokens, rows: Sequence[TrainingExample], each: LossWeights, s
     weights = np.zeros(tokens.shape, dtype=np.float32)
     for index, row in enumerate(rows):
         place = len(own) + len(row.prompt)
-        parts = [(len(row.reasoning), each.reasoning), (len(row.answer), each.answer * row.weight)]
-        for length, weight in reversed(parts) if row.answer_first else parts:
-            weights[index, place : place + length] = weight
-            place += length
+        answer = each.answer * row.weight
+        for part, weight in ((row.first, answer), (row.reasoning, each.reasoning), (row.answer, answer)):
+            weights[index, place : place + len(part)] = weight
+            place += len(part)
     return Batch(prefix if shared else (), tokens, lengths, weights)

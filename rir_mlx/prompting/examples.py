@@ -13,28 +13,33 @@ from rir_mlx.prompting.prompts import Prompt
 
 @dataclass(frozen=True, slots=True)
 class TrainingExample:
-    """A row to learn: the prompt after the shared prefix, then what is learned, the reasoning first or the answer.
-    `answer` includes the token that ends it. `weight` is the weight of the answer relative to other rows'. `id` and
-    `text` are the row's own, and name it in messages."""
+    """A row to learn: the prompt after the shared prefix, then what is learned, in this order: a `first` answer, a
+    reasoning, an answer. Each may be empty, and includes what ends it. `weight` is the weight of both answers relative
+    to other rows'. `id` and `text` are the row's own, and name it in messages."""
 
     prompt: Tokens
     reasoning: Tokens
     answer: Tokens
-    answer_first: bool = False
+    first: Tokens = ()
     weight: float = 1.0
     id: str = field(default="", compare=False, repr=False)
     text: str = field(default="", compare=False, repr=False)
 
     def __len__(self) -> int:
-        return len(self.prompt) + len(self.reasoning) + len(self.answer)
+        return len(self.prompt) + len(self.learned)
 
     @property
     def learned(self) -> Tokens:
-        return self.answer + self.reasoning if self.answer_first else self.reasoning + self.answer
+        return self.first + self.reasoning + self.answer
+
+    @property
+    def answers(self) -> int:
+        """Tokens of its answers."""
+        return len(self.first) + len(self.answer)
 
 
 Lesson = tuple[Prompt, TrainingExample]
-"""A prompt, and what is learned behind it: an example whose `prompt` is still to be encoded."""
+"""A prompt, and what is learned behind it: an example whose `prompt` holds only what follows the encoded one."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ def encode_examples(codec: Codec, rows: Iterable[Sequence[Lesson]], max_seq_leng
             tasks = [[] for _ in lessons]
             prefixes = [prompt.prefix for prompt in encoded]
         for number, (prompt, (_, learned)) in enumerate(zip(encoded, lessons, strict=True)):
-            tasks[number].append(replace(learned, prompt=prompt.row))
+            tasks[number].append(replace(learned, prompt=prompt.row + learned.prompt))
             trimmed[number] += prompt.trimmed > 0
     if too_long is not None and not tasks:
         raise too_long

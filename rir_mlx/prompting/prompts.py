@@ -22,6 +22,7 @@ _HOW: dict[AnswerFormat, str] = {
     "label": "Answer with the label.",
     "reasoning, label": "Give your reasoning, then the label.",
     "label, reasoning": "Give the label, then your reasoning.",
+    "label, reasoning, label": "Give a first label, then your reasoning, then the label.",
     "reasoning": "Give your reasoning.",
 }
 
@@ -72,16 +73,24 @@ def rgen_row_prompt(text: str, label: str, labels: Sequence[str], instruction: s
     return Prompt(prefix=(*base.prefix, Piece(question_of(labels, instruction), given=True)), text=text, tail=base.tail)
 
 
-def reasons_first(arm: Arm) -> bool:
-    """Whether an arm's label waits for a reasoning."""
-    return arm == "qra" or arm in CONTROLS
-
-
 def answer_format(arm: Arm) -> AnswerFormat:
     """What an arm's prompt for a label asks for."""
-    if reasons_first(arm):
-        return "reasoning, label"
-    return "label, reasoning" if arm == "qar" else "label"
+    formats: dict[Arm, AnswerFormat] = {
+        "qra": "reasoning, label",
+        "qar": "label, reasoning",
+        "qarqa": "label, reasoning, label",
+    }
+    return "reasoning, label" if arm in CONTROLS else formats.get(arm, "label")
+
+
+def reasons_first(arm: Arm) -> bool:
+    """Whether the label that an arm is measured by waits for a reasoning."""
+    return answer_format(arm).endswith("reasoning, label")
+
+
+def answers_twice(arm: Arm) -> bool:
+    """Whether an arm also gives a label before its reasoning, which then follows from it."""
+    return answer_format(arm) == "label, reasoning, label"
 
 
 def classifier_prompt(text: str, labels: Mapping[str, str], instruction: str, asked: AnswerFormat) -> Prompt:

@@ -5,17 +5,27 @@ from __future__ import annotations
 from rir_mlx.errors import UserError
 from rir_mlx.prompting.arms import ClassificationTask, label_tokens
 from rir_mlx.prompting.codec import Codec
-from rir_mlx.prompting.prompts import DELIMITER, REASONING, answer_format, classifier_prompt, reasons_first
+from rir_mlx.prompting.prompts import (
+    DELIMITER,
+    REASONING,
+    answer_format,
+    answers_twice,
+    classifier_prompt,
+    reasons_first,
+)
 from rir_mlx.types import AnswerFormat, Arm
 
 
 def prompt_room(codec: Codec, task: ClassificationTask, arm: Arm, *, reasoning: bool) -> int:
-    """Tokens that a prompt may take where the longest label follows it, and with `reasoning` the longest reasoning."""
-    room = task.max_seq_length - max(len(label_tokens(codec, label)) for label in task.labels)
+    """Tokens that a prompt may take where the longest label follows it, and with `reasoning` the longest reasoning. The
+    first of two labels counts too."""
+    longest = max(len(label_tokens(codec, label)) for label in task.labels)
     if not reasoning:
-        return room
-    between = codec.constant(DELIMITER if reasons_first(arm) else REASONING)
-    return room - task.max_reasoning_tokens - len(between)
+        return task.max_seq_length - longest
+    between = len(codec.constant(DELIMITER if reasons_first(arm) else REASONING))
+    if answers_twice(arm):
+        between += longest + len(codec.constant(REASONING))
+    return task.max_seq_length - longest - task.max_reasoning_tokens - between
 
 
 def text_room(codec: Codec, task: ClassificationTask, arm: Arm) -> int:

@@ -197,8 +197,9 @@ class ClassifierSection(TrainingSection):
 
     arms: tuple[Arm, ...] = Field(default=("qa", "qra", "qar"), min_length=1)
     """Ways to train the classifier. `qa` writes only the label; `qra` a reasoning and then the label; `qar` the label
-    and then a reasoning; `multitask` the label or a reasoning, depending on the prompt. Controls: `qra-scrambled`
-    learns the reasonings of other rows; `qra-words` learns its own with their words shuffled."""
+    and then a reasoning; `qarqa` a first label, a reasoning, and the label again; `multitask` the label or a reasoning,
+    depending on the prompt. Controls: `qra-scrambled` learns the reasonings of other rows; `qra-words` learns its own
+    with their words shuffled."""
     seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
     """Every arm is trained once per seed. A seed decides the initial weights and the order of rows, not the splits. The
     classifiers of the first seed are used to classify and to export."""
@@ -207,6 +208,9 @@ class ClassifierSection(TrainingSection):
     reasoning tokens."""
     multitask_alpha: float = Field(default=0.5, gt=0, le=1)
     """α in the loss of `multitask`: α · cross-entropy of the label tokens + (1 - α) · that of the reasoning tokens."""
+    wrong_first: float = Field(default=0.5, ge=0, lt=1)
+    """Share of the training rows of `qarqa` whose reasoning and second label follow a wrong first label, drawn at
+    random. With 0 the model learns to repeat its first label."""
     class_weight: ClassWeight | None = None
     """`balanced` weights the loss of a label by rows / (labels · rows of the label). `null`: all weigh the same."""
 

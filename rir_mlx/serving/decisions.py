@@ -127,7 +127,9 @@ def question_of(asked: Predicate | Choice | Score) -> NoulQuestion | ChoiceQuest
 
 def decision_of(asked: Predicate | Choice | Score, answer: NoulAnswer | ChoiceAnswer | ScoreAnswer) -> dict[str, Any]:
     """The answer in OpenAI's form, with what `/v1/systemone` adds."""
-    common = answer.model_dump(include={"calibrated", "abstain", "mass", "trimmed", "reason"}) | {"name": asked.name}
+    common = answer.model_dump(include={"calibrated", "abstain", "mass", "trimmed", "reason", "first"}) | {
+        "name": asked.name
+    }
     match asked, answer:
         case Predicate(), NoulAnswer():
             return {"type": "predicate", "probability": answer.noul, **common}

@@ -142,10 +142,16 @@ class Row:
     def way(self) -> Way:
         return "direct" if self.reasoning is None else "reasoned"
 
+    def is_scored_like(self, other: Row) -> bool:
+        """Whether both can be scored in one batch: by the same classifier, with the same label tokens."""
+        if self.classifier is None or self.classifier is not other.classifier:
+            return False
+        return self.classifier.options_of(self.way) is self.classifier.options_of(other.way)
+
     def begin(self, classifier: Classifier) -> None:
         """Encode the text for the first work. Raises UserError if it has no room."""
         self.classifier = classifier
-        reasons = self.item.reason == "always" and classifier.reasons_first
+        reasons = self.item.reason == "always" and classifier.reasons_first and not classifier.answers_twice
         prompts = classifier.reasoning_prompts if reasons else classifier.direct_prompts
         self._ask(prompts([self.item.text])[0])
 
@@ -162,7 +168,8 @@ class Row:
     def scored(self, prediction: Prediction) -> Work | None:
         """Take the label's probabilities; returns what is next."""
         classifier, _ = self._begun()
-        self.prediction = replace(prediction, reasoning=self.reasoning, tokens=self.tokens)
+        first = self.prediction if classifier.answers_twice else None
+        self.prediction = replace(prediction, reasoning=self.reasoning, tokens=self.tokens, first=first)
         reason, text = self.item.reason, self.item.text
         if self.reasoning is not None or reason == "never" or classifier.arm == "qa":
             return None
@@ -170,8 +177,8 @@ class Row:
             if reason == "always":
                 self._ask(classifier.explanation_prompts([text], [prediction.label])[0])
                 return "generate"
-        elif prediction.probability < classifier.reason_below:
-            self._ask(classifier.reasoning_prompts([text])[0])
+        elif reason == "always" or prediction.probability < classifier.reason_below:
+            self._ask(classifier.reasoning_prompts([text], [prediction.label])[0])
             return "generate"
         return None
 

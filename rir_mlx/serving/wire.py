@@ -120,6 +120,13 @@ class SystemOneRequest(BaseModel):
         return self
 
 
+class First(BaseModel):
+    """What an arm that answers twice answered before its reasoning."""
+
+    label: str
+    probability: float
+
+
 class Answer(BaseModel):
     """What every answer has.
 
@@ -128,6 +135,7 @@ class Answer(BaseModel):
     mass        the share of the model's whole probability that the options hold: low for a text that fits none
     trimmed     tokens that were cut from the end of a text too long for the model
     reason      the reasoning that the model wrote, where one was asked for
+    first       what an arm that answers twice answered before it
     """
 
     calibrated: bool
@@ -135,6 +143,7 @@ class Answer(BaseModel):
     mass: float
     trimmed: int
     reason: str | None = None
+    first: First | None = None
 
 
 class NoulAnswer(Answer):
@@ -204,6 +213,7 @@ class Classified(BaseModel):
     mass: float
     reasoning: str | None
     trimmed: int
+    first: First | None = None
 
 
 class ClassifyResponse(BaseModel):
@@ -278,6 +288,7 @@ def answer_of(
         "mass": prediction.mass,
         "trimmed": prediction.trimmed,
         "reason": prediction.reasoning,
+        "first": _first(prediction),
     }
     match question:
         case NoulQuestion():
@@ -302,7 +313,13 @@ def classified(prediction: Prediction, served: Served) -> Classified:
         mass=prediction.mass,
         reasoning=prediction.reasoning,
         trimmed=prediction.trimmed,
+        first=_first(prediction),
     )
+
+
+def _first(prediction: Prediction) -> First | None:
+    first = prediction.first
+    return None if first is None else First(label=first.label, probability=first.probability)
 
 
 def choice_confidence(probabilities: Sequence[float]) -> float:

@@ -142,9 +142,10 @@ class Worker:
         """What stands before every reasoning of the trained classifier."""
         if classifier.arm == "qa":
             return ()
+        label = classifier.task.names[:1]
         if classifier.reasons_first:
-            return classifier.reasoning_prompts(["x"])[0].prefix
-        return classifier.explanation_prompts(["x"], classifier.task.names[:1])[0].prefix
+            return classifier.reasoning_prompts(["x"], label)[0].prefix
+        return classifier.explanation_prompts(["x"], label)[0].prefix
 
     def _wait(self) -> bool:
         """Wait until there is work. False once the worker is to stop and nothing waits."""
@@ -169,7 +170,8 @@ class Worker:
                     self._turns[work].add(found)
 
     def _first_work(self, item: Item) -> Work:
-        return "generate" if item.reason == "always" and self._trained.reasons_first else "score"
+        reasons_at_once = self._trained.reasons_first and not self._trained.answers_twice
+        return "generate" if item.reason == "always" and reasons_at_once else "score"
 
     @property
     def _trained(self) -> Classifier:
@@ -213,11 +215,11 @@ class Worker:
         return None
 
     def _score(self) -> None:
-        """Score the labels of the rows that wait for it: one batch, of the first row's question."""
+        """Score the labels of the rows that wait for it: one batch, of the first row's question and label tokens."""
         rows: list[Row] = []
         others: list[Row] = []
         while len(rows) + len(others) < self.limits.together and (row := self._next("score")) is not None:
-            (rows if not rows or row.classifier is rows[0].classifier else others).append(row)
+            (rows if not rows or row.is_scored_like(rows[0]) else others).append(row)
         self._turns["score"].put_back(others)
         if not rows:
             return
@@ -230,7 +232,7 @@ class Worker:
         classifier = rows[0].classifier
         assert classifier is not None
         prompts = [row.prompt for row in rows if row.prompt is not None]
-        scores = classifier.score(prompts, [row.reasoning for row in rows], self.limits.together)
+        scores = classifier.score(prompts, [row.reasoning for row in rows], self.limits.together, rows[0].way)
         ways: tuple[Way, ...] = ("direct", "reasoned")
         for way in ways:
             places = [place for place, row in enumerate(rows) if row.way == way]

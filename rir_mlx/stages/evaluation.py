@@ -35,6 +35,7 @@ from rir_mlx.evaluation.schema import (
     write_comparison,
 )
 from rir_mlx.evaluation.scores import EvaluationRows, MeasuredArm
+from rir_mlx.prompting.prompts import answers_twice
 from rir_mlx.recipe.loading import dump_recipe
 from rir_mlx.stages.baselines import baseline_names, majority_entry, measure_baseline, predicted_rows
 from rir_mlx.stages.context import Context, exclusive
@@ -203,19 +204,33 @@ def _write_predictions(
     whether the comparisons use it."""
     seeds, chosen = context.recipe.classifier.seeds, choose_arm(entries)
     for arm, entry in zip(measured, entries, strict=True):
-        for seed, scores, probabilities in zip(seeds, arm.scores, entry.probabilities, strict=True):
+        for place, (seed, scores, probabilities) in enumerate(zip(seeds, arm.scores, entry.probabilities, strict=True)):
             scored = scores.test[scores.main_way]
             reasonings = list(scored.reasonings)
             if seed == seeds[0] and arm.arm == chosen and scores.main_way == "direct":
                 _add_explanations(context, arm.arm, reasonings, probabilities, entries)
             details = zip(scored.mass.tolist(), reasonings, scored.tokens, rows.compared.tolist(), strict=True)
             lines = (
-                row | {"mass": mass, "reasoning": reasoning, "tokens": tokens, "compared": compared}
-                for row, (mass, reasoning, tokens, compared) in zip(
-                    predicted_rows(context, probabilities), details, strict=True
+                row | {"mass": mass, "reasoning": reasoning, "tokens": tokens, "compared": compared} | first
+                for row, (mass, reasoning, tokens, compared), first in zip(
+                    predicted_rows(context, probabilities), details, _first_answers(arm, place, rows), strict=True
                 )
             )
             write_jsonl(context.run.predictions(arm.arm + context.seed_suffix(seed)), lines)
+
+
+def _first_answers(arm: MeasuredArm, seed: int, rows: EvaluationRows) -> list[dict[str, Any]]:
+    """For each test row what an arm that answers twice answered before its reasoning, with the seed at that place."""
+    if not answers_twice(arm.arm):
+        return [{}] * len(rows.test)
+    direct = arm.scores[seed].test["direct"].log_probabilities
+    calibrated = arm.calibrations[seed].probabilities(direct, "direct")
+    best = calibrated.argmax(1).tolist()
+    chances = calibrated.max(1).tolist()
+    return [
+        {"first": {"label": rows.labels[label], "probability": probability}}
+        for label, probability in zip(best, chances, strict=True)
+    ]
 
 
 def _add_explanations(

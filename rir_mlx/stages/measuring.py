@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from rir_mlx.evaluation.scores import (
 )
 from rir_mlx.models import adapters
 from rir_mlx.prompting.ablations import corrupt, swap_among, vocabulary
-from rir_mlx.prompting.prompts import reasons_first
+from rir_mlx.prompting.prompts import answers_twice, reasons_first
 from rir_mlx.stages.context import Context, exclusive, is_due, on_main_process
 from rir_mlx.statistics.calibration import Calibration
 from rir_mlx.storage.atomic import write_json
@@ -165,10 +165,19 @@ class _ArmMeasurement:
             self.stage.score_journal.unlink(missing_ok=True)
         with Journal(self.stage.score_journal) as journal:
             cache = self._cache(journal)
-            found: dict[Way, LabelScores] = {"direct": cache.direct(texts, size, what).label_scores}
+            direct = cache.direct(texts, size, what)
+            found: dict[Way, LabelScores] = {"direct": direct.label_scores}
             if reasons_first(self.arm):
-                found["reasoned"] = cache.reasoned(texts, size, f"{what}, reasoning").label_scores
+                firsts = self._firsts(direct.label_scores)
+                found["reasoned"] = cache.reasoned(texts, size, f"{what}, reasoning", firsts).label_scores
         return found
+
+    def _firsts(self, direct: LabelScores) -> list[str] | None:
+        """The labels that an arm which answers twice gives before its reasoning."""
+        if not answers_twice(self.arm):
+            return None
+        names = self.context.task.names
+        return [names[best] for best in direct.scores.argmax(1)]
 
     def explanations(self, texts: Sequence[str], labels: Sequence[str]) -> list[str]:
         with Journal(self.stage.score_journal) as journal:
@@ -186,14 +195,17 @@ class _ArmMeasurement:
         validation, _ = self._part_scores(cache, "validation", [row.text for row in data.validation])
         test, chains = self._part_scores(cache, "test", [row.text for row in data.test])
         test_scores = {way: timed.label_scores for way, timed in test.items()}
+        seconds = {way: timed.seconds for way, timed in test.items()}
+        if answers_twice(self.arm):  # the first label is part of every other answer
+            seconds |= {way: spent + seconds["direct"] for way, spent in seconds.items() if way != "direct"}
         probed = reasons_first(self.arm) and self.seed == self.context.recipe.classifier.seeds[0]
         return ClassifierScores(
             main_way="reasoned" if reasons_first(self.arm) else "direct",
             validation={way: timed.label_scores for way, timed in validation.items()},
             test=test_scores,
-            seconds={way: timed.seconds for way, timed in test.items()},
+            seconds=seconds,
             chains=chains,
-            faithfulness=self._faithfulness(cache, test_scores["reasoned"], rows) if probed else None,
+            faithfulness=self._faithfulness(cache, test_scores, rows) if probed else None,
         )
 
     def _part_scores(
@@ -204,29 +216,32 @@ class _ArmMeasurement:
         found: dict[Way, TimedScores] = {"direct": cache.direct(texts, options.batch_size, what)}
         if not reasons_first(self.arm):
             return found, []
-        found["reasoned"] = cache.reasoned(texts, options.batch_size, f"{what}, reasoning")
+        firsts = self._firsts(found["direct"].label_scores)
+        found["reasoned"] = cache.reasoned(texts, options.batch_size, f"{what}, reasoning", firsts)
         if options.samples == 1:
             return found, []
         sampling = PredictOptions(
             samples=options.samples, temperature=options.sample_temperature, batch_size=options.batch_size
         )
-        drawn = cache.sampled(texts, sampling, f"{what}, {sampling.samples} reasonings")
+        drawn = cache.sampled(texts, sampling, f"{what}, {sampling.samples} reasonings", firsts)
         chains = [timed.label_scores for timed in drawn]
         found["sampled"] = TimedScores(LabelScores.averaged(chains), sum(timed.seconds for timed in drawn))
         return found, chains
 
-    def _faithfulness(self, cache: ScoreCache, own: LabelScores, rows: EvaluationRows) -> Faithfulness:
+    def _faithfulness(self, cache: ScoreCache, scores: Mapping[Way, LabelScores], rows: EvaluationRows) -> Faithfulness:
         """How often the label changes when the reasoning is that of a row with another label, or half of its words are
         replaced (arXiv:2307.13702). A label that stays does not depend on its reasoning."""
         texts = [row.text for row in self.context.data.test[:_PROBED_ROWS]]
         count, truth = len(texts), rows.test[:_PROBED_ROWS]
+        own, firsts = scores["reasoned"], self._firsts(scores["direct"])
         predicted = own.scores[:count].argmax(1)
         reasonings = [reasoning or "" for reasoning in own.reasonings[:count]]
         words = vocabulary(reasonings)
 
         def probe(kind: str, replaced: Sequence[str]) -> Probe:
             what = f"evaluate {self.name}: {kind} reasonings"
-            after = cache.given(texts, replaced, self.options.batch_size, what).label_scores.scores.argmax(1)
+            timed = cache.given(texts, replaced, self.options.batch_size, what, firsts and firsts[:count])
+            after = timed.label_scores.scores.argmax(1)
             return Probe(flips=float(np.mean(after != predicted)), accuracy=float(np.mean(after == truth)))
 
         return Faithfulness(

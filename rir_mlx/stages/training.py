@@ -18,10 +18,10 @@ from rir_mlx.data.splits import draw_rows
 from rir_mlx.errors import UserError
 from rir_mlx.models import adapters
 from rir_mlx.prompting.ablations import shuffle_among, shuffle_words
-from rir_mlx.prompting.arms import training_examples
+from rir_mlx.prompting.arms import LearningOptions, training_examples
 from rir_mlx.prompting.batches import LossWeights
 from rir_mlx.prompting.examples import Lesson, TrainingExample, TrainingExamples, encode_examples, joined
-from rir_mlx.prompting.prompts import Prompt, reasons_first, rgen_prompt, rgen_row_prompt
+from rir_mlx.prompting.prompts import Prompt, answers_twice, reasons_first, rgen_prompt, rgen_row_prompt
 from rir_mlx.prompting.room import check_room
 from rir_mlx.stages.checking import warn_about_data
 from rir_mlx.stages.context import Context, exclusive, is_due
@@ -133,15 +133,16 @@ def _train_arm(context: Context, arm: Arm, seed: int) -> None:
     warn_about_data(context)
     check_room(context.model.codec, context.task, arm)
     options = context.recipe.classifier
-    train, alpha = _arm_examples(context, arm, "train"), options.multitask_alpha
-    if arm != "qa" and not train.dropped and not any(row.reasoning for row in (train.second or train).rows):
+    train, alpha = _arm_examples(context, arm, "train", seed), options.multitask_alpha
+    tasks = [task for task in (train, train.second) if task is not None]
+    if arm != "qa" and not train.dropped and not any(row.reasoning for task in tasks for row in task.rows):
         raise UserError(
             f"No reasoning of this run passed the filters; {context.run.rejected_rows} says why.",
             hint="Train R-Gen longer, or raise augment.max_tokens.",
         )
     job = TrainingJob(
         train=train,
-        validation=_arm_examples(context, arm, "validation"),
+        validation=_arm_examples(context, arm, "validation", seed),
         options=options,
         seed=seed,
         steps=steps_for(train, options, rows=len(context.data.train), seed=seed),
@@ -155,7 +156,7 @@ def _train_arm(context: Context, arm: Arm, seed: int) -> None:
 def _arm_inputs(context: Context, arm: Arm, seed: int) -> dict[str, Any]:
     """What decides the weights of an arm."""
     recipe = context.recipe
-    unused = _NOT_THE_RESULT | _NOT_OF_THIS_ARM | _weights_unused(arm)
+    unused = _NOT_THE_RESULT | _NOT_OF_THIS_ARM | _keys_unused(arm)
     inputs = _training_inputs(context) | {
         "seed": seed,
         "arm": arm,
@@ -210,15 +211,18 @@ def _accuracy_of(context: Context, arm: Arm) -> Callable[[Model], float]:
     return accuracy
 
 
-def _weights_unused(arm: Arm) -> set[str]:
-    """Keys of the loss that do not affect an arm."""
-    return {"reasoning_weight", "multitask_alpha"} - (
-        {"multitask_alpha"} if arm == "multitask" else set() if arm == "qa" else {"reasoning_weight"}
+def _keys_unused(arm: Arm) -> set[str]:
+    """Keys of some arms that do not affect this one."""
+    used = {"multitask_alpha"} if arm == "multitask" else set() if arm == "qa" else {"reasoning_weight"}
+    return (
+        {"reasoning_weight", "multitask_alpha", "wrong_first"}
+        - used
+        - ({"wrong_first"} if answers_twice(arm) else set())
     )
 
 
-def _arm_examples(context: Context, arm: Arm, part: str) -> TrainingExamples:
-    """The rows of a part as an arm learns them, their labels weighted as the recipe says."""
+def _arm_examples(context: Context, arm: Arm, part: str, seed: int) -> TrainingExamples:
+    """The rows of a part as an arm learns them with a seed, their labels weighted as the recipe says."""
     rows: Sequence[Row] = getattr(context.data, part)
     if arm != "qa":
         reasonings = _controlled(arm, read_reasonings(context.run.augmented_rows(part), rows), context.recipe.seed)
@@ -227,7 +231,8 @@ def _arm_examples(context: Context, arm: Arm, part: str) -> TrainingExamples:
     if context.recipe.classifier.class_weight == "balanced":
         counts = Counter(row.label for row in context.data.train)
         weights = {label: len(context.data.train) / (len(counts) * count) for label, count in counts.items()}
-    return training_examples(context.model.codec, context.task, rows, arm, weights)
+    options = LearningOptions(weights, context.recipe.classifier.wrong_first, seed)
+    return training_examples(context.model.codec, context.task, rows, arm, options)
 
 
 def _controlled(arm: Arm, reasonings: list[str | None], seed: int) -> list[str | None]:

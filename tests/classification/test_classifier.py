@@ -86,7 +86,7 @@ def scripted(codec: Codec, tokens: Sequence[int], arm: Arm = "qra") -> Classifie
 # what a label's probability is
 
 
-@pytest.mark.parametrize("arm", ["qa", "qar", "multitask", "qra"])
+@pytest.mark.parametrize("arm", ["qa", "qar", "qarqa", "multitask", "qra"])
 def test_probabilities_sum_to_one_and_the_mass_is_that_of_the_labels(made: Make, codec: Codec, arm: Arm) -> None:
     for prediction in made(arm).predict(TEXTS, PredictOptions("never")):
         assert sum(prediction.probabilities.values()) == pytest.approx(1, abs=1e-12)
@@ -143,11 +143,11 @@ def test_both_frameworks_read_alike_in_every_way(
     tiny: Path, codec: Codec, open_named: Callable[[str], Backend]
 ) -> None:
     models = [open_named(name).load(tiny, dtype="float32") for name in ("torch", "mlx")]
-    arms: tuple[Arm, ...] = ("qa", "qra", "qar", "multitask")
+    arms: tuple[Arm, ...] = ("qa", "qra", "qar", "qarqa", "multitask")
     for arm in arms:
         first, second = (Classifier(model, codec, TASK, arm) for model in models)
         pairs = [(first.direct(TEXTS), second.direct(TEXTS))]
-        if arm == "qra":
+        if arm in ("qra", "qarqa"):
             pairs += [(first.reasoned(TEXTS), second.reasoned(TEXTS))]
             pairs += [(first.given(TEXTS, TEXTS[::-1]), second.given(TEXTS, TEXTS[::-1]))]
             pairs += zip(first.sampled(TEXTS, SAMPLED), second.sampled(TEXTS, SAMPLED), strict=True)
@@ -276,7 +276,7 @@ def test_a_model_that_never_stops_still_gives_a_label_after_the_limit(codec: Cod
     )
 
 
-@pytest.mark.parametrize("arm", ["qra", "qar", "multitask"])
+@pytest.mark.parametrize("arm", ["qra", "qar", "qarqa", "multitask"])
 def test_what_is_written_stops_at_the_terminator_and_does_not_hold_it(codec: Codec, arm: Arm) -> None:
     words = codec.given(" my friend came")
     [prediction] = scripted(codec, [*words, codec.terminator, *words], arm).predict(["a day"])
@@ -284,7 +284,7 @@ def test_what_is_written_stops_at_the_terminator_and_does_not_hold_it(codec: Cod
 
 
 @pytest.mark.parametrize("samples", [1, 2])
-@pytest.mark.parametrize("arm", ["qra", "qar", "multitask"])
+@pytest.mark.parametrize("arm", ["qra", "qar", "qarqa", "multitask"])
 def test_text_is_passed_on_as_it_is_written_and_is_the_text_that_is_returned(
     codec: Codec, arm: Arm, samples: int
 ) -> None:
@@ -296,9 +296,9 @@ def test_text_is_passed_on_as_it_is_written_and_is_the_text_that_is_returned(
     assert "".join(pieces) == prediction.reasoning
     assert prediction.reasoning is not None
     assert prediction.reasoning.startswith("because\nmy friend came")
-    if arm == "qra":
+    if arm in ("qra", "qarqa"):
         assert not prediction.reasoning.endswith("Label:")
-    if samples == 1 or arm != "qra":
+    if samples == 1 or arm not in ("qra", "qarqa"):
         assert len(pieces) > 5
     assert all(pieces)
 
@@ -322,13 +322,13 @@ def test_auto_that_does_not_reason_passes_nothing_on(codec: Codec) -> None:
 # edges
 
 
-@pytest.mark.parametrize("arm", ["qa", "qra", "qar", "multitask"])
+@pytest.mark.parametrize("arm", ["qa", "qra", "qar", "qarqa", "multitask"])
 def test_no_texts_give_no_predictions(codec: Codec, arm: Arm) -> None:
     classifier = scripted(codec, [5], arm)
     assert all(classifier.predict([], PredictOptions(reason)) == [] for reason in ("never", "always", "auto"))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("arm", ["qa", "qra", "qar", "multitask"])
+@pytest.mark.parametrize("arm", ["qa", "qra", "qar", "qarqa", "multitask"])
 def test_a_text_that_is_too_long_is_cut_and_counted(codec: Codec, arm: Arm) -> None:
     classifier = scripted(codec, [5], arm)
     long, short = classifier.predict(["rain " * 400, "rain"])

@@ -13,7 +13,7 @@ import pytest
 from comparisons import EVIL
 from processes import start_code
 from rir_convert.cards.example import ProgramResult, judge_answer
-from rir_convert.cards.program import example_code, example_prompt, run_example
+from rir_convert.cards.program import example_code, example_prompt, printed_answer, run_example
 from rir_convert.prompt_parts import MADE_UP, prompt_around
 
 from rir_mlx.backends import open_backend
@@ -29,12 +29,13 @@ from rir_mlx.types import Arm
 TASK = ClassificationTask(
     {"joy": "gladness", "sadness": "", "anger": "being | cross"}, "Which label fits the text?", 320, 12
 )
-ARMS: tuple[Arm, ...] = ("qa", "qra", "qar", "multitask", "qra-scrambled")
+ARMS: tuple[Arm, ...] = ("qa", "qra", "qar", "qarqa", "multitask", "qra-scrambled")
 NASTY = 'so <|eot_id|> "quoted" \\ and\nLabel: joy {{ 7 * 7 }} \U0001f642'
 """Control tokens, what ends a string, what separates a reasoning from its label, and a template's brackets."""
 
 
 def printed(output: str) -> tuple[str | None, str, dict[str, float]]:
+    output = re.sub(r"\AFirst label: \w+\n", "", output)
     found = re.fullmatch(r"(?:Reasoning: (.*?)\n)?Label: (\w+)\n((?:\d\.\d{4} \w+\n)+)", output, re.DOTALL)
     assert found, output
     pairs = [line.split() for line in found[3].splitlines()]
@@ -64,6 +65,9 @@ def test_the_program_answers_what_the_classifier_does(tiny: Path, codec: Codec, 
     # Printed with four digits, computed in float32 in another order.
     assert probabilities == pytest.approx(expected.probabilities, abs=1e-4)
     assert reasoning == (expected.reasoning if arm != "qa" else None)
+    first = re.match(r"First label: (\w+)\n", output)
+    assert (first and first[1]) == (expected.first and expected.first.label)
+    assert printed_answer(output, TASK.names) == (reasoning, label)
 
 
 @pytest.mark.usefixtures("warm_examples")

@@ -40,13 +40,19 @@ class Fake:
     def direct(self, texts: Sequence[str], batch_size: int) -> LabelScores:
         return self._reading(texts, "direct")
 
-    def reasoned(self, texts: Sequence[str], batch_size: int) -> LabelScores:
-        return self._reading(texts, "reasoned")
+    def reasoned(self, texts: Sequence[str], batch_size: int, *, firsts: Sequence[str] | None = None) -> LabelScores:
+        return self._reading(
+            list(map(" after ".join, zip(texts, firsts, strict=True))) if firsts else texts, "reasoned"
+        )
 
-    def sampled(self, texts: Sequence[str], how: PredictOptions, *, after: int = 0) -> list[LabelScores]:
+    def sampled(
+        self, texts: Sequence[str], how: PredictOptions, *, after: int = 0, firsts: None = None
+    ) -> list[LabelScores]:
         return [self._reading(texts, f"chain {number} at {how.temperature}") for number in range(after, how.samples)]
 
-    def given(self, texts: Sequence[str], reasonings: Sequence[str], batch_size: int) -> LabelScores:
+    def given(
+        self, texts: Sequence[str], reasonings: Sequence[str], batch_size: int, *, firsts: None = None
+    ) -> LabelScores:
         return self._reading(
             [f"{text} after {reason}" for text, reason in zip(texts, reasonings, strict=True)], "given"
         )
@@ -153,6 +159,16 @@ def test_more_samples_read_only_the_chains_that_are_new(tmp_path: Path) -> None:
     with reader(tmp_path / "whole", Fake()) as kept:
         whole = kept.sampled(TEXTS, PredictOptions(samples=4), "")
     assert [same(*pair) for pair in zip(four, whole, strict=True)] == [True] * 4
+
+
+def test_a_text_is_scored_after_each_first_label(tmp_path: Path) -> None:
+    with reader(tmp_path, model := Fake()) as kept:
+        joy, anger, plain, again = (
+            kept.reasoned(TEXTS, 4, "", firsts) for firsts in (["joy"] * 10, ["anger"] * 10, None, ["joy"] * 10)
+        )
+    assert same(joy, again)
+    assert len({tuple(found.label_scores.scores.ravel()) for found in (joy, anger, plain)}) == 3
+    assert len(model.read) == 30
 
 
 def test_chains_of_another_temperature_are_others(tmp_path: Path) -> None:

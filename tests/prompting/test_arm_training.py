@@ -41,7 +41,7 @@ def test_arms_are_matched_by_steps_though_they_learn_of_different_rows(
         train_classifier(context, arm)
     sizes = dict(zip(ARMS, (len(job.train.rows) for job in jobs), strict=True))
     whole = len(context.data.train)
-    assert {sizes[arm] for arm in ("qa", "qar", "multitask")} == {whole}
+    assert {sizes[arm] for arm in ("qa", "qar", "qarqa", "multitask")} == {whole}
     assert {sizes[arm] for arm in ("qra", *CONTROLS)} == {len(list(context.run.augmented_rows("train").open()))}
     assert sizes["qra"] < 0.9 * whole
     assert len({job.steps for job in jobs}) == 1
@@ -142,14 +142,15 @@ def test_each_seed_has_a_folder_and_initial_weights_but_the_same_rows(
 
 WHICH: dict[str, set[str]] = {
     "classifier.multitask_alpha=0.25": {"multitask"},
-    "classifier.reasoning_weight=0.75": {"qra", "qar", "qra-scrambled", "qra-words"},
+    "classifier.reasoning_weight=0.75": {"qra", "qar", "qarqa", "qra-scrambled", "qra-words"},
+    "classifier.wrong_first=0.25": {"qarqa"},
     "classifier.class_weight=balanced": set(ARMS),
     "classifier.seeds=[3]": set(ARMS),
     "classifier.seeds=[0,3]": {f"{arm}-seed3" for arm in ARMS},
     "classifier.arms=[qa]": set(),
     "classifier.save_every=7": set(),
     "evaluate.samples=3": set(),
-    "evaluate.max_reasoning_tokens=4": {"qra", "qra-scrambled", "qra-words"},
+    "evaluate.max_reasoning_tokens=4": {"qra", "qarqa", "qra-scrambled", "qra-words"},
     "rgen.learning_rate=0.5": set(),
 }
 

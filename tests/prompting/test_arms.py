@@ -47,7 +47,7 @@ def test_each_arm_learns_just_the_tokens_of_its_completion(codec: Codec) -> None
     label, own, after = codec.given(" joy"), codec.given(ROW[2]), codec.given(f" {ROW[2]}")
     first = (*own, *delimiter, *label, end)
     expected: dict[Arm, Tokens] = {"qa": (*label, end), "qar": (*label, *between, *after, end), "qra": first}
-    expected |= dict.fromkeys(CONTROLS, first)
+    expected |= {"qarqa": (*label, *between, *after, *delimiter, *label, end)} | dict.fromkeys(CONTROLS, first)
     for arm, tokens in expected.items():
         (example,) = learned(codec, arm, ROW).rows
         assert example.learned == tokens, arm
@@ -62,8 +62,9 @@ def test_a_row_is_learned_behind_the_prompt_that_it_is_asked_by(codec: Codec, ar
     whole = codec.decode(examples.prefix + examples.rows[0].prompt)
     prompt = classifier_prompt(ROW[0], LABELS, TASK.instruction, answer_format(arm))
     assert prompt.message in whole
-    assert whole.endswith("Label:") == (not reasons_first(arm))
-    if examples.second is not None:
+    assert whole.endswith("Label:") == (answer_format(arm) != "reasoning, label")
+    if arm == "multitask":
+        assert examples.second is not None
         whole = codec.decode(examples.second.prefix + examples.second.rows[0].prompt)
         assert classifier_prompt(ROW[0], LABELS, TASK.instruction, "reasoning").message in whole
         assert not whole.endswith("Label:")
@@ -74,9 +75,9 @@ def test_what_scoring_scores_is_what_training_learned_there(codec: Codec, arm: A
     """Else the label's probability would be that of tokens which the model was never taught."""
     reader = classifier_of(codec, arm)
     (example,) = learned(codec, arm, ROW).rows
-    start = len(example.reasoning) if reasons_first(arm) else 0
-    option = reader.label_tokens[reader.task.names.index("joy")]
-    assert example.learned[start : start + len(option)] == option == example.answer
+    place = reader.task.names.index("joy")
+    assert (example.answer or example.first) == reader.label_tokens[place]
+    assert (example.first or example.answer) == reader.first_tokens[place]
     if reasons_first(arm):
         assert example.reasoning[-len(reader.delimiter) :] == reader.delimiter
 

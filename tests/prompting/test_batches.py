@@ -147,7 +147,7 @@ def spread(examples: TrainingExamples, weights: LossWeights) -> list[float]:
 
 @pytest.mark.parametrize("answer_first", [False, True])
 def test_weights_follow_the_order_of_answer_and_reasoning(answer_first: bool) -> None:
-    row = TrainingExample((3, 4), (5, 6, 7), (8, 9), answer_first)
+    row = TrainingExample((3, 4), (5, 6, 7), (), (8, 9)) if answer_first else TrainingExample((3, 4), (5, 6, 7), (8, 9))
     (batch,) = step_batches(TrainingExamples((1,), (row,)), [[0]], weights=LossWeights(reasoning=0.6))
     answer, reasoning = [0.5, 0.5], [0.2, 0.2, 0.2]
     expected = answer + reasoning if answer_first else reasoning + answer

@@ -51,7 +51,8 @@ def test_scientific_notation_without_a_point_is_a_number() -> None:
         ("classifier.arm=[qa]", "'classifier.arm'. Did you mean 'arms'?"),
         (
             "classifier.arms=[qq]",
-            "classifier.arms.0: input should be 'qa', 'qra', 'qar', 'multitask', 'qra-scrambled' or 'qra-words'",
+            "classifier.arms.0: input should be 'qa', 'qra', 'qar', 'qarqa', 'multitask', "
+            "'qra-scrambled' or 'qra-words'",
         ),
         ("rgen.learning_rate=fast", "rgen.learning_rate: input should be a valid number"),
         ("seed=-1", "seed: input should be greater than or equal to 0, not -1"),

@@ -43,12 +43,15 @@ def started(request: pytest.FixtureRequest) -> Iterator[type[Worker]]:
 
 def close(found: Prediction, expected: Prediction) -> None:
     assert (found.label, found.reasoning, found.trimmed) == (expected.label, expected.reasoning, expected.trimmed)
+    assert (found.first is None) == (expected.first is None)
+    if found.first and expected.first:
+        close(found.first, expected.first)
     assert list(found.probabilities.values()) == pytest.approx(list(expected.probabilities.values()), abs=1e-5)
     assert (found.mass, found.tokens) == (pytest.approx(expected.mass, rel=1e-3), expected.tokens)
 
 
 @pytest.mark.parametrize("reason", get_args(ReasonMode))
-@pytest.mark.parametrize("arm", ["qa", "qra", "qar", "multitask"])
+@pytest.mark.parametrize("arm", ["qa", "qra", "qar", "qarqa", "multitask"])
 def test_a_job_is_answered_as_predict_does(started: type[Worker], codec: Codec, arm: Arm, reason: ReasonMode) -> None:
     classifier = fake_classifier(codec, arm)
     expected = classifier.predict(TEXTS, PredictOptions(reason))

@@ -179,6 +179,7 @@ class _OutputFormat:
             "probabilities": prediction.probabilities,
             "mass": prediction.mass,
             "reasoning": prediction.reasoning,
+            **_first_values(prediction),
             "trimmed": prediction.trimmed,
         }
 
@@ -192,6 +193,12 @@ class _OutputFormat:
         if self.abstains(prediction):
             cells[0] = ""
         return "\t".join([*cells, " ".join(text.split())])
+
+
+def _first_values(prediction: Prediction) -> dict[str, Any]:
+    """What an arm that answers twice answered before its reasoning."""
+    first = prediction.first
+    return {} if first is None else {"first": {"label": first.label, "probability": first.probability}}
 
 
 @dataclass(frozen=True)
@@ -298,6 +305,9 @@ def _classify_text(session: _Session, text: str) -> None:
         return
     if prediction.reasoning is not None:
         sys.stdout.write("\n\n")
+    if prediction.first is not None:
+        first = prediction.first
+        sys.stdout.write(f"Before the reasoning: {first.label} {first.probability:.1%}\n\n")
     print_probabilities(dict(form.best(prediction)))
     if prediction.fits_no_label:
         progress.warn(
@@ -351,6 +361,7 @@ def _classify_file(session: _Session, files: tuple[Path, Path], table: _TableOpt
         force=table.force,
         form=table.form(),
         safe_cells=not table.formulas,
+        firsts=session.classifier.answers_twice,
     )
     result = classify_file(*files, session.predict, options, progress)
     if form.json:

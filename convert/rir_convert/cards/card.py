@@ -176,6 +176,7 @@ def _what(arm: Arm) -> str:
         "qa": "A text classifier that writes a label.",
         "qra": "A text classifier that writes a reasoning, then a label.",
         "qar": "A text classifier that writes a label, then a reasoning.",
+        "qarqa": "A text classifier that writes a first label, a reasoning, and the label again.",
         "multitask": "A text classifier that writes a label or, with another prompt, a reasoning.",
     }
     if arm in CONTROLS:

@@ -46,8 +46,9 @@ def example_code(
 ) -> str:
     """The source of a program that classifies `text` with the model in its working directory.
 
-    It prints `Reasoning: …` (not for `qa`), `Label: …`, and a line `0.1234 name` for each label, in order, as
-    `rir_mlx.classification.classifier.Classifier` computes them, with the same prompts and ids. It does not trim texts.
+    It prints `First label: …` (only for `qarqa`), `Reasoning: …` (not for `qa`), `Label: …`, and a line `0.1234 name`
+    for each label, in order, as `rir_mlx.classification.classifier.Classifier` computes them, with the same prompts and
+    ids. It does not trim texts.
 
     Raises Failure if the prompt cannot be written as constant strings around the text."""
     asked = answer_format(arm)
@@ -57,7 +58,7 @@ def example_code(
     spell = codec.tokenizer.convert_ids_to_tokens
     source = environment().get_template("example.py.j2")
     return source.render(
-        arm="qra" if reasons_first(arm) else arm,
+        arm=arm,
         text=text,
         labels=task.names,
         steps=json.dumps(codec.steps_without_space, ensure_ascii=False) if codec.steps_without_space else None,
@@ -67,7 +68,8 @@ def example_code(
         asks_again=arm == "multitask",
         question_why=question_why,
         after_why=after_why,
-        reasons_first=reasons_first(arm),
+        label_first=asked.startswith("label, reasoning"),
+        label_last=reasons_first(arm),
         max_reasoning_tokens=task.max_reasoning_tokens,
         delimiter=DELIMITER,
         reasoning=REASONING,
@@ -124,7 +126,7 @@ def printed_answer(output: str, labels: Sequence[str]) -> tuple[str | None, str 
     label = last[0].removeprefix("Label: ")
     if where < 0 or not last[0].startswith("Label: ") or label not in labels:
         return None, None
-    before = "\n".join(lines[:where])
+    before = "\n".join(lines[1 if lines[0].startswith("First label: ") else 0 : where])
     return (before.removeprefix("Reasoning:").strip() if before.startswith("Reasoning:") else None), label
 
 

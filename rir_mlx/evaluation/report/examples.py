@@ -33,7 +33,8 @@ class Answer:
 
 @dataclass(frozen=True)
 class Example:
-    """A test row with its true label, and the answer of each arm and baseline by its name."""
+    """A test row with its true label, and the answer of each arm and baseline by its name. An arm that answers twice
+    has two: `qarqa first`, and `qarqa`."""
 
     text: str
     label: str
@@ -63,9 +64,18 @@ def row_examples(predictions: Mapping[str, Iterable[Mapping[str, Any]]]) -> list
                     f"The predictions of {names[0]} and {name} hold different rows from row {number} on.",
                     hint="Run `rir-mlx evaluate --force`.",
                 )
-        answers = {name: _answer(row) for name, row in zip(names, rows, strict=True)}
+        answers: dict[str, Answer] = {}
+        for name, row in zip(names, rows, strict=True):
+            if first := row.get("first"):
+                answers[first_name(name)] = Answer(first["label"], first["probability"])
+            answers[name] = _answer(row)
         examples.append(Example(rows[0]["text"], rows[0]["label"], answers))
     return examples
+
+
+def first_name(arm: str) -> str:
+    """How the first answers of an arm that answers twice are called."""
+    return f"{arm} first"
 
 
 def _answer(row: Mapping[str, Any]) -> Answer:

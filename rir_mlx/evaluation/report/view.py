@@ -116,7 +116,7 @@ def _charts(entry: EntryResult, labels: Sequence[str], test_rows: int) -> dict[s
         "worst": worst_first(entry.per_class) if entry.per_class else [],
         "worse_calibrated": _worse_calibrated(entry),
     }
-    facts = (entry.calibration, entry.faithfulness, entry.label_mass, entry.per_class, entry.against)
+    facts = (entry.calibration, entry.faithfulness, entry.changes, entry.label_mass, entry.per_class, entry.against)
     return {**found, "detailed": any(found.values()) or any(facts)}
 
 

@@ -43,6 +43,7 @@ export function showPrediction(answer, found) {
   answer.found = found;
   showVerdict(answer, found);
   const notes = [];
+  if (found.first) notes.push(`Before the reasoning: ${found.first.label}, ${percent(found.first.probability)}.`);
   if (found.mass < 0.5) notes.push("This text may fit no label: the model would rather write something else.");
   if (found.trimmed) notes.push(`The last ${count(found.trimmed)} tokens of the text were cut off.`);
   answer.querySelector(".notes").textContent = notes.join(" ");

@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field
 
 from rir_mlx.classification.files import ClassifyFileOptions, classify_file
 from rir_mlx.classification.scores import Prediction
+from rir_mlx.prompting.prompts import answers_twice
 from rir_mlx.serving.http import event, response_to
 from rir_mlx.serving.jobs import Busy, Item, Job
 from rir_mlx.serving.workbench.arms import Loaded
@@ -126,6 +127,7 @@ class TableJob:
             text_column=self.asked.text_column or None,
             threshold=self._threshold,
             chunk=min(limits.together, limits.rows),
+            firsts=answers_twice(self.loaded.served.arm),
         )
         result = classify_file(source, target, self._predict, options, self)
         with target.open(encoding="utf-8", newline="") as file:
