@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from measured_arms import arm, baseline, classifier_scores, label_scores, rows, share, truth, warned
+from measured_arms import LABELS, arm, baseline, classifier_scores, label_scores, rows, share, truth, warned
 
 from rir_mlx.classification.scores import LabelScores
 from rir_mlx.evaluation.comparison import accuracy, choose_arm, compare_entries, controls_as_good
-from rir_mlx.evaluation.entries import EntryPredictions, arm_predictions, entry_result
+from rir_mlx.evaluation.entries import EntryPredictions, arm_predictions, changes, entry_result
 from rir_mlx.evaluation.judgement.sentences import controls_sentence, verdict
+from rir_mlx.evaluation.schema import Outcome
 from rir_mlx.evaluation.scores import ClassifierScores, EvaluationRows, MeasuredArm, calibrate
 from rir_mlx.statistics.calibration import NO_ANSWER, AnswerThreshold, Calibration
 from rir_mlx.types import Way
@@ -307,3 +308,27 @@ def test_without_a_clean_row_all_are_compared_with_a_warning() -> None:
     assert everything([arm("qa", on), arm("qra", on)], on)["qra"]["against"]["rows"] == 50
     assert any("Every test text is also a training or validation text" in line for line in warned([], on))
     assert not any("Every test text" in line for line in warned([], rows(test=0)))
+
+
+# what a reasoning changed
+
+
+def test_an_arm_that_answers_twice_says_what_its_reasoning_changed() -> None:
+    """Row by row, on the rows that comparisons use: the last two are copies of training rows."""
+    clean = np.array([True] * 8 + [False] * 2)
+    on = EvaluationRows(LABELS, truth(30), np.zeros(10, np.int64), clean)
+    firsts, seconds = [0, 0, 0, 1, 1, 1, 2, 0, 1, 1], [0, 0, 1, 0, 0, 1, 1, 0, 0, 0]
+    scores = ClassifierScores("reasoned", {}, {"direct": chosen(firsts), "reasoned": chosen(seconds)}, {}, ())
+    found = changes(MeasuredArm("qarqa", [scores, scores], [Calibration()] * 2), on)
+    kinds = {name: value.rows for name, value in found if isinstance(value, Outcome)}
+    assert kinds == {"corrected": 4, "spoiled": 2, "kept_right": 6, "kept_wrong": 2, "wrong_otherwise": 2}
+    assert sum(value.share.value for _, value in found if isinstance(value, Outcome)) == pytest.approx(1)
+    assert found.first_accuracy.value == 0.5
+    assert found.against_first.rows == 8
+    assert found.against_first.difference.value == pytest.approx(1 / 8)
+    assert [(seed.gained, seed.lost, seed.p_value) for seed in found.against_first.by_seed] == [(2, 1, 1.0)] * 2
+
+
+def chosen(labels: Sequence[int]) -> LabelScores:
+    """Scores by which each row has that label."""
+    return label_scores(np.ones(len(labels), bool), np.array(labels), margin=9.0)
