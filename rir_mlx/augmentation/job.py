@@ -177,8 +177,16 @@ class AugmentationJob:
             if row.reasoning is not None or not all(self._all_rejected(row, before) for before in range(attempt)):
                 continue
             for k in range(self.settings.n):
-                if self._open(key := self._key(row, k, attempt)):
+                if self._open(key := self._key(row, k, attempt)) and not self._kept_later(row, attempt, key):
                     yield key, row
+
+    def _kept_later(self, row: Row, attempt: int, key: str) -> bool:
+        """Whether a later attempt has already made up for what a server refused."""
+        if self.journal.flag_of(key) != _DUE_AGAIN:
+            return False
+        later = range(attempt + 1, self.settings.retries + 1)
+        keys = (self._key(row, k, number) for number in later for k in range(self.settings.n))
+        return any(self._status(row, other) == _KEPT for other in keys)
 
     def _open(self, key: str) -> bool:
         return self.journal.flag_of(key) in (None, _DUE_AGAIN)

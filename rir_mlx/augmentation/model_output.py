@@ -15,11 +15,17 @@ _NAMES = (
     r"|deliberation|cot|mind|internal|plan(?:ning)?)(?:[_.:-][a-z0-9]+)*"
 )
 """Names of tags around thoughts, which models join with others: `longcat_think`, `seed:cot_budget_reflect`."""
+_LT, _GT = r"(?:<|&lt;|＜|\\u003c)", r"(?:>|&gt;|＞|\\u003e)"
+"""The signs around a tag, as they are, and as HTML, full-width letters or JSON write them."""
+_EMPTY = re.compile(rf"{_LT}\s*(?:{_NAMES})\s*/\s*{_GT}", re.IGNORECASE)
+"""A thought that is a single tag, `<think/>`, and holds nothing."""
+_UNSEEN = dict.fromkeys(map(ord, "\u200b\u2060\ufeff\xad"))
+"""Characters that print nothing, and could stand inside a tag."""
 _OPEN = "|".join(
     (
-        rf"(?:<|&lt;)\s*(?:{_NAMES})(?:\s[^<>]*)?(?:>|&gt;)",
+        rf"{_LT}\s*(?:{_NAMES})(?:\s[^<>]*)?{_GT}",
         rf"<\|\s*(?:begin_of_|start_|begin_)?(?:{_NAMES})\s*\|>",
-        r"\[THINK\]",
+        r"\[\s*THINK\s*\]",
         r"◁think▷",
         r"<unused94>(?:thought)?",
         r"<\|channel>\s*\w*",
@@ -29,9 +35,9 @@ _OPEN = "|".join(
 )
 _CLOSE = "|".join(
     (
-        rf"(?:<|&lt;)\s*/\s*(?:{_NAMES})\s*(?:>|&gt;)",
+        rf"{_LT}\s*/\s*(?:{_NAMES})\s*{_GT}",
         rf"<\|\s*(?:/|end_of_|end_)(?:{_NAMES})\s*\|>",
-        r"\[/THINK\]",
+        r"\[\s*/\s*THINK\s*\]",
         r"◁/think▷",
         r"<unused95>",
         r"<channel\|>",
@@ -55,7 +61,7 @@ _LEADING_FINAL = re.compile(r"\A\s*final(?=[A-Z\"“'])")
 
 _HEADED = re.compile(
     r"\A\W*(?:thinking(?:\s+process)?|thoughts?(?:\s+process)?|chain\s+of\s+thought|internal\s+monologue|scratchpad)"
-    r"\s*\**:(?:.*\n\W*(?:final\s+)?(?:answer|response|output|reply)\s*\**:\W*(?P<answer>.+))?",
+    r"\s*\**(?::|\s*\n)(?:.*\n\W*(?:final\s+)?(?:answer|response|output|reply)\s*\**(?::|\s*\n)\W*(?P<answer>.+))?",
     re.DOTALL | re.IGNORECASE,
 )
 """Thoughts under a heading, and the answer after its own: `**Thinking:** … **Answer:** …`."""
@@ -63,7 +69,8 @@ _HEADED = re.compile(
 _SPECIAL = (
     r"(?:<\|[\w▁ .-]{1,40}\|>|<｜[^｜<>]{1,40}｜>|</?s>|<(?:eos|bos|pad|unk|EOD)>"
     r"|<(?:start|end)_of_(?:turn|text|utterance)>|\[/?INST\]|<</?SYS>>|<\|?turn\|?>|<0x[0-9A-F]{2}>|<extra_id_\d+>"
-    r"|<[A-Z_]*(?:BOS|EOS|EOT|PAD)[A-Z_]*>|\[(?:BOS|EOS|PAD|SEP|CLS|UNK|MASK)\]|▁"
+    r"|<[A-Z_]*(?:BOS|EOS|EOT|PAD)[A-Z_]*>|<SPECIAL_\d+>|\[(?:BOS|EOS|PAD|SEP|CLS|UNK|MASK)\]|▁"
+    r"|\[/?(?:TOOL_CALLS|TOOL_RESULTS|AVAILABLE_TOOLS|SYSTEM_PROMPT)\]|\[e~\[|\]~!?b\["
     r"|\n\s*(?:\#+\s*)?(?:Human|User|Assistant|Instruction):)"
 )
 """Control tokens, pieces that were never made text again, and the turn of another speaker."""
@@ -80,6 +87,9 @@ _FENCE = re.compile(r"\A\s*```[\w+-]*[ \t]*\n?(.*?)\n?[ \t]*```\s*\Z", re.DOTALL
 _WRAPPER = re.compile(
     r"\A\s*<(answer|response|output|final|final_answer|solution|explanation|result)>(.*?)(?:</\1>\s*)?\Z",
     re.DOTALL | re.IGNORECASE,
+)
+_LEFT_OVER = re.compile(
+    r"</?(?:answer|response|output|final|final_answer|solution|explanation|result|tool_call)>|<!--", re.IGNORECASE
 )
 _JSON_START = re.compile(r"\A\s*[\[{]\s*[\"'{\[]")
 _ELEMENT = re.compile(r"\A\s*<([a-z][\w:.-]*)(?:\s[^<>]*)?>.*</\1\s*>", re.DOTALL | re.IGNORECASE)
@@ -98,17 +108,28 @@ _DECLINES = re.compile(
          support|respond|write|offer|participate|do\s+that|with|that\s+request)
     | (?:i['’]?m\s+|i\s+am\s+)(?:\w+\s+)?sorry,?\s+but\b
     | i\s+(?:must|have\s+to)\s+(?:\w+\s+)?decline\b
+    | i\s+(?:must\s+|have\s+to\s+)?refuse\s+to\s+(?:answer|help|provide|explain|comply|engage|do|write)\b
+    | i(?:['’]?m|\s+am)\s+not\s+comfortable\s+(?:answer|discuss|provid|explain|help|writ|with\s+(?:this|that)\b)
+    | (?:this|that|it|your\s+request|the\s+request)\s+(?:goes\s+against|violates?|is\s+against)\s+(?:the|our|my)\s+
+        (?:\w+\s+){0,2}(?:guidelines|policy|policies|programming)\b
     | unfortunately,?\s+i\s+(?:can['’]?t|cannot)\s*[.!]
     | (?:es\s+)?tut\s+mir\s+leid\b[^.!?\n]{0,40}?\b(?:kann|darf)\b
     | ich\s+(?:kann|darf)\s+(?:\w+\s+){0,3}nicht\s+(?:helfen|beantworten|weiterhelfen)
     | (?:lo\s+siento|lamento|desculpe|sinto\s+muito|mi\s+dispiace)\b[^.!?\n]{0,40}?\b(?:puedo|posso)\b
     | (?:je\s+suis\s+)?d[ée]sol[ée]e?\b[^.!?\n]{0,40}?\bpeux\b
+    | je\s+ne\s+peux\s+pas\s+(?:vous\s+|t['’])?(?:r[ée]pondre|aider|fournir|expliquer|assister)\b
+    | sorry,?\s+(?:maar\s+)?[^.!?\n]{0,20}\bkan\s+ik\b
+    | tyvärr\s+kan\s+jag\s+inte\b
+    | przepraszam[^.!?\n]{0,30}\bnie\s+mog
+    | üzgünüm[^.!?\n]{0,60}(?:olamam|edemem|veremem|yapamam)
+    | 我(?:无法|無法|不能)(?:协助|協助|回答|提供|帮助|幫助|处理|處理|满足|滿足)
+    | 죄송[^.!?\n]{0,40}(?:없습니다|어렵습니다)
     | (?:抱歉|对不起|對不起|很抱歉)[^。！？\n]{0,20}?(?:无法|無法|不能)
     | 申し訳[^。！？\n]{0,40}?(?:できません|できかねます)
     | (?:извините|к\s+сожалению|простите)\b[^.!?\n]{0,40}?\bне\s+мо(?:гу|жем)\b
     | (?:your\s+|this\s+|the\s+)?(?:request|content|prompt|response|message)\s+(?:was\s+|has\s+been\s+|is\s+)?
         (?:blocked|filtered|removed|flagged|rejected)\b
-    | as\s+an?\s+(?:ai|artificial\s+intelligence|(?:large\s+)?language\s+model)\b
+    | as\s+an?\s+(?:\w+\s+)?(?:ai|artificial\s+intelligence|(?:large\s+)?language\s+model)\b
     )""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -123,7 +144,7 @@ _NOTHING = re.compile(
 def answer_of(text: str) -> str | None:
     """The answer in a model's text, without thoughts, end tokens, or a fence around it. None if the text is only
     thoughts, or a thought that does not end."""
-    found = _without_thoughts(text)
+    found = _without_thoughts(_EMPTY.sub("", text.translate(_UNSEEN)))
     if found is None:
         return None
     found = _AROUND.sub("", found)
@@ -144,8 +165,10 @@ def holds_special_token(text: str) -> bool:
 
 
 def holds_markup(text: str) -> bool:
-    """Whether a text is JSON, begins with an element in tags or holds a fenced block, where prose was asked for."""
-    return "```" in text or _JSON_START.match(text) is not None or _ELEMENT.match(text) is not None
+    """Whether a text is JSON, begins with an element in tags, or holds a fenced block, a comment or a tag that is left
+    over, where prose was asked for."""
+    signs = (_JSON_START.match(text), _ELEMENT.match(text), _LEFT_OVER.search(text))
+    return "```" in text or any(signs)
 
 
 def says_nothing(text: str) -> bool:

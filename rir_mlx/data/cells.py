@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date, time
 from typing import Any
 
 
@@ -10,7 +11,8 @@ def checked_text(value: Any, what: str) -> str:
     if value is None:
         raise ValueError(f"no {what}")
     if not isinstance(value, str):
-        raise ValueError(f"the {what} is not a string but {repr(value)[:60]}")
+        shown = f"the date or time {value}" if isinstance(value, date | time) else repr(value)[:60]
+        raise ValueError(f"the {what} is not a string but {shown}")
     if not value.strip():
         raise ValueError(f"the {what} is empty")
     if "\0" in value:

@@ -64,9 +64,11 @@ def taken_apart(columns: Sequence[Column]) -> list[Column]:
 
 def joined_text(names: Sequence[str], cells: Sequence[Any]) -> Any:
     """The cells of a text's columns as one text: a single cell as it is; of several, those that are filled, each on a
-    line behind its column's name; None if none is."""
+    line behind its column's name; None if none is. Bytes are no text: they come out as they are, to be refused."""
     if len(names) == 1:
         return cells[0]
+    if (data := next((cell for cell in cells if isinstance(cell, bytes)), None)) is not None:
+        return data
     filled = [f"{name}: {cell}" for name, cell in zip(names, cells, strict=True) if str(cell or "").strip()]
     return "\n".join(filled) or None
 

@@ -18,9 +18,12 @@ from typing import Any
 from rir_mlx.data.cells import checked_text
 
 MISSING = frozenset(
-    ("#N/A", "#NA", "<NA>", "N/A", "n/a", "NA", "NULL", "null", "NaN", "-NaN", "nan", "-nan", "None", "NaT")
+    (
+        *("#N/A", "#NA", "<NA>", "N/A", "n/a", "NA", "NULL", "null", "NaN", "-NaN", "nan", "-nan", "None", "NaT"),
+        *("#REF!", "#VALUE!", "#DIV/0!", "#NAME?", "#NULL!", "#NUM!"),
+    )
 )
-"""What pandas, NumPy, R and spreadsheets write for a missing value."""
+"""What pandas, NumPy, R and spreadsheets write for a missing value, and spreadsheets for one that failed."""
 _WHOLE = re.compile(r"([+-]?\d+)\.0*")
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?(e[+-]?\d{1,3})?", re.ASCII)
 _TRUTH = ("true", "false")
@@ -52,7 +55,8 @@ def label_of(value: Any, known: Collection[str] = (), classes: tuple[str, ...] |
             return classes[value]
         else:
             raise ValueError(f"class id {value} has no name among {len(classes)}")
-    return _label_of_text(checked_text(value, "label"), known)
+    text = format(value, "f") if isinstance(value, Decimal) else checked_text(value, "label")
+    return _label_of_text(text, known)
 
 
 def _label_of_text(text: str, known: Collection[str]) -> str:
@@ -80,8 +84,11 @@ def _as_known(plain: str, known: Collection[str]) -> str:
 
 
 def _without_numpy(value: Any) -> Any:
-    """A NumPy number or truth value as Python has it."""
-    return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
+    """A NumPy number or truth value as Python has it. A number of few bits keeps its digits: 0.1 as float32 is 0.1."""
+    if not hasattr(value, "item") or getattr(value, "ndim", None) != 0:
+        return value
+    plain = value.item()
+    return float(str(value)) if isinstance(plain, float) else plain
 
 
 def spelling_of(value: Any) -> str:

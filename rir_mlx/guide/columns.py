@@ -45,7 +45,7 @@ class ColumnFacts:
     values: dict[str, int] = field(default_factory=dict)
 
     def add(self, cell: Any) -> None:
-        if cell is None or isinstance(cell, (list, dict)) or not (text := str(cell).strip()):
+        if cell is None or isinstance(cell, (list, dict, bytes)) or not (text := str(cell).strip()):
             return
         self.filled += 1
         self.characters += (len(text) - self.characters) / self.filled

@@ -241,8 +241,10 @@ class _AugmentationStage:
         return inputs
 
     def _asked(self) -> str:
-        """The server, and what is asked of it besides the row, the model and the sampling."""
-        return digest_of([self.options.base_url, list(self.options.omit_parameters)]) if self.model.remote else ""
+        """The server, and what is asked of it besides the row, the model and the sampling. A request that took too long
+        is sent again with more time."""
+        asked = [self.options.base_url, list(self.options.omit_parameters), self.options.timeout]
+        return digest_of(asked) if self.model.remote else ""
 
     def _settings(self) -> AugmentationSettings:
         recipe, options = self.context.recipe, self.options

@@ -8,7 +8,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from rir_mlx.backends import open_backend
 from rir_mlx.errors import UserError, did_you_mean
@@ -89,8 +88,11 @@ def _trusts_server(recipe: Recipe, options: OpenOptions) -> bool:
     and must not decide who gets the key."""
     if options.trust_recipe or any(text.startswith("augment.base_url=") for text in options.overrides):
         return True
-    named, wanted = urlsplit(os.environ.get("OPENAI_BASE_URL", "")), urlsplit(recipe.augment.base_url or "")
-    return bool(wanted.netloc) and (named.scheme, named.netloc) == (wanted.scheme, wanted.netloc)
+    if recipe.augment.engine != "openai" or not (named := os.environ.get("OPENAI_BASE_URL")):
+        return False
+    from rir_mlx.augmentation.engines.address import is_same_server  # its HTTP library is needed only with a server
+
+    return is_same_server(named, recipe.augment.base_url or "")
 
 
 def open_trained_run(folder: str | Path | None, options: OpenOptions = _DEFAULTS) -> Context:

@@ -185,6 +185,30 @@ def test_refusals_are_due_again_where_asked_for_or_where_the_server_changes(code
         assert asked_by(tmp_path / name, codec, **flags | {"retry_refused": False}) == []
 
 
+def test_a_refusal_that_a_later_attempt_made_up_for_is_not_asked_again(codec: Codec, tmp_path: Path) -> None:
+    """Another server wrote, and cost, a reasoning for rows that had one."""
+
+    class Once(Refusing):
+        def write(self, requests: Iterable[ReasoningRequest], sampling: Sampling) -> Iterator[GeneratedReasoning]:
+            first = not self.sampled
+            return super().write(requests, sampling) if first else Writer.write(self, requests, sampling)
+
+    before = run(codec, ROWS, tmp_path / "journal", Once(), replace(JOB, retries=1))
+    assert [bool(outcome.kept) for outcome in before] == [True, True, False, True, True]
+    assert asked_by(tmp_path / "journal", codec, asked="another server") == ["three"]
+
+
+@pytest.mark.parametrize("dies_after", [0, 1])
+def test_asking_again_is_resumed_after_a_kill(codec: Codec, tmp_path: Path, dies_after: int) -> None:
+    run(codec, ROWS, tmp_path / "journal", Refusing(), JOB)
+    flags = ResultFlags(ReasoningFilters(codec, LABELS, QUESTION.instruction), retry_refused=True)
+    with Journal(tmp_path / "journal", flags) as opened, pytest.raises(KeyboardInterrupt):
+        AugmentationJob(ROWS, JOB, IDENTITY, flags, opened).write(Writer(dies_after=dies_after), Silent())
+    left = ["one", "three"][dies_after:]
+    assert asked_by(tmp_path / "journal", codec, retry_refused=True) == left
+    assert asked_by(tmp_path / "journal", codec) == []
+
+
 def test_a_refusal_of_an_earlier_version_is_asked_of_a_server_once_more(codec: Codec, tmp_path: Path) -> None:
     run(codec, ROWS, tmp_path / "journal", Refusing(), replace(JOB, retries=0))
     assert all("asked" not in json.loads(line) for line in (tmp_path / "journal").read_text().splitlines())

@@ -6,12 +6,14 @@ import json
 from datetime import date
 from pathlib import Path
 
+import openpyxl
 import pytest
 from commands import Run
 from table_files import fault_of, load, write_xlsx
 
 from rir_mlx.classification.files import classify_file
 from rir_mlx.classification.scores import Prediction
+from rir_mlx.progress import Silent
 
 
 def test_bad_rows_are_named_by_the_number_that_the_program_shows(tmp_path: Path) -> None:
@@ -23,8 +25,6 @@ def test_bad_rows_are_named_by_the_number_that_the_program_shows(tmp_path: Path)
 
 
 def test_the_first_sheet_with_cells_is_read_and_the_others_are_named(tmp_path: Path) -> None:
-    import openpyxl
-
     path = write_xlsx(tmp_path / "a.xlsx", [("text", "label"), ("a", "joy"), ("b", "anger")] * 1, before=["empty"])
     assert [row.number for row in load(path).train] == [2, 3]
     book = openpyxl.load_workbook(path)
@@ -44,6 +44,7 @@ def test_numbers_and_truth_values_are_labels_as_in_any_table(tmp_path: Path) -> 
         ([], "is empty"),
         ([("text", "label")], "has columns but no rows"),
         ([("a", "a"), (1, 2)], "2 columns are called"),
+        ([("Report of the week",), ("text", "label"), ("a", "joy")], "Columns: Report of the week, column B."),
     ],
 )
 def test_a_sheet_without_rows_is_an_error(tmp_path: Path, rows: list[tuple[object, ...]], words: str) -> None:
@@ -59,15 +60,23 @@ def test_what_is_no_workbook_says_how_to_make_one(tmp_path: Path) -> None:
 
 
 def test_a_workbook_is_classified_into_lines_with_its_own_cells(tmp_path: Path) -> None:
-    source = write_xlsx(tmp_path / "in.xlsx", [("day", "text", "n"), (date(2026, 1, 2), "a", 1.5), (None, None, 2)])
+    """Cells below no name, or right of the last one, were not in the file that came out; other sheets went unsaid."""
+    rows = [("day", "text", None, "n"), (date(2026, 1, 2), "a", "x", 1.5, "y"), (None, None, None, 2)]
+    source, said = write_xlsx(tmp_path / "in.xlsx", rows), Silent()
+    book = openpyxl.load_workbook(source)
+    book.create_sheet("more").append(["other"])
+    book.save(source)
+    said.say = (notes := []).append  # type: ignore[method-assign]
 
     def classify(texts: object) -> list[Prediction]:
         return [Prediction("joy", {"joy": 0.9, "anger": 0.1}, 1.0) for _ in list(texts)]  # type: ignore[call-overload]
 
-    classify_file(source, tmp_path / "out.jsonl", classify)
+    classify_file(source, tmp_path / "out.jsonl", classify, progress=said)
     first, second = (json.loads(line) for line in (tmp_path / "out.jsonl").open(encoding="utf-8"))
     assert (first["day"][:10], first["text"], first["n"], first["label"]) == ("2026-01-02", "a", 1.5, "joy")
+    assert (first["column C"], first["column E"]) == ("x", "y")
     assert (second["text"], second["label"]) == (None, None)
+    assert notes == [f"note: {source}: the sheet 'rows' is read; 1 more with cells are not"]
 
 
 def test_init_and_check_take_a_workbook(rir: Run, monkeypatch: pytest.MonkeyPatch) -> None:

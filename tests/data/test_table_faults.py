@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import time
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rir_mlx.classification.files import classify_file
 from rir_mlx.data.audit.checks import audit
 from rir_mlx.data.audit.scan import scan_sources
 from rir_mlx.data.loading import load_labelled, load_triples, read_texts
@@ -135,7 +139,7 @@ def test_labels_that_look_alike_or_hold_commas_are_warnings(tmp_path: Path) -> N
     assert any("'none', which may stand for a missing one: 1" in what for what in found)
 
 
-@pytest.mark.parametrize("missing", ["nan", "None", "null", "N/A", "NaN", "<NA>"])
+@pytest.mark.parametrize("missing", ["nan", "None", "null", "N/A", "NaN", "<NA>", "#REF!"])
 def test_what_programs_write_for_a_missing_label_is_no_label_unless_it_is_named(tmp_path: Path, missing: str) -> None:
     path = write(tmp_path / "a.csv", [*CLEAN, ("a", missing)])
     with pytest.raises(DataError, match=r"row 42: the label is missing") as raised:
@@ -162,6 +166,8 @@ def test_a_delimiter_that_excel_declares_or_the_recipe_names_is_used(tmp_path: P
     assert load(tmp_path / "b.csv") == [("a, b", "joy"), ("c", "fear")]
     stream = open_stream(tmp_path / "b.csv", wanted_text(tmp_path / "b.csv", None))
     assert stream.header_line(["new"]) == "sep=;\ntext;label;new\n"
+    (tmp_path / "c.csv").write_bytes("\ufeffsep=;\rtext;label\ra, b;joy\rc;fear\r".encode())
+    assert load(tmp_path / "c.csv") == [("a, b", "joy"), ("c", "fear")]
 
 
 @pytest.mark.parametrize(
@@ -275,14 +281,60 @@ def test_a_key_that_comes_twice_in_a_json_object_is_a_fault(tmp_path: Path) -> N
         load(tmp_path / "a.jsonl")
 
 
-def test_a_parquet_file_with_a_binary_column_comes_out_with_it_in_base64(tmp_path: Path) -> None:
+def write_parquet(path: Path, **columns: Any) -> Path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path = tmp_path / "a.parquet"
-    pq.write_table(pa.table({"text": ["a", "b"], "raw": [b"\x00\xff", None]}), path)
-    rows = [row.cells for row in open_stream(path, wanted_text(path, None)).scan() if isinstance(row, Record)]
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+def test_a_parquet_file_with_a_binary_column_comes_out_with_it_in_base64(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "a.parquet", text=["a", "b"], raw=[b"\x00\xff", None])
+    rows = [json.loads(row.raw) for row in open_stream(path, wanted_text(path, None)).scan() if isinstance(row, Record)]
     assert rows == [{"text": "a", "raw": "AP8="}, {"text": "b", "raw": None}]
+
+
+@pytest.mark.parametrize("texts", [[b"ab", b"\xff"], [date(2026, 1, 2), None], [1, 2]])
+def test_what_training_refuses_as_a_text_is_classified_as_none(tmp_path: Path, texts: list[Any]) -> None:
+    """A column of bytes was classified as its Base64, and one of dates as their digits."""
+    path = write_parquet(tmp_path / "a.parquet", text=texts, label=["joy", "fear"])
+    with pytest.raises(DataError, match="row 1: the text is not a string but"):
+        load(path)
+    with pytest.raises(DataError, match="no row has a text in the column 'text': the text is not a string"):
+        classify_file(path, tmp_path / "out.jsonl", lambda texts: [])
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_numbers_of_parquet_are_the_labels_that_their_digits_are_in_csv(tmp_path: Path) -> None:
+    import numpy as np
+
+    for values, labels in (
+        (np.array([0.1, 1], np.float32), ["0.1", "1"]),
+        (np.array([0.1, 0.3], np.float16), ["0.1", "0.3"]),
+        ([Decimal("1.00"), Decimal("0.50")], ["1", "0.50"]),
+        ([10**18 + 1, 0], ["1000000000000000001", "0"]),
+    ):
+        path = write_parquet(tmp_path / "a.parquet", text=["a", "b"], label=values)
+        assert [label for _, label in load(path)] == labels
+        write(tmp_path / "a.csv", [("a", str(values[0])), ("b", str(values[1]))])
+        assert [label for _, label in load(tmp_path / "a.csv")] == labels
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        (b"PK\x03\x04\x14\0", "an Excel workbook or a ZIP archive"),
+        (b"\x1f\x8b\x08\0", "gzip"),
+        (b"PAR1\x15\0", "a Parquet file"),
+    ],
+)
+def test_a_file_named_after_text_that_is_none_is_called_by_what_it_is(tmp_path: Path, start: bytes, words: str) -> None:
+    """The hint was to set an encoding named ENCODING."""
+    for name, keys in (("a.csv", {}), ("a.jsonl", {"encoding": "cp1252"})):
+        (tmp_path / name).write_bytes(start + b"\x94 rest")
+        with pytest.raises(DataError, match=f"is no text: it is .*{words}"):
+            load(tmp_path / name, **keys)
 
 
 def test_a_folder_of_save_to_disk_says_how_to_write_it_as_parquet(tmp_path: Path) -> None:

@@ -37,7 +37,8 @@ class Server:
     def __post_init__(self) -> None:
         if self.concurrency < 1:
             raise UserError(f"concurrency is {self.concurrency}.", hint="Give 1 or more.")
-        if not self.url.host or self.url.scheme not in ("http", "https") or (self.url.port or 1) > 65535:
+        possible = _is_name(self.url.raw_host) and 0 < (self.url.port or 1) < 65536
+        if not possible or self.url.scheme not in ("http", "https"):
             found = repr(self.base_url) if "@" not in self.base_url else "The address"
             raise UserError(
                 f"{found} is no http or https address.", hint="Write base_url like http://127.0.0.1:8080/v1."
@@ -50,10 +51,7 @@ class Server:
 
     @property
     def url(self) -> httpx2.URL:
-        try:
-            url = httpx2.URL(self.base_url.strip())
-        except httpx2.InvalidURL:
-            return httpx2.URL("")
+        url = _parsed(self.base_url)
         return url.copy_with(path=url.path.rstrip("/") or "/", fragment=None)
 
     @property
@@ -86,3 +84,26 @@ class Server:
                 hint="Copy the key once more.",
             )
         return key
+
+
+def is_same_server(address: str, other: str) -> bool:
+    """Whether requests to both addresses go to the same host and port in the same way, as the HTTP library reads
+    them."""
+    one, two = _parsed(address), _parsed(other)
+    return bool(one.raw_host) and (one.scheme, one.raw_host, one.port) == (two.scheme, two.raw_host, two.port)
+
+
+def _is_name(host: bytes) -> bool:
+    """Whether the look-up of names takes a host: no part of it may be empty or long."""
+    try:
+        return bool(host.decode("ascii").encode("idna"))
+    except UnicodeError:
+        return False
+
+
+def _parsed(address: str) -> httpx2.URL:
+    """The address, or an empty one if it is none."""
+    try:
+        return httpx2.URL(address.strip())
+    except httpx2.InvalidURL:
+        return httpx2.URL("")

@@ -21,9 +21,9 @@ _BUSY = frozenset({408, 409, 425, 503})
 _REQUESTS_FAULT = frozenset({400, 413, 422, 451})
 """A context that is too long, a content filter: another request may do better."""
 _FILTERED = re.compile(r"moderat|flagged|content.?(?:policy|filter|management)|safety|guardrail", re.IGNORECASE)
-_REFUSED = ("content_filter", "content_filtered", "safety", "refusal", "recitation", "blocklist", "prohibited_content")
-_CUT = ("length", "max_tokens", "max_output_tokens", "model_length", "abort", "aborted", "cancelled", "timeout")
-"""Reasons for which an answer ended, in small letters: refused by a filter, and not at its end."""
+_REFUSED = re.compile(r"filter|safety|refus|recitation|block|prohibit|guardrail|moderat|policy|spii")
+_CUT = re.compile(r"length|max|limit|window|abort|cancel|time.?out|insufficient|interrupt|incomplete|repetition|pause")
+"""Words in the reasons for which an answer ended, in small letters: refused by a filter, and not at its end."""
 _EXHAUSTED = re.compile(
     r"insufficient_quota|exceeded your current quota|billing|credit|per[ _-]?day|daily|\b[rt]pd\b|monthly",
     re.IGNORECASE,
@@ -107,7 +107,7 @@ class UnknownParameter(Exception):
 def object_in(response: httpx2.Response) -> dict[str, Any]:
     """The JSON object of a successful response. Raises NotAnAnswer."""
     kind = response.headers.get("content-type", "")
-    if "text/event-stream" in kind or response.content[:5] == b"data:":
+    if "text/event-stream" in kind or response.content.lstrip()[:5] == b"data:":
         raise NotAnAnswer(f"a stream of events, which was not asked for: {response.text}")
     try:
         data = parse_json(response.content)
@@ -125,8 +125,8 @@ def read_answer(data: dict[str, Any]) -> Answer:
     Raises RequestFailed if there is none, RequestRefused if a content filter or the model refused, RateLimited and
     others for an error with a status, and NotAnAnswer for an object of another protocol."""
     choices = data.get("choices")
-    if not choices and data.get("error"):
-        raise _error_inside(data["error"])
+    if not choices and (error := data.get("error") or _bare_error(data)):
+        raise _error_inside(error)
     if not isinstance(choices, list):
         raise NotAnAnswer(f"an answer without a message: {data}")
     choice = choices[0] if choices else None
@@ -135,20 +135,31 @@ def read_answer(data: dict[str, Any]) -> Answer:
     reason = str(choice.get("finish_reason") or "").lower()
     if choice.get("error") or reason == "error":
         raise RequestFailed(f"an error in place of an answer: {choice.get('error') or data}")
-    if reason in _REFUSED:
+    if _REFUSED.search(reason):
         raise RequestRefused(f"the server's content filter stopped the answer ({reason})")
     text = _text_of(message.get("content"))
     if not text.strip() and (refusal := message.get("refusal") or _refusal_in(message.get("content"))):
         raise RequestRefused(f"the model refused: {refusal}")
-    thoughts = any(message.get(name) for name in ("reasoning_content", "reasoning", "thinking"))
+    beside = [message[name] for name in _BESIDE if message.get(name)]
     whole = text.encode("utf-8", "replace").decode("utf-8")  # no tokenizer accepts JSON's unpaired surrogates
     found = answer_of(whole)
-    if found is None or (not found and (thoughts or _thoughts_alone(message.get("content")))):
+    if found is None or (not found and (beside or _thoughts_alone(message.get("content")))):
         found = THOUGHTS if found is not None else whole
+    elif any(isinstance(thought, str) and thought.strip() == text.strip() for thought in beside):
+        found = THOUGHTS  # some servers put a thought that does not end into both places
     tokens = (data.get("usage") or {}).get("completion_tokens") if isinstance(data.get("usage"), dict) else None
-    finish: FinishReason = "length" if reason in _CUT else "stop"
-    counted = tokens if isinstance(tokens, int) and not isinstance(tokens, bool) else None
+    finish: FinishReason = "length" if _CUT.search(reason) else "stop"
+    counted = tokens if isinstance(tokens, int) and not isinstance(tokens, bool) and tokens >= 0 else None
     return Answer(found, finish, counted, holds_special_token(found))
+
+
+_BESIDE = ("reasoning_content", "reasoning", "thinking", "reasoning_details", "thinking_blocks")
+"""Where a message holds its thoughts beside the content."""
+
+
+def _bare_error(data: dict[str, Any]) -> Any:
+    """An error that is the whole object: `{"object": "error", …}` or `{"code": 429, "message": …}`."""
+    return data if data.get("object") == "error" or (data.get("code") and data.get("message")) else None
 
 
 def _text_of(content: Any) -> str:
@@ -184,13 +195,15 @@ def _thoughts_alone(content: Any) -> bool:
 def _error_inside(error: Any) -> Exception:
     """An error in an answer with status 200; some gateways put its status inside."""
     message, code = _message_of({"error": error}) or (str(error), None)
-    what = f"an error in place of an answer: {message}"
-    if str(code) == "429":
+    what, status = f"an error in place of an answer: {message}", str(code)
+    if status == "429" or _is_exhausted("", code):
         return RateLimited(what, _wait_in_words(message), exhausted=_is_exhausted(message, code))
-    if str(code) in ("401", "403") and not _FILTERED.search(message):
+    if status in ("401", "403") and not _FILTERED.search(message):
         return Unauthorised(what)
-    if code == "model_not_found":
+    if status in ("404", "model_not_found"):
         return NotFound(what)
+    if status in map(str, _REQUESTS_FAULT) or status == "content_filter":
+        return RequestRefused(what)
     return RequestFailed(what)
 
 
@@ -232,8 +245,9 @@ def unknown_parameters(response: httpx2.Response, sent: frozenset[str]) -> froze
     if not _NOT_TAKEN.search(text):
         return frozenset()
     try:
-        error = parse_json(response.content).get("error")
-    except (ValueError, AttributeError):
+        body = parse_json(response.content)
+        error = (body[0] if isinstance(body, list) else body).get("error")
+    except (ValueError, AttributeError, IndexError):
         error = None
     named = error.get("param") if isinstance(error, dict) else None
     if isinstance(named, str) and (name := named.rpartition(".")[2]) in sent:
@@ -311,10 +325,15 @@ def _said(response: httpx2.Response) -> tuple[str, object]:
 
 
 def _message_of(data: Any) -> tuple[str, object] | None:
-    error = data.get("error") if isinstance(data, dict) else None
+    """The message and the code in the body of an error: an object, or a list of one, as Google's servers send it."""
+    if isinstance(data, list) and data:
+        data = data[0]
+    if not isinstance(data, dict):
+        return None
+    error = data.get("error")
     if isinstance(error, dict):
         return str(error.get("message")), error.get("code") or error.get("type")
     if error:
         return str(error), data.get("code")
-    message = next((data[name] for name in ("message", "detail") if data.get(name)), None) if data else None
+    message = next((data[name] for name in ("message", "detail") if data.get(name)), None)
     return (str(message), data.get("code")) if message else None

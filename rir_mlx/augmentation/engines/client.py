@@ -32,6 +32,8 @@ _LONGEST_CONNECT = 10.0
 _LEAVING = 5.0
 """Seconds to wait for cancelled requests; the thread is a daemon and does not delay the exit after that."""
 _EXCERPT = 300
+_LARGEST = 1 << 24
+"""Bytes of an answer, unpacked. A longer one is no answer to what is asked here."""
 _AGAIN = "Run the same command again; it continues."
 
 
@@ -64,7 +66,8 @@ class RateLimit:
     def pause(self, limit: answers.RateLimited, seconds: float, detail: str) -> None:
         """Hold back all requests for `seconds`. Raises Failure if waiting does not help."""
         if limit.exhausted or seconds > _LONGEST_WAIT:
-            raise Failure(f"{self.shown} takes no more requests for now, {detail}", hint=_AGAIN)
+            names = f" and names a wait of {min(seconds, 1e9):,.0f} s" if seconds > _LONGEST_WAIT else ""
+            raise Failure(f"{self.shown} takes no more requests for now{names}, {detail}", hint=_AGAIN)
         now = time.monotonic()
         if now >= self.until:
             self.pauses += 1
@@ -190,8 +193,11 @@ class ServerClient:
         url = url.copy_with(path=url.path.rstrip("/") + path)
         try:
             # httpx2's own timeout restarts with every byte.
-            async with asyncio.timeout(self.server.timeout):
-                response = await client.request("GET" if body is None else "POST", url, json=body)
+            async with (
+                asyncio.timeout(self.server.timeout),
+                client.stream("GET" if body is None else "POST", url, json=body) as answer,
+            ):
+                response = await _whole(answer)
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             raise answers.Unreached(str(error) or "no connection") from None
         except (httpx2.TimeoutException, TimeoutError):
@@ -228,6 +234,19 @@ class ServerClient:
         variable = self.server.key_variable
         hint = f"Set the environment variable {variable} to a key that it accepts."
         return UserError(f"{self.server.shown} {sent}, {self.clean(problem)}", hint=hint)
+
+
+async def _whole(answer: httpx2.Response) -> httpx2.Response:
+    """The answer with its body read and unpacked. Raises RequestFailed if that is too large: a few bytes of gzip can
+    stand for more than memory holds."""
+    held = bytearray()
+    async for part in answer.aiter_bytes():
+        held += part
+        if len(held) > _LARGEST:
+            raise answers.RequestFailed(f"status {answer.status_code}: an answer of more than {_LARGEST >> 20} MB")
+    packed = ("content-encoding", "content-length", "transfer-encoding")
+    headers = [pair for pair in answer.headers.multi_items() if pair[0].lower() not in packed]
+    return httpx2.Response(answer.status_code, headers=headers, content=bytes(held), request=answer.request)
 
 
 async def _sleep(seconds: float, ending: asyncio.Event) -> None:

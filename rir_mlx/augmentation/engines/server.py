@@ -198,7 +198,7 @@ class OpenAIEngine:
         if not isinstance(data, list):
             raise NotFound(f"an invalid list of models: {data}")
         return [
-            str(model["id"])
+            self._client.clean(model["id"])
             for model in data
             if isinstance(model, dict) and model.get("id") and not model.get("parent")
         ]

@@ -279,7 +279,7 @@ def _without_first(lines: Iterator[str]) -> Iterator[str]:
     for line in lines:
         if not found and line.strip():
             found = True
-            yield "\n"
+            yield line[len(line.rstrip("\r\n")) :] or "\n"
         else:
             yield line
 

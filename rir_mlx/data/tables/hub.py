@@ -11,6 +11,7 @@ from typing import Any
 
 from rir_mlx.data.columns import Column, check_header, find_columns
 from rir_mlx.data.tables.table import ACCEPTED, Table, first_line
+from rir_mlx.data.tables.typed_files import with_own_digits
 from rir_mlx.errors import DataError, did_you_mean
 from rir_mlx.hub_access import cached_names, hub_answers, is_offline, without_network
 from rir_mlx.recipe.schema import SourceSpec
@@ -58,7 +59,8 @@ def read_data_set(source: SourceSpec, columns: Sequence[Column], key: str, path:
     features = [data.features[name] for name in found]
     classes = tuple(tuple(f.names) if isinstance(f, datasets.ClassLabel) else None for f in features)
     part: dict[str, list[Any]] = data.select_columns(found)[:]
-    cells = tuple(part[name] for name in found)
+    kinds = [str(getattr(feature, "dtype", "")) for feature in features]
+    cells = tuple(with_own_digits(part[name], kind) for name, kind in zip(found, kinds, strict=True))
     return Table(shown, range(1, data.num_rows + 1), cells, classes, editable=False)
 
 

@@ -34,7 +34,7 @@ from rir_mlx.data.tables.table import (
     unreadable_kind,
 )
 from rir_mlx.data.tables.text_files import check_encoding, not_utf8, open_lines
-from rir_mlx.data.tables.typed_files import sheet_records
+from rir_mlx.data.tables.typed_files import Sheet, read_sheet
 from rir_mlx.errors import DataError, Failure
 
 _MOST_FAULTS = 1000
@@ -45,7 +45,8 @@ _FORMULA = re.compile(r"[\s\u200b\ufeff]*[=+@＝＋－＠-]|[\t\r\n]")
 
 
 class Record(NamedTuple):
-    """A row: its number as the user finds it, how it stands in the file, and its cells by column."""
+    """A row: its number as the user finds it, how it stands in the file, and its cells by column, of the types that
+    they have there."""
 
     row: int
     raw: str
@@ -101,7 +102,8 @@ def open_stream(path: Path, wanted: Wanted, *, safe: bool = True) -> Stream:
     if suffix == ".parquet":
         return JsonStream(lambda: _scan_parquet(path))
     if suffix == ".xlsx":
-        return JsonStream(lambda: _scan_sheet(path))
+        sheet = read_sheet(path, str(path))
+        return JsonStream(lambda: _scan_sheet(sheet), sheet.notes(str(path)))
     check_encoding(path, wanted)
     if suffix in (".csv", ".tsv"):
         return CsvStream(path, wanted, safe=safe)
@@ -200,12 +202,13 @@ def _flat(cell: str) -> str:
 class JsonStream:
     """Objects come out as they stand, with more keys at their end: no number is rounded and no key is lost."""
 
-    def __init__(self, scan: Callable[[], Iterator[Record | Fault]]) -> None:
+    def __init__(self, scan: Callable[[], Iterator[Record | Fault]], notes: tuple[str, ...] = ()) -> None:
         self.suffix = ".jsonl"
         self.scan = scan
+        self._notes = notes
 
     def notes(self) -> tuple[str, ...]:
-        return ()
+        return self._notes
 
     def header_line(self, names: Sequence[str]) -> str:
         return ""
@@ -241,20 +244,20 @@ def _scan_parquet(path: Path) -> Iterator[Record | Fault]:
                 for values in batch.to_pylist():
                     number += 1
                     try:
-                        yield _as_json(number, _json_value(values))
+                        yield _as_json(number, values)
                     except TypeError as error:
                         yield Fault(number, str(error))
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} cannot be read as Parquet: {first_line(error)}") from error
 
 
-def _scan_sheet(path: Path) -> Iterator[Record | Fault]:
-    for number, values in sheet_records(path, str(path)):
-        yield _as_json(number, _json_value(values))
+def _scan_sheet(sheet: Sheet) -> Iterator[Record | Fault]:
+    for number, values in sheet.records():
+        yield _as_json(number, values)
 
 
 def _as_json(number: int, values: dict[str, Any]) -> Record:
-    return Record(number, json.dumps(values, ensure_ascii=False), values)
+    return Record(number, json.dumps(_json_value(values), ensure_ascii=False), values)
 
 
 def _json_value(value: Any) -> Any:

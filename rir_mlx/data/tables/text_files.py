@@ -24,6 +24,16 @@ _WIDE = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 """Byte order marks of wide encodings. UTF-32's begins with that of UTF-16."""
+_OTHER_KINDS = {
+    b"PK\x03\x04": ("an Excel workbook or a ZIP archive", "Name it .xlsx if it is a workbook, or unpack it."),
+    b"PAR1": ("a Parquet file", "Name it .parquet."),
+    b"\x1f\x8b": ("compressed with gzip", "Unpack it: gunzip < {name} > new{suffix}"),
+    b"\x28\xb5\x2f\xfd": ("compressed with zstd", "Unpack it: zstd -d < {name} > new{suffix}"),
+    b"\xd0\xcf\x11\xe0": ("a file of an old Office program", "Save it as .xlsx, or the sheet as CSV (UTF-8)."),
+    b"%PDF-": ("a PDF file", "Save its table as CSV (UTF-8)."),
+    b"SQLite format 3\0": ("an SQLite data base", "Write its table as CSV: sqlite3 -csv -header."),
+}
+"""The first bytes of files that are named after text and are none."""
 _SAMPLE_BYTES = 1 << 16
 _MOST_LINES = 2000
 """So many lines that are not UTF-8, and none that is, settle that the file is in another encoding."""
@@ -80,11 +90,12 @@ def check_encoding(path: Path, wanted: Wanted) -> None:
 
     Single broken lines of a UTF-8 file are left to the reader, which names each."""
     try:
-        if wanted.form.encoding is not None:
-            _check_named(path, wanted)
-            return
         with path.open("rb") as file:
             start = file.read(4096)
+            _refuse_other_kinds(start, path, wanted)
+            if wanted.form.encoding is not None:
+                _check_named(path, wanted)
+                return
             _refuse_wide_text(start, path, wanted)
             file.seek(0)
             _refuse_other_encoding(file, path, wanted)
@@ -103,6 +114,16 @@ def _check_named(path: Path, wanted: Wanted) -> None:
             f"{getattr(error, 'reason', error)}.",
             hint=f"Set {wanted.settings.text('encoding')} to the encoding of the file, or leave it out for UTF-8.",
         ) from error
+
+
+def _refuse_other_kinds(start: bytes, path: Path, wanted: Wanted) -> None:
+    """Raise DataError if the first bytes of a file are those of another kind."""
+    kind = next((kind for mark, kind in _OTHER_KINDS.items() if start.startswith(mark)), None)
+    if kind is not None and (b"\0" in start or not start.isascii()):
+        what, hint = kind
+        raise DataError(
+            f"{wanted.shown} is no text: it is {what}.", hint=hint.format(name=path.name, suffix=path.suffix)
+        )
 
 
 def _refuse_wide_text(start: bytes, path: Path, wanted: Wanted) -> None:

@@ -45,8 +45,20 @@ def read_parquet(path: Path, wanted: Wanted) -> Table:
     classes = tuple(
         tuple(f["names"]) if isinstance(f, dict) and f.get("_type") == "ClassLabel" else None for f in names
     )
-    cells = tuple(table.column(name).to_pylist() for name in found)
+    columns = [table.column(name) for name in found]
+    cells = tuple(with_own_digits(column.to_pylist(), str(column.type)) for column in columns)
     return Table(shown, range(1, table.num_rows + 1), cells, classes)
+
+
+def with_own_digits(values: list[Any], kind: str) -> list[Any]:
+    """The values of a column of that type. Those of 16 and 32 bits get their own digits: 0.1, not
+    0.10000000149011612."""
+    import numpy as np
+
+    number = {"halffloat": np.float16, "float16": np.float16, "float": np.float32, "float32": np.float32}.get(kind)
+    if number is None:
+        return values
+    return [value if value is None else float(str(number(value))) for value in values]
 
 
 class Sheet(NamedTuple):
@@ -57,6 +69,17 @@ class Sheet(NamedTuple):
     rows: list[tuple[int, Sequence[Any]]]
     others: int
     """Further sheets with cells, which are not read."""
+
+    def notes(self, shown: str) -> tuple[str, ...]:
+        """Which sheet was read, if there are several."""
+        if not self.others:
+            return ()
+        return (f"{shown}: the sheet {self.name!r} is read; {self.others:,} more with cells are not",)
+
+    def records(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Each row with its number, by column."""
+        for number, cells in self.rows:
+            yield number, {name: cell for name, cell in zip(self.header, cells, strict=True) if name}
 
 
 def read_sheet(path: Path, shown: str) -> Sheet:
@@ -78,13 +101,23 @@ def read_sheet(path: Path, shown: str) -> Sheet:
     if not filled:
         raise DataError(f"{shown} is empty.", hint="It needs a row for each text.")
     name, ((_, first), *rows) = filled[0]
-    header = ["" if cell is None else str(cell).strip() for cell in first]
-    while header and not header[-1]:
-        header.pop()
+    header = _names(first, [cells for _, cells in rows])
     check_header(header, shown)
     if not rows:
         raise DataError(f"{shown} has columns but no rows.", hint="It needs a row for each text.")
     return Sheet(name, header, [(number, _padded(cells, len(header))) for number, cells in rows], len(filled) - 1)
+
+
+def _names(first: Sequence[Any], rows: Sequence[Sequence[Any]]) -> list[str]:
+    """The names of the columns. One without a name that has cells is called by its letter, so that none is lost."""
+    from openpyxl.utils import get_column_letter
+
+    filled = {place for cells in rows for place, cell in enumerate(cells) if cell not in (None, "")}
+    names = {place: str(cell).strip() for place, cell in enumerate(first) if cell is not None and str(cell).strip()}
+    return [
+        names.get(place, f"column {get_column_letter(place + 1)}" if place in filled else "")
+        for place in range(max({*names, *filled}) + 1)
+    ]
 
 
 def _rows(sheet: Any) -> list[tuple[int, Sequence[Any]]]:
@@ -104,20 +137,6 @@ def read_xlsx(path: Path, wanted: Wanted) -> Table:
     found = find_columns(sheet.header, wanted.columns, wanted.shown)
     places = [sheet.header.index(name) for name in found]
     cells = tuple([row[place] for _, row in sheet.rows] for place in places)
-    notes = _sheet_notes(sheet, wanted.shown)
+    notes = sheet.notes(wanted.shown)
     numbers = [number for number, _ in sheet.rows]
     return Table(wanted.shown, numbers, cells, (None,) * len(found), notes=notes, settings=wanted.settings)
-
-
-def _sheet_notes(sheet: Sheet, shown: str) -> tuple[str, ...]:
-    """Which sheet was read, if there are several."""
-    if not sheet.others:
-        return ()
-    return (f"{shown}: the sheet {sheet.name!r} is read; {sheet.others:,} more with cells are not",)
-
-
-def sheet_records(path: Path, shown: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Each row with its number, by column."""
-    sheet = read_sheet(path, shown)
-    for number, cells in sheet.rows:
-        yield number, {name: cell for name, cell in zip(sheet.header, cells, strict=True) if name}

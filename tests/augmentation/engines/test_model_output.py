@@ -6,7 +6,7 @@ import pytest
 from server_requests import engine_at, make_orders, write
 from server_stand_in import StandInServer
 
-from rir_mlx.augmentation.engines.answers import read_answer
+from rir_mlx.augmentation.engines.answers import RequestRefused, read_answer
 from rir_mlx.augmentation.filters import ReasoningFilters
 from rir_mlx.augmentation.model_output import answer_of, declines, holds_thoughts
 from rir_mlx.prompting.codec import Codec
@@ -42,6 +42,12 @@ CUT = [
     f"<seed:cot_budget_reflect>{SECRET}</seed:cot_budget_reflect>{ANSWER}",
     f"<chain_of_thought>{SECRET}</chain_of_thought>{ANSWER}",
     f"**Thinking:** {SECRET}\n\n**Answer:** {ANSWER}",
+    f"# Thought process\n{SECRET}\n\n# Answer\n{ANSWER}",
+    f"[ THINK ]{SECRET}[ /THINK ]{ANSWER}",
+    f"＜think＞{SECRET}＜/think＞{ANSWER}",
+    f"\\u003cthink\\u003e{SECRET}\\u003c/think\\u003e{ANSWER}",
+    f"<th\u200bink>{SECRET}</th\u2060ink>{ANSWER}",
+    f"<think/>{ANSWER}",
 ]
 REJECTED = {
     "thinking": [
@@ -67,6 +73,14 @@ REJECTED = {
         "Désolée, je ne peux pas répondre.",
         "抱歉，我无法回答。",
         "This request was blocked by our content policy.",
+        *("As a responsible AI, I must refuse.", "I refuse to answer this.", "I'm not comfortable answering that."),
+        *("This goes against my guidelines.", "Je ne peux pas répondre à cette demande.", "我无法协助处理该请求。"),
+        *(
+            "죄송하지만 도와드릴 수 없습니다.",
+            "Sorry, daar kan ik niet mee helpen.",
+            "Tyvärr kan jag inte hjälpa till.",
+        ),
+        *("Przepraszam, nie mogę w tym pomóc.", "Üzgünüm, bu konuda yardımcı olamam."),
     ],
     "empty": ["N/A", "None.", "[REDACTED]"],
     "markup": [
@@ -75,6 +89,7 @@ REJECTED = {
         '[{"a": "b"}]',
         f"Here it is:\n```json\n{ANSWER}",
         '{"reasoning": "The friend',
+        *(f"{SECRET}</answer>", f"<!-- {SECRET} -->{ANSWER}", f"{ANSWER}<tool_call>"),
     ],
     "control": [
         f"{ANSWER}<|start_header_id|>",
@@ -83,6 +98,7 @@ REJECTED = {
         f"{ANSWER}\n\nHuman: And now?",
         f"{ANSWER}<0x0A><extra_id_0>",
         "Their▁friend▁came▁home.",
+        *(f"{ANSWER}<SPECIAL_12>", f'[TOOL_CALLS]x{{"a":1}}{ANSWER}', f"]~b]ai\n{ANSWER}[e~["),
     ],
 }
 
@@ -117,13 +133,13 @@ def answer(text: object, **more: object) -> dict[str, object]:
     return {"choices": [{"message": {"content": text} | more, "finish_reason": "stop"}]}
 
 
-@pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
-@pytest.mark.parametrize("content", ["", None, " \n"])
-def test_thoughts_beside_an_empty_content_are_no_answer(codec: Codec, name: str, content: str | None) -> None:
-    with StandInServer(lambda body: (200, {}, answer(content, **{name: SECRET}))).running() as url:
-        [generated] = write(engine_at(url), make_orders(1)).values()
-    assert SECRET not in generated.text
-    assert ReasoningFilters(codec, ["joy"], "")("i was glad", "joy", generated.text) == "thinking"
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking", "reasoning_details"])
+@pytest.mark.parametrize("content", ["", None, " \n", SECRET])
+def test_thoughts_beside_no_other_content_are_no_answer(codec: Codec, name: str, content: str | None) -> None:
+    """Some servers put a thought that does not end into both places."""
+    found = read_answer(answer(content, **{name: SECRET}))
+    assert SECRET not in found.text
+    assert ReasoningFilters(codec, ["joy"], "")("i was glad", "joy", found.text) == "thinking"
 
 
 def test_thoughts_beside_a_content_are_ignored() -> None:
@@ -144,16 +160,24 @@ def test_parts_of_a_content_are_joined_and_thoughts_among_them_left_out() -> Non
     assert generated.text == ANSWER
 
 
-@pytest.mark.parametrize("reason", ["content_filter", "SAFETY", "RECITATION", "blocklist"])
+@pytest.mark.parametrize(
+    "reason", ["content_filter", "SAFETY", "RECITATION", "blocklist", "SPII", "guardrail_intervened"]
+)
 def test_half_an_answer_that_a_content_filter_stopped_is_refused(reason: str) -> None:
     message = {"choices": [{"message": {"content": "Their friend"}, "finish_reason": reason}]}
-    with StandInServer(lambda body: (200, {}, message)).running() as url:
-        [generated] = write(engine_at(url), make_orders(1)).values()
-    assert (generated.text, "content filter" in generated.refused) == ("", True)
+    with pytest.raises(RequestRefused, match="content filter"):
+        read_answer(message)
 
 
-@pytest.mark.parametrize("reason", ["length", "MAX_TOKENS", "model_length", "abort"])
-def test_an_answer_that_did_not_reach_its_end_is_cut_off(reason: str) -> None:
+@pytest.mark.parametrize(
+    "reason",
+    [
+        *("length", "MAX_TOKENS", "model_length", "abort", "insufficient_system_resource"),
+        *("model_context_window_exceeded", "pause_turn", "repetition", {"type": "length"}),
+    ],
+    ids=str,
+)
+def test_an_answer_that_did_not_reach_its_end_is_cut_off(reason: object) -> None:
     """Other servers' names for it passed for the end of the answer."""
     choice = {"message": {"content": "Their friend"}, "finish_reason": reason}
     assert read_answer({"choices": [choice]}).finish_reason == "length"

@@ -8,7 +8,7 @@ import pytest
 from server_requests import KEY, engine_at, free_port, make_orders, write
 from server_stand_in import Reply, StandInServer, echo
 
-from rir_mlx.augmentation.engines.address import Server
+from rir_mlx.augmentation.engines.address import Server, is_same_server
 from rir_mlx.errors import Failure, RirError, UserError
 
 
@@ -67,10 +67,10 @@ def test_a_refused_key_names_its_variable(status: int) -> None:
 )
 def test_an_unknown_model_lists_those_that_are_there(refusal: Reply) -> None:
     fake = StandInServer(lambda body: refusal)
-    fake.models = 200, {}, {"data": [{"id": "llama-3b"}, {"id": "llama-8b"}]}
+    fake.models = 200, {}, {"data": [{"id": "llama-3b"}, {"id": "llama\x1b-8b\n"}]}
     with fake.running() as url, pytest.raises(UserError, match=r"'lama-8b'.*does not exist") as caught:
         write(engine_at(url, model="lama-8b"), make_orders(1))
-    assert caught.value.hint == "It lists llama-3b, llama-8b. Did you mean 'llama-8b'?"
+    assert caught.value.hint == "It lists llama-3b, llama -8b. Did you mean 'llama -8b'?"
 
 
 def test_an_address_without_v1_is_said_to_want_it() -> None:
@@ -98,7 +98,11 @@ def test_nobody_listening_at_first_says_how_to_start_a_server() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["", "127.0.0.1:8080/v1", "localhost:8080/v1", "ftp://host/v1", "http://", "http://host:99999", "file:///v1"]
+    "url",
+    [
+        *("", "127.0.0.1:8080/v1", "localhost:8080/v1", "ftp://host/v1", "http://", "http://host:99999", "file:///v1"),
+        *("http://host:-1/v1", "http://a..b/v1", f"http://{'a' * 64}.com/v1", "http://[::1/v1", "http://host／.b/v1"),
+    ],
 )
 def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(UserError, match="no http or https address"):
@@ -118,6 +122,24 @@ def test_an_address_that_holds_a_secret_is_refused_without_showing_it(url: str) 
     with pytest.raises(UserError, match="holds a user, a password or a query for host") as caught:
         Server(url)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        *[(f"http://{host}/v1", True) for host in ("named.com", "NAMED.com:80", "named.com:080", "named.com:")],
+        *[("http://named.com/v1@else.com", True), ("HTTP://named.com/other", True)],
+        *[("https://named.com/v1", False), ("http://named.com:81/v1", False), ("http://named.com./v1", False)],
+        *[("http://named.com\\@else.com/v1", False), ("http://else.com#@named.com/v1", False)],
+        *[("http://named.com@else.com/v1", False), ("http://named.com.else.com/v1", False)],
+        *[("http://named.com%2eelse.com/v1", False), ("http://nаmed.com/v1", False)],  # a Cyrillic letter
+        *[("http://named.com／.else.com/v1", False), ("http://[::1/v1", False), ("", False), ("named.com", False)],
+    ],
+)
+def test_only_an_address_of_the_same_host_and_port_is_the_one_that_the_user_named(other: str, same: bool) -> None:
+    """Two parsers read addresses, and one of them raised ValueError for a bracket that was open."""
+    assert is_same_server("http://named.com/v1", other) is same
+    assert is_same_server(other, "http://named.com/v1") is same
 
 
 @pytest.mark.parametrize(

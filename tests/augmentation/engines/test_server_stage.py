@@ -52,9 +52,11 @@ def test_a_recipe_that_names_a_server_elsewhere_sends_nothing_until_the_user_nam
     assert "--trust-recipe" in result.err
 
 
-@pytest.mark.parametrize("how", ["option", "override", "environment", "trusted", "nobody"])
+@pytest.mark.parametrize(
+    "how", ["option", "override", "environment", "trusted", "nobody", "another port", "run's own", "other commands"]
+)
 def test_the_key_goes_only_to_a_host_that_the_user_named(
-    rir: Run, recipe: Path, monkeypatch: pytest.MonkeyPatch, how: str
+    rir: Run, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
@@ -66,12 +68,17 @@ def test_the_key_goes_only_to_a_host_that_the_user_named(
             "override": ["-s", f"augment.base_url={url}"],
             "trusted": ["--trust-recipe"],
         }.get(how, [])
-        if how == "environment":
-            monkeypatch.setenv("OPENAI_BASE_URL", url)
+        if how in ("environment", "another port"):
+            monkeypatch.setenv("OPENAI_BASE_URL", url if how == "environment" else url.replace("/v1", "1/v1"))
+        if how == "run's own":  # a stranger's run says of itself what its user typed
+            (tmp_path / "runs/small").mkdir(parents=True)
+            (tmp_path / "runs/small/overrides.json").write_text(json.dumps({"overrides": [f"augment.base_url={url}"]}))
+        if how == "other commands":
+            given = ["-s", f"data.instruction=augment.base_url={url}"]
         result = rir("augment", str(recipe), *FEW, "--limit", "3", *given)
     assert result.code == 0, result.err
     assert len(server.bodies) == 3
-    assert authorised(server) is (how != "nobody")
+    assert authorised(server) is (how in ("option", "override", "environment", "trusted"))
 
 
 def stats_of(tmp_path: Path) -> dict[str, Any]:

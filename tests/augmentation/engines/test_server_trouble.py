@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import random
 import threading
@@ -165,6 +166,10 @@ def bad_for(text: str, reply: Reply | None) -> StandInServer:
     return StandInServer(lambda body: reply if text_of(body).startswith(text) else echo(body))
 
 
+BOMB = gzip.compress(b" " * (3 << 23))
+"""24 MB of blanks in 24 kB."""
+
+
 @pytest.mark.parametrize("concurrency", [1, 8])
 @pytest.mark.parametrize(
     "reply",
@@ -176,9 +181,13 @@ def bad_for(text: str, reply: Reply | None) -> StandInServer:
         (500, {}, {"error": {"message": "CUDA out of memory"}}),
         (200, {}, b"<html>gateway</html>"),
         (200, {}, {"data": None}),
+        (500, {}, [{"error": {"code": 500, "message": "as Google's servers say it"}}]),
+        (500, {}, b'"a JSON string"'),
+        (200, {"Content-Encoding": "gzip"}, b"no gzip"),
+        (200, {"Content-Encoding": "gzip"}, BOMB),
         None,
     ],
-    ids=str,
+    ids=lambda value: str(value)[:80],
 )
 def test_one_bad_row_is_set_aside_with_what_was_said_and_never_ends_the_job(
     reply: Reply | None, concurrency: int
@@ -305,8 +314,11 @@ def test_a_value_that_is_too_large_is_no_unknown_parameter() -> None:
     [
         (451, {}, {"error": {"message": "Unavailable for legal reasons"}}),
         (403, {}, {"error": {"message": "Your input was flagged", "metadata": {"reasons": ["violence"]}}}),
+        (200, {}, {"error": {"code": 400, "message": "too long"}}),
+        (200, {}, {"object": "error", "code": 400, "message": "too long"}),
+        (400, {}, [{"error": {"code": 400, "message": "too long"}}]),
     ],
-    ids=["451", "403"],
+    ids=["451", "403", "inside", "bare", "list"],
 )
 def test_moderation_of_one_text_is_a_refusal_and_never_ends_the_job(reply: Reply) -> None:
     """A gateway that moderates answers 403 or 451 for that text alone: the job ended, as for a wrong key."""
