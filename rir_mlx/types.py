@@ -57,10 +57,13 @@ ReasonMode = Literal["never", "always", "auto"]
 EngineName = Literal["local", "openai", "ray"]
 """What writes the reasonings in `augment`."""
 
-Filter = Literal["repeating", "copying", "restating", "another label", "ungrounded", "stock"]
+Filter = Literal["repeating", "copying", "restating", "another label", "stock", "ungrounded", "uninformative"]
 """A rule that a reasoning must pass. `augmentation/filters.py` defines each."""
 
-DEFAULT_FILTERS: tuple[Filter, ...] = ("repeating", "copying", "restating", "another label", "stock")
+FILTERS_ACROSS_ROWS: tuple[Filter, ...] = ("stock", "ungrounded", "uninformative")
+"""The filters that judge once all rows have a reasoning. What they reject is not generated again."""
+
+DEFAULT_FILTERS: tuple[Filter, ...] = ("repeating", "copying", "restating", "another label", "stock", "ungrounded")
 
 Baseline = Literal["majority", "tf-idf", "untuned", "embedding"]
 """What the arms are compared with."""

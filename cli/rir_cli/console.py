@@ -276,6 +276,10 @@ def print_augmentation(stats: Mapping[str, Any]) -> None:
     for label, found in stats.get("stock", {}).items():
         shared = "; ".join(f"{reasoning!r} ({count:,})" for reasoning, count in found["examples"])
         _print(console, escape(f"Stock reasonings of {label}, which say nothing of a row: {found['rows']:,}: {shared}"))
+    if measured := stats.get("mutual_information"):
+        medians = ", ".join(f"{label} {found['median']:.1f}" for label, found in measured["by_label"].items())
+        line = f"Mutual information of reasoning and text, median in nats: {medians} (rejected below "
+        _print(console, escape(f"{line}{measured['threshold']:.1f})."))
     for line in _augmentation_lines(train, stats["leakage"]):
         _print(console, escape(line))
 

@@ -21,7 +21,7 @@ from rir_mlx.prompting.arms import reasoning_tokens
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.prompting.prompts import DELIMITER
 from rir_mlx.storage.digests import digest_of
-from rir_mlx.types import DEFAULT_FILTERS, Filter
+from rir_mlx.types import DEFAULT_FILTERS, FILTERS_ACROSS_ROWS, Filter
 
 RejectionReason = Literal["thinking", "cut off", "control", "empty", "declined", "markup", "delimiter", Filter]
 """Why a reasoning is rejected, in the order in which the rules are tried. The first seven always apply: such a text
@@ -40,11 +40,13 @@ copying        outside runs of three or more words of the text, fewer than three
 restating      nothing is left without the label, the instruction's words and empty words
 another label  its last sentence that names a label names only other labels; names that are negated, that occur in the
                text, or that are empty words (no, for, other) do not count
-ungrounded     no word of it occurs in the text, apart from words of the labels and the instruction and empty words;
-               off by default, since a good reasoning may use only words of its own
-stock          it is ungrounded, and five rows or more share it (`stock.py`, once all rows have a reasoning)
+stock          it is ungrounded, and five rows or more share it
+ungrounded     no word of it occurs in the text, apart from words of the labels and the instruction and empty words
+uninformative  R-Gen would write it as well for other texts of its label
+
+The last three look across rows, once all have a reasoning (`across_rows.py`).
 """
-_RULES = 4
+_RULES = 5
 """Version of the rules. Results judged by another version are judged again."""
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 _WORD = regex.compile(
@@ -137,7 +139,7 @@ def _plain(label: str) -> str:
 
 
 class ReasoningFilters:
-    """Decides whether to reject a reasoning, and why. `names` are the optional filters to apply."""
+    """Decides whether to reject a reasoning, and why, from its row alone. `names` are the optional filters to apply."""
 
     def __init__(
         self, codec: Codec, labels: Sequence[str], instruction: str, names: Sequence[Filter] = DEFAULT_FILTERS
@@ -145,7 +147,7 @@ class ReasoningFilters:
         self.codec, self.names = codec, frozenset(names)
         self.labels = LabelWords(labels)
         self.asked = frozenset(words_of(instruction))
-        self.digest = digest_of([_RULES, sorted(self.names)])[:8]
+        self.digest = digest_of([_RULES, sorted(self.names.difference(FILTERS_ACROSS_ROWS))])[:8]
 
     def __call__(
         self, text: str, label: str, reasoning: str, finish_reason: str = "stop", control: bool = False
@@ -174,8 +176,6 @@ class ReasoningFilters:
             return "restating"
         if "another label" in self.names and self._concludes_another(text, label, reasoning, words):
             return "another label"
-        if "ungrounded" in self.names and not self.is_grounded(text, reasoning):
-            return "ungrounded"
         return None
 
     def is_grounded(self, text: str, reasoning: str) -> bool:

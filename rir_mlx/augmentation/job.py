@@ -27,6 +27,7 @@ from rir_mlx.data.rows import Row
 from rir_mlx.progress import Progress
 from rir_mlx.storage.digests import digest_of
 from rir_mlx.storage.journal import Journal
+from rir_mlx.types import Filter
 
 _RETRY_TEMPERATURE = 0.7
 _STRETCH = 1024
@@ -75,6 +76,10 @@ class Candidate:
     version: str = __version__
 
 
+AcrossRows = Callable[[Row, Candidate], Filter | None]
+"""Judges a candidate that passes the filters of its row by what other rows have: why it is rejected, or None."""
+
+
 @dataclass(frozen=True)
 class AugmentedRow:
     """A row after augmentation: the kept record, if any, and every rejected candidate."""
@@ -112,7 +117,7 @@ class ResultFlags:
 class AugmentationJob:
     """Augments rows. A row's own reasoning is filtered, and none is generated for that row.
 
-    `flags` must be the ones that the journal was opened with."""
+    `flags` must be the ones that the journal was opened with. Once all reasonings are there, `across` may be set."""
 
     def __init__(
         self,
@@ -125,6 +130,7 @@ class AugmentationJob:
         flags.opened()
         self.rows, self.settings, self.filters, self.journal = rows, settings, flags.filters, journal
         self.asked = flags.asked
+        self.across: AcrossRows = lambda row, candidate: None
         self.engine = {name: value for name, value in engine.items() if name != "server"}  # which may move
         self._bases = [
             hashlib.sha256(json.dumps([self.engine, settings.prompt, settings.seed, self._sampled(attempt)]).encode())
@@ -287,17 +293,29 @@ class AugmentationJob:
     # results
 
     def _candidates(self, row: Row) -> tuple[list[Candidate], list[Candidate]]:
-        """The candidates of a row: those kept by the first attempt that kept any, and all rejected until then."""
+        """The candidates of a row: those to choose from, and all rejected ones."""
+        passed, rejected = self.passed(row)
+        judged = [replace(candidate, rejected=self.across(row, candidate)) for candidate in passed]
+        kept = [candidate for candidate in judged if candidate.rejected is None]
+        return kept, [*rejected, *(candidate for candidate in judged if candidate.rejected is not None)]
+
+    def passed(self, row: Row) -> tuple[list[Candidate], list[Candidate]]:
+        """The candidates that pass the filters of a row: its own reasoning, or those of the first attempt with any; and
+        all rejected until then."""
         rejected: list[Candidate] = []
+        if row.reasoning is not None:
+            tokens, why = len(self.filters.codec.given(row.reasoning)), self.filters(row.text, row.label, row.reasoning)
+            own = Candidate("", 0, 0, row.reasoning, tokens, why)
+            return ([], [own]) if why else ([own], [])
         for attempt in range(self.settings.retries + 1):
             kept: list[Candidate] = []
             for k in range(self.settings.n):
                 key = self._key(row, k, attempt)
                 if (result := self.journal.get(key)) is not None:
-                    why = self._rejected(row, result)
+                    rejection = self._rejected(row, result)
                     rest = (result.get("trimmed", 0), result.get("version", __version__))
-                    candidate = Candidate(key, k, attempt, result["reasoning"], result["tokens"], why, *rest)
-                    (rejected if why else kept).append(candidate)
+                    candidate = Candidate(key, k, attempt, result["reasoning"], result["tokens"], rejection, *rest)
+                    (rejected if rejection else kept).append(candidate)
             if kept:
                 return kept, rejected
         return [], rejected
@@ -305,21 +323,9 @@ class AugmentationJob:
     def outcomes(self) -> Iterator[AugmentedRow]:
         """Every row in order. A row not yet generated has no record."""
         for row in self.rows:
-            if row.reasoning is not None:
-                yield self._own(row)
-                continue
             kept, rejected = self._candidates(row)
             trimmed = any(candidate.trimmed for candidate in (*kept, *rejected))
             yield AugmentedRow(row, self._record(row, kept) if kept else None, rejected, trimmed)
-
-    def _own(self, row: Row) -> AugmentedRow:
-        reasoning = row.reasoning or ""
-        tokens = len(self.filters.codec.given(reasoning))
-        why = self.filters(row.text, row.label, reasoning)
-        if why is not None:
-            return AugmentedRow(row, None, [Candidate("", 0, 0, reasoning, tokens, why)])
-        record = {"id": row.id, "text": row.text, "label": row.label, "reasoning": reasoning, "tokens": tokens}
-        return AugmentedRow(row, record | {"provenance": {"engine": "given", "version": __version__}}, [])
 
     def _record(self, row: Row, kept: list[Candidate]) -> dict[str, Any]:
         best, choice = kept[0], {}
@@ -336,6 +342,8 @@ class AugmentationJob:
             "reasoning": best.reasoning,
             "tokens": best.tokens,
         }
+        if row.reasoning is not None:
+            return record | {"provenance": {"engine": "given", "version": __version__}}
         provenance: dict[str, Any] = self.engine | {
             "prompt": self.settings.prompt,
             "seed": int(best.key, 16) >> 1,

@@ -20,6 +20,7 @@ class AugmentationSummary:
     def __init__(self) -> None:
         self.rows, self.kept = Counter[str](), Counter[str]()
         self.rejected, self.attempts = Counter[str](), Counter[int]()
+        self.rejected_by_label: dict[str, Counter[str]] = {}
         self.lengths, self.margins = array("i"), array("d")
         self.tokens = self.given = self.tied = self.trimmed = 0
 
@@ -31,6 +32,7 @@ class AugmentationSummary:
         self.trimmed += augmented.trimmed
         for candidate in augmented.rejected:
             self.rejected[candidate.rejected or ""] += 1
+            self.rejected_by_label.setdefault(label, Counter())[candidate.rejected or ""] += 1
             self.tokens += 0 if given else candidate.tokens
         if augmented.kept is None:
             return
@@ -43,8 +45,8 @@ class AugmentationSummary:
             self.tied += choice["tied"]
 
     def values(self) -> dict[str, Any]:
-        """`rejected` counts reasonings, and a row may have several before one is kept; everything else counts rows.
-        `tokens` were generated; lengths are those of the kept reasonings, in tokens."""
+        """`rejected` and `rejected_by_label` count reasonings, and a row may have several before one is kept; everything
+        else counts rows. `tokens` were generated; lengths are those of the kept reasonings, in tokens."""
         rows, kept = self.rows.total(), self.kept.total()
         values: dict[str, Any] = {
             "rows": rows,
@@ -52,6 +54,9 @@ class AugmentationSummary:
             "given": self.given,
             "trimmed": self.trimmed,
             "rejected": dict(self.rejected.most_common()),
+            "rejected_by_label": {
+                label: dict(found.most_common()) for label, found in sorted(self.rejected_by_label.items())
+            },
             "rows_by_label": dict(sorted(self.rows.items())),
             "kept_by_label": {label: self.kept[label] / count for label, count in sorted(self.rows.items())},
             "kept_by_attempt": {str(number): count for number, count in sorted(self.attempts.items())},

@@ -238,9 +238,13 @@ class AugmentSection(Section):
     temperature of at least 0.7."""
     filters: tuple[Filter, ...] = DEFAULT_FILTERS
     """Rules that a reasoning must pass: not `repeating` itself, not `copying` the text, not only `restating` the label,
-    not concluding `another label`, not a `stock` reasoning that many rows share and that is about none of them, and, if
-    it is to refer to the text, not `ungrounded` in its words. A reasoning that
-    is empty, cut off, or holds control tokens or the label's delimiter is always rejected."""
+    not concluding `another label`, not a `stock` reasoning that many rows share and that is about none of them, not
+    `ungrounded`, without a word of its text, and not `uninformative`, one that R-Gen would write as well for other
+    texts of the label. A reasoning that is empty, cut off, or holds control tokens or the label's delimiter is always
+    rejected."""
+    ungrounded_at_most: float = Field(default=0.1, ge=0, le=1)
+    """The filter `ungrounded` is applied only if it costs at most this share of the validation rows their reasoning. 1:
+    always."""
     max_tokens: int = Field(default=128, ge=1)
     """Longest reasoning, in tokens. Longer ones are rejected."""
     temperature: float = Field(default=0.0, ge=0)

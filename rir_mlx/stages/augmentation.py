@@ -9,12 +9,12 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
+from rir_mlx.augmentation.across_rows import FiltersAcrossRows
 from rir_mlx.augmentation.engines.base import Engine, ReasoningRequest
 from rir_mlx.augmentation.examples import ReasoningExamples, example_lines
 from rir_mlx.augmentation.filters import ReasoningFilters
 from rir_mlx.augmentation.job import NOT_WRITTEN, AugmentationJob, AugmentationSettings, ResultFlags
 from rir_mlx.augmentation.leakage import LabelledReasoning, ReservoirSample, leakage
-from rir_mlx.augmentation.stock import StockReasonings
 from rir_mlx.augmentation.summary import AugmentationSummary
 from rir_mlx.backends.base import Sampling
 from rir_mlx.backends.processes import decide_on_main, is_main, run_on_main, share
@@ -141,8 +141,9 @@ class _AugmentationStage:
         ):
             add_ranks_results(journal)
             job = AugmentationJob(self.rows, self._settings(), identity, flags, journal)
-            self._generate_and_choose(job, engine, interrupts)
-            stats = write_augmented_rows(context, job, filters)
+            self._generate(job, engine, interrupts)
+            across = self._judge_and_choose(job, interrupts)
+            stats = write_augmented_rows(context, job, across)
         if len(self.rows) < len(context.data.train) + len(context.data.validation):
             context.progress.say(f"These are the first {len(self.rows):,} rows; run without --limit for the rest.")
         else:
@@ -165,10 +166,9 @@ class _AugmentationStage:
         question = self.model.question
         return ReasoningFilters(self.context.model.codec, question.labels, question.instruction, self.options.filters)
 
-    def _generate_and_choose(self, job: AugmentationJob, engine: Engine | None, interrupts: Interrupts) -> None:
-        """Generate what is due, then choose among several reasonings of a row.
-
-        Raises KeyboardInterrupt if the user stops it: what was generated stays in the journal."""
+    def _generate(self, job: AugmentationJob, engine: Engine | None, interrupts: Interrupts) -> None:
+        """Generate what is due. Raises KeyboardInterrupt if the user stops it: what was generated stays in the
+        journal."""
         context = self.context
         self._say_progress(job)
         generates = job.is_due()
@@ -184,11 +184,27 @@ class _AugmentationStage:
                 job.write(engine, context.progress, lambda: interrupts.asked)
             finally:
                 engine.close()
-        if job.choices_due() and not interrupts.asked:
-            size = self.options.batch_size
-            job.choose(self.model.scorer(), context.progress, batch_size=size, stopped=lambda: interrupts.asked)
         if interrupts.asked:
             raise KeyboardInterrupt
+
+    def _judge_and_choose(self, job: AugmentationJob, interrupts: Interrupts) -> FiltersAcrossRows:
+        """Apply the filters that look across rows, then choose among several reasonings of a row. Raises
+        KeyboardInterrupt like `_generate`."""
+        context, options = self.context, self.options
+        validation = range(len(context.data.train), len(self.rows))
+        across = FiltersAcrossRows(job, validation, options.ungrounded_at_most, job.settings.scorer)
+        across.read()
+        if across.due():
+            across.score(self.model.likelihoods(), context.progress, lambda: interrupts.asked)
+        if not interrupts.asked:
+            across.measure()
+            job.across = across
+            if job.choices_due():
+                scorer, size = self.model.scorer(), options.batch_size
+                job.choose(scorer, context.progress, batch_size=size, stopped=lambda: interrupts.asked)
+        if interrupts.asked:
+            raise KeyboardInterrupt
+        return across
 
     def _find_writer(self) -> tuple[Engine | None, dict[str, str]]:
         """The server's engine, if a server writes, and the identity of the model that writes."""
@@ -274,24 +290,21 @@ class _AugmentationStage:
             progress.say(f"{given:,} rows have a reasoning of their own ({self.context.recipe.data.reasoning_column}).")
 
 
-def write_augmented_rows(context: Context, job: AugmentationJob, filters: ReasoningFilters) -> dict[str, Any]:
+def write_augmented_rows(context: Context, job: AugmentationJob, across: FiltersAcrossRows) -> dict[str, Any]:
     """Write the kept rows of each part, the rejected ones and the statistics, in one pass over the rows."""
     run, train_rows = context.run, len(context.data.train)
     summaries = {part: AugmentationSummary() for part in _PARTS}
     sample, examples = ReservoirSample(seed=context.recipe.seed), ReasoningExamples(context.recipe.seed)
-    stock = StockReasonings(filters)
-    if "stock" in filters.names:
-        stock.read(job.outcomes())
     paths = [*(run.augmented_rows(part) for part in _PARTS), run.rejected_rows]
     with ExitStack() as stack:
         *kept, rejected = (
             stack.enter_context(stack.enter_context(replacing(path)).open("w", encoding="utf-8")) for path in paths
         )
-        for index, found in enumerate(job.outcomes()):
-            outcome = stock.judged(found)
+        for index, outcome in enumerate(job.outcomes()):
             place = int(index >= train_rows)
             part = _PARTS[place]
             summaries[part].add(outcome)
+            across.count(outcome)
             examples.add(outcome)
             if outcome.kept is not None:
                 kept[place].write(json.dumps(outcome.kept, ensure_ascii=False) + "\n")
@@ -301,9 +314,11 @@ def write_augmented_rows(context: Context, job: AugmentationJob, filters: Reason
                 record = _place_of(outcome.row) | asdict(candidate) | {"part": part, "lost": outcome.kept is None}
                 rejected.write(json.dumps(record, ensure_ascii=False) + "\n")
     stats: dict[str, Any] = {part: summary.values() for part, summary in summaries.items()}
-    stats |= {"leakage": leakage(sample, filters.labels), "stock": stock.values(), "examples": examples.values()}
+    stats |= {"leakage": leakage(sample, job.filters.labels), "examples": examples.values()} | across.values()
     write_json(run.stats, stats)
     for line in example_lines(stats["examples"]):
+        context.progress.say(line)
+    for line in across.lines():
         context.progress.say(line)
     for warning in summaries["train"].warnings():
         context.progress.warn(warning)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from huggingface_hub import constants
 
 from rir_mlx.augmentation.engines.base import Engine, LabelQuestion, ReasoningRequest
-from rir_mlx.augmentation.engines.local import LocalEngine
+from rir_mlx.augmentation.engines.local import LocalEngine, LocalLikelihoods
 from rir_mlx.backends.base import Model, Request, Sampling
 from rir_mlx.classification.classifier import Classifier
 from rir_mlx.data.rows import Row
@@ -62,6 +62,10 @@ class ReasoningModel:
     def scorer(self) -> Classifier:
         """Tells how likely a reasoning makes a label."""
         return Classifier(self._rgen(), self.context.model.codec, self.scoring_task(), "qra")
+
+    def likelihoods(self) -> LocalLikelihoods:
+        """Tells how likely R-Gen finds a reasoning with a text and its label."""
+        return LocalLikelihoods(self._rgen(), self.context.model.codec, self.question, self.room)
 
     def rgen_engine(self, identity: dict[str, str]) -> Engine:
         """R-Gen, on this machine or on a Ray cluster."""

@@ -11,7 +11,7 @@ from rir_mlx.augmentation.filters import (
 )
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.prompting.prompts import DELIMITER
-from rir_mlx.types import DEFAULT_FILTERS
+from rir_mlx.types import DEFAULT_FILTERS, FILTERS_ACROSS_ROWS
 
 LABELS = ["sadness", "joy", "love", "anger", "fear", "surprise"]
 TEXT = "i feel like a million dollars because my friend came home for the weekend"
@@ -114,7 +114,7 @@ def test_how_it_ended_and_control_tokens_count(judge: ReasoningFilters) -> None:
     assert judge(TEXT, "joy", PASS[0], "stop", True) == "control"
 
 
-@pytest.mark.parametrize("name", [name for name in DEFAULT_FILTERS if name != "stock"])  # found among all rows
+@pytest.mark.parametrize("name", sorted({*DEFAULT_FILTERS}.difference(FILTERS_ACROSS_ROWS)))
 def test_a_filter_that_is_left_out_rejects_nothing(codec: Codec, name: str) -> None:
     judge = ReasoningFilters(codec, LABELS, INSTRUCTION, [other for other in DEFAULT_FILTERS if other != name])
     mine = [reasoning for reason, reasoning in REJECTED if reason == name]
@@ -122,13 +122,12 @@ def test_a_filter_that_is_left_out_rejects_nothing(codec: Codec, name: str) -> N
     assert name not in {judge(TEXT, "joy", reasoning) for reasoning in mine}
 
 
-def test_a_reasoning_may_be_asked_to_point_at_the_text(codec: Codec) -> None:
-    judge = ReasoningFilters(codec, LABELS, INSTRUCTION, [*DEFAULT_FILTERS, "ungrounded"])
+def test_a_reasoning_is_grounded_by_a_word_of_its_text_that_says_something(judge: ReasoningFilters) -> None:
     text = "i passed my exam today"
-    assert judge(text, "joy", "The word exam shows it.") is None
-    assert judge(text, "joy", "The word funeral shows it.") == "ungrounded"
-    assert judge(text, "joy", "They say that it was joy, and i hear it in my heart.") == "ungrounded"
-    assert ReasoningFilters(codec, LABELS, INSTRUCTION)(text, "joy", "The word funeral shows it.") is None
+    assert judge.is_grounded(text, "The word exam shows it.")
+    assert not judge.is_grounded(text, "The word funeral shows it.")
+    assert not judge.is_grounded(text, "They say that it was joy, and i hear it in my heart.")
+    assert judge(text, "joy", "The word funeral shows it.") is None  # until all rows have a reasoning
 
 
 def test_without_filters_what_cannot_be_learned_is_still_rejected(codec: Codec) -> None:

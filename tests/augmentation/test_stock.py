@@ -10,6 +10,8 @@ from rir_mlx.data.rows import Row
 from rir_mlx.prompting.codec import Codec
 
 LABELS = ("joy", "delivery")
+Given = tuple[str, str, str]
+"""A text, its label and its reasoning."""
 
 
 def row(number: int, text: str, label: str, reasoning: str) -> AugmentedRow:
@@ -17,29 +19,34 @@ def row(number: int, text: str, label: str, reasoning: str) -> AugmentedRow:
     return AugmentedRow(Row(text, label, id=f"train:{number}"), kept | {"provenance": {}}, [])
 
 
-def judged(codec: Codec, rows: list[AugmentedRow]) -> tuple[list[AugmentedRow], StockReasonings]:
+def judged(codec: Codec, rows: list[Given]) -> tuple[list[bool], StockReasonings]:
+    """Whether each row's reasoning is a stock one, and the counts."""
     stock = StockReasonings(ReasoningFilters(codec, LABELS, "Which label fits?"))
-    stock.read(rows)
-    return [stock.judged(found) for found in rows], stock
+    for text, _, reasoning in rows:
+        stock.add(text, reasoning)
+    found = [stock.is_stock(text, reasoning) for text, _, reasoning in rows]
+    for (text, label, reasoning), is_stock in zip(rows, found, strict=True):
+        rejected = [Candidate("", 0, 0, reasoning, 3, "stock")] if is_stock else []
+        stock.count(AugmentedRow(Row(text, label), None, rejected))
+    return found, stock
 
 
 def test_a_reasoning_that_five_texts_share_is_rejected_and_counted_by_label(codec: Codec) -> None:
     """A base model trained on public explanations wrote this for row after row, and every filter let it pass."""
     said = ("Joy is a happy emotion.", "joy is a HAPPY emotion")
-    rows = [row(n, f"we won the game {n}", "joy", said[n % 2]) for n in range(5)]
-    rows += [row(9, "the lamp is late", "delivery", "A late lamp has not come.")]
+    rows = [(f"we won the game {n}", "joy", said[n % 2]) for n in range(5)]
+    rows += [("the lamp is late", "delivery", "A late lamp has not come.")]
     found, stock = judged(codec, rows)
-    assert [outcome.kept is None for outcome in found] == [True] * 5 + [False]
-    assert [candidate.rejected for outcome in found for candidate in outcome.rejected] == ["stock"] * 5
+    assert found == [True] * 5 + [False]
     assert stock.values() == {"joy": {"rows": 5, "examples": [[said[0], 3], [said[1], 2]]}}
 
 
 def test_what_few_texts_share_or_what_takes_up_the_text_is_no_stock_reasoning(codec: Codec) -> None:
-    few = [row(n, f"we won the game {n}", "joy", "joy is a happy emotion") for n in range(4)]
-    same = [row(n, "we won the game", "joy", "joy is a happy feeling inside") for n in range(9)]
-    grounded = [row(n, f"my lamp is late, day {n}", "delivery", "The writer waits for a lamp.") for n in range(9)]
+    few = [(f"we won the game {n}", "joy", "joy is a happy emotion") for n in range(4)]
+    same = [("we won the game", "joy", "joy is a happy feeling inside") for _ in range(9)]
+    grounded = [(f"my lamp is late, day {n}", "delivery", "The writer waits for a lamp.") for n in range(9)]
     found, stock = judged(codec, [*few, *same, *grounded])
-    assert all(outcome.kept is not None for outcome in found)
+    assert not any(found)
     assert stock.values() == {}
 
 

@@ -1,13 +1,17 @@
-"""The model in this process."""
+"""The model in this process: it writes reasonings, and says how likely it finds given ones."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rir_mlx.augmentation.engines.base import GeneratedReasoning, LabelQuestion, ReasoningRequest
 from rir_mlx.backends.base import Model, Request, Sampling
+from rir_mlx.errors import Failure
 from rir_mlx.prompting.codec import Codec, EncodedPrompt
 from rir_mlx.prompting.room import rgen_room
 
@@ -51,8 +55,32 @@ class LocalEngine:
                 number += 1
 
     def _encode(self, requests: list[ReasoningRequest], sampling: Sampling) -> list[EncodedPrompt]:
-        prompts = [self.question.prompt(request) for request in requests]
-        return self.codec.encode_many(prompts, rgen_room(self.max_seq_length, sampling.max_tokens))
+        return _encode(self.codec, self.question, requests, rgen_room(self.max_seq_length, sampling.max_tokens))
 
     def close(self) -> None:
         return
+
+
+class LocalLikelihoods:
+    """How likely R-Gen finds reasonings. `room` is what its prompt may take, in tokens."""
+
+    def __init__(self, model: Model, codec: Codec, question: LabelQuestion, room: int) -> None:
+        self.model, self.codec, self.question, self.room = model, codec, question, room
+
+    def log_probabilities(self, label: str, texts: Sequence[str], reasonings: Sequence[str]) -> NDArray[np.float64]:
+        """[texts, reasonings] log p(reasoning | text, label), summed over its tokens and the one that ends it.
+
+        Raises Failure for numbers that are none."""
+        requests = [ReasoningRequest("", text, label, 0) for text in texts]
+        prompts = _encode(self.codec, self.question, requests, self.room)
+        options = [(*self.codec.given(reasoning), self.codec.terminator) for reasoning in reasonings]
+        scores = self.model.score([prompt.row for prompt in prompts], options, prefix=prompts[0].prefix)
+        if np.isnan(scores).any():
+            raise Failure("The model's probabilities are not numbers.", hint="Set dtype to float32 or bfloat16.")
+        return scores
+
+
+def _encode(
+    codec: Codec, question: LabelQuestion, requests: Sequence[ReasoningRequest], room: int
+) -> list[EncodedPrompt]:
+    return codec.encode_many([question.prompt(request) for request in requests], room)

@@ -1,0 +1,175 @@
+"""The filters that look across rows, once all rows have a reasoning: no row shows by itself what they reject.
+
+stock          at least five texts share the reasoning, and it is about none of them (`stock.py`)
+ungrounded     no word of it occurs in its text; applied only if that costs few validation rows their reasoning
+uninformative  its mutual information with its text is below a threshold found on validation rows (`information.py`)
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from rir_mlx.augmentation.information import (
+    PASSED_BY_CHANCE,
+    Likelihoods,
+    TextGroup,
+    chance_information,
+    information,
+    text_groups,
+    threshold_of,
+)
+from rir_mlx.augmentation.job import AugmentationJob, AugmentedRow, Candidate
+from rir_mlx.augmentation.stock import StockReasonings
+from rir_mlx.data.rows import Row
+from rir_mlx.progress import Progress
+from rir_mlx.storage.digests import digest_of
+from rir_mlx.types import FILTERS_ACROSS_ROWS, Filter
+
+_FEW = 20
+"""Fewer validation rows than this tell too little: all rows are measured."""
+
+
+class FiltersAcrossRows:
+    """Judges a job's candidates that pass the filters of a row. What is measured, is measured on the rows numbered
+    `validation`. `most` is the share of them that `ungrounded` may cost their reasoning; `scorer` names the model and
+    the prompt that find reasonings likely."""
+
+    def __init__(self, job: AugmentationJob, validation: range, most: float, scorer: str) -> None:
+        self._job, self._most, self._scorer = job, most, scorer
+        self._names = job.filters.names
+        self._measured = validation if len(validation) >= _FEW else range(len(job.rows))
+        self._stock = StockReasonings(job.filters)
+        self._cost: float | None = None
+        self._threshold = 0.0
+        self._information: dict[str, array[float]] = {}
+        self._uninformative: frozenset[int] = frozenset()
+
+    def read(self) -> None:
+        """Count how many texts share each candidate, and what `ungrounded` would cost."""
+        if self._names.isdisjoint(FILTERS_ACROSS_ROWS):
+            return
+        rows = lost = 0
+        for number, row in enumerate(self._job.rows):
+            kept = self._job.passed(row)[0]
+            for candidate in kept:
+                self._stock.add(row.text, candidate.reasoning)
+            if kept and number in self._measured:
+                rows += 1
+                lost += not any(self._job.filters.is_grounded(row.text, found.reasoning) for found in kept)
+        self._cost = lost / max(1, rows) if "ungrounded" in self._names else None
+
+    def __call__(self, row: Row, candidate: Candidate) -> Filter | None:
+        """The reason to reject a candidate, or None."""
+        if (reason := self._by_words(row, candidate)) is not None:
+            return reason
+        return "uninformative" if candidate.key and int(candidate.key, 16) in self._uninformative else None
+
+    def _by_words(self, row: Row, candidate: Candidate) -> Filter | None:
+        if "stock" in self._names and self._stock.is_stock(row.text, candidate.reasoning):
+            return "stock"
+        if self._applies_ungrounded and not self._job.filters.is_grounded(row.text, candidate.reasoning):
+            return "ungrounded"
+        return None
+
+    @property
+    def _applies_ungrounded(self) -> bool:
+        return self._cost is not None and self._cost <= self._most
+
+    # mutual information
+
+    def due(self) -> int:
+        """How many groups of texts are still to be scored."""
+        return sum(self._key(group, candidates) not in self._job.journal for group, candidates in self._groups())
+
+    def score(self, likelihoods: Likelihoods, progress: Progress, stopped: Callable[[], bool] = lambda: False) -> None:
+        """Score what is due, and append it to the journal."""
+        with progress.task("mutual information", self.due()) as task:
+            for group, candidates in self._groups():
+                if stopped():
+                    return
+                if (key := self._key(group, candidates)) not in self._job.journal:
+                    reasonings = [candidate.reasoning for _, candidate in candidates]
+                    scores = likelihoods.log_probabilities(group.label, group.texts, reasonings)
+                    self._job.journal.append({"key": key, "log_probabilities": scores.T.tolist()})
+                    task.advance()
+
+    def measure(self) -> None:
+        """From what was scored: each candidate's mutual information with its text, and the threshold."""
+        keys, values, chance = array("Q"), array("d"), array("d")
+        self._information = {}
+        for group, candidates in self._groups():
+            scored = self._job.journal.get(self._key(group, candidates)) or {}
+            for (own, candidate), scores in zip(candidates, np.array(scored["log_probabilities"]), strict=True):
+                keys.append(int(candidate.key, 16))
+                values.append(information(scores, own))
+                self._information.setdefault(group.label, array("d")).append(values[-1])
+                if group.numbers[own] in self._measured:
+                    chance.extend(chance_information(scores, own))
+        self._threshold = threshold_of(chance)
+        below = np.array(values) < self._threshold
+        self._uninformative = frozenset(np.array(keys)[below].tolist())
+
+    def _groups(self) -> Iterator[tuple[TextGroup, list[tuple[int, Candidate]]]]:
+        """Texts of a label, and their candidates, each with the index of its text. A person's reasonings are not among
+        them: they were written for their texts."""
+        if "uninformative" not in self._names:
+            return
+        rows = self._job.rows
+        generated = ((number, row.text, row.label) for number, row in enumerate(rows) if self._candidates(row))
+        for group in text_groups(generated):
+            found = [(own, one) for own, number in enumerate(group.numbers) for one in self._candidates(rows[number])]
+            yield group, found
+
+    def _candidates(self, row: Row) -> list[Candidate]:
+        kept = [] if row.reasoning is not None else self._job.passed(row)[0]
+        return [candidate for candidate in kept if self._by_words(row, candidate) is None]
+
+    # what came out
+
+    def count(self, outcome: AugmentedRow) -> None:
+        """Count what was rejected in a row."""
+        self._stock.count(outcome)
+
+    def values(self) -> dict[str, Any]:
+        """`stock` reasonings of each label; the `cost` of `ungrounded`, as a share of the rows that have a reasoning;
+        the threshold of the mutual information in nats, and for each label how many reasonings were measured, their
+        median and how many are below it."""
+        found: dict[str, Any] = {"stock": self._stock.values()}
+        if self._cost is not None:
+            found["ungrounded"] = {"applied": self._applies_ungrounded, "cost": self._cost, "at_most": self._most}
+        if self._information:
+            by_label = {
+                label: {
+                    "reasonings": len(values),
+                    "median": float(np.median(values)),
+                    "below": int(np.sum(np.array(values) < self._threshold)),
+                }
+                for label, values in sorted(self._information.items())
+            }
+            found["mutual_information"] = {"threshold": self._threshold, "by_label": by_label}
+        return found
+
+    def lines(self) -> Iterator[str]:
+        """What was measured and decided, in words."""
+        where = "all rows" if len(self._measured) == len(self._job.rows) else "the validation rows"
+        if self._cost is not None:
+            decided = "is applied: it costs" if self._applies_ungrounded else "is not applied: it would cost"
+            yield (
+                f"The filter ungrounded {decided} {self._cost:.0%} of {where} their reasoning "
+                f"(augment.ungrounded_at_most: {self._most:.0%})."
+            )
+        if self._information:
+            rejected, measured = len(self._uninformative), sum(map(len, self._information.values()))
+            yield (
+                f"Mutual information of reasoning and text: {rejected:,} of {measured:,} reasonings are below "
+                f"{self._threshold:.2f} nats, which {PASSED_BY_CHANCE:.0%} of the reasonings of {where} exceed with "
+                "another text of their label."
+            )
+
+    def _key(self, group: TextGroup, candidates: Sequence[tuple[int, Candidate]]) -> str:
+        keys = [candidate.key for _, candidate in candidates]
+        return digest_of(["mutual information", self._scorer, group.label, group.texts, keys])

@@ -1,0 +1,86 @@
+"""Pointwise mutual information of a reasoning and its text, under R-Gen itself: how much likelier R-Gen finds the
+reasoning with its text than with other texts of the same label.
+
+    log p(reasoning | text, label) - log mean p(reasoning | other text, label)
+
+A reasoning that R-Gen would write for any text of the label ("joy is a happy emotion") has about 0 nats. The tokens'
+log-probabilities are summed, not averaged: the difference is then the log-likelihood ratio, which decides best whether
+a reasoning belongs to a text (the lemma of Neyman and Pearson), and one telling word counts as much in a long reasoning
+as in a short one. Other texts stand for the missing one because R-Gen has never read a prompt without a text.
+
+Knows texts and numbers, not files or models: `Likelihoods` says how likely R-Gen finds a reasoning.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+GROUP = 4
+"""Texts of a label whose reasonings are compared with each other."""
+PASSED_BY_CHANCE = 0.05
+"""Share of the pairs of a reasoning and a text that do not belong together that the threshold lets pass."""
+
+FloatArray = NDArray[np.float64]
+
+
+class Likelihoods(Protocol):
+    """R-Gen, as it finds reasonings likely."""
+
+    def log_probabilities(self, label: str, texts: Sequence[str], reasonings: Sequence[str]) -> FloatArray:
+        """[texts, reasonings] log p(reasoning | text, label), summed over its tokens and the one that ends it."""
+        ...
+
+
+@dataclass(frozen=True)
+class TextGroup:
+    """Different texts of a label, and the number of a row with each."""
+
+    label: str
+    texts: tuple[str, ...]
+    numbers: tuple[int, ...]
+
+
+def text_groups(rows: Iterable[tuple[int, str, str]]) -> Iterator[TextGroup]:
+    """The rows, each a number, a text and a label, in groups of `GROUP` different texts of a label; the last group of a
+    label also takes what is left. Of equal rows the first stands for all. The texts decide which are together, not the
+    order of the rows. A label's only text is in no group."""
+    numbers: dict[str, dict[str, int]] = {}
+    for number, text, label in rows:
+        numbers.setdefault(label, {}).setdefault(text, number)
+    for label, by_text in sorted(numbers.items()):
+        texts = sorted(by_text, key=lambda text: (zlib.crc32(text.encode("utf-8", "replace")), text))
+        starts = [start for start in range(0, len(texts), GROUP) if not start or start + GROUP <= len(texts)]
+        for start, end in zip(starts, [*starts[1:], len(texts)], strict=True):
+            if end - start > 1:
+                chosen = tuple(texts[start:end])
+                yield TextGroup(label, chosen, tuple(by_text[text] for text in chosen))
+
+
+def information(scores: FloatArray, own: int) -> float:
+    """The mutual information, in nats, of a reasoning and the text numbered `own`. `scores` [texts, at least two] are
+    the reasoning's log-probabilities with each text."""
+    return float(scores[own] - _log_mean(np.delete(scores, own)))
+
+
+def chance_information(scores: FloatArray, own: int) -> list[float]:
+    """The same for each other text, as if the reasoning had been written for it; its own is left out. Nothing for a
+    group of two."""
+    others = np.delete(scores, own)
+    return [information(others, index) for index in range(len(others))] if len(others) > 1 else []
+
+
+def threshold_of(chance: Sequence[float]) -> float:
+    """The mutual information that `PASSED_BY_CHANCE` of the pairs that do not belong together exceed, and at least 0.
+    0 without such pairs."""
+    return max(0.0, float(np.quantile(np.asarray(chance), 1 - PASSED_BY_CHANCE))) if len(chance) else 0.0
+
+
+def _log_mean(values: FloatArray) -> float:
+    top = float(values.max())
+    return top + float(np.log(np.mean(np.exp(values - top))))
