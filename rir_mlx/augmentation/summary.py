@@ -45,8 +45,8 @@ class AugmentationSummary:
             self.tied += choice["tied"]
 
     def values(self) -> dict[str, Any]:
-        """`rejected` and `rejected_by_label` count reasonings, and a row may have several before one is kept; everything
-        else counts rows. `tokens` were generated; lengths are those of the kept reasonings, in tokens."""
+        """`rejected` and `rejected_by_label` count reasonings, of which a row may have several before one is kept;
+        everything else counts rows. `tokens` were generated; lengths are those of the kept reasonings, in tokens."""
         rows, kept = self.rows.total(), self.kept.total()
         values: dict[str, Any] = {
             "rows": rows,
