@@ -44,7 +44,7 @@ stock          it is ungrounded, and five rows or more share it
 ungrounded     no word of it occurs in the text, apart from words of the labels and the instruction and empty words
 uninformative  R-Gen would write it as well for other texts of its label
 
-The last three look across rows, once all have a reasoning (`across_rows.py`).
+The last three look across rows, once all have a reasoning (`across/`).
 """
 _RULES = 5
 """Version of the rules. Results judged by another version are judged again."""

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
-from rir_mlx.augmentation.across_rows import FiltersAcrossRows
+from rir_mlx.augmentation.across.filters import FiltersAcrossRows
 from rir_mlx.augmentation.engines.base import Engine, ReasoningRequest
 from rir_mlx.augmentation.examples import ReasoningExamples, example_lines
 from rir_mlx.augmentation.filters import ReasoningFilters

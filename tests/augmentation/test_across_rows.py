@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 from job_runs import IDENTITY, LABELS, QUESTION, Writer
 
-from rir_mlx.augmentation.across_rows import FiltersAcrossRows
-from rir_mlx.augmentation.engines.base import ReasoningRequest
-from rir_mlx.augmentation.engines.local import LocalLikelihoods
-from rir_mlx.augmentation.filters import ReasoningFilters
-from rir_mlx.augmentation.information import (
+from rir_mlx.augmentation.across.filters import FiltersAcrossRows
+from rir_mlx.augmentation.across.information import (
     FloatArray,
     chance_information,
     information,
     text_groups,
     threshold_of,
 )
+from rir_mlx.augmentation.engines.base import ReasoningRequest
+from rir_mlx.augmentation.engines.local import LocalLikelihoods
+from rir_mlx.augmentation.filters import ReasoningFilters
 from rir_mlx.augmentation.job import AugmentationJob, AugmentationSettings, AugmentedRow, ResultFlags
 from rir_mlx.backends.base import Sampling
 from rir_mlx.backends.fake import FakeBackend

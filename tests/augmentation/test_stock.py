@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from rir_mlx.augmentation.across.stock import StockReasonings
 from rir_mlx.augmentation.examples import ReasoningExamples, example_lines
 from rir_mlx.augmentation.filters import ReasoningFilters
 from rir_mlx.augmentation.job import AugmentedRow, Candidate
-from rir_mlx.augmentation.stock import StockReasonings
 from rir_mlx.data.rows import Row
 from rir_mlx.prompting.codec import Codec
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from rir_mlx.augmentation.information import (
+from rir_mlx.augmentation.across.information import (
     PASSED_BY_CHANCE,
     Likelihoods,
     TextGroup,
@@ -22,8 +22,8 @@ from rir_mlx.augmentation.information import (
     text_groups,
     threshold_of,
 )
+from rir_mlx.augmentation.across.stock import StockReasonings
 from rir_mlx.augmentation.job import AugmentationJob, AugmentedRow, Candidate
-from rir_mlx.augmentation.stock import StockReasonings
 from rir_mlx.data.rows import Row
 from rir_mlx.progress import Progress
 from rir_mlx.storage.digests import digest_of

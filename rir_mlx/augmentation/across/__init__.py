@@ -1,0 +1,1 @@
+"""What is judged across rows, once all rows have a reasoning."""
