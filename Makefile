@@ -13,7 +13,7 @@ endif
 .PHONY: demo test test-heavy test-fast fuzz package-test check lint format docs docs-sessions clean
 
 demo: $(VENV)/.installed
-	$(BIN)/rir-mlx demo
+	@$(BIN)/rir-mlx demo
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 3 --dist worksteal -m 'not heavy'
@@ -57,12 +57,13 @@ docs-sessions: $(VENV)/.installed
 	$(BIN)/python docs/sessions.py
 
 $(VENV)/bin/python:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rir-mlx needs Python 3.11 or newer: make PYTHON=python3.12")'
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rir-mlx needs Python 3.11 or newer: make PYTHON=python3.12")'
+	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[serve]'
-	touch $@
+	@echo "Installing rir-mlx and what it needs into $(VENV): some minutes, the first time only."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[serve]'
+	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,$(BOTH)]'

@@ -254,8 +254,7 @@ def _print_demo(run: RunDir, comparison: Comparison) -> None:
     arm = "qra" if "qra" in trained else default_arm(run)
     files = {name: run.predictions(name) for name in ("qa", arm) if name in trained}
     print_demo(comparison, arm, {name: list(read_jsonl(path)) for name, path in files.items()})
-    name = own_name()
-    typer.echo(f"\nThe report, with every row: {run.report} ({name} demo --open opens it)")
+    typer.echo(f"\nThe report, with every row: {run.report}\nTo open it: {own_name()} demo --open")
     typer.echo(f'Next: {_classify_command(run)} "I feel great"')
 
 

@@ -47,7 +47,7 @@ def constant_texts() -> list[str]:
         constants.append("".join(piece.text for piece in prompt.prefix) + "\nLabel: " + "\nReasoning: ")
     prompt = rgen_prompt("", "")
     constants.append("".join(piece.text for piece in (*prompt.prefix, *prompt.tail, Piece(" Choices: Text:"))))
-    return [*constants, *corpus.WHY, *corpus.HOW.values()]
+    return [*constants, *corpus.WHY, *corpus.HOW]
 
 
 def tokenizer_texts(documents: list[corpus.Document]) -> Iterator[str]:
@@ -203,7 +203,7 @@ def measure_words() -> float:
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
-    splits, _, _ = draw_world(SEED)
+    splits, _ = draw_world(SEED)
     texts, labels = (
         [[getattr(row, key) for row in splits[name]] for name in ("train", "test")] for key in ("text", "label")
     )

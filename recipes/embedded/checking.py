@@ -12,23 +12,24 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any, Literal, get_args
 
 import lexicon
 from knowledge import FAMILIES, SIGNS_OF
-from scenes import SIGNS
 from world import Sample, draw_world
 
 SEED = 7
 """The seed of the world whose rows ship with the package."""
 
-Verdict = str
-"""`right`; `sign` if only the family of the cue is wrong; `clause` if a clause is wrong."""
+Verdict = Literal["right", "sign", "clause", "rejected"]
+"""`sign`: only the family of the cue is wrong; `clause`: a clause is wrong, or there is none; `rejected`: the filters
+rejected all of a row's reasonings."""
 
 
 @cache
 def samples() -> dict[str, Sample]:
     """Every row of the data files, by its text."""
-    splits, _, _ = draw_world(SEED)
+    splits, _ = draw_world(SEED)
     return {sample.text: sample for rows in splits.values() for sample in rows}
 
 
@@ -43,7 +44,7 @@ def judge(text: str, reasoning: str) -> Verdict:
 
 def _without_sign(reasoning: str) -> str:
     """The reasoning without the sign that it ends in."""
-    signs = (f" {sign}." for family in SIGNS.values() for sign in family)
+    signs = (f" {sign}." for family in SIGNS_OF.values() for sign in family)
     return next((reasoning.removesuffix(sign) for sign in signs if reasoning.endswith(sign)), reasoning)
 
 
@@ -59,19 +60,29 @@ def probe_words(complete: Callable[[list[str]], Sequence[str]]) -> dict[str, str
     }
 
 
-def count(rows: Iterable[dict[str, str]]) -> Counter[Verdict]:
-    """The verdicts of rows with a text and a reasoning."""
-    return Counter(judge(row["text"], row["reasoning"]) for row in rows if row.get("reasoning"))
+def count(rows: Iterable[dict[str, Any]]) -> Counter[Verdict]:
+    """The verdicts of rows with a text and a reasoning, which is None where none was asked for."""
+    return Counter(judge(row["text"], row["reasoning"]) for row in rows if row.get("reasoning") is not None)
+
+
+def count_augmented(folder: Path) -> Counter[Verdict]:
+    """The verdicts of R-Gen's reasonings for the training rows, those without an accepted one included."""
+    lost = {row["id"] for row in _rows(folder / "rejected.jsonl") if row["lost"] and row["part"] == "train"}
+    return count(_rows(folder / "train.jsonl")) + Counter[Verdict](rejected=len(lost))
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def main(run: Path) -> None:
     """Print the shares of right reasonings in a run of the demo."""
-    files = {"R-Gen, training rows": run / "augmented/train.jsonl"}
-    files |= {f"{path.parent.name}, test rows": path for path in sorted(run.glob("evaluation/*/predictions.jsonl"))}
-    for name, path in files.items():
-        counted = count(json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+    counts = {"R-Gen, training rows": count_augmented(run / "augmented")}
+    for path in sorted(run.glob("evaluation/*/predictions.jsonl")):
+        counts[f"{path.parent.name}, test rows"] = count(_rows(path))
+    for name, counted in counts.items():
         if total := counted.total():
-            shares = ", ".join(f"{what} {counted[what] / total:.1%}" for what in ("right", "sign", "clause"))
+            shares = ", ".join(f"{what} {counted[what] / total:.1%}" for what in get_args(Verdict) if counted[what])
             print(f"{name}: {shares} of {total:,}")
 
 

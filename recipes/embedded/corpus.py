@@ -14,7 +14,7 @@ from functools import cache
 
 import lexicon
 from knowledge import FAMILIES, SIGNS_OF, Knowledge
-from questions import Puzzle, Questions
+from questions import Questions
 from scenes import SLOTS
 from world import CASUAL, Writer, draw_world
 
@@ -26,11 +26,8 @@ WHY = (
     "Which words decide it, and why?",
 )
 """How the chats ask for the steps to a given answer; R-Gen's own prompt is not among them."""
-HOW = {
-    "steps, answer": "Think first, then give the answer.",
-}
-"""How they ask for an answer; the classifier's own prompts are not among them. Each is asked equally often."""
-
+HOW = ("Think first, then give the answer.",)
+"""How they ask for an answer. It always comes behind its steps; the classifier's own prompts are not among them."""
 
 SHARES = (0.32, 0.03, 0.03, 0.32, 0.15, 0.15)
 """How often each kind of document is drawn: meanings, diary lines, echoes, texts with steps, explanations, answers."""
@@ -73,7 +70,7 @@ def _fillers() -> tuple[frozenset[str], tuple[str, ...]]:
         *SLOTS.values(),
     )
     found = {word for words in lists for word in words}
-    phrases = sorted((word for word in found if " " in word), key=len, reverse=True)
+    phrases = sorted((word for word in found if " " in word), key=lambda phrase: (-len(phrase), phrase))
     return frozenset(found.difference(phrases)), tuple(f" {phrase} " for phrase in phrases)
 
 
@@ -116,7 +113,7 @@ class Held:
 
 def reader(seed: int) -> Reader:
     """What draws the documents that the model reads, for a world drawn by `seed`."""
-    splits, _, _ = draw_world(seed)
+    splits, _ = draw_world(seed)
     return Reader(seed + 1, Held(row.text for name in ("validation", "test") for row in splits[name]))
 
 
@@ -204,10 +201,10 @@ class Reader:
         return Document(f"{_sentences(puzzle.steps)}.", ask=f"{self.pick(WHY)}\n\n{question}")
 
     def answer(self) -> Document:
-        """A turn of a chat: a question, asking for the answer, with or without the steps."""
+        """A turn of a chat: a question, asking for the steps and then the answer."""
         puzzle = self.questions.puzzle()
-        how = self.pick(tuple(HOW))
-        return Document(_reply(puzzle, how), ask=f"{puzzle.question} {HOW[how]}\n\nText:\n{puzzle.text}")
+        reply = f"{_sentences(puzzle.steps)}.\nAnswer: {puzzle.answer}"
+        return Document(reply, ask=f"{puzzle.question} {self.pick(HOW)}\n\nText:\n{puzzle.text}")
 
     def document(self) -> Document:
         """One document of a kind drawn by its share, some of them with capitals."""
@@ -221,11 +218,6 @@ class Reader:
         if self.rng.random() < 0.15:
             return Document(_capitals(document.marked), _capitals(document.ask))
         return document
-
-
-def _reply(puzzle: Puzzle, how: str) -> str:
-    parts = {"steps": f"{_sentences(puzzle.steps)}.", "answer": f"Answer: {puzzle.answer}"}
-    return "\n".join(parts[part] for part in how.split(", "))
 
 
 def _sentences(text: str) -> str:

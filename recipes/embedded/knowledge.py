@@ -6,22 +6,12 @@ follows from the words before it, which is what the model learns (`corpus.Docume
 
 from __future__ import annotations
 
-import re
-
 import lexicon
 from scenes import BEHAVIOUR, LABELS, SIGNS
 from world import Writer
 
 SIGNS_OF = SIGNS | {"love": ("affection", "fondness"), "surprise": ("wonder", "amazement")}
 FAMILIES = tuple(SIGNS_OF)
-_THEIRS = (("my", "their"), ("i", "they"), ("am", "are"))
-
-
-def of_others(text: str) -> str:
-    """What the writer does, told of several other people: `clench my fists` → `clench their fists`."""
-    for own, others in _THEIRS:
-        text = re.sub(rf"\b{own}\b", others, text)
-    return text
 
 
 class Knowledge:
@@ -41,8 +31,8 @@ class Knowledge:
         return self.pick(lexicon.feelings(family))
 
     def behaviour(self, family: str) -> str:
-        """What several people do who feel so."""
-        return of_others(self.pick(BEHAVIOUR[family]))
+        """What people do who feel so."""
+        return self.pick(BEHAVIOUR[family])
 
     def other(self, family: str) -> str:
         """Another feeling."""

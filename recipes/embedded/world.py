@@ -1,7 +1,7 @@
 """A small synthetic world: sentences whose feeling takes a step to work out, and the reasoning that works it out.
 
 Pure Python, no framework: `Writer` draws one sample at a time from a seeded generator, and `write_world` writes the
-data files of the demo. The label is what the writer ("i") feels now. Half of the sentences name a second feeling,
+data files of the demo. The label is what the writer ("i") feels now. Most sentences name or show a second feeling,
 which was before, is denied, or is somebody else's, so that the words alone do not decide.
 """
 
@@ -96,10 +96,9 @@ class Writer:
         verb = self.choose(("am", "am", "feel", "feel", "am feeling"))
         return f"i {verb} {adverb}{cue}", cue
 
-    def sample(self, label: str, kinds: tuple[str, ...] = ()) -> Sample:
-        """One sentence with `label`, of one of the kinds if any are given."""
-        patterns = [pattern for pattern in PATTERNS if not kinds or pattern.kind in kinds]
-        pattern = self.rng.choices(patterns, [pattern.weight for pattern in patterns])[0]
+    def sample(self, label: str) -> Sample:
+        """One sentence with `label`."""
+        pattern = self.rng.choices(PATTERNS, [pattern.weight for pattern in PATTERNS])[0]
         other = self.choose([name for name in LABELS if name != label])
         slots = self.slots()
         now, cue = self.feeling(label)
@@ -122,11 +121,11 @@ class Writer:
 
     def stream(self) -> Iterator[Sample]:
         """Samples without end, no text twice, labels by `BALANCE`."""
-        seen: dict[str, str] = {}
+        seen = set[str]()
         while True:
             sample = self.sample(self.rng.choices(LABELS, BALANCE)[0])
             if sample.text not in seen:
-                seen[sample.text] = sample.label
+                seen.add(sample.text)
                 yield sample
 
     def triple(self, sample: Sample) -> dict[str, str]:
@@ -152,22 +151,18 @@ def _contract(text: str) -> str:
     return text
 
 
-def draw_world(seed: int) -> tuple[dict[str, list[Sample]], list[dict[str, str]], set[str]]:
-    """The rows of each split, the reasoning triples, and all texts that either uses."""
+def draw_world(seed: int) -> tuple[dict[str, list[Sample]], list[dict[str, str]]]:
+    """The rows of each split, and the reasoning triples. No text is drawn twice."""
     writer = Writer(seed)
     stream = writer.stream()
     splits = {name: [next(stream) for _ in range(size)] for name, size in SIZES.items()}
     drawn = [next(stream) for _ in range(TRIPLES)]
-    triples = [writer.triple(sample) for sample in drawn]
-    used = {sample.text for rows in splits.values() for sample in rows} | {sample.text for sample in drawn}
-    if len(used) != sum(SIZES.values()) + TRIPLES:
-        raise AssertionError("a text is in two of the files")
-    return splits, triples, used
+    return splits, [writer.triple(sample) for sample in drawn]
 
 
 def write_world(folder: Path, seed: int) -> None:
     """Write the data files of the demo."""
-    splits, triples, _ = draw_world(seed)
+    splits, triples = draw_world(seed)
     for name, rows in splits.items():
         with (folder / f"feelings-{name}.csv").open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file, lineterminator="\n")
