@@ -24,12 +24,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.shapes import make_shape
 from rir_mlx.models.adapter_spec import AdapterSpec, adapted_layers
 from rir_mlx.models.adapters import Adapter, write_adapter
 from rir_mlx.models.hub import resolve_model
 from rir_mlx.prompting.arms import ClassificationTask
 from rir_mlx.recipe.loading import load_recipe
+from rir_mlx.speed.shapes import make_shape
 from rir_mlx.storage.layout import RunDir
 
 FORMATS = {

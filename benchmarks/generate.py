@@ -34,31 +34,26 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from importlib import import_module
 from itertools import cycle, product
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from benchmarks.jobs import measured_apart
-from benchmarks.shapes import make_shape, watch_memory
-from benchmarks.train.job import SHAPES
-from benchmarks.train.rows import INSTRUCTION, LABELS
+from benchmarks.jobs import SHAPES, measured_apart
 from rir_mlx.backends import open_backend
-from rir_mlx.backends.base import Request, Sampling, Tokens
+from rir_mlx.backends.base import Request, Tokens
+from rir_mlx.backends.limits.memory import watch_memory
 from rir_mlx.data.loading import load_labelled
 from rir_mlx.models.hub import resolve_model
 from rir_mlx.prompting.codec import Codec
-from rir_mlx.prompting.prompts import rgen_row_prompt
 from rir_mlx.recipe.loading import load_recipe
-
-LENGTHS = range(10, 121)
-Row = tuple[int, Tokens]
-"""A request's key, and what its row was continued with."""
+from rir_mlx.speed.job import LENGTHS
+from rir_mlx.speed.programs.writers import SORTED, WRITERS, count_tokens, load
+from rir_mlx.speed.rows import LABELS, augmentation_requests
+from rir_mlx.speed.shapes import make_shape
 
 
 @dataclass(frozen=True)
@@ -74,21 +69,6 @@ class Job:
     data: str | None
 
 
-def count_tokens(backend: str) -> dict[str, int]:
-    """Counts what enters the model from now on: `steps` where it is one token a row, else `prompt`."""
-    module = import_module("mlx.nn" if backend == "mlx" else "torch.nn.functional")
-    owner, name = (module.Embedding, "__call__") if backend == "mlx" else (module, "embedding")
-    embed, counts = getattr(owner, name), {"prompt": 0, "steps": 0}
-
-    def counted(*given: Any, **named: Any) -> Any:
-        ids = given[int(backend == "mlx")]
-        counts["steps" if ids.shape[-1] == 1 else "prompt"] += int(np.prod(ids.shape))
-        return embed(*given, **named)
-
-    setattr(owner, name, counted)
-    return counts
-
-
 def make_requests(codec: Codec, job: Job) -> tuple[Tokens, list[Request]]:
     """The prefix of all rows, and the rows in the order of the file, else two embedded texts joined."""
     if job.data:
@@ -99,109 +79,15 @@ def make_requests(codec: Codec, job: Job) -> tuple[Tokens, list[Request]]:
         rows = [(f"{a}. {b}", label) for a, b, label in zip(texts, reversed(texts), cycle(LABELS), strict=False)]
     if len(rows) < job.rows:
         raise SystemExit(f"{job.data or 'The embedded data'} has {len(rows)} rows, and --rows asks for {job.rows}.")
-    prompts = [rgen_row_prompt(text, label, list(LABELS), INSTRUCTION) for text, label in rows[: job.rows]]
     lengths = np.random.default_rng(0).integers(LENGTHS.start, LENGTHS.stop, job.rows).tolist()
-    encoded = [codec.encode(prompt, 512 - LENGTHS[-1]) for prompt in prompts]
-    pairs = enumerate(zip(encoded, lengths, strict=True))
-    return encoded[0].prefix, [Request(key, prompt.row, max_tokens=length) for key, (prompt, length) in pairs]
-
-
-def load(job: Job) -> tuple[Any, str]:
-    """The peer's model, run once so that all weights are resident, and where it runs."""
-    backend: Any = open_backend(job.backend)  # finds a fast BLAS on Linux, for mlx-lm too
-    folder, place = Path(job.folder), "mlx" if job.backend == "mlx" else backend.target.type
-    if job.peer in OURS:
-        model = backend.load(folder, dtype=job.dtype)
-        model.logits((1, 2))
-    elif place == "mlx":
-        import mlx.core as mx
-        from mlx_lm.utils import load_model
-
-        model, _ = load_model(folder)
-        model.set_dtype(getattr(mx, job.dtype))
-        mx.eval(model.parameters(), model(mx.array([[1, 2]])))
-    else:
-        import torch
-        from transformers import AutoModelForCausalLM, GenerationConfig
-
-        dtype = getattr(torch, job.dtype)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa").to(place)
-        model.generation_config = GenerationConfig(do_sample=False, pad_token_id=0)  # without an end-of-text token
-        with torch.inference_mode():
-            model(torch.tensor([[1, 2]], device=place))
-    return model, place
-
-
-def write_ours(job: Job, model: Any, prefix: Tokens, requests: Sequence[Request]) -> Iterator[Row]:
-    sampling = Sampling(max_tokens=LENGTHS[-1], batch_size=job.batch)
-    yield from ((generated.key, generated.tokens) for generated in model.generate(requests, sampling, prefix=prefix))
-
-
-def write_transformers(job: Job, model: Any, prefix: Tokens, requests: Sequence[Request]) -> Iterator[Row]:
-    import torch
-    from transformers import StoppingCriteriaList
-
-    for start in range(0, len(requests), job.batch):
-        group = requests[start : start + job.batch]
-        width = len(prefix) + max(len(request.tokens) for request in group)
-        ids, mask = torch.zeros((2, len(group), width), dtype=torch.int64)
-        for row, request in enumerate(group):
-            prompt = torch.tensor([*prefix, *request.tokens])
-            ids[row, -len(prompt) :], mask[row, -len(prompt) :] = prompt, 1
-        limits = torch.tensor([request.max_tokens for request in group], device=model.device)
-        ended = StoppingCriteriaList([lambda seen, *_, ends=width + limits, **__: seen.shape[1] >= ends])
-        given, length = {"attention_mask": mask.to(model.device), "stopping_criteria": ended}, int(limits.max())
-        output = model.generate(ids.to(model.device), max_new_tokens=length, **given)
-        for request, tokens in zip(group, output[:, width:].tolist(), strict=True):
-            yield request.key, tuple(tokens[: request.max_tokens])
-
-
-def write_continuous(job: Job, model: Any, prefix: Tokens, requests: Sequence[Request]) -> Iterator[Row]:
-    """transformers' continuous batching. It never raises: a request that failed says so in its result."""
-    from transformers import ContinuousBatchingConfig
-
-    page, tokens = (256, None) if model.device.type == "cuda" else (32, 512)
-    longest = len(prefix) + max(len(request.tokens) for request in requests) + LENGTHS[-1]
-    # A quarter more than a full batch needs: below 15 % of free pages no rows enter.
-    sizes = {"page_size": page, "num_blocks": 5 * job.batch * -(-longest // page) // 4 + 1, "max_batch_tokens": tokens}
-    config = ContinuousBatchingConfig(**sizes, max_requests_per_batch=job.batch)
-    model.generation_config.eos_token_id = -1
-    batching = model.continuous_batching_context_manager
-    # The manager that the warm-up made is used again; what it remembers of prompts is cleared.
-    with batching(continuous_batching_config=config, persistent_manager=True) as manager:
-        for request in requests:
-            prompt = [*prefix, *request.tokens]
-            manager.add_request(prompt, request_id=str(request.key), max_new_tokens=request.max_tokens)
-        for count, result in enumerate(manager, 1):
-            if result.error is not None:
-                raise RuntimeError(f"request {result.request_id} failed: {result.error}")
-            yield int(result.request_id), tuple(result.generated_tokens)
-            if count == len(requests):
-                return
-        raise RuntimeError(f"its thread ended: {manager.background_thread_status.fatal_error}")
-
-
-def write_mlx_lm(job: Job, model: Any, prefix: Tokens, requests: Sequence[Request]) -> Iterator[Row]:
-    from mlx_lm import batch_generate
-
-    endless = SimpleNamespace(eos_token_ids=[], decode=lambda tokens: "")  # all that it wants of a tokenizer
-    prompts, limits = [[*prefix, *request.tokens] for request in requests], [request.max_tokens for request in requests]
-    settings = {"completion_batch_size": job.batch, "return_token_ids": True}
-    response = batch_generate(model, endless, prompts, max_tokens=limits, **settings)
-    yield from ((request.key, tuple(map(int, ids))) for request, ids in zip(requests, response.token_ids, strict=True))
-
-
-OURS = {"ours": write_ours}
-SORTED = {"ours", "transformers-sorted"}
-THEIRS = dict.fromkeys(("transformers", "transformers-sorted"), write_transformers)
-PEERS = {"torch": OURS | THEIRS | {"generate_batch": write_continuous}, "mlx": OURS | {"batch_generate": write_mlx_lm}}
+    return augmentation_requests(codec, rows[: job.rows], lengths)
 
 
 def work(job: Job) -> dict[str, Any]:
     prefix, requests = make_requests(Codec(Path(job.folder), "26 Jul 2024"), job)
     limits, own = [request.max_tokens for request in requests], [len(request.tokens) for request in requests]
     model, place = load(job)
-    counts, peak, write = count_tokens(job.backend), watch_memory(place), PEERS[job.backend][job.peer]
+    counts, peak, write = count_tokens(job.backend), watch_memory(place), WRITERS[job.backend][job.peer]
     by_length = sorted(requests, key=lambda request: len(request.tokens))
     list(write(job, model, prefix, [replace(request, max_tokens=4) for request in by_length[-4:]]))
     counts.update(prompt=0, steps=0)
@@ -273,7 +159,7 @@ def report_machine(options: argparse.Namespace, measured: dict[str, Any]) -> str
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backend", choices=sorted(PEERS), default="torch")
+    parser.add_argument("--backend", choices=sorted(WRITERS), default="torch")
     parser.add_argument("--model", help="a folder or name, instead of random weights of the following shape")
     for name, what in {"hidden": "width, a multiple of 64", "layers": "layers", "vocab": "4096 or more"}.items():
         parser.add_argument(f"--{name}", type=int, help=what)
@@ -289,9 +175,9 @@ def parse() -> argparse.Namespace:
     for name, default in zip(("hidden", "layers", "vocab"), SHAPES[options.backend], strict=True):
         setattr(options, name, getattr(options, name) or default)
     options.dtype = options.dtype or ("bfloat16" if options.backend == "torch" else "float32")
-    options.peers = options.peers.split(",") if options.peers else list(PEERS[options.backend])
-    if odd := set(options.peers) - set(PEERS[options.backend]):
-        parser.error(f"--peers: {min(odd)} is none of {', '.join(PEERS[options.backend])}")
+    options.peers = options.peers.split(",") if options.peers else list(WRITERS[options.backend])
+    if odd := set(options.peers) - set(WRITERS[options.backend]):
+        parser.error(f"--peers: {min(odd)} is none of {', '.join(WRITERS[options.backend])}")
     return options
 
 
@@ -303,7 +189,7 @@ def main() -> None:
             try:
                 measured = work(job)
             except Exception as error:
-                if job.peer in OURS:
+                if job.peer == "ours":
                     raise
                 measured = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(measured))

@@ -9,6 +9,9 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+SHAPES = {"torch": (2048, 4, 128256), "mlx": (256, 4, 32768)}
+"""Width, layers and vocabulary of the shapes that are measured by default."""
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 

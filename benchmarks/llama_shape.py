@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.shapes import make_shape, peak_gb
 from rir_mlx.backends import open_backend
 from rir_mlx.backends.base import OptimizerSpec, Request, Sampling
+from rir_mlx.backends.limits.memory import peak_gb
 from rir_mlx.backends.load_check import Checked, check_forward
 from rir_mlx.data.loading import load_labelled
 from rir_mlx.data.rows import Row
@@ -36,6 +36,7 @@ from rir_mlx.prompting.arms import ClassificationTask, label_tokens, training_ex
 from rir_mlx.prompting.batches import LossWeights, step_batches
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.recipe.loading import load_recipe
+from rir_mlx.speed.shapes import make_shape
 from rir_mlx.types import Arm, Dtype
 
 STEPS, BATCH, ROWS, NEW_TOKENS, DRAWS = 10, 16, 32, 32, 200

@@ -23,15 +23,15 @@ import numpy as np
 import torch
 from peft.tuners.lora import LoraLayer
 
-from benchmarks.shapes import make_shape
-from benchmarks.train.job import OPTIMIZER, RATE, SPEC
-from benchmarks.train.rows import make_rows
 from rir_mlx.backends import open_backend
 from rir_mlx.backends.torch.training import batch_loss
 from rir_mlx.models.hub import resolve_model
 from rir_mlx.prompting.batches import step_batches
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.prompting.examples import TrainingExamples
+from rir_mlx.speed.job import OPTIMIZER, RATE, SPEC
+from rir_mlx.speed.rows import make_rows
+from rir_mlx.speed.shapes import make_shape
 
 BATCH, DEVIATION = 16, 0.003
 WAYS = ("float32 compute", "float32 weights", "bfloat16")

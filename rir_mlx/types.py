@@ -125,3 +125,9 @@ ReviewFilter = Literal["all", "disagree", "unsure", "rejected", "duplicates", "c
 
 ReviewState = Literal["all", "open", "done"]
 """Whether rows that were decided about are shown: with the others, not at all, or alone."""
+
+BenchTask = Literal["qa", "qra", "augment", "label", "reasoning"]
+"""What `rir-mlx bench` measures: training of two arms, writing reasonings, classifying without and with them."""
+
+Rival = Literal["mlx-lm", "peft", "trl"]
+"""A program that `rir-mlx bench` can measure beside rir-mlx."""

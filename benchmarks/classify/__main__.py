@@ -40,12 +40,12 @@ from typing import Any
 
 from benchmarks.classify.agreement import check
 from benchmarks.classify.measuring import run_job, work
-from benchmarks.classify.peers import PEERS
 from benchmarks.classify.rows import TASKS, Job, read_rows
 from benchmarks.generate import report_machine
-from benchmarks.shapes import make_shape
-from benchmarks.train.job import SHAPES
+from benchmarks.jobs import SHAPES
 from rir_mlx.models.hub import resolve_model
+from rir_mlx.speed.programs.classifiers import PEERS
+from rir_mlx.speed.shapes import make_shape
 
 DATA = Path("../shared/data/emotion/train.csv")
 

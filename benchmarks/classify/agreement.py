@@ -12,9 +12,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.classify.measuring import run_job
-from benchmarks.classify.rows import DATE, TASKS, Job, read_rows
-from benchmarks.generate import LENGTHS
-from benchmarks.train.rows import INSTRUCTION, LABELS
+from benchmarks.classify.rows import TASKS, Job, read_rows
 from rir_mlx.backends import open_backend
 from rir_mlx.backends.base import OptimizerSpec
 from rir_mlx.data.rows import Row
@@ -23,6 +21,8 @@ from rir_mlx.prompting.arms import ClassificationTask, training_examples
 from rir_mlx.prompting.batches import step_batches
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.recipe.builtin import EMBEDDED
+from rir_mlx.speed.job import LENGTHS
+from rir_mlx.speed.rows import DATE, INSTRUCTION, LABELS
 
 CHECKED = 96
 """Rows that are compared in float32."""

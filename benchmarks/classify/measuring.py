@@ -9,18 +9,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.classify.peers import CLASSIFY
-from benchmarks.classify.rows import DATE, Job, make_given
-from benchmarks.generate import count_tokens, load
+from benchmarks.classify.rows import Job, make_given
 from benchmarks.jobs import measured_apart
-from benchmarks.shapes import watch_memory
 from rir_mlx.backends import open_backend
+from rir_mlx.backends.limits.memory import watch_memory
 from rir_mlx.prompting.codec import Codec
+from rir_mlx.speed.programs.classifiers import CLASSIFY
+from rir_mlx.speed.programs.writers import count_tokens, load
+from rir_mlx.speed.rows import DATE
 
 
 def work(job: Job) -> dict[str, Any]:
     given = make_given(Codec(Path(job.folder), DATE), job)
-    model, place = load(job)  # type: ignore[arg-type]  # of whose job it reads what this one has too
+    model, place = load(job)
     counts, peak, classify = count_tokens(job.backend), watch_memory(place), CLASSIFY[job.peer]
     classify(job, model, given.select(range(min(4, job.rows))))
     counts.update(prompt=0, steps=0)

@@ -38,21 +38,22 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from benchmarks.jobs import measured_apart
-from benchmarks.shapes import make_shape
-from benchmarks.train.job import PEERS, SHAPES, Job
-from benchmarks.train.meter import Meter, flops
+from benchmarks.jobs import SHAPES, measured_apart
 from benchmarks.train.report import report_arm, report_losses, report_machine
-from benchmarks.train.rows import make_groups, make_rows
-from benchmarks.train.trainers import TRAINERS
 from rir_mlx.models.hub import resolve_model
 from rir_mlx.prompting.codec import Codec
+from rir_mlx.speed.job import Job
+from rir_mlx.speed.programs.meter import Meter
+from rir_mlx.speed.programs.trainers import PEERS, TRAINERS
+from rir_mlx.speed.rows import make_groups, make_rows
+from rir_mlx.speed.shapes import make_shape
+from rir_mlx.speed.work import row_flops
 
 
 def work(job: Job) -> dict[str, Any]:
-    examples, text = make_rows(Codec(Path(job.folder), "26 Jul 2024"), job.arm, job.batch * job.steps)
-    groups, meter = make_groups(examples, job.batch), Meter(job.backend)
-    TRAINERS[job.trainer](job, examples, groups, meter)
+    examples, text = make_rows(Codec(Path(job.folder), "26 Jul 2024"), job.task, job.batch * job.steps)
+    groups, meter = make_groups(examples, job.batch), Meter(job)
+    TRAINERS[job.peer](job, examples, groups, meter)
     config = json.loads((Path(job.folder) / "config.json").read_text(encoding="utf-8"))
     completion = statistics.mean(len(row.reasoning) + len(row.answer) for row in examples.rows)
     lengths = (
@@ -60,13 +61,13 @@ def work(job: Job) -> dict[str, Any]:
     )
     lengths += f"{examples.tokens() / len(examples.rows):.1f}"
     counted = [examples.rows[index] for group in groups[job.warmup :] for index in group]
-    work = statistics.mean(flops(config, len(examples.prefix), row) for row in counted)
-    return meter.measured(job) | {"lengths": lengths, "FLOPs a row": work}
+    work = statistics.mean(row_flops(config, job.spec, len(examples.prefix), row) for row in counted)
+    return meter.measured() | {"lengths": lengths, "FLOPs a row": work}
 
 
 def run_job(job: Job, device: str) -> dict[str, Any]:
     measured = measured_apart("train", job, device)
-    print(f"{job.arm} {job.trainer}: {measured['rows/s']:.2f} rows/s", file=sys.stderr)
+    print(f"{job.task} {job.peer}: {measured['rows/s']:.2f} rows/s", file=sys.stderr)
     return measured
 
 

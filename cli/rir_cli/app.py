@@ -18,6 +18,7 @@ from rir_cli.checking import check
 from rir_cli.context import after_evaluation, open_options, own_name, process_rank, say_next, stage_options
 from rir_cli.converting import convert, export
 from rir_cli.groups import Command, Group
+from rir_cli.looking.benching import bench
 from rir_cli.looking.models import models
 from rir_cli.looking.runs import compare, report
 from rir_cli.looking.runs import runs as runs_
@@ -268,6 +269,7 @@ app.command(cls=Command, short_help="Put two runs side by side.")(compare)
 app.command(cls=Command, short_help="Open a run's report.")(report)
 app.command(cls=Command, short_help="List the base models on this machine.")(models)
 app.command(cls=Command, short_help="Check this machine.")(doctor)
+app.command(cls=Command, short_help="Measure this machine's speed.")(bench)
 app.add_typer(convert, name="convert", short_help="Convert or fuse adapters from elsewhere.")
 
 

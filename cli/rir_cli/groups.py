@@ -23,6 +23,8 @@ _MEANT = {
     "new": "init",
     "setup": "init",
     "diagnose": "doctor",
+    "benchmark": "bench",
+    "speed": "bench",
     "list": "runs",
     "ls": "runs",
     "diff": "compare",

@@ -29,7 +29,7 @@ from rir_mlx.training.memory import Stored, Trained, training_memory
 from rir_mlx.types import OPEN_MIRROR, FineTuneType
 
 EMBEDDED_MODEL = f"{BUILTIN}tiny-llama"
-_MIRROR_CONFIG = {
+MIRROR_CONFIG = {
     "model_type": "llama",
     "hidden_size": 2048,
     "num_hidden_layers": 16,
@@ -82,7 +82,7 @@ def default_model(memory: int, here: Sequence[BaseModel]) -> BaseModel:
     found = next((model for model in here if model.name == OPEN_MIRROR), None)
     if found is not None:
         return found
-    taken = training_bytes(_MIRROR_CONFIG, _MIRROR_BYTES)
+    taken = training_bytes(MIRROR_CONFIG, _MIRROR_BYTES)
     return BaseModel(
         OPEN_MIRROR, "llama", _MIRROR_BYTES, taken, fits_into(taken, memory), VERIFIED["llama"], None, here=False
     )

@@ -3,26 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from benchmarks.classify.rows import Answers, Given, Job
-from benchmarks.generate import LENGTHS, write_mlx_lm, write_transformers
-from benchmarks.train.rows import LABELS
 from rir_mlx.backends.base import Request, Sampling, Tokens
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.prompting.prompts import DELIMITER
+from rir_mlx.speed.job import PeerJob
+from rir_mlx.speed.programs.writers import write_mlx_lm, write_transformers
+from rir_mlx.speed.rows import LABELS, Given
 
 PEERS = {"ours": 1, "generate-rows": 20, "generate-batch": 4, "label-passes": 10}
-"""Who classifies, and how many times fewer rows it gets."""
+"""Who classifies, and how many times fewer rows it gets in `benchmarks.classify`."""
 
 
-def classify_ours(job: Job, model: Any, given: Given) -> Answers:
+@dataclass(frozen=True)
+class Answers:
+    """Of each row the prompt that was scored, the probabilities of the labels, or the label that was read."""
+
+    prompts: Sequence[Tokens] = ()
+    probabilities: Sequence[Sequence[float]] = ()
+    labels: Sequence[int | None] = ()
+
+
+@dataclass(frozen=True)
+class _Alone:
+    """A job whose rows go through the model one by one."""
+
+    peer: str
+    backend: str
+    folder: str
+    dtype: str
+    batch: int = 1
+
+
+def classify_ours(job: PeerJob, model: Any, given: Given) -> Answers:
     prompts = given.rows
     if given.delimiter:
-        sampling = Sampling(max_tokens=LENGTHS[-1] + len(given.delimiter), batch_size=job.batch)
+        sampling = Sampling(max_tokens=max(given.lengths) + len(given.delimiter), batch_size=job.batch)
         requests = given.requests(len(given.delimiter))
         written = model.generate(requests, sampling, prefix=given.prefix)
         prompts = given.reasoned((generated.key, generated.tokens) for generated in written)
@@ -30,16 +50,16 @@ def classify_ours(job: Job, model: Any, given: Given) -> Answers:
     return Answers(prompts, shares(scores))
 
 
-def classify_generate(job: Job, model: Any, given: Given) -> Answers:
+def classify_generate(job: PeerJob, model: Any, given: Given) -> Answers:
     """The label as it is written, by its text; None where that is no label."""
     longest = len(given.delimiter) + max(map(len, given.options))
     texts = dict(write(job, model, given.prefix, given.requests(longest)))
     return Answers(labels=[read_label(given.codec, texts[i]) for i in range(len(given.rows))])
 
 
-def write(job: Job, model: Any, prefix: Tokens, requests: Sequence[Request]) -> Iterator[tuple[int, Tokens]]:
+def write(job: PeerJob, model: Any, prefix: Tokens, requests: Sequence[Request]) -> Iterator[tuple[int, Tokens]]:
     if job.backend == "torch":
-        alone = replace(job, batch=1) if job.peer == "generate-rows" else job
+        alone = _Alone(job.peer, job.backend, job.folder, job.dtype) if job.peer == "generate-rows" else job
         yield from write_transformers(alone, model, prefix, requests)
     elif job.peer == "generate-rows":
         import mlx.core as mx
@@ -59,7 +79,7 @@ def read_label(codec: Codec, tokens: Tokens) -> int | None:
     return names.index(text) if text in names else None
 
 
-def classify_passes(job: Job, model: Any, given: Given) -> Answers:
+def classify_passes(job: PeerJob, model: Any, given: Given) -> Answers:
     prompts = given.rows
     if given.delimiter:
         prompts = given.reasoned(write(job, model, given.prefix, given.requests(len(given.delimiter))))

@@ -2,43 +2,58 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import tempfile
 from collections.abc import Callable, Iterator
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.train.job import OPTIMIZER, RATE, SPEC, Job
-from benchmarks.train.meter import Meter
-from benchmarks.train.rows import whole
 from rir_mlx.backends import open_backend
-from rir_mlx.backends.base import pad_right
+from rir_mlx.backends.base import Execution, pad_right
 from rir_mlx.models.adapter_spec import LINEAR_KEYS
+from rir_mlx.models.config import read_config
+from rir_mlx.models.families import ModelShape
 from rir_mlx.prompting.batches import LossWeights, step_batches
 from rir_mlx.prompting.examples import TrainingExamples
+from rir_mlx.speed.fitting import fitting_rows
+from rir_mlx.speed.job import OPTIMIZER, RATE, Job
+from rir_mlx.speed.programs.meter import Meter
+from rir_mlx.speed.rows import make_groups, whole
+from rir_mlx.speed.work import Sizes, training
 
 
 def train_ours(job: Job, examples: TrainingExamples, groups: list[list[int]], meter: Meter) -> None:
     backend = open_backend("mlx" if job.backend == "mlx" else "torch")
     model: Any = backend.load(Path(job.folder), dtype=job.dtype)  # type: ignore[arg-type]
     model.logits((1, 2))
-    meter.loaded(model.parameters * (4 if job.dtype == "float32" else 2))
-    model.add_adapter(SPEC, seed=0)
-    model.configure_optimizer(OPTIMIZER)
+    width = 4 if job.dtype == "float32" else 2
+    meter.loaded(model.parameters * width)
+    model.add_adapter(job.spec, seed=0)
+    model.configure_optimizer(OPTIMIZER, Execution(grad_checkpoint=job.grad_checkpoint))
+    sizes = Sizes(ModelShape.of(read_config(Path(job.folder))), model.weight_bytes, width)
+    if job.seconds:
+
+        def step(rows: int) -> None:
+            model.train_step(step_batches(examples, [range(rows)]), RATE)
+
+        meter.batch = fitting_rows(step, job.batch, job.seconds)
+        groups = make_groups(examples, meter.batch)
+        meter.begin()
     tokens = 0
-    for group in groups:
+    for group in meter.until_full(cycle(groups) if job.seconds else groups):
         answers = sum(len(examples.rows[index].answer) for index in group)
         reasonings = sum(len(examples.rows[index].reasoning) for index in group)
-        shared = job.trainer == "ours"
-        batches = step_batches(
-            examples, [group], weights=LossWeights(reasoning=reasonings / answers), shared_prefix=shared
-        )
+        weights = LossWeights(reasoning=reasonings / answers)
+        batches = step_batches(examples, [group], weights=weights, shared_prefix=job.peer == "ours")
         loss = model.train_step(batches, RATE).loss
         meter.losses.append(loss * answers / (answers + reasonings))
         tokens += sum(batch.processed for batch in batches)
+        meter.works.append(training(sizes, job.spec, batches))
         meter.step()
     meter.tokens = meter.tokens or tokens
 
@@ -55,8 +70,8 @@ def load_torch(job: Job, meter: Meter, dtype: str) -> tuple[Any, Any]:
     with torch.no_grad():
         model(torch.tensor([[1, 2]], device=meter.place))
     meter.loaded(sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()))
-    names, alpha = [key.rpartition(".")[2] for key in LINEAR_KEYS], int(SPEC.scale * SPEC.rank)
-    return model, LoraConfig(r=SPEC.rank, lora_alpha=alpha, target_modules=names, task_type="CAUSAL_LM")
+    names, alpha = [key.rpartition(".")[2] for key in LINEAR_KEYS], int(job.scale * job.rank)
+    return model, LoraConfig(r=job.rank, lora_alpha=alpha, target_modules=names, task_type="CAUSAL_LM")
 
 
 def train_plain(job: Job, examples: TrainingExamples, groups: list[list[int]], meter: Meter) -> None:
@@ -67,7 +82,7 @@ def train_plain(job: Job, examples: TrainingExamples, groups: list[list[int]], m
     decoder, head = model.get_base_model().get_decoder(), model.get_base_model().get_output_embeddings()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=RATE, weight_decay=OPTIMIZER.weight_decay, fused=True)
-    for group in groups:
+    for group in meter.until_full(cycle(groups) if job.seconds else groups):
         rows = [whole(examples, examples.rows[index]) for index in group]
         padded, lengths = pad_right([tuple(sequence) for sequence, _ in rows])
         columns, starts = np.arange(padded.shape[1])[None], np.array([start for _, start in rows])[:, None]
@@ -90,10 +105,11 @@ def train_trl(job: Job, examples: TrainingExamples, groups: list[list[int]], met
     from trl import SFTConfig, SFTTrainer
 
     class Watch(TrainerCallback):
-        def on_step_end(self, *given: Any, **named: Any) -> None:
+        def on_step_end(self, *given: Any, **_: Any) -> None:
             meter.step()
+            given[2].should_training_stop |= meter.full()
 
-    best = job.trainer == "trl-best"
+    best = job.peer == "trl-best"
     faster = {"gradient_checkpointing": False, "bf16": job.dtype == "bfloat16"} if best else {}
     if best and meter.place == "cuda" and importlib.util.find_spec("liger_kernel"):
         faster["use_liger_kernel"] = True
@@ -114,7 +130,7 @@ def train_trl(job: Job, examples: TrainingExamples, groups: list[list[int]], met
 
 
 def train_mlx_lm(job: Job, examples: TrainingExamples, groups: list[list[int]], meter: Meter) -> None:
-    open_backend("mlx")  # finds a fast BLAS on Linux, for mlx-lm too
+    open_backend("mlx").device()  # imports the framework: on Linux it finds a fast BLAS, for mlx-lm too
     import mlx.core as mx
     import mlx.optimizers as optim
     from mlx.utils import tree_flatten
@@ -127,6 +143,8 @@ def train_mlx_lm(job: Job, examples: TrainingExamples, groups: list[list[int]], 
         def on_train_loss_report(self, train_info: dict[str, Any]) -> None:
             meter.losses.append(train_info["train_loss"])
             meter.step()
+            if meter.full():
+                raise _Enough
 
     def counted(*given: Any, **named: Any) -> Iterator[Any]:
         for batch, lengths in iterate_batches(*given, **named):
@@ -138,16 +156,22 @@ def train_mlx_lm(job: Job, examples: TrainingExamples, groups: list[list[int]], 
     mx.eval(model.parameters())
     meter.loaded(sum(int(weight.nbytes) for _, weight in tree_flatten(model.parameters())))
     model.freeze()
-    linear_to_lora_layers(model, -1, {"rank": SPEC.rank, "scale": SPEC.scale, "dropout": 0.0, "keys": set(LINEAR_KEYS)})
+    linear_to_lora_layers(model, -1, {"rank": job.rank, "scale": job.scale, "dropout": 0.0, "keys": set(LINEAR_KEYS)})
     optimizer = optim.AdamW(learning_rate=RATE, weight_decay=OPTIMIZER.weight_decay, bias_correction=True)
     np.random.seed(0)  # mlx-lm draws the order of its batches from it; the batches are those of `make_groups`
     with tempfile.TemporaryDirectory() as output:
         settings = TrainingArgs(batch_size=job.batch, iters=job.steps, steps_per_report=1, steps_per_save=job.steps + 1)
         settings.adapter_file = str(Path(output) / "adapters.safetensors")
         rows = [whole(examples, row) for row in examples.rows]  # with its offset each row hides its prompt
-        train(model, optimizer, rows, None, settings, iterate_batches=counted, training_callback=Watch())
+        with contextlib.suppress(_Enough):
+            train(model, optimizer, rows, None, settings, iterate_batches=counted, training_callback=Watch())
 
 
+class _Enough(Exception):
+    """The time of a job is over; mlx-lm's trainer knows no other way to stop."""
+
+
+PEERS = {"torch": ["ours", "ours-unshared", "plain", "trl", "trl-best"], "mlx": ["ours", "ours-unshared", "mlx-lm"]}
 TRAINERS: dict[str, Callable[[Job, TrainingExamples, list[list[int]], Meter], None]] = {
     **dict.fromkeys(("ours", "ours-unshared"), train_ours),
     "plain": train_plain,

@@ -1,0 +1,56 @@
+"""One measurement of one program, and the settings that all programs share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from rir_mlx.backends.base import OptimizerSpec
+from rir_mlx.models.adapter_spec import AdapterSpec
+from rir_mlx.types import FineTuneType
+
+SPEC, OPTIMIZER, RATE = AdapterSpec(rank=16), OptimizerSpec(), 1e-4
+LENGTHS = range(10, 121)
+"""Tokens of a reasoning, in the benchmarks that draw how long each is."""
+
+
+class PeerJob(Protocol):
+    """Who works, with which model, and how many rows at a time."""
+
+    @property
+    def peer(self) -> str: ...
+    @property
+    def backend(self) -> str: ...
+    @property
+    def folder(self) -> str: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def batch(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Job:
+    """One program on one task. In training the first `warmup` of the `steps` are not counted. With `seconds` the work
+    ends after that long, and `ours` takes fewer rows at a time where `batch` rows would not fit into it several times.
+    A reasoning has `tokens` tokens. The rest says what is trained."""
+
+    peer: str
+    task: str
+    backend: str
+    folder: str
+    dtype: str
+    batch: int
+    warmup: int = 1
+    steps: int = 10_000
+    seconds: float = 0.0
+    tokens: int = 64
+    kind: FineTuneType = SPEC.fine_tune_type
+    layers: int = SPEC.num_layers
+    rank: int = SPEC.rank
+    scale: float = SPEC.scale
+    grad_checkpoint: bool = False
+
+    @property
+    def spec(self) -> AdapterSpec:
+        return AdapterSpec(self.kind, self.layers, self.rank, self.scale)

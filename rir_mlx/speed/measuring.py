@@ -1,0 +1,156 @@
+"""One job, measured: `python -m rir_mlx.speed.measuring JOB` does it in a process of its own, whose memory and threads
+are its own too, and prints what it measured as JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import statistics
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rir_mlx.backends import open_backend
+from rir_mlx.backends.limits import measured_limits
+from rir_mlx.backends.limits.memory import watch_memory
+from rir_mlx.models.config import read_config
+from rir_mlx.models.families import ModelShape
+from rir_mlx.prompting.codec import Codec
+from rir_mlx.speed.fitting import fitting_rows, timed
+from rir_mlx.speed.job import Job
+from rir_mlx.speed.programs.classifiers import CLASSIFY
+from rir_mlx.speed.programs.meter import Meter
+from rir_mlx.speed.programs.trainers import TRAINERS
+from rir_mlx.speed.programs.writers import WRITERS, load
+from rir_mlx.speed.rows import (
+    DATE,
+    augmentation_requests,
+    classification_prompts,
+    joined_texts,
+    make_groups,
+    make_rows,
+)
+from rir_mlx.speed.work import Sizes, Work, decoding, forward, scoring
+from rir_mlx.types import BackendName, Dtype
+
+_BATCHES = 16
+"""Batches of rows to train on; then they come again."""
+
+
+def limits(backend_name: BackendName, dtype: Dtype, seconds: float) -> dict[str, Any]:
+    """The device, the number format that it computes in, and its limits."""
+    backend = open_backend(backend_name)
+    facts = backend.facts()
+    named = dtype if dtype != "auto" else "bfloat16" if facts.bfloat16 else "float32"
+    found = measured_limits(backend, named, seconds)
+    return {"device": backend.device().name, "accelerator": facts.accelerator, "limits": asdict(found)}
+
+
+def measure(job: Job) -> dict[str, Any]:
+    """Rows and tokens a second in each round, peak memory and, of `ours`, the least work of a round."""
+    codec = Codec(Path(job.folder), DATE)
+    if job.task in ("qa", "qra"):
+        return _training(job, codec)
+    return _writing(job, codec) if job.task == "augment" else _classifying(job, codec)
+
+
+def _training(job: Job, codec: Codec) -> dict[str, Any]:
+    examples, _ = make_rows(codec, job.task, job.batch * _BATCHES)
+    meter = Meter(job)
+    TRAINERS[job.peer](job, examples, make_groups(examples, job.batch), meter)
+    found, counted = meter.measured(), meter.works[job.warmup :]
+    rates = [meter.batch / seconds for seconds in found["seconds"]]
+    tokens = [rate * found["tokens a row"] for rate in rates]
+    works = [asdict(work) for work in counted]
+    return _result(meter.batch, found["seconds"], (rates, tokens), found["peak GB"], [[work] for work in works])
+
+
+def _writing(job: Job, codec: Codec) -> dict[str, Any]:
+    texts = joined_texts(job.batch)
+    prefix, requests = augmentation_requests(codec, texts, [job.tokens] * job.batch)
+    requests.sort(key=lambda request: len(request.tokens))
+    model, place = load(job)
+    write, peak = WRITERS[job.backend][job.peer], watch_memory(place)
+
+    def work(rows: int) -> None:
+        done = [len(tokens) for _, tokens in write(job, model, prefix, requests[:rows])]
+        if done != [job.tokens] * rows:
+            raise RuntimeError(f"{job.peer} wrote {sum(done)} tokens in {len(done)} rows, not {job.tokens} in each")
+
+    rows, seconds = _rounds(job, work)
+    least: list[Work] = []
+    if job.peer == "ours":
+        sizes, own = _sizes(job, model), [len(request.tokens) for request in requests[:rows]]
+        least = [forward(sizes, [len(prefix)], 0, 0), forward(sizes, own, len(prefix), rows)]
+        mean = statistics.mean(own)
+        least += [decoding(sizes, rows, len(prefix), mean + written) for written in range(1, job.tokens)]
+    rates = [rows / taken for taken in seconds]
+    written = [rate * job.tokens for rate in rates]
+    return _result(rows, seconds, (rates, written), peak(), _repeated(least, seconds))
+
+
+def _classifying(job: Job, codec: Codec) -> dict[str, Any]:
+    given = classification_prompts(
+        codec, joined_texts(job.batch), "qra" if job.task == "reasoning" else "qa", [job.tokens] * job.batch
+    )
+    order = sorted(range(job.batch), key=lambda row: len(given.rows[row]))
+    model, place = load(job)
+    peak = watch_memory(place)
+    rows, seconds = _rounds(job, lambda rows: CLASSIFY[job.peer](job, model, given.select(order[:rows])))
+    chosen = given.select(order[:rows])
+    own, before, written = [len(row) for row in chosen.rows], len(given.prefix), chosen.lengths[0]
+    least: list[Work] = []
+    if job.peer == "ours":
+        sizes = _sizes(job, model)
+        ends = [length + written + len(given.delimiter) for length in own]
+        least = [forward(sizes, [before], 0, 0), scoring(sizes, ends, before, given.options)]
+        if written:
+            least.append(forward(sizes, own, before, rows))
+            mean = statistics.mean(own)
+            least += [decoding(sizes, rows, before, mean + step) for step in range(1, written)]
+    rates = [rows / taken for taken in seconds]
+    tokens = [rate * (statistics.mean(own) + written) for rate in rates]
+    return _result(rows, seconds, (rates, tokens), peak(), _repeated(least, seconds))
+
+
+def _rounds(job: Job, work: Callable[[int], object]) -> tuple[int, list[float]]:
+    """How many rows a round has, and the seconds of each. `ours` tries a row first; a peer gets as many rows as it."""
+    rows = fitting_rows(work, job.batch, job.seconds) if job.peer == "ours" else job.batch
+    first = timed(lambda: work(rows))  # not counted, unless there is no time for another
+    seconds: list[float] = []
+    while first < job.seconds and sum(seconds) < job.seconds:
+        seconds.append(timed(lambda: work(rows)))
+    return rows, seconds or [first]
+
+
+def _sizes(job: Job, model: Any) -> Sizes:
+    shape = ModelShape.of(read_config(Path(job.folder)))
+    return Sizes(shape, model.weight_bytes, 4 if job.dtype == "float32" else 2)
+
+
+def _repeated(least: list[Work], seconds: list[float]) -> list[list[dict[str, float]]]:
+    return [[asdict(work) for work in least]] * len(seconds) if least else []
+
+
+def _result(
+    rows: int,
+    seconds: list[float],
+    rates: tuple[list[float], list[float]],
+    peak: float,
+    works: list[list[dict[str, float]]],
+) -> dict[str, Any]:
+    measured = {"rows": rows, "seconds": seconds, "rows/s": rates[0], "tokens/s": rates[1], "peak GB": peak}
+    return measured | {"works": works}
+
+
+def main() -> None:
+    given = json.loads(sys.argv[1])
+    with contextlib.redirect_stdout(sys.stderr):
+        measured = measure(Job(**given)) if "peer" in given else limits(**given)
+    print(json.dumps(measured))
+
+
+if __name__ == "__main__":
+    main()
