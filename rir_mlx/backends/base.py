@@ -18,11 +18,7 @@ from numpy.typing import NDArray
 
 from rir_mlx.backends.facts import Facts
 from rir_mlx.models.adapter_spec import AdapterSpec, Tensors
-from rir_mlx.types import (
-    Dtype,
-    FinishReason,
-    OptimizerName,
-)
+from rir_mlx.types import Dtype, FinishReason, OptimizerName
 
 Tokens = tuple[int, ...]
 Float32Array = NDArray[np.float32]
@@ -277,9 +273,16 @@ class Model(Protocol):
         ...
 
     def score(
-        self, prompts: Sequence[Tokens], options: Sequence[Tokens], *, prefix: Tokens = (), batch_size: int = 32
+        self,
+        prompts: Sequence[Tokens],
+        options: Sequence[Tokens],
+        *,
+        prefix: Tokens = (),
+        batch_size: int = 32,
+        mass: bool = True,
     ) -> NDArray[np.float64]:
-        """[prompts, options]: Σ log p(option tokens | prefix, prompt). Prompts and options are not empty."""
+        """[prompts, options]: Σ log p(option tokens | prefix, prompt). Prompts and options are not empty. Without
+        `mass`, the scores of a prompt may share a constant, which spares a projection to the vocabulary."""
         ...
 
     def keep_prefixes(self, count: int) -> None:

@@ -147,7 +147,13 @@ class FakeModel:
             yield Completion(request.key, words, "stop" if wanted < limit else "length")
 
     def score(
-        self, prompts: Sequence[Tokens], options: Sequence[Tokens], *, prefix: Tokens = (), batch_size: int = 32
+        self,
+        prompts: Sequence[Tokens],
+        options: Sequence[Tokens],
+        *,
+        prefix: Tokens = (),
+        batch_size: int = 32,
+        mass: bool = True,
     ) -> NDArray[np.float64]:
         scores = np.zeros((len(prompts), len(options)))
         for row, prompt in enumerate(prompts):

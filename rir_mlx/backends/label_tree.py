@@ -13,9 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rir_mlx.backends.base import Int32Array, Tokens
+from rir_mlx.backends.limits import logits as limits
 
-LOGIT_BYTES = 1 << 27
-"""Float32 logits that are alive at a time while options are scored: 261 positions of Llama 3's 128,256 words."""
+
+@dataclass(frozen=True)
+class Scoring:
+    """How options are scored: after `prefix`, at most `batch_size` prompts at a time. Without `mass`, a prompt's scores
+    are right up to a constant that they share: then no word but the options' own is projected at its end."""
+
+    prefix: Tokens = ()
+    batch_size: int = 32
+    mass: bool = True
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,11 @@ class OptionTree:
         """Tokens that are run after a prompt."""
         return len(self.tokens)
 
+    @property
+    def first(self) -> int:
+        """Edges from the root, which come first: their words follow the prompt itself."""
+        return int(np.searchsorted(self.sources, 1))
+
     def totals(self, probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
         """[rows, options] scores from log p of the edges [rows, edges]."""
         padded = np.concatenate([probabilities, np.zeros((len(probabilities), 1))], axis=1)
@@ -114,9 +127,9 @@ def scoring_groups(lengths: Sequence[int], nodes: int, batch_size: int, most: in
 
 
 def parts(sources: NDArray[np.int64], positions: int, vocabulary: int) -> Iterator[tuple[slice, slice]]:
-    """Cuts of `positions` hidden states whose logits fit into `LOGIT_BYTES`, each with the edges that they predict.
-    `sources` [edges] are the positions that predict, ascending."""
-    size = max(1, LOGIT_BYTES // (4 * vocabulary))
+    """Cuts of `positions` hidden states whose float32 logits fit into `LOGIT_BYTES`, each with the edges that they
+    predict. `sources` [edges] are the positions that predict, ascending."""
+    size = max(1, limits.LOGIT_BYTES // (4 * vocabulary))
     for start in range(0, positions, size):
         low, high = np.searchsorted(sources, [start, start + size])
         yield slice(start, start + size), slice(int(low), int(high))

@@ -35,12 +35,12 @@ class Classifier(LabelScorer):
         if not texts:
             return []
         if not self.reasons_first:
-            predictions = self.predictions(self.direct(texts, options.batch_size), "direct")
+            predictions = self.predictions(self.direct(texts, options.batch_size, mass=options.mass), "direct")
             explained = options.reason == "always" and self.arm != "qa"
             return self._explained(texts, predictions, options, on_text) if explained else predictions
         if options.reason == "always" and not self.answers_twice:
             return self._reasoned_predictions(texts, options, on_text)
-        predictions = self.predictions(self.direct(texts, options.batch_size), "direct")
+        predictions = self.predictions(self.direct(texts, options.batch_size, mass=options.mass), "direct")
         if options.reason == "never":
             return predictions
         chosen = list(range(len(texts))) if options.reason == "always" else self._doubtful(predictions)
@@ -60,7 +60,7 @@ class Classifier(LabelScorer):
             for best, row, mass, *rest in zip(
                 scores.argmax(axis=1).tolist(),
                 probabilities.tolist(),
-                scored.mass.tolist(),
+                scored.mass.tolist() if scored.knows_mass else [None] * len(scores),
                 scored.reasonings,
                 scored.trimmed,
                 scored.tokens,
@@ -111,7 +111,7 @@ class Classifier(LabelScorer):
             return []
         labels = None if firsts is None else [first.label for first in firsts]
         if options.samples == 1:
-            scores = self.reasoned(texts, options.batch_size, on_text, firsts=labels)
+            scores = self.reasoned(texts, options.batch_size, on_text, firsts=labels, mass=options.mass)
             found = self.predictions(scores, "reasoned")
         else:
             scores = LabelScores.averaged(self.sampled(texts, options, firsts=labels))

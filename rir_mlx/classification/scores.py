@@ -21,15 +21,18 @@ class LabelScores:
     reasonings  the reasoning in front of the label; None if there is none
     tokens      how many tokens were generated
     trimmed     how many tokens were cut from the end of the text
+    knows_mass  False if the scores of a text share a constant that is not known
     """
 
     scores: NDArray[np.float64]
     reasonings: Sequence[str | None]
     tokens: Sequence[int]
     trimmed: Sequence[int]
+    knows_mass: bool = True
 
     @property
     def mass(self) -> NDArray[np.float64]:
+        """[n] the labels' share of the model's whole probability. Means nothing unless `knows_mass`."""
         return np.asarray(np.exp(_log_sum(self.scores, 1)[:, 0]))
 
     @property
@@ -51,6 +54,7 @@ class LabelScores:
             [chains[which].reasonings[row] for row, which in enumerate(agreeing)],
             np.sum([chain.tokens for chain in chains], axis=0).tolist(),
             chains[0].trimmed,
+            all(chain.knows_mass for chain in chains),
         )
 
     def where(self, chosen: NDArray[np.bool_], other: LabelScores) -> LabelScores:
@@ -61,19 +65,19 @@ class LabelScores:
         for index, place in enumerate(places):
             reasonings[place], tokens[place] = other.reasonings[index], other.tokens[index]
             trimmed[place] = other.trimmed[index]
-        return LabelScores(scores, reasonings, tokens, trimmed)
+        return LabelScores(scores, reasonings, tokens, trimmed, self.knows_mass and other.knows_mass)
 
 
 @dataclass(frozen=True)
 class Prediction:
     """A label for a text. `probabilities` sum to 1 over the labels; `mass` is the share of the model's whole
-    probability that the labels hold, low for a text that fits none of them. `reasoning` is None if none was generated,
-    `tokens` its length; `trimmed` tokens of the text were cut off. `first` is what an arm that answers twice had
-    answered before its reasoning."""
+    probability that the labels hold, low for a text that fits none of them, None if it was not asked for. `reasoning`
+    is None if none was generated, `tokens` its length; `trimmed` tokens of the text were cut off. `first` is what an
+    arm that answers twice had answered before its reasoning."""
 
     label: str
     probabilities: dict[str, float]
-    mass: float
+    mass: float | None
     reasoning: str | None = None
     trimmed: int = field(default=0, compare=False)
     tokens: int = field(default=0, compare=False)
@@ -87,7 +91,7 @@ class Prediction:
     @property
     def fits_no_label(self) -> bool:
         """Whether the labels hold so little of the model's probability that it would rather write something else."""
-        return self.mass < LOW_MASS
+        return self.mass is not None and self.mass < LOW_MASS
 
 
 def unfit_texts(count: int) -> str:

@@ -43,12 +43,15 @@ class PredictOptions:
     samples      how many reasonings are sampled; label probabilities are averaged over them. 1 is the likeliest one
     temperature  of sampled reasonings
     batch_size   texts that go through the model at once
+    mass         whether a prediction tells the labels' share of the model's whole probability. Without it, the words of
+                 the labels alone are projected at the end of each prompt
     """
 
     reason: ReasonMode = "always"
     samples: int = 1
     temperature: float = 0.7
     batch_size: int = 32
+    mass: bool = True
 
 
 def seed_of(text: str, sample: int = 0) -> int:
@@ -93,9 +96,9 @@ class LabelScorer:
 
     # the ways of scoring a text. `firsts` are the first labels of an arm that answers twice, the likeliest if not given
 
-    def direct(self, texts: Sequence[str], batch_size: int = 32) -> LabelScores:
+    def direct(self, texts: Sequence[str], batch_size: int = 32, *, mass: bool = True) -> LabelScores:
         """From the text alone; for an arm whose only label waits for a reasoning, after an empty one."""
-        return self.score(self.direct_prompts(texts), [None] * len(texts), batch_size, "direct")
+        return self.score(self.direct_prompts(texts), [None] * len(texts), batch_size, "direct", mass=mass)
 
     def reasoned(
         self,
@@ -104,10 +107,11 @@ class LabelScorer:
         on_text: OnText | None = None,
         *,
         firsts: Sequence[str] | None = None,
+        mass: bool = True,
     ) -> LabelScores:
         """After the likeliest reasoning."""
         prompts = self.reasoning_prompts(texts, firsts)
-        return self._after_generated(texts, prompts, PredictOptions(batch_size=batch_size), on_text)[0]
+        return self._after_generated(texts, prompts, PredictOptions(batch_size=batch_size, mass=mass), on_text)[0]
 
     def sampled(
         self, texts: Sequence[str], options: PredictOptions, *, after: int = 0, firsts: Sequence[str] | None = None
@@ -222,14 +226,15 @@ class LabelScorer:
             for sample in range(count)
         ]
         generated = self._generate(prompts[0].prefix, requests, self.sampling(options), on_text)
-        return [self._score_generated(prompts, generated[sample::count], options.batch_size) for sample in range(count)]
+        return [self._score_generated(prompts, generated[sample::count], options) for sample in range(count)]
 
     def _score_generated(
-        self, prompts: Sequence[EncodedPrompt], generated: Sequence[Tokens], batch_size: int
+        self, prompts: Sequence[EncodedPrompt], generated: Sequence[Tokens], options: PredictOptions
     ) -> LabelScores:
         reasonings: list[str | None] = [self.reasoning_of(tokens) for tokens in generated]
         whole = [self.after_reasoning(prompt, tokens) for prompt, tokens in zip(prompts, generated, strict=True)]
-        return replace(self.score(whole, reasonings, batch_size), tokens=[len(tokens) for tokens in generated])
+        scores = self.score(whole, reasonings, options.batch_size, mass=options.mass)
+        return replace(scores, tokens=[len(tokens) for tokens in generated])
 
     @property
     def stops(self) -> tuple[Tokens, ...]:
@@ -270,15 +275,18 @@ class LabelScorer:
         reasonings: Sequence[str | None],
         batch_size: int,
         way: Way = "reasoned",
+        *,
+        mass: bool = True,
     ) -> LabelScores:
         """Scores of the labels after prompts of the same prefix and way of scoring, whose reasonings are passed on.
 
         Raises Failure for scores that are not numbers."""
-        rows = [prompt.row for prompt in prompts]
-        scores = self.model.score(rows, self.options_of(way), prefix=prompts[0].prefix, batch_size=batch_size)
+        rows, prefix = [prompt.row for prompt in prompts], prompts[0].prefix
+        scores = self.model.score(rows, self.options_of(way), prefix=prefix, batch_size=batch_size, mass=mass)
         if np.isnan(scores).any():
             raise Failure("The model's probabilities are not numbers.", hint="Set dtype to float32 or bfloat16.")
-        return LabelScores(scores, reasonings, [0] * len(prompts), [prompt.trimmed for prompt in prompts])
+        found = LabelScores(scores, reasonings, [0] * len(prompts), [prompt.trimmed for prompt in prompts], mass)
+        return found if mass else replace(found, scores=found.log_probabilities)
 
 
 class TextWatcher:

@@ -15,12 +15,13 @@ from typing import Any, cast
 import numpy as np
 
 from rir_mlx.backends.base import Batch, Model
+from rir_mlx.backends.limits.logits import head_rows
 from rir_mlx.errors import RirError
 from rir_mlx.guide.machine import bytes_of_a_weight
 from rir_mlx.hub_access import cached_folders
 from rir_mlx.models.adapter_spec import AdapterSpec
 from rir_mlx.models.config import read_config
-from rir_mlx.models.families import VERIFIED, mlx_length_limit
+from rir_mlx.models.families import VERIFIED, ModelShape, mlx_length_limit
 from rir_mlx.models.weight_files import weight_files
 from rir_mlx.recipe.builtin import BUILTIN, EMBEDDED
 from rir_mlx.recipe.schema import LoraParameters, TrainingSection
@@ -43,8 +44,6 @@ MIRROR_CONFIG = {
 _MIRROR_BYTES = 2_471_645_608
 _PREFIX, _ROW, _LEARNED = 120, 160, 64
 """A usual batch: tokens that all rows share, tokens of a row's text and answer, and those that are learned."""
-_HEAD_ROWS = 256
-"""As both backends project tokens to the vocabulary."""
 _LARGEST_TRAINED_WHOLE = 20_000_000
 _OWN_LICENCE = "apache-2.0"
 _LICENCE = re.compile(r"^license(?:_name)?:\s*(.+?)\s*$", re.MULTILINE)
@@ -137,7 +136,12 @@ def training_bytes(config: dict[str, Any], stored: int, tokenizer: int = 0) -> i
     weights[:, -_LEARNED:] = 1
     tokens = np.zeros((rows, _ROW), dtype=np.int32)
     batch = Batch(tuple(range(_PREFIX)), tokens, np.full(rows, _ROW, dtype=np.int32), weights)
-    what = Trained(cast(Model, _Sizes(parameters, held)), spec, config, stored=Stored(tokenizer, stored))
+    what = Trained(
+        cast(Model, _Sizes(parameters, held, head_rows(ModelShape.of(config).vocabulary))),
+        spec,
+        config,
+        stored=Stored(tokenizer, stored),
+    )
     return training_memory(what, batch)
 
 
@@ -147,7 +151,7 @@ class _Sizes:
 
     parameters: int
     weight_bytes: int
-    head_rows: int = _HEAD_ROWS
+    head_rows: int
 
 
 def _licence(folder: Path) -> str | None:

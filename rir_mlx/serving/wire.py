@@ -285,7 +285,7 @@ def answer_of(
     common: dict[str, Any] = {
         "calibrated": trained and served.calibrated,
         "abstain": None if threshold is None else abstains(prediction.probability, threshold),
-        "mass": prediction.mass,
+        "mass": _mass(prediction),
         "trimmed": prediction.trimmed,
         "reason": prediction.reasoning,
         "first": _first(prediction),
@@ -304,13 +304,18 @@ def answer_of(
             return ScoreAnswer(score=score, confidence=confidence, legend=legend, probabilities=found, **common)
 
 
+def _mass(prediction: Prediction) -> float:
+    assert prediction.mass is not None  # a server asks its classifier for it
+    return prediction.mass
+
+
 def classified(prediction: Prediction, served: Served) -> Classified:
     withheld = abstains(prediction.probability, served.threshold(prediction))
     return Classified(
         label=None if withheld else prediction.label,
         abstained=withheld,
         probabilities=prediction.probabilities,
-        mass=prediction.mass,
+        mass=_mass(prediction),
         reasoning=prediction.reasoning,
         trimmed=prediction.trimmed,
         first=_first(prediction),

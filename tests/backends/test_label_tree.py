@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rir_mlx.backends import label_tree as module
 from rir_mlx.backends.base import Tokens
 from rir_mlx.backends.label_tree import (
     OptionTree,
@@ -13,6 +12,7 @@ from rir_mlx.backends.label_tree import (
     scoring_groups,
     trees,
 )
+from rir_mlx.backends.limits import logits as limits
 
 
 def random_options(seed: int, count: int = 40) -> list[Tokens]:
@@ -95,7 +95,7 @@ def test_rows_that_are_scored_together_are_like_and_few_enough() -> None:
 
 
 def test_parts_project_each_position_once_with_the_edges_that_it_predicts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LOGIT_BYTES", 4 * 100 * 7)
+    monkeypatch.setattr(limits, "LOGIT_BYTES", 4 * 100 * 7)
     sources = np.sort(np.random.default_rng(0).integers(0, 50, 90))
     cut = list(parts(sources, 50, 100))
     assert np.concatenate([np.arange(50)[positions] for positions, _ in cut]).tolist() == list(range(50))

@@ -368,3 +368,13 @@ def test_a_way_of_classifying_that_was_not_measured_has_no_threshold(tiny: Path,
         with pytest.raises(UserError, match="not measured for this way of classifying"):
             found.answer_from(unknown)
     assert Classifier(FakeModel(400), codec, TASK, "qra").answer_from(PredictOptions("auto")) is None
+
+
+@pytest.mark.parametrize("arm", ["qa", "qra"])
+@pytest.mark.parametrize("options", [PredictOptions(), PredictOptions(samples=2), PredictOptions("never")])
+def test_without_the_mass_probabilities_are_the_same(made: Make, arm: Arm, options: PredictOptions) -> None:
+    classifier = made(arm)
+    told, untold = (classifier.predict(["i am glad"], replace(options, mass=mass))[0] for mass in (True, False))
+    assert told.mass is not None
+    assert (untold.mass, untold.fits_no_label, untold.reasoning) == (None, False, told.reasoning)
+    assert untold.probabilities == pytest.approx(told.probabilities)

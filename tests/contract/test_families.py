@@ -61,6 +61,8 @@ def assert_right(backend: Backend, folder: Path, lengths: tuple[int, ...]) -> No
         np.testing.assert_allclose(logits, plain.numpy(prefix + row)[len(prefix) :], atol=1e-4)
     expected = [[plain.score(prefix + row, option) for option in OPTIONS] for row in rows]
     np.testing.assert_allclose(model.score(rows, OPTIONS, prefix=prefix, batch_size=2), expected, atol=1e-4)
+    shared = model.score(rows, OPTIONS, prefix=prefix, batch_size=2, mass=False) - expected
+    np.testing.assert_allclose(shared - shared[:, :1], 0, atol=1e-4)
     done = model.generate([Request(key, row) for key, row in enumerate(rows)], Sampling(3, batch_size=2), prefix=prefix)
     texts = {completion.key: completion.tokens for completion in done}
     assert texts == {key: plain.greedy(prefix + row, 3) for key, row in enumerate(rows)}

@@ -216,7 +216,7 @@ def test_what_is_held_at_a_time_is_bounded_and_changes_no_score(
     model, prompts = framework.load(tiny, dtype="float32"), some_prompts()
     expected = model.score(prompts, banking, prefix=(9, 10))
     backend = import_module(f"rir_mlx.backends.{framework.name}.scoring")
-    monkeypatch.setattr("rir_mlx.backends.label_tree.LOGIT_BYTES", 70 * 4 * model.logits((9,)).shape[-1])
+    monkeypatch.setattr("rir_mlx.backends.limits.logits.LOGIT_BYTES", 70 * 4 * model.logits((9,)).shape[-1])
     monkeypatch.setattr(backend, "_TOKENS", 40)
     if framework.name == "mlx":
         monkeypatch.setattr(backend, "_SEEN", 400)
@@ -245,3 +245,49 @@ def test_kept_prefixes_change_no_score_and_no_text(framework: Backend, tiny: Pat
     expected = results()
     model.keep_prefixes(2)
     assert results() == expected
+
+
+def logits_computed(model: Any, options: Any, *, mass: bool) -> tuple[int, np.ndarray]:
+    """How many logits scoring computes, and the probabilities of the options."""
+    kept, counted = model.logits_of, list[int]()
+
+    def watched(*given: Any) -> Any:
+        made = kept(*given)
+        counted.append(int(np.prod(made.shape)))
+        return made
+
+    prompts, prefix = some_prompts(), draw(np.random.default_rng(2), HEAD)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, "logits_of", watched)
+        scores = model.score(prompts, options, prefix=prefix, mass=mass)
+    return sum(counted), np.exp(scores - scores.max(axis=1, keepdims=True))
+
+
+@pytest.mark.parametrize("options", [OPTIONS, ((20,), (21,), (22,)), ((20, 21, 22),)])
+def test_without_the_mass_only_the_words_that_options_begin_with_are_projected_behind_a_prompt(
+    framework: Backend, tiny: Path, options: tuple[Tokens, ...]
+) -> None:
+    model: Any = framework.load(tiny, dtype="float32")
+    words, nodes = model.logits((9,)).shape[-1], len(starts_of(list(options)))
+    whole, expected = logits_computed(model, options, mass=True)
+    fewer, found = logits_computed(model, options, mass=False)
+    assert whole == len(LENGTHS) * (1 + nodes) * words
+    assert fewer == len(LENGTHS) * (nodes * words + len({option[0] for option in options}))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["QuantizedLinear", "QuantizedEmbedding", "Linear"])
+def test_any_head_of_mlx_projects_some_words_as_all(open_named: Callable[[str], Backend], kind: str) -> None:
+    open_named("mlx").device()
+    import mlx.core as mx
+    import mlx.nn as nn
+
+    from rir_mlx.backends.mlx.forward import _Words
+
+    mx.random.seed(0)
+    form = {} if kind == "Linear" else {"group_size": 32, "bits": 4}
+    sizes = (96, 64) if kind == "QuantizedEmbedding" else (64, 96)
+    head = getattr(nn, kind)(*sizes, **form)
+    hidden, words = mx.random.normal((3, 64)), mx.array([5, 90, 6])
+    whole = head.as_linear(hidden) if kind == "QuantizedEmbedding" else head(hidden)
+    np.testing.assert_allclose(np.array(_Words(head, words)(hidden)), np.array(whole[:, words]), rtol=1e-4, atol=1e-5)

@@ -63,6 +63,10 @@ def classify(
     arm: ArmOption = None,
     reason: ReasonOption = "always",
     samples: SamplesOption = 1,
+    mass: Annotated[
+        bool,
+        typer.Option("--mass/--no-mass", help="Tell the labels' share of the model's probability."),
+    ] = True,
     top_k: Annotated[int | None, typer.Option(min=1, help="Print the TOP_K most probable labels.")] = None,
     threshold: ThresholdOption = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite --output.")] = False,
@@ -90,7 +94,7 @@ def classify(
     arm, progress, recipe = arm or loading.default_arm(context.run), context.progress, context.recipe.evaluate
     progress.say(f"Using the {arm} classifier of {context.run.folder}.")
     classifier = loading.load_classifier(context.run, context.model, arm)
-    options = PredictOptions(reason, samples, recipe.sample_temperature, recipe.batch_size)
+    options = PredictOptions(reason, samples, recipe.sample_temperature, recipe.batch_size, mass)
     _warn_of_samples(classifier, options, recipe.samples, progress)
     threshold = _fitted_threshold(classifier, options, progress) if threshold is None else threshold
     session = _Session(classifier, options, _OutputFormat(json or jsonl, top_k, threshold), progress)

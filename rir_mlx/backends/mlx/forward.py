@@ -48,10 +48,11 @@ class MlxForward:
         """Size of the vocabulary."""
         return int(self.model.args.vocab_size)
 
-    def logits_of(self, hidden: mx.array) -> mx.array:
-        """Next-token logits [..., vocabulary] of hidden states, by the model's own code after its layers, with its
-        scaling, caps and tied weights."""
-        return type(self.model).__call__(self._head, hidden)
+    def logits_of(self, hidden: mx.array, words: mx.array | None = None) -> mx.array:
+        """Next-token logits [..., vocabulary] of hidden states, or of some words alone [..., words], by the model's own
+        code after its layers, with its scaling, caps and tied weights."""
+        head = self._head if words is None else _HeadAlone(self.model, _Words(self.lm_head, words))
+        return type(self.model).__call__(head, hidden)
 
     def check_length(self, tokens: int) -> None:
         """Raises ModelError if a sequence of `tokens` exceeds a window that mlx-lm ignores."""
@@ -87,22 +88,43 @@ class MlxForward:
 class _HeadAlone:
     """The model with layers that pass hidden states on: calling it computes what follows the layers, and no more."""
 
-    def __init__(self, model: Any) -> None:
-        self._model, self.model = model, _PassedOn(model.model)
+    def __init__(self, model: Any, words: _Words | None = None) -> None:
+        self._model, self.model = model, _PassedOn(model.model, words)
+        if words is not None and hasattr(model, "lm_head"):
+            self.lm_head = words
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
 
 class _PassedOn:
-    def __init__(self, inner: Any) -> None:
+    def __init__(self, inner: Any, words: _Words | None) -> None:
         self._inner = inner
+        if words is not None:
+            self.embed_tokens = words
 
     def __call__(self, hidden: mx.array, *_: Any, **__: Any) -> mx.array:
         return hidden
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
+
+
+class _Words:
+    """The projection to some words alone, in the place of a linear layer or of an embedding, quantised or not."""
+
+    def __init__(self, head: Any, words: mx.array) -> None:
+        chosen = {name: part[words] for name, part in head.parameters().items()}
+        if isinstance(head, nn.QuantizedLinear | nn.QuantizedEmbedding):
+            form = {"group_size": head.group_size, "bits": head.bits, "mode": head.mode}
+            chosen["weight"] = mx.dequantize(chosen["weight"], chosen["scales"], chosen.get("biases"), **form)
+        self.weight, self.bias = chosen["weight"], chosen.get("bias")
+
+    def __call__(self, hidden: mx.array) -> mx.array:
+        logits = hidden @ self.weight.T
+        return logits if self.bias is None else logits + self.bias
+
+    as_linear = __call__
 
 
 def prefix_cache(model: MlxForward, prefix: Tokens) -> list[KVCache]:

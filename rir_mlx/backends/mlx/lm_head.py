@@ -1,7 +1,7 @@
 """The cross-entropy of the learned positions, without ever holding all of their logits.
 
 With a vocabulary of 128,256 tokens, the logits of a batch take more memory than everything else. Here they are computed
-a few hundred positions at a time, each part with its gradient, so that only one part is in memory at a time.
+a few hundred positions at a time or fewer, each part with its gradient, so that only one part is in memory at a time.
 """
 
 from __future__ import annotations
@@ -12,12 +12,10 @@ from typing import Any, Literal
 import mlx.core as mx
 import mlx.nn as nn
 
+from rir_mlx.backends.limits.logits import head_rows
 from rir_mlx.backends.mlx.forward import MlxForward
 
 Gradient = Literal["none", "hidden", "all"]
-
-HEAD_ROWS = 256
-"""Positions that are projected together."""
 
 
 def lm_head_loss(
@@ -29,7 +27,8 @@ def lm_head_loss(
     learns too (`all`), each part is projected again in the backward pass.
     """
     lm_head = model.lm_head
-    parts = [slice(start, start + HEAD_ROWS) for start in range(0, len(hidden), HEAD_ROWS)]
+    size = head_rows(model.vocabulary)
+    parts = [slice(start, start + size) for start in range(0, len(hidden), size)]
 
     def part_loss(hidden: mx.array, part: slice) -> mx.array:
         losses = nn.losses.cross_entropy(model.logits_of(hidden).astype(mx.float32), targets[part])

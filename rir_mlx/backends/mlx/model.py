@@ -39,11 +39,12 @@ from rir_mlx.backends.base import (
     initial_lora_a,
 )
 from rir_mlx.backends.facts import Facts
+from rir_mlx.backends.label_tree import Scoring
+from rir_mlx.backends.limits.logits import head_rows
 from rir_mlx.backends.load_check import Checked, PassedChecks, check_forward
 from rir_mlx.backends.mlx.forward import MlxForward, has_accelerator, prefix_cache, watched_layers
 from rir_mlx.backends.mlx.generation import generate
 from rir_mlx.backends.mlx.libraries import OPENBLAS
-from rir_mlx.backends.mlx.lm_head import HEAD_ROWS
 from rir_mlx.backends.mlx.process_group import MlxProcessGroup, join_process_group
 from rir_mlx.backends.mlx.scoring import score
 from rir_mlx.backends.mlx.training import (
@@ -190,7 +191,7 @@ class MlxModel(MlxForward):
         super().__init__(model, processes, longest)
         self.parameters = sum(int(p.size) for _, p in tree_flatten(model.parameters()))
         self.weight_bytes = sum(int(p.nbytes) for _, p in tree_flatten(model.parameters()))
-        self.head_rows = HEAD_ROWS
+        self.head_rows = head_rows(self.vocabulary)
         self.training: Training | None = None
         model.freeze()
         model.eval()
@@ -330,10 +331,16 @@ class MlxModel(MlxForward):
             ) from recognised(error)
 
     def score(
-        self, prompts: Sequence[Tokens], options: Sequence[Tokens], *, prefix: Tokens = (), batch_size: int = 32
+        self,
+        prompts: Sequence[Tokens],
+        options: Sequence[Tokens],
+        *,
+        prefix: Tokens = (),
+        batch_size: int = 32,
+        mass: bool = True,
     ) -> NDArray[np.float64]:
         try:
-            return score(self, prompts, options, prefix, batch_size)
+            return score(self, prompts, options, Scoring(prefix, batch_size, mass))
         except RuntimeError as error:
             raise OutOfMemory(f"{batch_size} rows at a time do not fit into memory.", hint=FEWER_ROWS) from recognised(
                 error

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rir_mlx.backends.base import Tokens, pad_right
 from rir_mlx.backends.label_tree import (
     OptionTree,
+    Scoring,
     parts,
     scoring_groups,
     trees,
@@ -30,28 +31,31 @@ _SEEN = 65_536
 Pair = tuple[mx.array, mx.array]
 
 
-def score(
-    model: MlxForward, prompts: Sequence[Tokens], options: Sequence[Tokens], prefix: Tokens, batch_size: int
-) -> NDArray[np.float64]:
+def score(model: MlxForward, prompts: Sequence[Tokens], options: Sequence[Tokens], how: Scoring) -> NDArray[np.float64]:
     """`Model.score`: each prompt runs once, then the options side by side. An option that a longer one starts with runs
     together with it."""
     scores = np.zeros((len(prompts), len(options)))
     longest = max((len(prompt) for prompt in prompts), default=0) + max((len(option) for option in options), default=0)
-    model.check_length(len(prefix) + longest)
+    model.check_length(len(how.prefix) + longest)
     grown = list(trees(options))
-    shared = [cache.keys_and_values() if prefix else None for cache in model.kept_prefix_cache(prefix)]
-    for chosen in scoring_groups([len(prompt) for prompt in prompts], 0, batch_size, _TOKENS):
+    shared = [cache.keys_and_values() if how.prefix else None for cache in model.kept_prefix_cache(how.prefix)]
+    for chosen in scoring_groups([len(prompt) for prompt in prompts], 0, how.batch_size, _TOKENS):
         rows = _Rows(model, [prompts[index] for index in chosen], shared)
         for columns, tree in grown:
-            scores[np.ix_(chosen, columns)] = tree.totals(_score_edges(rows, tree))
+            scores[np.ix_(chosen, columns)] = tree.totals(_score_edges(rows, tree, mass=how.mass))
     return scores
 
 
-def _score_edges(rows: _Rows, tree: OptionTree) -> NDArray[np.float64]:
-    """[rows, edges] log p of the tree's edges after each prompt."""
+def _score_edges(rows: _Rows, tree: OptionTree, *, mass: bool) -> NDArray[np.float64]:
+    """[rows, edges] log p of the tree's edges after each prompt; without `mass` up to a constant of each row, for which
+    of the root only the words of its edges are projected."""
     probabilities = np.zeros((rows.count, len(tree.sources)))
     for nodes, hidden in _run(rows, tree):
         edges = np.nonzero(np.isin(tree.sources, nodes))[0]
+        if not mass and nodes[0] == 0:
+            words = mx.array(tree.targets[edges])
+            probabilities[:, edges] = np.array(rows.model.logits_of(rows.last, words).astype(mx.float32))
+            continue
         sources = np.searchsorted(nodes, tree.sources[edges])
         probabilities[:, edges] = _log_probabilities(rows.model, hidden, sources, tree.targets[edges])
     return probabilities

@@ -49,9 +49,13 @@ class TorchForward:
         decoder = self.model.get_decoder()
         return decoder.h if hasattr(decoder, "h") else decoder.layers
 
-    def logits_of(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Next-token logits [..., vocabulary] of hidden states."""
-        return transformed(self.lm_head(hidden), self.transform)
+    def logits_of(self, hidden: torch.Tensor, words: torch.Tensor | None = None) -> torch.Tensor:
+        """Next-token logits [..., vocabulary] of hidden states, or of some words alone [..., words]."""
+        head = self.lm_head
+        if words is None:
+            return transformed(head(hidden), self.transform)
+        bias = None if head.bias is None else head.bias[words]
+        return transformed(torch.nn.functional.linear(hidden, head.weight[words], bias), self.transform)
 
     def empty_cache(self) -> Cache:
         return Cache(layers=[DynamicLayer() for _ in self.layers])

@@ -34,11 +34,12 @@ from rir_mlx.backends.base import (
     initial_lora_a,
 )
 from rir_mlx.backends.facts import Facts
+from rir_mlx.backends.label_tree import Scoring
 from rir_mlx.backends.load_check import Checked, PassedChecks, check_forward
 from rir_mlx.backends.torch.forward import TorchForward, kept_prefix
 from rir_mlx.backends.torch.generation import generate
 from rir_mlx.backends.torch.layers.attention import register as products_attention
-from rir_mlx.backends.torch.layers.lm_head import head_rows
+from rir_mlx.backends.torch.layers.lm_head import rows_together
 from rir_mlx.backends.torch.process_group import TorchProcessGroup, join_process_group
 from rir_mlx.backends.torch.scoring import score
 from rir_mlx.backends.torch.threads import in_threads, threads, threads_for
@@ -157,7 +158,7 @@ class TorchModel(TorchForward):
         super().__init__(model, processes)
         self.parameters = sum(p.numel() for p in model.parameters())
         self.weight_bytes = sum(p.nbytes for p in model.parameters())
-        self.head_rows = head_rows(self.device)
+        self.head_rows = rows_together(self.lm_head.weight)
         self.training: Training | None = None
         self.threads = threads_for(model, self.device)
         model.requires_grad_(False)
@@ -330,11 +331,17 @@ class TorchModel(TorchForward):
             ) from error
 
     def score(
-        self, prompts: Sequence[Tokens], options: Sequence[Tokens], *, prefix: Tokens = (), batch_size: int = 32
+        self,
+        prompts: Sequence[Tokens],
+        options: Sequence[Tokens],
+        *,
+        prefix: Tokens = (),
+        batch_size: int = 32,
+        mass: bool = True,
     ) -> NDArray[np.float64]:
         try:
             with threads(self.threads):
-                return score(self, prompts, options, prefix, batch_size)
+                return score(self, prompts, options, Scoring(prefix, batch_size, mass))
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rir_mlx.backends.base import Tokens, pad_right
 from rir_mlx.backends.label_tree import (
     OptionTree,
+    Scoring,
     parts,
     scoring_groups,
     trees,
@@ -28,35 +29,64 @@ _TOKENS = 8192
 
 @torch.inference_mode()
 def score(
-    model: TorchForward, prompts: Sequence[Tokens], options: Sequence[Tokens], prefix: Tokens, batch_size: int
+    model: TorchForward, prompts: Sequence[Tokens], options: Sequence[Tokens], how: Scoring
 ) -> NDArray[np.float64]:
     """`Model.score`: each prompt runs once, followed by each common start of options once."""
     scores = np.zeros((len(prompts), len(options)))
-    cache = kept_prefix(model, prefix)
+    cache = kept_prefix(model, how.prefix)
     lengths = [len(prompt) for prompt in prompts]
     for columns, tree in trees(options):
-        for chosen in scoring_groups(lengths, tree.nodes, batch_size, _TOKENS):
-            probabilities = _score_edges(model, [prompts[index] for index in chosen], tree, cache)
+        for chosen in scoring_groups(lengths, tree.nodes, how.batch_size, _TOKENS):
+            rows = _Rows(model, [prompts[index] for index in chosen], tree, cache)
+            probabilities = rows.log_probabilities() if how.mass else rows.without_mass()
             scores[np.ix_(chosen, columns)] = tree.totals(probabilities)
     return scores
 
 
-def _score_edges(model: TorchForward, prompts: Sequence[Tokens], tree: OptionTree, cache: Any) -> NDArray[np.float64]:
-    """[rows, edges] log p of the tree's edges after each prompt."""
-    padded, lengths = pad_right(prompts)
-    rows, width = padded.shape
-    before = cache.get_seq_length()
-    tokens = np.concatenate([padded, np.tile(tree.tokens, (rows, 1))], axis=1)
-    own = np.tile(np.arange(width), (rows, 1))
-    positions = before + np.concatenate([own, lengths[:, None] + tree.depths], axis=1)
-    mask = _mask(model, tree, before, width) & model.tensor(_real(lengths, before, width, tree.nodes))[:, None, None]
-    columns = np.concatenate([np.tile(np.arange(before), (rows, 1)), positions], axis=1)
-    hidden = model.run(model.tensor(tokens), cache, mask, model.tensor(positions), model.tensor(columns))
-    ends = np.concatenate([lengths[:, None] - 1, np.tile(width + np.arange(tree.nodes), (rows, 1))], axis=1)
-    places = (np.arange(rows)[:, None] * (width + tree.nodes) + ends).ravel()
-    wanted = hidden.flatten(0, 1)[model.tensor(places)]
-    sources = (np.arange(rows)[:, None] * (1 + tree.nodes) + tree.sources).ravel()
-    return _log_probabilities(model, wanted, sources, np.tile(tree.targets, rows)).reshape(rows, -1)
+class _Rows:
+    """Prompts that ran together with a tree of options."""
+
+    def __init__(self, model: TorchForward, prompts: Sequence[Tokens], tree: OptionTree, cache: Any) -> None:
+        padded, lengths = pad_right(prompts)
+        self.model, self.tree, (self.count, self.width) = model, tree, padded.shape
+        rows, width, before = self.count, self.width, cache.get_seq_length()
+        tokens = np.concatenate([padded, np.tile(tree.tokens, (rows, 1))], axis=1)
+        own = np.tile(np.arange(width), (rows, 1))
+        positions = before + np.concatenate([own, lengths[:, None] + tree.depths], axis=1)
+        mask = (
+            _mask(model, tree, before, width) & model.tensor(_real(lengths, before, width, tree.nodes))[:, None, None]
+        )
+        columns = np.concatenate([np.tile(np.arange(before), (rows, 1)), positions], axis=1)
+        self.hidden = model.run(model.tensor(tokens), cache, mask, model.tensor(positions), model.tensor(columns))
+        self.lasts = lengths[:, None] - 1
+
+    def log_probabilities(self) -> NDArray[np.float64]:
+        """[rows, edges] log p of the tree's edges."""
+        return self._of(
+            np.concatenate([self.lasts, self._node_columns()], axis=1), self.tree.sources, self.tree.targets
+        )
+
+    def without_mass(self) -> NDArray[np.float64]:
+        """The same, up to a constant of each row: of the root only the words of its edges are projected, in one product
+        for all rows."""
+        tree, first = self.tree, self.tree.first
+        lasts = self.hidden[torch.arange(self.count), self.model.tensor(self.lasts[:, 0].astype(np.int64))]
+        words = self.model.tensor(tree.targets[:first].astype(np.int64))
+        root = np.asarray(self.model.logits_of(lasts, words).double().cpu().numpy())
+        return np.concatenate([root, self._of(self._node_columns(), tree.sources[first:] - 1, tree.targets[first:])], 1)
+
+    def _node_columns(self) -> NDArray[np.int64]:
+        return np.tile(self.width + np.arange(self.tree.nodes), (self.count, 1))
+
+    def _of(self, columns: NDArray[Any], sources: NDArray[np.int32], targets: NDArray[np.int32]) -> NDArray[np.float64]:
+        """[rows, edges] log p of edges whose sources are places among the columns [rows, places]."""
+        if not len(sources):
+            return np.zeros((self.count, 0))
+        rows = np.arange(self.count)[:, None]
+        places = (rows * (self.width + self.tree.nodes) + columns).ravel()
+        wanted = self.hidden.flatten(0, 1)[self.model.tensor(places)]
+        flat = (rows * columns.shape[1] + sources).ravel()
+        return _log_probabilities(self.model, wanted, flat, np.tile(targets, self.count)).reshape(self.count, -1)
 
 
 def _mask(model: TorchForward, tree: OptionTree, before: int, width: int) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """The cross-entropy of the learned positions, without ever holding all of their logits.
 
 With a vocabulary of 128,256 tokens, the logits of a batch take more memory than everything else. Here they are computed
-a few hundred positions at a time, each part with its gradient, so that only one part is in memory at a time.
+a few hundred positions at a time or fewer, each part with its gradient, so that only one part is in memory at a time.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from rir_mlx.backends.limits.logits import head_rows
 from rir_mlx.models.families import LogitTransform
 
 PLAIN_LOGITS = LogitTransform()
-_ROWS = {"cpu": 256}
 
 
-def head_rows(device: torch.device) -> int:
-    """Positions that are projected together."""
-    return _ROWS.get(device.type, 1024)
+def rows_together(head: torch.Tensor) -> int:
+    """Positions that are projected together by a head [vocabulary, width]."""
+    return head_rows(len(head), gpu=head.device.type == "cuda")
 
 
 def transformed(logits: torch.Tensor, transform: LogitTransform) -> torch.Tensor:
@@ -63,7 +63,7 @@ class _LmHeadLoss(torch.autograd.Function):
         head_gradient = torch.zeros_like(head) if for_head else None
         bias_gradient = torch.zeros_like(bias) if for_bias and bias is not None else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        size = head_rows(hidden.device)
+        size = rows_together(head)
         for start in range(0, len(hidden), size):
             part = slice(start, start + size)
             logits = transformed(functional.linear(hidden[part], head, bias).float(), transform)
