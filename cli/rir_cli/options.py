@@ -33,6 +33,7 @@ TrustRecipeOption = Annotated[
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress on stderr.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+TopKOption = Annotated[int | None, typer.Option(min=1, help="Print the TOP_K most probable labels.")]
 TextColumnOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -55,6 +56,9 @@ ReasonOption = Annotated[
 ]
 SamplesOption = Annotated[
     int, typer.Option(min=1, help="Reasonings per text. The label probabilities are averaged over them.")
+]
+MassOption = Annotated[
+    bool, typer.Option("--mass/--no-mass", help="Tell the labels' share of the model's whole probability.")
 ]
 ThresholdOption = Annotated[
     float | None, typer.Option(min=0, max=1, help="Give no label if its probability is below this.")

@@ -19,6 +19,7 @@ from rir_cli.options import (
     EncodingOption,
     FormulasOption,
     JsonOption,
+    MassOption,
     OfflineOption,
     QuietOption,
     QuotesOption,
@@ -28,6 +29,7 @@ from rir_cli.options import (
     SamplesOption,
     TextColumnOption,
     ThresholdOption,
+    TopKOption,
 )
 from rir_mlx.types import RUNS
 
@@ -63,16 +65,13 @@ def classify(
     arm: ArmOption = None,
     reason: ReasonOption = "always",
     samples: SamplesOption = 1,
-    mass: Annotated[
-        bool,
-        typer.Option("--mass/--no-mass", help="Tell the labels' share of the model's probability."),
-    ] = True,
-    top_k: Annotated[int | None, typer.Option(min=1, help="Print the TOP_K most probable labels.")] = None,
+    mass: MassOption = True,
+    top_k: TopKOption = None,
     threshold: ThresholdOption = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite --output.")] = False,
     json: JsonOption = False,
     jsonl: Annotated[
-        bool, typer.Option("--jsonl", help="Print one JSON object per line, as texts are classified.")
+        bool, typer.Option("--jsonl", help="Print a JSON object per line, as texts are classified.")
     ] = False,
     runs: RunsOption = RUNS,
     backend: BackendOption = None,
