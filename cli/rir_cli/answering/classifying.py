@@ -70,9 +70,7 @@ def classify(
     threshold: ThresholdOption = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite --output.")] = False,
     json: JsonOption = False,
-    jsonl: Annotated[
-        bool, typer.Option("--jsonl", help="Print a JSON object per line, as texts are classified.")
-    ] = False,
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="Print one JSON object per line, as texts come.")] = False,
     runs: RunsOption = RUNS,
     backend: BackendOption = None,
     offline: OfflineOption = False,
