@@ -27,6 +27,7 @@ class Fake:
 
     arm = "qra"
     reasons_first = True
+    answers_twice = False
     task = SimpleNamespace(names=list(LABELS))
 
     def __init__(self) -> None:
