@@ -37,6 +37,7 @@ from rir_cli.options import (
 )
 from rir_cli.starting.doctor import doctor
 from rir_cli.starting.init import init
+from rir_cli.streams import is_about_output, messages_stop_no_work
 from rir_mlx.types import DEFAULT_RECIPE, RUNS, Arm, EngineName
 
 if TYPE_CHECKING:  # evaluation needs numpy, and help does not
@@ -325,6 +326,11 @@ def root(
 
 def main() -> NoReturn:
     """Run a command. Exit codes: 0 done, 1 the work failed, 2 the user's mistake, 130 interrupted."""
+    with messages_stop_no_work():
+        _main()
+
+
+def _main() -> NoReturn:
     from rir_mlx.errors import RirError
 
     try:
@@ -348,6 +354,10 @@ def main() -> NoReturn:
 
         if debugging():
             raise
-        typer.echo(f"error: {type(error).__name__}: {error}\nRIR_DEBUG=1 shows where.", err=True)
+        if is_about_output(error):
+            said = f"error: The output could not be written: {error.strerror}.\nMake room, or send it elsewhere."
+        else:
+            said = f"error: {type(error).__name__}: {error}\nRIR_DEBUG=1 shows where."
+        typer.echo(said, err=True)
         sys.exit(1)
     sys.exit(0)

@@ -25,19 +25,20 @@ _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 _Found = TypeVar("_Found")
 _TRIES = 100
 """So often a temporary folder is made. On a file system whose inodes change, none is ever known again."""
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""The errors of a disk that has no room."""
 _AGAIN = "Make room and run the same command again; it continues."
 
 
-def not_written(path: Path, error: OSError, then: str = "") -> Failure:
+def not_written(path: Path, error: OSError, then: str = "", again: str = _AGAIN) -> Failure:
     """The error for a write that failed: the file, and how much room its disk has if that is full. `then` says what
-    became of the work before."""
-    why, full = error.strerror or str(error), error.errno in _FULL
+    became of the work before, `again` what to do once there is room."""
+    why, full = error.strerror or str(error), error.errno in FULL
     if full:
         with suppress(OSError):
             there = next(place for place in path.absolute().parents if place.exists())
             why += f" ({shutil.disk_usage(there).free / 1e6:,.1f} MB are free)"
-    return Failure(f"{path} could not be written: {why}.{then and f' {then}'}", hint=_AGAIN if full else "")
+    return Failure(f"{path} could not be written: {why}.{then and f' {then}'}", hint=again if full else "")
 
 
 def unwritable(path: Path, error: OSError, hint: str = "") -> RirError:

@@ -17,11 +17,12 @@ from typing import Any
 
 from rir_mlx.errors import UserError
 from rir_mlx.json_text import parse_json
-from rir_mlx.storage.atomic import make_folder, not_written, unwritable
+from rir_mlx.storage.atomic import FULL, make_folder, not_written, unwritable
 from rir_mlx.storage.locks import Held, Lock, being_written
 
 _PATIENCE, _PAUSE = 10.0, 0.005
 """Seconds to wait for others who add a record, and between two looks."""
+_KEPT, _ROOM = "What was written before is kept.", "Make room and try again."
 
 
 class SharedLog:
@@ -85,6 +86,8 @@ class SharedLog:
                 check()
                 _add(file.fileno(), line, self.path)
         except OSError as error:
+            if error.errno in FULL:
+                raise not_written(self.path, error, _KEPT, _ROOM) from error
             raise unwritable(self.path, error, "Make it writable.") from error
 
 
@@ -117,7 +120,7 @@ def _add(descriptor: int, line: bytes, path: Path) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             os.ftruncate(descriptor, end)
-        raise not_written(path, error, "What was written before is kept.") from error
+        raise not_written(path, error, _KEPT, _ROOM) from error
 
 
 def _write(descriptor: int, data: bytes) -> None:

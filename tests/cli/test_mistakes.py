@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -238,3 +241,28 @@ def test_the_library_can_be_run_as_the_command() -> None:
 def test_training_in_float16_is_refused_with_what_to_use(rir: Run, recipe: Path) -> None:
     result = rir("train-rgen", str(recipe), "-s", "dtype=float16")
     assert (result.code, "dtype=bfloat16" in result.err) == (2, True), result.err
+
+
+def test_messages_that_find_no_room_stop_no_work_and_output_that_finds_none_is_one_error(
+    rir: Run, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A log on a full disk ended a training, and changed the exit code of a mistake."""
+
+    class Full(io.StringIO):
+        def write(self, _: str) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        def flush(self) -> None:
+            self.write("")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", Full())
+        assert rir("train-rgen", str(recipe)).code == 0
+        assert rir("train-rgen", "nothing.yaml").code == 2
+        patch.undo()
+        patch.setattr(sys, "stdout", Full())
+        result = rir("recipe", "custom")
+    assert result.code == 1
+    assert result.err == (
+        "error: The output could not be written: No space left on device.\nMake room, or send it elsewhere.\n"
+    )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -295,3 +297,39 @@ def test_an_arm_that_works_on_a_table_is_not_taken_away(small: tuple[RunDir, Rec
 def test_a_server_without_a_run_has_one_arm_and_no_review(address: str) -> None:
     assert HTTP.post(f"{address}/classify", json={"texts": ["x"], "arm": "qa"}).status_code == 422
     assert {HTTP.get(f"{address}/{path}").status_code for path in GETS} == {404}
+
+
+@pytest.mark.parametrize("place", ["os.fsync", "os.write", "os.open", "tempfile.mkdtemp", "pathlib.Path.write_bytes"])
+def test_a_full_disk_is_one_clear_answer_loses_no_decision_and_the_server_goes_on(
+    there: str, small: tuple[RunDir, Recipe], monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """A table that found no room ended its stream without a word, or as "The server failed to answer.".
+
+    Of every write, `benchmarks/trouble/full_disk.py` says the same."""
+    assert decision(there, "train:2", action="skip").status_code == 200
+    kept = small[0].review.read_bytes()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    table, octets = "text\ni was sad\n", {"Content-Type": "application/octet-stream"}
+    with monkeypatch.context() as patch:
+        patch.setattr(place, full)
+        answers = [decision(there, "train:3", label="joy"), decision(there, "train:2", action="skip")]
+        sent = HTTP.post(f"{there}/tables?name=a.csv", content=table, headers=octets)
+        assert HTTP.get(f"{there}/health").status_code == 200
+    told = [error_of(answer)[1] for answer in answers if answer.status_code != 200]
+    kinds, last = [kind for kind, _ in events_of(sent.text)], events_of(sent.text)[-1][1]
+    told += [last["error"]["message"]] if kinds[-1] == "error" else []
+    assert told
+    for message in told:
+        assert "No space left on device (" in message
+        assert "Make room" in message
+        assert "/rir-mlx-" not in message
+    if place not in ("tempfile.mkdtemp", "pathlib.Path.write_bytes"):
+        assert [answer.status_code for answer in answers] == [500, 500]
+        assert small[0].review.read_bytes() == kept
+        assert decision(there, "train:3", label="joy").status_code == 200
+    assert [line["row"] for line in lines_of(small[0].review)][:2] == ["train:2", "train:3"]
+    sent = HTTP.post(f"{there}/tables?name=a.csv", content=table, headers=octets)
+    assert events_of(sent.text)[-1][0] == "done"

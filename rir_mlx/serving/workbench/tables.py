@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shutil
 import tempfile
 import threading
 import time
@@ -17,11 +18,13 @@ from pydantic import BaseModel, Field
 
 from rir_mlx.classification.files import ClassifyFileOptions, classify_file
 from rir_mlx.classification.scores import Prediction
+from rir_mlx.errors import Failure
 from rir_mlx.prompting.prompts import answers_twice
 from rir_mlx.serving.http import event, response_to
 from rir_mlx.serving.jobs import Busy, Item, Job
 from rir_mlx.serving.workbench.arms import Loaded
 from rir_mlx.statistics.calibration import abstains
+from rir_mlx.storage.atomic import FULL, not_written
 from rir_mlx.types import Arm, ReasonMode
 
 TABLE_BYTES = 32 << 20
@@ -34,6 +37,7 @@ _LOOK = 0.5
 _PATIENCE = 600.0
 """Seconds for which a table waits for a worker that takes none of its rows."""
 _NAME_BYTES = 120
+_AGAIN = "Make room, and send the table again."
 
 
 class TableRequest(BaseModel):
@@ -102,16 +106,16 @@ class TableJob:
         self._put(event(kind, values))
 
     def _run(self) -> None:
-        with tempfile.TemporaryDirectory(prefix="rir-mlx-") as folder:
-            self._folder = folder
-            try:
-                self._classify(Path(folder))
-            except _Gone:
-                return
-            except Exception as error:
-                answer = json.loads(bytes(response_to(error).body))
-                answer["error"]["message"] = self._scrubbed(answer["error"]["message"])
-                self._tell("error", **answer)
+        try:
+            with _temporary_folder() as folder:
+                self._folder = str(folder)
+                self._classify(folder)
+        except _Gone:
+            return
+        except Exception as error:
+            answer = json.loads(bytes(response_to(error).body))
+            answer["error"]["message"] = self._scrubbed(answer["error"]["message"])
+            self._tell("error", **answer)
 
     def _scrubbed(self, text: str) -> str:
         """The text without the folder of this machine where the table lies meanwhile."""
@@ -119,7 +123,8 @@ class TableJob:
 
     def _classify(self, folder: Path) -> None:
         source = folder / self.asked.file
-        source.write_bytes(self.body)
+        with _to_disk(source):
+            source.write_bytes(self.body)
         suffix = source.suffix.lower()
         target = folder / f"{source.stem}-classified{suffix if suffix in ('.csv', '.tsv') else '.jsonl'}"
         limits = self.loaded.worker.limits
@@ -129,7 +134,8 @@ class TableJob:
             chunk=min(limits.together, limits.rows),
             firsts=answers_twice(self.loaded.served.arm),
         )
-        result = classify_file(source, target, self._predict, options, self)
+        with _to_disk(target):
+            result = classify_file(source, target, self._predict, options, self)
         with target.open(encoding="utf-8", newline="") as file:
             while piece := file.read(_PIECE):
                 self._tell("table", text=piece)
@@ -201,6 +207,36 @@ class TableJob:
     def advance(self, amount: float = 1, **fields: float) -> None:
         self._done += amount
         self._tell("progress", done=self._done, rows=self._total)
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """A folder for a table meanwhile. Raises Failure if it cannot be made."""
+    with _to_disk(Path("a temporary folder")):
+        made = tempfile.mkdtemp(prefix="rir-mlx-")
+    try:
+        yield Path(made)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+@contextmanager
+def _to_disk(path: Path) -> Iterator[None]:
+    """Raises Failure if the block cannot write. What `classify_file` raises says to run a command again."""
+    try:
+        yield
+    except OSError as error:
+        raise not_written(path, error, again=_AGAIN) from error
+    except Failure as failure:
+        if FULL & {getattr(cause, "errno", None) for cause in _causes(failure)}:
+            raise Failure(failure.what, hint=_AGAIN) from failure
+        raise
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
 
 
 class TablesAtOnce:

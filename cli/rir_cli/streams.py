@@ -1,0 +1,47 @@
+"""The program's own output on a full disk: messages get lost and stop no work; data that cannot be printed is an
+error."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TypeGuard
+
+
+class _Messages:
+    """A stream that loses what cannot be written: a log on a full disk, or a pipe that nobody reads any more."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def messages_stop_no_work() -> Iterator[None]:
+    """Inside the block, what is written to stderr never raises OSError."""
+    stream = sys.stderr
+    if stream is not None:  # None: closed before the program began
+        sys.stderr = _Messages(stream)
+    try:
+        yield
+    finally:
+        sys.stderr = stream
+
+
+def is_about_output(error: Exception) -> TypeGuard[OSError]:
+    """Whether an error says that what was printed found no room. Errors about files name the file."""
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+    return isinstance(error, OSError) and error.filename is None and error.errno in full
