@@ -45,6 +45,8 @@ _WINDOWS_IN_MLX = {"gemma3_text", "olmo3"}
 _ROPE_BY_LAYER_IN_MLX = {"gemma3_text", "olmo3"}
 _FULL_EVERY = {"gemma3_text": 6, "olmo3": 4}
 """One layer of so many has full attention where the config does not list them."""
+_TIED_BY_DEFAULT = {"cohere", "cohere2", "gemma", "gemma2", "gemma3_text", "gpt2", "smollm3"}
+"""Model types whose head is the embedding where the config does not say, as in transformers' classes."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,12 @@ class ModelShape:
         }
 
 
+def ties_head(config: Mapping[str, Any]) -> bool:
+    """Whether the embedding is the head, too. Configs of the hub leave out what is their class's default."""
+    tied = config.get("tie_word_embeddings")
+    return config.get("model_type") in _TIED_BY_DEFAULT if tied is None else bool(tied)
+
+
 def mlx_length_limit(config: Mapping[str, Any]) -> int | None:
     """The longest sequence for which mlx-lm matches transformers: beyond it, a window matters that mlx-lm ignores.
     None if there is no limit."""
@@ -169,11 +177,18 @@ def mlx_config(config: Mapping[str, Any]) -> dict[str, Any]:
         if kind == "olmo3" and SLIDING not in types:
             raise _inexpressible(kind, f"models whose {len(types)} layers all have full attention")
     if kind == "gemma3_text":
-        pattern = types.index(FULL) + 1
-        if types != _by_pattern(pattern, len(types)):
+        if (pattern := full_attention_every(config)) is None:
             raise _inexpressible(kind, "layer types without a fixed pattern")
         changed["sliding_window_pattern"] = pattern
     return changed
+
+
+def full_attention_every(config: Mapping[str, Any]) -> int | None:
+    """Of a Gemma 3 or OLMo 3: one layer of so many has full attention, the last of them; a number beyond the layers
+    where none has. None for layer types without a fixed pattern."""
+    types = _layer_types(config)
+    pattern = types.index(FULL) + 1 if FULL in types else len(types) + 1
+    return pattern if types == _by_pattern(pattern, len(types)) else None
 
 
 def _layer_types(config: Mapping[str, Any]) -> list[str]:

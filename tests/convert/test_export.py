@@ -295,3 +295,14 @@ def test_an_adapter_of_another_width_is_refused(tiny: Path) -> None:
     whole = {name: tensor for name, tensor in adapter.items() if name != f"{module}.lora_b"}
     with pytest.raises(ModelError, match="is incomplete: lora_b"):
         fused(Weights(tiny), spec, whole)
+
+
+def test_a_tied_head_is_written_down_where_the_base_leaves_it_to_its_class(tiny: Path, tmp_path: Path) -> None:
+    """Gemma's configs on the hub do: the export was refused, for "the config does not tie the head"."""
+    base = tmp_path / "base"
+    shutil.copytree(tiny, base)
+    config = {key: value for key, value in read(tiny, "config.json").items() if key != "tie_word_embeddings"}
+    (base / "config.json").write_text(json.dumps(config | {"model_type": "gemma2"}), encoding="utf-8")
+    spec = spec_of("lora")
+    write(tmp_path / "out", resolve_model(str(base)), (spec, adapter_for(base, spec)))
+    assert read(tmp_path / "out", "config.json")["tie_word_embeddings"] is True

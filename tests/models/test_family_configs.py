@@ -13,6 +13,7 @@ from rir_mlx.models.families import (
     mlx_config,
     mlx_length_limit,
     rope_for_both,
+    ties_head,
 )
 
 GEMMA3 = {
@@ -86,3 +87,13 @@ def test_logits_are_divided_multiplied_or_capped() -> None:
     assert LogitTransform.of({"logit_scale": 0.5}) == LogitTransform(0.5)
     assert LogitTransform.of({"final_logit_softcapping": 30.0}) == LogitTransform(1.0, 30.0)
     assert LogitTransform.of({}) == LogitTransform()
+
+
+def test_a_head_is_tied_where_the_config_is_silent_and_the_class_ties_it() -> None:
+    """Gemma 3 as the hub has it was trained, and then every export refused: "does not tie the head"."""
+    tied = {"cohere", "gemma2", "gemma3_text", "gpt2", "smollm3"}
+    plain = {"llama", "qwen2", "qwen3", "mistral", "phi3", "granite", "olmo2", "olmo3"}
+    assert {kind for kind in tied | plain if ties_head({"model_type": kind})} == tied
+    for kind in tied | plain:
+        assert not ties_head({"model_type": kind, "tie_word_embeddings": False})
+        assert ties_head({"model_type": kind, "tie_word_embeddings": True})

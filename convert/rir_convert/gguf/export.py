@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from rir_convert.gguf.llama_cpp import LlamaCpp, available
+from rir_convert.gguf.architectures import architecture_of
+from rir_convert.gguf.llama_cpp import LlamaCpp, available, open_llama_cpp
 from rir_convert.gguf.modelfile import around, joint_ids, modelfile
 from rir_convert.gguf.writer import BYTES, gguf_tensors, write_gguf
 from rir_convert.trained_arm import TrainedArm
@@ -17,6 +19,7 @@ from rir_convert.verification.comparison import CANNOT_RUN, EngineComparison, un
 from rir_convert.verification.probe import engine_answers
 from rir_convert.verification.verifier import Verifier
 from rir_convert.weights.tensors import Tensors, size_of
+from rir_mlx.backends.base import Tokens
 from rir_mlx.models.config import read_config
 from rir_mlx.progress import counting_bytes
 from rir_mlx.types import GgufType
@@ -32,18 +35,19 @@ def export_gguf(
     source: Path, weights: Tensors, path: Path, verifier: Verifier, trained: TrainedArm
 ) -> list[EngineComparison]:
     """Write `weights`, which are float32, as the GGUF file `path` (NAME.TYPE.gguf), and a Modelfile beside it. Config
-    and tokenizer come from the folder `source`. The tensors are read back and compared; so are llama.cpp's answers, if
-    llama-cpp-python is installed."""
+    and tokenizer come from the folder `source`. The tensors are read back and compared; so are llama.cpp's answers
+    and the ids that it gives to prompts, if a package that runs it is installed."""
     context = trained.context
     path.parent.mkdir()
     kind: GgufType = path.suffixes[-2][1:]  # type: ignore[assignment]
     with counting_bytes(context.progress, f"write {path.name}", size_of(weights) / 4 * BYTES[kind]) as advance:
         write_gguf(source, path, kind, weights=weights, advance=advance)
-    found = _write_modelfile(verifier, trained, path)
+    before, after = _write_modelfile(verifier, trained, path)
     differs, layer = _first_tensor(path, read_config(source), weights, kind)
-    found += [f"{layer} differs by {differs:.2g} of its size"] if layer else []
+    found = [f"{layer} differs by {differs:.2g} of its size"] if layer else []
     if not available():
-        context.progress.say("llama-cpp-python is missing or too old: the tensors were compared, not the answers.")
+        context.progress.say("Neither xllamacpp nor llama-cpp-python is installed: the tensors were compared alone.")
+        found += _other_ids(trained, lambda text: joint_ids(trained.codec, text, before, after))
         alone = "the file's tensors, read back by the gguf package: no answers were compared"
         return [
             EngineComparison(
@@ -51,24 +55,34 @@ def export_gguf(
             )
         ]
     try:
-        with closing(LlamaCpp(path, verifier.reference.probe.longest)) as engine:
-            reference = verifier.reference
-            answers = engine_answers(engine, reference.probe, reference.answers.scores)
-            compared = verifier.judge("llama.cpp", answers, _KINDS[kind], found)
-            return [replace(compared, forward="llama.cpp's own llama_decode, through llama-cpp-python")]
+        with closing(open_llama_cpp(path, verifier.reference.probe.longest + 1)) as engine:
+            found += _other_ids(trained, lambda text: engine.tokenize(before + text + after))
+            half = kind == "f32" and architecture_of(read_config(source)).half_gelu
+            return [_compared(engine, verifier, "float16" if half else _KINDS[kind], found)]
     except CANNOT_RUN as error:
         return [unusable("llama.cpp", error, found)]
 
 
-def _write_modelfile(verifier: Verifier, trained: TrainedArm, path: Path) -> list[str]:
-    """Write the Modelfile beside a GGUF file, and count the prompts whose ids as one string are those of training."""
+def _compared(engine: LlamaCpp, verifier: Verifier, number_format: str, found: Sequence[str]) -> EngineComparison:
+    reference = verifier.reference
+    answers = engine_answers(engine, reference.probe, reference.answers.scores)
+    told = "; of each position the likeliest tokens are compared" if engine.partial else ""
+    return replace(verifier.judge("llama.cpp", answers, number_format, found), forward=engine.forward + told)
+
+
+def _write_modelfile(verifier: Verifier, trained: TrainedArm, path: Path) -> tuple[str, str]:
+    """Write the Modelfile beside a GGUF file, and return the prompt before and after a row's text."""
     codec = trained.codec
     prompt = trained.prompts[0][0]
     limit = trained.task.max_reasoning_tokens + max(len(option) for option in verifier.reference.probe.options)
     text = modelfile(codec, prompt, path.name, max_tokens=limit, context=trained.task.max_seq_length)
     (path.parent / "Modelfile").write_text(text, encoding="utf-8")
-    before, after = around(codec, prompt)
-    same = [joint_ids(codec, asked.text, before, after) == ids for asked, ids in trained.prompts]
+    return around(codec, prompt)
+
+
+def _other_ids(trained: TrainedArm, tokenize: Callable[[str], Tokens]) -> list[str]:
+    """What is wrong if too few of the run's prompts get the ids of training from `tokenize`, as one string."""
+    same = [tokenize(asked.text) == ids for asked, ids in trained.prompts]
     share = float(np.mean(same))
     trained.context.progress.say(f"The Modelfile's template gives the ids of training for {share:.1%} of the prompts.")
     return [] if share >= _JOINT else [f"the Modelfile gives other ids than in training for {1 - share:.1%} of prompts"]
@@ -76,13 +90,14 @@ def _write_modelfile(verifier: Verifier, trained: TrainedArm, path: Path) -> lis
 
 def _first_tensor(path: Path, config: dict[str, Any], weights: Tensors, kind: GgufType) -> tuple[float, str | None]:
     """The largest relative difference between tensor and weight, and the first tensor that differs by too much."""
-    seen, worst, first = set(), 0.0, None
+    seen, worst, first, known = set(), 0.0, None, architecture_of(config)
     for name, tensor in gguf_tensors(path, config):
         expected = np.asarray(weights[name], dtype=np.float32)
         seen.add(name)
         off = float("inf")
         if tensor.shape == expected.shape:
-            off = float(np.linalg.norm(np.subtract(tensor, expected, out=tensor)) / np.linalg.norm(expected))
+            size = float(np.linalg.norm(known.stored(name, expected, config)))  # an offset is rounded with the weight
+            off = float(np.linalg.norm(np.subtract(tensor, expected, out=tensor))) / size
         if not off <= _ROUNDED[kind] and first is None:
             first = name
         worst = max(worst, float(off))

@@ -14,7 +14,7 @@ from rir_mlx.backends.base import Tokens
 from rir_mlx.errors import RirError
 from rir_mlx.json_text import parse_json
 from rir_mlx.models.config import read_config, read_settings
-from rir_mlx.models.families import rope_for_both
+from rir_mlx.models.families import rope_for_both, ties_head
 from rir_mlx.models.weight_files import INDEX, weight_files
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.prompting.prompts import Prompt
@@ -44,7 +44,7 @@ def _rotary(config: Mapping[str, Any]) -> list[str]:
 
 
 def _embeddings(folder: Path, config: Mapping[str, Any]) -> list[str]:
-    weights, tied = Weights(folder), bool(config.get("tie_word_embeddings"))
+    weights, tied = Weights(folder), ties_head(config)
     if tied and "lm_head.weight" in weights:
         return ["the config ties the head to the embedding, and the weights hold a head of their own"]
     if not tied and "lm_head.weight" not in weights:

@@ -82,6 +82,7 @@ class ProbeAnswers:
     scores  [rows, labels] the labels'; None without labels
     layers  [tokens, width] of what enters the first layer and of what each gives, for the first row
     asked   [rows, labels] which scores are there; None for all
+    partial log-probabilities are NaN for tokens that the engine does not tell
     """
 
     rows: Sequence[NDArray[np.float32]]
@@ -89,6 +90,7 @@ class ProbeAnswers:
     scores: NDArray[np.float64] | None
     layers: Sequence[Float32Array]
     asked: NDArray[np.bool_] | None = None
+    partial: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,14 +133,19 @@ def engine_answers(
         scores = _scores(engine, probe, asked)
     rows = answer_rows(engine, probe, probe.rows_within(_ROW_TOKENS))
     long = _long(engine, probe) if longest is None or len(probe.long) <= longest else None
-    return ProbeAnswers(rows, long, scores, _layers(engine, probe), asked)
+    return ProbeAnswers(rows, long, scores, _layers(engine, probe), asked, getattr(engine, "partial", False))
 
 
 def answer_rows(engine: ProbedModel, probe: Probe, count: int = ROWS) -> list[NDArray[np.float32]]:
     """Log-probabilities of the first `count` rows, at only the last few positions, since each is as large as the
     vocabulary."""
     logits = engine.last_logits(probe.rows[:count], _LAST, prefix=probe.prefix)
-    return [log_softmax(row, axis=-1).astype(np.float32) for row in logits]
+    return [_log_probabilities(engine, row) for row in logits]
+
+
+def _log_probabilities(engine: ProbedModel, logits: Float32Array) -> NDArray[np.float32]:
+    """Of a model's logits. A partial engine tells log-probabilities."""
+    return logits if getattr(engine, "partial", False) else log_softmax(logits, axis=-1).astype(np.float32)
 
 
 def asked_labels(probe: Probe, scores: NDArray[np.float64], *, every_row: bool = False) -> NDArray[np.bool_]:
@@ -161,7 +168,7 @@ def most_tokens(config: Mapping[str, Any], longest: int | None = None) -> int:
 
 
 def _long(engine: ProbedModel, probe: Probe) -> NDArray[np.float32]:
-    return np.asarray(log_softmax(next(engine.last_logits([probe.long], _LONG_LAST)), axis=-1), dtype=np.float32)
+    return _log_probabilities(engine, next(engine.last_logits([probe.long], _LONG_LAST)))
 
 
 def _layers(engine: ProbedModel, probe: Probe) -> Sequence[Float32Array]:
@@ -176,6 +183,10 @@ def _scores(engine: ProbedModel, probe: Probe, asked: NDArray[np.bool_]) -> NDAr
     found = np.zeros(asked.shape)
     for column, option in enumerate(probe.options):
         chosen = np.flatnonzero(asked[:, column]).tolist()
+        if hasattr(engine, "option_score"):
+            for row in chosen:
+                found[row, column] = engine.option_score(probe.prefix + probe.prompts[row], option)
+            continue
         rows = [probe.prompts[row] + option[:-1] for row in chosen]
         for row, logits in zip(chosen, engine.last_logits(rows, len(option), prefix=probe.prefix), strict=True):
             found[row, column] = log_softmax(logits, axis=-1)[np.arange(len(option)), list(option)].sum()
@@ -188,3 +199,12 @@ def mean_difference(ours: Sequence[NDArray[np.float32]], theirs: Sequence[NDArra
     if any(a.shape != b.shape for a, b in pairs):
         return math.inf
     return float(np.mean(np.concatenate([np.abs(a - b).max(-1) for a, b in pairs])))
+
+
+def where_told(ours: Sequence[NDArray[np.float32]], theirs: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+    """A partial engine's log-probabilities, with ours for the tokens that it does not tell. A position of which it
+    tells nothing stays NaN, and so differs."""
+    return [
+        np.where(np.isnan(b) & ~np.isnan(b).all(-1, keepdims=True), a, b) if a.shape == b.shape else b
+        for a, b in zip(ours, theirs, strict=False)
+    ]

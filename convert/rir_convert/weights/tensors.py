@@ -17,6 +17,7 @@ import numpy as np
 
 from rir_mlx.errors import ModelError
 from rir_mlx.json_text import parse_json
+from rir_mlx.models.families import ties_head
 from rir_mlx.models.weight_files import INDEX, is_buffer, weight_files
 
 _DTYPES: dict[str, Any] = {
@@ -169,7 +170,7 @@ def base_weights(folder: Path, config: Mapping[str, Any]) -> Weights | Dequantis
     embedding that some folders store as the head."""
     stored = Weights(folder)
     buffers = stored.buffers()
-    tied = bool(config.get("tie_word_embeddings"))
+    tied = ties_head(config)
     stored.places = {
         name: place
         for name, place in stored.places.items()
