@@ -219,13 +219,15 @@ def _print(console: Console, text: str) -> None:
 
 
 def print_demo(comparison: Comparison, arm: str, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Print what a run of the demo measured, in 80 columns: the table, the verdict, and a test row that an arm won by
-    reasoning. `rows` holds the predictions of `qa` and of that arm, for the same texts."""
+    """Print what a run of the demo measured, in 80 columns: the table, warnings, the verdict, and a test row that an
+    arm won by reasoning. `rows` holds the predictions of `qa` and of that arm, for the same texts."""
     console = Console(highlight=False, width=_NARROW)
     console.print()
     print_table(comparison, console)
     arms = [entry for entry in comparison.entries if entry.kind != "baseline"]
     console.print(escape(" · ".join(f"{entry.name}: {entry.description}" for entry in arms)))
+    for warning in comparison.warnings:
+        console.print(escape(f"note: {warning}"))
     console.print()
     print_headline(comparison, console)
     if comparison.verdict:

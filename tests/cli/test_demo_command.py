@@ -15,6 +15,8 @@ from rir_cli.console import print_demo
 from rir_mlx.evaluation.schema import Comparison
 from rir_mlx.stages import open_run
 
+BRIEF = "Trained too briefly, for the loss was still falling at the end."
+
 
 def _row(predicted: str, probability: float, reasoning: str | None = None) -> dict[str, Any]:
     probabilities = dict.fromkeys(("joy", "anger"), 1 - probability) | {predicted: probability}
@@ -29,7 +31,7 @@ def _row(predicted: str, probability: float, reasoning: str | None = None) -> di
 
 
 def _printed(rows: dict[str, list[dict[str, Any]]], capsys: pytest.CaptureFixture[str], arm: str = "qra") -> str:
-    print_demo(Comparison.model_validate(a_comparison()), arm, rows)
+    print_demo(Comparison.model_validate(a_comparison() | {"warnings": [BRIEF]}), arm, rows)
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
     return out
@@ -42,6 +44,7 @@ def test_the_demo_shows_the_surest_row_that_reasoning_won_with_the_bars_of_both(
     reasoned = [_row("anger", 0.9, "Sure."), _row("anger", 0.8, "Less so."), _row("joy", 0.9, "No."), _row("anger", 1)]
     out = _printed({"qa": plain, "qra": reasoned}, capsys)
     assert "Only qra is right in 2 rows, only qa in 1." in out
+    assert f"note: {BRIEF}\n\n" in out
     assert "the right label is anger:\n\ni was glad, now i am cranky 0.9\n" in out
     assert re.search(r"qa, without a reasoning:\njoy +60\.0%  █+\nanger +40\.0%  █+\n", out)
     assert re.search(r"qra: Sure\.\nanger +90\.0%  █+\njoy +10\.0%  █+\n", out)

@@ -227,7 +227,7 @@ def _demo_texts() -> frozenset[str]:
 
 
 def test_every_line_of_a_transcript_is_one_that_the_code_prints() -> None:
-    """A sentence that the terminal broke is read together with the lines before and after."""
+    """A sentence that the terminal broke is read together with up to two lines before and after."""
     faults, places = [], _transcript_lines()
     for number, place in enumerate(places):
         text = place.text
@@ -243,8 +243,8 @@ def test_every_line_of_a_transcript_is_one_that_the_code_prints() -> None:
             cells = [cell.strip() for cell in text.split("┃")[1:-1]]
             faults += [f"{place}: {cell}" for cell in cells if (cell,) not in _texts()]
             continue
-        around = " ".join(near.text.strip() for near in places[max(0, number - 1) : number + 2])
-        if max(share_that_the_code_prints(text), share_that_the_code_prints(around)) < 0.75:
+        wider = (places[max(0, number - lines) : number + lines + 1] for lines in range(3))
+        if max(share_that_the_code_prints(" ".join(near.text.strip() for near in around)) for around in wider) < 0.75:
             faults.append(f"{share_that_the_code_prints(text):.2f} {place}")
     assert not faults, "nothing in the code prints these lines any more: run the command again and paste its output"
 
