@@ -54,6 +54,10 @@ AnswerMode = Literal["direct", "reasoned", "sampled", "auto"]
 ReasonMode = Literal["never", "always", "auto"]
 """Whether a classifier writes a reasoning before it answers. `auto`: only if the label is uncertain without one."""
 
+ReasoningPrompt = Literal["steps", "words", "contrast", "sentence"]
+"""What R-Gen is asked for: an explanation step by step, the words that show the answer, why no other choice fits, or
+one sentence. `prompting/prompts.py` spells each out."""
+
 EngineName = Literal["local", "openai", "ray"]
 """What writes the reasonings in `augment`."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rir_mlx.types import CONTROLS, AnswerFormat, Arm
+from rir_mlx.types import CONTROLS, AnswerFormat, Arm, ReasoningPrompt
 
 DELIMITER = "\nLabel:"
 """Stands between a reasoning and its label. Where the label comes first it ends the prompt, so that all arms predict
@@ -24,6 +24,14 @@ _HOW: dict[AnswerFormat, str] = {
     "label, reasoning": "Give the label, then your reasoning.",
     "label, reasoning, label": "Give a first label, then your reasoning, then the label.",
     "reasoning": "Give your reasoning.",
+}
+
+
+_WHY: dict[ReasoningPrompt, str] = {
+    "steps": "Explain in a sentence or two, step by step, what leads from the question to the answer.",
+    "words": "Name the words that show the answer, and say in a sentence what they show.",
+    "contrast": "Explain in a sentence or two what shows the answer, and why the nearest other choice does not fit.",
+    "sentence": "Explain in one sentence why this is the answer.",
 }
 
 
@@ -54,12 +62,10 @@ class Prompt:
         return "".join(piece.text for piece in (*self.prefix, Piece(self.text), *self.tail))
 
 
-def rgen_prompt(question: str, answer: str) -> Prompt:
+def rgen_prompt(question: str, answer: str, asked: ReasoningPrompt = "steps") -> Prompt:
     """R-Gen's prompt: a question and its answer, asking for the reasoning between them (stage 1, (Q, A) → R)."""
-    prefix = (
-        Piece("Explain in a sentence or two, step by step, what leads from the question to the answer.\n\nQuestion: "),
-    )
-    return Prompt(prefix=prefix, text=question, tail=(Piece("\nAnswer: "), Piece(answer, given=True)))
+    prefix = Piece(f"{_WHY[asked]}\n\nQuestion: ")
+    return Prompt(prefix=(prefix,), text=question, tail=(Piece("\nAnswer: "), Piece(answer, given=True)))
 
 
 def question_of(labels: Sequence[str], instruction: str) -> str:
@@ -67,9 +73,11 @@ def question_of(labels: Sequence[str], instruction: str) -> str:
     return f"{instruction} Choices: {', '.join(labels)}. Text: "
 
 
-def rgen_row_prompt(text: str, label: str, labels: Sequence[str], instruction: str) -> Prompt:
+def rgen_row_prompt(
+    text: str, label: str, labels: Sequence[str], instruction: str, asked: ReasoningPrompt = "steps"
+) -> Prompt:
     """R-Gen's prompt for a labelled row. Differs from `rgen_prompt` only in that the choices belong to the prefix."""
-    base = rgen_prompt("", label)
+    base = rgen_prompt("", label, asked)
     return Prompt(prefix=(*base.prefix, Piece(question_of(labels, instruction), given=True)), text=text, tail=base.tail)
 
 

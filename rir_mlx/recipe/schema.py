@@ -30,6 +30,7 @@ from rir_mlx.types import (
     LearningRateSchedule,
     OnBadRows,
     OptimizerName,
+    ReasoningPrompt,
     Reporter,
     ServerParameter,
 )
@@ -111,6 +112,10 @@ class ReasoningSection(Section):
     source: Source | None = SourceSpec(path="syvai/reasoning-gen", split="train")
     """Rows with a question, its answer, and the reasoning between them. R-Gen also learns from the training rows that
     have a reasoning of their own (data.reasoning_column). `null`: only from those."""
+    prompt: ReasoningPrompt = "steps"
+    """What R-Gen, or a server's model, is asked for: `steps`, an explanation step by step; `words`, the words that show
+    the answer and what they show; `contrast`, also why the nearest other choice does not fit; `sentence`, one sentence.
+    R-Gen is trained with the same prompt."""
     question_column: str | None = None
     """Column of the question. Default: the one with a usual name (question, prompt, instruction, …)."""
     answer_column: str | None = None

@@ -251,6 +251,8 @@ class _AugmentationStage:
             "augment": augment,
             "row_ids": self.context.data.row_ids_digest(),  # the same texts may stand at other places
         }
+        if recipe.reasoning.prompt != "steps":
+            inputs["prompt"] = recipe.reasoning.prompt
         done = self.context.run.augmented.done()
         if done and "refused_by" in done["inputs"]:
             inputs["refused_by"] = "asked again" if self.retry_refused else self._asked()

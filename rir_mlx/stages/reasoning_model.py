@@ -34,7 +34,8 @@ class ReasoningModel:
 
     def __init__(self, context: Context) -> None:
         self.context, self.options = context, context.recipe.augment
-        self.question = LabelQuestion(list(context.data.labels), context.recipe.data.instruction)
+        recipe = context.recipe
+        self.question = LabelQuestion(list(context.data.labels), recipe.data.instruction, recipe.reasoning.prompt)
         self.room = rgen_room(context.recipe.max_seq_length, self.options.max_tokens)
         self.remote = self.options.engine == "openai"
         self.server: OpenAIEngine | None = None

@@ -55,6 +55,8 @@ def train_rgen(context: Context) -> None:
         "triples": context.data.triples.digest,
         "rgen": options.model_dump(mode="json", exclude=_NOT_THE_RESULT),
     }
+    if (asked := context.recipe.reasoning.prompt) != "steps":
+        inputs["prompt"] = asked
     if own or held:
         inputs["own"] = digest_of([own, held, data.labels, context.recipe.data.instruction])
     if not _training_due(context, stage, inputs, "R-Gen"):
@@ -100,7 +102,7 @@ def _own(rows: Sequence[Row]) -> list[Row]:
 def rgen_examples(context: Context, part: str) -> TrainingExamples:
     """What R-Gen learns from: the triples' part, and the rows' own reasonings behind the prompt that it will get."""
     codec, data, recipe = context.model.codec, context.data, context.recipe
-    labels, instruction = list(data.labels), recipe.data.instruction
+    labels, instruction, asked = list(data.labels), recipe.data.instruction, recipe.reasoning.prompt
 
     def lesson(prompt: Prompt, reasoning: str | None, row_id: str) -> list[Lesson]:
         answer = (*codec.given(reasoning or ""), codec.terminator)
@@ -108,11 +110,11 @@ def rgen_examples(context: Context, part: str) -> TrainingExamples:
 
     triples: Sequence[Triple] = getattr(data.triples, part)
     from_triples = (
-        lesson(rgen_prompt(triple.question, triple.answer), triple.reasoning, f"triple {number}")
+        lesson(rgen_prompt(triple.question, triple.answer, asked), triple.reasoning, f"triple {number}")
         for number, triple in enumerate(triples, 1)
     )
     from_rows = (
-        lesson(rgen_row_prompt(row.text, row.label, labels, instruction), row.reasoning, row.id)
+        lesson(rgen_row_prompt(row.text, row.label, labels, instruction, asked), row.reasoning, row.id)
         for row in _own(getattr(data, part))
     )
     return joined(*(encode_examples(codec, rows, recipe.max_seq_length) for rows in (from_triples, from_rows)))

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 from arm_runs import context_of, heard
 
+from rir_mlx.augmentation.engines.base import ReasoningRequest
 from rir_mlx.errors import UserError
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.prompting.prompts import (
     rgen_row_prompt,
 )
 from rir_mlx.stages import train_rgen
+from rir_mlx.stages.reasoning_model import ReasoningModel
 from rir_mlx.training.job import TrainingJob
 
 
@@ -72,3 +74,20 @@ def test_a_changed_reasoning_of_ones_own_trains_rgen_again(folder: Path, codec: 
     once_more = context_of(folder, codec)
     train_rgen(once_more)
     assert any(line.startswith("R-Gen: already done") for line in heard(once_more).said)
+
+
+def test_rgen_is_trained_and_asked_with_the_prompt_of_the_recipe(
+    folder: Path, codec: Codec, jobs: list[TrainingJob]
+) -> None:
+    for asked, why in (("words", ""), ("sentence", "prompt was words, is sentence"), ("steps", "prompt was sentence")):
+        context = context_of(folder, codec, f"reasoning.prompt={asked}")
+        train_rgen(context)
+        [line] = [line for line in heard(context).said if line.startswith("R-Gen: runs")]
+        assert why in line
+        labels, instruction = list(context.data.labels), context.recipe.data.instruction
+        row = context.data.train[0]
+        wanted = rgen_row_prompt(row.text, row.label, labels, instruction, context.recipe.reasoning.prompt)
+        assert ReasoningModel(context).question.prompt(ReasoningRequest("", row.text, row.label, 0)) == wanted
+        encoded = codec.encode(wanted, 256)
+        assert jobs[-1].train.prefix + jobs[-1].train.rows[0].prompt == encoded.prefix + encoded.row
+    assert len({job.train.prefix for job in jobs}) == 3

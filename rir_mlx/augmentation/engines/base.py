@@ -11,7 +11,7 @@ from typing import Protocol
 
 from rir_mlx.backends.base import Sampling
 from rir_mlx.prompting.prompts import Prompt, rgen_row_prompt
-from rir_mlx.types import FinishReason
+from rir_mlx.types import FinishReason, ReasoningPrompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +48,15 @@ class GeneratedReasoning:
 
 @dataclass(frozen=True)
 class LabelQuestion:
-    """What all requests of a job share: the label set, and the question that a label answers."""
+    """What all requests of a job share: the label set, the question that a label answers, and how a reasoning is asked
+    for."""
 
     labels: Sequence[str]
     instruction: str
+    asked: ReasoningPrompt = "steps"
 
     def prompt(self, request: ReasoningRequest) -> Prompt:
-        return rgen_row_prompt(request.text, request.label, self.labels, self.instruction)
+        return rgen_row_prompt(request.text, request.label, self.labels, self.instruction, self.asked)
 
 
 class Engine(Protocol):
