@@ -58,6 +58,10 @@ ReasoningPrompt = Literal["steps", "words", "contrast", "sentence"]
 """What R-Gen is asked for: an explanation step by step, the words that show the answer, why no other choice fits, or
 one sentence. `prompting/prompts.py` spells each out."""
 
+Choice = Literal["first", "likeliest", "useful"]
+"""Which of several reasonings of a row is kept: the first that passes the filters, the one that makes the label
+likeliest to R-Gen, or the one that does so to a classifier that has not seen the row's label."""
+
 EngineName = Literal["local", "openai", "ray"]
 """What writes the reasonings in `augment`."""
 

@@ -45,7 +45,7 @@ _FAILED = 4
 class AugmentationSettings:
     """What determines a reasoning besides the row and the engine. `prompt` is a digest of the prompt around the text.
     `n` reasonings are generated per row, and again up to `retries` times if all are rejected. `scorer` names the model
-    that chooses among several."""
+    that chooses among several; without one the first is kept."""
 
     prompt: str
     sampling: Sampling
@@ -117,7 +117,8 @@ class ResultFlags:
 class AugmentationJob:
     """Augments rows. A row's own reasoning is filtered, and none is generated for that row.
 
-    `flags` must be the ones that the journal was opened with. Once all reasonings are there, `across` may be set."""
+    `flags` must be the ones that the journal was opened with. Once all reasonings are there, `across` and `scorer` may
+    be set."""
 
     def __init__(
         self,
@@ -131,6 +132,7 @@ class AugmentationJob:
         self.rows, self.settings, self.filters, self.journal = rows, settings, flags.filters, journal
         self.asked = flags.asked
         self.across: AcrossRows = lambda row, candidate: None
+        self.scorer = settings.scorer
         self.engine = {name: value for name, value in engine.items() if name != "server"}  # which may move
         self._bases = [
             hashlib.sha256(json.dumps([self.engine, settings.prompt, settings.seed, self._sampled(attempt)]).encode())
@@ -260,35 +262,52 @@ class AugmentationJob:
 
     # choosing
 
-    def choices_due(self) -> int:
-        return sum(1 for _ in self._choices())
+    def first_choice(self, row: Row) -> str | None:
+        """The first reasoning of a row that is kept, with all label words blanked out."""
+        kept, _ = self._candidates(row)
+        return self.filters.labels.masked(kept[0].reasoning) if kept else None
 
-    def choose(self, scorer: Classifier, progress: Progress, *, batch_size: int, stopped: Callable[[], bool]) -> None:
+    def choices_due(self, rows: Sequence[Row] | None = None) -> int:
+        """How many of the rows, or of all, have several kept reasonings that are not scored."""
+        return sum(1 for _ in self._choices(self.rows if rows is None else rows))
+
+    def choose(
+        self,
+        scorer: Classifier,
+        progress: Progress,
+        *,
+        batch_size: int,
+        stopped: Callable[[], bool],
+        rows: Sequence[Row] | None = None,
+    ) -> None:
         """For rows with several kept reasonings, score how likely each makes the label, with all label words blanked
         out. `scorer` predicts a label from a text and a reasoning."""
+        rows = self.rows if rows is None else rows
         columns = {name: column for column, name in enumerate(scorer.task.names)}
-        with progress.task("choose", self.choices_due()) as task:
-            choices = self._choices()
+        with progress.task("choose", self.choices_due(rows)) as task:
+            choices = self._choices(rows)
             while not stopped() and (stretch := list(islice(choices, _SCORED))):
                 pairs = [(row, candidate) for _, row, candidates in stretch for candidate in candidates]
                 reasonings = [self.filters.labels.masked(candidate.reasoning) for _, candidate in pairs]
                 scores = scorer.given([row.text for row, _ in pairs], reasonings, batch_size)
-                rows = np.exp(scores.log_probabilities).tolist()
-                probabilities = iter([row[columns[pair[0].label]] for pair, row in zip(pairs, rows, strict=True)])
+                found = np.exp(scores.log_probabilities).tolist()
+                probabilities = iter(
+                    [values[columns[row.label]] for (row, _), values in zip(pairs, found, strict=True)]
+                )
                 for key, _, candidates in stretch:
                     self.journal.append({"key": key, "probabilities": [next(probabilities) for _ in candidates]})
                 task.advance(len(stretch))
 
-    def _choices(self) -> Iterator[tuple[str, Row, list[Candidate]]]:
-        if self.settings.n == 1:
+    def _choices(self, rows: Iterable[Row]) -> Iterator[tuple[str, Row, list[Candidate]]]:
+        if self.settings.n == 1 or not self.scorer:
             return
-        for row in self.rows:
+        for row in rows:
             kept, _ = self._candidates(row)
             if len(kept) > 1 and (key := self._choice_key(kept)) not in self.journal:
                 yield key, row, kept
 
     def _choice_key(self, kept: Sequence[Candidate]) -> str:
-        return digest_of([self.settings.scorer, *(candidate.key for candidate in kept)])
+        return digest_of([self.scorer, *(candidate.key for candidate in kept)])
 
     # results
 
@@ -329,7 +348,7 @@ class AugmentationJob:
 
     def _record(self, row: Row, kept: list[Candidate]) -> dict[str, Any]:
         best, choice = kept[0], {}
-        if len(kept) > 1:
+        if len(kept) > 1 and self.scorer:
             scored = self.journal.get(self._choice_key(kept)) or {}
             probabilities = scored.get("probabilities") or scored["chances"]  # the key of earlier versions
             order = sorted(range(len(kept)), key=lambda index: (-probabilities[index], index))

@@ -22,6 +22,7 @@ from rir_mlx.types import (
     Arm,
     BackendName,
     Baseline,
+    Choice,
     ClassWeight,
     Dtype,
     EngineName,
@@ -236,8 +237,12 @@ class AugmentSection(Section):
     """What writes the reasonings: `local`, R-Gen in this process; `ray`, R-Gen on the workers of a Ray cluster;
     `openai`, the model of an OpenAI-compatible server."""
     n: int = Field(default=1, ge=1, le=64)
-    """Reasonings per row. Of several, the one is kept that makes the label likeliest once all label words are blanked
-    out. More than one needs a temperature."""
+    """Reasonings per row, of which `choose` keeps one. More than one needs a temperature."""
+    choose: Choice = "likeliest"
+    """Which of several reasonings is kept: the `first` that passes the filters; the one that, with all label words
+    blanked out, makes the label `likeliest` to R-Gen; or the most `useful` one, which raises the label's probability
+    most for a classifier that has not seen the row's label. For that, two classifiers are trained, each on one half of
+    the training rows with their first reasonings, and each judges the other half."""
     retries: int = Field(default=2, ge=0)
     """If all reasonings of a row are rejected, new ones are generated up to this many times, with new seeds and at a
     temperature of at least 0.7."""

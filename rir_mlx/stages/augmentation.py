@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from rir_mlx.augmentation.across.filters import FiltersAcrossRows
@@ -20,14 +21,16 @@ from rir_mlx.backends.base import Sampling
 from rir_mlx.backends.processes import decide_on_main, is_main, run_on_main, share
 from rir_mlx.data.loading import refuse_test_rows
 from rir_mlx.data.rows import Row
-from rir_mlx.errors import NoServer
+from rir_mlx.errors import NoServer, UserError
 from rir_mlx.interrupts import Interrupts
+from rir_mlx.models.adapters import MLX_WEIGHTS
 from rir_mlx.prompting.prompts import answer_format, classifier_prompt
 from rir_mlx.prompting.room import prompt_room
 from rir_mlx.stages.context import Context, exclusive, is_due
 from rir_mlx.stages.reasoning_model import ReasoningModel
+from rir_mlx.stages.training import train_chooser
 from rir_mlx.storage.atomic import make_folder, replacing, write_json
-from rir_mlx.storage.digests import changes, digest_of
+from rir_mlx.storage.digests import changes, digest_of, digest_of_file
 from rir_mlx.storage.journal import Journal, add_ranks_results, open_share
 from rir_mlx.storage.layout import OTHER_RUNS
 
@@ -192,19 +195,40 @@ class _AugmentationStage:
         KeyboardInterrupt like `_generate`."""
         context, options = self.context, self.options
         validation = range(len(context.data.train), len(self.rows))
-        across = FiltersAcrossRows(job, validation, options.ungrounded_at_most, job.settings.scorer)
+        across = FiltersAcrossRows(job, validation, options.ungrounded_at_most, digest_of(self.model.rgen_identity()))
         across.read()
         if across.due():
             across.score(self.model.likelihoods(), context.progress, lambda: interrupts.asked)
         if not interrupts.asked:
             across.measure()
             job.across = across
-            if job.choices_due():
-                scorer, size = self.model.scorer(), options.batch_size
-                job.choose(scorer, context.progress, batch_size=size, stopped=lambda: interrupts.asked)
+            self._choose(job, interrupts)
         if interrupts.asked:
             raise KeyboardInterrupt
         return across
+
+    def _choose(self, job: AugmentationJob, interrupts: Interrupts) -> None:
+        """Choose among several reasonings of a row, for `useful` by classifiers that have not seen its label: each
+        learns one half of the training rows with their first reasonings, and scores the other. The halves are told by
+        the texts, so that equal texts are in one."""
+        context, size = self.context, self.options.batch_size
+        if self.options.choose == "useful" and self.options.n > 1:
+            self.model.release()
+            train = [replace(row, reasoning=job.first_choice(row)) for row in self.rows[: len(context.data.train)]]
+            mine = [[row for row in train if row.reasoning and _half(row) == half] for half in (0, 1)]
+            if not all(mine):
+                raise UserError(
+                    "augment.choose useful needs kept reasonings of more texts.", hint="Set augment.choose=likeliest."
+                )
+            halves = [train_chooser(context, half, rows) for half, rows in enumerate(mine)]
+            job.scorer = digest_of(["useful", [digest_of_file(stage.adapter / MLX_WEIGHTS) for stage in halves]])
+            for half, stage in enumerate(halves):
+                others = [row for row in self.rows if _half(row) != half]
+                if job.choices_due(others) and not interrupts.asked:
+                    scorer = self.model.chooser(stage)
+                    job.choose(scorer, context.progress, batch_size=size, stopped=lambda: interrupts.asked, rows=others)
+        elif job.choices_due():
+            job.choose(self.model.scorer(), context.progress, batch_size=size, stopped=lambda: interrupts.asked)
 
     def _find_writer(self) -> tuple[Engine | None, dict[str, str]]:
         """The server's engine, if a server writes, and the identity of the model that writes."""
@@ -230,6 +254,11 @@ class _AugmentationStage:
     def _check_room(self) -> None:
         """The model that chooses reads the classifier's prompt. Raises UserError if that leaves no room for a text:
         better now than after hours of generation."""
+        if self.options.n > 1 and self.options.choose == "useful" and self.context.processes.size > 1:
+            raise UserError(
+                "augment.choose useful trains its choosers in one process.",
+                hint="Run `rir-mlx augment` once without the launcher; the other stages may use it.",
+            )
         if self.options.n > 1:
             task, codec = self.model.scoring_task(), self.context.model.codec
             prompt = classifier_prompt("", task.labels, task.instruction, answer_format("qra"))
@@ -251,6 +280,8 @@ class _AugmentationStage:
             "augment": augment,
             "row_ids": self.context.data.row_ids_digest(),  # the same texts may stand at other places
         }
+        if self.options.n > 1 and self.options.choose == "useful":
+            inputs["chooser"] = recipe.classifier.model_dump(mode="json", exclude={"arms", "seeds"})
         if recipe.reasoning.prompt != "steps":
             inputs["prompt"] = recipe.reasoning.prompt
         done = self.context.run.augmented.done()
@@ -276,7 +307,7 @@ class _AugmentationStage:
             repetition_penalty=options.repetition_penalty,
         )
         prompt = digest_of([around_the_text, recipe.date, recipe.max_seq_length])
-        scorer = digest_of(self.model.rgen_identity())
+        scorer = digest_of(self.model.rgen_identity()) if options.choose != "first" else ""
         return AugmentationSettings(prompt, sampling, recipe.seed, options.n, options.retries, scorer)
 
     def _say_progress(self, job: AugmentationJob) -> None:
@@ -328,6 +359,11 @@ def write_augmented_rows(context: Context, job: AugmentationJob, across: Filters
     count = f"{train['kept']:,} of {train['rows']:,} training rows have a reasoning"
     context.progress.say(f"{count} → {run.augmented.folder}")
     return stats
+
+
+def _half(row: Row) -> int:
+    """Which half of the rows a row is in."""
+    return zlib.crc32(row.text.encode("utf-8", "replace")) % 2
 
 
 def _place_of(row: Row) -> dict[str, Any]:

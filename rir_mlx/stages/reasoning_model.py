@@ -19,6 +19,7 @@ from rir_mlx.prompting.arms import ClassificationTask
 from rir_mlx.prompting.room import rgen_room
 from rir_mlx.stages.context import Context
 from rir_mlx.storage.digests import digest_of_file
+from rir_mlx.storage.layout import Stage
 from rir_mlx.training.cost import generation_cost
 from rir_mlx.training.memory import Loaded, Stored
 
@@ -48,6 +49,10 @@ class ReasoningModel:
         adapter = self.context.run.rgen.adapter / adapters.MLX_WEIGHTS
         return named | {"adapter": digest_of_file(adapter)} if adapter.is_file() else named
 
+    def release(self) -> None:
+        """Give R-Gen's weights up."""
+        self._loaded = None
+
     def require_rgen(self) -> None:
         """Raise UserError if R-Gen is to write and has not been trained."""
         if not self.remote and self.context.run.rgen.done() is None:
@@ -63,6 +68,12 @@ class ReasoningModel:
     def scorer(self) -> Classifier:
         """Tells how likely a reasoning makes a label."""
         return Classifier(self._rgen(), self.context.model.codec, self.scoring_task(), "qra")
+
+    def chooser(self, stage: Stage) -> Classifier:
+        """A trained chooser."""
+        adapter = adapters.read_adapter(stage.adapter, self.context.model.files)
+        model = self.context.model.load(adapter)
+        return Classifier(model, self.context.model.codec, self.scoring_task(), "qra")
 
     def likelihoods(self) -> LocalLikelihoods:
         """Tells how likely R-Gen finds a reasoning with a text and its label."""

@@ -155,6 +155,38 @@ def _train_arm(context: Context, arm: Arm, seed: int) -> None:
     _train(context, stage, inputs, job, {"what": name, "arm": arm, "seed": seed, "task": asdict(context.task)})
 
 
+def train_chooser(context: Context, half: int, rows: Sequence[Row]) -> Stage:
+    """Train a classifier to read the label off a text and its reasoning, the arm `qra`, on one half of the training
+    rows: it then chooses among reasonings of rows whose labels it has not seen. There are no validation rows: the last
+    weights are kept. A stopped training is resumed."""
+    stage, options, seed = context.run.chooser(half), context.recipe.classifier, context.recipe.seed
+    inputs = _training_inputs(context) | {
+        "chooser": half,
+        "rows": digest_of([[row.text, row.label, row.reasoning] for row in rows]),
+        "task": asdict(context.task),
+        "classifier": options.model_dump(mode="json", exclude=_NOT_THE_RESULT | _NOT_OF_THIS_ARM | {"multitask_alpha"}),
+    }
+    if stage.why_not_done(inputs) is None and not context.force:
+        return stage
+    stage.begin()
+    try:
+        _checkpoints(context, stage, inputs).check()
+    except UserError:  # of other reasonings than these
+        _checkpoints(context, stage, inputs).clear()
+    train, name = training_examples(context.model.codec, context.task, rows, "qra"), f"chooser {half + 1} of 2"
+    job = TrainingJob(
+        train=train,
+        validation=TrainingExamples((), ()),
+        options=options,
+        seed=seed,
+        steps=steps_for(train, options, rows=len(rows), seed=seed),
+        weights=LossWeights(1.0, options.reasoning_weight),
+        name=name,
+    )
+    _train(context, stage, inputs, job, {"what": name, "arm": "qra", "seed": seed, "task": asdict(context.task)})
+    return stage
+
+
 def _arm_inputs(context: Context, arm: Arm, seed: int) -> dict[str, Any]:
     """What decides the weights of an arm."""
     recipe = context.recipe

@@ -108,6 +108,10 @@ class RunDir:
         """An arm's stage. `arm` is `<arm>-seed<number>` for a seed after the first."""
         return Stage(self.folder / f"classifier-{arm}")
 
+    def chooser(self, half: int) -> Stage:
+        """The classifier that learned from one half of the training rows and chooses reasonings for the other."""
+        return Stage(self.augmented.folder / f"chooser-{half}")
+
     def evaluation(self, arm: str) -> Stage:
         return Stage(self.folder / "evaluation" / arm)
 

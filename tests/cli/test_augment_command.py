@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,10 @@ from commands import LABELS, WORDS, Run, write_csv
 from processes import Running, start_command
 from server_stand_in import Reply, StandInServer, echo, text_of
 
+from rir_mlx.augmentation.filters import LabelWords
 from rir_mlx.errors import Failure
+from rir_mlx.stages.opening import open_run
+from rir_mlx.stages.reasoning_model import ReasoningModel
 from rir_mlx.storage.journal import Journal
 
 
@@ -200,6 +204,31 @@ def test_several_a_row_are_chosen_from(trained: Run, tmp_path: Path) -> None:
     assert any(row["choice"]["of"] == 3 for row in kept if "choice" in row)
     refused = trained("augment", "-s", "augment.temperature=0")
     assert (refused.code, "needs a temperature" in refused.err) == (2, True)
+
+
+def test_a_useful_reasoning_is_chosen_by_a_classifier_that_has_not_seen_the_label(trained: Run, tmp_path: Path) -> None:
+    folder, several = tmp_path / "runs" / "small" / "augmented", ("-s", "augment.n=3", "-s", "augment.temperature=1")
+    result = trained("augment", *several, "-s", "augment.choose=useful")
+    assert result.code == 0, result.err
+    kept = rows_in(folder / "train.jsonl")
+    halves = [[row for row in kept if zlib.crc32(row["text"].encode()) % 2 == half] for half in (0, 1)]
+    context = open_run(folder.parent)
+    words = LabelWords(context.data.labels)
+    for half, rows in enumerate(halves):
+        stage = context.run.chooser(half)
+        assert (stage.done() or {})["results"]["rows"] == len(rows)
+        chooser = ReasoningModel(context).chooser(stage)
+        others = [row for row in halves[1 - half] if "choice" in row][:5]
+        assert others
+        masked = [words.masked(row["reasoning"]) for row in others]
+        scored = chooser.predictions(chooser.given([row["text"] for row in others], masked), "reasoned")
+        for row, prediction in zip(others, scored, strict=True):
+            assert row["choice"]["probability"] == pytest.approx(prediction.probabilities[row["label"]], abs=1e-6)
+    (folder / "done.json").unlink()
+    again = trained("augment", *several, "-s", "augment.choose=useful")
+    assert (again.code, "chooser" in again.err, rows_in(folder / "train.jsonl") == kept) == (0, False, True)
+    assert trained("augment", *several, "-s", "augment.choose=first").code == 0
+    assert not any("choice" in row for row in rows_in(folder / "train.jsonl"))
 
 
 def test_a_full_disk_stops_with_one_line(trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
