@@ -45,14 +45,14 @@ _FAILED = 4
 class AugmentationSettings:
     """What determines a reasoning besides the row and the engine. `prompt` is a digest of the prompt around the text.
     `n` reasonings are generated per row, and again up to `retries` times if all are rejected. `scorer` names the model
-    that chooses among several; without one the first is kept."""
+    that chooses among several; None keeps the first."""
 
     prompt: str
     sampling: Sampling
     seed: int
     n: int = 1
     retries: int = 0
-    scorer: str = ""
+    scorer: str | None = ""
 
     def attempt(self, number: int) -> Sampling:
         """The sampling of an attempt. Greedy decoding would repeat a rejected text, so later attempts are always
@@ -299,7 +299,7 @@ class AugmentationJob:
                 task.advance(len(stretch))
 
     def _choices(self, rows: Iterable[Row]) -> Iterator[tuple[str, Row, list[Candidate]]]:
-        if self.settings.n == 1 or not self.scorer:
+        if self.settings.n == 1 or self.scorer is None:
             return
         for row in rows:
             kept, _ = self._candidates(row)
@@ -348,7 +348,7 @@ class AugmentationJob:
 
     def _record(self, row: Row, kept: list[Candidate]) -> dict[str, Any]:
         best, choice = kept[0], {}
-        if len(kept) > 1 and self.scorer:
+        if len(kept) > 1 and self.scorer is not None:
             scored = self.journal.get(self._choice_key(kept)) or {}
             probabilities = scored.get("probabilities") or scored["chances"]  # the key of earlier versions
             order = sorted(range(len(kept)), key=lambda index: (-probabilities[index], index))

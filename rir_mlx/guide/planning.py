@@ -103,7 +103,8 @@ class _Timing:
             rows = (*self.context.data.train, *self.context.data.validation)
             due = recipe.augment.n * sum(row.reasoning is None for row in rows)
             workers = recipe.augment.workers if recipe.augment.engine == "ray" else 1
-            return due * self._generated_row() / workers
+            chooses = recipe.augment.n > 1 and recipe.augment.choose == "useful"  # a training of `qra` in two halves
+            return due * self._generated_row() / workers + (self._steps("qra")[1] if chooses else 0)
         if stage == "evaluation":
             return self._evaluation()
         return sum(self._arm(arm) for arm in recipe.classifier.arms if stage == f"classifier {arm}")

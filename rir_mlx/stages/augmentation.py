@@ -307,7 +307,7 @@ class _AugmentationStage:
             repetition_penalty=options.repetition_penalty,
         )
         prompt = digest_of([around_the_text, recipe.date, recipe.max_seq_length])
-        scorer = digest_of(self.model.rgen_identity()) if options.choose != "first" else ""
+        scorer = digest_of(self.model.rgen_identity()) if options.choose != "first" else None
         return AugmentationSettings(prompt, sampling, recipe.seed, options.n, options.retries, scorer)
 
     def _say_progress(self, job: AugmentationJob) -> None:
