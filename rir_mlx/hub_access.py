@@ -15,6 +15,9 @@ _VARIABLE = "HF_HUB_OFFLINE"
 _YES = {"1", "ON", "YES", "TRUE"}
 _CONNECT_SECONDS = 2.5
 _REMEMBERED_SECONDS = 60
+_KNOWN_MODEL = "openai-community/gpt2"
+_PROXY_WANTS_A_PASSWORD, _FAILED = 407, 500
+"""HTTP status codes. The hub itself fails with 5xx, too, and is then of no use either."""
 
 
 def forbid_network() -> None:
@@ -78,8 +81,7 @@ def cached_folders(kind: str) -> list[tuple[str, Path]]:
 
 @lru_cache(maxsize=1)
 def _answers(minute: int) -> bool:
-    """Whether anything at the hub's address answers a request. In a thread, since no timeout bounds the look-up of a
-    name."""
+    """Whether the hub answers at its address. In a thread, since no timeout bounds the look-up of a name."""
     found: list[bool] = []
     thread = threading.Thread(target=lambda: found.append(_connects()), daemon=True)
     thread.start()
@@ -88,13 +90,16 @@ def _answers(minute: int) -> bool:
 
 
 def _connects() -> bool:
+    """Whether the hub's API answers. Its answers are JSON, its errors too; a proxy that refuses (407, 502, 503) and the
+    page of a captive portal, wherever that leads, are not."""
     from huggingface_hub import constants, get_session
 
     try:
-        get_session().head(constants.ENDPOINT, timeout=_CONNECT_SECONDS)
+        answer = get_session().get(f"{constants.ENDPOINT}/api/models/{_KNOWN_MODEL}", timeout=_CONNECT_SECONDS)
     except Exception as error:  # of an HTTP library that huggingface_hub chooses
         return type(error).__name__ == "ReadTimeout"  # connected, and slow
-    return True
+    refused = answer.status_code == _PROXY_WANTS_A_PASSWORD or answer.status_code >= _FAILED
+    return not refused and "json" in answer.headers.get("content-type", "")
 
 
 def _set(value: bool) -> None:

@@ -77,7 +77,8 @@ def run(recipe: RecipeSource, *, retry_refused: bool = False, **options: Unpack[
     with _opened(recipe or DEFAULT_RECIPE, options) as context:
         if (planned := plan(context)) and len(planned) > 1:
             context.progress.say(plan_text(planned, context.backend.device().name))
-        return stages.run_all(context, retry_refused=retry_refused)
+        expected = {stage.name: stage.seconds for stage in planned if stage.seconds is not None}
+        return stages.run_all(context, retry_refused=retry_refused, expected=expected)
 
 
 def train_rgen(recipe: RecipeSource, **options: Unpack[Options]) -> TrainingResult:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -36,6 +36,26 @@ def counting_bytes(progress: Progress, what: str, total: float) -> Iterator[Call
     """A task measured in bytes and shown in MB (10⁶). Call the result with the number of further bytes done."""
     with progress.task(f"{what} (MB)", total / 1e6) as task:
         yield lambda count: task.advance(count / 1e6)
+
+
+class Pace:
+    """What is left of work in parts whose seconds were estimated, corrected by what the finished parts took."""
+
+    def __init__(self, expected: Mapping[str, float]) -> None:
+        self._expected = expected
+        self._estimated = self._measured = 0.0
+
+    def took(self, part: str, seconds: float) -> None:
+        """A part is finished. One without an estimate says nothing about the others."""
+        if part in self._expected:
+            self._estimated += self._expected[part]
+            self._measured += seconds
+
+    def left(self, parts: Iterable[str]) -> float | None:
+        """Seconds of the parts that have an estimate; None before the first of those is finished."""
+        if not self._estimated:
+            return None
+        return sum(self._expected.get(part, 0.0) for part in parts) * self._measured / self._estimated
 
 
 class Silent:

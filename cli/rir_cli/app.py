@@ -15,7 +15,7 @@ from rir_cli.answering.mcp_server import mcp
 from rir_cli.answering.reviewing import review
 from rir_cli.answering.serving import serve
 from rir_cli.checking import check
-from rir_cli.context import after_evaluation, open_options, own_name, process_rank, say_next, stage_options
+from rir_cli.context import open_options, own_name, process_rank, say_next, stage_options
 from rir_cli.converting import convert, export
 from rir_cli.groups import Command, Group
 from rir_cli.looking.benching import bench
@@ -64,6 +64,7 @@ class ArmChoice(StrEnum):
 
 
 _INTERRUPTED = 130
+_AFTER_EVALUATION = 'classify "a text of your own"'
 _PROMPTS = 3
 
 app.command(cls=Command, short_help="Write a first recipe for your table.")(init)
@@ -167,7 +168,7 @@ def evaluate(
     options = stage_options(quiet=quiet, runs=runs, overrides=set_ or (), backend=backend, offline=offline, force=force)
     comparison = rir_mlx.evaluate(recipe, png=png, **options)
     _print_result(comparison, json=json)
-    say_next(options, after_evaluation(comparison))
+    say_next(options, _AFTER_EVALUATION)
 
 
 @app.command(cls=Command, short_help="Run all stages of a recipe, or resume them.")
@@ -192,7 +193,7 @@ def run(
     if comparison is not None and comparison.augmentation is not None and not json:
         print_augmentation(comparison.augmentation)
     _print_result(comparison, json=json)
-    say_next(options, after_evaluation(comparison))
+    say_next(options, _AFTER_EVALUATION)
 
 
 @app.command(cls=Command, short_help="Run the whole pipeline offline in a minute.")

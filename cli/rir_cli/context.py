@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Unpack
 from rir_mlx.types import RUNS
 
 if TYPE_CHECKING:  # a backend's framework is not needed to print help
-    from rir_mlx.evaluation.schema import Comparison
     from rir_mlx.pipeline import Options
     from rir_mlx.stages import Context, OpenOptions
-    from rir_mlx.types import BackendName
+    from rir_mlx.types import Arm, BackendName
 
 
 def stage_options(*, quiet: bool, **options: Unpack[Options]) -> Options:
@@ -44,6 +43,15 @@ def trained_context(run: str | None, runs: Path, backend: BackendName | None, *,
     return open_trained_run(run, open_options(options))
 
 
+def arm_of(context: Context, named: Arm | None) -> Arm:
+    """The arm that answers: the `named` one, else the one to use, and a line that says which, of what, and why."""
+    from rir_mlx.classification.loading import arm_to_use
+
+    arm, why = (named, "") if named else arm_to_use(context.run)
+    context.progress.say(f"Using the {arm} classifier of {context.run.folder}.{' ' * bool(why)}{why}")
+    return arm
+
+
 def prepare(*, offline: bool) -> None:
     """Set what libraries read when they are imported: no telemetry, and no network if `offline`."""
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -67,14 +75,6 @@ def say_next(options: Options, command: str) -> None:
     if progress is not None and process_rank() == 0:
         more = "" if runs == RUNS else f" --runs {shlex.quote(str(runs))}"
         progress.say(f"Next: {own_name()} {command}{more}")
-
-
-def after_evaluation(comparison: Comparison | None) -> str:
-    """The command that follows an evaluation: it names the recommended arm, if another one answers by default."""
-    chosen = comparison.recommended if comparison else None
-    arms = [entry.name for entry in comparison.entries if entry.kind == "arm"] if comparison else []
-    named = comparison is not None and chosen in arms and chosen != comparison.chosen
-    return f'classify{f" --arm {chosen}" if named else ""} "a text of your own"'
 
 
 def own_name() -> str:

@@ -60,8 +60,7 @@ def export(
     from rir_convert.upload import check_push, push_folder
 
     from rir_cli.console import print_json
-    from rir_cli.context import trained_context
-    from rir_mlx.classification.loading import default_arm
+    from rir_cli.context import arm_of, trained_context
     from rir_mlx.errors import UserError
 
     if (public or dry_run) and not push_to_hub:
@@ -72,7 +71,7 @@ def export(
     if push_to_hub:
         check_push(push_to_hub, dry_run=dry_run)
     options = ExportOptions(to, output, quantize, gguf_type, dtype)
-    exported = export_arm(context, arm or default_arm(context.run), options)
+    exported = export_arm(context, arm_of(context, arm), options)
     found = {"folder": str(exported.folder)} | exported.verification
     if push_to_hub:
         pushed = push_folder(

@@ -27,7 +27,8 @@ from rir_convert.weights.merging import Fused
 from rir_convert.weights.tensors import Weights, base_weights, size_of
 from rir_mlx import __version__
 from rir_mlx.backends import open_backend
-from rir_mlx.classification.loading import default_arm
+from rir_mlx.classification.exported import ExportedClassifier, needed_keys, write_exported
+from rir_mlx.classification.loading import default_arm, trained_at
 from rir_mlx.classification.scores import Prediction
 from rir_mlx.errors import ModelError, UserError
 from rir_mlx.json_text import parse_json
@@ -111,6 +112,8 @@ def export_arm(context: Context, arm: Arm, options: ExportOptions) -> ExportResu
     with verified_folder(folder) as written:
         reference = trained.reference(example=work.form in RUNNABLE)
         comparisons = work.write(written, Verifier(context.progress, reference))
+        if options.to != "gguf":
+            write_exported(written, work.exported)
         example, program = work.example(written, comparisons, reference.example)
         facts = {"rir_mlx": __version__, "arm": arm, "format": options.name, "adapter_effect": reference.effect}
         facts["card_program"] = program.as_json()
@@ -229,6 +232,23 @@ class _Export:
     @property
     def form(self) -> CardForm:
         return "mlx-quantised" if self.options.quantize else self.options.to
+
+    @property
+    def exported(self) -> ExportedClassifier:
+        """What `classify` asks the written folder."""
+        trained, recipe, run = self.trained, self.context.recipe, self.context.run
+        adapter = self.options.to == "adapter"
+        return ExportedClassifier(
+            name=run.name,
+            arm=trained.arm,
+            form=self.options.to,
+            task=trained.task,
+            calibration=trained.calibration,
+            created=trained_at(run, recipe, trained.arm),
+            base=self.base.name if adapter else None,
+            revision=self.base.revision if adapter else None,
+            recipe=needed_keys(recipe),
+        )
 
     def _write_fused(self, folder: Path) -> None:
         with counting_bytes(self.context.progress, f"fuse into {self.base.name}", size_of(self.fused)) as advance:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _ALLOWED = re.compile(
     r"""
       model(-\d{5}-of-\d{5})?\.safetensors | model\.safetensors\.index\.json     # weights
-    | config\.json | generation_config\.json | verification\.json
+    | config\.json | generation_config\.json | verification\.json | rir_mlx\.json
     | tokenizer\.json | tokenizer_config\.json | tokenizer\.model | special_tokens_map\.json | added_tokens\.json
     | vocab\.json | merges\.txt | chat_template\.(jinja|json)
     | adapter_config\.json | adapters\.safetensors | adapter_model\.safetensors

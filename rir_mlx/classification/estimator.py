@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from rir_mlx.backends import open_backend
 from rir_mlx.classification.classifier import Classifier
+from rir_mlx.classification.exported import ExportedRun, find_export
 from rir_mlx.classification.loading import default_arm, load_classifier
 from rir_mlx.classification.scores import Prediction
 from rir_mlx.classification.scoring import PredictOptions
@@ -64,14 +65,16 @@ class TextEstimator:
         offline: bool = True,
         **parameters: Any,
     ) -> Self:
-        """The classifier of a run's folder. Without an `arm` it is the one that `rir-mlx classify` uses; `backend` None
-        is the recipe's. The base model must be on this machine, where the training has left it; with `offline` False it
-        is fetched if it is missing. `parameters` are those of the class.
+        """The classifier of a run's folder, or of an export's. Without an `arm` it is the one that `rir-mlx classify`
+        uses; `backend` None is the recipe's. The base model must be on this machine, where the training has left it;
+        with `offline` False it is fetched if it is missing. `parameters` are those of the class.
 
         Raises UserError if the folder holds no trained classifier, ModelError if the base model is missing.
         """
         folder = RunDir(Path(run))
         if not folder.recipe_file.is_file():
+            folder = find_export(folder.folder) or folder
+        if not isinstance(folder, ExportedRun) and not folder.recipe_file.is_file():
             raise UserError(f"{run} is no run's folder: it holds no recipe.yaml.", hint="For example: runs/demo")
         recipe = folder.recipe()
         files = resolve_model(recipe.model, recipe.revision, offline=offline)

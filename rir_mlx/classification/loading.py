@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rir_mlx import __version__
 from rir_mlx.classification.classifier import Classifier
+from rir_mlx.classification.exported import ExportedRun
 from rir_mlx.classification.scoring import PredictOptions
 from rir_mlx.errors import UserError
 from rir_mlx.models import adapters
@@ -26,6 +27,13 @@ _WRITTEN_AGAIN = "Delete it; `rir-mlx evaluate` then writes it again."
 def trained_stage(run: RunDir, recipe: Recipe, arm: Arm, seed: int | None = None) -> Stage:
     """The folder of an arm that was trained with a seed: the recipe's first where none is given."""
     return run.classifier(arm + seed_suffix(recipe, recipe.classifier.seeds[0] if seed is None else seed))
+
+
+def trained_at(run: RunDir, recipe: Recipe, arm: Arm) -> float:
+    """When an arm's training ended, in seconds since 1970."""
+    return (
+        run.exported.created if isinstance(run, ExportedRun) else trained_stage(run, recipe, arm).record.stat().st_mtime
+    )
 
 
 def seed_suffix(recipe: Recipe, seed: int) -> str:
@@ -48,6 +56,8 @@ def read_classifier(run: RunDir, model: RecipeModel, arm: Arm, seed: int | None 
     """A trained arm, of the recipe's first seed unless another is given.
 
     Raises UserError if the arm is not trained, ModelError if its adapter is damaged or of another base model."""
+    if isinstance(run, ExportedRun):
+        raise UserError(f"{run.folder} is an export itself.", hint="Name the run that it comes from.")
     stage = trained_stage(run, model.recipe, arm, seed)
     if stage.done() is None:
         trained = ", ".join(run.trained_arms())
@@ -62,7 +72,9 @@ def read_classifier(run: RunDir, model: RecipeModel, arm: Arm, seed: int | None 
 
 
 def load_classifier(run: RunDir, model: RecipeModel, arm: Arm, seed: int | None = None) -> Classifier:
-    """`read_classifier`, with its model loaded. Raises the same errors."""
+    """`read_classifier`, with its model loaded; or the classifier of an export. Raises the same errors."""
+    if isinstance(run, ExportedRun):
+        return run.load(model, arm)
     stored = read_classifier(run, model, arm, seed)
     return Classifier(model.load(stored.adapter), model.codec, stored.task, arm, stored.calibration)
 
@@ -83,8 +95,14 @@ def _stored_calibration(stage: Stage) -> Calibration | None:
 
 
 def default_arm(run: RunDir) -> Arm:
-    """The arm that answers if none is named: the reasoning arm that did best on the validation rows, or, before any
-    was measured, the first trained one that reasons.
+    """The arm that answers if none is named, see `arm_to_use`."""
+    return arm_to_use(run)[0]
+
+
+def arm_to_use(run: RunDir) -> tuple[Arm, str]:
+    """The arm that answers if none is named, and why in a few words: the one that the evaluation recommends; the
+    reasoning arm that did best on the validation rows, where it recommends a baseline or nothing; and before any was
+    measured, the first trained one that reasons.
 
     Raises UserError if the run has no trained classifier."""
     trained = run.trained_arms()
@@ -95,19 +113,24 @@ def default_arm(run: RunDir) -> Arm:
         )
     if run.comparison.is_file():
         hint = f"Run `rir-mlx evaluate {run.folder}` to write it again, or name an arm."
-        if (best := read_json(run.comparison, hint).get("chosen")) in trained:
-            found: Arm = best
-            return found
+        comparison = read_json(run.comparison, hint)
+        recommended, why, chosen = (comparison.get(key) for key in ("recommended", "recommendation", "chosen"))
+        if recommended in trained:
+            return cast(Arm, recommended), f"The evaluation recommends it. {why}"
+        if chosen in trained:
+            best = "It is the best reasoning arm on the validation rows."
+            return cast(Arm, chosen), f"{best} {why}" if why else best
     order: tuple[Arm, ...] = ("qra", "qarqa", "qar", "multitask", "qa", *CONTROLS)
-    return next(arm for arm in order if arm in trained)
+    return next(arm for arm in order if arm in trained), ""
 
 
 def classifier_identity(run: RunDir, model: RecipeModel, arm: Arm, options: PredictOptions) -> str:
     """A short hash of everything that decides a classifier's answers, the backend included: backends differ in their
     last digits."""
     stage, recipe = run.classifier(arm), model.recipe
+    weights = stage.adapter / adapters.MLX_WEIGHTS
     values: dict[str, Any] = {
-        "adapter": digest_of_file(stage.adapter / adapters.MLX_WEIGHTS),
+        "adapter": digest_of_file(weights) if weights.is_file() else None,  # an export has none beside its model
         "made": {path.name: digest_of_file(path) for path in sorted(stage.folder.glob("*.json"))},
         "base": model.files.fingerprint,
         "backend": model.backend.name,

@@ -25,12 +25,13 @@ _UNPRINTABLE = ("Cc", "Cs", "Cn", "Co", "Zl", "Zp")
 
 class Draft:
     """Values of a recipe by dotted key, in the order of the schema when written. `notes` are comments below a key's
-    entries: for a mapping, by its entry's name."""
+    entries: for a mapping, by its entry's name. `remarks` are about the whole recipe."""
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
         self.reasons: dict[str, str] = {}
         self.notes: dict[str, Mapping[str, Sequence[str]]] = {}
+        self.remarks: list[str] = []
 
     def set(self, key: str, value: Any, reason: str = "") -> None:
         """Choose a value. The reason is written above it."""

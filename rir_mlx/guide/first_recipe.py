@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rir_mlx.data.audit.findings import Audit, Material
@@ -18,8 +18,9 @@ from rir_mlx.data.rows import Row
 from rir_mlx.errors import DataError, UserError
 from rir_mlx.guide.columns import Guess, TableColumns, guess_reasoning, guess_text, label_columns, read_columns
 from rir_mlx.guide.draft import Draft
-from rir_mlx.guide.labels import LabelFacts, label_facts
+from rir_mlx.guide.labels import LabelFacts, label_examples, label_facts
 from rir_mlx.guide.models import EMBEDDED_MODEL, BaseModel, default_model, fitting, models_here, unknown_model
+from rir_mlx.guide.planning import Sizes
 from rir_mlx.hub_access import cached_names, hub_answers
 from rir_mlx.progress import counted
 from rir_mlx.recipe.loading import load_recipe, name_from
@@ -41,11 +42,15 @@ _EXAMPLE_LABELS = 20
 _SHOWN = 90
 _TRIPLES = "syvai/reasoning-gen"
 _NAMED = "you named it"
+_BYTES_OF_A_STORED_WEIGHT = 2
 
 
-def find_table(name: str | None) -> Path:
-    """The table that is meant: the named one, or the only one in this folder. Raises UserError if there is none, or
-    several."""
+def find_table(name: str | None, overrides: Sequence[str] = ()) -> Path:
+    """The table that is meant: the file that the key `data.train` names among the `overrides`; else the named one, or
+    the only one in this folder. Raises UserError if there is none, or several."""
+    sets = any(text.partition("=")[0].strip() in ("data.train", "data.train.path") for text in overrides)
+    if sets and (other := Path(load_recipe(None, overrides).data.train.path)).is_file():
+        return other
     if name is not None:
         return Path(name)
     found = sorted(path for path in Path.cwd().iterdir() if path.suffix.lower() in TABLE_SUFFIXES and path.is_file())
@@ -82,6 +87,8 @@ class ScannedTable:
     material: Material
     facts: LabelFacts
     overrides: Sequence[str]
+    parts: Mapping[str, Sequence[Row]] = field(default_factory=dict)
+    """The rows as the recipe will split them, by part; empty before its sizes are chosen."""
 
     @property
     def rows(self) -> list[Row]:
@@ -148,6 +155,21 @@ def with_all_labels(table: ScannedTable) -> ScannedTable:
     return replace(table, facts=label_facts(table.material, spot_slips=False))
 
 
+def as_split(table: ScannedTable) -> ScannedTable:
+    """The table with the parts that its recipe will split it into. The labels' examples are training rows: whoever
+    writes a description from them has read no test row."""
+    draft = Draft()
+    _set_columns(draft, table)
+    _set_labels(draft, table, {})
+    _set_sizes(draft, table)
+    for text in table.overrides:
+        draft.override(text, "")
+    recipe = draft.recipe()
+    parts = scan_sources(recipe.data, recipe.seed).parts
+    examples = label_examples(parts["train"], table.facts.counts)
+    return replace(table, parts=parts, facts=replace(table.facts, examples=examples))
+
+
 @dataclass(frozen=True)
 class ModelChoice:
     """A base model with the reason for it."""
@@ -192,6 +214,7 @@ def _memory(model: BaseModel) -> str:
 
 def draft_recipe(table: ScannedTable, choice: ModelChoice, descriptions: Mapping[str, str] | None = None) -> Draft:
     """The recipe for a scanned table. `descriptions` say what labels mean."""
+    table = table if table.parts else as_split(table)
     draft = Draft()
     draft.set("name", name_from(table.path.stem))
     draft.set("model", choice.model.name, f"Chosen because {choice.reason}.")
@@ -259,9 +282,11 @@ def _set_sizes(draft: Draft, table: ScannedTable) -> None:
 
 def _set_reasonings(draft: Draft, table: ScannedTable, choice: ModelChoice) -> None:
     """What R-Gen learns from."""
-    own = sum(row.reasoning is not None for row in table.rows)
+    own = sum(row.reasoning is not None for row in table.parts["train"])
     if own >= ENOUGH_OWN_REASONINGS:
-        draft.set("reasoning.source", None, f"{own:,} rows of yours have a reasoning: R-Gen learns from these alone.")
+        draft.set(
+            "reasoning.source", None, f"{own:,} training rows of yours have a reasoning: R-Gen learns from these alone."
+        )
     elif choice.tiny or not (hub_answers() or _TRIPLES in cached_names("dataset")):
         why = "They suit the embedded model." if choice.tiny else "The hub cannot be reached to fetch others."
         draft.set("reasoning.source", "builtin:reasoning.jsonl", f"Synthetic examples that ship with rir-mlx. {why}")
@@ -304,6 +329,14 @@ def _set_training(draft: Draft, table: ScannedTable, choice: ModelChoice) -> Non
     epochs = max(2, min(most, math.ceil(wanted * of_a_step / rows)))
     why = f"{math.ceil(rows / of_a_step) * epochs:,} steps for {counted(rows, 'row')}; the best weights are kept."
     draft.set("classifier.epochs", epochs, why)
+
+
+def sizes(table: ScannedTable, choice: ModelChoice) -> Sizes:
+    """What the time of a split table's recipe depends on."""
+    train = table.parts["train"]
+    own = sum(row.reasoning is not None for row in train)
+    counts = [len(table.parts.get(part, ())) for part in ("validation", "test")]
+    return Sizes(len(train), counts[0], counts[1], own, choice.model.size / _BYTES_OF_A_STORED_WEIGHT)
 
 
 def _training_rows(table: ScannedTable, recipe: Recipe) -> int:

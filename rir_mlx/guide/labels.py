@@ -44,7 +44,7 @@ def label_facts(material: Material, *, spot_slips: bool = True) -> LabelFacts:
         if meant is not None:
             strays[label] = (meant, count)
     kept = {label: counts[label] for label in sorted(counts) if label not in strays}
-    return LabelFacts(kept, strays, _examples(rows, kept))
+    return LabelFacts(kept, strays, label_examples(rows, kept))
 
 
 def _meant_by(label: str, others: Sequence[str]) -> str | None:
@@ -75,14 +75,14 @@ def _both_meant(own: str, near: str) -> bool:
     return any(all(_NUMERAL.fullmatch(word) for word in pair) for pair in pairs)
 
 
-def _examples(rows: Sequence[Row], labels: Mapping[str, int]) -> dict[str, list[str]]:
-    """Different texts of usual length for each label."""
+def label_examples(rows: Sequence[Row], labels: Mapping[str, int]) -> dict[str, list[str]]:
+    """Different texts of usual length for each label; none for a label that the rows lack."""
     texts: dict[str, dict[str, str]] = defaultdict(dict)
     for row in rows:
         texts[row.label].setdefault(normalised(row.text), " ".join(row.text.split()))
     found = {}
     for label in labels:
         own = list(texts[label].values())
-        usual = statistics.median(map(len, own))
+        usual = statistics.median(map(len, own)) if own else 0
         found[label] = sorted(own, key=lambda text: abs(len(text) - usual))[:EXAMPLES]
     return found

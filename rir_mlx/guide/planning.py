@@ -1,23 +1,29 @@
 """How long a whole run will take, before its first stage: a few rows are timed on the loaded model, and scaled up.
 
 Rough, and said to be: how long reasonings get is taken from R-Gen's examples, and the time of a step from one batch.
-Each stage measures again before it begins.
+Each stage measures again before it begins. Coarser still is what `init` chooses a recipe's sizes from, before any model
+is loaded: speeds that were measured on two processor cores, scaled by the model's weights and the number of cores.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+import re
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
+from typing import Any
 
 from rir_mlx.backends.base import Model, Request, Sampling
-from rir_mlx.errors import DataError, RirError
+from rir_mlx.errors import DataError, RirError, UserError
+from rir_mlx.guide.draft import Draft
 from rir_mlx.prompting.arms import training_examples
 from rir_mlx.prompting.prompts import answer_format, classifier_prompt, reasons_first
+from rir_mlx.recipe.schema import Recipe, TrainingSection
 from rir_mlx.stages.context import Context
 from rir_mlx.stages.training import rgen_examples
 from rir_mlx.training.cost import duration, generation_cost, training_cost
-from rir_mlx.training.job import TrainingJob, steps_for
+from rir_mlx.training.job import DEFAULT_EPOCHS, TrainingJob, steps_for
 from rir_mlx.training.memory import Loaded, Trained
 from rir_mlx.types import Arm
 
@@ -178,3 +184,96 @@ class _Timing:
                 each += 2 * min(self.test, _PROBED) * self._forward(arm)
             total += len(recipe.classifier.seeds) * each
         return total
+
+
+_MEASURED_WEIGHTS, _MEASURED_CORES = 1.24e9, 2
+_LABEL_ROWS, _REASONED_ROWS, _TOKENS = 3.7, 1.65, 110.0
+"""Training rows without and with a reasoning, and generated tokens, a second: Llama-3.2-1B's shape on two processor
+cores, in bfloat16, as the benchmarks have it."""
+_USUAL_TOKENS = 60
+"""Of a reasoning."""
+_FEWEST = 500
+"""Rows that `init` leaves, however little time there is."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Rows of each part, how many of those that are trained on have a reasoning of their own, and the model's
+    weights."""
+
+    train: int
+    validation: int
+    test: int
+    own: int
+    weights: float
+
+
+def rough_seconds(recipe: Recipe, sizes: Sizes, cores: int) -> float:
+    """How long a recipe may take, at the measured speeds."""
+    train, classifier = min(sizes.train, recipe.data.max_samples or sizes.train), recipe.classifier
+    tokens = 0.0
+    learned = sizes.own if recipe.reasoning.source is None else (recipe.reasoning.max_samples or train)
+    seconds = _rows_seen(recipe.rgen, learned) / _REASONED_ROWS
+    if set(classifier.arms) != {"qa"}:
+        tokens += recipe.augment.n * max(0, train + sizes.validation - sizes.own)
+    measured = sizes.validation + sizes.test
+    for arm in classifier.arms:
+        speed = _LABEL_ROWS if arm == "qa" else _REASONED_ROWS
+        each = _rows_seen(classifier, train) + _FORWARD_SHARE * measured
+        seconds += len(classifier.seeds) * each / speed
+        tokens += len(classifier.seeds) * measured * reasons_first(arm)
+    seconds += tokens * _USUAL_TOKENS / _TOKENS
+    return seconds * sizes.weights / _MEASURED_WEIGHTS * _MEASURED_CORES / max(1, cores)
+
+
+def _rows_seen(options: TrainingSection, rows: int) -> float:
+    """Rows that a training goes through."""
+    if options.iters is not None:
+        return options.iters * options.batch_size * options.grad_accumulation_steps
+    return rows * (DEFAULT_EPOCHS if options.epochs is None else options.epochs)
+
+
+def fit_into(draft: Draft, sizes: Sizes, limit: float, fixed: Collection[str] = (), cores: int | None = None) -> str:
+    """Make a recipe smaller until it takes no longer than `limit` seconds, and say how long it takes. Keys in `fixed`
+    stay as they are."""
+    cores, shown = cores or os.cpu_count() or 1, duration(limit)
+    for key, value in _smaller(draft, sizes):
+        if rough_seconds(draft.recipe(), sizes, cores) <= limit:
+            break
+        if key not in fixed:
+            draft.set(key, value, f"Reduced, so that all fits into {shown}.")
+    taken = rough_seconds(draft.recipe(), sizes, cores)
+    how = f"estimated from speeds that were measured on processor cores, {cores} here; a GPU takes less"
+    if taken <= limit:
+        return f"about {duration(taken)} of {shown} ({how}). `run` measures it before it starts."
+    return (
+        f"about {duration(taken)}, more than {shown} ({how}). Still fewer rows would teach it too little: a smaller "
+        "model takes less (rir-mlx models), and --time sets another limit."
+    )
+
+
+def _smaller(draft: Draft, sizes: Sizes) -> Iterator[tuple[str, Any]]:
+    """Keys with smaller values, those first that cost the least."""
+    recipe = draft.recipe()
+    if len(recipe.classifier.arms) > 2:
+        yield "classifier.arms", ["qa", "qra"]
+    if recipe.classifier.epochs is not None:
+        for epochs in range(int(recipe.classifier.epochs) - 1, 1, -1):
+            yield "classifier.epochs", epochs
+    triples = recipe.reasoning.max_samples if recipe.reasoning.source is not None else None
+    rows = min(sizes.train, recipe.data.max_samples or sizes.train)
+    while (triples or 0) > _FEWEST or rows > _FEWEST:
+        if triples is not None and triples > _FEWEST:
+            triples = max(_FEWEST, triples // 2)
+            yield "reasoning.max_samples", triples
+        if rows > _FEWEST:
+            rows = max(_FEWEST, rows // 2)
+            yield "data.max_samples", rows
+
+
+def seconds_of(text: str) -> float:
+    """The seconds of `30m`, `2h` or `1d`. Raises UserError for anything else."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(m|min|h|d)\s*", text)
+    if match is None or not float(match[1]):
+        raise UserError(f"{text!r} is no time.", hint="For example: 30m, 2h, 1d")
+    return float(match[1]) * {"m": 60, "min": 60, "h": 3600, "d": 86400}[match[2]]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rir_mlx.backends import open_backend
+from rir_mlx.classification.exported import ExportedRun, find_export
 from rir_mlx.errors import UserError, did_you_mean
 from rir_mlx.models.hub import ModelFiles, resolve_model
 from rir_mlx.progress import Progress, Silent
@@ -96,11 +97,13 @@ def _trusts_server(recipe: Recipe, options: OpenOptions) -> bool:
 
 
 def open_trained_run(folder: str | Path | None, options: OpenOptions = _DEFAULTS) -> Context:
-    """A run that has a trained classifier: the one in `folder`, or the newest one.
+    """A run that has a trained classifier: the one in `folder`, which may be an export, or the newest one.
 
     Raises UserError if there is none."""
-    run = newest_run(options.runs, trained=True) if folder is None else _named_run(Path(folder), options.runs)
-    if run is None or not run.recipe_file.is_file() or not run.trained_arms():
+    run = find_trained_run(folder, options.runs)
+    if isinstance(run, ExportedRun):
+        return _open_export(run, options)
+    if run is None or not run.trained_arms():
         there = [str(run.folder) for run in all_runs(options.runs) if run.trained_arms()]
         raise UserError(
             f"There is no run in {options.runs}/ with a trained classifier."
@@ -111,6 +114,22 @@ def open_trained_run(folder: str | Path | None, options: OpenOptions = _DEFAULTS
             else "`rir-mlx demo` makes one in about a minute; `rir-mlx run RECIPE` makes yours.",
         )
     return open_run(run.folder, options)
+
+
+def find_trained_run(folder: str | Path | None, runs: Path) -> RunDir | None:
+    """The run or the export in `folder`, or the newest run with a trained classifier; None if there is none.
+
+    Raises UserError for an export that cannot be classified with."""
+    run = newest_run(runs, trained=True) if folder is None else _named_run(Path(folder), runs)
+    return run if run is None or run.recipe_file.is_file() else find_export(run.folder)
+
+
+def _open_export(run: ExportedRun, options: OpenOptions) -> Context:
+    """An exported folder, to classify with."""
+    recipe = run.recipe((*options.overrides, *((f"backend={options.backend}",) if options.backend else ())))
+    backend = open_backend(recipe.backend)
+    files = resolve_model(recipe.model, recipe.revision, offline=options.offline)
+    return Context(run, RecipeModel(recipe, backend, files), options.progress, command=options.command)
 
 
 def recipe_of_rows(source: str | None, options: OpenOptions = _DEFAULTS) -> Recipe:

@@ -104,6 +104,10 @@ class RunDir:
         self.review = folder / "review.jsonl"
         self.plots = folder / "plots"
 
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name
+
     def classifier(self, arm: str) -> Stage:
         """An arm's stage. `arm` is `<arm>-seed<number>` for a seed after the first."""
         return Stage(self.folder / f"classifier-{arm}")

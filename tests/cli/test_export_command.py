@@ -71,6 +71,25 @@ def test_every_export_is_verified_before_it_takes_its_place(
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
     if kind == "hf":  # an export takes the place of the one before
         assert exportable("export", "--arm", "qa", *options, "-q").code == 0
+    _classifies_as_the_run_does(exportable, folder, kind)
+
+
+def _classifies_as_the_run_does(rir: Run, folder: Path, kind: str) -> None:
+    """Exports open with `--run`; weights in fewer bits give other probabilities, and llama.cpp's need llama.cpp."""
+    command = ("classify", "i feel happy today", "--json", "--offline")
+    if kind.startswith("gguf"):
+        refused = rir(*command, "--run", str(folder))
+        assert refused.code == 2
+        assert "only llama.cpp's programs run" in refused.err
+        return
+    expected = json.loads(rir(*command, "--run", "runs/small").out)
+    for backend in ("mlx",) if "bit" in kind else ("mlx", "torch"):
+        done = rir(*command, "--run", str(folder), "--backend", backend)
+        assert done.code == 0, done.err
+        found = json.loads(done.out)
+        assert found["label"] == expected["label"]
+        near = 0.02 if kind in ("hf-bfloat16", "mlx-8bit") else 1e-4
+        assert found["probabilities"] == pytest.approx(expected["probabilities"], abs=near)
 
 
 @pytest.mark.heavy

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from commands import Finished, Result, Run, write_csv
-from rir_cli.context import after_evaluation
 
 from rir_mlx.backends.fake import FakeModel
+from rir_mlx.classification.loading import arm_to_use
 from rir_mlx.errors import Failure
 from rir_mlx.recipe.loading import load_recipe
+from rir_mlx.storage.atomic import write_json
+from rir_mlx.storage.layout import RunDir
 from rir_mlx.training.checkpoints import Checkpoints
 
 
@@ -104,14 +105,24 @@ def test_a_run_says_which_stage_of_how_many_it_does_and_what_comes_next(finished
 
 
 @pytest.mark.parametrize(
-    ("chosen", "recommended", "option"),
-    [("qra", "qa", " --arm qa"), ("qra", "qra", ""), ("qra", "tf-idf", ""), ("qra", None, "")],
+    ("recommended", "used", "why"),
+    [
+        ("qa", "qa", "The evaluation recommends it. Use it."),
+        ("tf-idf", "qar", "It is the best reasoning arm on the validation rows. Use it."),
+        (None, "qar", "It is the best reasoning arm on the validation rows. Use it."),
+        ("gone", "qar", "It is the best reasoning arm on the validation rows. Use it."),
+    ],
 )
-def test_the_recommended_arm_is_the_one_to_classify_with(chosen: str, recommended: str | None, option: str) -> None:
+def test_the_recommended_arm_is_the_one_to_classify_with(
+    tmp_path: Path, recommended: str | None, used: str, why: str
+) -> None:
     """`Use qa`, and the command below it classified with qra."""
-    entries = [SimpleNamespace(name=name, kind="arm") for name in ("qa", "qra")]
-    found: Any = SimpleNamespace(chosen=chosen, recommended=recommended, entries=entries)
-    assert after_evaluation(found) == f'classify{option} "a text of your own"'
+    run = RunDir(tmp_path)
+    for arm in ("qa", "qra", "qar"):
+        write_json(run.classifier(arm).record, {})
+    assert arm_to_use(run) == ("qra", "")
+    write_json(run.comparison, {"recommended": recommended, "recommendation": "Use it.", "chosen": "qar"})
+    assert arm_to_use(run) == (used, why)
 
 
 @pytest.mark.slow

@@ -11,9 +11,10 @@ import pytest
 import yaml
 from commands import LABELS, WORDS
 
+from rir_mlx.data.loading import load_labelled
 from rir_mlx.guide import first_recipe
 from rir_mlx.guide.draft import Draft, first_sentence
-from rir_mlx.guide.first_recipe import ModelChoice, draft_recipe, look_at, model_choices, scan
+from rir_mlx.guide.first_recipe import ModelChoice, as_split, draft_recipe, look_at, model_choices, scan
 from rir_mlx.guide.models import default_model, models_here, training_bytes
 from rir_mlx.recipe.schema import DataSection, Recipe
 
@@ -130,7 +131,7 @@ def test_the_default_models_estimate_grows_with_the_width_of_its_weights(monkeyp
 def test_own_reasonings_are_what_rgen_learns_from(tabled: Tabled) -> None:
     made = draft(tabled(why="these words say so"))
     assert (made.recipe().data.reasoning_column, made.recipe().reasoning.source) == ("why", None)
-    assert made.reasons["reasoning.source"].startswith("180 rows of yours")
+    assert made.reasons["reasoning.source"].startswith("126 training rows of yours")
 
 
 def test_what_the_user_sets_stands(tabled: Tabled) -> None:
@@ -163,3 +164,16 @@ def test_the_first_sentence_of_a_keys_help_ends_at_its_stop() -> None:
     assert first_sentence("Whether marks enclose cells\nof CSV files (`true`).") == (
         "Whether marks enclose cells of CSV files (`true`)."
     )
+
+
+def test_test_rows_are_neither_shown_nor_counted(tabled: Tabled) -> None:
+    """Whoever describes a label from a test row has seen what the classifier is measured on."""
+    path = tabled(why="these words say so")
+    table = scan(look_at(path))
+    made = draft_recipe(table, model_choices(16 * GIB)[0])
+    parts = load_labelled(made.recipe().data, made.recipe().seed)
+    train = {row.text for row in parts.train}
+    shown = [text for texts in as_split(table).facts.examples.values() for text in texts]
+    assert len(shown) == 9
+    assert set(shown) <= train
+    assert made.reasons["reasoning.source"].startswith(f"{len(train)} training rows of yours")

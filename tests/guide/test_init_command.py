@@ -119,3 +119,27 @@ def test_after_an_error_of_its_own_audit_init_sends_to_check(rows: Run) -> None:
 def test_a_table_that_is_named_as_a_test_part_is_warned_of(rows: Run) -> None:
     Path("test.csv").write_bytes(Path("rows.csv").read_bytes())
     assert "warning: data.train is a test part (test.csv)" in rows("init", "test.csv", "--yes").out
+
+
+def test_the_recipe_is_about_the_table_that_a_key_names(rows: Run) -> None:
+    write_csv(Path("other.csv"), [(f"{WORDS[label]} {n} more", label) for n in range(30) for label in LABELS])
+    assert rows("init", "rows.csv", "--yes", "-s", "data.train=other.csv").code == 0
+    lines = Path("rows.yaml").read_text(encoding="utf-8").splitlines()
+    assert lines[0].startswith("# A recipe for other.csv, written by")
+
+
+def test_the_time_that_there_is_stands_in_the_recipe_of_a_model_that_takes_long(
+    rows: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert rows("init", "--yes", "--time", "soon").code == 2
+    assert rows("init", "--yes", "-o", "tiny.yaml").code == 0
+    assert "Time:" not in Path("tiny.yaml").read_text(encoding="utf-8"), "the embedded model trains in minutes"
+    monkeypatch.setattr("rir_mlx.guide.first_recipe.hub_answers", lambda: True)
+    monkeypatch.setattr("rir_mlx.guide.machine.physical_memory", lambda: 32 * 2**30)
+    result = rows("init", "--yes", "--time", "1m")
+    assert result.code == 0, result.err
+    assert "Time: about " in result.out
+    text = Path("rows.yaml").read_text(encoding="utf-8")
+    assert "# Time: about " in text
+    assert "# Reduced, so that all fits into 60 s." in text
+    assert load_recipe("rows.yaml").classifier.arms == ("qa", "qra")

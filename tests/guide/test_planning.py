@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 from commands import Finished, Run
 
-from rir_mlx.guide.planning import StageTime, plan, plan_text
+from rir_mlx.errors import UserError
+from rir_mlx.guide.draft import Draft
+from rir_mlx.guide.planning import Sizes, StageTime, fit_into, plan, plan_text, rough_seconds, seconds_of
+from rir_mlx.progress import Pace
 from rir_mlx.stages import OpenOptions, open_run
 
 
@@ -25,6 +28,18 @@ def test_the_total_names_every_stage_and_what_depends_on_a_server() -> None:
     text = plan_text(stages, "a laptop")
     assert text.startswith("About 10 min for 3 stages on a laptop: R-Gen 2 min, classifier qa 8 min.")
     assert text.endswith("Beside that, augmentation: that depends on the server.")
+
+
+def test_what_is_left_is_said_at_the_pace_of_the_finished_stages() -> None:
+    """A run that was to take 3 minutes took 5 beside other work, and said nothing of it."""
+    pace = Pace({"R-Gen": 10.0, "classifier qa": 20.0, "evaluation": 30.0})
+    assert pace.left(["classifier qa"]) is None
+    pace.took("augmentation", 500.0)
+    assert pace.left(["classifier qa"]) is None, "a server's time says nothing about this machine"
+    pace.took("R-Gen", 20.0)
+    assert pace.left(["classifier qa", "evaluation"]) == 100.0
+    pace.took("classifier qa", 10.0)
+    assert pace.left(["evaluation"]) == 30.0
 
 
 def test_every_stage_of_a_new_run_has_a_time(recipe: Path) -> None:
@@ -76,3 +91,36 @@ def test_a_fault_that_a_stage_finds_is_left_to_it(rir: Run, recipe: Path) -> Non
 def test_faults_of_the_rows_come_before_a_model_is_loaded(rir: Run, recipe: Path, rows: str) -> None:
     Path("rows.csv").write_text(rows, encoding="utf-8")
     assert rir("run", str(recipe)).code == 2
+
+
+LARGE = Sizes(train=4000, validation=500, test=1000, own=0, weights=1.24e9)
+
+
+def test_a_recipe_is_made_smaller_until_it_fits_into_the_time_and_what_the_user_set_stays() -> None:
+    def fitted(limit: float, *fixed: str) -> tuple[Draft, str]:
+        draft = Draft()
+        draft.set("classifier.arms", ["qa", "qra", "qar"])
+        draft.set("classifier.epochs", 3)
+        return draft, fit_into(draft, LARGE, limit, fixed, cores=2)
+
+    whole, said = fitted(1e9)
+    assert whole.values == {"classifier.arms": ["qa", "qra", "qar"], "classifier.epochs": 3}
+    needed = rough_seconds(whole.recipe(), LARGE, 2)
+    assert said.startswith("about ")
+    assert "2 here; a GPU takes less" in said
+    for share in (0.9, 0.5, 0.3):
+        draft, said = fitted(share * needed)
+        assert rough_seconds(draft.recipe(), LARGE, 2) <= share * needed
+        assert draft.reasons["classifier.arms"].startswith("Reduced, so that all fits into")
+        assert "`run` measures it" in said
+    assert fitted(0.9 * needed, "classifier.arms")[0].values["classifier.arms"] == ["qa", "qra", "qar"]
+    smallest, said = fitted(60)
+    assert (smallest.values["data.max_samples"], smallest.values["reasoning.max_samples"]) == (500, 500)
+    assert "more than 60 s" in said
+
+
+def test_a_time_is_minutes_hours_or_days() -> None:
+    assert [seconds_of(text) for text in ("30m", "90 min", "1.5h", "2d")] == [1800, 5400, 5400, 172800]
+    for text in ("soon", "30", "0h", ""):
+        with pytest.raises(UserError, match="is no time"):
+            seconds_of(text)

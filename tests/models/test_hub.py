@@ -6,11 +6,13 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
 from huggingface_hub import errors
 
+from rir_mlx import hub_access
 from rir_mlx.errors import ModelError
 from rir_mlx.models.families import rope_for_both
 from rir_mlx.models.hub import resolve_model
@@ -102,3 +104,26 @@ def test_rotary_keys_come_out_in_both_forms(config: dict[str, object]) -> None:
 
 def test_a_model_without_scaling_gets_none() -> None:
     assert rope_for_both({})["rope_scaling"] is None
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "reached"),
+    [
+        (200, "application/json; charset=utf-8", True),
+        (401, "application/json", True),
+        (404, "application/json", True),
+        (407, "text/html", False),
+        (407, "application/json", False),
+        (502, "text/html", False),
+        (503, "application/json", False),
+        (200, "text/html", False),
+        (302, "text/html", False),
+        (200, "", False),
+    ],
+)
+def test_a_proxy_that_refuses_and_the_page_of_a_portal_are_no_hub(
+    monkeypatch: pytest.MonkeyPatch, status: int, content: str, reached: bool
+) -> None:
+    answer = SimpleNamespace(status_code=status, headers={"content-type": content})
+    monkeypatch.setattr(huggingface_hub, "get_session", lambda: SimpleNamespace(get=lambda *_, **__: answer))
+    assert hub_access._connects() is reached

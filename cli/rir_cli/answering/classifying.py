@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rir_cli.answering.standard_input import arriving_lines
-from rir_cli.context import trained_context
+from rir_cli.context import arm_of, trained_context
 from rir_cli.options import (
     ArmOption,
     BackendOption,
@@ -88,8 +88,7 @@ def classify(
     from rir_mlx.classification import loading
     from rir_mlx.classification.scoring import PredictOptions
 
-    arm, progress, recipe = arm or loading.default_arm(context.run), context.progress, context.recipe.evaluate
-    progress.say(f"Using the {arm} classifier of {context.run.folder}.")
+    arm, progress, recipe = arm_of(context, arm), context.progress, context.recipe.evaluate
     classifier = loading.load_classifier(context.run, context.model, arm)
     options = PredictOptions(reason, samples, recipe.sample_temperature, recipe.batch_size, mass)
     _warn_of_samples(classifier, options, recipe.samples, progress)
@@ -262,11 +261,10 @@ def _columns(given: Sequence[str] | None, file: Path | None, run: str | None, ru
     several."""
     if given or file is None:
         return given
-    from rir_mlx.stages.opening import OpenOptions, find_run
-    from rir_mlx.storage.layout import newest_run
+    from rir_mlx.stages.opening import find_trained_run
 
-    found = newest_run(runs, trained=True) if run is None else find_run(run, OpenOptions(runs=runs))[0]
-    if found is None or not found.recipe_file.is_file():
+    found = find_trained_run(run, runs)
+    if found is None:
         return None  # which is an error when the run is opened
     named = found.recipe().data.text_column
     return None if named is None or isinstance(named, str) else named

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated
 
 from rir_cli.answering.serving import RunArgument, served
-from rir_cli.context import trained_context
+from rir_cli.context import arm_of, trained_context
 from rir_cli.options import ArmOption, BackendOption, OfflineOption, RunsOption, ThresholdOption
 from rir_mlx.types import RUNS
 
@@ -39,7 +39,7 @@ def mcp(
     from rir_mlx.classification import loading
     from rir_mlx.serving.worker import Limits, Worker
 
-    used = arm or loading.default_arm(context.run)
+    used = arm_of(context, arm)
     worker = Worker(
         lambda: loading.load_classifier(context.run, context.model, used),
         Limits(seconds=600, together=context.recipe.evaluate.batch_size),

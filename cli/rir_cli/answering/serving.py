@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from rir_cli.context import trained_context
+from rir_cli.context import arm_of, trained_context
 from rir_cli.options import ArmOption, BackendOption, OfflineOption, QuietOption, RunsOption, ThresholdOption
 from rir_mlx.types import RUNS, Way
 
@@ -86,7 +86,7 @@ def serve(
 
     from rir_mlx.classification import loading
 
-    used: Arm = arm or loading.default_arm(context.run)
+    used: Arm = arm_of(context, arm)
     options = replace(options, together=together or context.recipe.evaluate.batch_size)
     from rir_mlx.serving.workbench.arms import ServedRun
 
@@ -110,7 +110,7 @@ def served(context: Context, classifier: Classifier, threshold: float | None) ->
     """What is said of the classifier that answers."""
     from datetime import UTC, datetime
 
-    from rir_mlx.classification.loading import trained_stage
+    from rir_mlx.classification.loading import trained_at
     from rir_mlx.serving.wire import Served
 
     calibration, ways = classifier.calibration, get_args(Way)
@@ -124,8 +124,7 @@ def served(context: Context, classifier: Classifier, threshold: float | None) ->
         )
     if not calibration.rows:
         context.progress.warn("The probabilities are not calibrated: `rir-mlx evaluate` calibrates them.")
-    created = trained_stage(context.run, context.recipe, classifier.arm).record.stat().st_mtime
+    created = trained_at(context.run, context.recipe, classifier.arm)
     day = datetime.fromtimestamp(created, UTC).date().isoformat()
-    name = context.run.folder.resolve().name
     labels = tuple(classifier.task.names)
-    return Served(name, classifier.arm, labels, day, int(created), calibration.rows > 0, thresholds)
+    return Served(context.run.name, classifier.arm, labels, day, int(created), calibration.rows > 0, thresholds)

@@ -16,7 +16,10 @@ from rir_cli.options import OfflineOption, SetOption
 if TYPE_CHECKING:
     from rir_mlx.data.audit.findings import Audit
     from rir_mlx.guide.draft import Draft
-    from rir_mlx.guide.first_recipe import ScannedTable, TableLook
+    from rir_mlx.guide.first_recipe import ModelChoice, ScannedTable, TableLook
+
+
+_TIME = "8h"
 
 
 def init(
@@ -30,6 +33,14 @@ def init(
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="Ask nothing: take every guess. The default without a terminal.")
     ] = False,
+    time: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="How long training may take: 30m, 2h, 1d. If a model needs longer, it gets fewer arms, passes, rows. "
+            f"Default: {_TIME}.",
+        ),
+    ] = None,
     set_: SetOption = None,
     offline: OfflineOption = False,
 ) -> None:
@@ -39,18 +50,22 @@ def init(
     """
     stage_options(quiet=False, offline=offline)
     from rir_mlx.guide import first_recipe
+    from rir_mlx.guide.planning import seconds_of
     from rir_mlx.storage.atomic import write_text
 
-    table = first_recipe.find_table(file)
-    target = output or Path(f"{table.stem}.yaml")
+    overrides = tuple(set_ or ())
+    table = first_recipe.find_table(file, overrides)
+    target = output or Path(f"{Path(file or table).stem}.yaml")
     _refuse_to_overwrite(target)
     asks = not yes and sys.stdin.isatty() and sys.stderr.isatty()
-    look = first_recipe.look_at(table, tuple(set_ or ()))
-    draft, audit = _draft(look, target, asks=asks)
+    limit = seconds_of(time) if time else None
+    look = first_recipe.look_at(table, overrides)
+    draft, audit = _draft(look, target, limit, asks=asks)
     head = [
-        f"A recipe for {table}, written by `rir-mlx init`. Change what you like, then:",
+        f"A recipe for {draft.recipe().data.train.path}, written by `rir-mlx init`. Change what you like, then:",
         f"  rir-mlx run {shlex.quote(str(target))}",
         f"Every other key has its default: rir-mlx recipe {shlex.quote(str(target))} --all",
+        *draft.remarks,
     ]
     write_text(target, draft.checked_text(head))
     typer.echo(f"\nThe recipe, with a reason for each choice → {target}")
@@ -72,8 +87,9 @@ def _refuse_to_overwrite(target: Path) -> None:
         )
 
 
-def _draft(look: TableLook, target: Path, *, asks: bool) -> tuple[Draft, Audit]:
-    """The recipe and the audit of its rows, printed step by step as its choices are made."""
+def _draft(look: TableLook, target: Path, limit: float | None, *, asks: bool) -> tuple[Draft, Audit]:
+    """The recipe and the audit of its rows, printed step by step as its choices are made. `limit` are the seconds that
+    training may take."""
     from rir_cli.starting import questions
     from rir_mlx.guide import first_recipe
     from rir_mlx.guide.machine import physical_memory
@@ -84,11 +100,12 @@ def _draft(look: TableLook, target: Path, *, asks: bool) -> tuple[Draft, Audit]:
     _say(f"{look.path}: {rows}, columns {', '.join(look.table.names)}")
     _say_guesses(look)
     text, label = questions.ask_columns(look) if asks else (None, None)
-    table = _labels_settled(first_recipe.scan(look, text, label), asks=asks)
+    table = first_recipe.as_split(_labels_settled(first_recipe.scan(look, text, label), asks=asks))
     descriptions = questions.ask_descriptions(table.facts) if asks else {}
     choices = first_recipe.model_choices(physical_memory(), look.overrides)
     choice = questions.ask_model(choices) if asks else choices[0]
     draft = first_recipe.draft_recipe(table, choice, descriptions)
+    time = _time_settled(draft, table, choice, limit, asks=asks)
     if asks:
         draft.set("data.instruction", questions.ask("The question that the labels answer", _instruction(draft)))
     audit = check(draft.recipe())  # as the recipe reads the rows
@@ -96,8 +113,24 @@ def _draft(look: TableLook, target: Path, *, asks: bool) -> tuple[Draft, Audit]:
     _say(f"Texts: {describe_texts([row.text for row in table.rows])}.")
     _print_rows(audit, target)
     _say(f"Model: {choice.model.name}, because {choice.reason}.")
+    _say(time)
     _say(f"R-Gen learns from: {_source(draft)}.")
     return draft, audit
+
+
+def _time_settled(draft: Draft, table: ScannedTable, choice: ModelChoice, limit: float | None, *, asks: bool) -> str:
+    """Make the recipe fit into the time that there is. What that is matters only for a model that takes long: the
+    embedded one trains in minutes, and nothing is known of one that is not here."""
+    from rir_cli.starting import questions
+    from rir_mlx.guide import first_recipe, planning
+
+    if choice.tiny or not choice.model.size:
+        return ""
+    limit = limit or (questions.ask_time(_TIME) if asks else planning.seconds_of(_TIME))
+    fixed = {text.partition("=")[0].strip() for text in table.overrides}
+    said = f"Time: {planning.fit_into(draft, first_recipe.sizes(table, choice), limit, fixed)}"
+    draft.remarks.append(said)
+    return said
 
 
 def _labels_settled(table: ScannedTable, *, asks: bool) -> ScannedTable:

@@ -62,6 +62,18 @@ def ask_model(choices: Sequence[ModelChoice]) -> ModelChoice:
     return numbers[_one_of("Which model?", list(numbers), "1")]
 
 
+def ask_time(default: str) -> float:
+    """How long training may take, in seconds."""
+    from rir_mlx.errors import UserError
+    from rir_mlx.guide.planning import seconds_of
+
+    while True:
+        try:
+            return seconds_of(ask("How long may training take? (30m, 2h, 1d)", default))
+        except UserError as error:
+            typer.echo(str(error), err=True)
+
+
 def _one_of(question: str, known: Sequence[str], default: str) -> str:
     while (answer := ask(question, default)) not in known:
         typer.echo(f"That is none of: {', '.join(known)}.", err=True)

@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, Field, model_validator
 
+from rir_mlx.classification.exported import ExportedRun
 from rir_mlx.data.cells import checked_text
 from rir_mlx.data.tables.row_streams import stamp
 from rir_mlx.data.tables.sources import files_of
@@ -76,6 +77,8 @@ class Reviewing:
 
     def rows(self) -> ReviewRows:
         """The rows, read again if a file changed. Raises what reading them raises."""
+        if isinstance(self.source.run, ExportedRun):
+            raise Refused(404, "An export holds no rows to review: serve the run that it comes from.")
         with self._lock:
             stamps = self._stamps_now()
             if self._rows is None or self._stamps != stamps:
