@@ -230,7 +230,7 @@ def test_help_breaks_no_word_and_shows_no_type_of_a_switch(
         assert "<bool>" not in shown
         assert max(map(len, shown.splitlines())) <= columns
         assert "Usage: rir-mlx" in shown
-    assert "--arm <qa|qra|qar|multitask|qra-scrambled|qra-words>" in rir("classify", "-h").out
+    assert "--arm <qa|qra|qar|qarqa|multitask|qra-scrambled|qra-words>" in rir("classify", "-h").out
 
 
 def test_the_library_can_be_run_as_the_command() -> None:

@@ -102,14 +102,14 @@ def test_peak_memory_does_not_grow_with_the_vocabulary_times_the_prompt(open_nam
         model.add_adapter(spec_of("lora"), seed=0)
         model.configure_optimizer(SMOOTH)
         taken = []
-        for _ in range(5):  # the thread that computes frees a buffer sooner or later; the first step also makes states
+        for _ in range(7):  # the thread that computes frees a buffer sooner or later; the first step also makes states
             gc.collect()  # the models of other tests, which would be freed while this one is measured
             mx.clear_cache()
             mx.reset_peak_memory()
             before = mx.get_active_memory()
             model.train_step(batches, 1e-3)
             taken.append(mx.get_peak_memory() - before)
-        peaks.append(min(taken))
+        peaks.append(sorted(taken)[len(taken) // 2])
     logits = 8 * 170 * 7 * 390 * 4
     assert logits > 14e6
     assert peaks[1] - peaks[0] < 0.1 * logits
