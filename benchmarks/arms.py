@@ -1,4 +1,5 @@
-"""How much each arm learns from the demo's rows, and what the share of wrong first labels does to `qarqa`.
+"""How much each arm learns from the demo's rows, what the share of wrong first labels does to `qarqa`, and what the
+speed at which reasonings are dropped does to `curriculum`.
 
     python -m benchmarks.arms choose RUNS       # validation rows alone
     python -m benchmarks.arms measure RUNS      # test rows, once
@@ -26,7 +27,8 @@ from rir_mlx.types import Arm
 
 SIZES = ("data.val_size=300", "data.test_size=600", "classifier.seeds=[0, 1, 2]")
 SHARES = (0.0, 0.25, 0.5, 0.75)
-ARMS: tuple[Arm, ...] = ("qa", "qra", "qar", "qarqa")
+SPANS = ("[0.0, 0.25]", "[0.0, 0.5]", "[0.2, 0.7]", "[0.4, 0.9]")
+ARMS: tuple[Arm, ...] = ("qa", "qra", "qar", "qarqa", "curriculum")
 
 
 def opened(runs: Path, *settings: str) -> Context:
@@ -51,7 +53,7 @@ def trained(context: Context, arm: Arm) -> float:
     return round(time.perf_counter() - started, 1)
 
 
-def choose(runs: Path, arm: Arm, key: str, values: Sequence[float]) -> None:
+def choose(runs: Path, arm: Arm, key: str, values: Sequence[Any]) -> None:
     for value in values:
         context = opened(runs, f"classifier.{key}={value}")
         seconds = trained(context, arm)
@@ -77,6 +79,7 @@ def main() -> None:
     augment_rows(context)
     if what == "choose":
         choose(runs, "qarqa", "wrong_first", SHARES)
+        choose(runs, "curriculum", "curriculum", SPANS)
     else:
         measure(runs, ARMS)
 

@@ -29,11 +29,12 @@ metrics would mislead or a label would not be learned. `note`: worth knowing."""
 OnBadRows = Literal["stop", "skip"]
 """What happens to rows that cannot be used: an error that lists them, or they are left out and counted."""
 
-Arm = Literal["qa", "qra", "qar", "qarqa", "multitask", "qra-scrambled", "qra-words"]
+Arm = Literal["qa", "qra", "qar", "qarqa", "multitask", "curriculum", "qra-scrambled", "qra-words"]
 """How a classifier is trained: `qa` writes the label, `qra` a reasoning and then the label (arXiv:2507.00214), `qar`
 the label and then a reasoning (arXiv:2406.14511), `qarqa` a first label, a reasoning and the label again (guess, think,
-answer: arXiv:2509.12108), `multitask` the label or a reasoning, by two prompts (arXiv:2305.02301). Controls: `qra` on
-reasonings of other rows (`qra-scrambled`), and on its own with their words shuffled (`qra-words`)."""
+answer: arXiv:2509.12108), `multitask` the label or a reasoning, by two prompts (arXiv:2305.02301), `curriculum` first
+what `qra` writes, then less and less of the reasoning, in the end the label alone (arXiv:2405.14838). Controls: `qra`
+on reasonings of other rows (`qra-scrambled`), and on its own with their words shuffled (`qra-words`)."""
 
 Finding = Literal["helped", "hurt", "unclear", "failed"]
 """What a comparison shows about reasoning; `failed` if it shows nothing, because the task was not learned or the arms

@@ -36,7 +36,7 @@ class Classifier(LabelScorer):
             return []
         if not self.reasons_first:
             predictions = self.predictions(self.direct(texts, options.batch_size, mass=options.mass), "direct")
-            explained = options.reason == "always" and self.arm != "qa"
+            explained = options.reason == "always" and self.writes_reasoning
             return self._explained(texts, predictions, options, on_text) if explained else predictions
         if options.reason == "always" and not self.answers_twice:
             return self._reasoned_predictions(texts, options, on_text)

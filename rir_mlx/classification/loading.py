@@ -120,7 +120,7 @@ def arm_to_use(run: RunDir) -> tuple[Arm, str]:
         if chosen in trained:
             best = "It is the best reasoning arm on the validation rows."
             return cast(Arm, chosen), f"{best} {why}" if why else best
-    order: tuple[Arm, ...] = ("qra", "qarqa", "qar", "multitask", "qa", *CONTROLS)
+    order: tuple[Arm, ...] = ("qra", "qarqa", "qar", "multitask", "curriculum", "qa", *CONTROLS)
     return next(arm for arm in order if arm in trained), ""
 
 

@@ -24,6 +24,7 @@ from rir_mlx.prompting.prompts import (
     classifier_prompt,
     label_text,
     reasons_first,
+    writes_reasoning,
 )
 from rir_mlx.prompting.room import no_room, prompt_room, text_room
 from rir_mlx.types import AnswerFormat, Arm, ReasonMode, Way
@@ -79,12 +80,16 @@ class LabelScorer:
         self.room_beside_label = prompt_room(codec, task, arm, reasoning=False)
         self.room_beside_reasoning = prompt_room(codec, task, arm, reasoning=True)
         self.room = self.room_beside_reasoning if reasons_first(arm) else self.room_beside_label
-        if (self.room if arm == "qa" else self.room_beside_reasoning) < 1:
-            raise no_room(codec, task, arm, reasoning=arm != "qa")
+        if (self.room_beside_reasoning if writes_reasoning(arm) else self.room) < 1:
+            raise no_room(codec, task, arm, reasoning=writes_reasoning(arm))
 
     @property
     def reasons_first(self) -> bool:
         return reasons_first(self.arm)
+
+    @property
+    def writes_reasoning(self) -> bool:
+        return writes_reasoning(self.arm)
 
     @property
     def answers_twice(self) -> bool:

@@ -35,6 +35,7 @@ DESCRIPTIONS = {
     "qra": "reasoning, then label",
     "qar": "label, then reasoning",
     "qarqa": "label, reasoning, label again",
+    "curriculum": "reasoning dropped in training, then label",
     "multitask": "label or reasoning, by two prompts",
     "qra-scrambled": "control: reasonings of other rows",
     "qra-words": "control: words of the reasoning shuffled",

@@ -15,8 +15,10 @@ from rir_mlx.prompting.prompts import (
     REASONING,
     Prompt,
     answer_format,
+    answers_twice,
     classifier_prompt,
     label_text,
+    reasons_first,
 )
 from rir_mlx.types import AnswerFormat, Arm
 
@@ -78,12 +80,12 @@ def training_examples(
 ) -> TrainingExamples:
     """Rows as the arm learns them, each with the reasoning to learn.
 
-    `qa` ignores reasonings. Arms whose first label waits for a reasoning skip rows without one; the others learn such a
+    `qa` ignores reasonings. Arms whose only label waits for a reasoning skip rows without one; the others learn such a
     row's (first) label alone. A row of `multitask` that is too long for one of its two prompts is left out of both."""
 
     def lessons() -> Iterator[list[Lesson]]:
         for row in rows:
-            if row.reasoning is not None or answer_format(arm) != "reasoning, label":
+            if row.reasoning is not None or not reasons_first(arm) or answers_twice(arm):
                 yield list(_lessons(codec, task, row, arm, options))
 
     return encode_examples(codec, lessons(), task.max_seq_length)
@@ -100,7 +102,8 @@ def _lessons(codec: Codec, task: ClassificationTask, row: Row, arm: Arm, options
     ) -> Lesson:
         wanted: AnswerFormat = "reasoning" if explains else asked
         prompt: Prompt = classifier_prompt(row.text, task.labels, task.instruction, wanted)
-        return prompt, TrainingExample(given, reasoning, answer, first, weight, row.id, row.text)
+        kept = len(codec.constant(DELIMITER)) if arm == "curriculum" else 0
+        return prompt, TrainingExample(given, reasoning, answer, first, weight, kept, row.id, row.text)
 
     match asked:
         case "reasoning, label":

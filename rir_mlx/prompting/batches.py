@@ -85,10 +85,12 @@ def _halves(group: Sequence[int]) -> list[Sequence[int]]:
 
 @dataclass(frozen=True)
 class LossWeights:
-    """A step's loss is `answer` · mean CE(answer tokens) + `reasoning` · mean CE(reasoning tokens)."""
+    """A step's loss is `answer` · mean CE(answer tokens) + `reasoning` · mean CE(reasoning tokens). `dropped` is the
+    share of every reasoning, from its start, that the step leaves out."""
 
     answer: float = 1.0
     reasoning: float = 1.0
+    dropped: float = 0.0
 
 
 def step_batches(
@@ -107,15 +109,17 @@ def step_batches(
     """
     weights = weights or LossWeights()
     tasks = [task for task in (examples, examples.second) if task is not None]
-    rows = [task.rows[index] for task in tasks for group in groups for index in group]
+    taken = {index for group in groups for index in group}
+    kept = [{index: task.rows[index].dropping(weights.dropped) for index in taken} for task in tasks]
+    rows = [those[index] for those in kept for group in groups for index in group]
     answers = sum(row.weight * row.answers for row in rows) or 1.0
     reasonings = sum(len(row.reasoning) for row in rows) or 1
     each = LossWeights(weights.answer / answers, weights.reasoning / reasonings)
     return [
         _batch(task.prefix, chosen, each, shared_prefix)
-        for task in tasks
+        for task, those in zip(tasks, kept, strict=True)
         for group in (groups if mine is None else mine)
-        if (chosen := [task.rows[index] for index in group if task.rows[index].learned])
+        if (chosen := [those[index] for index in group if those[index].learned])
     ]
 
 

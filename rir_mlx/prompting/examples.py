@@ -14,7 +14,8 @@ from rir_mlx.prompting.prompts import Prompt
 @dataclass(frozen=True, slots=True)
 class TrainingExample:
     """A row to learn: the prompt after the shared prefix, then what is learned, in this order: a `first` answer, a
-    reasoning, an answer. Each may be empty, and includes what ends it. `weight` is the weight of both answers relative
+    reasoning, an answer. Each may be empty, and includes what ends it. Of the reasoning, the last `kept` tokens are
+    learned even where a curriculum drops it. `weight` is the weight of both answers relative
     to other rows'. `id` and `text` are the row's own, and name it in messages."""
 
     prompt: Tokens
@@ -22,6 +23,7 @@ class TrainingExample:
     answer: Tokens
     first: Tokens = ()
     weight: float = 1.0
+    kept: int = 0
     id: str = field(default="", compare=False, repr=False)
     text: str = field(default="", compare=False, repr=False)
 
@@ -31,6 +33,11 @@ class TrainingExample:
     @property
     def learned(self) -> Tokens:
         return self.first + self.reasoning + self.answer
+
+    def dropping(self, share: float) -> TrainingExample:
+        """The row without that share of its reasoning, from the start."""
+        count = round(share * max(0, len(self.reasoning) - self.kept))
+        return replace(self, reasoning=self.reasoning[count:]) if count else self
 
     @property
     def answers(self) -> int:

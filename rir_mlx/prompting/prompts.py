@@ -87,13 +87,19 @@ def answer_format(arm: Arm) -> AnswerFormat:
         "qra": "reasoning, label",
         "qar": "label, reasoning",
         "qarqa": "label, reasoning, label",
+        "curriculum": "reasoning, label",
     }
     return "reasoning, label" if arm in CONTROLS else formats.get(arm, "label")
 
 
 def reasons_first(arm: Arm) -> bool:
     """Whether the label that an arm is measured by waits for a reasoning."""
-    return answer_format(arm).endswith("reasoning, label")
+    return arm != "curriculum" and answer_format(arm).endswith("reasoning, label")
+
+
+def writes_reasoning(arm: Arm) -> bool:
+    """Whether an arm can write a reasoning, before its label or behind it."""
+    return arm not in ("qa", "curriculum")
 
 
 def answers_twice(arm: Arm) -> bool:

@@ -19,10 +19,10 @@ from rir_mlx.types import AnswerFormat, Arm
 def prompt_room(codec: Codec, task: ClassificationTask, arm: Arm, *, reasoning: bool) -> int:
     """Tokens that a prompt may take where the longest label follows it, and with `reasoning` the longest reasoning. The
     first of two labels counts too."""
-    longest = max(len(label_tokens(codec, label)) for label in task.labels)
+    longest, asked = max(len(label_tokens(codec, label)) for label in task.labels), answer_format(arm)
+    between = len(codec.constant(DELIMITER if asked.endswith("reasoning, label") else REASONING))
     if not reasoning:
-        return task.max_seq_length - longest
-    between = len(codec.constant(DELIMITER if reasons_first(arm) else REASONING))
+        return task.max_seq_length - longest - (between if asked == "reasoning, label" else 0)
     if answers_twice(arm):
         between += longest + len(codec.constant(REASONING))
     return task.max_seq_length - longest - task.max_reasoning_tokens - between

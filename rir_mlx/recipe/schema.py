@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from rir_mlx.recipe.values import Delimiter, Encoding, Labels, Section, Seed, Size
+from rir_mlx.recipe.values import Delimiter, Encoding, Labels, Section, Seed, Share, Size
 from rir_mlx.types import (
     DEFAULT_BASELINES,
     DEFAULT_FILTERS,
@@ -204,8 +204,8 @@ class ClassifierSection(TrainingSection):
     arms: tuple[Arm, ...] = Field(default=("qa", "qra", "qar"), min_length=1)
     """Ways to train the classifier. `qa` writes only the label; `qra` a reasoning and then the label; `qar` the label
     and then a reasoning; `qarqa` a first label, a reasoning, and the label again; `multitask` the label or a reasoning,
-    depending on the prompt. Controls: `qra-scrambled` learns the reasonings of other rows; `qra-words` learns its own
-    with their words shuffled."""
+    depending on the prompt; `curriculum` begins as `qra` and ends with the label alone. Controls: `qra-scrambled`
+    learns the reasonings of other rows; `qra-words` learns its own with their words shuffled."""
     seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
     """Every arm is trained once per seed. A seed decides the initial weights and the order of rows, not the splits. The
     classifiers of the first seed are used to classify and to export."""
@@ -216,12 +216,17 @@ class ClassifierSection(TrainingSection):
     """α in the loss of `multitask`: α · cross-entropy of the label tokens + (1 - α) · that of the reasoning tokens."""
     wrong_first: float = Field(default=0.5, ge=0, lt=1)
     """Share of the training rows of `qarqa` whose reasoning and second label follow a wrong first label, drawn at
-    random. With 0 the model learns to repeat its first label."""
+    random. With 0 the model learns to repeat its first label in most rows."""
+    curriculum: tuple[Share, Share] = (0.2, 0.7)
+    """Between which shares of the steps the reasonings of `curriculum` are dropped, token by token, from their
+    starts."""
     class_weight: ClassWeight | None = None
     """`balanced` weights the loss of a label by rows / (labels · rows of the label). `null`: all weigh the same."""
 
     @model_validator(mode="after")
     def _arms_are_matched_by_steps(self) -> Self:
+        if self.curriculum[0] >= self.curriculum[1]:
+            raise ValueError(f"curriculum begins before it ends, not at {list(self.curriculum)}")
         if self.batch_tokens is not None and self.iters is None and len(self.arms) > 1:
             raise ValueError("batch_tokens needs iters here, so that every arm is trained for the same number of steps")
         for name, values in (("arms", self.arms), ("seeds", self.seeds)):

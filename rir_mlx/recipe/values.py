@@ -30,6 +30,7 @@ def _kinds_in(annotation: Any) -> set[Any]:
     return {annotation}.union(*(_kinds_in(inner) for inner in get_args(annotation)))
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 """What every generator of random numbers takes."""
 

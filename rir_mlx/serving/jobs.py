@@ -171,7 +171,7 @@ class Row:
         first = self.prediction if classifier.answers_twice else None
         self.prediction = replace(prediction, reasoning=self.reasoning, tokens=self.tokens, first=first)
         reason, text = self.item.reason, self.item.text
-        if self.reasoning is not None or reason == "never" or classifier.arm == "qa":
+        if self.reasoning is not None or reason == "never" or not classifier.writes_reasoning:
             return None
         if not classifier.reasons_first:
             if reason == "always":

@@ -140,7 +140,7 @@ class Worker:
 
     def _generating_prefix(self, classifier: Classifier) -> tuple[int, ...]:
         """What stands before every reasoning of the trained classifier."""
-        if classifier.arm == "qa":
+        if not classifier.writes_reasoning:
             return ()
         label = classifier.task.names[:1]
         if classifier.reasons_first:

@@ -35,7 +35,7 @@ from rir_mlx.evaluation.schema import (
     write_comparison,
 )
 from rir_mlx.evaluation.scores import EvaluationRows, MeasuredArm
-from rir_mlx.prompting.prompts import answers_twice
+from rir_mlx.prompting.prompts import answers_twice, writes_reasoning
 from rir_mlx.recipe.loading import dump_recipe
 from rir_mlx.stages.baselines import baseline_names, majority_entry, measure_baseline, predicted_rows
 from rir_mlx.stages.context import Context, exclusive
@@ -207,7 +207,7 @@ def _write_predictions(
         for place, (seed, scores, probabilities) in enumerate(zip(seeds, arm.scores, entry.probabilities, strict=True)):
             scored = scores.test[scores.main_way]
             reasonings = list(scored.reasonings)
-            if seed == seeds[0] and arm.arm == chosen and scores.main_way == "direct":
+            if seed == seeds[0] and arm.arm == chosen and scores.main_way == "direct" and writes_reasoning(arm.arm):
                 _add_explanations(context, arm.arm, reasonings, probabilities, entries)
             details = zip(scored.mass.tolist(), reasonings, scored.tokens, rows.compared.tolist(), strict=True)
             lines = (

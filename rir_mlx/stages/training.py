@@ -136,8 +136,8 @@ def _train_arm(context: Context, arm: Arm, seed: int) -> None:
     check_room(context.model.codec, context.task, arm)
     options = context.recipe.classifier
     train, alpha = _arm_examples(context, arm, "train", seed), options.multitask_alpha
-    tasks = [task for task in (train, train.second) if task is not None]
-    if arm != "qa" and not train.dropped and not any(row.reasoning for task in tasks for row in task.rows):
+    learned = [row for task in (train, train.second) if task is not None for row in task.rows]
+    if arm != "qa" and not train.dropped and not any(len(row.reasoning) > row.kept for row in learned):
         raise UserError(
             f"No reasoning of this run passed the filters; {context.run.rejected_rows} says why.",
             hint="Train R-Gen longer, or raise augment.max_tokens.",
@@ -150,6 +150,7 @@ def _train_arm(context: Context, arm: Arm, seed: int) -> None:
         steps=steps_for(train, options, rows=len(context.data.train), seed=seed),
         weights=LossWeights(alpha, 1 - alpha) if arm == "multitask" else LossWeights(1.0, options.reasoning_weight),
         accuracy=_accuracy_of(context, arm) if context.data.validation else None,
+        curriculum=options.curriculum if arm == "curriculum" else None,
         name=name,
     )
     _train(context, stage, inputs, job, {"what": name, "arm": arm, "seed": seed, "task": asdict(context.task)})
@@ -248,11 +249,8 @@ def _accuracy_of(context: Context, arm: Arm) -> Callable[[Model], float]:
 def _keys_unused(arm: Arm) -> set[str]:
     """Keys of some arms that do not affect this one."""
     used = {"multitask_alpha"} if arm == "multitask" else set() if arm == "qa" else {"reasoning_weight"}
-    return (
-        {"reasoning_weight", "multitask_alpha", "wrong_first"}
-        - used
-        - ({"wrong_first"} if answers_twice(arm) else set())
-    )
+    used |= {"wrong_first"} if answers_twice(arm) else {"curriculum"} if arm == "curriculum" else set()
+    return {"reasoning_weight", "multitask_alpha", "wrong_first", "curriculum"} - used
 
 
 def _arm_examples(context: Context, arm: Arm, part: str, seed: int) -> TrainingExamples:

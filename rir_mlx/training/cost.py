@@ -80,7 +80,7 @@ def training_cost(what: Trained, job: TrainingJob, device: Device, section: str,
     groups = whole_batches(job.train, job.size)
     group = groups[len(groups) // 2]
     count = job.steps * min(job.options.grad_accumulation_steps, len(groups))
-    processed = sum(batch.processed for batch in job.batches(job.train, [group]))
+    processed = sum(batch.processed for batch in job.batches(job.train, [group], step=0))
     checkpointed = job.options.grad_checkpoint
     longest = job.size.longest(job.train.lengths())
     return Cost(
@@ -99,7 +99,7 @@ def training_cost(what: Trained, job: TrainingJob, device: Device, section: str,
 def _forward(model: Model, job: TrainingJob, group: Sequence[int]) -> float:
     """Seconds of a forward pass over rows; if they do not fit, extrapolated from half of them."""
     try:
-        batches = job.batches(job.train, [group])
+        batches = job.batches(job.train, [group], step=0)
         model.loss(batches[0])
         return _timed(lambda: [model.loss(batch) for batch in batches])
     except OutOfMemory:
@@ -149,7 +149,7 @@ def generation_cost(loaded: Loaded, requests: Sequence[Request], prefix: Tokens,
 
 
 def _step_memory(what: Trained, job: TrainingJob, rows: Sequence[int], checkpointed: bool) -> int:
-    return max(training_memory(what, batch, checkpointed) for batch in job.batches(job.train, [rows]))
+    return max(training_memory(what, batch, checkpointed) for batch in job.batches(job.train, [rows], step=0))
 
 
 def _timed(work: Any) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rir_mlx.backends.base import Batch, Model
@@ -20,7 +20,8 @@ DEFAULT_EPOCHS = 2.0
 class TrainingJob:
     """What to train on. `steps` overrides the options, so that all arms take the same number. `accuracy`, if given,
     measures the model as it will be used: the best weights are then those with the highest accuracy, and of equals the
-    lowest loss. `name` appears in progress lines and messages."""
+    lowest loss. `curriculum` are the shares of the steps between which the reasonings are dropped token by token, from
+    their starts. `name` appears in progress lines and messages."""
 
     train: TrainingExamples
     validation: TrainingExamples
@@ -29,20 +30,40 @@ class TrainingJob:
     steps: int
     weights: LossWeights = field(default_factory=LossWeights)
     accuracy: Callable[[Model], float] | None = None
+    curriculum: tuple[float, float] | None = None
     name: str = "training"
 
     @property
     def size(self) -> BatchSize:
         return BatchSize(self.options.batch_size, self.options.batch_tokens)
 
+    def dropped(self, step: int) -> float:
+        """The share of every reasoning that step 0 … steps-1 leaves out. It depends on the step alone, so that a
+        training that resumes goes on with it."""
+        if self.curriculum is None:
+            return 0.0
+        begin, end = self.curriculum
+        done = step / (self.steps - 1) if self.steps > 1 else 1.0
+        return min(1.0, max(0.0, done - begin) / (end - begin)) if done < end else 1.0
+
+    def settled(self, steps: int) -> bool:
+        """Whether after so many steps rows are learned as in the end. Before that, patience does not count."""
+        return self.dropped(steps - 1) == self.dropped(self.steps - 1)
+
     def batches(
-        self, examples: TrainingExamples, groups: Sequence[Sequence[int]], mine: Sequence[Sequence[int]] | None = None
+        self,
+        examples: TrainingExamples,
+        groups: Sequence[Sequence[int]],
+        mine: Sequence[Sequence[int]] | None = None,
+        *,
+        step: int | None = None,
     ) -> list[Batch]:
+        """The batches of a step; without one, as they are learned in the end."""
         return step_batches(
             examples,
             groups,
             mine=mine,
-            weights=self.weights,
+            weights=replace(self.weights, dropped=self.dropped(self.steps - 1 if step is None else step)),
             shared_prefix=self.options.shared_prefix,
         )
 

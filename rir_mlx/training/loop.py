@@ -162,7 +162,7 @@ class _Loop:
         seed = zlib.crc32(f"{job.seed} {at.step} {processes.rank}".encode())
         while True:
             mine = halved(share_of(chosen, processes.rank, processes.size), at.halvings)
-            batches = job.batches(job.train, chosen, mine)
+            batches = job.batches(job.train, chosen, mine, step=at.step)
             try:
                 result = self.model.train_step(batches, rate, seed=seed)
                 break
@@ -223,7 +223,7 @@ class _Loop:
         if at.best is None or (-(accuracy or 0.0), loss) < (-(at.best_accuracy or 0.0), at.best):
             at.best, at.best_accuracy, at.best_step, at.worse = loss, accuracy, at.step, 0
             self._save()
-        else:
+        elif self.job.settled(at.step):
             at.worse += 1
         if self._out_of_patience():
             best = f"a loss of {at.best:.4f}" if at.best_accuracy is None else f"{at.best_accuracy:.1%} correct"

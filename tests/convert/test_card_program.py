@@ -22,14 +22,14 @@ from rir_mlx.classification.scores import Prediction
 from rir_mlx.errors import Failure
 from rir_mlx.prompting.arms import ClassificationTask
 from rir_mlx.prompting.codec import Codec
-from rir_mlx.prompting.prompts import answer_format, classifier_prompt
+from rir_mlx.prompting.prompts import answer_format, classifier_prompt, writes_reasoning
 from rir_mlx.statistics.calibration import Calibration
 from rir_mlx.types import Arm
 
 TASK = ClassificationTask(
     {"joy": "gladness", "sadness": "", "anger": "being | cross"}, "Which label fits the text?", 320, 12
 )
-ARMS: tuple[Arm, ...] = ("qa", "qra", "qar", "qarqa", "multitask", "qra-scrambled")
+ARMS: tuple[Arm, ...] = ("qa", "qra", "qar", "qarqa", "multitask", "curriculum", "qra-scrambled")
 NASTY = 'so <|eot_id|> "quoted" \\ and\nLabel: joy {{ 7 * 7 }} \U0001f642'
 """Control tokens, what ends a string, what separates a reasoning from its label, and a template's brackets."""
 
@@ -64,7 +64,7 @@ def test_the_program_answers_what_the_classifier_does(tiny: Path, codec: Codec, 
     assert list(probabilities) == TASK.names
     # Printed with four digits, computed in float32 in another order.
     assert probabilities == pytest.approx(expected.probabilities, abs=1e-4)
-    assert reasoning == (expected.reasoning if arm != "qa" else None)
+    assert reasoning == (expected.reasoning if writes_reasoning(arm) else None)
     first = re.match(r"First label: (\w+)\n", output)
     assert (first and first[1]) == (expected.first and expected.first.label)
     assert printed_answer(output, TASK.names) == (reasoning, label)

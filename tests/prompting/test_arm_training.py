@@ -41,7 +41,7 @@ def test_arms_are_matched_by_steps_though_they_learn_of_different_rows(
         train_classifier(context, arm)
     sizes = dict(zip(ARMS, (len(job.train.rows) for job in jobs), strict=True))
     whole = len(context.data.train)
-    assert {sizes[arm] for arm in ("qa", "qar", "qarqa", "multitask")} == {whole}
+    assert {sizes[arm] for arm in ("qa", "qar", "qarqa", "multitask", "curriculum")} == {whole}
     assert {sizes[arm] for arm in ("qra", *CONTROLS)} == {len(list(context.run.augmented_rows("train").open()))}
     assert sizes["qra"] < 0.9 * whole
     assert len({job.steps for job in jobs}) == 1
@@ -142,7 +142,8 @@ def test_each_seed_has_a_folder_and_initial_weights_but_the_same_rows(
 
 WHICH: dict[str, set[str]] = {
     "classifier.multitask_alpha=0.25": {"multitask"},
-    "classifier.reasoning_weight=0.75": {"qra", "qar", "qarqa", "qra-scrambled", "qra-words"},
+    "classifier.reasoning_weight=0.75": {"qra", "qar", "qarqa", "curriculum", "qra-scrambled", "qra-words"},
+    "classifier.curriculum=[0.1, 0.7]": {"curriculum"},
     "classifier.wrong_first=0.25": {"qarqa"},
     "classifier.class_weight=balanced": set(ARMS),
     "classifier.seeds=[3]": set(ARMS),
@@ -281,7 +282,7 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("arm", ["qar", "multitask"])
+@pytest.mark.parametrize("arm", ["multitask", "curriculum"])
 def test_an_arm_that_is_killed_ends_with_the_same_bytes(
     folder: Path, codec: Codec, framework: Backend, arm: Arm, monkeypatch: pytest.MonkeyPatch
 ) -> None:

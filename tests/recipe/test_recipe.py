@@ -51,9 +51,10 @@ def test_scientific_notation_without_a_point_is_a_number() -> None:
         ("classifier.arm=[qa]", "'classifier.arm'. Did you mean 'arms'?"),
         (
             "classifier.arms=[qq]",
-            "classifier.arms.0: input should be 'qa', 'qra', 'qar', 'qarqa', 'multitask', "
+            "classifier.arms.0: input should be 'qa', 'qra', 'qar', 'qarqa', 'multitask', 'curriculum', "
             "'qra-scrambled' or 'qra-words'",
         ),
+        ("classifier.curriculum=[0.7, 0.2]", "curriculum begins before it ends, not at [0.7, 0.2]"),
         ("rgen.learning_rate=fast", "rgen.learning_rate: input should be a valid number"),
         ("seed=-1", "seed: input should be greater than or equal to 0, not -1"),
         ("rgen={epochs: 1, iters: 3}", "rgen: give epochs or iters, not both"),

@@ -20,7 +20,7 @@ from rir_mlx.evaluation.entries import DESCRIPTIONS
 from rir_mlx.evaluation.report import formats
 from rir_mlx.evaluation.schema import Comparison
 from rir_mlx.prompting.arms import ClassificationTask
-from rir_mlx.prompting.prompts import reasons_first
+from rir_mlx.prompting.prompts import reasons_first, writes_reasoning
 from rir_mlx.statistics.calibration import Calibration
 from rir_mlx.statistics.intervals import Interval
 from rir_mlx.types import CONTROLS, Arm
@@ -165,6 +165,7 @@ def model_card(facts: CardFacts) -> str:
         base_link=_on_hub(facts.base),
         temperature=facts.calibration.temperature[way_of(facts.arm)],
         label_first=not reasons_first(facts.arm),
+        writes_reasoning=writes_reasoning(facts.arm),
         table=_table(facts.arm, facts.comparison) if facts.comparison else None,
     )
     home = str(Path.home())
@@ -177,6 +178,7 @@ def _what(arm: Arm) -> str:
         "qra": "A text classifier that writes a reasoning, then a label.",
         "qar": "A text classifier that writes a label, then a reasoning.",
         "qarqa": "A text classifier that writes a first label, a reasoning, and the label again.",
+        "curriculum": "A text classifier that writes a label. In training it reasoned first, less and less.",
         "multitask": "A text classifier that writes a label or, with another prompt, a reasoning.",
     }
     if arm in CONTROLS:

@@ -27,6 +27,7 @@ from rir_mlx.prompting.prompts import (
     classifier_prompt,
     label_text,
     reasons_first,
+    writes_reasoning,
 )
 from rir_mlx.statistics.calibration import Calibration
 from rir_mlx.templates import template_environment
@@ -46,9 +47,9 @@ def example_code(
 ) -> str:
     """The source of a program that classifies `text` with the model in its working directory.
 
-    It prints `First label: …` (only for `qarqa`), `Reasoning: …` (not for `qa`), `Label: …`, and a line `0.1234 name`
-    for each label, in order, as `rir_mlx.classification.classifier.Classifier` computes them, with the same prompts and
-    ids. It does not trim texts.
+    It prints `First label: …` (only for `qarqa`), `Reasoning: …` (of arms that write one), `Label: …`, and a line
+    `0.1234 name` for each label, in order, as `rir_mlx.classification.classifier.Classifier` computes them, with the
+    same prompts and ids. It does not trim texts.
 
     Raises Failure if the prompt cannot be written as constant strings around the text."""
     asked = answer_format(arm)
@@ -58,7 +59,8 @@ def example_code(
     spell = codec.tokenizer.convert_ids_to_tokens
     source = environment().get_template("example.py.j2")
     return source.render(
-        arm=arm,
+        asked=asked,
+        writes_reasoning=writes_reasoning(arm),
         text=text,
         labels=task.names,
         steps=json.dumps(codec.steps_without_space, ensure_ascii=False) if codec.steps_without_space else None,
