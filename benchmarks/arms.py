@@ -65,7 +65,8 @@ def measure(runs: Path, arms: Sequence[Arm]) -> None:
     seconds = {arm: trained(context, arm) for arm in arms}
     comparison = evaluate(context)
     for entry in comparison.entries:
-        line = {"arm": entry.name, "seconds": seconds.get(entry.name), "validation": entry.validation_accuracy}
+        line: dict[str, Any] = {"arm": entry.name, "seconds": seconds.get(entry.name)}
+        line |= {"validation": on_validation(context, entry.name) if entry.name in arms else None}
         line |= {"test": asdict(entry.metrics.accuracy), "seeds": entry.by_seed.accuracy}
         line |= {"cost": entry.cost.model_dump() if entry.cost else None}
         line |= {"changes": entry.changes.model_dump(mode="json") if entry.changes else None}

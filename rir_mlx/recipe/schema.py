@@ -217,7 +217,7 @@ class ClassifierSection(TrainingSection):
     wrong_first: float = Field(default=0.5, ge=0, lt=1)
     """Share of the training rows of `qarqa` whose reasoning and second label follow a wrong first label, drawn at
     random. With 0 the model learns to repeat its first label in most rows."""
-    curriculum: tuple[Share, Share] = (0.2, 0.7)
+    curriculum: tuple[Share, Share] = (0.0, 0.5)
     """Between which shares of the steps the reasonings of `curriculum` are dropped, token by token, from their
     starts."""
     class_weight: ClassWeight | None = None
