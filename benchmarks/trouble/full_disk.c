@@ -3,7 +3,8 @@
  *     FULL_DISK_FOLDER=/folder FULL_DISK_AT=12 FULL_DISK_COUNT=/file LD_PRELOAD=full_disk.so …
  *
  * Changes are files and folders that are made, and bytes that are written, appended, reserved or synced. Their number
- * is written to the file FULL_DISK_COUNT when the process ends; FULL_DISK_AT=0 only counts. Variables are read at each
+ * is written to the file FULL_DISK_COUNT; FULL_DISK_AT=0 only counts. Once a file FULL_DISK_ROOM exists, there is
+ * room. Variables are read at each
  * change: a process that was forked from one that has imported its libraries has its own. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -36,7 +37,8 @@ static int full(void) {
             fclose(file);
         }
     }
-    if (at && atoi(at) && number >= atoi(at)) {
+    const char *room = getenv("FULL_DISK_ROOM");
+    if (at && atoi(at) && number >= atoi(at) && !(room && !access(room, F_OK))) {
         errno = ENOSPC;
         return 1;
     }

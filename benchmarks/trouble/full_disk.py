@@ -6,7 +6,8 @@ Each backend first runs every stage undisturbed, on a tiny model with random wei
 it began, on a disk that is full from its first change on; then from its second on; and so on, at most `--most` of
 them, evenly spaced. A change is a file or folder that is made, or bytes that are written or synced, by any library:
 `full_disk.c` stands before the C library's functions, and needs a C compiler and Linux. Each time the command must
-end with one clear error and exit code 1, and the same command with room must leave what the undisturbed one left.
+end with one clear error and exit code 1, and the same command with room must leave what the undisturbed one left. A
+server has a session of its own (`served.py`).
 """
 
 from __future__ import annotations
@@ -19,10 +20,14 @@ import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from processes import close_server, prepare, start_command
 
+from benchmarks.trouble.served import Session
 from benchmarks.trouble.stages import LIMIT, STAGES, differences, finish, run_stages
+
+_SERVE = "serve"
 
 
 @dataclass
@@ -75,11 +80,39 @@ def try_stage(before: Path, after: Path, command: list[str], most: int) -> Told:
     return told
 
 
+def try_serving(trained: Path, most: int) -> Told:
+    """A reviewer's session on a server, see `served.py`. Every session has something refused, or noticed nothing."""
+    with tempfile.TemporaryDirectory(prefix="full-disk-") as temporary:
+        count = Path(temporary) / "count"
+        told = Told(0)
+        whole: list[tuple[Any, ...]] = []
+        numbers = [0]
+        while numbers:
+            number = numbers.pop(0)
+            folder = Path(temporary) / str(number)
+            shutil.copytree(trained, folder)
+            session = Session(folder, number, count)
+            session.run()
+            if not number:
+                whole, told.changes = session.decisions(), int(count.read_text(encoding="utf-8"))
+                step = max(1.0, told.changes / most)
+                numbers = sorted({round(1 + step * turn) for turn in range(min(most, told.changes))})
+            else:
+                told.tried += 1
+                told.unnoticed += not session.refused
+            if session.decisions() != whole:
+                session.wrong.append(f"decisions {session.decisions()}, not {whole}")
+            if session.wrong:
+                told.wrong.append(f"change {number}: {'; '.join(session.wrong)}")
+            shutil.rmtree(folder)
+    return told
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--most", type=int, default=1000)
     parser.add_argument("--backends", nargs="+", default=["torch", "mlx"])
-    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
+    parser.add_argument("--stages", nargs="+", choices=[*STAGES, _SERVE], default=[*STAGES, _SERVE])
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="full-disks-"))
     library = folder / "full_disk.so"
@@ -93,14 +126,18 @@ def main() -> int:
     try:
         for backend in options.backends:
             snapshots, _ = run_stages(folder / backend, backend)
-            for place, (stage, command) in enumerate(STAGES.items()):
-                if stage in options.stages:
+            for place, (stage, command) in enumerate([*STAGES.items(), (_SERVE, [])]):
+                if stage not in options.stages:
+                    continue
+                if stage == _SERVE:
+                    told = try_serving(snapshots[-1], options.most)
+                else:
                     told = try_stage(snapshots[place], snapshots[place + 1], command, options.most)
-                    wrong += len(told.wrong)
-                    cells = [backend, stage, told.changes, told.tried, told.unnoticed, len(told.wrong)]
-                    print(f"| {' | '.join(map(str, cells))} |", flush=True)
-                    for line in told.wrong:
-                        print(f"{backend}, {stage}, {line}", file=sys.stderr, flush=True)
+                wrong += len(told.wrong)
+                cells = [backend, stage, told.changes, told.tried, told.unnoticed, len(told.wrong)]
+                print(f"| {' | '.join(map(str, cells))} |", flush=True)
+                for line in told.wrong:
+                    print(f"{backend}, {stage}, {line}", file=sys.stderr, flush=True)
     finally:
         close_server()
         shutil.rmtree(folder)

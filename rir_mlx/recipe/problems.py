@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
@@ -10,6 +11,10 @@ from pydantic import BaseModel, ValidationError
 from rir_mlx.errors import did_you_mean
 from rir_mlx.recipe.schema import Recipe
 
+_SHOWN = reprlib.Repr()
+_SHOWN.maxstring = _SHOWN.maxother = 120
+_SHOWN.maxlevel = 3
+"""Shows the start of a value: aliases make a YAML file of a line as large as memory."""
 RENAMED = {"augment.gates": "augment.filters"}
 """Old names of keys, and what they are called today."""
 
@@ -25,8 +30,8 @@ def explain(error: ValidationError) -> Iterator[str]:
             yield f"unknown key {name!r}.{did_you_mean(location[-1], known) or _known_at(known)}"
         else:
             message = fault["msg"].removeprefix("Value error, ")
-            message = message[:1].lower() + message[1:]
-            given = "" if isinstance(fault["input"], Mapping) else f", not {fault['input']!r}"
+            message = message if message[1:2].isupper() else message[:1].lower() + message[1:]
+            given = "" if isinstance(fault["input"], Mapping) else f", not {_SHOWN.repr(fault['input'])}"
             yield f"{name}: {message}{given}" if name else message
 
 

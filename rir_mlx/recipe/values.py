@@ -11,6 +11,10 @@ ENOUGH_OWN_REASONINGS = 100
 """From so many reasonings of the user's own on, R-Gen can learn from them alone."""
 
 
+_LARGEST = 2**63 - 1
+"""The largest whole number that arrays hold."""
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
@@ -22,6 +26,8 @@ class Section(BaseModel):
         items = value if isinstance(value, list) else [value]
         if kinds & {int, float} and bool not in kinds and any(isinstance(item, bool) for item in items):
             raise ValueError("should be a number")
+        if any(isinstance(item, int) and abs(item) > _LARGEST for item in items):
+            raise ValueError(f"should be at most {_LARGEST:,}")
         return value
 
 
@@ -31,12 +37,12 @@ def _kinds_in(annotation: Any) -> set[Any]:
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Seed = Annotated[int, Field(ge=0, le=_LARGEST)]
 """What every generator of random numbers takes."""
 
 
 def _labels_from_list(value: Any) -> Any:
-    if isinstance(value, list) and any(isinstance(name, (list, dict)) for name in value):
+    if isinstance(value, list) and any(isinstance(name, (list, dict, tuple)) for name in value):
         raise ValueError("a list of labels holds names alone; with descriptions, write a mapping ({joy: glad, fear: })")
     pairs = dict.fromkeys(value, "") if isinstance(value, list) else value
     if not isinstance(pairs, dict):
@@ -48,6 +54,8 @@ def _labels_from_list(value: Any) -> Any:
         raise ValueError("a label has no name: put null and ~ in quotes if they are labels")
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"{twice[0]!r} comes twice")
+    if len(names) > len(pairs):  # YAML's 1 and 1.0 are one key
+        raise ValueError(f"{', '.join(names)}: two of these are one number")
     return {str(name): "" if what is None else what for name, what in pairs.items()}
 
 

@@ -218,19 +218,27 @@ def test_labels_that_look_like_numbers_of_yaml_stay_as_they_are_written() -> Non
         *("12:30", "010", "007.5.1", "1.5"),
     ]
     faults = {"[joy, joy]": "'joy' comes twice", "[joy, null]": "no name", "{joy: a, ' joy': b}": "twice"}
+    faults |= {"[1.0, 1, 2]": "two of these are one number", "!!omap [a: x, b: y]": "names alone"}
     for value, words in faults.items():
         with pytest.raises(RecipeError, match=words):
             load_recipe(None, [f"data.labels={value}"])
 
 
 def test_a_recipe_nested_without_end_is_one_error(tmp_path: Path) -> None:
-    """It was a RecursionError."""
+    """It was a RecursionError; and one of aliases of aliases an error of 24 MB."""
+    lines = [f"x{number}: &x{number} [{', '.join([f'*x{number - 1}'] * 9)}]" for number in range(1, 7)]
+    (tmp_path / "a.yaml").write_text("\n".join(["x0: &x0 [a]", *lines, "data: {labels: *x6}"]))
+    with pytest.raises(RecipeError, match="names alone") as raised:
+        load_recipe(tmp_path / "a.yaml")
+    assert len(str(raised.value)) < 4000
     (tmp_path / "a.yaml").write_text("a: " + "[" * 3000 + "]" * 3000)
     with pytest.raises(RecipeError, match="nested too deeply"):
         load_recipe(tmp_path / "a.yaml")
 
 
-@pytest.mark.parametrize("override", ["data.val_size=1.5", "data.test_size=20.1", "seed=99999999999999999999"])
+@pytest.mark.parametrize(
+    "override", ["data.val_size=1.5", "data.test_size=20.1", "seed=99999999999999999999", "rgen.iters=1e30"]
+)
 def test_a_number_that_would_be_cut_or_overflow_is_refused(override: str) -> None:
     with pytest.raises(RecipeError, match="should be"):
         load_recipe(None, [override])
