@@ -15,8 +15,10 @@ from rir_mlx.models.weight_files import weight_files
 FRAMEWORK = 400 * 2**20
 """Bytes that the libraries take: measured 0.41 GB with PyTorch, transformers and scikit-learn imported."""
 _TOKENIZER = 19
-"""Bytes of memory for a byte of tokenizer.json, in the two tokenizers that a codec holds: measured 0.63 GB for the
-33 MB of Gemma 3's 262,144 tokens."""
+"""Bytes of memory for a byte of tokenizer.json, in the two tokenizers that a codec holds: the highest measured of files
+with indentation, as they are published. 0.63 GB for the 33 MB of Gemma 3's 262,144 tokens and 514,906 merges; 14 bytes
+for a byte with made-up byte-level tokenizers of 32,000 and 128,256 tokens and as many merges (37 and 157 MB). A file
+without indentation is half as large, and takes twice as much for a byte (28)."""
 _DRAWN = 8
 """Numbers of four bytes for a token that may be drawn: its logit, its part of the noise, and the sums of a draw.
 Measured."""
