@@ -15,6 +15,7 @@ from rir_mlx.data.audit.findings import Audit, Material
 from rir_mlx.data.audit.scan import scan_sources
 from rir_mlx.data.loading import format_of
 from rir_mlx.data.rows import Row
+from rir_mlx.data.tables.text_files import OtherEncoding
 from rir_mlx.errors import DataError, UserError
 from rir_mlx.guide.columns import Guess, TableColumns, guess_reasoning, guess_text, label_columns, read_columns
 from rir_mlx.guide.draft import Draft
@@ -42,6 +43,7 @@ _EXAMPLE_LABELS = 20
 _SHOWN = 90
 _TRIPLES = "syvai/reasoning-gen"
 _NAMED = "you named it"
+ENCODING = "the file is not UTF-8, and looks like this"
 _BYTES_OF_A_STORED_WEIGHT = 2
 
 
@@ -74,6 +76,8 @@ class TableLook:
     labels: Sequence[Guess]
     reasoning: Guess | None
     overrides: Sequence[str] = ()
+    encoding: str | None = None
+    """What a text that is not UTF-8 looks like."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,7 @@ class ScannedTable:
     overrides: Sequence[str]
     parts: Mapping[str, Sequence[Row]] = field(default_factory=dict)
     """The rows as the recipe will split them, by part; empty before its sizes are chosen."""
+    encoding: str | None = None
 
     @property
     def rows(self) -> list[Row]:
@@ -106,14 +111,21 @@ def look_at(path: Path, overrides: Sequence[str] = ()) -> TableLook:
 
     Raises DataError if the file cannot be read."""
     section = load_recipe(None, overrides).data
-    table = read_columns(path, format_of(section))
+    encoding = None
+    try:
+        table = read_columns(path, format_of(section))
+    except OtherEncoding as error:
+        if error.encoding is None:
+            raise
+        encoding = error.encoding
+        table = read_columns(path, replace(format_of(section), encoding=encoding))
     named = section.text_column
     text = Guess(named if isinstance(named, str) else named[0], _NAMED) if named else guess_text(table)
     taken = {text.column} if text else set[str]()
     labels = [Guess(section.label_column, _NAMED)] if section.label_column else label_columns(table, taken)
     taken |= {guess.column for guess in labels[:1]}
     reasoning = None if section.reasoning_column else guess_reasoning(table, taken)
-    return TableLook(path, table, text, labels, reasoning, tuple(overrides))
+    return TableLook(path, table, text, labels, reasoning, tuple(overrides), encoding)
 
 
 def scan(look: TableLook, text: str | None = None, label: str | None = None) -> ScannedTable:
@@ -141,13 +153,23 @@ def scan(look: TableLook, text: str | None = None, label: str | None = None) -> 
     reasoning = look.reasoning if look.reasoning and look.reasoning.column not in used else None
     keys = {"data.train": str(look.path), "data.text_column": used[0], "data.label_column": used[1]}
     keys |= {"data.reasoning_column": reasoning.column} if reasoning else {}
+    keys |= {"data.encoding": look.encoding} if look.encoding else {}
     wanted = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in keys.items()]
     material = scan_sources(load_recipe(None, [*wanted, *look.overrides]).data, 0)
     if not material.parts["train"]:
         raise DataError(f"{look.path}: no row has a text and a label.", hint="Name other columns with -s data.…")
     if whole := [fault.what for fault in material.refused if not fault.number]:
         raise DataError("\n".join(whole), hint="Name other columns with -s data.…, or give more rows.")
-    return ScannedTable(look.path, chosen, labels[0], reasoning, material, label_facts(material), tuple(look.overrides))
+    return ScannedTable(
+        look.path,
+        chosen,
+        labels[0],
+        reasoning,
+        material,
+        label_facts(material),
+        tuple(look.overrides),
+        encoding=look.encoding,
+    )
 
 
 def with_all_labels(table: ScannedTable) -> ScannedTable:
@@ -232,6 +254,8 @@ def draft_recipe(table: ScannedTable, choice: ModelChoice, descriptions: Mapping
 
 def _set_columns(draft: Draft, table: ScannedTable) -> None:
     draft.set("data.train", str(table.path))
+    if table.encoding:
+        draft.set("data.encoding", table.encoding, f"Chosen because {ENCODING}.")
     draft.set("data.text_column", table.text.column, f"Chosen because {table.text.reason}.")
     draft.set("data.label_column", table.label.column, f"Chosen because {table.label.reason}.")
     if table.reasoning:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import os
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 from commands import LABELS, Run, write_csv
 from processes import client
+from rir_cli import lean_start
 
 from rir_mlx.classification import loading
 from rir_mlx.classification.scores import Prediction
@@ -207,3 +209,27 @@ def test_a_text_that_fits_no_label_is_said_to(rir: Run, fake: Fake, monkeypatch:
     write_csv(Path("new.csv"), [("a day", "joy"), ("long", "joy")])
     said = rir("classify", "--file", "new.csv", "--output", "out.csv").err
     assert "less than 50% of the model's probability: 2." in said
+
+
+def test_a_process_of_its_own_starts_without_packages_that_it_does_not_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers imports every package that it finds; in another program's process it is left to."""
+    (tmp_path / "asked_about_packages.py").write_text(
+        "def is_scipy_available():\n    return True\ndef is_here():\n    return True\n", encoding="utf-8"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(lean_start, "_ASKED", "asked_about_packages")
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    monkeypatch.delitem(sys.modules, "transformers", raising=False)
+    before = list(sys.meta_path)
+    lean_start.start_lean("torch")
+    assert sys.meta_path == before, "the process is pytest's"
+    monkeypatch.setattr(lean_start, "_owns_process", lambda: True)
+    lean_start.start_lean("fake")
+    assert sys.meta_path == before
+    lean_start.start_lean("torch")
+    asked = importlib.import_module("asked_about_packages")
+    assert (asked.is_scipy_available(), asked.is_here()) == (False, True)
+    assert not hasattr(asked, "is_accelerate_available"), "what a release does not ask is not answered"
+    assert sys.meta_path == before

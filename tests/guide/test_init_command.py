@@ -143,3 +143,15 @@ def test_the_time_that_there_is_stands_in_the_recipe_of_a_model_that_takes_long(
     assert "# Time: about " in text
     assert "# Reduced, so that all fits into 60 s." in text
     assert load_recipe("rows.yaml").classifier.arms == ("qa", "qra")
+
+
+def test_a_table_of_another_encoding_is_read_and_the_recipe_names_it(rows: Run) -> None:
+    """A spreadsheet's export: semicolons, and Windows-1252."""
+    lines = [f"Café {WORDS[label]} – très {n};{label}" for n in range(30) for label in LABELS]
+    Path("french.csv").write_bytes("\r\n".join(["comment;kind", *lines]).encode("cp1252"))
+    result = rows("init", "french.csv", "--yes")
+    assert result.code == 0, result.err
+    assert "Encoding: cp1252, because the file is not UTF-8, and looks like this." in result.out
+    assert load_recipe("french.yaml").data.encoding == "cp1252"
+    assert "Café" in Path("french.yaml").read_text(encoding="utf-8")
+    assert rows("check", "french.yaml", "--offline").code == 0

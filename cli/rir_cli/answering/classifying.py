@@ -12,6 +12,7 @@ import typer
 
 from rir_cli.answering.standard_input import arriving_lines
 from rir_cli.context import arm_of, trained_context
+from rir_cli.lean_start import start_lean
 from rir_cli.options import (
     ArmOption,
     BackendOption,
@@ -85,6 +86,7 @@ def classify(
     table = _TableOptions(_columns(text_column, file, run, runs), delimiter, encoding, quotes, formulas, force)
     single, texts = _input(text, file, output, table)
     context = trained_context(run, runs, backend, offline=offline, quiet=quiet)
+    start_lean(context.backend.name)
     from rir_mlx.classification import loading
     from rir_mlx.classification.scoring import PredictOptions
 

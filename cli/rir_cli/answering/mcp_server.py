@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from rir_cli.answering.serving import RunArgument, served
 from rir_cli.context import arm_of, trained_context
+from rir_cli.lean_start import start_lean
 from rir_cli.options import ArmOption, BackendOption, OfflineOption, RunsOption, ThresholdOption
 from rir_mlx.types import RUNS
 
@@ -36,6 +37,7 @@ def mcp(
         raise UserError("This needs mcp, which this Python does not have.", hint=f"{install_extra('mcp')} installs it.")
     _keep_stdout_for_the_protocol()
     context = trained_context(run, runs, backend, offline=offline, quiet=True)
+    start_lean(context.backend.name)
     from rir_mlx.classification import loading
     from rir_mlx.serving.worker import Limits, Worker
 

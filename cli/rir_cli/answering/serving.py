@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 from rir_cli.context import arm_of, trained_context
+from rir_cli.lean_start import start_lean
 from rir_cli.options import ArmOption, BackendOption, OfflineOption, QuietOption, RunsOption, ThresholdOption
 from rir_mlx.types import RUNS, Way
 
@@ -82,6 +83,7 @@ def serve(
     options = ServeOptions(host, port, api_key or None, names, max_texts, max_wait, together or 1, log)
     check_options(options)
     context = trained_context(run, runs, backend, offline=offline, quiet=quiet)
+    start_lean(context.backend.name)
     from dataclasses import replace
 
     from rir_mlx.classification import loading

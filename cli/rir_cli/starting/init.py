@@ -160,6 +160,10 @@ def _instruction(draft: Draft) -> str:
 
 
 def _say_guesses(look: TableLook) -> None:
+    from rir_mlx.guide.first_recipe import ENCODING
+
+    if look.encoding:
+        _say(f"Encoding: {look.encoding}, because {ENCODING}.")
     if look.text is not None:
         _say(f"Text: {look.text.column}, because {look.text.reason}.")
     for guess in look.labels:

@@ -116,6 +116,14 @@ def _check_named(path: Path, wanted: Wanted) -> None:
         ) from error
 
 
+class OtherEncoding(DataError):
+    """A text that is not UTF-8. `encoding` is what it probably is, None if nothing is likely."""
+
+    def __init__(self, encoding: str | None, what: str, hint: str) -> None:
+        super().__init__(what, hint=hint)
+        self.encoding = encoding
+
+
 def _refuse_other_kinds(start: bytes, path: Path, wanted: Wanted) -> None:
     """Raise DataError if the first bytes of a file are those of another kind."""
     kind = next((kind for mark, kind in _OTHER_KINDS.items() if start.startswith(mark)), None)
@@ -130,15 +138,16 @@ def _refuse_wide_text(start: bytes, path: Path, wanted: Wanted) -> None:
     """Raise DataError if the first bytes of a file show that it is UTF-16 or no text."""
     if mark := next((mark for mark in _WIDE if start.startswith(mark)), None):
         name = _WIDE[mark]
-        raise DataError(f"{wanted.shown} is {name.upper()} text, not UTF-8.", hint=_conversion(name, path, wanted))
+        raise OtherEncoding(name, f"{wanted.shown} is {name.upper()} text, not UTF-8.", _conversion(name, path, wanted))
     if start.count(0) <= len(start) // 8:
         return
     even, odd = start[::2].count(0), start[1::2].count(0)
     if min(even, odd) * 4 < max(even, odd):
         guess = "utf-16-le" if odd > even else "utf-16-be"
-        raise DataError(
+        raise OtherEncoding(
+            guess,
             f"{wanted.shown} is not UTF-8 text: it is full of NUL bytes. It looks like {guess}.",
-            hint=_conversion(guess, path, wanted),
+            _conversion(guess, path, wanted),
         )
     raise DataError(f"{wanted.shown} is not a text file: it is full of NUL bytes.", hint="Save it as UTF-8 text.")
 
@@ -168,7 +177,7 @@ def _refuse_other_encoding(file: io.BufferedReader, path: Path, wanted: Wanted) 
         guess = _guess_encoding(bytes(sample))
         looks = f" It looks like {guess}." if guess else ""
         hint = _conversion(guess or "ENCODING", path, wanted)
-        raise DataError(f"{wanted.shown} is not UTF-8 text ({first}).{looks}", hint=hint)
+        raise OtherEncoding(guess, f"{wanted.shown} is not UTF-8 text ({first}).{looks}", hint)
 
 
 def _guess_encoding(sample: bytes) -> str | None:
