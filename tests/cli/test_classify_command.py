@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from commands import LABELS, Run, write_csv
 from processes import client
-from rir_cli import lean_start
+from rir_cli.answering import lean_start
 
 from rir_mlx.classification import loading
 from rir_mlx.classification.scores import Prediction

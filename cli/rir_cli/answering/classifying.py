@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rir_cli.answering.lean_start import start_lean
 from rir_cli.answering.standard_input import arriving_lines
 from rir_cli.context import arm_of, trained_context
-from rir_cli.lean_start import start_lean
 from rir_cli.options import (
     ArmOption,
     BackendOption,

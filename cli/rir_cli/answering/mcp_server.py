@@ -6,9 +6,9 @@ import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated
 
+from rir_cli.answering.lean_start import start_lean
 from rir_cli.answering.serving import RunArgument, served
 from rir_cli.context import arm_of, trained_context
-from rir_cli.lean_start import start_lean
 from rir_cli.options import ArmOption, BackendOption, OfflineOption, RunsOption, ThresholdOption
 from rir_mlx.types import RUNS
 

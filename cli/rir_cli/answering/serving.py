@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
+from rir_cli.answering.lean_start import start_lean
 from rir_cli.context import arm_of, trained_context
-from rir_cli.lean_start import start_lean
 from rir_cli.options import ArmOption, BackendOption, OfflineOption, QuietOption, RunsOption, ThresholdOption
 from rir_mlx.types import RUNS, Way
 
