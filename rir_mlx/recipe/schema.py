@@ -216,7 +216,7 @@ class ClassifierSection(TrainingSection):
     """α in the loss of `multitask`: α · cross-entropy of the label tokens + (1 - α) · that of the reasoning tokens."""
     wrong_first: float = Field(default=0.5, ge=0, lt=1)
     """Share of the training rows of `qarqa` whose reasoning and second label follow a wrong first label, drawn at
-    random. With 0 the model learns to repeat its first label in most rows."""
+    random. With 0 the second label gains little over the first."""
     curriculum: tuple[Share, Share] = (0.0, 0.5)
     """Between which shares of the steps the reasonings of `curriculum` are dropped, token by token, from their
     starts."""
