@@ -118,6 +118,8 @@ def train_classifier(
             stages.train_classifier(context, arm)
             for seed in context.recipe.classifier.seeds:
                 results.append(_training_result(context.trained(arm, seed), arm, seed))
+            if arm == context.recipe.classifier.learning_curve:
+                stages.train_learning_curve(context)
     return results
 
 

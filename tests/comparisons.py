@@ -155,6 +155,13 @@ def a_comparison(labels: tuple[str, ...] = EMOTIONS) -> dict[str, Any]:
             ),
             an_entry("tf-idf", "baseline", 0.88, labels, **gaps),
         ],
+        "learning_curve": {
+            "arm": "qa",
+            "seed": 0,
+            "points": [{"rows": rows, "accuracy": measured(0.8 + rows / 200_000)} for rows in (4000, 8000, 16000)],
+            "gain": measured(0.04),
+            "text": "More labels are likely to help.",
+        },
         "augmentation": {"train": part, "validation": part, "leakage": leakage},
     }
 

@@ -159,7 +159,8 @@ def print_comparison(comparison: Comparison) -> None:
     for warning in comparison.warnings:
         _print(console, escape(f"note: {warning}"))
     print_headline(comparison, console)
-    for paragraph in (comparison.verdict, comparison.recommendation):
+    curve = comparison.learning_curve
+    for paragraph in (comparison.verdict, comparison.recommendation, curve.text if curve else None):
         if paragraph:
             _print(console, escape(paragraph))
 

@@ -54,6 +54,13 @@ def draw_rows(rows: Sequence[Row], total: int, seed: str, *, at_least: int = 0) 
     return [rows[place] for place in sorted(drawn)]
 
 
+def nested_part(rows: Sequence[Row], percent: int, seed: int) -> list[Row]:
+    """A part of the training rows for a learning curve, with every label in proportion and at least one row of each. A
+    smaller part is within a larger one."""
+    total = max(len({row.label for row in rows}), round(len(rows) * percent / 100))
+    return draw_rows(rows, total, f"{seed}/learning curve", at_least=1)
+
+
 def carve_missing_parts(
     rows: dict[str, list[Row]],
     section: DataSection,

@@ -346,6 +346,30 @@ class RowCounts(Part):
     """Test rows whose text occurs among them with two labels."""
 
 
+class CurvePoint(Part):
+    """A classifier that was trained on a part of the training rows."""
+
+    rows: int
+    """Training rows. The smaller parts are in the larger ones."""
+    accuracy: Interval
+    """On the test rows that comparisons use, with an interval over their draw."""
+
+
+class LearningCurve(Part):
+    """Accuracy against training rows: one arm and seed, the same optimizer steps for every part."""
+
+    arm: str
+    """The arm."""
+    seed: int
+    """Training seed."""
+    points: Sequence[CurvePoint]
+    """From few training rows to all."""
+    gain: Interval
+    """Accuracy with all training rows minus that of the point before, over the draw of test rows alone."""
+    text: str
+    """Whether more labels would help, and more than reasonings do, in words."""
+
+
 class Comparison(Part):
     """What an evaluation measured: every trained arm and baseline on the same test rows, and the verdict."""
 
@@ -371,6 +395,8 @@ class Comparison(Part):
     """What to know before relying on the numbers."""
     entries: Sequence[EntryResult]
     """Arms, controls and baselines, in this order."""
+    learning_curve: LearningCurve | None = None
+    """Null if none was trained (`classifier.learning_curve`)."""
     augmentation: dict[str, Any] | None = None
     """The content of `augmented/stats.json`. Null if there is none."""
 

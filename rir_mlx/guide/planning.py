@@ -21,7 +21,7 @@ from rir_mlx.prompting.arms import training_examples
 from rir_mlx.prompting.prompts import answer_format, classifier_prompt, reasons_first
 from rir_mlx.recipe.schema import Recipe, TrainingSection
 from rir_mlx.stages.context import Context
-from rir_mlx.stages.training import rgen_examples
+from rir_mlx.stages.training import CURVE_PARTS, rgen_examples
 from rir_mlx.training.cost import duration, generation_cost, training_cost
 from rir_mlx.training.job import DEFAULT_EPOCHS, TrainingJob, steps_for
 from rir_mlx.training.memory import Loaded, Trained
@@ -83,6 +83,10 @@ def _unfinished(context: Context) -> Iterator[str]:
     for arm in arms:
         if context.force or any(context.trained(arm, seed).done() is None for seed in seeds):
             yield f"classifier {arm}"
+    if (curve := recipe.classifier.learning_curve) is not None and (
+        context.force or any(context.run.curve(curve, percent).done() is None for percent in CURVE_PARTS)
+    ):
+        yield "learning curve"
     if context.force or not context.run.comparison.is_file():
         yield "evaluation"
 
@@ -113,6 +117,8 @@ class _Timing:
             return due * self._generated_row() / workers + (self._steps("qra")[1] if chooses else 0)
         if stage == "evaluation":
             return self._evaluation()
+        if stage == "learning curve" and recipe.classifier.learning_curve is not None:
+            return len(CURVE_PARTS) * self._arm(recipe.classifier.learning_curve) / len(recipe.classifier.seeds)
         return sum(self._arm(arm) for arm in recipe.classifier.arms if stage == f"classifier {arm}")
 
     def _rgen(self) -> float:

@@ -220,6 +220,9 @@ class ClassifierSection(TrainingSection):
     curriculum: tuple[Share, Share] = (0.0, 0.5)
     """Between which shares of the steps the reasonings of `curriculum` are dropped, token by token, from their
     starts."""
+    learning_curve: Arm | None = None
+    """Train this arm, one of `arms`, on 25 and 50 % of the training rows too, with the first seed and as many steps:
+    would more labels help more than reasonings? It takes as long as two more trainings of the arm."""
     class_weight: ClassWeight | None = None
     """`balanced` weights the loss of a label by rows / (labels · rows of the label). `null`: all weigh the same."""
 
@@ -229,6 +232,8 @@ class ClassifierSection(TrainingSection):
             raise ValueError(f"curriculum begins before it ends, not at {list(self.curriculum)}")
         if self.batch_tokens is not None and self.iters is None and len(self.arms) > 1:
             raise ValueError("batch_tokens needs iters here, so that every arm is trained for the same number of steps")
+        if self.learning_curve is not None and self.learning_curve not in self.arms:
+            raise ValueError(f"learning_curve names {self.learning_curve}, which is not among arms")
         for name, values in (("arms", self.arms), ("seeds", self.seeds)):
             if len(set(values)) < len(values):
                 raise ValueError(f"{name} names one twice: {', '.join(map(str, values))}")

@@ -15,7 +15,7 @@ from rir_mlx.stages.context import Context, exclusive
 from rir_mlx.stages.evaluation import evaluate
 from rir_mlx.stages.measuring import calibrate_arm
 from rir_mlx.stages.opening import OpenOptions, RecipeSource, open_run, open_trained_run, recipe_of_rows
-from rir_mlx.stages.training import train_classifier, train_rgen
+from rir_mlx.stages.training import train_classifier, train_learning_curve, train_rgen
 from rir_mlx.training.cost import duration
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "run_all",
     "sort_out",
     "train_classifier",
+    "train_learning_curve",
     "train_rgen",
     "warn_about_data",
 ]
@@ -54,6 +55,8 @@ def in_order(context: Context, *, retry_refused: bool = False) -> Iterator[tuple
         yield "augmentation", partial(augment_rows, context, retry_refused=retry_refused)
     for arm in arms:
         yield f"classifier {arm}", partial(train_classifier, context, arm)
+    if context.recipe.classifier.learning_curve is not None:
+        yield "learning curve", partial(train_learning_curve, context)
     yield "evaluation", partial(evaluate, context)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import metadata
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rir_mlx import __version__
 from rir_mlx.augmentation.augmented_rows import read_stats
@@ -21,12 +22,14 @@ from rir_mlx.evaluation.comparison import choose_arm, compare_entries
 from rir_mlx.evaluation.entries import EntryPredictions, arm_predictions
 from rir_mlx.evaluation.judgement.case import Case, Journals
 from rir_mlx.evaluation.judgement.judge import judge
+from rir_mlx.evaluation.learning_curve import learning_curve
 from rir_mlx.evaluation.report.examples import row_examples
 from rir_mlx.evaluation.report.page import write_report
 from rir_mlx.evaluation.schema import (
     Comparison,
     DataFacts,
     EntryResult,
+    LearningCurve,
     ModelFacts,
     RowCounts,
     RunFacts,
@@ -39,7 +42,7 @@ from rir_mlx.prompting.prompts import answers_twice, writes_reasoning
 from rir_mlx.recipe.loading import dump_recipe
 from rir_mlx.stages.baselines import baseline_names, majority_entry, measure_baseline, predicted_rows
 from rir_mlx.stages.context import Context, exclusive
-from rir_mlx.stages.measuring import explain, measure, score_shares
+from rir_mlx.stages.measuring import explain, measure, measure_learning_curve, score_shares
 from rir_mlx.statistics.intervals import FloatArray
 from rir_mlx.storage.atomic import read_jsonl, write_json, write_jsonl
 from rir_mlx.training.loop import logged_lines
@@ -67,14 +70,17 @@ def _evaluate(context: Context) -> Comparison:
     if left_out := _arms_left_out(context):
         context.progress.say(f"note: {left_out}")
     measured, entries = list[MeasuredArm](), list[EntryPredictions]()
+    curve: Mapping[int, NDArray[np.bool_]] = {}
     for arm in arms:
         scores = measure(context, arm, rows)
         _write_validation_predictions(context, scores)
         entries.append(arm_predictions(scores, context.recipe.classifier.seeds, rows))
+        if arm == context.recipe.classifier.learning_curve:
+            curve = measure_learning_curve(context, scores, rows)
         measured.append(scores.only_main_way())
     _write_predictions(context, measured, entries, rows)
     entries += [measure_baseline(context, name) for name in baseline_names(context)]
-    comparison = _comparison(context, entries, rows)
+    comparison = _comparison(context, entries, rows, curve)
     for result in comparison.entries:
         write_json(run.entry_result(result.name), result.model_dump(mode="json"))
     write_comparison(run.comparison, comparison)
@@ -143,7 +149,12 @@ def _evaluation_rows(context: Context) -> EvaluationRows:
     )
 
 
-def _comparison(context: Context, entries: Sequence[EntryPredictions], rows: EvaluationRows) -> Comparison:
+def _comparison(
+    context: Context,
+    entries: Sequence[EntryPredictions],
+    rows: EvaluationRows,
+    curve: Mapping[int, NDArray[np.bool_]],
+) -> Comparison:
     data, stats = context.data, context.run.stats
     results = [
         result if result.kind == "baseline" else result.model_copy(update={"training": _training_cost(context, result)})
@@ -163,8 +174,18 @@ def _comparison(context: Context, entries: Sequence[EntryPredictions], rows: Eva
         ),
         **vars(judge(case)),
         entries=results,
+        learning_curve=_learning_curve(context, curve, results),
         augmentation=read_stats(stats) if stats.is_file() else None,
     )
+
+
+def _learning_curve(
+    context: Context, curve: Mapping[int, NDArray[np.bool_]], results: Sequence[EntryResult]
+) -> LearningCurve | None:
+    options = context.recipe.classifier
+    if options.learning_curve is None or len(curve) < 2:
+        return None
+    return learning_curve(options.learning_curve, options.seeds[0], curve, results)
 
 
 def _journals(context: Context, results: Sequence[EntryResult]) -> Journals:

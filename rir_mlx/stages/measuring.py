@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rir_mlx.backends.processes import decide_on_main, share
 from rir_mlx.classification.classifier import Classifier
 from rir_mlx.classification.loading import load_classifier
 from rir_mlx.classification.scores import LabelScores
 from rir_mlx.classification.scoring import PredictOptions
+from rir_mlx.data.splits import nested_part
 from rir_mlx.evaluation.schema import Faithfulness, Probe
 from rir_mlx.evaluation.score_cache import ScoreCache, TimedScores
 from rir_mlx.evaluation.scores import (
@@ -25,6 +27,7 @@ from rir_mlx.models import adapters
 from rir_mlx.prompting.ablations import corrupt, swap_among, vocabulary
 from rir_mlx.prompting.prompts import answers_twice, reasons_first
 from rir_mlx.stages.context import Context, exclusive, is_due, on_main_process
+from rir_mlx.stages.training import CURVE_PARTS
 from rir_mlx.statistics.calibration import Calibration
 from rir_mlx.storage.atomic import write_json
 from rir_mlx.storage.digests import digest_of, digest_of_file
@@ -47,6 +50,37 @@ def measure(context: Context, arm: Arm, rows: EvaluationRows) -> MeasuredArm:
         scores.append(measured)
         calibrations.append(calibration)
     return MeasuredArm(arm, scores, calibrations)
+
+
+def measure_learning_curve(
+    context: Context, measured: MeasuredArm, rows: EvaluationRows
+) -> Mapping[int, NDArray[np.bool_]]:
+    """Score the test rows with the arm of the learning curve as it was trained on parts of the training rows: which of
+    the compared test rows are correct, by the number of training rows. Empty, with a note, if it was not trained on
+    parts of the present rows. `measured` is the arm trained on all of them."""
+    arm, keep = measured.arm, rows.compared
+    texts = [row.text for row in context.data.test]
+    found = {len(context.data.train): measured.scores[0].test[measured.main_way].scores.argmax(1) == rows.test}
+    for percent in CURVE_PARTS:
+        stage = context.run.curve(arm, percent)
+        done = stage.done()
+        if done is None or done["inputs"]["data"] != context.data.digest:
+            context.progress.say("note: the learning curve is left out; `rir-mlx train-classifier` trains its parts.")
+            return {}
+        adapter = adapters.read_adapter(stage.adapter, context.model.files)
+
+        def load(adapter: adapters.Adapter = adapter) -> Classifier:
+            return Classifier(context.model.load(adapter), context.model.codec, context.task, arm)
+
+        identity = scoring_identity(context, digest_of_file(stage.adapter / adapters.MLX_WEIGHTS))
+        with Journal(stage.score_journal) as journal:
+            cache = ScoreCache(journal, identity, load, context.progress)
+            score = cache.direct if measured.main_way == "direct" else cache.reasoned
+            what = f"evaluate {arm} on {percent} % of the rows"
+            scored = score(texts, context.recipe.evaluate.batch_size, what).label_scores
+        part = len(nested_part(context.data.train, percent, context.recipe.seed))
+        found[part] = scored.scores.argmax(1) == rows.test
+    return {size: correct[keep] for size, correct in found.items()}
 
 
 def score_shares(context: Context, arms: Sequence[Arm]) -> None:

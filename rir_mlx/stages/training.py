@@ -14,7 +14,7 @@ from rir_mlx.backends.processes import decide_on_main, run_on_main
 from rir_mlx.classification.scoring import LabelScorer
 from rir_mlx.data.loading import refuse_test_rows
 from rir_mlx.data.rows import Row, Triple
-from rir_mlx.data.splits import draw_rows
+from rir_mlx.data.splits import draw_rows, nested_part
 from rir_mlx.errors import UserError
 from rir_mlx.models import adapters
 from rir_mlx.prompting.ablations import shuffle_among, shuffle_words
@@ -37,7 +37,9 @@ from rir_mlx.types import CONTROLS, Arm
 
 _NOT_THE_RESULT = {"steps_per_report", "save_every", "report_to", "grad_checkpoint", "compile", "shared_prefix"}
 """Keys of a training that change how it runs, not what comes out."""
-_NOT_OF_THIS_ARM = {"arms", "seeds"}
+_NOT_OF_THIS_ARM = {"arms", "seeds", "learning_curve"}
+CURVE_PARTS = (25, 50)
+"""Percent of the training rows that a learning curve is trained on, beside all of them."""
 _MEASURED = 200
 """Validation rows on which an arm that reasons first is measured during training: each costs a generation."""
 
@@ -127,15 +129,28 @@ def train_classifier(context: Context, arm: Arm) -> None:
         _train_arm(context, arm, seed)
 
 
-def _train_arm(context: Context, arm: Arm, seed: int) -> None:
+@exclusive
+def train_learning_curve(context: Context) -> None:
+    """Train the arm of `classifier.learning_curve` on parts of the training rows, with the first seed and for as many
+    steps as on all of them. Does nothing without that key."""
+    if (arm := context.recipe.classifier.learning_curve) is not None:
+        for percent in CURVE_PARTS:
+            _train_arm(context, arm, context.recipe.classifier.seeds[0], percent)
+
+
+def _train_arm(context: Context, arm: Arm, seed: int, percent: int = 100) -> None:
+    """`percent` of the training rows are learned from."""
     stage, name = context.trained(arm, seed), f"classifier {arm}" + context.seed_suffix(seed)
     inputs = _arm_inputs(context, arm, seed)
+    if percent < 100:
+        stage, name = context.run.curve(arm, percent), f"classifier {arm} on {percent} % of the rows"
+        inputs["percent"] = percent
     if not _training_due(context, stage, inputs, name):
         return
     warn_about_data(context)
     check_room(context.model.codec, context.task, arm)
     options = context.recipe.classifier
-    train, alpha = _arm_examples(context, arm, "train", seed), options.multitask_alpha
+    train, alpha = _arm_examples(context, arm, "train", seed, percent), options.multitask_alpha
     learned = [row for task in (train, train.second) if task is not None for row in task.rows]
     if arm != "qa" and not train.dropped and not any(len(row.reasoning) > row.kept for row in learned):
         raise UserError(
@@ -253,12 +268,15 @@ def _keys_unused(arm: Arm) -> set[str]:
     return {"reasoning_weight", "multitask_alpha", "wrong_first", "curriculum"} - used
 
 
-def _arm_examples(context: Context, arm: Arm, part: str, seed: int) -> TrainingExamples:
-    """The rows of a part as an arm learns them with a seed, their labels weighted as the recipe says."""
+def _arm_examples(context: Context, arm: Arm, part: str, seed: int, percent: int = 100) -> TrainingExamples:
+    """The rows of a part, or `percent` of them, as an arm learns them with a seed, their labels weighted as the recipe
+    says."""
     rows: Sequence[Row] = getattr(context.data, part)
     if arm != "qa":
         reasonings = _controlled(arm, read_reasonings(context.run.augmented_rows(part), rows), context.recipe.seed)
         rows = [replace(row, reasoning=reasoning) for row, reasoning in zip(rows, reasonings, strict=True)]
+    if percent < 100:
+        rows = nested_part(rows, percent, context.recipe.seed)
     weights: dict[str, float] = {}
     if context.recipe.classifier.class_weight == "balanced":
         counts = Counter(row.label for row in context.data.train)

@@ -116,6 +116,10 @@ class RunDir:
         """The classifier that learned from one half of the training rows and chooses reasonings for the other."""
         return Stage(self.augmented.folder / f"chooser-{half}")
 
+    def curve(self, arm: str, percent: int) -> Stage:
+        """An arm that is trained on a part of the training rows, for the learning curve."""
+        return Stage(self.folder / "learning-curve" / f"{arm}-{percent}")
+
     def evaluation(self, arm: str) -> Stage:
         return Stage(self.folder / "evaluation" / arm)
 

@@ -204,7 +204,14 @@ def test_plots_are_png_files_of_the_same_charts(tmp_path: Path) -> None:
     comparison = a_comparison(EVIL[:2] + EVIL[5:])
     comparison["entries"] = [comparison["entries"][1] | {"name": "a/$b$"}, comparison["entries"][3]]
     paths = write_plots(tmp_path / "plots", Comparison.model_validate(comparison))
-    names = ["accuracy", "confusion-a-b-", "reliability-a-b-", "risk-coverage-a-b-", "cost-accuracy-a-b-"]
+    names = [
+        "accuracy",
+        "learning-curve",
+        "confusion-a-b-",
+        "reliability-a-b-",
+        "risk-coverage-a-b-",
+        "cost-accuracy-a-b-",
+    ]
     assert [path.stem for path in paths] == [*names, "confusion-majority"]
     for path in paths:
         head = path.read_bytes()[:24]

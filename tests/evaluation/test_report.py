@@ -83,6 +83,8 @@ def test_the_page_holds_what_was_measured() -> None:
         "41.2 %",  # labels that change with a swapped reasoning
         "61 41 0.048 for qar",  # McNemar
         "14,880 93.0 %",
+        "More labels are likely to help.",
+        "trained on 25, 50 and 100 % of the training rows",
         "copying 641",
         "20 % to 80 % of its length",
         "Feeling great is joy.",
@@ -94,7 +96,7 @@ def test_the_page_holds_what_was_measured() -> None:
 
 def test_the_parts_stand_in_the_order_of_their_weight() -> None:
     page = page_of(a_comparison(), [an_example()])
-    parts = ("verdict", "warnings", "figures", "details", "augmentation", "examples", "run")
+    parts = ("verdict", "warnings", "figures", "curve", "details", "augmentation", "examples", "run")
     places = [page.index(f'class="{part}"' if part == "verdict" else f'id="{part}"') for part in parts]
     assert places == sorted(places)
 
@@ -184,7 +186,7 @@ def test_a_part_that_was_not_measured_is_left_out(key: str, said: str) -> None:
 
 
 def test_a_report_needs_no_baselines_no_augmentation_no_examples_and_one_seed_alone() -> None:
-    missing = dict.fromkeys(("headline", "recommended", "recommendation", "chosen", "augmentation"))
+    missing = dict.fromkeys(("headline", "recommended", "recommendation", "chosen", "augmentation", "learning_curve"))
     comparison = a_comparison() | missing | {"verdict": "One arm.", "warnings": []}
     whole = comparison["entries"][0]
     kept = ("name", "kind", "description", "metrics")

@@ -16,7 +16,7 @@ from rir_mlx.evaluation.report import formats
 from rir_mlx.evaluation.report.charts import Axis, Estimate, scale_for
 from rir_mlx.evaluation.report.selection import few_ways, filled_bins
 from rir_mlx.evaluation.report.view import CROWDED, estimate, thinned
-from rir_mlx.evaluation.schema import Comparison, CostPoint, EntryResult, Reliability
+from rir_mlx.evaluation.schema import Comparison, CostPoint, EntryResult, LearningCurve, Reliability
 from rir_mlx.statistics.metrics import CoveragePoint
 from rir_mlx.storage.atomic import make_folder, replacing
 from rir_mlx.storage.layout import OTHER_RUNS
@@ -40,8 +40,8 @@ def check_installed() -> None:
 
 
 def write_plots(folder: Path, comparison: Comparison) -> list[Path]:
-    """Write `accuracy.png`, and for each arm, control and baseline `confusion-`, `reliability-`, `risk-coverage-` and
-    `cost-accuracy-<name>.png` if measured. Returns the paths.
+    """Write `accuracy.png`, `learning-curve.png` if there is a curve, and for each arm, control and baseline
+    `confusion-`, `reliability-`, `risk-coverage-` and `cost-accuracy-<name>.png` if measured. Returns the paths.
 
     Raises UserError if matplotlib is not installed.
     """
@@ -50,6 +50,8 @@ def write_plots(folder: Path, comparison: Comparison) -> list[Path]:
     estimates = [estimate(entry) for entry in comparison.entries]
     size = (7.5, 1.2 + 0.38 * len(estimates))
     paths = [_write(folder / "accuracy.png", size, lambda axes: _accuracy(axes, estimates))]
+    if (found := comparison.learning_curve) is not None:
+        paths.append(_write(folder / "learning-curve.png", (5.0, 3.6), lambda axes: _curve(axes, found)))
     for entry in comparison.entries:
         for kind, size, draw in _plots(entry, comparison.labels):
             name = re.sub(r"[^\w.-]+", "-", entry.name)
@@ -171,6 +173,16 @@ def _risk(axes: Any, name: str, places: Sequence[CoveragePoint]) -> None:
     _percents(axes.xaxis)
     _percents(axes.yaxis)
     _named(axes, f"Accuracy against coverage of {name}", "share of rows answered, most confident first", "accuracy")
+
+
+def _curve(axes: Any, curve: LearningCurve) -> None:
+    rows, found = [point.rows for point in curve.points], [point.accuracy for point in curve.points]
+    axes.vlines(rows, [share.low for share in found], [share.high for share in found], color="#0a5c9e")
+    axes.plot(rows, [share.value for share in found], marker="o", color="#0a5c9e")
+    axes.set_xlim(left=0)
+    axes.grid(alpha=0.3)
+    _percents(axes.yaxis)
+    _named(axes, f"Learning curve of {curve.arm}", "training rows", "accuracy")
 
 
 def _cost(axes: Any, name: str, curve: Sequence[CostPoint]) -> None:

@@ -24,7 +24,7 @@ from rir_mlx.evaluation.report.charts import (
     scale_for,
 )
 from rir_mlx.evaluation.report.selection import Bin, few_ways, filled_bins, worst_first
-from rir_mlx.evaluation.schema import Comparison, CostPoint, EntryResult, Reliability
+from rir_mlx.evaluation.schema import Comparison, CostPoint, EntryResult, LearningCurve, Reliability
 from rir_mlx.statistics.intervals import wilson_interval
 from rir_mlx.statistics.metrics import CoveragePoint
 from rir_mlx.types import Finding
@@ -70,6 +70,8 @@ def page(comparison: Comparison) -> dict[str, Any]:
         "first_arm": next((entry.against.first for entry in entries if entry.against), None),
         "accuracy_charts": accuracy_charts(estimates) if estimates else (),
         "has": _columns(entries),
+        "curve": comparison.learning_curve,
+        "curve_chart": curve_chart(comparison.learning_curve) if comparison.learning_curve else None,
         "off_scale": any(found.value < scale.low for found in estimates),
         "augmentation": comparison.augmentation,
         "crowded": len(labels) > CROWDED,
@@ -207,6 +209,24 @@ def risk_chart(name: str, risk_coverage: Sequence[CoveragePoint], test_rows: int
     y = axis("accuracy on these", heights, share=True)
     x = axis("share of rows answered, most confident first", (0.0, 1.0), share=True)
     return draw(Chart(f"Accuracy against coverage of {name}", x, y, [Series(name, points, dots=False, band=True)]))
+
+
+def curve_chart(curve: LearningCurve) -> Markup:
+    """Accuracy against training rows, with intervals."""
+    points = [
+        Point(
+            found.rows,
+            found.accuracy.value,
+            f"{formats.whole(found.rows)} training rows: {formats.percent(found.accuracy.value)} "
+            f"({formats.percent(found.accuracy.low)} to {formats.percent(found.accuracy.high)})",
+            low=found.accuracy.low,
+            high=found.accuracy.high,
+        )
+        for found in curve.points
+    ]
+    heights = [height for point in points for height in (point.low, point.high) if height is not None]
+    x, y = axis("training rows", [0.0, *(point.x for point in points)]), axis("accuracy", heights, share=True)
+    return draw(Chart(f"Learning curve of {curve.arm}", x, y, [Series(curve.arm, points)]))
 
 
 def thinned(places: Sequence[T]) -> list[T]:

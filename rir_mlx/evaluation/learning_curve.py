@@ -1,0 +1,61 @@
+"""Accuracy against training rows: whether more labels would help, and more than reasonings do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rir_mlx.evaluation.schema import CurvePoint, EntryResult, LearningCurve
+from rir_mlx.statistics.intervals import Interval, rows_interval, share_interval
+
+_USEFUL = 0.02
+"""A gain from twice the labels below which they are hardly worth the work."""
+
+
+def learning_curve(
+    arm: str, seed: int, correct: Mapping[int, NDArray[np.bool_]], entries: Sequence[EntryResult] = ()
+) -> LearningCurve:
+    """From whether the test rows are classified correctly, [rows] by the number of training rows, two or more. With
+    `entries`, the conclusion also says what reasonings did."""
+    sizes = sorted(correct)
+    points = [CurvePoint(rows=size, accuracy=share_interval(correct[size][None])) for size in sizes]
+    few, all_rows = (correct[size].astype(np.float64)[None] for size in sizes[-2:])
+    gain = rows_interval(all_rows - few)
+    text = conclusion(arm, (sizes[-2], sizes[-1]), gain, _best_reasoning(entries))
+    return LearningCurve(arm=arm, seed=seed, points=points, gain=gain, text=text)
+
+
+def _best_reasoning(entries: Sequence[EntryResult]) -> tuple[str, Interval] | None:
+    """The reasoning arm that gained most on label-only."""
+    gains = [(entry.name, entry.against.difference) for entry in entries if entry.kind == "arm" and entry.against]
+    return max(gains, key=lambda pair: pair[1].value, default=None)
+
+
+def conclusion(arm: str, sizes: tuple[int, int], gain: Interval, reasoning: tuple[str, Interval] | None) -> str:
+    """Whether more labels would help, in a sentence or two. `gain` is that of the larger of the two sizes, `reasoning`
+    an arm and what it gained on label-only."""
+    measured = f"From {sizes[0]:,} to {sizes[1]:,} training rows, {arm} changed by {_points(gain)} (one seed)"
+    if gain.low > 0:
+        found = f"{measured}: more labels are likely to help."
+    elif gain.high < 0:
+        found = f"{measured}: that is chance, or rows of another kind; more labels may not help."
+    elif gain.high < _USEFUL:
+        found = f"{measured}: more labels will hardly help."
+    else:
+        found = f"{measured}: whether more labels would help is unclear."
+    if reasoning is None:
+        return found
+    name, change = reasoning
+    if gain.low > max(0.0, change.high):
+        than = "less than the labels"
+    elif change.low > max(0.0, gain.high):
+        than = "more than the labels"
+    else:
+        than = "and which of the two helps more is unclear"
+    return f"{found} Reasonings ({name}) changed it by {_points(change)}, {than}."
+
+
+def _points(change: Interval) -> str:
+    return f"{100 * change.value:+.1f} points (95 % interval {100 * change.low:+.1f} to {100 * change.high:+.1f})"

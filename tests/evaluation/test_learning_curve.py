@@ -1,0 +1,94 @@
+"""Accuracy against training rows: parts that are nested, trained once, and a conclusion that the intervals allow."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from evaluated_run import evaluated, opened
+
+from rir_mlx import stages
+from rir_mlx.data.rows import Row
+from rir_mlx.data.splits import nested_part
+from rir_mlx.errors import RecipeError
+from rir_mlx.evaluation.learning_curve import conclusion, learning_curve
+from rir_mlx.guide.planning import plan
+from rir_mlx.recipe.loading import load_recipe
+from rir_mlx.statistics.intervals import Interval
+
+
+def gain(value: float, spread: float = 0.02) -> Interval:
+    return Interval(value, value - spread, value + spread)
+
+
+@pytest.mark.parametrize(
+    ("labels", "reasoning", "said"),
+    [
+        (gain(0.06), None, "qa changed by +6.0 points (95 % interval +4.0 to +8.0) (one seed): more labels are likely"),
+        (gain(0.0, 0.01), None, "more labels will hardly help."),
+        (gain(0.01, 0.03), None, "whether more labels would help is unclear."),
+        (gain(-0.06), None, "more labels may not help."),
+        (gain(0.06), gain(0.01), "Reasonings (qra) changed it by +1.0 points (95 % interval -1.0 to +3.0), less than"),
+        (gain(0.01), gain(0.09), "(95 % interval +7.0 to +11.0), more than the labels."),
+        (gain(0.06), gain(0.05), "and which of the two helps more is unclear."),
+        (gain(-0.09, 0.01), gain(-0.06, 0.01), "and which of the two helps more is unclear."),
+    ],
+)
+def test_the_conclusion_claims_what_the_intervals_show(labels: Interval, reasoning: Interval | None, said: str) -> None:
+    text = conclusion("qa", (500, 1000), labels, None if reasoning is None else ("qra", reasoning))
+    assert text.startswith("From 500 to 1,000 training rows, qa changed by ")
+    assert said in text
+
+
+def test_a_curve_goes_from_few_rows_to_all_and_its_gain_is_paired() -> None:
+    luck = np.random.default_rng(0).random(400)
+    found = learning_curve("qa", 3, {1000: luck < 0.8, 250: luck < 0.6, 500: luck < 0.7})
+    assert [point.rows for point in found.points] == [250, 500, 1000]
+    assert [point.accuracy.value for point in found.points] == sorted(point.accuracy.value for point in found.points)
+    assert found.gain.value == pytest.approx((luck < 0.8).mean() - (luck < 0.7).mean())
+    assert found.gain.high - found.gain.low < 0.07, "not the interval of two samples of their own"
+    assert "more labels are likely to help" in found.text
+
+
+def test_smaller_parts_are_in_larger_ones_and_every_label_is_in_each() -> None:
+    rows = [Row(f"text {number}", "joy" if number % 10 else "rare", id=str(number)) for number in range(40)]
+    parts = [{row.id for row in nested_part(rows, percent, 0)} for percent in (10, 25, 50)]
+    assert [len(part) for part in parts] == [4, 10, 20]
+    assert parts[0] < parts[1] < parts[2]
+    assert all({row.label for row in rows if row.id in part} == {"joy", "rare"} for part in parts)
+    assert len(nested_part(rows[:3], 25, 0)) == 2, "a row of each label"
+
+
+def test_the_arm_of_a_curve_is_one_that_is_trained() -> None:
+    with pytest.raises(RecipeError, match="learning_curve names qar, which is not among arms"):
+        load_recipe(None, ("classifier.arms=[qa, qra]", "classifier.learning_curve=qar"))
+
+
+def test_a_run_trains_the_parts_once_and_shows_their_curve(evaluated_run: Path) -> None:
+    key = "classifier.learning_curve=qra"
+    trained = {path: path.read_bytes() for path in evaluated_run.glob("classifier-*/done.json")}
+    context = opened("runs/small", key)
+    assert [stage.name for stage in plan(context)] == ["learning curve"]
+    stages.train_learning_curve(context)
+    found, train = evaluated(key), len(context.data.train)
+    curve, qra = found["learning_curve"], next(line for line in found["entries"] if line["name"] == "qra")
+    assert [point["rows"] for point in curve["points"]] == [round(train / 4), round(train / 2), train]
+    assert curve["points"][-1]["accuracy"]["value"] == pytest.approx(qra["by_seed"]["accuracy"][0])
+    assert curve["text"] in (evaluated_run / "report.html").read_text(encoding="utf-8")
+    done = {path: path.read_bytes() for path in evaluated_run.glob("learning-curve/*/done.json")}
+    results = [json.loads(record)["results"] for record in done.values()]
+    whole = json.loads(trained[evaluated_run / "classifier-qra/done.json"])["results"]
+    assert {record["steps"] for record in results} == {whole["steps"]}
+    assert all(record["rows"] < whole["rows"] for record in results)
+    stages.train_learning_curve(opened("runs/small", key))
+    assert {path: path.read_bytes() for path in done} == done
+    assert {path: path.read_bytes() for path in trained} == trained, "the key changes no other training"
+
+
+def test_without_a_curve_nothing_more_is_trained(evaluated_run: Path) -> None:
+    context = opened("runs/small")
+    stages.train_learning_curve(context)
+    assert not (evaluated_run / "learning-curve").exists()
+    assert "learning curve" not in [name for name, _ in stages.in_order(context)]
