@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from rir_mlx.pipeline import TrainingResult as TrainingResult
     from rir_mlx.pipeline import augment as augment
     from rir_mlx.pipeline import evaluate as evaluate
+    from rir_mlx.pipeline import pilot as pilot
     from rir_mlx.pipeline import run as run
     from rir_mlx.pipeline import train_classifier as train_classifier
     from rir_mlx.pipeline import train_rgen as train_rgen
@@ -55,6 +56,7 @@ _MODULES = {
         "TrainingResult",
         "augment",
         "evaluate",
+        "pilot",
         "run",
         "train_classifier",
         "train_rgen",
@@ -79,6 +81,7 @@ __all__ = [
     "augment",
     "evaluate",
     "load_recipe",
+    "pilot",
     "run",
     "train_classifier",
     "train_rgen",

@@ -14,21 +14,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 from rir_mlx import stages
 from rir_mlx.augmentation.augmented_rows import read_stats
-from rir_mlx.backends.processes import is_main
+from rir_mlx.backends.processes import is_main, run_on_main
 from rir_mlx.evaluation.report.plots import check_installed, write_plots
 from rir_mlx.evaluation.schema import Comparison
+from rir_mlx.guide.pilot.outlook import Outlook, outlook
+from rir_mlx.guide.pilot.shortening import ROWS, pilot_recipe, write_pilot_rows
 from rir_mlx.guide.planning import plan, plan_text
 from rir_mlx.hub_access import without_network
 from rir_mlx.progress import Progress, Silent
 from rir_mlx.stages.context import Context
 from rir_mlx.stages.opening import OpenOptions, RecipeSource, open_run
-from rir_mlx.storage.layout import Stage
+from rir_mlx.storage.layout import RunDir, Stage
+from rir_mlx.training.recipe_model import RecipeModel
 from rir_mlx.types import DEFAULT_RECIPE, RUNS, Arm, BackendName
 
 
@@ -79,6 +82,29 @@ def run(recipe: RecipeSource, *, retry_refused: bool = False, **options: Unpack[
             context.progress.say(plan_text(planned, context.backend.device().name))
         expected = {stage.name: stage.seconds for stage in planned if stage.seconds is not None}
         return stages.run_all(context, retry_refused=retry_refused, expected=expected)
+
+
+def pilot(recipe: RecipeSource, *, rows: int = ROWS, **options: Unpack[Options]) -> Outlook | None:
+    """Try a recipe out on few of its rows, in a run of its own (`NAME-pilot`), and say what the whole run will probably
+    find. The recipe's test rows stay unseen. Returns None in processes other than the main one."""
+    with _opened(recipe or DEFAULT_RECIPE, options) as whole:
+        planned = plan(whole)
+        folder = RunDir(whole.run.folder.with_name(f"{whole.recipe.name}-pilot"))
+        data = whole.data.labelled
+        short = pilot_recipe(whole.recipe, data, folder.pilot_rows)
+        run_on_main(whole.processes, lambda: write_pilot_rows(data, folder.pilot_rows, rows, whole.recipe.seed))
+        model = RecipeModel(short, whole.backend, whole.model.files)
+        if planned:
+            model.keep(whole.model.load())
+        context = replace(whole, run=folder, model=model, overrides=())
+        if to_do := plan(context):
+            context.progress.say(plan_text(to_do, context.backend.device().name))
+        comparison = stages.run_all(context)
+        if comparison is None:
+            return None
+        known = [stage.seconds for stage in planned if stage.seconds is not None]
+        unknown = [stage.name for stage in planned if stage.seconds is None]
+        return outlook(comparison, sum(known) if known else None, unknown)
 
 
 def train_rgen(recipe: RecipeSource, **options: Unpack[Options]) -> TrainingResult:

@@ -37,6 +37,7 @@ from rir_cli.options import (
 )
 from rir_cli.starting.doctor import doctor
 from rir_cli.starting.init import init
+from rir_cli.starting.pilot import pilot
 from rir_cli.streams import is_about_output, messages_stop_no_work
 from rir_mlx.types import DEFAULT_RECIPE, RUNS, Arm, EngineName
 
@@ -69,6 +70,7 @@ _PROMPTS = 3
 
 app.command(cls=Command, short_help="Write a first recipe for your table.")(init)
 app.command(cls=Command, short_help="Audit labelled rows before training.")(check)
+app.command(cls=Command, short_help="Try a recipe on few rows before its long run.")(pilot)
 
 
 @app.command("train-rgen", cls=Command, short_help="Stage 1: train R-Gen, which writes reasonings.")

@@ -20,6 +20,7 @@ from rir_mlx.progress import counted
 
 if TYPE_CHECKING:  # numpy is not needed to print help
     from rir_mlx.evaluation.schema import Changes, Comparison
+    from rir_mlx.guide.pilot.outlook import Outlook
     from rir_mlx.statistics.intervals import Interval
     from rir_mlx.types import Finding
 
@@ -174,6 +175,17 @@ def _changes(arm: str, changes: Changes) -> str:
         f"{arm}: the reasoning corrected {counted(changes.corrected.rows, 'first label')} and spoiled "
         f"{changes.spoiled.rows:,}{over} (McNemar's p: {tests})."
     )
+
+
+def print_outlook(found: Outlook) -> None:
+    """Print what a pilot measured, what it rests on, and what the whole run will probably find."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, _WIDE)
+    print_table(found.comparison, console)
+    for line in (*found.signals, found.text, found.cost):
+        if line:
+            _print(console, escape(line))
 
 
 def print_headline(comparison: Comparison, console: Console) -> None:

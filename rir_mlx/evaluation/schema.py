@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from rir_mlx.errors import UserError
+from rir_mlx.evaluation.run_facts import Part, RunFacts
 from rir_mlx.statistics.intervals import Interval
 from rir_mlx.statistics.metrics import CoveragePoint, LabelMetrics, ReliabilityBin
 from rir_mlx.statistics.paired_tests import PairedComparison
@@ -22,12 +23,6 @@ VERSION: Final = 3
 """The version of `comparison.json` that this code writes and reads."""
 
 EntryKind = Literal["arm", "control", "baseline"]
-
-
-class Part(BaseModel):
-    """A part of the comparison. Unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class Metrics(Part):
@@ -267,57 +262,6 @@ class EntryResult(Part):
     """Null for arms that answer once."""
     trimmed: int = 0
     """Test texts whose end was cut to fit into `max_seq_length` (first seed)."""
-
-
-class ModelFacts(Part):
-    """The base model."""
-
-    name: str
-    """Hub id or folder."""
-    revision: str | None = None
-    """Commit of the hub."""
-    fingerprint: str | None = None
-    """Hash of its files."""
-
-
-class DataFacts(Part):
-    """The labelled rows."""
-
-    digest: str
-    """Hash of the rows, labels and splits as used."""
-    train: str | None = None
-    """Where the training rows come from."""
-    validation: str | None = None
-    """Where the validation rows come from. Null if they were split off the training rows."""
-    test: str | None = None
-    """Where the test rows come from. Null if they were split off the training rows."""
-
-
-class RunFacts(Part):
-    """How the comparison was made."""
-
-    name: str
-    """Name of the run's folder."""
-    command: str
-    """The command as typed; empty from Python."""
-    finished: str
-    """ISO 8601 time with offset."""
-    versions: dict[str, str]
-    """Installed version of each package."""
-    backend: str
-    """`mlx`, `torch` or `fake`."""
-    device: str
-    """Name of the processor."""
-    seed: int
-    """Seed of the splits."""
-    seeds: Sequence[int]
-    """Training seeds of every arm."""
-    model: ModelFacts
-    """The base model."""
-    data: DataFacts
-    """The labelled rows."""
-    recipe: str
-    """The resolved recipe as YAML."""
 
 
 class Headline(Part):

@@ -102,6 +102,7 @@ class _Timing:
         self.validation, self.test = len(context.data.validation), len(context.data.test)
         self._generation: float | None = None
         self._forwards: dict[Arm, float] = {}
+        self._arms: dict[Arm, float] = {}
 
     def seconds(self, stage: str) -> float | None:
         recipe = self.context.recipe
@@ -129,6 +130,11 @@ class _Timing:
         return training_cost(self.trained, job, self.device, "rgen", "").seconds
 
     def _arm(self, arm: Arm) -> float:
+        if arm not in self._arms:
+            self._arms[arm] = self._trained_arm(arm)
+        return self._arms[arm]
+
+    def _trained_arm(self, arm: Arm) -> float:
         """Every seed of an arm: its steps, and its validations with reasonings of its own."""
         options, seeds = self.context.recipe.classifier, self.context.recipe.classifier.seeds
         steps, seconds = self._steps(arm)

@@ -25,14 +25,12 @@ from rir_mlx.evaluation.judgement.judge import judge
 from rir_mlx.evaluation.learning_curve import learning_curve
 from rir_mlx.evaluation.report.examples import row_examples
 from rir_mlx.evaluation.report.page import write_report
+from rir_mlx.evaluation.run_facts import DataFacts, ModelFacts, RunFacts
 from rir_mlx.evaluation.schema import (
     Comparison,
-    DataFacts,
     EntryResult,
     LearningCurve,
-    ModelFacts,
     RowCounts,
-    RunFacts,
     TrainingCost,
     read_comparison,
     write_comparison,

@@ -103,6 +103,7 @@ class RunDir:
         self.report = folder / "report.html"
         self.review = folder / "review.jsonl"
         self.plots = folder / "plots"
+        self.pilot_rows = folder / "rows"
 
     @property
     def name(self) -> str:

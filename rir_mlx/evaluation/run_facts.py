@@ -1,0 +1,64 @@
+"""How a comparison was made: the model, the data and the versions. A part of `comparison.json` (`schema.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Part(BaseModel):
+    """A part of the comparison. Unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ModelFacts(Part):
+    """The base model."""
+
+    name: str
+    """Hub id or folder."""
+    revision: str | None = None
+    """Commit of the hub."""
+    fingerprint: str | None = None
+    """Hash of its files."""
+
+
+class DataFacts(Part):
+    """The labelled rows."""
+
+    digest: str
+    """Hash of the rows, labels and splits as used."""
+    train: str | None = None
+    """Where the training rows come from."""
+    validation: str | None = None
+    """Where the validation rows come from. Null if they were split off the training rows."""
+    test: str | None = None
+    """Where the test rows come from. Null if they were split off the training rows."""
+
+
+class RunFacts(Part):
+    """How the comparison was made."""
+
+    name: str
+    """Name of the run's folder."""
+    command: str
+    """The command as typed; empty from Python."""
+    finished: str
+    """ISO 8601 time with offset."""
+    versions: dict[str, str]
+    """Installed version of each package."""
+    backend: str
+    """`mlx`, `torch` or `fake`."""
+    device: str
+    """Name of the processor."""
+    seed: int
+    """Seed of the splits."""
+    seeds: Sequence[int]
+    """Training seeds of every arm."""
+    model: ModelFacts
+    """The base model."""
+    data: DataFacts
+    """The labelled rows."""
+    recipe: str
+    """The resolved recipe as YAML."""

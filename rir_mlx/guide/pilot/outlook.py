@@ -1,0 +1,140 @@
+"""What a pilot's comparison says about the whole run, in words that claim no more than was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from rir_mlx.evaluation.schema import Comparison, EntryResult
+from rir_mlx.progress import counted
+from rir_mlx.statistics.intervals import Interval
+from rir_mlx.training.cost import duration
+from rir_mlx.types import CONTROLS
+
+Expectation = Literal["helps", "leans to helping", "open", "leans to hurting", "hurts", "not learned"]
+"""What the whole run will probably find about reasoning."""
+
+_LEANS = 0.03
+"""A difference in accuracy from which a pilot leans to one side."""
+_READABLE = 0.9
+"""From this accuracy on, a label can be read off its reasoning."""
+_SAID: dict[Expectation, str] = {
+    "helps": "Reasoning will probably help in the whole run.",
+    "leans to helping": "Reasoning may help in the whole run; the pilot is too small to show it.",
+    "open": "The pilot shows no difference: the whole run will probably show none, or a small one.",
+    "leans to hurting": "Reasoning may hurt in the whole run; the pilot is too small to show it.",
+    "hurts": "Reasoning will probably hurt in the whole run.",
+    "not learned": "The pilot learned nothing, so it says nothing about reasoning.",
+}
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a pilot says.
+
+    expectation  what the whole run will probably find about reasoning
+    text         the same in words
+    signals      what it rests on, a sentence each
+    cost         what the whole run takes, in words; empty if it is done or cannot be estimated
+    comparison   what the pilot measured
+    """
+
+    expectation: Expectation
+    text: str
+    signals: tuple[str, ...]
+    cost: str
+    comparison: Comparison
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`, with the pilot's accuracies."""
+        return {
+            "expectation": self.expectation,
+            "text": self.text,
+            "signals": list(self.signals),
+            "cost": self.cost,
+            "accuracy": {entry.name: entry.metrics.accuracy.value for entry in self.comparison.entries},
+        }
+
+
+def outlook(comparison: Comparison, seconds: float | None, unknown: Sequence[str] = ()) -> Outlook:
+    """From a pilot's comparison. `seconds` is the estimate for the whole run, None if there is none; `unknown` are its
+    stages whose time depends on a server."""
+    expected = _expectation(comparison)
+    cost = ""
+    if seconds is not None:
+        beside = f", and {', '.join(unknown)}, which depends on a server" if unknown else ""
+        cost = f"The whole run takes about {duration(seconds)}{beside}."
+    return Outlook(expected, _SAID[expected], tuple(_signals(comparison)), cost, comparison)
+
+
+def _expectation(comparison: Comparison) -> Expectation:
+    arm, control = _reasoning_arm(comparison), _control(comparison)
+    headline = comparison.headline
+    if arm is None or arm.against is None or (headline is not None and headline.finding == "failed"):
+        return "not learned"
+    by_chance = control.against.difference.value if control is not None and control.against is not None else 0.0
+    return expectation(arm.against.difference, by_chance)
+
+
+def expectation(change: Interval, by_chance: float) -> Expectation:
+    """From the difference that reasoning made, and the one that the control made."""
+    if change.low > 0 and change.value > by_chance:
+        return "helps"
+    if change.high < 0:
+        return "hurts"
+    if change.value >= _LEANS and change.value > by_chance:
+        return "leans to helping"
+    return "leans to hurting" if change.value <= -_LEANS else "open"
+
+
+def _reasoning_arm(comparison: Comparison) -> EntryResult | None:
+    return next((entry for entry in comparison.entries if entry.kind == "arm" and entry.name != "qa"), None)
+
+
+def _control(comparison: Comparison) -> EntryResult | None:
+    return next((entry for entry in comparison.entries if entry.name in CONTROLS), None)
+
+
+def _signals(comparison: Comparison) -> Iterator[str]:
+    rows, arm, control = comparison.rows, _reasoning_arm(comparison), _control(comparison)
+    few = min(entry.support for entry in comparison.entries[0].per_class or ()) if comparison.entries else 0
+    yield (
+        f"{counted(rows.train, 'training row')}, {len(comparison.labels)} labels; measured on "
+        f"{counted(rows.test, 'row')}, at least {few} of each label, with one seed."
+    )
+    if arm is not None and arm.against is not None:
+        yield f"{arm.name} against qa: {_points(arm.against.difference)}."
+        if control is not None and control.against is not None:
+            value = control.against.difference
+            same = value.value >= arm.against.difference.value
+            means = "as much: what the reasonings say is not what counts" if same else "less: what they say counts"
+            yield f"With other rows' reasonings ({control.name}): {_points(value)}, {means}."
+    yield from _of_reasonings(comparison.augmentation or {})
+    if comparison.learning_curve is not None:
+        yield comparison.learning_curve.text
+
+
+def _of_reasonings(stats: dict[str, Any]) -> Iterator[str]:
+    """Leakage, and mutual information where it was measured."""
+    train, leak = stats.get("train"), stats.get("leakage") or {}
+    if train:
+        yield f"R-Gen's reasonings passed the filters in {train['kept']:,} of {counted(train['rows'], 'row')}."
+    if masked := leak.get("without_label_words"):
+        says = "they tell the label, and little else" if masked["value"] >= _READABLE else "they do not just tell it"
+        yield (
+            f"From a reasoning alone, its label words blanked out, the label can be predicted in "
+            f"{100 * masked['value']:.0f} % (the most frequent label: {100 * leak['majority']:.0f} %): {says}."
+        )
+    if by_label := (stats.get("mutual_information") or {}).get("by_label"):
+        medians = [found["median"] for found in by_label.values()]
+        yield (
+            f"Mutual information of reasoning and text: {np.median(medians):.1f} nats (median over labels, the lowest "
+            f"{min(medians):.1f}); about 0 says nothing of the text."
+        )
+
+
+def _points(change: Interval) -> str:
+    return f"{100 * change.value:+.1f} points (95 % interval {100 * change.low:+.1f} to {100 * change.high:+.1f})"

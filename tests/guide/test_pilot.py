@@ -1,0 +1,139 @@
+"""A trial of minutes says what the whole run will probably find, and claims no more than it measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import LABELS, WORDS, Run, write_csv
+from comparisons import a_comparison
+
+from rir_mlx.data.loading import LabelledData, load_labelled
+from rir_mlx.errors import UserError
+from rir_mlx.evaluation.schema import Comparison
+from rir_mlx.guide.pilot.outlook import Outlook, outlook
+from rir_mlx.guide.pilot.shortening import pilot_recipe, write_pilot_rows
+from rir_mlx.recipe.loading import load_recipe
+from rir_mlx.recipe.schema import Recipe
+
+
+def judged(change: float, spread: float, by_chance: float = 0.0, **more: Any) -> Outlook:
+    """Of a pilot whose reasoning arm and whose control differ so much from label-only."""
+    values = a_comparison()
+    for name, value in (("qar", change), ("qra-scrambled", by_chance)):
+        found = next(entry for entry in values["entries"] if entry["name"] == name)
+        found["against"]["difference"] = {"value": value, "low": value - spread, "high": value + spread}
+    values["headline"] = more.pop("headline", {"text": "One seed.", "finding": "unclear"})
+    return outlook(Comparison.model_validate(values | more), 20_000, ["augmentation"])
+
+
+@pytest.mark.parametrize(
+    ("change", "spread", "by_chance", "expected"),
+    [
+        (0.08, 0.05, 0.0, "helps"),
+        (0.08, 0.05, 0.09, "open"),  # a control of other rows' reasonings gains as much
+        (0.04, 0.05, 0.0, "leans to helping"),
+        (0.01, 0.05, 0.0, "open"),
+        (-0.04, 0.05, 0.0, "leans to hurting"),
+        (-0.08, 0.05, 0.0, "hurts"),
+    ],
+)
+def test_the_expectation_follows_the_interval_and_the_control(
+    change: float, spread: float, by_chance: float, expected: str
+) -> None:
+    found = judged(change, spread, by_chance)
+    assert found.expectation == expected
+    assert found.as_dict()["text"] == found.text
+    assert ("probably" in found.text) == (expected in ("helps", "hurts", "open"))
+
+
+def test_a_pilot_that_learned_nothing_expects_nothing() -> None:
+    headline = {"text": "Nothing learned: no arm beats always answering the most frequent label.", "finding": "failed"}
+    found = judged(0.3, 0.01, headline=headline)
+    assert found.expectation == "not learned"
+    assert "says nothing about reasoning" in found.text
+
+
+def test_the_signals_are_those_that_were_measured() -> None:
+    information = {"threshold": 1.0, "by_label": {"joy": {"median": 0.4}, "fear": {"median": 2.0}}}
+    augmentation = a_comparison()["augmentation"] | {"mutual_information": information}
+    found = judged(0.08, 0.05, augmentation=augmentation)
+    text = "\n".join(found.signals)
+    assert "qar against qa: +8.0 points (95 % interval +3.0 to +13.0)." in text
+    assert "other rows' reasonings (qra-scrambled): +0.0 points (95 % interval -5.0 to +5.0), less" in text
+    assert "Mutual information of reasoning and text: 1.2 nats (median over labels, the lowest 0.4)" in text
+    assert "More labels are likely to help." in text
+    assert found.cost == "The whole run takes about 5.6 h, and augmentation, which depends on a server."
+    bare = judged(0.08, 0.05, augmentation=None, learning_curve=None)
+    assert len(bare.signals) == 3
+
+
+def test_a_recipe_without_reasonings_or_with_hardly_any_rows_has_no_pilot(recipe: Path) -> None:
+    few = load_recipe(recipe, (f"data.train={recipe.parent}/rows.csv",))
+    data = load_labelled(few.data, few.seed)
+    with pytest.raises(UserError, match="45 training rows are too few"):
+        pilot_recipe(few, data, recipe.parent)
+    with pytest.raises(UserError, match="no arm that reasons"):
+        pilot_recipe(load_recipe(few, ("classifier.arms=[qa]",)), data, recipe.parent)
+
+
+def rows_of(recipe: Path, *overrides: str) -> tuple[Recipe, LabelledData]:
+    """A recipe with 120 rows, 105 of them to train on."""
+    rows = [(f"{WORDS[label]} {n}", label) for n in range(40) for label in LABELS]
+    write_csv(recipe.parent / "rows.csv", rows)
+    found = load_recipe(recipe, (f"data.train={recipe.parent}/rows.csv", *overrides))
+    return found, load_labelled(found.data, found.seed)
+
+
+def test_the_rows_of_a_pilot_are_training_rows_apart_from_each_other(recipe: Path, tmp_path: Path) -> None:
+    whole, data = rows_of(recipe)
+    write_pilot_rows(data, tmp_path / "pilot", 40, whole.seed)
+    short = pilot_recipe(whole, data, tmp_path / "pilot")
+    drawn = load_labelled(short.data, short.seed)
+    assert [len(part) for part in (drawn.train, drawn.validation, drawn.test)] == [40, 6, 65]
+    assert drawn.labels == data.labels
+    texts = [{row.text for row in part} for part in (drawn.train, drawn.test, drawn.validation, data.test)]
+    assert texts[0] | texts[1] == {row.text for row in data.train}
+    assert not texts[0] & texts[1]
+    assert not (texts[0] | texts[1] | texts[2]) & texts[3], "the test rows stay unseen"
+    assert texts[2] <= {row.text for row in data.validation}
+    before = (tmp_path / "pilot/train.jsonl").read_bytes()
+    write_pilot_rows(data, tmp_path / "pilot", 40, whole.seed)
+    assert (tmp_path / "pilot/train.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("given", "arms", "epochs"),
+    [
+        ((), ("qa", "qra", "qra-scrambled"), 5),
+        (("classifier.arms=[qa, qar]", "classifier.epochs=9"), ("qa", "qar"), 9),
+        (("classifier.arms=[qra-words, qra]", "classifier.epochs=null", "classifier.iters=7"), None, 5),
+    ],
+)
+def test_a_pilot_has_few_arms_one_seed_and_enough_passes(
+    recipe: Path, given: tuple[str, ...], arms: tuple[str, ...] | None, epochs: float
+) -> None:
+    whole, data = rows_of(recipe, "classifier.seeds=[4, 5, 6]", *given)
+    options = pilot_recipe(whole, data, recipe.parent).classifier
+    assert options.arms == (arms or ("qa", "qra", "qra-scrambled"))
+    assert (options.seeds, options.epochs, options.iters, options.learning_curve) == ((4,), epochs, None, "qa")
+
+
+@pytest.mark.heavy
+def test_a_pilot_is_a_run_of_its_own_that_resumes(rir: Run, recipe: Path, tmp_path: Path) -> None:
+    rows_of(recipe)
+    first = rir("pilot", str(recipe), "--rows", "40", "--json")
+    assert first.code == 0, first.err
+    found, folder = json.loads(first.out), tmp_path / "runs/small-pilot"
+    assert found["accuracy"].keys() == {"qa", "qra", "qra-scrambled", "majority", "tf-idf", "untuned"}
+    assert found["cost"].startswith("The whole run takes about ")
+    assert any(line.startswith("From 20 to 40 training rows, qa changed by") for line in found["signals"])
+    assert not (tmp_path / "runs/small").exists(), "the run itself has not begun"
+    done = {path: path.read_bytes() for path in folder.rglob("done.json")}
+    assert len(done) >= 8
+    again = rir("pilot", str(recipe), "--rows", "40")
+    assert {path: path.read_bytes() for path in done} == done
+    assert found["text"] in again.out
+    assert "Next:" in again.err
