@@ -164,7 +164,7 @@ def bench_steps(recipe: Recipe, options: BenchOptions) -> Iterator[Bench]:
     with tempfile.TemporaryDirectory(prefix="rir-mlx-bench-") as temporary:
         folder, is_random = model_folder(recipe.model, Path(temporary) / "model", offline=options.offline)
         limits_of = {"backend_name": backend, "dtype": recipe.dtype, "seconds": min(2.0, options.seconds / 4)}
-        machine = _apart(limits_of, _TO_LOAD + options.seconds)
+        machine = run_apart(limits_of, _TO_LOAD + options.seconds)
         found = Bench(
             rir_mlx.__version__,
             machine_name(),
@@ -228,10 +228,10 @@ def _pair(job: Job, options: BenchOptions, limits: Limits) -> tuple[Part, Part |
 def _part(job: Job, program: str, limits: Limits) -> Part:
     task: BenchTask = job.task  # type: ignore[assignment]
     try:
-        measured = _apart(asdict(job), _TO_LOAD + _LONGEST * job.seconds)
+        measured = run_apart(asdict(job), _TO_LOAD + _LONGEST * job.seconds)
     except Failure as failure:
         return Part(task, program, failed=str(failure))
-    share, limit = _share(measured, limits)
+    share, limit = share_of_limit(measured, limits)
     rates = measured["rows/s"]
     return Part(
         task,
@@ -247,7 +247,7 @@ def _part(job: Job, program: str, limits: Limits) -> Part:
     )
 
 
-def _share(measured: Mapping[str, Any], limits: Limits) -> tuple[float | None, str | None]:
+def share_of_limit(measured: Mapping[str, Any], limits: Limits) -> tuple[float | None, str | None]:
     """The median over the rounds of the least time as a share of the time taken; and the limit of most of it."""
     if not measured["works"]:
         return None, None
@@ -261,7 +261,7 @@ def _share(measured: Mapping[str, Any], limits: Limits) -> tuple[float | None, s
     return statistics.median(shares), max(waited, key=lambda limit: waited[limit])
 
 
-def _apart(given: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+def run_apart(given: Mapping[str, Any], seconds: float) -> dict[str, Any]:
     """What a process of its own measured. Raises Failure with its last line where it fails or takes too long."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     command = [sys.executable, "-m", "rir_mlx.speed.measuring", json.dumps(given)]

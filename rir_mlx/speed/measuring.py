@@ -15,6 +15,7 @@ from typing import Any
 from rir_mlx.backends import open_backend
 from rir_mlx.backends.limits import measured_limits
 from rir_mlx.backends.limits.memory import watch_memory
+from rir_mlx.errors import RirError
 from rir_mlx.models.config import read_config
 from rir_mlx.models.families import ModelShape
 from rir_mlx.prompting.codec import Codec
@@ -147,8 +148,11 @@ def _result(
 
 def main() -> None:
     given = json.loads(sys.argv[1])
-    with contextlib.redirect_stdout(sys.stderr):
-        measured = measure(Job(**given)) if "peer" in given else limits(**given)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            measured = measure(Job(**given)) if "peer" in given else limits(**given)
+    except RirError as error:
+        sys.exit(f"{type(error).__name__}: {error.what}")  # the last line is what the other process shows
     print(json.dumps(measured))
 
 

@@ -40,7 +40,7 @@ def measured(given: Mapping[str, Any], _: float) -> dict[str, Any]:
 
 @pytest.fixture
 def done(monkeypatch: pytest.MonkeyPatch) -> Bench:
-    monkeypatch.setattr(module, "_apart", measured)
+    monkeypatch.setattr(module, "run_apart", measured)
     monkeypatch.setattr(module, "check_rival", lambda *_: None)
     options = BenchOptions(("qa", "augment", "reasoning"), 1, "torch", "trl", batch=8)
     return list(bench_steps(LORA, options))[-1]

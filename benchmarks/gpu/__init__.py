@@ -1,0 +1,1 @@
+"""All that a machine with a GPU can say in minutes: `python -m benchmarks.gpu`."""

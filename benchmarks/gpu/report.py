@@ -1,0 +1,47 @@
+"""The table of everything that is known so far."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from benchmarks.gpu.parts import PARTS
+
+
+def table(known: Mapping[str, Any]) -> Iterator[str]:
+    """Markdown: the machine and its limits, a table of measurements with the ratios first, then tests and resumes."""
+    limits, found = known["limits"], known["steps"]
+    tiny = "a tiny model, to prove that every step runs: no figure here means anything" if known["tiny"] else ""
+    about = [known["device"], known["machine"], limits["dtype"], *([tiny] if tiny else [])]
+    yield f"{'; '.join(about)}. Limits: {limits['flops'] / 1e12:.3g} TFLOP/s, {limits['bandwidth'] / 1e9:.4g} GB/s.\n"
+    yield "| part | beside | ours is faster by | rows/s | tokens/s | memory | share of the limit |"
+    yield "|---|---|---|---|---|---|---|"
+    for key, result in found.items():
+        if "rows/s" in result:
+            yield _row(key, result, found)
+    yield ""
+    for key, result in found.items():
+        if "counts" in result:
+            failed = f"; failed: {', '.join(result['failed'])}" if result["failed"] else ""
+            yield f"- {_named(key)}: {', '.join(f'{count} {what}' for what, count in result['counts'].items())}{failed}"
+        elif "same bytes" in result:
+            same = ", ".join(f"{how}: {'yes' if is_same else 'no'}" for how, is_same in result["same bytes"].items())
+            yield f"- {_named(key)}: the same bytes, {same}; {result['seconds a step']:.3g} s a step"
+        elif "rows/s" not in result:
+            what = next(name for name in ("error", "left out", "on a GPU") if name in result)
+            yield f"- {_named(key)}: {what}: {' '.join(str(result[what]).split())}"
+
+
+def _row(key: str, result: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    place, _, peer = key.rpartition("/")
+    mine = found.get(f"{place}/ours", {}).get("rows/s")
+    ratio = "" if peer == "ours" or not mine else f"**{mine / result['rows/s']:.2f} ×**"
+    share = "" if result["share"] is None else f"{result['share']:.0%} of {result['limit']}"
+    rows = f"{result['rows/s']:.4g} ({result['rounds']} × {result['rows at a time']})"
+    cells = [_named(place), peer, ratio, rows, f"{result['tokens/s']:,.0f}", f"{result['peak GB']:.2f} GB", share]
+    return f"| {' | '.join(cells)} |"
+
+
+def _named(key: str) -> str:
+    part, _, rest = key.partition("/")
+    return f"{PARTS[part]}, {rest}" if rest else PARTS[part]
