@@ -161,4 +161,4 @@ def test_a_draw_of_whole_texts_holds_no_texts() -> None:
     finally:
         tracemalloc.stop()
     assert len(drawn) == 60
-    assert peak / len(rows) < 100
+    assert peak / len(rows) < 180
