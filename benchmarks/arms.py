@@ -27,7 +27,7 @@ from rir_mlx.types import Arm
 
 SIZES = ("data.val_size=300", "data.test_size=600", "classifier.seeds=[0, 1, 2]")
 SHARES = (0.0, 0.25, 0.5, 0.75)
-SPANS = ("[0.0, 0.25]", "[0.0, 0.5]", "[0.2, 0.7]", "[0.4, 0.9]")
+SPANS = ("[0.0, 0.5]", "[0.2, 0.7]", "[0.4, 0.9]")
 ARMS: tuple[Arm, ...] = ("qa", "qra", "qar", "qarqa", "curriculum")
 
 
