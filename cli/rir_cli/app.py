@@ -38,7 +38,7 @@ from rir_cli.options import (
 from rir_cli.starting.doctor import doctor
 from rir_cli.starting.init import init
 from rir_cli.starting.pilot import pilot
-from rir_cli.streams import is_about_output, messages_stop_no_work
+from rir_cli.streams import impossible_place, is_about_output, messages_stop_no_work
 from rir_mlx.types import DEFAULT_RECIPE, RUNS, Arm, EngineName
 
 if TYPE_CHECKING:  # evaluation needs numpy, and help does not
@@ -361,6 +361,8 @@ def _main() -> NoReturn:
             said = f"error: The output could not be written: {error.strerror}.\nMake room, or send it elsewhere."
         else:
             said = f"error: {type(error).__name__}: {error}\nRIR_DEBUG=1 shows where."
+        if place := impossible_place(error):
+            said = f"error: {place}"
         typer.echo(said, err=True)
-        sys.exit(1)
+        sys.exit(2 if place else 1)
     sys.exit(0)

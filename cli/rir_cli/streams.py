@@ -45,3 +45,11 @@ def is_about_output(error: Exception) -> TypeGuard[OSError]:
     """Whether an error says that what was printed found no room. Errors about files name the file."""
     full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
     return isinstance(error, OSError) and error.filename is None and error.errno in full
+
+
+def impossible_place(error: Exception) -> str:
+    """What is wrong with a path that no file can have, such as a name that is too long; nothing for other errors."""
+    if not isinstance(error, OSError) or error.errno not in (errno.ENAMETOOLONG, errno.ELOOP) or not error.filename:
+        return ""
+    name = str(error.filename)
+    return f"{name if len(name) < 100 else name[:99] + '…'}: {error.strerror}."

@@ -99,6 +99,7 @@ def export(run: str | Path | None = None, arm: Arm | None = None, options: Expor
 def export_arm(context: Context, arm: Arm, options: ExportOptions) -> ExportResult:
     """`export` for a run that is open already."""
     folder = (options.output or context.run.export(options.name, arm)).absolute()
+    folder = folder.resolve() if folder.is_symlink() else folder  # the link stays, and leads to the export
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; an export is a folder.", hint="Name a folder with --output.")
     if folder.exists() and any(folder.iterdir()) and not _is_export(folder):

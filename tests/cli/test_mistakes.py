@@ -266,3 +266,14 @@ def test_messages_that_find_no_room_stop_no_work_and_output_that_finds_none_is_o
     assert result.err == (
         "error: The output could not be written: No space left on device.\nMake room, or send it elsewhere.\n"
     )
+
+
+@pytest.mark.parametrize(
+    "typed", [["train-rgen", "a" * 300 + ".yaml"], ["check", "a" * 300 + ".csv"], ["runs", "--runs", "a" * 300]]
+)
+def test_a_name_that_no_file_can_have_is_a_mistake_in_words(rir: Run, typed: list[str]) -> None:
+    """It was `OSError: [Errno 36]` and exit code 1."""
+    result = rir(*typed)
+    assert result.code == 2
+    assert result.err.endswith("File name too long.\n")
+    assert len(result.err) < 200

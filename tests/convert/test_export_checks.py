@@ -136,6 +136,23 @@ def test_what_cannot_be_written_is_refused_before_the_model_is_asked(
     assert not (context.run.folder / "export").exists()
 
 
+def test_a_link_that_is_named_as_output_stays_and_leads_to_the_export(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder took the place of the link, and where the link led nowhere, the export failed at its end."""
+
+    class ReachedError(Exception):
+        pass
+
+    def stop(folder: Path) -> None:
+        raise ReachedError(folder)
+
+    monkeypatch.setattr(exporting, "verified_folder", stop)
+    (tmp_path / "link").symlink_to("there/new")
+    with pytest.raises(ReachedError, match="there/new"):
+        export_arm(context, "qar", ExportOptions("adapter", output=tmp_path / "link"))
+
+
 def test_quantising_without_mlx_is_refused_in_words_of_its_own(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:

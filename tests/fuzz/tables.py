@@ -168,11 +168,9 @@ def _check_classified(path: Path, form: TableFormat, scanned: Sequence[Record | 
     rows = [row for row in scanned if isinstance(row, Record)]
     if len(rows) != len(scanned) or result.rows != len(rows):
         raise Loss(f"{len(scanned)} rows, {result.rows} of them classified")
-    written = list(
-        open_stream(
-            target, wanted_text(target, next(iter(rows[0].cells)), TableFormat(form.delimiter, None, form.quotes))
-        ).scan()
-    )
+    column = next(name for row in rows for name in row.cells)  # the first row may be an empty object
+    wanted = wanted_text(target, column, TableFormat(form.delimiter, None, form.quotes))
+    written = list(open_stream(target, wanted).scan())
     if len(written) != len(rows):
         raise Loss(f"{len(rows)} rows came out as {len(written)}")
     for before, after in zip(rows, written, strict=True):
