@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, NoReturn, cast, get_args
 
 import typer
@@ -23,6 +22,7 @@ from rir_cli.looking.models import models
 from rir_cli.looking.runs import compare, report
 from rir_cli.looking.runs import runs as runs_
 from rir_cli.options import (
+    ArmsOption,
     BackendOption,
     ForceOption,
     JsonOption,
@@ -56,12 +56,6 @@ app = typer.Typer(
     help="Train text classifiers that write their reasoning before their label, and measure whether that helped.",
     epilog="Start with `rir-mlx demo`: the whole pipeline, offline, in about a minute.",
 )
-
-
-class ArmChoice(StrEnum):
-    """The arms. typer takes a list of an enumeration, but not a list of a Literal."""
-
-    vars().update({arm: arm for arm in get_args(Arm)})
 
 
 _INTERRUPTED = 130
@@ -138,9 +132,7 @@ def augment(
 @app.command("train-classifier", cls=Command, short_help="Stage 2: train the classifiers.")
 def train_classifier(
     recipe: RunRecipeArgument = None,
-    arm: Annotated[
-        list[ArmChoice] | None, typer.Option(help="An arm to train; may be repeated. Default: the recipe's arms.")
-    ] = None,
+    arm: ArmsOption = None,
     set_: SetOption = None,
     runs: RunsOption = RUNS,
     backend: BackendOption = None,

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
 from rir_mlx.types import DEFAULT_RECIPE, SHIPPED, Arm, BackendChoice, ReasonMode
+
+
+class ArmChoice(StrEnum):
+    """The arms. typer takes a list of an enumeration, but not a list of a Literal."""
+
+    vars().update({arm: arm for arm in get_args(Arm)})
+
 
 _RECIPE = f"A recipe file, a shipped recipe ({', '.join(SHIPPED)}), or a run's folder."
 RecipeArgument = Annotated[str | None, typer.Argument(help=f"{_RECIPE} Default: {DEFAULT_RECIPE}.")]
@@ -20,8 +28,18 @@ SetOption = Annotated[
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Run finished stages again.")]
 RunOption = Annotated[str | None, typer.Option(help="A run's folder. Default: the newest run with a classifier.")]
+_ARMS = ", ".join(get_args(Arm))
 ArmOption = Annotated[
-    Arm | None, typer.Option(help="The trained arm. Default: the reasoning arm that did best on the validation rows.")
+    Arm | None,
+    typer.Option(
+        metavar="ARM", help=f"The trained arm: {_ARMS}. Default: the one that the evaluation recommends, and says so."
+    ),
+]
+ArmsOption = Annotated[
+    list[ArmChoice] | None,
+    typer.Option(
+        "--arm", metavar="ARM", help=f"An arm to train; may be repeated: {_ARMS}. Default: the recipe's arms."
+    ),
 ]
 RunsOption = Annotated[Path, typer.Option("--runs", help="Folder of all runs.")]
 BackendOption = Annotated[

@@ -168,8 +168,18 @@ def _locked_folder(path: Path) -> tuple[Path, Lock]:
 
 
 def _delete_stale(path: Path) -> None:
-    """Delete the temporary folders beside `path` that a killed process left. One that is in use is locked."""
-    for folder in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+    """Delete the temporary folders beside `path` that a killed process left."""
+    _delete_unlocked(path.parent.glob(f".{glob.escape(path.name)}.*.tmp"))
+
+
+def delete_all_stale(folder: Path) -> None:
+    """Delete all temporary folders below `folder` that killed processes left, also of what is never written again."""
+    _delete_unlocked(list(folder.rglob(".*.tmp")))
+
+
+def _delete_unlocked(folders: Iterable[Path]) -> None:
+    """Delete temporary folders. One that is in use is locked."""
+    for folder in folders:
         with suppress(OSError):
             if (lock := try_to_lock(folder)) is not None:
                 shutil.rmtree(folder, ignore_errors=True)

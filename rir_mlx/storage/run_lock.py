@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from rir_mlx.json_text import parse_json
-from rir_mlx.storage.atomic import make_folder, unwritable
+from rir_mlx.storage.atomic import delete_all_stale, make_folder, unwritable
 from rir_mlx.storage.layout import OTHER_RUNS
 from rir_mlx.storage.locks import Held, Lock, being_written
 
@@ -73,6 +73,7 @@ class RunLock:
             raise being_written(self.folder, held, hint, self._holder()) from held
         except OSError as error:
             raise unwritable(self.folder, error) from error
+        delete_all_stale(self.folder)
         self._write_note()
 
     def _write_note(self) -> None:
