@@ -18,9 +18,9 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 3 --dist worksteal -m 'not heavy'
 
-# What starts a cluster, ranks or a compiler, one after the other: beside each other they would wait in loops.
+# What starts a cluster, ranks or a compiler, or measures: about three minutes.
 test-heavy: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 1 -m heavy
+	$(BIN)/python -m pytest -n 2 -m heavy
 
 # What is quick, needs no framework and starts no process: about 80 s on two busy cores.
 test-fast: $(VENV)/.installed-dev

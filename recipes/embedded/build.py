@@ -143,7 +143,7 @@ class Trainer:
         return loss.item()
 
 
-def learn_to_copy(trainer: Trainer, words: int, seed: int, steps: int = 150, rate: float = 2e-3) -> None:
+def learn_to_copy(trainer: Trainer, words: int, seed: int, steps: int, rate: float = 2e-3) -> None:
     """Random tokens, said twice, to settle the copying that the model was wired with."""
     generator = torch.Generator().manual_seed(seed)
     loss = 0.0
@@ -227,6 +227,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--target", type=Path, default=TARGET, help="folder to write to")
     parser.add_argument("--documents", type=int, default=36_000, help="documents to read in pre-training")
+    parser.add_argument("--copying-steps", type=int, default=150, help="steps on random tokens before that")
     parser.add_argument("--threads", type=int, default=1, help="the weights depend on it, by rounding")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -242,7 +243,7 @@ def main() -> None:
     count = sum(weight.numel() for weight in model.parameters())
     print(f"{count:,} weights; {ids.numel():,} tokens to read, {int(learned.sum()):,} of them learned")
     trainer = Trainer(model)
-    learn_to_copy(trainer, VOCABULARY - len(SPECIAL), SEED)
+    learn_to_copy(trainer, VOCABULARY - len(SPECIAL), SEED, options.copying_steps)
 
     def unknown_words() -> dict[str, str]:
         return probe_words(lambda texts: complete(model, tokenizer, texts))

@@ -109,16 +109,16 @@ def test_random_weights_take_the_place_of_a_model_that_is_not_here(
 
 @pytest.mark.heavy
 def test_bench_measures_this_machine_and_mlx_lm_beside_it(tmp_path: Path) -> None:
-    arguments = ["--only", "qa", "--only", "label", "--against", "mlx-lm", "--backend", "mlx", "--seconds", "0.1"]
+    arguments = ["--only", "label", "--against", "mlx-lm", "--backend", "mlx", "--seconds", "0.1"]
     more = ["--set", "fine_tune_type=lora", "--batch", "2", "--json", "--quiet"]
     found = json.loads(command(tmp_path, "bench", "demo", *arguments, *more).out)
     assert [(part["task"], part["program"]) for part in found["parts"]] == [
-        (task, program) for task in ("qa", "label") for program in ("rir-mlx", "mlx-lm")
+        ("label", program) for program in ("rir-mlx", "mlx-lm")
     ]
     for part in found["parts"]:
         assert part["failed"] is None
         assert part["rows"] in (1, 2)
         assert part["rows_per_s"] > 0
         assert (part["share"] is None) == (part["program"] == "mlx-lm")
-    assert set(found["faster"]) == {"qa", "label"}
+    assert set(found["faster"]) == {"label"}
     assert not found["random_weights"]
