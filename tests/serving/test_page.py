@@ -293,6 +293,44 @@ def test_what_is_typed_is_kept_while_other_rows_are_looked_at(
         assert not review.exists()
 
 
+def test_a_held_key_decides_one_row_and_a_draft_of_another_run_is_not_shown(
+    browser: Any, served: tuple[str, list[Arm]], review: Path
+) -> None:
+    with Page(browser, served[0]) as page:
+        open_review(page)
+        choose(page, "Duplicates (4)")
+        page.keyboard.down("s")
+        page.locator("#said").get_by_text("Skipped").wait_for()
+        settled(page)
+        for _ in range(3):  # pressed already: the browser says that it repeats
+            page.keyboard.down("s")
+        page.keyboard.up("s")
+        place = page.locator("#row .where").inner_text()
+        page.keyboard.down("j")
+        page.locator("#row .where").filter(has_not_text=place).wait_for()
+        page.keyboard.up("j")
+        assert [line["action"] for line in lines_of(review)] == ["skip"]
+        saved = page.locator("#new-reasoning").input_value()
+        page.locator("#new-reasoning").fill("half a thou")
+        assert_says(page.locator("#row .decided"), "Not saved yet.", exactly=True)
+        row = page.locator("#row .where").inner_text()
+        page.evaluate(
+            """() => {
+              const drafts = JSON.parse(sessionStorage.getItem("drafts"));
+              sessionStorage.setItem("drafts", JSON.stringify(drafts.map(([key, draft]) => [`another-${key}`, draft])));
+            }"""
+        )
+        page.reload()
+        page.locator("#row form").wait_for()
+        choose(page, "Duplicates (4)")
+        while page.locator("#row .where").inner_text() != row:
+            before = page.locator("#row .where").inner_text()
+            page.keyboard.press("j")
+            page.locator("#row .where").filter(has_not_text=before).wait_for()
+        assert_value(page.locator("#new-reasoning"), saved)
+        assert page.locator("#row .decided").inner_text() == ""
+
+
 def test_a_server_with_a_key_is_asked_with_it_and_its_report_is_shown(
     browser: Any, codec: Codec, large_run: Run, tmp_path: Path
 ) -> None:
