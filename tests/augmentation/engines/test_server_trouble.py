@@ -43,7 +43,7 @@ def test_a_server_that_fails_half_of_the_time_still_writes_each_order_once() -> 
         if fault == "hang":
             with fake.lock:
                 fake.busy -= 1  # the client has left when this ends
-            fake.over.wait(5)
+            fake.over.wait(30)
             with fake.lock:
                 fake.busy += 1
         if fault in ("drop", "hang"):
@@ -58,7 +58,7 @@ def test_a_server_that_fails_half_of_the_time_still_writes_each_order_once() -> 
     started = time.monotonic()
     with fake.running() as url:
         written = write(engine_at(url, concurrency=6, retries=20, request_retries=20, timeout=0.7), orders)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20  # the request that hangs costs its timeout, not its 30 s
     assert seen == {"429", "500", "503", "drop", "garbage", "hang"}
     assert all(written[order.key].text == f"about {order.text}" for order in orders)
     assert 1 < fake.most <= 6
