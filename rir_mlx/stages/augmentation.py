@@ -31,7 +31,7 @@ from rir_mlx.stages.reasoning_model import ReasoningModel
 from rir_mlx.stages.training import train_chooser
 from rir_mlx.storage.atomic import make_folder, replacing, write_json
 from rir_mlx.storage.digests import changes, digest_of, digest_of_file
-from rir_mlx.storage.journal import Journal, add_ranks_results, open_share
+from rir_mlx.storage.journal import Journal, add_ranks_results, open_share, remove_ranks_results
 from rir_mlx.storage.layout import OTHER_RUNS
 
 _NOT_THE_TEXT = {"batch_size", "concurrency", "timeout", "workers", "base_url", "server_model", "engine"}
@@ -161,8 +161,10 @@ class _AugmentationStage:
         """Make the folder; with --force, put the old journal aside, once."""
         run = self.context.run
         make_folder(run.augmented.folder, OTHER_RUNS)
-        if self.context.force and not self._journal_begun and run.journal.is_file():
-            os.replace(run.journal, run.old_journal)
+        if self.context.force and not self._journal_begun:
+            remove_ranks_results(run.journal)
+            if run.journal.is_file():
+                os.replace(run.journal, run.old_journal)
         self._journal_begun = True
 
     def _filters(self) -> ReasoningFilters:

@@ -31,7 +31,7 @@ from rir_mlx.stages.training import CURVE_PARTS
 from rir_mlx.statistics.calibration import Calibration
 from rir_mlx.storage.atomic import write_json
 from rir_mlx.storage.digests import digest_of, digest_of_file
-from rir_mlx.storage.journal import Journal, add_ranks_results, open_share
+from rir_mlx.storage.journal import Journal, add_ranks_results, open_share, remove_ranks_results
 from rir_mlx.types import Arm, Way
 
 _PROBED_ROWS = 500
@@ -175,7 +175,11 @@ class _ArmMeasurement:
         """Remove cached scores of another model or prompt."""
         before = self.stage.done()
         if self.context.force or (before is not None and before["inputs"].get("readings") != self.identity):
-            self.stage.score_journal.unlink(missing_ok=True)
+            self._discard_cached()
+
+    def _discard_cached(self) -> None:
+        self.stage.score_journal.unlink(missing_ok=True)
+        remove_ranks_results(self.stage.score_journal)
 
     def scores(self, rows: EvaluationRows) -> ClassifierScores:
         context, stage, inputs = self.context, self.stage, self._inputs()
@@ -196,7 +200,7 @@ class _ArmMeasurement:
         texts, size = [row.text for row in self.context.data.validation], self.options.batch_size
         what = f"calibrate {self.name}"
         if self.context.force:
-            self.stage.score_journal.unlink(missing_ok=True)
+            self._discard_cached()
         with Journal(self.stage.score_journal) as journal:
             cache = self._cache(journal)
             direct = cache.direct(texts, size, what)

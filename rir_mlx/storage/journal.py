@@ -216,10 +216,20 @@ def open_share(path: Path, rank: int, flag: Callable[[dict[str, Any]], int] = la
 
 def add_ranks_results(journal: Journal) -> None:
     """Add what other ranks wrote, also before a kill, and remove their journals. A kill in the middle loses nothing."""
-    for path in sorted(journal.path.parent.glob(f"{journal.path.stem}.rank-*{journal.path.suffix}")):
+    for path in _of_ranks(journal.path):
         with path.open("rb") as file:
             for line in file:
                 with suppress(ValueError, KeyError, TypeError):  # torn, or unreadable: it is computed again
                     journal.append(parse_json(line))
         journal.flush()
         path.unlink()
+
+
+def remove_ranks_results(path: Path) -> None:
+    """Remove what other ranks wrote beside a journal that is begun anew."""
+    for share in _of_ranks(path):
+        share.unlink()
+
+
+def _of_ranks(path: Path) -> list[Path]:
+    return sorted(path.parent.glob(f"{path.stem}.rank-*{path.suffix}"))

@@ -137,8 +137,10 @@ def test_force_writes_anew_and_puts_the_old_journal_aside(trained: Run, tmp_path
     assert trained("augment", "-q").code == 0
     before = (folder / "journal.jsonl").read_bytes()
     assert "skipped" in trained("augment").err
+    (folder / "journal.rank-1.jsonl").write_bytes(before)  # what a killed process of several left
     assert "already written" not in trained("augment", "--force").err
     assert (folder / "journal.old.jsonl").read_bytes() == before
+    assert not (folder / "journal.rank-1.jsonl").exists()
 
 
 def test_a_prompt_without_room_for_the_choice_is_said_before_anything_is_written(
