@@ -51,6 +51,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "olmo3": ("Olmo3Config", {"num_hidden_layers": 3, "layer_types": _MIXED, "sliding_window": WINDOW}),
 }
 """Name → transformers' class of its config, and what differs from the common shape."""
+_WITHOUT_ADAPTERS = {"gpt2": ("GPT2Config", {"tie_word_embeddings": True})}
 
 TITLES = {
     "llama2": "Llama 2",
@@ -81,7 +82,7 @@ def make_family(folder: Path, name: str, **changes: Any) -> Path:
     import torch
     import transformers
 
-    kind, own = FAMILIES[name]
+    kind, own = (FAMILIES | _WITHOUT_ADAPTERS)[name]
     config = getattr(transformers, kind)(**(_SHAPE | own | changes))
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)

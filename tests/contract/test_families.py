@@ -168,6 +168,19 @@ def test_a_wrong_key_is_answered_with_the_right_one(framework: Backend, tiny: Pa
         model.add_adapter(spec_of("lora", keys=("attention.q_proj",)), seed=0)
 
 
+def test_a_model_without_linear_modules_is_right_in_full_and_takes_no_adapter(
+    open_named: Callable[[str], Backend], tmp_path: Path
+) -> None:
+    """GPT-2 multiplies by modules of its own, Conv1D: an adapter would have ended in a KeyError."""
+    folder = make_family(tmp_path / "gpt2", "gpt2")
+    assert_right(open_named("torch"), folder, (19, 15, 4))
+    with pytest.raises(ModelError, match="type gpt2 take no adapter") as refused:
+        open_named("torch").load(folder, dtype="float32").add_adapter(spec_of("lora"), seed=0)
+    assert "fine_tune_type to full" in (refused.value.hint or "")
+    with pytest.raises(ModelError, match="gpt2"):
+        open_named("mlx").load(folder, dtype="float32")
+
+
 def test_gradient_checkpointing_keeps_less(open_named: Callable[[str], Backend], tiny: Path) -> None:
     """A wrapper that looked for the cache under its old name did nothing, and the results were the same."""
     import torch

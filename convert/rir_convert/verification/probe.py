@@ -136,6 +136,12 @@ def engine_answers(
     return ProbeAnswers(rows, long, scores, _layers(engine, probe), asked, getattr(engine, "partial", False))
 
 
+def rows_to_run(probe: Probe, ours: NDArray[np.float64] | None, *, every_row: bool = False) -> int:
+    """How many rows `engine_answers` has an engine run one by one, the long one and the layers' aside."""
+    labels = 0 if ours is None else int(asked_labels(probe, ours, every_row=every_row).sum())
+    return labels + probe.rows_within(_ROW_TOKENS)
+
+
 def answer_rows(engine: ProbedModel, probe: Probe, count: int = ROWS) -> list[NDArray[np.float32]]:
     """Log-probabilities of the first `count` rows, at only the last few positions, since each is as large as the
     vocabulary."""

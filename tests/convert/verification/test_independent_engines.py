@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,11 @@ from rir_convert.verification.verifier import Verifier, Written
 from rir_mlx.backends.base import Backend, Tokens
 from rir_mlx.errors import Failure
 from rir_mlx.models.hub import resolve_model
-from rir_mlx.progress import Silent
+from rir_mlx.progress import Progress, Silent, Task
 
 pytest.importorskip("torch")
 LIBRARIES: dict[str, Library] = {"torch": "transformers", "mlx": "mlx-lm"}
+QUIET = Silent()
 FAMILIES = ("llama3", "qwen3", "gemma3", "granite", "mistral-window", "phi3-window")
 
 
@@ -46,8 +48,29 @@ def drawn(*lengths: int) -> list[Tokens]:
     return [tuple(rng.integers(3, VOCABULARY, length).tolist()) for length in lengths]
 
 
+class Counted(Silent):
+    """How much work was announced, and how much was done."""
+
+    total = done = 0.0
+
+    @contextmanager
+    def task(self, what: str, total: float, done: float = 0) -> Iterator[Task]:
+        self.total += total
+        yield self
+
+    def advance(self, amount: float = 1, **fields: float) -> None:
+        self.done += amount
+
+
 def compared(
-    backend: Backend, base: Path, folder: Path, libraries: list[Library], *, short: bool = False, **how: Any
+    backend: Backend,
+    base: Path,
+    folder: Path,
+    libraries: list[Library],
+    *,
+    short: bool = False,
+    progress: Progress = QUIET,
+    **how: Any,
 ) -> list[EngineComparison]:
     """A family's adapter model, as the backend runs it, beside the folder that it was fused into. Rows are longer than
     a window of 16 tokens unless they are to be `short`."""
@@ -60,7 +83,7 @@ def compared(
     answers = reference_answers(model, probe)
     effect = mean_difference(answer_rows(backend.load(base, dtype="float32"), probe), answers.rows)
     write(folder, files, adapter)
-    return Verifier(Silent(), Reference(probe, answers, effect)).by(libraries, Written(folder, "float32", **how))
+    return Verifier(progress, Reference(probe, answers, effect)).by(libraries, Written(folder, "float32", **how))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -69,7 +92,9 @@ def test_each_library_agrees_with_our_own_code(framework: Backend, tmp_path: Pat
     library = LIBRARIES[framework.name]
     short = library == "mlx-lm" and name.endswith("-window")
     base = make_family(tmp_path / "base", name)
-    [result] = compared(framework, base, tmp_path / "out", [library], short=short)
+    progress = Counted()
+    [result] = compared(framework, base, tmp_path / "out", [library], short=short, progress=progress)
+    assert progress.done == progress.total == 2 + 2 * 3, "two rows, and three labels of each"
     assert (result.faults, result.not_compared) == ((), None)
     assert (result.rows, result.label_rows, result.label_agreement) == (2, 2, 1.0)
     assert library in str(result.forward)
