@@ -16,7 +16,6 @@ from rir_convert.gguf.modelfile import around, joint_ids, modelfile
 from rir_convert.gguf.writer import BYTES, gguf_tensors, write_gguf
 from rir_convert.trained_arm import TrainedArm
 from rir_convert.verification.comparison import CANNOT_RUN, EngineComparison, unusable
-from rir_convert.verification.probe import engine_answers
 from rir_convert.verification.verifier import Verifier
 from rir_convert.weights.tensors import Tensors, size_of
 from rir_mlx.backends.base import Tokens
@@ -64,8 +63,7 @@ def export_gguf(
 
 
 def _compared(engine: LlamaCpp, verifier: Verifier, number_format: str, found: Sequence[str]) -> EngineComparison:
-    reference = verifier.reference
-    answers = engine_answers(engine, reference.probe, reference.answers.scores)
+    answers = verifier.answers(engine, "llama.cpp")
     told = "; of each position the likeliest tokens are compared" if engine.partial else ""
     return replace(verifier.judge("llama.cpp", answers, number_format, found), forward=engine.forward + told)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +13,7 @@ from scipy.special import log_softmax
 
 from rir_mlx.backends.base import Float32Array, Model, Tokens
 from rir_mlx.classification.scores import Prediction
+from rir_mlx.progress import Progress, Silent, Task
 
 ROWS = 64
 """Rows of the run's data that are compared."""
@@ -28,6 +29,7 @@ _LABEL_TOKENS, _FEWEST_SCORED = 16_384, 4
 """Tokens of rows whose labels an engine scores: each label is a pass of its own."""
 _LABELS = 8
 """Labels of a row that are scored, those that the reference finds likeliest."""
+_UNSHOWN = Silent()
 
 
 class ProbedModel(Protocol):
@@ -116,37 +118,52 @@ def reference_answers(model: Model, probe: Probe) -> ProbeAnswers:
     return ProbeAnswers(answer_rows(model, probe), _long(model, probe), scores, _layers(model, probe))
 
 
+@dataclass(frozen=True)
+class Asking:
+    """How much an engine is asked, and where that is shown.
+
+    longest    the most tokens that the engine runs right; None without a limit
+    every_row  whether the labels of all rows are scored, however long that takes
+    progress   what shows the rows that it has run, under the name of `what`
+    """
+
+    longest: int | None = None
+    every_row: bool = False
+    progress: Progress = field(default_factory=Silent)
+    what: str = "rows"
+
+
+_AS_USUAL = Asking()
+
+
 def engine_answers(
-    engine: ProbedModel,
-    probe: Probe,
-    ours: NDArray[np.float64] | None = None,
-    *,
-    longest: int | None = None,
-    every_row: bool = False,
+    engine: ProbedModel, probe: Probe, ours: NDArray[np.float64] | None = None, asking: Asking = _AS_USUAL
 ) -> ProbeAnswers:
     """An engine's answers to as much of a probe as it takes to compare. `ours` are the reference's scores of the
-    labels, None if they are not compared; `longest` the most tokens that the engine runs right. With `every_row` the
-    labels of all rows are scored, however long that takes."""
+    labels, None if they are not compared."""
     scores = asked = None
+    count = probe.rows_within(_ROW_TOKENS)
     if ours is not None:
-        asked = asked_labels(probe, ours, every_row=every_row)
-        scores = _scores(engine, probe, asked)
-    rows = answer_rows(engine, probe, probe.rows_within(_ROW_TOKENS))
+        asked = asked_labels(probe, ours, every_row=asking.every_row)
+    with asking.progress.task(asking.what, count + (0 if asked is None else int(asked.sum()))) as task:
+        if asked is not None:
+            scores = _scores(engine, probe, asked, task)
+        rows = answer_rows(engine, probe, count, task)
+    longest = asking.longest
     long = _long(engine, probe) if longest is None or len(probe.long) <= longest else None
     return ProbeAnswers(rows, long, scores, _layers(engine, probe), asked, getattr(engine, "partial", False))
 
 
-def rows_to_run(probe: Probe, ours: NDArray[np.float64] | None, *, every_row: bool = False) -> int:
-    """How many rows `engine_answers` has an engine run one by one, the long one and the layers' aside."""
-    labels = 0 if ours is None else int(asked_labels(probe, ours, every_row=every_row).sum())
-    return labels + probe.rows_within(_ROW_TOKENS)
-
-
-def answer_rows(engine: ProbedModel, probe: Probe, count: int = ROWS) -> list[NDArray[np.float32]]:
+def answer_rows(
+    engine: ProbedModel, probe: Probe, count: int = ROWS, task: Task = _UNSHOWN
+) -> list[NDArray[np.float32]]:
     """Log-probabilities of the first `count` rows, at only the last few positions, since each is as large as the
     vocabulary."""
-    logits = engine.last_logits(probe.rows[:count], _LAST, prefix=probe.prefix)
-    return [_log_probabilities(engine, row) for row in logits]
+    found = []
+    for logits in engine.last_logits(probe.rows[:count], _LAST, prefix=probe.prefix):
+        found.append(_log_probabilities(engine, logits))
+        task.advance()
+    return found
 
 
 def _log_probabilities(engine: ProbedModel, logits: Float32Array) -> NDArray[np.float32]:
@@ -184,7 +201,7 @@ def _layers(engine: ProbedModel, probe: Probe) -> Sequence[Float32Array]:
     return layers
 
 
-def _scores(engine: ProbedModel, probe: Probe, asked: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _scores(engine: ProbedModel, probe: Probe, asked: NDArray[np.bool_], task: Task) -> NDArray[np.float64]:
     """[rows, labels] Σ log p(label tokens | prefix, prompt), 0 where it was not asked."""
     found = np.zeros(asked.shape)
     for column, option in enumerate(probe.options):
@@ -192,10 +209,12 @@ def _scores(engine: ProbedModel, probe: Probe, asked: NDArray[np.bool_]) -> NDAr
         if hasattr(engine, "option_score"):
             for row in chosen:
                 found[row, column] = engine.option_score(probe.prefix + probe.prompts[row], option)
+                task.advance()
             continue
         rows = [probe.prompts[row] + option[:-1] for row in chosen]
         for row, logits in zip(chosen, engine.last_logits(rows, len(option), prefix=probe.prefix), strict=True):
             found[row, column] = log_softmax(logits, axis=-1)[np.arange(len(option)), list(option)].sum()
+            task.advance()
     return found
 
 

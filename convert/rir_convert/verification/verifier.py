@@ -6,7 +6,7 @@ ours inside (`engines/`): so a head or a mask that is wrong here differs from th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from rir_convert.verification.comparison import (
     rounds_embedding_factor,
     unusable,
 )
-from rir_convert.verification.engines.base import CannotRun, Engine
+from rir_convert.verification.engines.base import CannotRun
 from rir_convert.verification.engines.libraries import (
     Library,
     installed_libraries,
@@ -28,13 +28,13 @@ from rir_convert.verification.engines.libraries import (
     why_not,
 )
 from rir_convert.verification.integrity import folder_faults
-from rir_convert.verification.probe import ProbeAnswers, Reference, engine_answers, rows_to_run
+from rir_convert.verification.probe import Asking, ProbeAnswers, ProbedModel, Reference, engine_answers
 from rir_convert.weights.hf_folder import stored_as
 from rir_convert.weights.tensors import Weights
 from rir_mlx.backends import release_memory
-from rir_mlx.backends.base import Float32Array, Tokens
+from rir_mlx.backends.base import Tokens
 from rir_mlx.models.config import read_config
-from rir_mlx.progress import Progress, Task
+from rir_mlx.progress import Progress
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.prompting.prompts import Prompt
 
@@ -59,21 +59,6 @@ class Written:
     faults: Sequence[str] = ()
     suffix: str = ""
     every_row: bool = False
-
-
-class _Counting:
-    """An engine that reports each row that it has run."""
-
-    def __init__(self, engine: Engine, task: Task) -> None:
-        self.engine, self.task = engine, task
-
-    def last_logits(self, rows: Iterable[Tokens], last: int, *, prefix: Tokens = ()) -> Iterator[Float32Array]:
-        for logits in self.engine.last_logits(rows, last, prefix=prefix):
-            yield logits
-            self.task.advance()
-
-    def layer_outputs(self, tokens: Tokens) -> list[Float32Array]:
-        return self.engine.layer_outputs(tokens)
 
 
 class Verifier:
@@ -101,6 +86,13 @@ class Verifier:
         written = Written(folder, number_format, made_for=made_for, faults=faults, suffix=suffix)
         return self.by(installed_libraries(), written)
 
+    def answers(
+        self, engine: ProbedModel, name: str, *, longest: int | None = None, every_row: bool = False
+    ) -> ProbeAnswers:
+        """An engine's answers, counted as they come: a large model takes minutes for them."""
+        asking = Asking(longest, every_row, self.progress, f"rows run by {name}")
+        return engine_answers(engine, self.reference.probe, self.reference.answers.scores, asking)
+
     def judge(
         self, name: str, answers: ProbeAnswers, number_format: str, faults: Sequence[str] = ()
     ) -> EngineComparison:
@@ -115,7 +107,7 @@ class Verifier:
         self.progress.say(f"Loading it back with {name} …")
         try:
             engine = open_engine(library, written.folder, written.adapter)
-            answers = self._answers(engine, name, longest_of(library, config), written.every_row)
+            answers = self.answers(engine, name, longest=longest_of(library, config), every_row=written.every_row)
         except CannotRun as error:
             return self._not_compared(name, error.what, written, library)
         except CANNOT_RUN as error:
@@ -126,14 +118,6 @@ class Verifier:
         del engine
         release_memory()
         return replace(self.judge(name, answers, written.number_format, written.faults), forward=forward)
-
-    def _answers(self, engine: Engine, name: str, longest: int | None, every_row: bool) -> ProbeAnswers:
-        """An engine's answers, shown as they come: a large model takes minutes for them."""
-        probe, ours = self.reference.probe, self.reference.answers.scores
-        rows = rows_to_run(probe, ours, every_row=every_row)
-        with self.progress.task(f"rows run by {name}", rows) as task:
-            counting = _Counting(engine, task)
-            return engine_answers(counting, probe, ours, longest=longest, every_row=every_row)
 
     def _not_compared(self, name: str, reason: str, written: Written, library: Library) -> EngineComparison:
         """A fault where the folder was made for this library. What was found in its files is a fault in any case."""
