@@ -29,8 +29,8 @@ _FORCED = 1e6
 _SMALL = 64 * 2**20
 """Bytes of a file for which a second thread costs more than it gives."""
 _SECONDS = 60
-_KEPT = 64
-"""Positions whose answers are kept: as many as there are rows."""
+_KEPT = 16
+"""Positions whose answers are kept, for the labels of a row share them."""
 
 
 class XLlamaCpp:

@@ -204,13 +204,13 @@ def _layers(engine: ProbedModel, probe: Probe) -> Sequence[Float32Array]:
 def _scores(engine: ProbedModel, probe: Probe, asked: NDArray[np.bool_], task: Task) -> NDArray[np.float64]:
     """[rows, labels] Σ log p(label tokens | prefix, prompt), 0 where it was not asked."""
     found = np.zeros(asked.shape)
+    if hasattr(engine, "option_score"):  # row by row: llama.cpp keeps the latest one in its cache
+        for row, column in np.argwhere(asked).tolist():
+            found[row, column] = engine.option_score(probe.prefix + probe.prompts[row], probe.options[column])
+            task.advance()
+        return found
     for column, option in enumerate(probe.options):
         chosen = np.flatnonzero(asked[:, column]).tolist()
-        if hasattr(engine, "option_score"):
-            for row in chosen:
-                found[row, column] = engine.option_score(probe.prefix + probe.prompts[row], option)
-                task.advance()
-            continue
         rows = [probe.prompts[row] + option[:-1] for row in chosen]
         for row, logits in zip(chosen, engine.last_logits(rows, len(option), prefix=probe.prefix), strict=True):
             found[row, column] = log_softmax(logits, axis=-1)[np.arange(len(option)), list(option)].sum()

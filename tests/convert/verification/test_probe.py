@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pytest
 from rir_convert.verification.comparison import Tolerance, compare_answers
-from rir_convert.verification.probe import Probe, ProbeAnswers, asked_labels, most_tokens
+from rir_convert.verification.probe import Probe, ProbeAnswers, asked_labels, engine_answers, most_tokens
 
 
 def test_near_ties_may_fall_either_way_and_other_labels_may_not() -> None:
@@ -104,3 +104,30 @@ def test_an_embedding_factor_that_mlx_lm_rounds_is_no_other_model(factor: float,
     ours = ProbeAnswers(rows, None, None, [embedding, embedding])
     theirs = ProbeAnswers([rows[0] + 0.03], None, None, [np.float32(factor) * embedding, embedding * 1.001])
     assert (not compare_answers("mlx-lm", ours, theirs, Tolerance("float32", 20.0)).faults) == passes
+
+
+class KeepsOneRow:
+    """Like llama.cpp: a prompt that differs from the latest one runs again."""
+
+    def __init__(self) -> None:
+        self.latest: tuple[int, ...] = ()
+        self.prompts_run = 0
+
+    def option_score(self, row: tuple[int, ...], option: tuple[int, ...]) -> float:
+        self.prompts_run += row != self.latest
+        self.latest = row
+        return float(len(row) + option[0])
+
+    def last_logits(self, rows: Iterable[tuple[int, ...]], last: int, **_: object) -> Iterator[np.ndarray]:
+        for row in rows:
+            yield np.zeros((min(last, len(row)), 5), np.float32)
+
+
+def test_an_engine_that_keeps_the_latest_row_runs_each_prompt_once_for_all_labels() -> None:
+    """Label by label, llama.cpp ran every prompt anew for each of six labels."""
+    probe = Probe((1,), [(2,), (2, 3), (2, 3, 4)], [(3, 9), (4, 9)])
+    engine = KeepsOneRow()
+    answers = engine_answers(engine, probe, np.zeros((3, 2)))
+    assert engine.prompts_run == 3
+    assert answers.scores is not None
+    assert answers.scores.tolist() == [[5, 6], [6, 7], [7, 8]]
