@@ -73,6 +73,8 @@ def main() -> None:
     known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"steps": {}}
     if known.get("tiny", options.tiny) != options.tiny:
         raise SystemExit(f"{path} has figures of the other model: name another file with --out.")
+    if known.get("machine", machine_name()) != machine_name():
+        raise SystemExit(f"{path} has figures of another machine: name another file with --out.")
     left = 0
     with tempfile.TemporaryDirectory() as temporary:
         make_shape(Path(temporary), *((64, 2, 4096) if options.tiny else (2048, 16, 128_256)))

@@ -6,9 +6,10 @@ import importlib.util
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -133,16 +134,13 @@ def contract_tests(backend: str, plan: Plan) -> Result:
     """How many of the claims that every backend must meet hold on this device."""
     command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-p", "no:cacheprovider", *plan.tests]
     command += ["-k", backend] if "-k" not in plan.tests else []
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=3 * plan.longest)
-    except subprocess.TimeoutExpired as error:
-        raise Failure(f"It took more than {3 * plan.longest:.0f} s.") from error
+    done = _bounded(command, 3 * plan.longest)
     counts = {what: int(count) for count, what in re.findall(r"(\d+) (passed|failed|skipped|errors?)", done.stdout)}
     if not counts:  # with -q, pytest says how many passed only where something else is said too
         counts = {"passed": done.stdout.count(".")} if done.returncode == 0 else {}
     failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
     if not counts:
-        raise Failure((done.stdout + done.stderr).strip().splitlines()[-1])
+        raise Failure(_last_line(done.stdout + done.stderr, done.returncode))
     return {"counts": counts, "failed": failed}
 
 
@@ -151,8 +149,30 @@ def resumed(plan: Plan, *, deterministic: bool) -> Result:
     environment = os.environ | ({"CUBLAS_WORKSPACE_CONFIG": ":4096:8"} if deterministic else {})
     given = {"folder": plan.folder, "dtype": plan.dtype, "rows": plan.train[0], "deterministic": deterministic}
     command = [sys.executable, "-m", "benchmarks.gpu.resume", json.dumps(given)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=3 * plan.longest)
+    done = _bounded(command, 3 * plan.longest, environment)
     if done.returncode:
-        raise Failure(done.stderr.strip().splitlines()[-1])
+        raise Failure(_last_line(done.stderr, done.returncode))
     found: Result = json.loads(done.stdout.splitlines()[-1])
     return found
+
+
+def _bounded(
+    command: list[str], seconds: float, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """A command's output. Raises Failure if it takes longer, and ends what it started too: a training that goes on
+    would hold the GPU's memory and slow down every later step."""
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, start_new_session=True, **pipes) as process:
+        try:
+            output, errors = process.communicate(timeout=seconds)
+        except BaseException as error:
+            os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise Failure(f"It took more than {seconds:.0f} s.") from error
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
+
+
+def _last_line(text: str, code: int) -> str:
+    """What a process said last; how it ended, if it said nothing."""
+    return next((line for line in reversed(text.splitlines()) if line.strip()), f"It ended with the exit code {code}.")

@@ -163,7 +163,8 @@ def bench_steps(recipe: Recipe, options: BenchOptions) -> Iterator[Bench]:
     check_rival(options.against, backend, recipe)
     with tempfile.TemporaryDirectory(prefix="rir-mlx-bench-") as temporary:
         folder, is_random = model_folder(recipe.model, Path(temporary) / "model", offline=options.offline)
-        limits_of = {"backend_name": backend, "dtype": recipe.dtype, "seconds": min(2.0, options.seconds / 4)}
+        dtype = "float32" if recipe.fine_tune_type == "full" else recipe.dtype  # in which all weights are trained
+        limits_of = {"backend_name": backend, "dtype": dtype, "seconds": min(2.0, options.seconds / 4)}
         machine = run_apart(limits_of, _TO_LOAD + options.seconds)
         found = Bench(
             rir_mlx.__version__,
@@ -207,6 +208,7 @@ def _jobs(recipe: Recipe, options: BenchOptions, where: tuple[str, str, str]) ->
             tokens=options.tokens,
             kind=recipe.fine_tune_type,
             layers=recipe.num_layers,
+            keys=lora.keys,
             rank=lora.rank,
             scale=lora.scale,
             grad_checkpoint=recipe.classifier.grad_checkpoint,

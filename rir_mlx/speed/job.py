@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -47,10 +48,11 @@ class Job:
     tokens: int = 64
     kind: FineTuneType = SPEC.fine_tune_type
     layers: int = SPEC.num_layers
+    keys: Sequence[str] = ()
     rank: int = SPEC.rank
     scale: float = SPEC.scale
     grad_checkpoint: bool = False
 
     @property
     def spec(self) -> AdapterSpec:
-        return AdapterSpec(self.kind, self.layers, self.rank, self.scale)
+        return AdapterSpec(self.kind, self.layers, self.rank, self.scale, keys=tuple(self.keys))

@@ -71,12 +71,13 @@ def _training(job: Job, codec: Codec) -> dict[str, Any]:
 def _writing(job: Job, codec: Codec) -> dict[str, Any]:
     texts = joined_texts(job.batch)
     prefix, requests = augmentation_requests(codec, texts, [job.tokens] * job.batch)
-    requests.sort(key=lambda request: len(request.tokens))
     model, place = load(job)
     write, peak = WRITERS[job.backend][job.peer], watch_memory(place)
 
     def work(rows: int) -> None:
-        done = [len(tokens) for _, tokens in write(job, model, prefix, requests[:rows])]
+        # The first rows, whatever their lengths: these are the rows of a program that gets fewer from the start.
+        shortest_first = sorted(requests[:rows], key=lambda request: len(request.tokens))
+        done = [len(tokens) for _, tokens in write(job, model, prefix, shortest_first)]
         if done != [job.tokens] * rows:
             raise RuntimeError(f"{job.peer} wrote {sum(done)} tokens in {len(done)} rows, not {job.tokens} in each")
 
@@ -96,11 +97,10 @@ def _classifying(job: Job, codec: Codec) -> dict[str, Any]:
     given = classification_prompts(
         codec, joined_texts(job.batch), "qra" if job.task == "reasoning" else "qa", [job.tokens] * job.batch
     )
-    order = sorted(range(job.batch), key=lambda row: len(given.rows[row]))
     model, place = load(job)
     peak = watch_memory(place)
-    rows, seconds = _rounds(job, lambda rows: CLASSIFY[job.peer](job, model, given.select(order[:rows])))
-    chosen = given.select(order[:rows])
+    rows, seconds = _rounds(job, lambda rows: CLASSIFY[job.peer](job, model, given.first(rows)))
+    chosen = given.first(rows)
     own, before, written = [len(row) for row in chosen.rows], len(given.prefix), chosen.lengths[0]
     least: list[Work] = []
     if job.peer == "ours":

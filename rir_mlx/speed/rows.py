@@ -104,6 +104,10 @@ class Given:
     def select(self, chosen: Sequence[int]) -> Given:
         return replace(self, rows=[self.rows[i] for i in chosen], lengths=[self.lengths[i] for i in chosen])
 
+    def first(self, count: int) -> Given:
+        """The first rows, the shortest first."""
+        return self.select(sorted(range(count), key=lambda row: len(self.rows[row])))
+
     def requests(self, after: int) -> list[Request]:
         """Sorted by length; what is written is a reasoning and `after` more tokens."""
         pairs = enumerate(zip(self.rows, self.lengths, strict=True))

@@ -15,7 +15,7 @@ from typing import Any
 from rir_mlx.backends.base import Batch
 from rir_mlx.backends.label_tree import OptionTree
 from rir_mlx.backends.limits import Limits
-from rir_mlx.models.adapter_spec import AdapterSpec, adapted_layers
+from rir_mlx.models.adapter_spec import LINEAR_KEYS, AdapterSpec, adapted_layers
 from rir_mlx.models.families import ModelShape
 from rir_mlx.prompting.examples import TrainingExample
 
@@ -89,17 +89,20 @@ def scoring(sizes: Sizes, prompts: Sequence[int], before: int, options: Sequence
 
 
 def training(sizes: Sizes, spec: AdapterSpec, batches: Iterable[Batch]) -> Work:
-    """A step's forward and backward pass."""
+    """A step's forward and backward pass, which goes back to the first layer that is trained."""
     shape, whole = sizes.shape, spec.fine_tune_type == "full"
-    factors = 0 if whole else spec.rank * sum(inputs + outputs for inputs, outputs in sizes.modules())
-    adapted = len(adapted_layers(spec, shape.layers))
+    trained = [
+        size for key, size in zip(LINEAR_KEYS, sizes.modules(), strict=True) if key in (spec.keys or LINEAR_KEYS)
+    ]
+    factors = 0 if whole else spec.rank * sum(inputs + outputs for inputs, outputs in trained)
+    adapted = shape.layers if whole else len(adapted_layers(spec, shape.layers))
     flops = 0.0
     for batch in batches:
         before, lengths = len(batch.prefix), batch.lengths.astype(float)
         tokens = before + float(lengths.sum())
         pairs = before**2 / 2 + float((lengths * before + lengths**2 / 2).sum())
-        weights = (6 if whole else 4) * shape.layers * sizes.layer_weights() + 6 * adapted * factors
-        attention = 12 * shape.layers * shape.heads * shape.head_width * pairs
+        weights = (2 * shape.layers + (4 if whole else 2) * adapted) * sizes.layer_weights() + 6 * adapted * factors
+        attention = (4 * shape.layers + 8 * adapted) * shape.heads * shape.head_width * pairs
         flops += weights * tokens + attention + (6 if whole else 4) * sizes.head * int((batch.weights > 0).sum())
     return Work(flops, 2.0 * sizes.weight_bytes)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,13 @@ from commands import command
 from rir_mlx.errors import Failure, ModelError, UserError
 from rir_mlx.guide.models import MIRROR_CONFIG
 from rir_mlx.models.families import ModelShape
+from rir_mlx.prompting.codec import Codec
 from rir_mlx.recipe.loading import load_recipe
 from rir_mlx.speed import bench as module
 from rir_mlx.speed import shapes
 from rir_mlx.speed.bench import Bench, BenchOptions, bench_steps
+from rir_mlx.speed.job import Job
+from rir_mlx.speed.rows import DATE, classification_prompts, joined_texts
 
 LIMITS = {"flops": 100.0, "bandwidth": 10.0, "dtype": "float32", "width": 512, "copied": 2**26}
 LORA = load_recipe("demo", ["fine_tune_type=lora"])
@@ -63,6 +67,30 @@ def test_another_program_gets_the_same_rows_at_a_time_and_a_ratio(done: Bench) -
     ]
     assert done.faster == {"qa": 5.0}
     assert done.parts[3].failed == "trl only trains"
+
+
+def test_every_program_trains_the_layers_and_modules_of_the_recipe() -> None:
+    """Others trained every module of every layer, whatever the recipe says, so that ours seemed faster than it is."""
+    recipe = load_recipe(LORA, ["num_layers=1", "lora_parameters.keys=[self_attn.q_proj]"])
+    [job] = module._jobs(recipe, BenchOptions(("qa",)), ("torch", "folder", "float32"))
+    given = Job(**json.loads(json.dumps(asdict(job))))  # as the other process gets it
+    assert (given.spec.num_layers, given.spec.keys) == (1, ("self_attn.q_proj",))
+
+
+def test_weights_that_are_all_trained_are_measured_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Mapping[str, Any]] = []
+    monkeypatch.setattr(module, "run_apart", lambda given, _: asked.append(given) or measured(given, _))
+    recipe = load_recipe("demo", ["fine_tune_type=full", "dtype=auto"])
+    next(bench_steps(recipe, BenchOptions(backend="torch")))
+    assert asked[0]["dtype"] == "float32"
+
+
+def test_fewer_rows_at_a_time_are_the_first_ones_and_not_the_shortest(tiny: Path) -> None:
+    """Another program gets as many rows as ours could take. It got the first ones, and ours had taken the shortest."""
+    codec = Codec(tiny, DATE)
+    many, few = (classification_prompts(codec, joined_texts(count), "qa", [0] * count) for count in (16, 4))
+    assert many.first(4).rows == few.first(4).rows == sorted(many.rows[:4], key=len)
+    assert many.first(4).rows != sorted(many.rows, key=len)[:4]
 
 
 def test_what_fails_is_said_and_the_rest_is_measured(done: Bench) -> None:

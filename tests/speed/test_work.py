@@ -52,6 +52,12 @@ def test_training_takes_forward_backward_and_the_gradients_of_what_is_trained() 
     assert full == 6 * 2 * LAYER * 12 + shared + 6 * 80 * 2
 
 
+def test_training_the_last_layer_goes_no_further_back() -> None:
+    given, pairs = batch(3, 4, prefix=5), 12.5 + 15 + 4.5 + 20 + 8
+    last = training(SIZES, AdapterSpec(num_layers=1, rank=2, keys=("self_attn.q_proj",)), [given]).flops
+    assert last == (2 * 2 * LAYER + 2 * LAYER + 6 * 2 * 16) * 12 + (4 * 2 + 8 * 1) * 8 * pairs + 4 * 80 * 2
+
+
 def test_scoring_runs_common_starts_of_options_once() -> None:
     apart, alike = (scoring(SIZES, [4], 0, options) for options in ([(1, 2), (3, 2)], [(1, 2), (1, 3)]))
     assert apart.flops - alike.flops == pytest.approx(2 * (2 * LAYER + 4 * 8 * 5.5) + 2 * 80)

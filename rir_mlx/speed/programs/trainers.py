@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 
 from rir_mlx.backends import open_backend
 from rir_mlx.backends.base import Execution, pad_right
-from rir_mlx.models.adapter_spec import LINEAR_KEYS
+from rir_mlx.models.adapter_spec import LINEAR_KEYS, adapted_layers
 from rir_mlx.models.config import read_config
 from rir_mlx.models.families import ModelShape
 from rir_mlx.prompting.batches import LossWeights, step_batches
@@ -42,6 +43,8 @@ def train_ours(job: Job, examples: TrainingExamples, groups: list[list[int]], me
             model.train_step(step_batches(examples, [range(rows)]), RATE)
 
         meter.batch = fitting_rows(step, job.batch, job.seconds)
+        # Of fewer rows at a time, fewer in all: those that another program gets which has so many from the start.
+        examples = replace(examples, rows=examples.rows[: len(groups) * meter.batch])
         groups = make_groups(examples, meter.batch)
         meter.begin()
     tokens = 0
@@ -70,8 +73,10 @@ def load_torch(job: Job, meter: Meter, dtype: str) -> tuple[Any, Any]:
     with torch.no_grad():
         model(torch.tensor([[1, 2]], device=meter.place))
     meter.loaded(sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()))
-    names, alpha = [key.rpartition(".")[2] for key in LINEAR_KEYS], int(job.scale * job.rank)
-    return model, LoraConfig(r=job.rank, lora_alpha=alpha, target_modules=names, task_type="CAUSAL_LM")
+    names, alpha = [key.rpartition(".")[2] for key in job.keys or LINEAR_KEYS], int(job.scale * job.rank)
+    layers = list(adapted_layers(job.spec, model.config.num_hidden_layers))
+    given: dict[str, Any] = {"target_modules": names, "layers_to_transform": layers, "task_type": "CAUSAL_LM"}
+    return model, LoraConfig(r=job.rank, lora_alpha=alpha, **given)
 
 
 def train_plain(job: Job, examples: TrainingExamples, groups: list[list[int]], meter: Meter) -> None:
@@ -156,7 +161,8 @@ def train_mlx_lm(job: Job, examples: TrainingExamples, groups: list[list[int]], 
     mx.eval(model.parameters())
     meter.loaded(sum(int(weight.nbytes) for _, weight in tree_flatten(model.parameters())))
     model.freeze()
-    linear_to_lora_layers(model, -1, {"rank": job.rank, "scale": job.scale, "dropout": 0.0, "keys": set(LINEAR_KEYS)})
+    lora = {"rank": job.rank, "scale": job.scale, "dropout": 0.0, "keys": set(job.keys or LINEAR_KEYS)}
+    linear_to_lora_layers(model, job.layers, lora)
     optimizer = optim.AdamW(learning_rate=RATE, weight_decay=OPTIMIZER.weight_decay, bias_correction=True)
     np.random.seed(0)  # mlx-lm draws the order of its batches from it; the batches are those of `make_groups`
     with tempfile.TemporaryDirectory() as output:
