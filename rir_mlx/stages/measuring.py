@@ -57,14 +57,15 @@ def measure_learning_curve(
 ) -> Mapping[int, NDArray[np.bool_]]:
     """Score the test rows with the arm of the learning curve as it was trained on parts of the training rows: which of
     the compared test rows are correct, by the number of training rows. Empty, with a note, if it was not trained on
-    parts of the present rows. `measured` is the arm trained on all of them."""
+    parts of the present rows as on all of them. `measured` is the arm trained on all of them."""
     arm, keep = measured.arm, rows.compared
+    whole = context.trained(arm, context.recipe.classifier.seeds[0]).done() or {"inputs": {}}
     texts = [row.text for row in context.data.test]
     found = {len(context.data.train): measured.scores[0].test[measured.main_way].scores.argmax(1) == rows.test}
     for percent in CURVE_PARTS:
         stage = context.run.curve(arm, percent)
         done = stage.done()
-        if done is None or done["inputs"]["data"] != context.data.digest:
+        if done is None or done["inputs"] != whole["inputs"] | {"percent": percent}:
             context.progress.say("note: the learning curve is left out; `rir-mlx train-classifier` trains its parts.")
             return {}
         adapter = adapters.read_adapter(stage.adapter, context.model.files)

@@ -10,12 +10,15 @@ import pytest
 from evaluated_run import evaluated, opened
 
 from rir_mlx import stages
+from rir_mlx.classification.scores import LabelScores
 from rir_mlx.data.rows import Row
 from rir_mlx.data.splits import nested_part
 from rir_mlx.errors import RecipeError
 from rir_mlx.evaluation.learning_curve import conclusion, learning_curve
+from rir_mlx.evaluation.scores import ClassifierScores, EvaluationRows, MeasuredArm
 from rir_mlx.guide.planning import plan
 from rir_mlx.recipe.loading import load_recipe
+from rir_mlx.stages.measuring import measure_learning_curve
 from rir_mlx.statistics.intervals import Interval
 
 
@@ -85,6 +88,18 @@ def test_a_run_trains_the_parts_once_and_shows_their_curve(evaluated_run: Path) 
     stages.train_learning_curve(opened("runs/small", key))
     assert {path: path.read_bytes() for path in done} == done
     assert {path: path.read_bytes() for path in trained} == trained, "the key changes no other training"
+    check_a_part_trained_otherwise_is_left_out(key, evaluated_run / "learning-curve/qra-25/done.json")
+
+
+def check_a_part_trained_otherwise_is_left_out(key: str, record: Path) -> None:
+    """Of a training that was stopped between the arm and its parts: the parts of the training before say nothing."""
+    values = json.loads(record.read_text(encoding="utf-8"))
+    values["inputs"]["classifier"]["learning_rate"] *= 2
+    record.write_text(json.dumps(values), encoding="utf-8")
+    context, scores = opened("runs/small", key), LabelScores(np.zeros((1, 2)), [None], [0], [0])
+    measured = MeasuredArm("qra", [ClassifierScores("reasoned", {}, {"reasoned": scores}, {})], [])
+    rows = EvaluationRows(["joy", "fear"], np.zeros(0, int), np.zeros(1, int), np.ones(1, bool))
+    assert measure_learning_curve(context, measured, rows) == {}
 
 
 def test_without_a_curve_nothing_more_is_trained(evaluated_run: Path) -> None:

@@ -47,6 +47,7 @@ def test_the_expectation_follows_the_interval_and_the_control(
     assert found.expectation == expected
     assert found.as_dict()["text"] == found.text
     assert ("probably" in found.text) == (expected in ("helps", "hurts", "open"))
+    assert ("shows no difference" in found.text) == (expected == "open" and abs(change) < 0.03)
 
 
 def test_a_pilot_that_learned_nothing_expects_nothing() -> None:

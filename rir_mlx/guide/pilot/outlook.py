@@ -27,8 +27,13 @@ _SAID: dict[Expectation, str] = {
     "open": "The pilot shows no difference: the whole run will probably show none, or a small one.",
     "leans to hurting": "Reasoning may hurt in the whole run; the pilot is too small to show it.",
     "hurts": "Reasoning will probably hurt in the whole run.",
-    "not learned": "The pilot learned nothing, so it says nothing about reasoning.",
+    "not learned": "The pilot's arms did not learn the task well enough, so it says nothing about reasoning.",
 }
+_AS_MUCH = (
+    "The arm gains in the pilot, but no more than with other rows' reasonings: what the reasonings say will probably "
+    "not count in the whole run."
+)
+"""Said of `open` where the pilot does show a difference."""
 
 
 @dataclass(frozen=True)
@@ -63,20 +68,27 @@ def outlook(comparison: Comparison, seconds: float | None, unknown: Sequence[str
     """From a pilot's comparison. `seconds` is the estimate for the whole run, None if there is none; `unknown` are its
     stages whose time depends on a server."""
     expected = _expectation(comparison)
-    cost = ""
+    change, cost = _change(comparison), ""
+    gained = expected == "open" and change is not None and (change.low > 0 or change.value >= _LEANS)
     if seconds is not None:
         beside = f", and {', '.join(unknown)}, which depends on a server" if unknown else ""
         cost = f"The whole run takes about {duration(seconds)}{beside}."
-    return Outlook(expected, _SAID[expected], tuple(_signals(comparison)), cost, comparison)
+    text = _AS_MUCH if gained else _SAID[expected]
+    return Outlook(expected, text, tuple(_signals(comparison)), cost, comparison)
 
 
 def _expectation(comparison: Comparison) -> Expectation:
-    arm, control = _reasoning_arm(comparison), _control(comparison)
-    headline = comparison.headline
-    if arm is None or arm.against is None or (headline is not None and headline.finding == "failed"):
+    change, control, headline = _change(comparison), _control(comparison), comparison.headline
+    if change is None or (headline is not None and headline.finding == "failed"):
         return "not learned"
     by_chance = control.against.difference.value if control is not None and control.against is not None else 0.0
-    return expectation(arm.against.difference, by_chance)
+    return expectation(change, by_chance)
+
+
+def _change(comparison: Comparison) -> Interval | None:
+    """The difference that reasoning made; None without one."""
+    arm = _reasoning_arm(comparison)
+    return None if arm is None or arm.against is None else arm.against.difference
 
 
 def expectation(change: Interval, by_chance: float) -> Expectation:
@@ -100,7 +112,7 @@ def _control(comparison: Comparison) -> EntryResult | None:
 
 def _signals(comparison: Comparison) -> Iterator[str]:
     rows, arm, control = comparison.rows, _reasoning_arm(comparison), _control(comparison)
-    few = min(entry.support for entry in comparison.entries[0].per_class or ()) if comparison.entries else 0
+    few = min((label.support for entry in comparison.entries[:1] for label in entry.per_class or ()), default=0)
     yield (
         f"{counted(rows.train, 'training row')}, {len(comparison.labels)} labels; measured on "
         f"{counted(rows.test, 'row')}, at least {few} of each label, with one seed."
