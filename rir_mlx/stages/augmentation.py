@@ -28,7 +28,7 @@ from rir_mlx.prompting.prompts import answer_format, classifier_prompt
 from rir_mlx.prompting.room import prompt_room
 from rir_mlx.stages.context import Context, exclusive, is_due
 from rir_mlx.stages.reasoning_model import ReasoningModel
-from rir_mlx.stages.training import train_chooser
+from rir_mlx.stages.training import train_chooser, training_inputs
 from rir_mlx.storage.atomic import make_folder, replacing, write_json
 from rir_mlx.storage.digests import changes, digest_of, digest_of_file
 from rir_mlx.storage.journal import Journal, add_ranks_results, open_share, remove_ranks_results
@@ -282,14 +282,26 @@ class _AugmentationStage:
             "augment": augment,
             "row_ids": self.context.data.row_ids_digest(),  # the same texts may stand at other places
         }
-        if self.options.n > 1 and self.options.choose == "useful":
-            inputs["chooser"] = recipe.classifier.model_dump(mode="json", exclude={"arms", "seeds"})
+        inputs |= self._judges()
         if recipe.reasoning.prompt != "steps":
             inputs["prompt"] = recipe.reasoning.prompt
         done = self.context.run.augmented.done()
         if done and "refused_by" in done["inputs"]:
             inputs["refused_by"] = "asked again" if self.retry_refused else self._asked()
         return inputs
+
+    def _judges(self) -> dict[str, Any]:
+        """The models of this machine that filter or choose reasonings, as far as the writer does not say it: R-Gen
+        where a server writes, and the classifiers that choose useful reasonings."""
+        options, found, remote = self.options, dict[str, Any](), self.model.remote and self.generates
+        useful = options.n > 1 and options.choose == "useful"
+        if useful:
+            found["chooser"] = self.context.recipe.classifier.model_dump(mode="json", exclude={"arms", "seeds"})
+        if useful and remote:
+            found["chooser"]["trained"] = training_inputs(self.context)
+        if remote and ("uninformative" in options.filters or (options.n > 1 and options.choose == "likeliest")):
+            found["scorer"] = self.model.rgen_identity()
+        return found
 
     def _asked(self) -> str:
         """The server, and what is asked of it besides the row, the model and the sampling. A request that took too long

@@ -53,7 +53,7 @@ def train_rgen(context: Context) -> None:
     data = context.data
     own = [[row.text, row.label, row.reasoning] for row in _own(data.train)]
     held = [[row.text, row.label, row.reasoning] for row in _own(data.validation)]
-    inputs = _training_inputs(context) | {
+    inputs = training_inputs(context) | {
         "triples": context.data.triples.digest,
         "rgen": options.model_dump(mode="json", exclude=_NOT_THE_RESULT),
     }
@@ -80,7 +80,7 @@ def train_rgen(context: Context) -> None:
     _train(context, stage, inputs, job, {"what": "R-Gen"})
 
 
-def _training_inputs(context: Context) -> dict[str, Any]:
+def training_inputs(context: Context) -> dict[str, Any]:
     """What decides the weights of every trained model alike. The backend does not: both compute the same."""
     recipe = context.recipe
     lora = {} if recipe.fine_tune_type == "full" else recipe.lora_parameters.model_dump(mode="json")
@@ -176,7 +176,7 @@ def train_chooser(context: Context, half: int, rows: Sequence[Row]) -> Stage:
     rows: it then chooses among reasonings of rows whose labels it has not seen. There are no validation rows: the last
     weights are kept. A stopped training is resumed."""
     stage, options, seed = context.run.chooser(half), context.recipe.classifier, context.recipe.seed
-    inputs = _training_inputs(context) | {
+    inputs = training_inputs(context) | {
         "chooser": half,
         "rows": digest_of([[row.text, row.label, row.reasoning] for row in rows]),
         "task": asdict(context.task),
@@ -207,7 +207,7 @@ def _arm_inputs(context: Context, arm: Arm, seed: int) -> dict[str, Any]:
     """What decides the weights of an arm."""
     recipe = context.recipe
     unused = _NOT_THE_RESULT | _NOT_OF_THIS_ARM | _keys_unused(arm)
-    inputs = _training_inputs(context) | {
+    inputs = training_inputs(context) | {
         "seed": seed,
         "arm": arm,
         "data": context.data.digest,

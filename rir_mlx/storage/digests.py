@@ -38,6 +38,7 @@ _STANDS_FOR = {
     "row_ids": "the places of the rows in their files",
     "test_ids": "the places of the test rows in their files",
     "writer.adapter": "R-Gen's adapter",
+    "scorer.adapter": "R-Gen's adapter",
     "adapter": "the trained weights",
     "readings": "the trained weights or the prompt",
     "source.sha256": "the file",

@@ -12,6 +12,16 @@ from commands import Run
 from server_requests import KEY
 from server_stand_in import Reply, StandInServer, echo, text_of
 
+from rir_mlx.backends import open_backend
+from rir_mlx.models.adapters import MLX_WEIGHTS
+from rir_mlx.models.hub import resolve_model
+from rir_mlx.recipe.loading import load_recipe
+from rir_mlx.stages import Context
+from rir_mlx.stages.augmentation import _AugmentationStage
+from rir_mlx.storage.digests import changes
+from rir_mlx.storage.layout import RunDir
+from rir_mlx.training.recipe_model import RecipeModel
+
 FEW = ["-s", "augment.filters=[]", "-s", "augment.retries=0", "-s", "augment.concurrency=4", "-q"]
 
 
@@ -146,3 +156,24 @@ def test_rows_that_a_server_fails_on_end_with_a_count_and_the_command_that_tries
         every_stage = ["run", str(recipe), *FEW[:2], *server_keys, "-s", "classifier.arms=[qa, qra]", "-q"]
         assert rir(*every_stage, "--retry-refused").code == 0
     assert stats_of(tmp_path)["kept"] == 45
+
+
+def test_an_r_gen_that_judges_a_servers_reasonings_is_part_of_what_was_done(tmp_path: Path, tiny: Path) -> None:
+    """The stage was skipped, though the R-Gen that filters and chooses had been trained anew since."""
+    server = ("augment.engine=openai", "augment.base_url=http://127.0.0.1:9/v1", f"model={tiny}")
+
+    def inputs(*overrides: str) -> dict[str, Any]:
+        recipe = load_recipe("demo", (*server, *overrides))
+        context = Context(RunDir(tmp_path), RecipeModel(recipe, open_backend("fake"), resolve_model(recipe.model)))
+        return _AugmentationStage(context, None)._inputs({"engine": "openai", "model": "one"})
+
+    judged = (("augment.filters=[uninformative]",), ("augment.n=2", "augment.temperature=1"))
+    trained = ("augment.n=2", "augment.temperature=1", "augment.choose=useful")
+    before, plain = [inputs(*overrides) for overrides in judged], inputs()
+    adapter = RunDir(tmp_path).rgen.adapter / MLX_WEIGHTS
+    adapter.parent.mkdir(parents=True)
+    adapter.write_bytes(b"trained")
+    said = [changes(one, inputs(*overrides)) for one, overrides in zip(before, judged, strict=True)]
+    assert said == [["R-Gen's adapter has changed"]] * 2
+    assert inputs() == plain, "it judges nothing there"
+    assert inputs(*trained) != inputs(*trained, "lora_parameters.rank=2", "fine_tune_type=lora")
