@@ -12,10 +12,10 @@ from typing import Any, get_args
 
 from rir_mlx import __version__
 from rir_mlx.classification.classifier import Classifier
-from rir_mlx.errors import UserError
+from rir_mlx.errors import RecipeError, UserError
 from rir_mlx.models import adapters
 from rir_mlx.prompting.arms import ClassificationTask
-from rir_mlx.recipe.loading import load_recipe
+from rir_mlx.recipe.loading import load_recipe, validated
 from rir_mlx.recipe.schema import Recipe
 from rir_mlx.statistics.calibration import Calibration
 from rir_mlx.storage.atomic import read_json, write_json
@@ -89,10 +89,15 @@ class ExportedRun(RunDir):
         return [self.exported.arm]
 
     def recipe(self, overrides: tuple[str, ...] = ()) -> Recipe:
-        """The recipe that classifies as the run does. It names none of the run's rows."""
+        """The recipe that classifies as the run does. It names none of the run's rows. Raises UserError for keys or
+        values that are none of a recipe's: another version may have written them."""
         exported = self.exported
         model = {"model": exported.base or str(self.folder.absolute()), "revision": exported.revision}
-        return load_recipe(Recipe.model_validate({"name": exported.name} | exported.recipe | model), overrides)
+        try:
+            own = validated({"name": exported.name} | exported.recipe | model, str(self.folder / FILE))
+        except RecipeError as error:
+            raise UserError(error.what, hint=_AGAIN) from error
+        return load_recipe(own, overrides)
 
     def load(self, model: RecipeModel, arm: Arm) -> Classifier:
         """The classifier, with its model loaded.
@@ -136,7 +141,12 @@ def _read(path: Path) -> ExportedClassifier:
         found = {name: values[name] for name in ExportedClassifier.__dataclass_fields__}
         if found["arm"] not in get_args(Arm) or found["form"] not in _READABLE:
             raise ValueError(f"it names the arm {found['arm']!r} and the form {found['form']!r}")
+        kinds: dict[str, Any] = {"name": str, "created": float | int, "base": str | None, "recipe": dict}
+        if odd := [name for name, kind in kinds.items() if not isinstance(found[name], kind)]:
+            raise ValueError(f"its {odd[0]} is {found[odd[0]]!r}")
         found["task"] = ClassificationTask(**found["task"])
+        if not isinstance(found["task"].labels, dict) or not found["task"].labels:
+            raise ValueError("it names no labels")
         found["calibration"] = Calibration.from_dict(found["calibration"])
         return ExportedClassifier(**found)
     except (KeyError, TypeError, ValueError) as error:

@@ -75,6 +75,10 @@ def test_what_cannot_be_opened_is_refused_in_words(folder: Path, tmp_path: Path)
         (folder / FILE).write_text(json.dumps(values | change), encoding="utf-8")
         with pytest.raises(UserError, match=r"cannot be read.*\nExport it again"):
             reopened(folder)
+    for change in ({"recipe": {"later": 1}}, {"recipe": 5}, {"name": "../x"}, {"base": 7}, {"created": "today"}):
+        (folder / FILE).write_text(json.dumps(values | change), encoding="utf-8")
+        with pytest.raises(UserError, match=rf"{FILE}.*\nExport it again"):
+            reopened(folder)
     (folder / FILE).unlink()
     (folder / "verification.json").write_text("{}", encoding="utf-8")
     with pytest.raises(UserError, match=f"is an export without {FILE}"):
