@@ -85,6 +85,11 @@ class Printed(Silent):
         print(f"note: {text}", file=sys.stderr)
 
 
+def shortened(text: str, most: int) -> str:
+    """The text in at most so many characters; where it is cut, the last one is an ellipsis."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 def counted(number: int, noun: str) -> str:
     """A number and what it counts: `1 row`, `2,000 rows`."""
     return f"{number:,} {noun}{'s' * (number != 1)}"

@@ -9,6 +9,7 @@ from itertools import chain, islice, zip_longest
 from typing import Any, Generic, TypeVar
 
 from rir_mlx.augmentation.job import AugmentedRow
+from rir_mlx.progress import shortened
 
 _EACH, _SHOWN, _LONGEST = 3, 5, 100
 
@@ -69,5 +70,4 @@ def example_lines(examples: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterat
 
 
 def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+    return shortened(" ".join(text.split()), _LONGEST)

@@ -23,7 +23,7 @@ from rir_mlx.guide.labels import LabelFacts, label_examples, label_facts
 from rir_mlx.guide.models import EMBEDDED_MODEL, BaseModel, default_model, fitting, models_here, unknown_model
 from rir_mlx.guide.planning import Sizes
 from rir_mlx.hub_access import cached_names, hub_answers
-from rir_mlx.progress import counted
+from rir_mlx.progress import counted, shortened
 from rir_mlx.recipe.loading import load_recipe, name_from
 from rir_mlx.recipe.schema import Recipe
 from rir_mlx.recipe.values import ENOUGH_OWN_REASONINGS
@@ -269,7 +269,7 @@ def _set_labels(draft: Draft, table: ScannedTable, descriptions: Mapping[str, st
     draft.set("data.labels", {label: descriptions.get(label, "") for label in facts.counts}, why)
     if len(facts.counts) <= _EXAMPLE_LABELS:
         draft.notes["data.labels"] = {
-            label: [f"{counted(rows, 'row')}, such as:", *map(_shortened, facts.examples[label])]
+            label: [f"{counted(rows, 'row')}, such as:", *(shortened(text, _SHOWN) for text in facts.examples[label])]
             for label, rows in facts.counts.items()
             if not descriptions.get(label)
         }
@@ -282,10 +282,6 @@ def strays_text(facts: LabelFacts) -> str:
     return ", ".join(
         f"{label!r} ({counted(count, 'row')}) for {meant!r}" for label, (meant, count) in facts.strays.items()
     )
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 
 def _set_sizes(draft: Draft, table: ScannedTable) -> None:

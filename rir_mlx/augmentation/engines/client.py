@@ -15,6 +15,7 @@ import httpx2
 from rir_mlx.augmentation.engines import answers
 from rir_mlx.augmentation.engines.address import Server
 from rir_mlx.errors import Failure, NoServer, UserError
+from rir_mlx.progress import shortened
 
 T = TypeVar("T")
 
@@ -213,8 +214,8 @@ class ServerClient:
     def clean(self, what: object) -> str:
         """The start of an error message, on one line and without the key."""
         text = str(what).replace(self._key, "***") if self._key else str(what)
-        text = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
-        return text if len(text) <= _EXCERPT else text[: _EXCERPT - 1] + "…"
+        printable = "".join(letter if letter.isprintable() else " " for letter in text)
+        return shortened(" ".join(printable.split()), _EXCERPT)
 
     def _no_server(self, problem: Exception) -> NoServer:
         model = self.server.model or "FOLDER"

@@ -16,6 +16,7 @@ from rir_mlx.data.rows import Row
 from rir_mlx.data.same_text import normalised
 from rir_mlx.data.tables.table import advice
 from rir_mlx.errors import did_you_mean
+from rir_mlx.progress import shortened
 from rir_mlx.types import PARTS, Severity
 
 RARE = 10
@@ -352,5 +353,4 @@ def _example(group: _Group) -> Example:
         taken[part] += 1
         if taken[part] <= _PLACES:
             places.append(Place(part, row.file, row.number, row.label))
-    text = group[0][1].text
-    return Example(text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…", tuple(places))
+    return Example(shortened(group[0][1].text, _SHOWN), tuple(places))

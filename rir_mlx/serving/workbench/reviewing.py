@@ -14,6 +14,7 @@ from rir_mlx.classification.exported import ExportedRun
 from rir_mlx.data.cells import checked_text
 from rir_mlx.data.tables.row_streams import stamp
 from rir_mlx.data.tables.sources import files_of
+from rir_mlx.progress import shortened
 from rir_mlx.review.decisions import Decision, Outdated, ReviewLog, RowKey
 from rir_mlx.review.rows import ReviewRow, ReviewRows, files_read
 from rir_mlx.serving.http import Refused
@@ -219,7 +220,7 @@ def _line(entry: ReviewRow, decision: Decision | None) -> dict[str, Any]:
     return {
         "id": row.id,
         "part": entry.part,
-        "text": row.text[:_CUT] + ("…" if len(row.text) > _CUT else ""),
+        "text": shortened(row.text, _CUT),
         "label": row.label,
         "predicted": seen.predicted if seen else None,
         "probability": round(seen.probability, 4) if seen else None,
