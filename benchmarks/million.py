@@ -23,7 +23,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rir_mlx.augmentation.engines.base import LabelQuestion
 from rir_mlx.augmentation.engines.local import LocalEngine
 from rir_mlx.augmentation.filters import ReasoningFilters
 from rir_mlx.augmentation.job import AugmentationJob, AugmentationSettings, ResultFlags
@@ -34,6 +33,7 @@ from rir_mlx.data.rows import Row
 from rir_mlx.models.hub import resolve_model
 from rir_mlx.progress import Silent
 from rir_mlx.prompting.codec import Codec
+from rir_mlx.prompting.prompts import LabelQuestion
 from rir_mlx.storage.journal import Journal
 
 LABELS = ("sadness", "joy", "love", "anger", "fear", "surprise")

@@ -147,7 +147,8 @@ class Codec:
                 raise UserError(
                     f"The prompt without its text takes {len(before) + len(after)} tokens; {max_tokens} are left for "
                     "it.",
-                    hint="Raise max_seq_length, or shorten the instruction and the label descriptions.",
+                    hint="Raise max_seq_length, lower reasoning.examples, or shorten the instruction and the label "
+                    "descriptions.",
                 )
             encoded.append(EncodedPrompt(before, (*ids[:room], *after), max(0, len(ids) - room)))
         return encoded

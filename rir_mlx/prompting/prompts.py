@@ -62,10 +62,15 @@ class Prompt:
         return "".join(piece.text for piece in (*self.prefix, Piece(self.text), *self.tail))
 
 
-def rgen_prompt(question: str, answer: str, asked: ReasoningPrompt = "steps") -> Prompt:
-    """R-Gen's prompt: a question and its answer, asking for the reasoning between them (stage 1, (Q, A) → R)."""
-    prefix = Piece(f"{_WHY[asked]}\n\nQuestion: ")
-    return Prompt(prefix=(prefix,), text=question, tail=(Piece("\nAnswer: "), Piece(answer, given=True)))
+def rgen_prompt(question: str, answer: str, asked: ReasoningPrompt = "steps", examples: Sequence[Piece] = ()) -> Prompt:
+    """R-Gen's prompt: a question and its answer, asking for the reasoning between them (stage 1, (Q, A) → R). Questions
+    whose reasoning is shown come before it."""
+    prefix = (
+        (Piece(f"{_WHY[asked]}\n\n"), *examples, Piece("Question: "))
+        if examples
+        else (Piece(f"{_WHY[asked]}\n\nQuestion: "),)
+    )
+    return Prompt(prefix=prefix, text=question, tail=(Piece("\nAnswer: "), Piece(answer, given=True)))
 
 
 def question_of(labels: Sequence[str], instruction: str) -> str:
@@ -73,12 +78,44 @@ def question_of(labels: Sequence[str], instruction: str) -> str:
     return f"{instruction} Choices: {', '.join(labels)}. Text: "
 
 
-def rgen_row_prompt(
-    text: str, label: str, labels: Sequence[str], instruction: str, asked: ReasoningPrompt = "steps"
-) -> Prompt:
-    """R-Gen's prompt for a labelled row. Differs from `rgen_prompt` only in that the choices belong to the prefix."""
-    base = rgen_prompt("", label, asked)
-    return Prompt(prefix=(*base.prefix, Piece(question_of(labels, instruction), given=True)), text=text, tail=base.tail)
+@dataclass(frozen=True)
+class ReasonedText:
+    """A labelled text with its reasoning, which R-Gen's prompt shows as an example."""
+
+    text: str
+    label: str
+    reasoning: str
+
+
+@dataclass(frozen=True)
+class LabelQuestion:
+    """What R-Gen is asked about all rows of a task: the label set, the question that a label answers, how a reasoning
+    is asked for, and examples of it."""
+
+    labels: Sequence[str]
+    instruction: str
+    asked: ReasoningPrompt = "steps"
+    examples: tuple[ReasonedText, ...] = ()
+
+    def of_row(self, text: str, label: str) -> Prompt:
+        """For a labelled row. Differs from `of_triple` only in that the choices belong to the prefix."""
+        base = self.of_triple("", label)
+        return Prompt(prefix=(*base.prefix, Piece(self._question(), given=True)), text=text, tail=base.tail)
+
+    def of_triple(self, question: str, answer: str) -> Prompt:
+        """For a question of any kind and its answer."""
+        return rgen_prompt(question, answer, self.asked, self._shown())
+
+    def _question(self) -> str:
+        return question_of(self.labels, self.instruction)
+
+    def _shown(self) -> list[Piece]:
+        pieces: list[Piece] = []
+        for example in self.examples:
+            pieces += (Piece("Question: "), Piece(self._question() + example.text, given=True))
+            pieces += (Piece("\nAnswer: "), Piece(example.label, given=True))
+            pieces += (Piece(f"{REASONING} "), Piece(example.reasoning, given=True), Piece("\n\n"))
+        return pieces
 
 
 def answer_format(arm: Arm) -> AnswerFormat:

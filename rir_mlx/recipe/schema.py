@@ -117,6 +117,9 @@ class ReasoningSection(Section):
     """What R-Gen, or a server's model, is asked for: `steps`, an explanation step by step; `words`, the words that show
     the answer and what they show; `contrast`, also why the nearest other choice does not fit; `sentence`, one sentence.
     R-Gen is trained with the same prompt."""
+    examples: int = Field(default=0, ge=0)
+    """R-Gen's prompt, or a server's, shows so many of your own reasonings (data.reasoning_column) with their texts and
+    labels, drawn by seed with every label in proportion. R-Gen does not learn from these rows too."""
     question_column: str | None = None
     """Column of the question. Default: the one with a usual name (question, prompt, instruction, …)."""
     answer_column: str | None = None

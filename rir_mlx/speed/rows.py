@@ -15,7 +15,7 @@ from rir_mlx.data.rows import Row
 from rir_mlx.prompting.arms import ClassificationTask, label_tokens, training_examples
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.prompting.examples import TrainingExample, TrainingExamples
-from rir_mlx.prompting.prompts import DELIMITER, answer_format, classifier_prompt, rgen_row_prompt
+from rir_mlx.prompting.prompts import DELIMITER, LabelQuestion, answer_format, classifier_prompt
 from rir_mlx.recipe.loading import load_recipe
 from rir_mlx.types import Arm
 
@@ -83,7 +83,8 @@ def joined_texts(count: int) -> Texts:
 
 def augmentation_requests(codec: Codec, texts: Texts, lengths: Sequence[int]) -> tuple[Tokens, list[Request]]:
     """R-Gen's prompts: the prefix of all rows, and the rows, each with how many tokens it writes."""
-    prompts = [rgen_row_prompt(text, label, list(LABELS), INSTRUCTION) for text, label in texts]
+    question = LabelQuestion(list(LABELS), INSTRUCTION)
+    prompts = [question.of_row(text, label) for text, label in texts]
     encoded = codec.encode_many(prompts, 512 - max(lengths))
     pairs = enumerate(zip(encoded, lengths, strict=True))
     return encoded[0].prefix, [Request(key, prompt.row, max_tokens=length) for key, (prompt, length) in pairs]

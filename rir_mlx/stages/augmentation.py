@@ -66,13 +66,13 @@ def exact_prompts(context: Context, count: int) -> Iterator[dict[str, Any]]:
         if row.reasoning is not None:
             continue
         request = ReasoningRequest("", row.text, row.label, 0)
-        encoded = codec.encode(model.question.prompt(request), model.room)
+        encoded = codec.encode(model.question.of_row(request.text, request.label), model.room)
         text = codec.decode(encoded.prefix + encoded.row)
         if model.remote:
             from rir_mlx.augmentation.engines.server import fitted_request
 
             fitted, _ = fitted_request(request, model.question, codec, model.room)
-            text = model.question.prompt(fitted).message
+            text = model.question.of_row(fitted.text, fitted.label).message
         length = len(encoded.prefix) + len(encoded.row)
         yield {"text": row.text, "label": row.label, "prompt": text, "tokens": length, "trimmed": encoded.trimmed}
 
@@ -285,6 +285,8 @@ class _AugmentationStage:
         inputs |= self._judges()
         if recipe.reasoning.prompt != "steps":
             inputs["prompt"] = recipe.reasoning.prompt
+        if self.model.question.examples:
+            inputs["examples"] = digest_of([asdict(example) for example in self.model.question.examples])
         done = self.context.run.augmented.done()
         if done and "refused_by" in done["inputs"]:
             inputs["refused_by"] = "asked again" if self.retry_refused else self._asked()
@@ -311,7 +313,7 @@ class _AugmentationStage:
 
     def _settings(self) -> AugmentationSettings:
         recipe, options = self.context.recipe, self.options
-        around_the_text = self.model.question.prompt(ReasoningRequest("", "", "", 0)).message
+        around_the_text = self.model.question.of_row("", "").message
         sampling = Sampling(
             max_tokens=options.max_tokens,
             temperature=options.temperature,

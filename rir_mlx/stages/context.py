@@ -13,9 +13,11 @@ from rir_mlx.backends.processes import is_main, run_on_main
 from rir_mlx.classification.loading import seed_suffix, trained_stage
 from rir_mlx.data.loading import LabelledData, TripleData, load_labelled, load_triples
 from rir_mlx.data.rows import Row
+from rir_mlx.data.splits import draw_rows
 from rir_mlx.errors import UserError
-from rir_mlx.progress import Progress, Silent
+from rir_mlx.progress import Progress, Silent, counted
 from rir_mlx.prompting.arms import ClassificationTask
+from rir_mlx.prompting.prompts import LabelQuestion, ReasonedText
 from rir_mlx.recipe.schema import Recipe
 from rir_mlx.storage.digests import digest_of
 from rir_mlx.storage.layout import RunDir, Stage
@@ -139,6 +141,21 @@ class Context:
             self.recipe.max_seq_length,
             self.recipe.evaluate.max_reasoning_tokens,
         )
+
+    @cached_property
+    def question(self) -> LabelQuestion:
+        """What R-Gen is asked for a reasoning. Raises UserError if fewer rows have one than it is to be shown."""
+        recipe = self.recipe
+        count, own = recipe.reasoning.examples, [row for row in self.data.train if row.reasoning is not None]
+        if count > len(own):
+            raise UserError(
+                f"reasoning.examples is {count}, and {counted(len(own), 'training row')} with a reasoning of their own "
+                "can be shown.",
+                hint="Lower it, or name the column of your own reasonings in data.reasoning_column.",
+            )
+        shown = draw_rows(own, count, f"{recipe.seed}/examples", at_least=int(count >= len(self.data.labels)))
+        examples = tuple(ReasonedText(row.text, row.label, row.reasoning or "") for row in shown)
+        return LabelQuestion(list(self.data.labels), recipe.data.instruction, recipe.reasoning.prompt, examples)
 
     def save_recipe(self) -> None:
         """Write down what the run is from now on."""

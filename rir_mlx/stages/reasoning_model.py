@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub import constants
 
-from rir_mlx.augmentation.engines.base import Engine, LabelQuestion, ReasoningRequest
+from rir_mlx.augmentation.engines.base import Engine
 from rir_mlx.augmentation.engines.local import LocalEngine, LocalLikelihoods
 from rir_mlx.backends.base import Model, Request, Sampling
 from rir_mlx.classification.classifier import Classifier
@@ -35,8 +35,7 @@ class ReasoningModel:
 
     def __init__(self, context: Context) -> None:
         self.context, self.options = context, context.recipe.augment
-        recipe = context.recipe
-        self.question = LabelQuestion(list(context.data.labels), recipe.data.instruction, recipe.reasoning.prompt)
+        self.question = context.question
         self.room = rgen_room(context.recipe.max_seq_length, self.options.max_tokens)
         self.remote = self.options.engine == "openai"
         self.server: OpenAIEngine | None = None
@@ -139,7 +138,7 @@ class ReasoningModel:
         if not due or self.options.engine == "ray":
             return
         context, codec = self.context, self.context.model.codec
-        prompts = [self.question.prompt(ReasoningRequest("", row.text, row.label, 0)) for row in rows[:_SAMPLE]]
+        prompts = [self.question.of_row(row.text, row.label) for row in rows[:_SAMPLE]]
         encoded = codec.encode_many(prompts, self.room)
         requests = [Request(index, prompt.row) for index, prompt in enumerate(encoded)]
         device, files = context.backend.device(), context.model.files

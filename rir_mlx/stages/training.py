@@ -21,7 +21,7 @@ from rir_mlx.prompting.ablations import shuffle_among, shuffle_words
 from rir_mlx.prompting.arms import LearningOptions, training_examples
 from rir_mlx.prompting.batches import LossWeights
 from rir_mlx.prompting.examples import Lesson, TrainingExample, TrainingExamples, encode_examples, joined
-from rir_mlx.prompting.prompts import Prompt, answers_twice, reasons_first, rgen_prompt, rgen_row_prompt
+from rir_mlx.prompting.prompts import Prompt, answers_twice, reasons_first
 from rir_mlx.prompting.room import check_room
 from rir_mlx.stages.checking import warn_about_data
 from rir_mlx.stages.context import Context, exclusive, is_due
@@ -51,14 +51,16 @@ def train_rgen(context: Context) -> None:
     refuse_test_rows(context.recipe.data)
     stage, options, seed = context.run.rgen, context.recipe.rgen, context.recipe.seed
     data = context.data
-    own = [[row.text, row.label, row.reasoning] for row in _own(data.train)]
-    held = [[row.text, row.label, row.reasoning] for row in _own(data.validation)]
+    own = [[row.text, row.label, row.reasoning] for row in _own(context, "train")]
+    held = [[row.text, row.label, row.reasoning] for row in _own(context, "validation")]
     inputs = training_inputs(context) | {
         "triples": context.data.triples.digest,
         "rgen": options.model_dump(mode="json", exclude=_NOT_THE_RESULT),
     }
     if (asked := context.recipe.reasoning.prompt) != "steps":
         inputs["prompt"] = asked
+    if examples := context.question.examples:
+        inputs["examples"] = digest_of([asdict(example) for example in examples])
     if own or held:
         inputs["own"] = digest_of([own, held, data.labels, context.recipe.data.instruction])
     if not _training_due(context, stage, inputs, "R-Gen"):
@@ -97,29 +99,28 @@ def training_inputs(context: Context) -> dict[str, Any]:
     }
 
 
-def _own(rows: Sequence[Row]) -> list[Row]:
-    return [row for row in rows if row.reasoning is not None]
+def _own(context: Context, part: str) -> list[Row]:
+    """The part's rows with a reasoning of their own, but those that the prompt shows."""
+    shown = {(example.text, example.label) for example in context.question.examples}
+    rows: Sequence[Row] = getattr(context.data, part)
+    return [row for row in rows if row.reasoning is not None and (row.text, row.label) not in shown]
 
 
 def rgen_examples(context: Context, part: str) -> TrainingExamples:
     """What R-Gen learns from: the triples' part, and the rows' own reasonings behind the prompt that it will get."""
-    codec, data, recipe = context.model.codec, context.data, context.recipe
-    labels, instruction, asked = list(data.labels), recipe.data.instruction, recipe.reasoning.prompt
+    codec, question, limit = context.model.codec, context.question, context.recipe.max_seq_length
 
     def lesson(prompt: Prompt, reasoning: str | None, row_id: str) -> list[Lesson]:
         answer = (*codec.given(reasoning or ""), codec.terminator)
         return [(prompt, TrainingExample((), (), answer, id=row_id, text=prompt.text))]
 
-    triples: Sequence[Triple] = getattr(data.triples, part)
+    triples: Sequence[Triple] = getattr(context.data.triples, part)
     from_triples = (
-        lesson(rgen_prompt(triple.question, triple.answer, asked), triple.reasoning, f"triple {number}")
+        lesson(question.of_triple(triple.question, triple.answer), triple.reasoning, f"triple {number}")
         for number, triple in enumerate(triples, 1)
     )
-    from_rows = (
-        lesson(rgen_row_prompt(row.text, row.label, labels, instruction, asked), row.reasoning, row.id)
-        for row in _own(getattr(data, part))
-    )
-    return joined(*(encode_examples(codec, rows, recipe.max_seq_length) for rows in (from_triples, from_rows)))
+    from_rows = (lesson(question.of_row(row.text, row.label), row.reasoning, row.id) for row in _own(context, part))
+    return joined(*(encode_examples(codec, rows, limit) for rows in (from_triples, from_rows)))
 
 
 @exclusive

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rir_mlx.augmentation.engines.base import GeneratedReasoning, LabelQuestion, ReasoningRequest
+from rir_mlx.augmentation.engines.base import GeneratedReasoning, ReasoningRequest
 from rir_mlx.augmentation.filters import ReasoningFilters
 from rir_mlx.augmentation.job import (
     AugmentationJob,
@@ -19,6 +19,7 @@ from rir_mlx.backends.base import Sampling
 from rir_mlx.data.rows import Row
 from rir_mlx.progress import Silent
 from rir_mlx.prompting.codec import Codec
+from rir_mlx.prompting.prompts import LabelQuestion
 from rir_mlx.storage.journal import Journal
 from rir_mlx.types import DEFAULT_FILTERS
 

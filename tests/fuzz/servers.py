@@ -15,7 +15,6 @@ import httpx2
 from fuzz.cases import Loss, Outcome
 from fuzz.mutations import VALUES, mutated_bytes, mutated_text, mutated_value
 from rir_mlx.augmentation.engines.address import Server
-from rir_mlx.augmentation.engines.base import LabelQuestion
 from rir_mlx.augmentation.engines.server import OpenAIEngine
 from rir_mlx.augmentation.filters import ReasoningFilters
 from rir_mlx.augmentation.job import AugmentationJob, AugmentationSettings, ResultFlags
@@ -24,6 +23,7 @@ from rir_mlx.data.rows import Row
 from rir_mlx.errors import RirError
 from rir_mlx.progress import Silent
 from rir_mlx.prompting.codec import Codec
+from rir_mlx.prompting.prompts import LabelQuestion
 from rir_mlx.storage.journal import Journal
 
 LABELS = ("joy", "fear")

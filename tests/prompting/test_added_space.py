@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from rir_mlx.errors import ModelError
 from rir_mlx.prompting.arms import ClassificationTask
 from rir_mlx.prompting.codec import Codec
-from rir_mlx.prompting.prompts import DELIMITER, Prompt, classifier_prompt, label_text, rgen_prompt, rgen_row_prompt
+from rir_mlx.prompting.prompts import DELIMITER, LabelQuestion, Prompt, classifier_prompt, label_text, rgen_prompt
 
 DATE, LABELS = "26 Jul 2024", {"joy": "feels good", "sadness": "", "anger": ""}
 KINDS = [("llama2", False), ("llama2", True), ("phi3", False), ("phi3", True), ("none", False), ("none", True)]
@@ -66,7 +66,7 @@ def test_the_ids_decode_to_the_text_with_every_space_that_it_has(
     folders: Folders, template: str, metaspace: bool, text: str
 ) -> None:
     codec = Codec(folders(template, metaspace), DATE)
-    for prompt in (asks(text), rgen_prompt(text, "joy"), rgen_row_prompt(text, "joy", list(LABELS), "Which?")):
+    for prompt in (asks(text), rgen_prompt(text, "joy"), LabelQuestion(list(LABELS), "Which?").of_row(text, "joy")):
         encoded = codec.encode(prompt, 10_000)
         assert prompt.message in codec.decode(encoded.prefix + encoded.row)
     assert codec.decode(codec.given(text)) == text

@@ -29,13 +29,13 @@ from rir_mlx.prompting.examples import (
     encode_examples,
 )
 from rir_mlx.prompting.prompts import (
+    LabelQuestion,
     Prompt,
     answer_format,
     classifier_prompt,
     label_text,
     question_of,
     rgen_prompt,
-    rgen_row_prompt,
 )
 from rir_mlx.types import Arm
 
@@ -68,7 +68,7 @@ def prompts_of(text: str) -> dict[str, Prompt]:
         "qa": classifier_prompt(text, LABELS, INSTRUCTION, "label"),
         "qra": classifier_prompt(text, LABELS, INSTRUCTION, "reasoning, label"),
         "rgen": rgen_prompt(text, "joy"),
-        "rgen row": rgen_row_prompt(text, "joy", list(LABELS), INSTRUCTION),
+        "rgen row": LabelQuestion(list(LABELS), INSTRUCTION).of_row(text, "joy"),
     }
 
 
@@ -136,7 +136,7 @@ def test_control_tokens_in_labels_descriptions_and_instruction_stay_text(codec: 
     harmless = controls(classifier_prompt("x", {"joy": "good"}, "Which?", "reasoning, label"))
     assert controls(classifier_prompt("x", {f"joy{odd}": f"good{odd}"}, f"Which?{odd}", "reasoning, label")) == harmless
     assert controls(rgen_prompt("x", f"joy{odd}")) == controls(rgen_prompt("x", "joy"))
-    row, calm = (rgen_row_prompt("x", f"joy{o}", [f"joy{o}"], f"Which?{o}") for o in (odd, ""))
+    row, calm = (LabelQuestion([f"joy{o}"], f"Which?{o}").of_row("x", f"joy{o}") for o in (odd, ""))
     assert controls(row) == controls(calm)
     assert control.isdisjoint(label_tokens(codec, f"joy{odd}")[:-1])
     assert control.isdisjoint(reasoning_tokens(codec, f"because{odd}"))
@@ -277,7 +277,7 @@ def test_a_trimmed_prompt_counts_the_tokens_it_lost(codec: Codec) -> None:
 
 def test_trimming_keeps_the_answer_of_rgen(codec: Codec) -> None:
     long = "i feel happy today because my friend came home " * 30
-    encoded = codec.encode(rgen_row_prompt(long, "sadness", list(LABELS), INSTRUCTION), 200)
+    encoded = codec.encode(LabelQuestion(list(LABELS), INSTRUCTION).of_row(long, "sadness"), 200)
     assert encoded.trimmed > 0
     assert "\nAnswer: sadness<|eot_id|>" in codec.decode(ids(encoded))
 
@@ -338,7 +338,7 @@ def test_the_head_is_shared_by_all_rows_and_holds_the_labels(codec: Codec) -> No
 
 def test_rgens_row_prompt_reads_as_its_triple_prompt(codec: Codec) -> None:
     """R-Gen is trained on triples and asked about rows: the two prompts decode to the same text."""
-    row = codec.encode(rgen_row_prompt("hello", "joy", list(LABELS), INSTRUCTION), LIMIT)
+    row = codec.encode(LabelQuestion(list(LABELS), INSTRUCTION).of_row("hello", "joy"), LIMIT)
     triple = codec.encode(rgen_prompt(question_of(list(LABELS), INSTRUCTION) + "hello", "joy"), LIMIT)
     assert codec.decode(ids(row)) == codec.decode(ids(triple))
 

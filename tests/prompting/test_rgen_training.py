@@ -8,12 +8,9 @@ from pathlib import Path
 import pytest
 from arm_runs import context_of, heard
 
-from rir_mlx.augmentation.engines.base import ReasoningRequest
 from rir_mlx.errors import UserError
 from rir_mlx.prompting.codec import Codec
-from rir_mlx.prompting.prompts import (
-    rgen_row_prompt,
-)
+from rir_mlx.prompting.prompts import LabelQuestion
 from rir_mlx.stages import train_rgen
 from rir_mlx.stages.reasoning_model import ReasoningModel
 from rir_mlx.training.job import TrainingJob
@@ -30,7 +27,7 @@ def test_rgen_learns_from_own_reasonings_behind_the_prompt_that_it_will_get(
         rows = getattr(context.data, part)
         assert len(examples.rows) == len(rows) > 0
         for row, example in zip(rows, examples.rows, strict=True):
-            prompt = codec.encode(rgen_row_prompt(row.text, row.label, labels, instruction), 256)
+            prompt = codec.encode(LabelQuestion(labels, instruction).of_row(row.text, row.label), 256)
             assert examples.prefix + example.prompt == prompt.prefix + prompt.row
             assert example.learned == (*codec.given(row.reasoning), codec.terminator)
 
@@ -86,8 +83,31 @@ def test_rgen_is_trained_and_asked_with_the_prompt_of_the_recipe(
         assert why in line
         labels, instruction = list(context.data.labels), context.recipe.data.instruction
         row = context.data.train[0]
-        wanted = rgen_row_prompt(row.text, row.label, labels, instruction, context.recipe.reasoning.prompt)
-        assert ReasoningModel(context).question.prompt(ReasoningRequest("", row.text, row.label, 0)) == wanted
+        wanted = LabelQuestion(labels, instruction, context.recipe.reasoning.prompt).of_row(row.text, row.label)
+        assert ReasoningModel(context).question.of_row(row.text, row.label) == wanted
         encoded = codec.encode(wanted, 256)
         assert jobs[-1].train.prefix + jobs[-1].train.rows[0].prompt == encoded.prefix + encoded.row
     assert len({job.train.prefix for job in jobs}) == 3
+
+
+def test_rgen_is_shown_own_reasonings_and_does_not_learn_from_them(
+    folder: Path, codec: Codec, jobs: list[TrainingJob]
+) -> None:
+    context = context_of(folder, codec, "reasoning.examples=3", "max_seq_length=800")
+    train_rgen(context)
+    shown = context.question.examples
+    assert [example.reasoning for example in shown] == [
+        row.reasoning for row in context.data.train if row.text in {example.text for example in shown}
+    ]
+    assert {example.label for example in shown} == set(context.data.labels)
+    [job] = jobs
+    learned = {row.text for row in job.train.rows}
+    assert learned == {row.text for row in context.data.train} - {example.text for example in shown}
+    for example in shown:
+        solved = f"Text: {example.text}\nAnswer: {example.label}\nReasoning: {example.reasoning}\n\nQuestion: "
+        assert solved in codec.decode(job.train.prefix)
+    again = context_of(folder, codec, "reasoning.examples=4", "max_seq_length=800")
+    train_rgen(again)
+    assert any(line.startswith("R-Gen: runs") for line in heard(again).said)
+    with pytest.raises(UserError, match=r"reasoning\.examples is 999, and \d+ training rows"):
+        train_rgen(context_of(folder, codec, "reasoning.examples=999"))

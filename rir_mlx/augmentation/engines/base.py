@@ -5,13 +5,12 @@ An engine knows nothing of journals, filters or choices.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 from rir_mlx.backends.base import Sampling
-from rir_mlx.prompting.prompts import Prompt, rgen_row_prompt
-from rir_mlx.types import FinishReason, ReasoningPrompt
+from rir_mlx.types import FinishReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +43,6 @@ class GeneratedReasoning:
     trimmed: int = 0
     refused: str = ""
     failed: str = ""
-
-
-@dataclass(frozen=True)
-class LabelQuestion:
-    """What all requests of a job share: the label set, the question that a label answers, and how a reasoning is asked
-    for."""
-
-    labels: Sequence[str]
-    instruction: str
-    asked: ReasoningPrompt = "steps"
-
-    def prompt(self, request: ReasoningRequest) -> Prompt:
-        return rgen_row_prompt(request.text, request.label, self.labels, self.instruction, self.asked)
 
 
 class Engine(Protocol):

@@ -21,7 +21,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from rir_mlx import errors
-from rir_mlx.augmentation.engines.base import GeneratedReasoning, LabelQuestion, ReasoningRequest
+from rir_mlx.augmentation.engines.base import GeneratedReasoning, ReasoningRequest
 from rir_mlx.augmentation.engines.local import LocalEngine
 from rir_mlx.backends import open_backend
 from rir_mlx.backends.base import Sampling
@@ -35,6 +35,7 @@ from rir_mlx.errors import (
 from rir_mlx.models.adapter_spec import AdapterSpec, Tensors
 from rir_mlx.models.hub import resolve_model
 from rir_mlx.prompting.codec import Codec
+from rir_mlx.prompting.prompts import LabelQuestion
 from rir_mlx.types import BackendName, Dtype
 
 if TYPE_CHECKING:

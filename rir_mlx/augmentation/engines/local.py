@@ -9,10 +9,11 @@ from itertools import chain, islice
 import numpy as np
 from numpy.typing import NDArray
 
-from rir_mlx.augmentation.engines.base import GeneratedReasoning, LabelQuestion, ReasoningRequest
+from rir_mlx.augmentation.engines.base import GeneratedReasoning, ReasoningRequest
 from rir_mlx.backends.base import Model, Request, Sampling
 from rir_mlx.errors import Failure
 from rir_mlx.prompting.codec import Codec, EncodedPrompt
+from rir_mlx.prompting.prompts import LabelQuestion
 from rir_mlx.prompting.room import rgen_room
 
 
@@ -83,4 +84,4 @@ class LocalLikelihoods:
 def _encode(
     codec: Codec, question: LabelQuestion, requests: Sequence[ReasoningRequest], room: int
 ) -> list[EncodedPrompt]:
-    return codec.encode_many([question.prompt(request) for request in requests], room)
+    return codec.encode_many([question.of_row(request.text, request.label) for request in requests], room)

@@ -24,12 +24,13 @@ from rir_mlx.augmentation.engines.answers import (
     UnknownParameter,
     read_answer,
 )
-from rir_mlx.augmentation.engines.base import GeneratedReasoning, LabelQuestion, ReasoningRequest
+from rir_mlx.augmentation.engines.base import GeneratedReasoning, ReasoningRequest
 from rir_mlx.augmentation.engines.client import ServerClient, SetAside
 from rir_mlx.augmentation.engines.parameters import RequestParameters
 from rir_mlx.backends.base import Sampling
 from rir_mlx.errors import Failure, RirError, UserError, did_you_mean
 from rir_mlx.prompting.codec import Codec
+from rir_mlx.prompting.prompts import LabelQuestion
 from rir_mlx.prompting.room import rgen_room
 
 _MOST_FAILURES = 16
@@ -181,7 +182,7 @@ class OpenAIEngine:
         raise UserError(what, hint=hint)
 
     async def _complete(self, client: httpx2.AsyncClient, request: ReasoningRequest, sampling: Sampling) -> Answer:
-        message = {"role": "user", "content": self.question.prompt(request).message}
+        message = {"role": "user", "content": self.question.of_row(request.text, request.label).message}
         while True:
             parameters = self._parameters.of(sampling, request.seed)
             body = {"model": self.model, "messages": [message]} | parameters
@@ -210,7 +211,7 @@ def fitted_request(
     """The request, the end of its text cut so that the prompt fits into `room` tokens, and how many tokens were cut.
     Without a codec nothing is cut."""
     lost = 0
-    while codec is not None and (over := codec.encode(question.prompt(request), room).trimmed):
+    while codec is not None and (over := codec.encode(question.of_row(request.text, request.label), room).trimmed):
         spans = codec.offsets(request.text)
         # A character may take several tokens: cut where the character of the first lost token starts.
         request = replace(request, text=request.text[: spans[-over][0]])

@@ -7,10 +7,11 @@ import threading
 from typing import Any
 
 from rir_mlx.augmentation.engines.address import Server
-from rir_mlx.augmentation.engines.base import GeneratedReasoning, LabelQuestion, ReasoningRequest
+from rir_mlx.augmentation.engines.base import GeneratedReasoning, ReasoningRequest
 from rir_mlx.augmentation.engines.server import OpenAIEngine
 from rir_mlx.backends.base import Sampling
 from rir_mlx.prompting.codec import Codec
+from rir_mlx.prompting.prompts import LabelQuestion
 
 QUESTION = LabelQuestion(("joy", "sadness"), "Which feeling?")
 KEY = "sk-test-5e6f7a8b"

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from tiny import make_tiny_llama
 
-from rir_mlx.augmentation.engines.base import LabelQuestion, ReasoningRequest
+from rir_mlx.augmentation.engines.base import ReasoningRequest
 from rir_mlx.augmentation.engines.cluster import (
     LOOPBACK,
     RayEngine,
@@ -29,6 +29,7 @@ from rir_mlx.backends import open_backend
 from rir_mlx.backends.base import Sampling
 from rir_mlx.errors import ModelError, UserError, install_extra
 from rir_mlx.models.adapter_spec import AdapterSpec
+from rir_mlx.prompting.prompts import LabelQuestion
 
 if not all(find_spec(name) for name in ("ray", "pyarrow", "torch", "peft")):
     pytest.skip("Ray, PyTorch or PEFT is not installed", allow_module_level=True)

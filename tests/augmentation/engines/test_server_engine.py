@@ -81,7 +81,8 @@ def test_an_interrupt_ends_a_process_whose_server_hangs() -> None:
     program = (
         "import sys\n"
         "from rir_mlx.backends.base import Sampling\n"
-        "from rir_mlx.augmentation.engines.base import ReasoningRequest, LabelQuestion\n"
+        "from rir_mlx.augmentation.engines.base import ReasoningRequest\n"
+        "from rir_mlx.prompting.prompts import LabelQuestion\n"
         "from rir_mlx.augmentation.engines.address import Server\n"
         "from rir_mlx.augmentation.engines.server import OpenAIEngine\n"
         "engine = OpenAIEngine(Server(sys.argv[1], 'tiny'), None, LabelQuestion(('joy',), 'Which?'), 100)\n"
