@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,11 @@ import pytest
 from commands import LABELS, WORDS, write_csv
 
 from rir_mlx import stages
-from rir_mlx.stages import Context, OpenOptions, open_run
+from rir_mlx.classification.exported import ExportedClassifier, needed_keys, write_exported
+from rir_mlx.classification.loading import read_classifier, trained_at
+from rir_mlx.stages import Context, OpenOptions, open_run, open_trained_run
+from rir_mlx.statistics.calibration import Calibration
+from rir_mlx.types import Arm
 
 ARMS = "[qa, qra, qar, multitask, qra-scrambled, qra-words]"
 
@@ -36,6 +41,20 @@ def make_evaluated_run(folder: Path, model: Path) -> None:
 
 def opened(recipe: str, *overrides: str, force: bool = False) -> Context:
     return open_run(recipe, OpenOptions(overrides=overrides, offline=True, force=force))
+
+
+def export_of(run: Context, arm: Arm, folder: Path) -> Path:
+    """An arm's adapter in a new folder, as `export --to adapter` writes it."""
+    stored = read_classifier(run.run, run.model, arm)
+    shutil.copytree(stored.folder, folder)
+    at, base = trained_at(run.run, run.recipe, arm), run.model.files
+    about = (run.run.name, arm, "adapter", stored.task, stored.calibration or Calibration(), at)
+    write_exported(folder, ExportedClassifier(*about, base.name, base.revision, needed_keys(run.recipe)))
+    return folder
+
+
+def reopened_export(folder: Path) -> Context:
+    return open_trained_run(folder, OpenOptions(backend="fake", offline=True))
 
 
 def evaluated(*overrides: str, force: bool = False) -> dict[str, Any]:

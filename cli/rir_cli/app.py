@@ -14,7 +14,7 @@ from rir_cli.answering.mcp_server import mcp
 from rir_cli.answering.reviewing import review
 from rir_cli.answering.serving import serve
 from rir_cli.checking import check
-from rir_cli.context import open_options, own_name, process_rank, say_next, stage_options
+from rir_cli.context import open_options, own_name, process_rank, say_next, stage_options, tell
 from rir_cli.converting import convert, export
 from rir_cli.groups import Command, Group
 from rir_cli.looking.benching import bench
@@ -232,7 +232,7 @@ def _run_demo(options: Options, lines: StageLines) -> tuple[RunDir, Comparison |
     with without_network(True):
         context = open_run("demo", open_options(options))
         if not lines.quiet:
-            typer.echo(_DEMO_SAYS, err=True)
+            tell(_DEMO_SAYS, err=True)
         data = context.data
         sizes = {"triples": len(data.triples.train), "train": len(data.train), "test": len(data.test)}
         for name, stage in in_order(context):
@@ -342,7 +342,7 @@ def _main() -> NoReturn:
     except SystemExit as ended:
         if ended.code == _INTERRUPTED:
             command = "the same command" + (" without --force" if "--force" in sys.argv else "")
-            typer.echo(f"\nInterrupted. Finished work is kept; {command} continues.", err=True)
+            tell(f"\nInterrupted. Finished work is kept; {command} continues.", err=True)
         raise
     except Exception as error:
         from rir_cli.console import debugging

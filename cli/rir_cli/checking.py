@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from rir_cli.context import open_options, say_next, stage_options
+from rir_cli.context import open_options, own_name, say_next, stage_options
 from rir_cli.options import JsonOption, OfflineOption, QuietOption, RunsOption, SetOption
 from rir_mlx.progress import counted
-from rir_mlx.types import RUNS, TABLE_SUFFIXES, Severity
+from rir_mlx.types import RUNS, Severity
 
 if TYPE_CHECKING:
     from rir_mlx.data.audit.findings import Audit, Example, Finding
@@ -75,16 +75,24 @@ def check(
             options.progress.say(f"{sorted_out.rejected:,} rows, each behind its line and what is wrong → {rejects}")
     if findings := audit.of("error", "warning") if strict else audit.of("error"):
         names = ", ".join(finding.name for finding in findings)
-        raise UserError(f"{'--strict: ' if strict else ''}{counted(len(findings), 'finding')} to fix: {names}.")
-    say_next(given, _next_command(data, write))
+        raise UserError(
+            f"{'--strict: ' if strict else ''}{counted(len(findings), 'finding')} to fix: {names}.",
+            hint=f"Go on with {write}: {own_name()} {_next_command(data, recipe, write)}" if write else "",
+        )
+    say_next(given, _next_command(data, recipe, write))
 
 
-def _next_command(data: str | None, clean: Path | None) -> str:
-    """What follows upon a check, behind the program's name."""
-    rows = clean or Path(data or "")
-    if rows.suffix.lower() in TABLE_SUFFIXES:
-        return shlex.join(["init", str(rows)])
-    return shlex.join(["run", *([data] if data is not None else [])])
+def _next_command(data: str | None, recipe: Recipe, clean: Path | None) -> str:
+    """What follows upon a check, behind the program's name: a recipe for a table; else a run, on the rows that can be
+    used if they were written."""
+    of_rows = data == recipe.data.train.path  # and not of a recipe or a run
+    if of_rows and (table := clean or Path(recipe.data.train.path)).is_file():
+        return shlex.join(["init", str(table)])
+    settings = [f"data.train={clean or data}"] if clean or of_rows else []
+    if clean and recipe.data.encoding is not None:
+        settings.append("data.encoding=null")  # it is written as UTF-8
+    named = [data] if data is not None and not of_rows else []
+    return shlex.join(["run", *named, *(word for setting in settings for word in ("-s", setting))])
 
 
 def _as_json(recipe: Recipe, audit: Audit) -> dict[str, Any]:

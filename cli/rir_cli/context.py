@@ -68,6 +68,14 @@ def prepare(*, offline: bool) -> None:
         forbid_network()
 
 
+def tell(text: str, *, err: bool = False) -> None:
+    """Print sentences on stdout or stderr. A terminal gets them broken between words; elsewhere a line stays whole."""
+    from rich.console import Console
+
+    console = Console(stderr=err, highlight=False, markup=False, emoji=False)
+    console.print(text, soft_wrap=not console.is_terminal)
+
+
 def say_next(options: Options, command: str) -> None:
     """Name the command that follows, on stderr. `command` is typed behind the program's name."""
     progress = options.get("progress")

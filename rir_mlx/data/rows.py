@@ -50,6 +50,10 @@ Reader = Callable[[int, Sequence[Any]], Item]
 class _UnknownLabelError(ValueError):
     """A label that the recipe does not name: always a fault, also in a published data set."""
 
+    def __init__(self, label: str, known: int, hint: str) -> None:
+        self.kind = f"the label {label!r} is not one of the {known} labels"
+        super().__init__(f"{self.kind}.{hint}")
+
 
 def _optional(value: Any) -> str | None:
     """A reasoning, or None if the cell is empty: R-Gen then writes one."""
@@ -92,7 +96,7 @@ def _row_reader(table: Table, prefix: str, rules: RowRules) -> Reader[Row]:
         if known and not rules.lenient and label not in known:
             if label not in hints:
                 hints[label] = did_you_mean(label, known)
-            raise _UnknownLabelError(f"the label {label!r} is not one of the {len(known)} labels.{hints[label]}")
+            raise _UnknownLabelError(label, len(known), hints[label])
         if label not in rules.spellings:
             rules.spellings[label] = Counter()
         rules.spellings[label][label if table.class_names[1] else spelling_of(cell)] += 1
@@ -144,9 +148,11 @@ def sift(table: Table, read: Reader[Item], notes: list[str], on_bad_rows: OnBadR
             if (table.editable or meant) and not skip:
                 faults.append(Fault(number, str(error), table.sheet_row(number)))
             else:
-                passed_over[str(error)] += 1
+                passed_over[error.kind if isinstance(error, _UnknownLabelError) else str(error)] += 1
     if passed_over:
-        why = ", ".join(f"{what} ({times:,})" for what, times in passed_over.most_common(3))
+        shown = passed_over.most_common(3)
+        others = passed_over.total() - sum(times for _, times in shown)
+        why = ", ".join(f"{what} ({times:,})" for what, times in [*shown, *([("others", others)] if others else [])])
         by = " (data.on_bad_rows)" if skip else ""
         notes.append(f"{table.name}: {passed_over.total():,} of {table.total:,} rows left out{by}: {why}")
     return Sifted(rows, faults, unknown)

@@ -5,7 +5,7 @@ A guess has its reason. Knows cells and names; what the rows are like is the aud
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -15,6 +15,7 @@ from rir_mlx.data.columns import usually_named
 from rir_mlx.data.tables.row_streams import Record, open_stream
 from rir_mlx.data.tables.table import ANY_FORMAT, TableFormat, Wanted
 from rir_mlx.errors import DataError
+from rir_mlx.progress import shortened
 
 _READ = 20_000
 """Rows that a guess is made from."""
@@ -22,15 +23,27 @@ _SHORT = 60
 """The longest mean of a column of labels, in characters."""
 _MOST_LABELS = 200
 _REASONS = ("why", "reason", "rationale", "explanation", "reasoning")
+_HEADLINES = ("subject", "title", "headline", "betreff", "titel", "objet", "asunto", "oggetto", "onderwerp", "assunto")
+"""Names of a column whose text belongs above that of a longer one."""
 _FEW_WORDS = 3.0
 
 
 @dataclass(frozen=True)
 class Guess:
-    """A column, and why it is probably the one that is looked for."""
+    """A column, and why it is probably the one that is looked for. A text may stand in several."""
 
     column: str
     reason: str
+    more: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.column, *self.more)
+
+    @property
+    def value(self) -> str | list[str]:
+        """What a recipe says."""
+        return list(self.columns) if self.more else self.column
 
 
 @dataclass
@@ -94,7 +107,21 @@ def read_columns(path: Path, form: TableFormat = ANY_FORMAT) -> TableColumns:
 
 
 def guess_text(table: TableColumns) -> Guess | None:
-    """The column of the text: the one with a usual name, else the one with the longest texts."""
+    """The column of the text: the one with a usual name, else the one with the longest texts; behind the column of its
+    headline, if there is one."""
+    found = _longest_text(table)
+    if found is None:
+        return None
+    body = table.named(found.column)
+    for column in table.columns:
+        headline = column.name.strip().casefold() in _HEADLINES and column.name != found.column
+        if headline and body and 0 < column.characters < body.characters and not column.is_number:
+            why = f"the name {column.name!r} is usual for a headline, and of {found.column}, {found.reason}"
+            return Guess(column.name, why, (found.column,))
+    return found
+
+
+def _longest_text(table: TableColumns) -> Guess | None:
     usual = [column for name in usually_named(table.names, "text") if (column := table.named(name)) and column.filled]
     if len(usual) == 1:
         return Guess(usual[0].name, "its name is usual for texts")
@@ -143,10 +170,8 @@ def _is_number(text: str) -> bool:
 
 
 def shown_values(column: ColumnFacts, most: int = 6) -> str:
-    """The most frequent values of a column."""
+    """The most frequent values of a column; of a column of texts, two."""
     best = sorted(column.values, key=lambda value: -column.values[value])
-    return ", ".join(value[:_SHORT] for value in best[:most]) + (", …" if len(best) > most else "")
-
-
-def others(names: Sequence[str], taken: Collection[str]) -> list[str]:
-    return [name for name in names if name not in taken]
+    shown = best[: most if column.characters <= _SHORT / 2 else 2]
+    parts = [shortened(" ".join(value.split()), _SHORT) for value in shown]
+    return " | ".join([*parts, *(["…"] if len(best) > len(parts) else [])])

@@ -120,20 +120,24 @@ def look_at(path: Path, overrides: Sequence[str] = ()) -> TableLook:
         encoding = error.encoding
         table = read_columns(path, replace(format_of(section), encoding=encoding))
     named = section.text_column
-    text = Guess(named if isinstance(named, str) else named[0], _NAMED) if named else guess_text(table)
-    taken = {text.column} if text else set[str]()
+    text = _named((named,) if isinstance(named, str) else named) if named else guess_text(table)
+    taken = set(text.columns) if text else set[str]()
     labels = [Guess(section.label_column, _NAMED)] if section.label_column else label_columns(table, taken)
     taken |= {guess.column for guess in labels[:1]}
     reasoning = None if section.reasoning_column else guess_reasoning(table, taken)
     return TableLook(path, table, text, labels, reasoning, tuple(overrides), encoding)
 
 
-def scan(look: TableLook, text: str | None = None, label: str | None = None) -> ScannedTable:
+def _named(columns: Sequence[str]) -> Guess:
+    return Guess(columns[0], _NAMED, tuple(columns[1:]))
+
+
+def scan(look: TableLook, text: Sequence[str] = (), label: str | None = None) -> ScannedTable:
     """Read all rows and their labels, from the columns named here, else from the guessed ones.
 
     Raises DataError if there is no guess, if two columns may be the label, or if the rows cannot be read at all."""
     names = ", ".join(look.table.names)
-    chosen = Guess(text, _NAMED) if text is not None else look.text
+    chosen = _named(text) if text else look.text
     if chosen is None:
         raise DataError(
             f"{look.path}: no column looks like the text. Columns: {names}.",
@@ -144,14 +148,14 @@ def scan(look: TableLook, text: str | None = None, label: str | None = None) -> 
         may = " and ".join(repr(guess.column) for guess in labels)
         what = f"{may} may each be the label." if labels else "no column looks like the label."
         raise DataError(f"{look.path}: {what} Columns: {names}.", hint="Name it: -s data.label_column=NAME")
-    used = (chosen.column, labels[0].column)
-    if used[0] == used[1]:
+    used = (*chosen.columns, labels[0].column)
+    if used[-1] in used[:-1]:
         raise DataError(
-            f"{look.path}: {used[0]!r} cannot be both the text and the label. Columns: {names}.",
+            f"{look.path}: {used[-1]!r} cannot be both the text and the label. Columns: {names}.",
             hint="Name another one: -s data.text_column=NAME or -s data.label_column=NAME",
         )
     reasoning = look.reasoning if look.reasoning and look.reasoning.column not in used else None
-    keys = {"data.train": str(look.path), "data.text_column": used[0], "data.label_column": used[1]}
+    keys = {"data.train": str(look.path), "data.text_column": chosen.value, "data.label_column": used[-1]}
     keys |= {"data.reasoning_column": reasoning.column} if reasoning else {}
     keys |= {"data.encoding": look.encoding} if look.encoding else {}
     wanted = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in keys.items()]
@@ -256,7 +260,7 @@ def _set_columns(draft: Draft, table: ScannedTable) -> None:
     draft.set("data.train", str(table.path))
     if table.encoding:
         draft.set("data.encoding", table.encoding, f"Chosen because {ENCODING}.")
-    draft.set("data.text_column", table.text.column, f"Chosen because {table.text.reason}.")
+    draft.set("data.text_column", table.text.value, f"Chosen because {table.text.reason}.")
     draft.set("data.label_column", table.label.column, f"Chosen because {table.label.reason}.")
     if table.reasoning:
         draft.set("data.reasoning_column", table.reasoning.column, f"Chosen because {table.reasoning.reason}.")
@@ -370,11 +374,11 @@ def _training_rows(table: ScannedTable, recipe: Recipe) -> int:
     return max(1, min(left, data.max_samples or left))
 
 
-def widen(draft: Draft, audit: Audit) -> None:
-    """Raise `max_seq_length` where many texts would be cut."""
+def widen(draft: Draft, audit: Audit) -> bool:
+    """Raise `max_seq_length` where many texts would be cut; whether it was."""
     long = [finding for finding in audit.of("warning") if finding.name.startswith("trimmed texts")]
     if audit.lengths is None or not long:
-        return
+        return False
     before = draft.recipe().max_seq_length
     more = max(0.0, audit.lengths.p99 - min(audit.lengths.room.values()))
     wanted = min(2048, 64 * math.ceil((before + more) / 64))
@@ -384,3 +388,4 @@ def widen(draft: Draft, audit: Audit) -> None:
         if wanted < before + more:
             why = f"As long as `init` sets it: 99 % of the texts have up to {longest}, and the longest are cut."
         draft.set("max_seq_length", wanted, why)
+    return wanted > before

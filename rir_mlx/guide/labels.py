@@ -18,8 +18,9 @@ _LIKENESS = 0.8
 """Letters that two spellings share (difflib's ratio) if one is probably a slip of the other."""
 _NUMERAL = re.compile(r"\w|[ivxlcdm]+")
 """A word that tells members of a series apart, in small letters."""
-_SELDOM, _FEW = 20, 10
-"""A misspelling is this many times rarer than what is meant, and has fewer rows than this."""
+_SELDOM, _FEW, _SURE = 20, 10, 4
+"""A misspelling is `_SELDOM` times rarer than what is meant, and has fewer rows than `_FEW`; where it has the same
+letters (`FINE`, `buliding`), `_SURE` times rarer."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,9 @@ def label_facts(material: Material, *, spot_slips: bool = True) -> LabelFacts:
     for label, count in counts.items():
         if count >= _FEW or not spot_slips:
             continue
-        meant = _meant_by(label, [other for other in counts if counts[other] >= _SELDOM * count])
+        meant = _meant_by(label, [other for other in counts if counts[other] >= _SELDOM * count]) or next(
+            (other for other in counts if counts[other] >= _SURE * count and _same_letters(label, other)), None
+        )
         if meant is not None:
             strays[label] = (meant, count)
     kept = {label: counts[label] for label in sorted(counts) if label not in strays}
@@ -55,6 +58,17 @@ def _meant_by(label: str, others: Sequence[str]) -> str | None:
         if near == own or not _both_meant(own, near):
             return plain[near]
     return None
+
+
+def _same_letters(label: str, other: str) -> bool:
+    """Whether two labels differ in capitals and blanks alone, or in two neighbours that changed places."""
+    own, near = ("".join(text.casefold().split()) for text in (label, other))
+    places = [place for place, pair in enumerate(zip(own, near, strict=False)) if pair[0] != pair[1]]
+    if len(own) != len(near) or not places:
+        return own == near
+    first = places[0]
+    letters = own[first : first + 2]
+    return places == [first, first + 1] and letters.isalpha() and letters == near[first : first + 2][::-1]
 
 
 def _both_meant(own: str, near: str) -> bool:

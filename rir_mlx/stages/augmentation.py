@@ -373,7 +373,8 @@ def write_augmented_rows(context: Context, job: AugmentationJob, across: Filters
         context.progress.warn(warning)
     train = stats["train"]
     count = f"{train['kept']:,} of {train['rows']:,} training rows have a reasoning"
-    context.progress.say(f"{count} → {run.augmented.folder}")
+    why = ", ".join(f"{reason} {times:,}" for reason, times in train["rejected"].items())
+    context.progress.say(f"{count}{f' (rejected: {why})' if why else ''} → {run.augmented.folder}")
     return stats
 
 

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
-from evaluated_run import opened
+from evaluated_run import export_of, opened, reopened_export
 from rir_cli.answering.serving import served
 
-from rir_mlx.classification.exported import FILE, ExportedClassifier, needed_keys, write_exported
-from rir_mlx.classification.loading import arm_to_use, classifier_identity, load_classifier, read_classifier, trained_at
+from rir_mlx.classification.exported import FILE
+from rir_mlx.classification.loading import arm_to_use, classifier_identity, load_classifier, read_classifier
 from rir_mlx.classification.scoring import PredictOptions
 from rir_mlx.errors import UserError
 from rir_mlx.serving.http import Refused
 from rir_mlx.serving.workbench.arms import ServedRun
 from rir_mlx.serving.workbench.reviewing import Reviewing
-from rir_mlx.stages import Context, OpenOptions, open_trained_run
+from rir_mlx.stages import Context
 from rir_mlx.statistics.calibration import Calibration
 from rir_mlx.types import Arm
 
@@ -32,22 +31,12 @@ def run(evaluated_run: Path) -> Context:
 
 @pytest.fixture
 def folder(run: Context, tmp_path: Path) -> Path:
-    """The run's adapter, as `export --to adapter` writes it."""
-    stored = read_classifier(run.run, run.model, ARM)
-    shutil.copytree(stored.folder, tmp_path / "out")
-    at, base = trained_at(run.run, run.recipe, ARM), run.model.files
-    about = (run.run.name, ARM, "adapter", stored.task, stored.calibration or Calibration(), at)
-    write_exported(tmp_path / "out", ExportedClassifier(*about, base.name, base.revision, needed_keys(run.recipe)))
-    return tmp_path / "out"
-
-
-def reopened(folder: Path) -> Context:
-    return open_trained_run(folder, OpenOptions(backend="fake", offline=True))
+    return export_of(run, ARM, tmp_path / "out")
 
 
 @pytest.mark.slow
 def test_an_export_answers_as_its_run_does(run: Context, folder: Path) -> None:
-    again = reopened(folder)
+    again = reopened_export(folder)
     assert arm_to_use(again.run)[0] == ARM
     first, second = load_classifier(run.run, run.model, ARM), load_classifier(again.run, again.model, ARM)
     assert second.predict(TEXTS) == first.predict(TEXTS)
@@ -65,7 +54,7 @@ def test_an_export_answers_as_its_run_does(run: Context, folder: Path) -> None:
 
 @pytest.mark.slow
 def test_what_cannot_be_opened_is_refused_in_words(folder: Path, tmp_path: Path) -> None:
-    again = reopened(folder)
+    again = reopened_export(folder)
     with pytest.raises(UserError, match="holds the qar classifier, and no qa"):
         load_classifier(again.run, again.model, "qa")
     with pytest.raises(UserError, match="is an export itself"):
@@ -74,17 +63,17 @@ def test_what_cannot_be_opened_is_refused_in_words(folder: Path, tmp_path: Path)
     for change in ({"version": 9}, {"arm": "qx"}, {"task": {}}, {"calibration": {"temperature": {"direct": -1}}}):
         (folder / FILE).write_text(json.dumps(values | change), encoding="utf-8")
         with pytest.raises(UserError, match=r"cannot be read.*\nExport it again"):
-            reopened(folder)
+            reopened_export(folder)
     for change in ({"recipe": {"later": 1}}, {"recipe": 5}, {"name": "../x"}, {"base": 7}, {"created": "today"}):
         (folder / FILE).write_text(json.dumps(values | change), encoding="utf-8")
         with pytest.raises(UserError, match=rf"{FILE}.*\nExport it again"):
-            reopened(folder)
+            reopened_export(folder)
     (folder / FILE).unlink()
     (folder / "verification.json").write_text("{}", encoding="utf-8")
     with pytest.raises(UserError, match=f"is an export without {FILE}"):
-        reopened(folder)
+        reopened_export(folder)
     (folder / "a.gguf").touch()
     with pytest.raises(UserError, match=r"only llama\.cpp's programs run"):
-        reopened(folder)
+        reopened_export(folder)
     with pytest.raises(UserError, match="holds no trained classifier"):
-        reopened(tmp_path / "nothing")
+        reopened_export(tmp_path / "nothing")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from commands import Run, write_csv
+from rir_cli.checking import _next_command
 
 from rir_mlx.data.loading import load_labelled
 from rir_mlx.recipe.loading import load_recipe
@@ -212,7 +213,8 @@ def test_a_file_is_taken_apart_into_rows_that_train_and_rows_with_their_reason(
 ) -> None:
     write_bad(table, delimiter)
     before = table.read_bytes()
-    assert rir("check", str(table), "--write", "clean.csv", "--rejects", "bad.csv").code == 2
+    written = rir("check", str(table), "--write", "clean.csv", "--rejects", "bad.csv")
+    assert (written.code, written.err.splitlines()[-1].endswith(" init clean.csv")) == (2, True), written.err
     assert table.read_bytes() == before
     clean = rir("check", "clean.csv")
     assert (clean.code, "63 rows" in clean.out) == (0, True), clean.out
@@ -225,6 +227,29 @@ def test_a_file_is_taken_apart_into_rows_that_train_and_rows_with_their_reason(
     assert rows[2][2] == f'"never closed{delimiter}joy', "its mark swallows no other row"
     assert "exists" in rir("check", str(table), "--write", "clean.csv").err
     assert "exists" in rir("check", str(table), "--write", str(table), "--force").err, "the file itself is kept"
+
+
+@pytest.mark.parametrize(
+    ("data", "clean", "command"),
+    [
+        ("rows.csv", None, "init rows.csv"),
+        ("rows.csv", "clean.csv", "init clean.csv"),
+        ("mine.yaml", None, "run mine.yaml"),
+        ("mine.yaml", "clean.csv", "run mine.yaml -s data.train=clean.csv -s data.encoding=null"),
+        (None, None, "run"),
+        ("somebody/some-rows", None, "run -s data.train=somebody/some-rows"),
+    ],
+)
+def test_what_follows_goes_on_with_what_was_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str | None, clean: str | None, command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("rows.csv", "clean.csv"):
+        Path(name).touch()
+    train = "rows.csv" if data in (None, "mine.yaml") else data
+    encoding = ["data.encoding=cp1252"] if data == "mine.yaml" else []
+    recipe = load_recipe(None, [f"data.train={train}", *encoding])
+    assert _next_command(data, recipe, Path(clean) if clean else None) == command
 
 
 def test_lines_of_json_are_taken_apart(rir: Run, tmp_path: Path) -> None:

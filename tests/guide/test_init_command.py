@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 
 import pytest
 import typer
 from commands import LABELS, WORDS, Run, write_csv
+from rir_cli.starting.questions import _some_of
 
 from rir_mlx.recipe.loading import load_recipe
 
@@ -85,6 +87,45 @@ def test_at_a_terminal_the_answers_go_into_the_recipe(rows: Run, monkeypatch: py
     assert made.labels == {"anger": "cross words", "joy": "", "sadness": "tears"}
     assert made.instruction == "What does the writer feel?"
     assert questions[0] == "What does anger mean?"
+
+
+def test_what_is_typed_at_a_terminal_is_read_and_a_time_that_is_none_is_asked_for_again(
+    rows: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rir_mlx.guide.first_recipe.hub_answers", lambda: True)
+    monkeypatch.setattr("rir_mlx.guide.machine.physical_memory", lambda: 32 * 2**30)
+    typed = io.StringIO("\n".join(["", "cross words", "", "", "7", "1", "soon", "1m", "What is felt?", ""]))
+    monkeypatch.setattr(typed, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys, "stdin", typed)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    result = rows("init")
+    assert result.code == 0, result.err
+    assert "That is none of: 1, 2" in result.err
+    assert result.err.count("How long may training take? (30m, 2h, 1d) [8h]") == 2
+    assert typed.read() == ""
+    made = load_recipe("rows.yaml")
+    assert (made.data.labels["anger"], made.data.instruction) == ("cross words", "What is felt?")
+    assert "# Reduced, so that all fits into 60 s." in Path("rows.yaml").read_text(encoding="utf-8")
+
+
+def test_several_columns_of_text_can_be_named_at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = iter(["a,x", "a, b", "b, c", "b, c", ""])
+    monkeypatch.setattr(typer, "prompt", lambda *_, default, **__: next(typed) or default)
+    known = ["a", "b", "b, c"]
+    assert _some_of("Which?", known, ()) == ("a", "b")
+    assert _some_of("Which?", known, ("a",)) == ("b, c",)
+    assert _some_of("Which?", ["b", "c"], ("b",)) == ("b", "c")
+    assert _some_of("Which?", known, ("b", "a")) == ("b", "a")
+
+
+def test_a_subject_and_a_body_are_one_text_and_the_text_length_that_init_chose_is_audited(rows: Run) -> None:
+    lines = [f"hello {n},{'so many words ' * 30}{n},{label}" for n in range(30) for label in LABELS]
+    Path("mails.csv").write_text("\n".join(["subject,body,kind", *lines]) + "\n", encoding="utf-8")
+    result = rows("init", "mails.csv", "--yes")
+    assert "Text: subject and body, because the name 'subject' is usual for a headline" in result.out
+    assert load_recipe("mails.yaml").data.text_column == ("subject", "body")
+    assert "# Room for 99 % of the texts" in Path("mails.yaml").read_text(encoding="utf-8")
+    assert "texts longer than" not in result.out
 
 
 def test_rare_labels_that_look_misspelt_are_kept_unless_the_user_leaves_them_out(rows: Run) -> None:

@@ -14,6 +14,9 @@ import pytest
 from commands import LABELS, Run
 from processes.client import ADDRESS
 
+from rir_mlx.classification.loading import arm_to_use
+from rir_mlx.storage.layout import RunDir
+
 pytest.importorskip("mcp")
 
 
@@ -47,6 +50,7 @@ def test_a_client_is_told_the_labels_and_gets_each_label_with_its_reason(evaluat
     [tool] = tools.tools
     assert tool.name == "classify"
     assert all(label in tool.description for label in LABELS)
+    assert f"The {arm_to_use(RunDir(evaluated_run))[0]} classifier of small, trained on " in tool.description
     assert not found.isError
     first, second = found.structuredContent["predictions"]
     assert json.loads(found.content[0].text) == found.structuredContent

@@ -14,11 +14,14 @@ from typing import Any
 import httpx2
 import pytest
 from conftest import MARKUP
+from evaluated_run import export_of, opened, reopened_export
 from review_runs import TABLE, lines_of, make_run, write_results
 from served_models import described, fake_classifier, served_run, serving
 from test_routes import HTTP, KEY, error_of, events_of
 from test_worker import Waiting
 
+from rir_mlx.classification.loading import load_classifier
+from rir_mlx.classification.scoring import PredictOptions
 from rir_mlx.data.loading import load_labelled
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.recipe.schema import Recipe
@@ -333,3 +336,21 @@ def test_a_full_disk_is_one_clear_answer_loses_no_decision_and_the_server_goes_o
     assert [line["row"] for line in lines_of(small[0].review)][:2] == ["train:2", "train:3"]
     sent = HTTP.post(f"{there}/tables?name=a.csv", content=table, headers=octets)
     assert events_of(sent.text)[-1][0] == "done"
+
+
+@pytest.mark.slow
+def test_an_export_is_served_with_the_answers_of_its_run_and_without_rows(evaluated_run: Path, tmp_path: Path) -> None:
+    run, arm = opened(str(evaluated_run)), "qar"
+    again, texts = reopened_export(export_of(run, arm, tmp_path / "out")), ["i feel happy 3", "i was sad 5"]
+    source = served_run(again.run, again.recipe, load_classifier(again.run, again.model, arm))
+    with serving(source.load(arm), source=source) as (address, _):
+        answered = HTTP.post(f"{address}/classify", json={"texts": texts}).json()["predictions"]
+        about = get(address, "run")
+        missing = {path: HTTP.get(f"{address}/{path}").status_code for path in ("threshold", "review", "review/rows")}
+        other = HTTP.post(f"{address}/classify", json={"texts": texts, "arm": "qa"})
+    expected = load_classifier(run.run, run.model, arm).predict(texts, PredictOptions("always"))
+    assert [found["probabilities"] for found in answered] == [wanted.probabilities for wanted in expected]
+    assert [found["reasoning"] for found in answered] == [wanted.reasoning for wanted in expected]
+    assert ([found["name"] for found in about["arms"]], about["report"]) == ([arm], None)
+    assert missing == {"threshold": 404, "review": 404, "review/rows": 404}
+    assert (other.status_code, "no trained qa classifier" in other.text) == (422, True)

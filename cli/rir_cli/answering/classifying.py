@@ -12,7 +12,7 @@ import typer
 
 from rir_cli.answering.lean_start import start_lean
 from rir_cli.answering.standard_input import arriving_lines
-from rir_cli.context import arm_of, trained_context
+from rir_cli.context import arm_of, tell, trained_context
 from rir_cli.options import (
     ArmOption,
     BackendOption,
@@ -247,7 +247,7 @@ def _file_given_as_text(text: str | None, file: Path | None) -> tuple[str | None
         return text, file
     path = Path(text)
     if path.is_file():
-        typer.echo(f"note: {text} is a file, and its texts are classified, as with --file.", err=True)
+        tell(f"note: {text} is a file, and its texts are classified, as with --file.", err=True)
         return None, path
     if " " not in text:
         near = [entry.name for entry in path.parent.iterdir() if entry.is_file()] if path.parent.is_dir() else []

@@ -36,7 +36,7 @@ def mcp(
     if find_spec("mcp") is None:
         raise UserError("This needs mcp, which this Python does not have.", hint=f"{install_extra('mcp')} installs it.")
     _keep_stdout_for_the_protocol()
-    context = trained_context(run, runs, backend, offline=offline, quiet=True)
+    context = trained_context(run, runs, backend, offline=offline, quiet=False)
     start_lean(context.backend.name)
     from rir_mlx.classification import loading
     from rir_mlx.serving.worker import Limits, Worker
@@ -67,11 +67,12 @@ def make_server(worker: "Worker", served: "Served") -> "FastMCP":
 
     server = FastMCP("rir-mlx", log_level="ERROR")
     reads = ToolAnnotations(readOnlyHint=True, idempotentHint=True, openWorldHint=False)
-    labels = ", ".join(served.labels)
+    labels, probability = ", ".join(served.labels), f"{'' if served.calibrated else 'un'}calibrated probability"
 
     @server.tool(
-        description=f"Label texts with one of: {labels}. Gives each label's calibrated probability and, if wanted, the "
-        "reasoning that the model wrote. `label` is null where it abstains; a low `mass` says that no label fits.",
+        description=f"Label texts with one of: {labels}. Gives each label's {probability} and, if wanted, the "
+        "reasoning that the model wrote. `label` is null where it abstains; a low `mass` says that no label fits. "
+        f"The {served.arm} classifier of {served.name}, trained on {served.trained_on}, answers.",
         annotations=reads,
         structured_output=True,
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rir_cli.context import own_name, prepare
+from rir_cli.context import own_name, prepare, tell
 from rir_cli.options import JsonOption, OfflineOption, RunsOption
 from rir_mlx.types import RUNS
 
@@ -61,7 +61,7 @@ def review(
 
     written = write_new_tables(found, recipe, output)
     _print_json(written) if json else _print_written(written)
-    typer.echo(f"Next: {own_name()} run {_next_run(found, recipe, written)}", err=True)
+    tell(f"Next: {own_name()} run {_next_run(found, recipe, written)}", err=True)
 
 
 def _run(name: str | None, runs: Path) -> tuple[RunDir, Recipe]:
@@ -86,16 +86,16 @@ def _say(run: RunDir, decisions: list[Decision], unreadable: int, *, json: bool)
         print_json({"accepted": counts["accept"], "edited": counts["edit"], "skipped": counts["skip"],
                     "labels": labels, "unreadable": unreadable})  # fmt: skip
         return
-    typer.echo(
+    tell(
         f"{len(decisions):,} rows of {run.folder} are decided: {counts['accept']:,} accepted, {counts['edit']:,} "
         f"edited, {counts['skip']:,} skipped; {labels:,} get another label."
     )
     if unreadable:
-        typer.echo(f"warning: {unreadable:,} lines of {run.review} cannot be read.", err=True)
+        tell(f"warning: {unreadable:,} lines of {run.review} cannot be read.", err=True)
     command = f"review {shlex.quote(str(run.folder))} --apply -o NEW.csv"
     if not any(decision.changes for decision in decisions):
         command = f"serve {shlex.quote(str(run.folder))} --open"
-    typer.echo(f"Next: {own_name()} {command}", err=True)
+    tell(f"Next: {own_name()} {command}", err=True)
 
 
 def _print_json(written: NewTables) -> None:
@@ -107,34 +107,34 @@ def _print_json(written: NewTables) -> None:
 
 
 def _print_written(written: NewTables) -> None:
-    typer.echo(
+    tell(
         f"{written.labels:,} rows have another label, and {written.reasonings:,} a reviewed reasoning"
         + (f" (column {written.reasoning_column})." if written.reasonings else ".")
     )
     for part, path in written.files.items():
-        typer.echo(f"{part}: {path}")
+        tell(f"{part}: {path}")
     if written.moved:
-        typer.echo(f"note: {written.moved:,} rows stand elsewhere in the table now; found by their text.", err=True)
+        tell(f"note: {written.moved:,} rows stand elsewhere in the table now; found by their text.", err=True)
     if written.cleared:
-        typer.echo(f"{written.cleared:,} rows no longer have a reasoning of their own.")
+        tell(f"{written.cleared:,} rows no longer have a reasoning of their own.")
     if written.unused:
-        typer.echo(
+        tell(
             f"note: {written.unused:,} rows that the run does not use are left out, so that the next run has the same.",
             err=True,
         )
     if written.test_reasonings:
-        typer.echo(
+        tell(
             f"note: {written.test_reasonings:,} reasonings of test rows are left out: nothing is trained on test rows.",
             err=True,
         )
     if written.lost:
-        typer.echo(
+        tell(
             f"warning: {len(written.lost):,} decisions are not applied: the table no longer has their row, or it has "
             "another label there. They stay in review.jsonl.",
             err=True,
         )
         for decision in written.lost[:_SHOWN]:
-            typer.echo(f"  {decision.row}: {decision.text[:60]!r}", err=True)
+            tell(f"  {decision.row}: {decision.text[:60]!r}", err=True)
 
 
 def _next_run(run: RunDir, recipe: Recipe, written: NewTables) -> str:

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rir_cli.context import tell
 from rir_cli.options import JsonOption, RunsOption
 from rir_mlx.types import RUNS
 
 if TYPE_CHECKING:
+    from rich.console import JustifyMethod
+
     from rir_mlx.guide.runs.listing import RunSummary
     from rir_mlx.guide.runs.pairing import EntryPair, RunPair
     from rir_mlx.statistics.intervals import Interval
@@ -36,11 +39,12 @@ def runs(runs: RunsOption = RUNS, json: JsonOption = False) -> None:
         print_json([asdict(run) | {"folder": str(run.folder)} for run in found])
         return
     if not found:
-        typer.echo(f"There are no runs in {runs}/. `rir-mlx demo` makes one in about a minute.", err=True)
+        tell(f"There are no runs in {runs}/. `rir-mlx demo` makes one in about a minute.", err=True)
         return
     table = Table()
-    for name, justify in (("run", "left"), ("accuracy", "left"), ("written", "left"), ("size", "right")):
-        table.add_column(name, justify="right" if justify == "right" else "left", overflow="fold")
+    for name in ("run", "accuracy", "written", "size"):
+        justify: JustifyMethod = "right" if name == "size" else "left"
+        table.add_column(name, justify=justify, overflow="fold", no_wrap=name == "run")
     for run in found:
         written = run.written[:16].replace("T", " ")
         table.add_row(escape(run.name), escape(_arms(run)), written, memory_size(run.size))
@@ -92,7 +96,7 @@ def _print_pair(pair: RunPair) -> None:
     console = Console(highlight=False)
     table = Table(title=f"{pair.shared:,} test rows in both")
     for name in ("", f"1: {pair.first}", f"2: {pair.second}", "2 - 1, points"):
-        table.add_column(escape(name), justify="left" if name == "" else "right", overflow="fold")
+        table.add_column(escape(name), justify="left" if name == "" else "right", overflow="fold", no_wrap=name == "")
     for entry in pair.entries:
         table.add_row(escape(entry.name), _share(entry.first), _share(entry.second), _difference(entry))
     console.print(table)

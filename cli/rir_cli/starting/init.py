@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rir_cli.checking import print_labels
-from rir_cli.context import own_name, stage_options
+from rir_cli.context import own_name, stage_options, tell
 from rir_cli.options import OfflineOption, SetOption
 
 if TYPE_CHECKING:
@@ -68,13 +68,13 @@ def init(
         *draft.remarks,
     ]
     write_text(target, draft.checked_text(head))
-    typer.echo(f"\nThe recipe, with a reason for each choice → {target}")
+    tell(f"\nThe recipe, with a reason for each choice → {target}")
     if not asks and not yes:
-        typer.echo("note: not at a terminal, so nothing was asked and every guess stands, as with --yes.", err=True)
+        tell("note: not at a terminal, so nothing was asked and every guess stands, as with --yes.", err=True)
     if audit.of("error"):
-        typer.echo("error: training would refuse these rows. `check` lists them and says what helps.", err=True)
+        tell("error: training would refuse these rows. `check` lists them and says what helps.", err=True)
     following = "check" if audit.of("error") else "run"
-    typer.echo(f"Next: {own_name()} {following} {shlex.quote(str(target))}", err=True)
+    tell(f"Next: {own_name()} {following} {shlex.quote(str(target))}", err=True)
 
 
 def _refuse_to_overwrite(target: Path) -> None:
@@ -99,7 +99,7 @@ def _draft(look: TableLook, target: Path, limit: float | None, *, asks: bool) ->
     rows = f"{'more than ' if look.table.partly else ''}{look.table.rows:,} rows"
     _say(f"{look.path}: {rows}, columns {', '.join(look.table.names)}")
     _say_guesses(look)
-    text, label = questions.ask_columns(look) if asks else (None, None)
+    text, label = questions.ask_columns(look) if asks else ((), None)
     table = first_recipe.as_split(_labels_settled(first_recipe.scan(look, text, label), asks=asks))
     descriptions = questions.ask_descriptions(table.facts) if asks else {}
     choices = first_recipe.model_choices(physical_memory(), look.overrides)
@@ -109,7 +109,8 @@ def _draft(look: TableLook, target: Path, limit: float | None, *, asks: bool) ->
     if asks:
         draft.set("data.instruction", questions.ask("The question that the labels answer", _instruction(draft)))
     audit = check(draft.recipe())  # as the recipe reads the rows
-    first_recipe.widen(draft, audit)
+    if first_recipe.widen(draft, audit):
+        audit = check(draft.recipe())
     _say(f"Texts: {describe_texts([row.text for row in table.rows])}.")
     _print_rows(audit, target)
     _say(f"Model: {choice.model.name}, because {choice.reason}.")
@@ -144,7 +145,7 @@ def _labels_settled(table: ScannedTable, *, asks: bool) -> ScannedTable:
         _say(f"Misspelt labels, left out: {strays}. Correct the table to use these rows.")
         return table
     if not asks:
-        typer.echo(f"warning: probably misspelt, and kept as labels: {strays}. Correct the table if so.", err=True)
+        tell(f"warning: probably misspelt, and kept as labels: {strays}. Correct the table if so.", err=True)
     return first_recipe.with_all_labels(table)
 
 
@@ -165,7 +166,7 @@ def _say_guesses(look: TableLook) -> None:
     if look.encoding:
         _say(f"Encoding: {look.encoding}, because {ENCODING}.")
     if look.text is not None:
-        _say(f"Text: {look.text.column}, because {look.text.reason}.")
+        _say(f"Text: {' and '.join(look.text.columns)}, because {look.text.reason}.")
     for guess in look.labels:
         _say(f"Label{'?' if len(look.labels) > 1 else ''}: {guess.column}, because {guess.reason}.")
     if look.reasoning is not None:
@@ -184,9 +185,5 @@ def _print_rows(audit: Audit, target: Path) -> None:
 
 
 def _say(text: str) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-
-    console = Console(highlight=False)
     if text:
-        console.print(escape(text), soft_wrap=not console.is_terminal)
+        tell(text)

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from rir_cli.context import tell
+from rir_mlx.progress import shortened
+
 if TYPE_CHECKING:
     from rir_mlx.guide.first_recipe import ModelChoice, TableLook
     from rir_mlx.guide.labels import LabelFacts
@@ -20,19 +23,20 @@ def ask(question: str, default: str = "") -> str:
     return str(typer.prompt(shown, default=default, show_default=False, err=True)).strip()
 
 
-def ask_columns(look: TableLook) -> tuple[str | None, str | None]:
-    """The names of the text and label columns, where they are not the guesses."""
+def ask_columns(look: TableLook) -> tuple[Sequence[str], str | None]:
+    """The names of the text columns and of the label column; none where they are the guesses."""
     from rir_mlx.guide.columns import shown_values
 
     sure = look.text is not None and len(look.labels) == 1
     if sure and typer.confirm("Are these the columns?", default=True, err=True):
-        return None, None
+        return (), None
     for column in look.table.columns:
-        typer.echo(f"  {column.name}: {shown_values(column)}", err=True)
+        tell(f"  {column.name}: {shown_values(column)}", err=True)
     names = look.table.names
-    text = _one_of("Which column holds the text?", names, look.text.column if look.text else "")
-    left = [name for name in names if name != text]
-    return text, _one_of("Which column holds the label?", left, look.labels[0].column if look.labels else "")
+    text = _some_of("Which columns hold the text?", names, look.text.columns if look.text else ())
+    left = [name for name in names if name not in text]
+    label = _one_of("Which column holds the label?", left, look.labels[0].column if look.labels else "")
+    return () if look.text and text == look.text.columns else text, label
 
 
 def ask_descriptions(facts: LabelFacts) -> dict[str, str]:
@@ -42,12 +46,12 @@ def ask_descriptions(facts: LabelFacts) -> dict[str, str]:
         f"Describe the {count} labels now? The recipe has a place for it, too.", default=False, err=True
     ):
         return {}
-    typer.echo("The model reads what the labels mean. Say it in a few words, or press Enter to leave it out.", err=True)
+    tell("The model reads what the labels mean. Say it in a few words, or press Enter to leave it out.", err=True)
     found = {}
     for label, rows in facts.counts.items():
-        typer.echo(f"\n{label}, {rows:,} rows, such as:", err=True)
+        tell(f"\n{label}, {rows:,} rows, such as:", err=True)
         for text in facts.examples[label]:
-            typer.echo(f"    {text[:100]}", err=True)
+            tell(f"    {shortened(text, 100)}", err=True)
         found[label] = ask(f"What does {label} mean?")
     return found
 
@@ -57,7 +61,7 @@ def ask_model(choices: Sequence[ModelChoice]) -> ModelChoice:
     if len(choices) == 1:
         return choices[0]
     for number, choice in enumerate(choices, 1):
-        typer.echo(f"  {number}. {choice.model.name}: {choice.reason}", err=True)
+        tell(f"  {number}. {choice.model.name}: {choice.reason}", err=True)
     numbers: Mapping[str, ModelChoice] = {str(number): choice for number, choice in enumerate(choices, 1)}
     return numbers[_one_of("Which model?", list(numbers), "1")]
 
@@ -71,10 +75,22 @@ def ask_time(default: str) -> float:
         try:
             return seconds_of(ask("How long may training take? (30m, 2h, 1d)", default))
         except UserError as error:
-            typer.echo(str(error), err=True)
+            tell(str(error), err=True)
+
+
+def _some_of(question: str, known: Sequence[str], default: Sequence[str]) -> tuple[str, ...]:
+    """Several, with commas between them; a name may hold commas itself."""
+    while (answer := ask(question, ", ".join(default))) not in known:
+        found = tuple(name.strip() for name in answer.split(","))
+        if answer == ", ".join(default) and default:
+            return tuple(default)
+        if found[0] and set(found) <= set(known) and len(set(found)) == len(found):
+            return found
+        tell(f"Name one or several of these, with commas between: {', '.join(known)}.", err=True)
+    return (answer,)
 
 
 def _one_of(question: str, known: Sequence[str], default: str) -> str:
     while (answer := ask(question, default)) not in known:
-        typer.echo(f"That is none of: {', '.join(known)}.", err=True)
+        tell(f"That is none of: {', '.join(known)}.", err=True)
     return answer

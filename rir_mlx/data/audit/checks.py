@@ -97,7 +97,9 @@ def _refused(material: Material) -> Iterator[Finding]:
         return
     count = len(faults)
     kinds = Counter(re.sub(r"\d[\d,]*", "…", fault.what) for fault in faults)
-    which = ", ".join(f"{what} ({times:,})" for what, times in kinds.most_common(4))
+    shown = kinds.most_common(4)
+    others = count - sum(times for _, times in shown)
+    which = ", ".join(f"{what} ({times:,})" for what, times in [*shown, *([("others", others)] if others else [])])
     yield Finding(
         "refused rows",
         "warning" if material.skips else "error",
