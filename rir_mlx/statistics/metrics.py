@@ -7,7 +7,7 @@ float64. The predicted label is the most probable one; of ties, the first. Knows
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -105,10 +105,10 @@ def metric_intervals(
 
     The last three are None for a classifier without probabilities (`probabilistic=False`). The accuracy's interval is
     `share_interval`. The others come from 2000 resamples of the rows: percentiles with one seed, `crossed_interval`
-    with several. A label missing from a resample does not count towards that resample's balanced accuracy and macro-F1.
-    Few rows of a label make the macro-F1 too low, in the test rows and once more in their resamples: its interval is
-    mirrored at the estimate (the basic bootstrap). With 77 labels and 600 rows it still covers a little less than 95 %
-    (`benchmarks/verdict.py`).
+    with several; where every row is right, or none is, they are as wide as the accuracy's. A label missing from a
+    resample does not count towards that resample's balanced accuracy and macro-F1. Few rows of a label make the
+    macro-F1 too low, in the test rows and once more in their resamples: its interval is mirrored at the estimate (the
+    basic bootstrap). With 77 labels and 600 rows it still covers a little less than 95 % (`benchmarks/verdict.py`).
     Raises ValueError if shapes do not match, or a probability is negative or not a number. Without rows every value
     is NaN."""
     _check(truth, probabilities)
@@ -124,9 +124,24 @@ def metric_intervals(
         found[name] = _metric_interval(name, exact[name][0], drawn[name])
     hits = correct(truth, probabilities)
     found["accuracy"] = share_interval(hits)
+    if hits.all() or not hits.any():
+        found |= _without_a_contrast(truth, found)
     if probabilistic:
         found["calibration_error"], _ = calibration_error(hits, probabilities.max(-1))
     return found
+
+
+def _without_a_contrast(truth: IndexArray, found: Mapping[str, Interval | None]) -> dict[str, Interval]:
+    """Intervals where every row is right, or every row wrong: their resamples are all alike, and tell nothing. They are
+    as wide as that of the accuracy; of Matthews' coefficient, as that of the accuracy above chance (Cohen's kappa)."""
+    accuracy, mcc = found["accuracy"], found["mcc"]
+    assert accuracy is not None
+    assert mcc is not None
+    alike = dict.fromkeys(("balanced_accuracy", "macro_f1"), accuracy)
+    chance = float(((np.bincount(truth) / len(truth)) ** 2).sum())
+    if accuracy.value < 1 or chance == 1:
+        return alike
+    return alike | {"mcc": Interval(mcc.value, (accuracy.low - chance) / (1 - chance), mcc.value)}
 
 
 def _metric_interval(name: str, values: FloatArray, draws: FloatArray) -> Interval:
