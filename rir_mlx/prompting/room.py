@@ -12,6 +12,7 @@ from rir_mlx.prompting.prompts import (
     answers_twice,
     classifier_prompt,
     reasons_first,
+    writes_reasoning,
 )
 from rir_mlx.types import AnswerFormat, Arm
 
@@ -32,6 +33,13 @@ def text_room(codec: Codec, task: ClassificationTask, arm: Arm) -> int:
     """Tokens that a text may take in a prediction of the arm before it is trimmed. Negative where even the prompt is
     too long."""
     return prompt_room(codec, task, arm, reasoning=reasons_first(arm)) - _empty(codec, task, answer_format(arm))
+
+
+def longest_answer(codec: Codec, task: ClassificationTask, arm: Arm) -> int:
+    """Tokens that an arm writes at most behind its prompt for a label: labels, a reasoning, what stands between them,
+    and the terminator."""
+    reasons = writes_reasoning(arm) and answer_format(arm) != "label"
+    return task.max_seq_length - prompt_room(codec, task, arm, reasoning=reasons)
 
 
 def check_room(codec: Codec, task: ClassificationTask, arm: Arm) -> None:

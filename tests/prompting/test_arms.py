@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -18,6 +19,7 @@ from rir_mlx.prompting.prompts import (
     classifier_prompt,
     reasons_first,
 )
+from rir_mlx.prompting.room import longest_answer
 from rir_mlx.types import CONTROLS, Arm
 
 LABELS = {"joy": "feels good", "sadness": "", "anger": ""}
@@ -54,6 +56,15 @@ def test_each_arm_learns_just_the_tokens_of_its_completion(codec: Codec) -> None
     both = learned(codec, "multitask", ROW)
     assert both.second is not None
     assert [task.rows[0].learned for task in (both, both.second)] == [(*label, end), (*own, end)]
+
+
+@pytest.mark.parametrize("arm", [arm for arm in ARMS if arm != "curriculum"])
+def test_the_longest_answer_has_room_for_all_that_is_written(codec: Codec, arm: Arm) -> None:
+    """A Modelfile let Ollama write a reasoning and a label, and cut the label by what stands between them."""
+    longest, reasoning = max(LABELS, key=lambda label: len(codec.given(f" {label}"))), " because" * 40
+    task = replace(TASK, max_reasoning_tokens=len(codec.given(f" {reasoning}")))
+    [example] = learned(codec, arm, ("i left", longest, reasoning), task=task).rows
+    assert 0 <= longest_answer(codec, task, arm) - len(example.learned) <= 1
 
 
 @pytest.mark.parametrize("arm", ARMS)

@@ -21,6 +21,7 @@ from rir_convert.weights.tensors import Tensors, size_of
 from rir_mlx.backends.base import Tokens
 from rir_mlx.models.config import read_config
 from rir_mlx.progress import counting_bytes
+from rir_mlx.prompting.room import longest_answer
 from rir_mlx.types import GgufType
 
 _KINDS = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "q8_0": "q8_0"}
@@ -41,7 +42,7 @@ def export_gguf(
     kind: GgufType = path.suffixes[-2][1:]  # type: ignore[assignment]
     with counting_bytes(context.progress, f"write {path.name}", size_of(weights) / 4 * BYTES[kind]) as advance:
         write_gguf(source, path, kind, weights=weights, advance=advance)
-    before, after = _write_modelfile(verifier, trained, path)
+    before, after = _write_modelfile(trained, path)
     differs, layer = _first_tensor(path, read_config(source), weights, kind)
     found = [f"{layer} differs by {differs:.2g} of its size"] if layer else []
     if not available():
@@ -68,11 +69,11 @@ def _compared(engine: LlamaCpp, verifier: Verifier, number_format: str, found: S
     return replace(verifier.judge("llama.cpp", answers, number_format, found), forward=engine.forward + told)
 
 
-def _write_modelfile(verifier: Verifier, trained: TrainedArm, path: Path) -> tuple[str, str]:
+def _write_modelfile(trained: TrainedArm, path: Path) -> tuple[str, str]:
     """Write the Modelfile beside a GGUF file, and return the prompt before and after a row's text."""
     codec = trained.codec
     prompt = trained.prompts[0][0]
-    limit = trained.task.max_reasoning_tokens + max(len(option) for option in verifier.reference.probe.options)
+    limit = longest_answer(codec, trained.task, trained.arm)
     text = modelfile(codec, prompt, path.name, max_tokens=limit, context=trained.task.max_seq_length)
     (path.parent / "Modelfile").write_text(text, encoding="utf-8")
     return around(codec, prompt)
