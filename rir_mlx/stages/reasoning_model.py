@@ -53,11 +53,19 @@ class ReasoningModel:
         self._loaded = None
 
     def require_rgen(self) -> None:
-        """Raise UserError if R-Gen is to write and has not been trained."""
-        if not self.remote and self.context.run.rgen.done() is None:
+        """Raise UserError if R-Gen is to write and has not been trained, or was trained to be asked otherwise."""
+        if self.remote:
+            return
+        if (done := self.context.run.rgen.done()) is None:
             raise UserError(
                 "R-Gen has not been trained in this run.",
                 hint="Run `rir-mlx train-rgen` first. (Or let a server's model write: --engine openai --base-url URL.)",
+            )
+        trained, wanted = done["inputs"].get("prompt", "steps"), self.context.recipe.reasoning.prompt
+        if trained != wanted:
+            raise UserError(
+                f"R-Gen was trained with reasoning.prompt {trained}, and would be asked by {wanted}.",
+                hint=f"Run `rir-mlx train-rgen` again, or set reasoning.prompt={trained}.",
             )
 
     def scoring_task(self) -> ClassificationTask:

@@ -13,11 +13,13 @@ from server_requests import KEY
 from server_stand_in import Reply, StandInServer, echo, text_of
 
 from rir_mlx.backends import open_backend
+from rir_mlx.errors import UserError
 from rir_mlx.models.adapters import MLX_WEIGHTS
 from rir_mlx.models.hub import resolve_model
 from rir_mlx.recipe.loading import load_recipe
 from rir_mlx.stages import Context
 from rir_mlx.stages.augmentation import _AugmentationStage
+from rir_mlx.stages.reasoning_model import ReasoningModel
 from rir_mlx.storage.digests import changes
 from rir_mlx.storage.layout import RunDir
 from rir_mlx.training.recipe_model import RecipeModel
@@ -158,13 +160,28 @@ def test_rows_that_a_server_fails_on_end_with_a_count_and_the_command_that_tries
     assert stats_of(tmp_path)["kept"] == 45
 
 
+def opened(folder: Path, *overrides: str) -> Context:
+    recipe = load_recipe("demo", overrides)
+    return Context(RunDir(folder), RecipeModel(recipe, open_backend("fake"), resolve_model(recipe.model)))
+
+
+def test_an_r_gen_is_asked_as_it_was_trained(tmp_path: Path, tiny: Path) -> None:
+    """It was asked by the new prompt without a word, if the recipe's was changed after its training."""
+    context = opened(tmp_path, f"model={tiny}", "reasoning.prompt=words")
+    context.run.rgen.begin()
+    context.run.rgen.finish({})  # as before there was a choice
+    with pytest.raises(UserError, match=r"reasoning.prompt steps, and would be asked by words.*\n.*train-rgen"):
+        ReasoningModel(context).require_rgen()
+    context.run.rgen.finish({"prompt": "words"})
+    ReasoningModel(context).require_rgen()
+
+
 def test_an_r_gen_that_judges_a_servers_reasonings_is_part_of_what_was_done(tmp_path: Path, tiny: Path) -> None:
     """The stage was skipped, though the R-Gen that filters and chooses had been trained anew since."""
     server = ("augment.engine=openai", "augment.base_url=http://127.0.0.1:9/v1", f"model={tiny}")
 
     def inputs(*overrides: str) -> dict[str, Any]:
-        recipe = load_recipe("demo", (*server, *overrides))
-        context = Context(RunDir(tmp_path), RecipeModel(recipe, open_backend("fake"), resolve_model(recipe.model)))
+        context = opened(tmp_path, *server, *overrides)
         return _AugmentationStage(context, None)._inputs({"engine": "openai", "model": "one"})
 
     judged = (("augment.filters=[uninformative]",), ("augment.n=2", "augment.temperature=1"))
