@@ -88,7 +88,7 @@ class Routes:
         job = Job([item_of(text, question, asked.reason, served) for question in asked.questions.values()])
         predictions = await answers(request, self.worker, job)
         found = {
-            name: answer_of(question, prediction, served)
+            name: answer_of(question, prediction, served, asked.reason)
             for (name, question), prediction in zip(asked.questions.items(), predictions, strict=True)
         }
         response = SystemOneResponse(model=served.name, answers=found, usage=_usage(job))
@@ -101,7 +101,7 @@ class Routes:
         job = Job([item_of(asked.text, question, asked.reason, self.served) for question in questions])
         predictions = await answers(request, self.worker, job)
         found = [
-            decision_of(given, answer_of(question, prediction, self.served))
+            decision_of(given, answer_of(question, prediction, self.served, asked.reason))
             for given, question, prediction in zip(asked.questions, questions, predictions, strict=True)
         ]
         usage = decision_usage(job.prompt_tokens, job.generated_tokens)
@@ -112,7 +112,7 @@ class Routes:
         worker, served = await self._loaded(asked.arm)
         items = [Item(text, asked.reason) for text in asked.texts]
         if asked.stream or "text/event-stream" in request.headers.get("accept", ""):
-            events = Events(lambda _, prediction: classified(prediction, served).model_dump())
+            events = Events(lambda _, prediction: classified(prediction, served, asked.reason).model_dump())
             job = worker.submit(Job(items, events))
 
             def last() -> dict[str, Any]:
@@ -122,7 +122,7 @@ class Routes:
             return StreamingResponse(events.stream(job, last), media_type="text/event-stream", headers=headers)
         job = Job(items)
         predictions = await answers(request, worker, job)
-        found = [classified(prediction, served) for prediction in predictions]
+        found = [classified(prediction, served, asked.reason) for prediction in predictions]
         response = ClassifyResponse(
             model=served.name, calibrated=served.calibrated, predictions=found, usage=_usage(job)
         )

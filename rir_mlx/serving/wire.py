@@ -20,7 +20,7 @@ from rir_mlx.data.cells import checked_text
 from rir_mlx.prompting.prompts import reasons_first
 from rir_mlx.serving.jobs import Item, Question
 from rir_mlx.statistics.calibration import abstains
-from rir_mlx.types import Arm, ReasonMode, Way
+from rir_mlx.types import AnswerMode, Arm, ReasonMode
 
 Content = str | dict[str, Any] | list[Any]
 _OPTIONS, _QUESTIONS, _TEXTS = 255, 64, 256
@@ -30,8 +30,8 @@ _YES, _NO = "yes", "no"
 @dataclass(frozen=True)
 class Served:
     """The classifier that answers: the `name` of its run, its `arm` and `labels`, the day and the second (Unix time) on
-    which it was trained, whether its probabilities are calibrated, and for each way of scoring the probability below
-    which it abstains."""
+    which it was trained, whether its probabilities are calibrated, and for each way of classifying the probability
+    below which it abstains."""
 
     name: str
     arm: Arm
@@ -39,21 +39,13 @@ class Served:
     trained_on: str
     created: int
     calibrated: bool
-    thresholds: Mapping[Way, float] = field(default_factory=dict)
+    thresholds: Mapping[AnswerMode, float] = field(default_factory=dict)
 
-    def threshold(self, prediction: Prediction) -> float | None:
-        """The one for the way in which the prediction was scored."""
-        reasoned = prediction.reasoning is not None and reasons_first(self.arm)
-        return self.thresholds.get("reasoned" if reasoned else "direct")
-
-    def file_threshold(self, reason: ReasonMode) -> float | None:
-        """The one for all rows of a file; where some may get a reasoning, the higher one."""
-        match reason if reasons_first(self.arm) else "never":
-            case "never":
-                return self.thresholds.get("direct")
-            case "always":
-                return self.thresholds.get("reasoned")
-        return max(self.thresholds.values(), default=None)
+    def threshold(self, reason: ReasonMode) -> float | None:
+        """The one for texts that are classified like this; the highest, if none was measured for that."""
+        modes: dict[ReasonMode, AnswerMode] = {"never": "direct", "always": "reasoned", "auto": "auto"}
+        mode = modes[reason] if reasons_first(self.arm) else "direct"
+        return self.thresholds.get(mode, max(self.thresholds.values(), default=None))
 
     @property
     def description(self) -> str:
@@ -277,11 +269,11 @@ def _labels(question: NoulQuestion | ChoiceQuestion | ScoreQuestion) -> tuple[tu
 
 
 def answer_of(
-    question: NoulQuestion | ChoiceQuestion | ScoreQuestion, prediction: Prediction, served: Served
+    question: NoulQuestion | ChoiceQuestion | ScoreQuestion, prediction: Prediction, served: Served, reason: ReasonMode
 ) -> NoulAnswer | ChoiceAnswer | ScoreAnswer:
-    """The answer that a prediction gives to a question."""
+    """The answer that a prediction gives to a question, as the request wanted it reasoned about."""
     trained, found = is_trained_for(question, served), prediction.probabilities
-    threshold = served.threshold(prediction) if trained else None
+    threshold = served.threshold(reason) if trained else None
     common: dict[str, Any] = {
         "calibrated": trained and served.calibrated,
         "abstain": None if threshold is None else abstains(prediction.probability, threshold),
@@ -309,8 +301,8 @@ def _mass(prediction: Prediction) -> float:
     return prediction.mass
 
 
-def classified(prediction: Prediction, served: Served) -> Classified:
-    withheld = abstains(prediction.probability, served.threshold(prediction))
+def classified(prediction: Prediction, served: Served, reason: ReasonMode) -> Classified:
+    withheld = abstains(prediction.probability, served.threshold(reason))
     return Classified(
         label=None if withheld else prediction.label,
         abstained=withheld,

@@ -24,8 +24,9 @@ from rir_mlx.progress import Silent
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.serving.guard import FILES, Policy, Slowdown
 from rir_mlx.serving.server import ServeOptions, _logging, check_options
-from rir_mlx.serving.wire import classified
+from rir_mlx.serving.wire import Served, classified
 from rir_mlx.serving.worker import Limits
+from rir_mlx.types import ReasonMode
 
 FEELING = {"feeling": {"type": "choice", "criteria": dict.fromkeys(LABELS)}}
 KEY = "0123456789abcdef0123"
@@ -259,13 +260,20 @@ def test_every_route_is_described_without_anything_of_another_server(address: st
     assert "script-src 'self'" in page.headers["content-security-policy"]
 
 
-def test_a_prediction_is_held_to_the_threshold_of_the_way_in_which_it_was_scored() -> None:
-    plain = Prediction("joy", {"joy": 0.33, "sadness": 0.33, "anger": 0.32}, 0.9)
-    reasoned = replace(plain, reasoning="because")
-    assert [classified(prediction, SERVED).abstained for prediction in (plain, reasoned)] == [False, True]
-    explained = replace(SERVED, arm="qar")  # which writes the label first
-    assert not classified(reasoned, explained).abstained
-    assert not classified(reasoned, replace(SERVED, thresholds={})).abstained
+def test_a_prediction_is_held_to_the_threshold_of_the_way_in_which_it_was_asked_for() -> None:
+    """With `auto` a text was held to the threshold of how it came to be scored, and not to the one that was measured
+    for `auto`: the doubtful rows alone reach the wanted accuracy at another one."""
+    prediction = Prediction("joy", {"joy": 0.33, "sadness": 0.33, "anger": 0.32}, 0.9, reasoning="because")
+    served = replace(SERVED, thresholds=dict(SERVED.thresholds) | {"auto": 0.33})
+    reasons: tuple[ReasonMode, ...] = ("never", "always", "auto")
+
+    def abstained(served: Served) -> list[bool]:
+        return [classified(prediction, served, reason).abstained for reason in reasons]
+
+    assert abstained(served) == [False, True, False]
+    assert abstained(replace(served, arm="qar")) == [False] * 3, "it writes the label first"
+    assert abstained(SERVED) == [False, True, True], "not measured for auto: the highest"
+    assert abstained(replace(SERVED, thresholds={})) == [False] * 3
 
 
 def test_the_log_does_not_tell_the_report_s_address() -> None:

@@ -91,7 +91,7 @@ def make_server(worker: "Worker", served: "Served") -> "FastMCP":
         return ClassifyResponse(
             model=served.name,
             calibrated=served.calibrated,
-            predictions=[classified(prediction, served) for prediction in predictions],
+            predictions=[classified(prediction, served, reason) for prediction in predictions],
             usage=Usage(input_tokens=job.prompt_tokens, output_tokens=job.generated_tokens),
         )
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rir_cli.answering.lean_start import start_lean
 from rir_cli.context import arm_of, trained_context
 from rir_cli.options import ArmOption, BackendOption, OfflineOption, QuietOption, RunsOption, ThresholdOption
-from rir_mlx.types import RUNS, Way
+from rir_mlx.types import RUNS, AnswerMode
 
 if TYPE_CHECKING:  # numpy is not needed to print help
     from rir_mlx.classification.classifier import Classifier
@@ -115,10 +115,11 @@ def served(context: Context, classifier: Classifier, threshold: float | None) ->
     from rir_mlx.classification.loading import trained_at
     from rir_mlx.serving.wire import Served
 
-    calibration, ways = classifier.calibration, get_args(Way)
-    thresholds: dict[Way, float] = {} if threshold is None else dict.fromkeys(ways, threshold)
+    calibration = classifier.calibration
+    modes: tuple[AnswerMode, ...] = ("direct", "reasoned", "auto")  # a server samples no reasonings
+    thresholds: dict[AnswerMode, float] = {} if threshold is None else dict.fromkeys(modes, threshold)
     if threshold is None and (fitted := calibration.answer_from) is not None:
-        thresholds = {way: fitted[way].confidence for way in ways if way in fitted}
+        thresholds = {mode: fitted[mode].confidence for mode in modes if mode in fitted}
     if thresholds and min(thresholds.values()) > 1:
         context.progress.warn(
             "Every answer abstains: on the validation rows no threshold is shown to reach evaluate.wanted_accuracy. "

@@ -62,21 +62,25 @@ export async function* eventsOf(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   let name = "";
-  for (;;) {
-    const { value, done } = await reader.read();
-    if (done) break;
-    const blocks = (rest + value).split("\n\n");
-    rest = blocks.pop();
-    for (const block of blocks) {
-      if (block.startsWith(":")) continue; // only shows that the server is alive
-      // A dot would not match every character: texts may hold line separators such as U+2028.
-      const event = /^event: ([^\n]*)\ndata: ([^\n]*)$/.exec(block);
-      if (!event) throw new Fault(0, "The server's answer cannot be read.");
-      name = event[1];
-      const data = JSON.parse(event[2]);
-      if (name === "error") throw new Fault(0, data.error.message);
-      yield [name, data];
+  try {
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) break;
+      const blocks = (rest + value).split("\n\n");
+      rest = blocks.pop();
+      for (const block of blocks) {
+        if (block.startsWith(":")) continue; // only shows that the server is alive
+        // A dot would not match every character: texts may hold line separators such as U+2028.
+        const event = /^event: ([^\n]*)\ndata: ([^\n]*)$/.exec(block);
+        if (!event) throw new Fault(0, "The server's answer cannot be read.");
+        name = event[1];
+        const data = JSON.parse(event[2]);
+        if (name === "error") throw new Fault(0, data.error.message);
+        yield [name, data];
+      }
     }
+  } finally {
+    reader.cancel().catch(() => {}); // who stops reading hangs up, and the server stops working on it
   }
   if (name !== "done") throw new Fault(0, "The server's answer ended too early.");
 }

@@ -75,7 +75,7 @@ class TableJob:
         self._folder = ""
         self._threshold = asked.threshold
         if asked.threshold is None:
-            self._threshold = loaded.served.file_threshold(asked.reason)
+            self._threshold = loaded.served.threshold(asked.reason)
         self._done, self._total = 0.0, 0.0
 
     def start(self, ended: Callable[[], None]) -> None:
