@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import urllib.request
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -52,8 +53,9 @@ class XLlamaCpp:
         exact = xllamacpp.ggml_type.GGML_TYPE_F32  # of keys and values, so that only the weights differ
         asked.cache_type_k = asked.cache_type_v = exact
         asked.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        if path.stat().st_size < _SMALL:
-            asked.cpuparams.n_threads = asked.cpuparams_batch.n_threads = 1
+        threads = "1" if path.stat().st_size < _SMALL else os.environ.get("OMP_NUM_THREADS", "")
+        if threads.isdigit():
+            asked.cpuparams.n_threads = asked.cpuparams_batch.n_threads = int(threads)
         try:
             self.server: Any = xllamacpp.Server(asked)
         except (RuntimeError, ValueError, OSError) as error:
