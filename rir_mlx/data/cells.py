@@ -23,3 +23,8 @@ def checked_text(value: Any, what: str) -> str:
         except UnicodeEncodeError as error:
             raise ValueError(f"the {what} holds half a character (a lone surrogate) at {error.start}") from None
     return value
+
+
+def optional_text(value: Any, what: str) -> str | None:
+    """The same, or None if the cell is empty."""
+    return None if value is None or not str(value).strip() else checked_text(value, what)

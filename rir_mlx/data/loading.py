@@ -17,7 +17,8 @@ from pathlib import Path
 from rir_mlx.data.cells import checked_text
 from rir_mlx.data.columns import Column
 from rir_mlx.data.labels import Spellings
-from rir_mlx.data.rows import Row, RowRules, Triple, collect, row_readers, triple_reader
+from rir_mlx.data.row_reading import RowRules, collect, read_rows, triple_reader
+from rir_mlx.data.rows import Rows, Triple
 from rir_mlx.data.splits import carve_missing_parts, carved_size, draw_rows, sample_train, shuffled
 from rir_mlx.data.tables.sources import read_file, read_tables
 from rir_mlx.data.tables.table import ANY_FORMAT, Table, TableFormat, missing_file, wanted_text
@@ -37,9 +38,9 @@ class LabelledData:
 
     labels: dict[str, str]
     """Name and description of each label: in the recipe's order, else that of the data set's class ids, else sorted."""
-    train: tuple[Row, ...]
-    validation: tuple[Row, ...]
-    test: tuple[Row, ...]
+    train: Rows
+    validation: Rows
+    test: Rows
     digest: str
     """SHA-256 over the labels and the rows of the three parts."""
     notes: tuple[str, ...]
@@ -72,7 +73,7 @@ def load_labelled(section: DataSection, seed: int) -> LabelledData:
     notes += check_labels(section, labels, rows["train"])
     notes += carve_missing_parts(rows, section, seed)
     rows["train"] = sample_train(rows["train"], section.max_samples, seed, notes)
-    used: dict[str, tuple[Row, ...]] = {part: tuple(rows.get(part, ())) for part in PARTS}
+    used: dict[str, Rows] = {part: rows.get(part, Rows()) for part in PARTS}
     digest = _digest([["label", *pair] for pair in labels.items()], used)
     return LabelledData(labels, used["train"], used["validation"], used["test"], digest, tuple(notes), spellings)
 
@@ -131,27 +132,24 @@ def columns_of(section: DataSection, part: str) -> list[Column]:
     return [*columns, Column("reasoning", "data.reasoning_column", section.reasoning_column)]
 
 
-def labels_in(tables: Sequence[Table], rows: Sequence[Row]) -> dict[str, str]:
+def labels_in(tables: Sequence[Table], rows: Rows) -> dict[str, str]:
     """The labels of the rows, without descriptions: in the order of the tables' class ids, else sorted."""
-    present = {row.label for row in rows}
+    present = set(rows.labels())
     ordered = dict.fromkeys(name for table in tables for name in table.class_names[1] or () if name in present)
     return dict.fromkeys([*ordered, *sorted(present - set(ordered))], "")
 
 
-def _read_rows(
-    section: DataSection, notes: list[str], spellings: Spellings
-) -> tuple[dict[str, str], dict[str, list[Row]]]:
+def _read_rows(section: DataSection, notes: list[str], spellings: Spellings) -> tuple[dict[str, str], dict[str, Rows]]:
     """The labels, and the rows of each part that has a source. Training rows come first: they may give the labels."""
     labels = dict(section.labels)
-    rows: dict[str, list[Row]] = {}
+    rows: dict[str, Rows] = {}
     broken: list[DataError] = []
     for part, source in (("train", section.train), ("validation", section.validation), ("test", section.test)):
         if source is None:
             continue
         tables = read_tables(source, columns_of(section, part), f"data.{part}", format_of(section))
         try:
-            readers = row_readers(tables, part, RowRules(labels, spellings))
-            rows[part] = collect(readers, notes, section.on_bad_rows)
+            rows[part] = read_rows(tables, part, RowRules(labels, spellings), notes, section.on_bad_rows)
         except DataError as error:
             broken.append(error)
             continue
@@ -165,9 +163,9 @@ def _read_rows(
     return labels, rows
 
 
-def check_labels(section: DataSection, labels: Mapping[str, str], rows: Sequence[Row]) -> Iterator[str]:
+def check_labels(section: DataSection, labels: Mapping[str, str], rows: Rows) -> Iterator[str]:
     """Notes on the labels of all training rows. Raises DataError if a classifier cannot learn from them."""
-    counts = Counter(row.label for row in rows)
+    counts = Counter(rows.labels())
     if len(counts) < 2:
         raise DataError(
             f"data.train: all {len(rows):,} rows of {section.train.path} have the label {next(iter(counts))!r}. "
@@ -210,7 +208,7 @@ def refuse_test_rows(section: DataSection) -> None:
         raise DataError(what, hint=NO_TEST_ROWS)
 
 
-def _digest(head: Iterable[Sequence[str]], parts: Mapping[str, Sequence[Row] | Sequence[Triple]]) -> str:
+def _digest(head: Iterable[Sequence[str]], parts: Mapping[str, Rows] | Mapping[str, Sequence[Triple]]) -> str:
     """SHA-256 over lines of JSON: the head, then each row with its part's name."""
     digest = hashlib.sha256()
     for line in head:

@@ -1,17 +1,17 @@
-"""Rows and triples from the cells of a table: which rows are usable, and what is wrong with the others."""
+"""What a table's rows become: labelled rows, held by column and made as they are asked for, and triples."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple, TypeVar
+from itertools import accumulate, groupby, repeat
+from typing import Any, TypeVar, overload
 
-from rir_mlx.data.cells import checked_text
-from rir_mlx.data.labels import Spellings, label_of, spelling_of
-from rir_mlx.data.tables.table import RECIPE_DATA, Fault, Table, advice, refuse
-from rir_mlx.errors import did_you_mean
-from rir_mlx.types import OnBadRows
+from rir_mlx.data.cells import optional_text
+from rir_mlx.data.packed_cells import cells_at
+from rir_mlx.data.tables.table import Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,136 +40,106 @@ class Triple:
     reasoning: str
 
 
-_MOST_LABELS = 100_000
+class RowColumns:
+    """The usable rows of a table, by column. Texts and reasonings stay in the table's cells; a row's own are its place
+    there and the number of its label. Row ids start with `prefix`."""
 
-Item = TypeVar("Item")
-Reader = Callable[[int, Sequence[Any]], Item]
-"""Makes a row from its number and cells. Raises ValueError if it cannot be used."""
+    def __init__(self, table: Table, prefix: str) -> None:
+        self.file, self.prefix, self.numbers = table.name, prefix, table.rows
+        self.texts: Sequence[Any] = table.cells[0]
+        self.reasonings: Sequence[Any] | None = table.cells[2] if len(table.cells) > 2 else None
+        self.places = array("I")
+        self._labels = array("I")  # of each place of the table, as far as rows were added
+        self._numbers: dict[str, int] = {}
+        self.names: list[str] = []
 
+    def add(self, place: int, row: Row) -> None:
+        """Add the row that was read at a place of the table. Its text and reasoning are the cells."""
+        number = self._numbers.setdefault(row.label, len(self.names))
+        if number == len(self.names):
+            self.names.append(row.label)
+        self._labels.extend([0] * (place - len(self._labels)))
+        self._labels.append(number)
+        self.places.append(place)
 
-class _UnknownLabelError(ValueError):
-    """A label that the recipe does not name: always a fault, also in a published data set."""
+    def rows(self, places: Sequence[int]) -> Iterator[Row]:
+        """The rows at these places, in that order."""
+        given = repeat(None, len(places)) if self.reasonings is None else cells_at(self.reasonings, places)
+        for place, text, reasoning in zip(places, cells_at(self.texts, places), given, strict=True):
+            label, number = self.label(place), self.numbers[place]
+            own = optional_text(reasoning, "reasoning")
+            yield Row(text, label, own, self.file, number, f"{self.prefix}:{number}")
 
-    def __init__(self, label: str, known: int, hint: str) -> None:
-        self.kind = f"the label {label!r} is not one of the {known} labels"
-        super().__init__(f"{self.kind}.{hint}")
-
-
-def _optional(value: Any) -> str | None:
-    """A reasoning, or None if the cell is empty: R-Gen then writes one."""
-    return None if value is None or not str(value).strip() else checked_text(value, "reasoning")
-
-
-@dataclass(frozen=True)
-class RowRules:
-    """How rows are read. `known` are the labels that there may be, if any; another one is a fault unless `lenient`.
-    `spellings` collects how each label is spelled."""
-
-    known: Mapping[str, str]
-    spellings: Spellings
-    lenient: bool = False
-
-
-def row_readers(tables: Sequence[Table], part: str, rules: RowRules) -> list[tuple[Table, Reader[Row]]]:
-    """Each table of a source with the reader of its rows. `part` is the source's key, with which row ids start."""
-    prefixes = [part] if len(tables) == 1 else [f"{part}:{number}" for number in range(1, len(tables) + 1)]
-    return [(table, _row_reader(table, prefix, rules)) for table, prefix in zip(tables, prefixes, strict=True)]
+    def label(self, place: int) -> str:
+        return self.names[self._labels[place]]
 
 
-def _row_reader(table: Table, prefix: str, rules: RowRules) -> Reader[Row]:
-    """Rows from the cells of text, label and perhaps reasoning."""
-    known, hints = rules.known, dict[str, str]()
-    labels = dict[Any, str]()  # of each cell that was seen; a label comes again and again
+class Rows(Sequence[Row]):
+    """Rows that are held by column, some tens of bytes each, and made as they are asked for. Slices, sums and choices
+    share the columns."""
 
-    def read(number: int, cells: Sequence[Any]) -> Row:
-        cell = cells[1]
-        key = (type(cell), cell)
-        try:
-            label = labels.get(key)
-        except TypeError:  # a list or an object
-            label = None
-        if label is None:
-            label = label_of(cell, known, table.class_names[1])
-            if len(labels) < _MOST_LABELS:
-                labels[key] = label
-        text, reasoning = checked_text(cells[0], "text"), _optional(cells[2]) if len(cells) > 2 else None
-        if known and not rules.lenient and label not in known:
-            if label not in hints:
-                hints[label] = did_you_mean(label, known)
-            raise _UnknownLabelError(label, len(known), hints[label])
-        if label not in rules.spellings:
-            rules.spellings[label] = Counter()
-        rules.spellings[label][label if table.class_names[1] else spelling_of(cell)] += 1
-        return Row(text, label, reasoning, table.name, number, f"{prefix}:{number}")
+    def __init__(self, *pieces: tuple[RowColumns, Sequence[int]]) -> None:
+        self._pieces = [piece for piece in pieces if len(piece[1])]
+        self._ends = list(accumulate(len(places) for _, places in self._pieces))
 
-    return read
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
 
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> Rows: ...
+    def __getitem__(self, index: int | slice) -> Row | Rows:
+        if isinstance(index, slice):
+            return self.chosen(range(len(self))[index])
+        index = range(len(self))[index]
+        piece = bisect_right(self._ends, index)
+        columns, places = self._pieces[piece]
+        return next(columns.rows([places[index - self._start(piece)]]))
 
-def _answer(value: Any, classes: tuple[str, ...] | None) -> str:
-    """An answer: a text as it is, other values as a label would be."""
-    return checked_text(value, "answer") if isinstance(value, str) or value is None else label_of(value, (), classes)
+    def __iter__(self) -> Iterator[Row]:
+        for columns, places in self._pieces:
+            yield from columns.rows(places)
 
+    def __add__(self, other: Rows) -> Rows:
+        return Rows(*self._pieces, *other._pieces)
 
-def triple_reader(table: Table) -> Reader[Triple]:
-    classes = table.class_names[1]
+    def __eq__(self, other: object) -> bool:
+        """Whether the other holds equal rows, also as a tuple or list."""
+        if not isinstance(other, Rows | tuple | list):
+            return NotImplemented
+        return len(self) == len(other) and all(mine == theirs for mine, theirs in zip(self, other, strict=True))
 
-    def read(_: int, cells: Sequence[Any]) -> Triple:
-        return Triple(
-            checked_text(cells[0], "question"), _answer(cells[1], classes), checked_text(cells[2], "reasoning")
-        )
+    __hash__ = None  # type: ignore[assignment]
 
-    return read
+    def __repr__(self) -> str:
+        return f"Rows({', '.join(map(repr, self[:3]))}{', …' if len(self) > 3 else ''}; {len(self):,} rows)"
 
+    def _start(self, piece: int) -> int:
+        return self._ends[piece - 1] if piece else 0
 
-class Sifted(NamedTuple, Generic[Item]):
-    """The usable rows of a table, and the faults of the others. `unknown`: whether some labels are not named."""
+    def chosen(self, indices: Iterable[int]) -> Rows:
+        """The rows at these indices, in that order."""
+        pieces = []
+        for piece, found in groupby(indices, lambda index: bisect_right(self._ends, index)):
+            (columns, places), start = self._pieces[piece], self._start(piece)
+            pieces.append((columns, array("I", (places[index - start] for index in found))))
+        return Rows(*pieces)
 
-    rows: list[Item]
-    faults: list[Fault]
-    unknown: bool
-
-
-def sift(table: Table, read: Reader[Item], notes: list[str], on_bad_rows: OnBadRows = "stop") -> Sifted[Item]:
-    """Read the rows of a table, in order. Faulty rows that the user cannot correct, or wants to skip, are left out and
-    noted."""
-    rows, faults, passed_over = list[Item](), list[Fault](), Counter[str]()
-    notes += table.notes
-    unknown, skip = False, on_bad_rows == "skip"
-    if skip:
-        passed_over.update(fault.what for fault in table.faults)
-    else:
-        faults += table.faults
-    for number, *cells in zip(table.rows, *table.cells, strict=True):
-        try:
-            rows.append(read(number, cells))
-        except ValueError as error:
-            meant = isinstance(error, _UnknownLabelError)
-            unknown |= meant
-            if (table.editable or meant) and not skip:
-                faults.append(Fault(number, str(error), table.sheet_row(number)))
-            else:
-                passed_over[error.kind if isinstance(error, _UnknownLabelError) else str(error)] += 1
-    if passed_over:
-        shown = passed_over.most_common(3)
-        others = passed_over.total() - sum(times for _, times in shown)
-        why = ", ".join(f"{what} ({times:,})" for what, times in [*shown, *([("others", others)] if others else [])])
-        by = " (data.on_bad_rows)" if skip else ""
-        notes.append(f"{table.name}: {passed_over.total():,} of {table.total:,} rows left out{by}: {why}")
-    return Sifted(rows, faults, unknown)
+    def labels(self) -> Iterator[str]:
+        """The label of each row, without making the row."""
+        for columns, places in self._pieces:
+            yield from map(columns.label, places)
 
 
-def collect(
-    tables: Iterable[tuple[Table, Reader[Item]]], notes: list[str], on_bad_rows: OnBadRows = "stop"
-) -> list[Item]:
-    """The rows of all tables, in order. Raises DataError with all faults, unless bad rows are skipped."""
-    results = [(table, sift(table, read, notes, on_bad_rows)) for table, read in tables]
-    unknown = any(sifted.unknown for _, sifted in results)
-    refuse([(table.name, table.total, sifted.faults) for table, sifted in results], _hint_for(results, unknown=unknown))
-    return [row for _, sifted in results for row in sifted.rows]
+AnyRows = TypeVar("AnyRows", Rows, Sequence[Row])
 
 
-def _hint_for(results: Sequence[tuple[Table, Sifted[Any]]], *, unknown: bool) -> str:
-    """What to do about the faults of some tables."""
-    faults = [fault.what for _, sifted in results for fault in sifted.faults]
-    settings = results[0][0].settings if results else RECIPE_DATA
-    return advice(faults, settings) + (" Labels that are meant go into data.labels." if unknown else "")
+def chosen(rows: AnyRows, indices: Iterable[int]) -> AnyRows:
+    """The rows at these indices, in that order; held by column if the given ones are."""
+    return rows.chosen(indices) if isinstance(rows, Rows) else [rows[index] for index in indices]
+
+
+def labels_of(rows: Sequence[Row]) -> Iterator[str]:
+    """The label of each row."""
+    return rows.labels() if isinstance(rows, Rows) else (row.label for row in rows)

@@ -7,16 +7,17 @@ from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
+from itertools import compress
 
-from rir_mlx.data.rows import Row
+from rir_mlx.data.rows import AnyRows, Row, Rows, chosen, labels_of
 from rir_mlx.data.same_text import normalised
 from rir_mlx.errors import DataError
 from rir_mlx.recipe.schema import DataSection
 
 
-def shuffled(places: Iterable[int], seed: str) -> list[int]:
+def shuffled(places: Iterable[int], seed: str) -> Sequence[int]:
     """The places in an order decided by the seed: the same on every machine and in every process."""
-    order = list(places)
+    order = array("q", places)
     random.Random(seed).shuffle(order)
     return order
 
@@ -40,31 +41,29 @@ def _shares(counts: Mapping[str, int], total: int, *, at_least: int = 0, spare: 
     return shares
 
 
-def _draw(rows: Sequence[Row], total: int, seed: str, *, at_least: int = 0, spare: int = 0) -> set[int]:
-    """Places of a stratified draw. A larger draw with the same seed contains a smaller one."""
-    places: dict[str, list[int]] = defaultdict(list)
-    for place, row in enumerate(rows):
-        places[row.label].append(place)
-    counts = {name: len(own) for name, own in places.items()}
-    shares = _shares(counts, total, at_least=at_least, spare=spare)
-    return {place for name, n in shares.items() for place in shuffled(places[name], f"{seed}/{name}")[:n]}
+def draw_rows(rows: AnyRows, total: int, seed: str, *, at_least: int = 0) -> AnyRows:
+    """`total` of the rows in their order, with every label in proportion, but at least `at_least` of each. A larger
+    draw with the same seed contains a smaller one."""
+    places: dict[str, array[int]] = defaultdict(lambda: array("q"))
+    for place, label in enumerate(labels_of(rows)):
+        places[label].append(place)
+    shares = _shares({name: len(own) for name, own in places.items()}, total, at_least=at_least)
+    drawn = bytearray(len(rows))
+    for name, count in shares.items():
+        for place in shuffled(places[name], f"{seed}/{name}")[:count]:
+            drawn[place] = True
+    return chosen(rows, compress(range(len(rows)), drawn))
 
 
-def draw_rows(rows: Sequence[Row], total: int, seed: str, *, at_least: int = 0) -> list[Row]:
-    """`total` of the rows in their order, with every label in proportion, but at least `at_least` of each."""
-    drawn = _draw(rows, total, seed, at_least=at_least)
-    return [rows[place] for place in sorted(drawn)]
-
-
-def nested_part(rows: Sequence[Row], percent: int, seed: int) -> list[Row]:
+def nested_part(rows: AnyRows, percent: int, seed: int) -> AnyRows:
     """A part of the training rows for a learning curve, with every label in proportion and at least one row of each. A
     smaller part is within a larger one."""
-    total = max(len({row.label for row in rows}), round(len(rows) * percent / 100))
+    total = max(len(set(labels_of(rows))), round(len(rows) * percent / 100))
     return draw_rows(rows, total, f"{seed}/learning curve", at_least=1)
 
 
 def carve_missing_parts(
-    rows: dict[str, list[Row]],
+    rows: dict[str, Rows],
     section: DataSection,
     seed: int,
     fallback: Callable[[str, DataError], float] | None = None,
@@ -88,7 +87,7 @@ def carve_missing_parts(
     return notes
 
 
-def _carve(rows: Sequence[Row], part: str, size: float, everything: int, seed: int) -> tuple[list[Row], list[Row]]:
+def _carve(rows: Rows, part: str, size: float, everything: int, seed: int) -> tuple[Rows, Rows]:
     """A stratified part of the training rows, and the rest, which keeps a row of every label. `size` is a count or,
     below 1, a share of `everything`. Rows of the same text stay together, and those whose labels contradict each other
     in the training rows, so the part may be a few rows smaller. Raises DataError if it is more than half of the rows.
@@ -96,21 +95,22 @@ def _carve(rows: Sequence[Row], part: str, size: float, everything: int, seed: i
     key = f"data.{'val' if part == 'validation' else part}_size"
     total = carved_size(size, everything, len(rows), key, f", or give rows of its own in data.{part}")
     drawn = _draw_texts(rows, total, f"{seed}/{part}")
-    return [rows[place] for place in sorted(drawn)], [row for place, row in enumerate(rows) if place not in drawn]
+    return rows.chosen(sorted(drawn)), rows.chosen(place for place in range(len(rows)) if place not in drawn)
 
 
 def _draw_texts(rows: Sequence[Row], total: int, seed: str) -> set[int]:
     """Places of a stratified draw of whole texts: all rows of a text, or none. Where every row has a text of its own,
-    this is `_draw`. A row of every label is left."""
+    this is what `draw_rows` draws. A row of every label is left."""
     order, digests = _same_texts(rows)
     counts: dict[str, int] = defaultdict(int)
     units: dict[str, array[int]] = defaultdict(lambda: array("q"))  # where texts of one label start in the order
-    start = 0
+    start, names = 0, dict[str, str]()
+    label_of = [names.setdefault(label, label) for label in labels_of(rows)]
     while start < len(order):
         end = _end(order, digests, start)
-        labels = {rows[place].label for place in order[start:end]}
+        labels = {label_of[place] for place in order[start:end]}
         for place in order[start:end]:
-            counts[rows[place].label] += 1
+            counts[label_of[place]] += 1
         if len(labels) == 1:
             units[labels.pop()].append(start)
         start = end
@@ -129,21 +129,25 @@ _DIGEST = 16
 """Bytes of a text's digest."""
 
 
-def _same_texts(rows: Sequence[Row]) -> tuple[array[int], bytes]:
+def _same_texts(rows: Sequence[Row]) -> tuple[array[int], bytearray]:
     """The places of the rows, those of the same text together and in the order of the file, and the digests of the
     texts, one after the other. The texts themselves, normalised, would take as much memory as the rows."""
-    packed = bytearray()
-    for row in rows:
-        packed += blake2b(normalised(row.text).encode("utf-8", "surrogatepass"), digest_size=_DIGEST).digest()
-    digests = bytes(packed)
-    order = sorted(range(len(rows)), key=lambda place: digests[_DIGEST * place : _DIGEST * (place + 1)])
-    return array("q", order), digests
+    digests = bytearray()
+    groups = [array("q") for _ in range(256)]  # by the first byte: to sort all at once takes 100 bytes a row
+    for place, row in enumerate(rows):
+        digest = blake2b(normalised(row.text).encode("utf-8", "surrogatepass"), digest_size=_DIGEST).digest()
+        groups[digest[0]].append(place)
+        digests += digest
+    order = array("q")
+    for group in groups:
+        order.extend(sorted(group, key=lambda place: digests[_DIGEST * place : _DIGEST * (place + 1)]))
+    return order, digests
 
 
-def _end(order: array[int], digests: bytes, start: int) -> int:
+def _end(order: array[int], digests: bytearray, start: int) -> int:
     """Where the text that starts there ends in the order."""
 
-    def digest(at: int) -> bytes:
+    def digest(at: int) -> bytearray:
         return digests[_DIGEST * order[at] : _DIGEST * (order[at] + 1)]
 
     end, own = start + 1, digest(start)
@@ -163,10 +167,10 @@ def carved_size(size: float, rows: int, left: int, key: str, otherwise: str) -> 
     return count
 
 
-def sample_train(rows: list[Row], most: int | None, seed: int, notes: list[str]) -> list[Row]:
+def sample_train(rows: Rows, most: int | None, seed: int, notes: list[str]) -> Rows:
     if most is None or len(rows) <= most:
         return rows
-    labels = len({row.label for row in rows})
+    labels = len(set(rows.labels()))
     if most < labels:
         raise DataError(
             f"data.max_samples: {most:,} rows cannot hold each of the {labels:,} labels.",

@@ -111,7 +111,7 @@ class _Timing:
         if stage == "augmentation":
             if recipe.augment.engine == "openai":
                 return None
-            rows = (*self.context.data.train, *self.context.data.validation)
+            rows = self.context.data.train + self.context.data.validation
             due = recipe.augment.n * sum(row.reasoning is None for row in rows)
             workers = recipe.augment.workers if recipe.augment.engine == "ray" else 1
             chooses = recipe.augment.n > 1 and recipe.augment.choose == "useful"  # a training of `qra` in two halves

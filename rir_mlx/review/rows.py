@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from rir_mlx.data.loading import LabelledData, load_labelled
-from rir_mlx.data.rows import Row
+from rir_mlx.data.rows import Row, Rows
 from rir_mlx.data.same_text import normalised
 from rir_mlx.recipe.schema import Recipe
 from rir_mlx.review.decisions import RowIndex
@@ -234,7 +234,7 @@ def predictions_of(path: Path) -> Iterator[Predicted]:
 
 def rows_of(data: LabelledData) -> Iterator[tuple[Part, Row]]:
     """Each row with its part."""
-    parts: dict[Part, tuple[Row, ...]] = {"train": data.train, "validation": data.validation, "test": data.test}
+    parts: dict[Part, Rows] = {"train": data.train, "validation": data.validation, "test": data.test}
     for part, rows in parts.items():
         for row in rows:
             yield part, row

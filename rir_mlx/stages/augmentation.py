@@ -83,7 +83,7 @@ class _AugmentationStage:
     def __init__(self, context: Context, limit: int | None, *, retry_refused: bool = False) -> None:
         refuse_test_rows(context.recipe.data)
         self.context, self.options, self.retry_refused = context, context.recipe.augment, retry_refused
-        self.rows: list[Row] = [*context.data.train, *context.data.validation][:limit]
+        self.rows = (context.data.train + context.data.validation)[:limit]
         self.model = ReasoningModel(context)
         self.generates = any(row.reasoning is None for row in self.rows)
         self._journal_begun = False

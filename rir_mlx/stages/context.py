@@ -12,14 +12,14 @@ from rir_mlx.backends.base import Backend, ProcessGroup
 from rir_mlx.backends.processes import is_main, run_on_main
 from rir_mlx.classification.loading import seed_suffix, trained_stage
 from rir_mlx.data.loading import LabelledData, TripleData, load_labelled, load_triples
-from rir_mlx.data.rows import Row
+from rir_mlx.data.rows import Rows
 from rir_mlx.data.splits import draw_rows
 from rir_mlx.errors import UserError
 from rir_mlx.progress import Progress, Silent, counted
 from rir_mlx.prompting.arms import ClassificationTask
 from rir_mlx.prompting.prompts import LabelQuestion, ReasonedText
 from rir_mlx.recipe.schema import Recipe
-from rir_mlx.storage.digests import digest_of
+from rir_mlx.storage.digests import digest_of_list
 from rir_mlx.storage.layout import RunDir, Stage
 from rir_mlx.storage.run_lock import RunLock
 from rir_mlx.training.recipe_model import RecipeModel
@@ -61,15 +61,15 @@ class RunData:
         return self.labelled.labels
 
     @property
-    def train(self) -> tuple[Row, ...]:
+    def train(self) -> Rows:
         return self.labelled.train
 
     @property
-    def validation(self) -> tuple[Row, ...]:
+    def validation(self) -> Rows:
         return self.labelled.validation
 
     @property
-    def test(self) -> tuple[Row, ...]:
+    def test(self) -> Rows:
         return self.labelled.test
 
     @property
@@ -77,7 +77,7 @@ class RunData:
         """SHA-256 over the labels and the rows of all parts."""
         return self.labelled.digest
 
-    def test_rows(self) -> tuple[Row, ...]:
+    def test_rows(self) -> Rows:
         """The test rows. Raises UserError if there are none."""
         if not self.test:
             raise UserError("There are no test rows.", hint="Name data.test, or set data.test_size.")
@@ -86,16 +86,16 @@ class RunData:
     def needs_rgen(self) -> bool:
         """Whether R-Gen writes some row's reasoning, rather than the user or a server's model."""
         return self.recipe.augment.engine != "openai" and any(
-            row.reasoning is None for row in (*self.train, *self.validation)
+            row.reasoning is None for row in self.train + self.validation
         )
 
     def row_ids_digest(self) -> str:
         """A short hash of the ids of the rows that get a reasoning."""
-        return digest_of([row.id for row in (*self.train, *self.validation)])
+        return digest_of_list(row.id for row in self.train + self.validation)
 
     def test_ids_digest(self) -> str:
         """A short hash of the ids of the test rows."""
-        return digest_of([row.id for row in self.test])
+        return digest_of_list(row.id for row in self.test)
 
 
 @dataclass(frozen=True)

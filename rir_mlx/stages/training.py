@@ -249,7 +249,7 @@ def _accuracy_of(context: Context, arm: Arm) -> Callable[[Model], float]:
     grows as a model becomes overconfident, which calibration corrects later, and it sees only R-Gen's reasonings."""
     rows, size = context.data.validation, context.recipe.evaluate.batch_size
     if reasons_first(arm) and len(rows) > _MEASURED:
-        rows = tuple(draw_rows(rows, _MEASURED, "measured"))
+        rows = draw_rows(rows, _MEASURED, "measured")
 
     def accuracy(model: Model) -> float:
         scorer = LabelScorer(model, context.model.codec, context.task, arm)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,15 @@ import numpy as np
 def digest_of(values: Any) -> str:
     """The first 16 hexadecimal digits of the SHA-256 of anything that can be written as JSON."""
     return hashlib.sha256(json.dumps(plain_json(values), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def digest_of_list(values: Iterable[str]) -> str:
+    """`digest_of` for a list of strings, which is never in memory as a whole."""
+    digest = hashlib.sha256(b"[")
+    for place, value in enumerate(values):
+        digest.update((", " if place else "").encode() + json.dumps(value).encode())
+    digest.update(b"]")
+    return digest.hexdigest()[:16]
 
 
 def digest_of_file(path: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from job_runs import IDENTITY, LABELS, QUESTION, Writer
 from rir_mlx.augmentation.across.filters import FiltersAcrossRows
 from rir_mlx.augmentation.across.information import (
     FloatArray,
+    TextGroup,
     chance_information,
     information,
     text_groups,
@@ -128,13 +129,18 @@ def test_ungrounded_is_applied_only_where_it_costs_few_rows(codec: Codec, tmp_pa
         assert ("is applied: it costs 5%" if lost else "is not applied: it would cost 5%") in line
 
 
+def groups_of(rows: Iterable[tuple[int, str, str]]) -> list[TextGroup]:
+    rows = list(rows)
+    return list(text_groups(rows, {number: text for number, text, _ in rows}.__getitem__))
+
+
 def test_groups_are_of_one_label_and_do_not_depend_on_the_order(codec: Codec) -> None:
     triples = [(number, f"text {number % 21}", "joy" if number % 21 < 11 else "anger") for number in range(42)]
-    groups = list(text_groups([*triples, (99, "alone", "fear")]))
+    groups = groups_of([*triples, (99, "alone", "fear")])
     assert [(group.label, len(group.texts)) for group in groups] == [("anger", 4), ("anger", 6), ("joy", 4), ("joy", 7)]
     assert sorted(number for group in groups for number in group.numbers) == list(range(21))
-    assert {group.texts for group in text_groups(reversed(triples))} == {group.texts for group in groups}
-    assert list(text_groups([(0, "alone", "fear"), (1, "alone", "fear")])) == []
+    assert {group.texts for group in groups_of(reversed(triples))} == {group.texts for group in groups}
+    assert groups_of([(0, "alone", "fear"), (1, "alone", "fear")]) == []
 
 
 def test_mutual_information_is_the_log_ratio_of_likelihoods() -> None:

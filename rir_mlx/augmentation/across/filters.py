@@ -120,7 +120,7 @@ class FiltersAcrossRows:
             return
         rows = self._job.rows
         generated = ((number, row.text, row.label) for number, row in enumerate(rows) if self._candidates(row))
-        for group in text_groups(generated):
+        for group in text_groups(generated, lambda number: rows[number].text):
             found = [(own, one) for own, number in enumerate(group.numbers) for one in self._candidates(rows[number])]
             yield group, found
 

@@ -14,8 +14,11 @@ Knows texts and numbers, not files or models: `Likelihoods` says how likely R-Ge
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from array import array
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Protocol
 
 import numpy as np
@@ -46,20 +49,40 @@ class TextGroup:
     numbers: tuple[int, ...]
 
 
-def text_groups(rows: Iterable[tuple[int, str, str]]) -> Iterator[TextGroup]:
+def text_groups(rows: Iterable[tuple[int, str, str]], text_of: Callable[[int], str]) -> Iterator[TextGroup]:
     """The rows, each a number, a text and a label, in groups of `GROUP` different texts of a label; the last group of a
     label also takes what is left. Of equal rows the first stands for all. The texts decide which are together, not the
-    order of the rows. A label's only text is in no group."""
-    numbers: dict[str, dict[str, int]] = {}
+    order of the rows. A label's only text is in no group.
+
+    The texts are not held: `text_of` gives that of a number."""
+    found: dict[str, tuple[array[int], array[int]]] = defaultdict(lambda: (array("Q"), array("Q")))
     for number, text, label in rows:
-        numbers.setdefault(label, {}).setdefault(text, number)
-    for label, by_text in sorted(numbers.items()):
-        texts = sorted(by_text, key=lambda text: (zlib.crc32(text.encode("utf-8", "replace")), text))
-        starts = [start for start in range(0, len(texts), GROUP) if not start or start + GROUP <= len(texts)]
-        for start, end in zip(starts, [*starts[1:], len(texts)], strict=True):
-            if end - start > 1:
-                chosen = tuple(texts[start:end])
-                yield TextGroup(label, chosen, tuple(by_text[text] for text in chosen))
+        hashes, numbers = found[label]
+        hashes.append(zlib.crc32(text.encode("utf-8", "replace")))
+        numbers.append(number)
+    for label, (hashes, numbers) in sorted(found.items()):
+        waiting: list[tuple[str, int]] = []
+        for text, number in _distinct(hashes, numbers, text_of):
+            waiting.append((text, number))
+            if len(waiting) == 2 * GROUP:
+                yield _group(label, waiting[:GROUP])
+                del waiting[:GROUP]
+        if len(waiting) > 1:
+            yield _group(label, waiting)
+
+
+def _distinct(hashes: array[int], numbers: array[int], text_of: Callable[[int], str]) -> Iterator[tuple[str, int]]:
+    """The different texts and the first number of each, by hash and, where hashes are equal, by text."""
+    order = np.argsort(np.frombuffer(hashes, np.uint64), kind="stable")
+    for _, same in groupby(order, lambda place: hashes[place]):
+        firsts: dict[str, int] = {}
+        for place in same:
+            firsts.setdefault(text_of(numbers[place]), numbers[place])
+        yield from sorted(firsts.items())
+
+
+def _group(label: str, rows: Sequence[tuple[str, int]]) -> TextGroup:
+    return TextGroup(label, tuple(text for text, _ in rows), tuple(number for _, number in rows))
 
 
 def information(scores: FloatArray, own: int) -> float:

@@ -4,8 +4,11 @@ after row). No row shows that by itself, so they are found when all reasonings a
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections import Counter
 from typing import Any
+
+import numpy as np
 
 from rir_mlx.augmentation.filters import ReasoningFilters, words_of
 from rir_mlx.augmentation.job import AugmentedRow
@@ -22,20 +25,31 @@ class StockReasonings:
 
     def __init__(self, filters: ReasoningFilters) -> None:
         self._filters = filters
-        self._texts: dict[bytes, frozenset[bytes]] = {}
+        self._reasonings, self._texts = array("Q"), array("Q")  # a short hash of each that was added
+        self._stock: frozenset[int] | None = None
         self._found: dict[str, Counter[str]] = {}
         self._rows = Counter[str]()
 
     def add(self, text: str, reasoning: str) -> None:
         """Count that a text has a reasoning."""
-        key = _key(reasoning)
-        before = self._texts.get(key, frozenset())
-        if len(before) < SHARED_BY:
-            self._texts[key] = before | {_key(text)}
+        self._reasonings.append(_key(reasoning))
+        self._texts.append(_key(text))
+        self._stock = None
 
     def is_stock(self, text: str, reasoning: str) -> bool:
         """Whether the reasoning of a text is a stock one. All must have been added before."""
-        return len(self._texts.get(_key(reasoning), ())) >= SHARED_BY and not self._filters.is_grounded(text, reasoning)
+        if self._stock is None:
+            self._stock = self._shared()
+        return _key(reasoning) in self._stock and not self._filters.is_grounded(text, reasoning)
+
+    def _shared(self) -> frozenset[int]:
+        """The reasonings that many different texts share."""
+        pairs = np.stack([np.frombuffer(found, np.uint64) for found in (self._reasonings, self._texts)], axis=1)
+        pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+        new = np.ones(len(pairs), dtype=bool)
+        new[1:] = np.any(pairs[1:] != pairs[:-1], axis=1)
+        reasonings, texts = np.unique(pairs[new, 0], return_counts=True)
+        return frozenset(reasonings[texts >= SHARED_BY].tolist())
 
     def count(self, outcome: AugmentedRow) -> None:
         """Count the stock reasonings of a row for `values`."""
@@ -52,6 +66,6 @@ class StockReasonings:
         }
 
 
-def _key(text: str) -> bytes:
+def _key(text: str) -> int:
     """A short hash of the words of a text."""
-    return hashlib.blake2b(" ".join(words_of(text)).encode(), digest_size=8).digest()
+    return int.from_bytes(hashlib.blake2b(" ".join(words_of(text)).encode(), digest_size=8).digest())

@@ -14,7 +14,7 @@ import signal
 import threading
 import traceback
 import warnings
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import astuple, dataclass
 from itertools import islice
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from rir_mlx import errors
 from rir_mlx.augmentation.engines.base import GeneratedReasoning, ReasoningRequest
+from rir_mlx.augmentation.engines.cluster_room import PATIENCE, RoomWatch, share_of_a_worker, workers_that_fit
 from rir_mlx.augmentation.engines.local import LocalEngine
 from rir_mlx.backends import open_backend
 from rir_mlx.backends.base import Sampling
@@ -94,6 +95,7 @@ class RayEngine:
 
     def __init__(self, setup: WorkerSetup, workers: int, identity: dict[str, str]) -> None:
         self.setup, self.workers, self._identity = setup, workers, identity
+        self.patience = PATIENCE
         self._open = _connect()
         try:
             self._share = share_of_a_worker(_node_resources(), workers)
@@ -107,7 +109,8 @@ class RayEngine:
     def write(self, requests: Iterable[ReasoningRequest], sampling: Sampling) -> Iterator[GeneratedReasoning]:
         """Each request once, a shard at a time. At most three shards per worker are taken ahead.
 
-        Raises a worker's RirError, and Failure if workers keep dying on a shard."""
+        Raises a worker's RirError, and Failure if workers keep dying on a shard, or if the cluster's nodes have no room
+        for all workers any more: a shard would wait for a worker that never comes back."""
         import ray
         from ray.util.queue import Queue
 
@@ -122,8 +125,16 @@ class RayEngine:
             outstanding.update(request.key for request in shard or ())
             queue.put(None if shard is None else json.dumps([astuple(request) for request in shard]))
 
+        def close_queue() -> None:
+            with suppress(ray.exceptions.RayError):
+                queue.shutdown(force=True)
+
         results = self._results(queue, sampling)
+        watch = RoomWatch(
+            lambda: workers_that_fit(_node_resources(), self._share), self.workers, close_queue, patience=self.patience
+        )
         try:
+            watch.start()
             for shard in ahead:
                 feed(shard)
             open_ended = True
@@ -139,11 +150,21 @@ class RayEngine:
             if outstanding:
                 raise Failure(f"The Ray cluster lost {len(outstanding)} requests.", hint="Run the command again.")
         except ray.exceptions.RayError as error:
+            if watch.left is not None:
+                raise self._too_small(watch.left) from error
             raise Failure(f"The Ray cluster failed: {_reason(error)}", hint="Run the command again.") from error
         finally:
+            watch.stop()
             results.close()
-            with suppress(ray.exceptions.RayError):
-                queue.shutdown(force=True)
+            close_queue()
+
+    def _too_small(self, left: int) -> Failure:
+        """The error for a cluster that has lost nodes."""
+        again = f"Run it again with -s augment.workers={left}, or add nodes" if left else "Add nodes and run it again"
+        return Failure(
+            f"The Ray cluster has had room for {left} of {self.workers} workers for {self.patience:.0f} s.",
+            hint=f"{again}. What was written is kept.",
+        )
 
     def _results(self, queue: Any, sampling: Sampling) -> Generator[list[GeneratedReasoning], None, None]:
         """One Ray Data pipeline from the queue to the results, shard by shard, in no particular order."""
@@ -173,25 +194,6 @@ class RayEngine:
 
     def close(self) -> None:
         self._open.close()
-
-
-def share_of_a_worker(nodes: Sequence[Mapping[str, float]], workers: int) -> dict[str, int]:
-    """The resources that each of `workers` workers requests, given the nodes': a GPU if there are GPUs, else as many
-    processors as each can have. Raises UserError if they cannot all run at once."""
-    gpus = sum(int(node.get("GPU", 0)) for node in nodes)
-    cpus = [int(node.get("CPU", 0)) for node in nodes]
-    room, unit = (gpus, "GPU") if gpus else (sum(cpus), "processor")
-    if not 1 <= workers <= room:
-        raise UserError(
-            f"{workers} workers do not fit into the Ray cluster: each needs a {unit}, and it has {room}.",
-            hint=f"Ask for 1 to {room} workers, or add nodes to the cluster." if room else "Add nodes to the cluster.",
-        )
-    if gpus:
-        return {"num_cpus": 0, "num_gpus": 1}
-    share = sum(cpus) // workers
-    while sum(cpu // share for cpu in cpus) < workers:
-        share -= 1
-    return {"num_cpus": share}
 
 
 _COLUMN = "shard"

@@ -11,7 +11,8 @@ from collections import Counter
 from rir_mlx.data.audit.findings import Material, Refused
 from rir_mlx.data.labels import Spellings
 from rir_mlx.data.loading import check_labels, columns_of, format_of, labels_in
-from rir_mlx.data.rows import Row, RowRules, row_readers, sift
+from rir_mlx.data.row_reading import RowRules, sift_rows
+from rir_mlx.data.rows import Rows
 from rir_mlx.data.splits import carve_missing_parts, sample_train
 from rir_mlx.data.tables.sources import read_tables
 from rir_mlx.errors import DataError
@@ -23,7 +24,7 @@ _SHARES = {"test": 0.2, "validation": 0.1}
 
 def scan_sources(section: DataSection, seed: int) -> Material:
     """Read and split all rows. Raises DataError if a source is missing or cannot be read at all."""
-    rows: dict[str, list[Row]] = {}
+    rows: dict[str, Rows] = {}
     refused: list[Refused] = []
     notes: list[str] = []
     spellings: Spellings = {}
@@ -33,13 +34,13 @@ def scan_sources(section: DataSection, seed: int) -> Material:
         if source is None:
             continue
         tables = read_tables(source, columns_of(section, part), f"data.{part}", format_of(section))
-        rows[part] = []
-        for table, read in row_readers(tables, part, RowRules(section.labels, spellings, lenient=True)):
-            found = sift(table, read, notes)
-            rows[part] += found.rows
-            refused += [
-                Refused(part, table.name, fault.row, fault.what, fault.sheet_row) for fault in sorted(found.faults)
-            ]
+        rules = RowRules(section.labels, spellings, lenient=True)
+        rows[part], faulty = sift_rows(tables, part, rules, notes)
+        refused += [
+            Refused(part, found.table.name, fault.row, fault.what, fault.sheet_row)
+            for found in faulty
+            for fault in sorted(found.faults)
+        ]
         if not rows[part]:
             refused.append(Refused(part, source.path, 0, f"data.{part}: no row has a text and a label."))
         if part == "train" and not labels:
@@ -53,7 +54,7 @@ def scan_sources(section: DataSection, seed: int) -> Material:
         notes += carve_missing_parts(rows, section, seed, lambda part, error: _fallback(section, part, error, problems))
         try:
             used = sample_train(rows["train"], section.max_samples, seed, [])
-            drawn = Counter(row.label for row in used) if len(used) < len(rows["train"]) else None
+            drawn = Counter(used.labels()) if len(used) < len(rows["train"]) else None
         except DataError as error:
             problems.append(str(error))
         refused += [Refused("train", section.train.path, 0, problem) for problem in problems]

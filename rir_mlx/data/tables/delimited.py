@@ -13,13 +13,12 @@ from itertools import dropwhile, islice
 from pathlib import Path
 
 from rir_mlx.data.columns import check_header, find_columns
+from rir_mlx.data.packed_cells import PackedCells
 from rir_mlx.data.tables.quoting import Batch, Record, RowsSeen, lines_in, quoted_places, split_batches, split_records
 from rir_mlx.data.tables.table import Fault, Table, Wanted
 from rir_mlx.data.tables.text_files import check_encoding, empty_file, not_utf8, open_lines
 from rir_mlx.errors import DataError
 
-_KNOWN = 10_000
-"""So many different cells of columns whose cells come again and again are held once."""
 _BOM = "\ufeff"
 _SAMPLE = 200
 """Lines used to detect the delimiter."""
@@ -183,8 +182,7 @@ class _Cells:
     def __init__(self, places: Sequence[int], header: Sequence[str]) -> None:
         self.places, self.header = places, header
         self.rows, self.faults = array("L"), list[Fault]()
-        self.columns: tuple[list[str], ...] = tuple([] for _ in places)
-        self._known: dict[str, str] = {}
+        self.columns = tuple(PackedCells() for _ in places)
         self._first = (header[0], _BOM + header[0])
 
     def add(self, batch: Batch) -> None:
@@ -196,7 +194,7 @@ class _Cells:
             first, rows = [first[place] for place in usable], [rows[place] for place in usable]
         self.rows.extend(first)
         for column, place in zip(self.columns, self.places, strict=True):
-            column += self._held_once([row[place] for row in rows])
+            column.extend([row[place] for row in rows])
 
     def _is_faulty(self, batch: Batch, place: int) -> bool:
         why = not_utf8(batch.raw[place]) or unlike_a_row(batch.rows[place], self.header)
@@ -207,12 +205,6 @@ class _Cells:
     def _refuse(self, record: Record, why: str) -> None:
         self.faults += [line.cells for line in _refused(record, why) if isinstance(line.cells, Fault)]
 
-    def _held_once(self, cells: list[str]) -> list[str]:
-        """Equal strings as one object, where they come again and again, as labels do."""
-        if len(self._known) > _KNOWN or 2 * len(set(cells)) > len(cells):
-            return cells
-        return [self._known.setdefault(cell, cell) for cell in cells]
-
     def refuse(self, swallowing: Mapping[int, Record]) -> None:
         """Turn these records into faults, and sort the faults."""
         if swallowing:
@@ -220,9 +212,9 @@ class _Cells:
             self.faults = [fault for fault in self.faults if fault.row not in taken]
             for record in swallowing.values():
                 self._refuse(record, _SWALLOWS.format(record.last))
-            kept = [place for place, row in enumerate(self.rows) if row not in swallowing]
+            kept = array("L", (place for place, row in enumerate(self.rows) if row not in swallowing))
             self.rows = array("L", (self.rows[place] for place in kept))
-            self.columns = tuple([column[place] for place in kept] for column in self.columns)
+            self.columns = tuple(PackedCells(column.at(kept)) for column in self.columns)
         self.faults.sort(key=lambda fault: fault.row)
 
 

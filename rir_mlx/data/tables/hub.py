@@ -7,9 +7,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rir_mlx.data.columns import Column, check_header, find_columns
+from rir_mlx.data.packed_cells import TOGETHER, PackedCells
 from rir_mlx.data.tables.table import ACCEPTED, Table, first_line
 from rir_mlx.data.tables.typed_files import with_own_digits
 from rir_mlx.errors import DataError, did_you_mean
@@ -58,9 +58,11 @@ def read_data_set(source: SourceSpec, columns: Sequence[Column], key: str, path:
     found = find_columns(data.column_names, columns, shown)
     features = [data.features[name] for name in found]
     classes = tuple(tuple(f.names) if isinstance(f, datasets.ClassLabel) else None for f in features)
-    part: dict[str, list[Any]] = data.select_columns(found)[:]
     kinds = [str(getattr(feature, "dtype", "")) for feature in features]
-    cells = tuple(with_own_digits(part[name], kind) for name, kind in zip(found, kinds, strict=True))
+    cells = tuple(PackedCells() for _ in found)
+    for part in data.select_columns(found).iter(TOGETHER):
+        for column, name, kind in zip(cells, found, kinds, strict=True):
+            column.extend(with_own_digits(part[name], kind))
     return Table(shown, range(1, data.num_rows + 1), cells, classes, editable=False)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rir_mlx.data.columns import find_columns
+from rir_mlx.data.packed_cells import PackedCells
 from rir_mlx.data.tables.table import Fault, Table, Wanted, as_lines_of_json, refuse
 from rir_mlx.data.tables.text_files import check_encoding, empty_file, not_utf8, open_lines
 from rir_mlx.errors import DataError
@@ -15,8 +17,7 @@ from rir_mlx.errors import DataError
 
 def read_jsonl(path: Path, wanted: Wanted) -> Table:
     """The wanted keys of a JSONL file."""
-    rows: list[int] = []
-    records: list[dict[str, Any]] = []
+    rows, names = array("L"), dict[str, None]()
     faults: list[Fault] = []
     check_encoding(path, wanted)
     for number, _, record in json_records(path, wanted):
@@ -24,15 +25,20 @@ def read_jsonl(path: Path, wanted: Wanted) -> Table:
             faults.append(record)
         else:
             rows.append(number)
-            records.append(record)
+            names.update(dict.fromkeys(record))
     if not rows and not faults:
         raise empty_file(wanted)
     if not rows:
         refuse([(wanted.shown, len(faults), faults)])
-    found = find_columns(
-        list(dict.fromkeys(name for record in records for name in record)), wanted.columns, wanted.shown
-    )
-    cells = tuple([record.get(name) for record in records] for name in found)
+    found = find_columns(list(names), wanted.columns, wanted.shown)
+    cells = tuple(PackedCells() for _ in found)
+    # Read a second time, for it is not known before which keys there are: all that other keys hold would not fit.
+    for _, _, record in json_records(path, wanted):
+        if not isinstance(record, Fault):
+            for column, name in zip(cells, found, strict=True):
+                column.append(record.get(name))
+    if len(cells[0]) != len(rows):
+        raise DataError(f"{wanted.shown} was changed while it was read.", hint="Run the same command again.")
     return Table(wanted.shown, rows, cells, (None,) * len(found), tuple(faults), settings=wanted.settings)
 
 

@@ -6,8 +6,10 @@ import glob
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rir_mlx.data.columns import Column, joined_text, taken_apart
+from rir_mlx.data.packed_cells import PackedCells
 from rir_mlx.data.tables.delimited import read_csv
 from rir_mlx.data.tables.hub import HUB_ID, holds_data_set, read_data_set, refuse_saved_data_set
 from rir_mlx.data.tables.json_lines import read_jsonl
@@ -80,12 +82,12 @@ def _joined(table: Table, columns: Sequence[Column]) -> Table:
     """The table with the columns of a text as one."""
     if not any(column.more for column in columns):
         return table
-    cells, classes, place = [], [], 0
+    cells, classes, place = list[Sequence[Any]](), [], 0
     for column in columns:
         names = (column.name or "", *column.more)
         parts = table.cells[place : place + len(names)]
         alone = len(names) == 1
-        cells.append(parts[0] if alone else [joined_text(names, row) for row in zip(*parts, strict=True)])
+        cells.append(parts[0] if alone else PackedCells(joined_text(names, row) for row in zip(*parts, strict=True)))
         classes.append(table.class_names[place] if alone else None)
         place += len(names)
     return replace(table, cells=tuple(cells), class_names=tuple(classes))

@@ -9,10 +9,12 @@ from __future__ import annotations
 import codecs
 import io
 import re
+from array import array
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
+from rir_mlx.data.packed_cells import PackedCells
 from rir_mlx.data.tables.table import ANY_FORMAT, Fault, Table, TableFormat, Wanted
 from rir_mlx.errors import DataError
 
@@ -43,7 +45,7 @@ _BYTES = re.compile(rb"[\x80-\xff]")
 def read_lines(path: Path, wanted: Wanted) -> Table:
     """A text a line, empty lines too."""
     check_encoding(path, wanted)
-    rows, cells, faults = list[int](), list[str](), list[Fault]()
+    rows, cells, faults = array("L"), PackedCells(), list[Fault]()
     for number, line in enumerate(open_lines(path, wanted.form), 1):
         if why := not_utf8(line):
             faults.append(Fault(number, why))

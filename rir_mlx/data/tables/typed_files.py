@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
 from rir_mlx.data.columns import check_header, find_columns
+from rir_mlx.data.packed_cells import PackedCells
 from rir_mlx.data.tables.table import Table, Wanted, first_line
 from rir_mlx.errors import DataError
 from rir_mlx.json_text import parse_json
@@ -31,10 +32,14 @@ def read_parquet(path: Path, wanted: Wanted) -> Table:
             schema = file.schema_arrow
             check_header(schema.names, shown)
             found = find_columns(schema.names, wanted.columns, shown)
-            table = file.read(columns=found)
+            cells = tuple(PackedCells() for _ in found)
+            for batch in file.iter_batches(columns=found):
+                for column, name in zip(cells, found, strict=True):
+                    values = batch.column(name)
+                    column.extend(with_own_digits(values.to_pylist(), str(values.type)))
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{shown} cannot be read as Parquet: {first_line(error)}") from error
-    if not table.num_rows:
+    if not cells[0]:
         raise DataError(f"{shown} has columns but no rows.", hint="It needs a row for each text.")
     # The `datasets` library keeps its features, and with them the names of class ids, in the schema's metadata.
     features: dict[str, Any] = {}
@@ -45,9 +50,7 @@ def read_parquet(path: Path, wanted: Wanted) -> Table:
     classes = tuple(
         tuple(f["names"]) if isinstance(f, dict) and f.get("_type") == "ClassLabel" else None for f in names
     )
-    columns = [table.column(name) for name in found]
-    cells = tuple(with_own_digits(column.to_pylist(), str(column.type)) for column in columns)
-    return Table(shown, range(1, table.num_rows + 1), cells, classes)
+    return Table(shown, range(1, len(cells[0]) + 1), cells, classes)
 
 
 def with_own_digits(values: list[Any], kind: str) -> list[Any]:
@@ -136,7 +139,7 @@ def read_xlsx(path: Path, wanted: Wanted) -> Table:
     sheet = read_sheet(path, wanted.shown)
     found = find_columns(sheet.header, wanted.columns, wanted.shown)
     places = [sheet.header.index(name) for name in found]
-    cells = tuple([row[place] for _, row in sheet.rows] for place in places)
+    cells = tuple(PackedCells(row[place] for _, row in sheet.rows) for place in places)
     notes = sheet.notes(wanted.shown)
     numbers = [number for number, _ in sheet.rows]
     return Table(wanted.shown, numbers, cells, (None,) * len(found), notes=notes, settings=wanted.settings)

@@ -38,7 +38,7 @@ def pilot_recipe(recipe: Recipe, data: LabelledData, folder: Path) -> Recipe:
         )
     values = recipe.model_dump(mode="json")
     values["name"] = f"{recipe.name}-pilot"
-    own = any(row.reasoning is not None for row in (*data.train, *data.validation))
+    own = any(row.reasoning is not None for row in data.train + data.validation)
     rows: dict[str, Any] = {part: {"path": str((folder / f"{part}.jsonl").absolute())} for part in PARTS}
     rows |= {"text_column": "text", "label_column": "label", "reasoning_column": "reasoning" if own else None}
     rows |= {"delimiter": None, "encoding": None, "quotes": None, "max_samples": None, "labels": dict(data.labels)}
@@ -64,7 +64,7 @@ def write_pilot_rows(data: LabelledData, folder: Path, rows: int, seed: int) -> 
     labels = len({row.label for row in data.train})
     train = draw_rows(data.train, max(labels, min(rows, len(data.train) // 2)), f"{seed}/pilot", at_least=1)
     taken = {row.id for row in train}
-    left = [row for row in data.train if row.id not in taken]
+    left = data.train.chosen(place for place, row in enumerate(data.train) if row.id not in taken)
     parts = {
         "train": train,
         "validation": draw_rows(data.validation, min(_VALIDATION, len(data.validation)), f"{seed}/pilot"),

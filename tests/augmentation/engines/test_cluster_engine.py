@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from itertools import chain, count
+from itertools import chain, count, repeat
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,8 @@ import pytest
 from tiny import make_tiny_llama
 
 from rir_mlx.augmentation.engines.base import ReasoningRequest
-from rir_mlx.augmentation.engines.cluster import (
-    LOOPBACK,
-    RayEngine,
-    WorkerSetup,
-    share_of_a_worker,
-)
+from rir_mlx.augmentation.engines.cluster import LOOPBACK, RayEngine, WorkerSetup
+from rir_mlx.augmentation.engines.cluster_room import RoomWatch, share_of_a_worker, workers_that_fit
 from rir_mlx.backends import open_backend
 from rir_mlx.backends.base import Sampling
 from rir_mlx.errors import ModelError, UserError, install_extra
@@ -242,6 +239,43 @@ def test_a_worker_gets_what_all_of_them_can_have(
 def test_workers_without_a_place_are_refused(nodes: list[dict[str, float]], workers: int, room: str) -> None:
     with pytest.raises(UserError, match=room):
         share_of_a_worker(nodes, workers)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "share", "fitting"),
+    [
+        ([{"CPU": 8}, {"CPU": 3}], {"num_cpus": 4}, 2),
+        ([{"CPU": 3}], {"num_cpus": 4}, 0),
+        ([{"CPU": 64, "GPU": 4}, {"CPU": 8}], {"num_cpus": 0, "num_gpus": 1}, 4),
+        ([], {"num_cpus": 1}, 0),
+    ],
+)
+def test_the_nodes_that_are_left_tell_how_many_workers_fit(
+    nodes: list[dict[str, float]], share: dict[str, int], fitting: int
+) -> None:
+    assert workers_that_fit(nodes, share) == fitting
+
+
+def test_a_cluster_that_loses_its_room_for_good_is_given_up_and_one_that_gets_it_back_is_not() -> None:
+    """A job waited for ever for the worker of a node that was gone."""
+    gone = threading.Event()
+    lost = RoomWatch(lambda: 1, 2, gone.set, patience=0.02, every=0.001)
+    lost.start()
+    assert gone.wait(10)
+    lost.stop()
+    assert lost.left == 1
+    room, seen = chain([2, 1, 1], repeat(2)), list[int]()
+
+    def fitting() -> int:
+        seen.append(next(room))
+        return seen[-1]
+
+    back = RoomWatch(fitting, 2, lambda: pytest.fail("was given up"), patience=5, every=0.001)
+    back.start()
+    while len(seen) < 6:
+        time.sleep(0.001)
+    back.stop()
+    assert back.left is None
 
 
 def test_without_ray_the_command_that_installs_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

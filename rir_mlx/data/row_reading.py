@@ -1,0 +1,171 @@
+"""Rows and triples from the cells of a table: which rows are usable, and what is wrong with the others."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+from rir_mlx.data.cells import checked_text, optional_text
+from rir_mlx.data.labels import Spellings, label_of, spelling_of
+from rir_mlx.data.rows import Row, RowColumns, Rows, Triple
+from rir_mlx.data.tables.table import RECIPE_DATA, Fault, Table, advice, refuse
+from rir_mlx.errors import did_you_mean
+from rir_mlx.types import OnBadRows
+
+_MOST_LABELS = 100_000
+
+Item = TypeVar("Item")
+Reader = Callable[[int, Sequence[Any]], Item]
+"""Makes a row from its number and cells. Raises ValueError if it cannot be used."""
+
+
+class _UnknownLabelError(ValueError):
+    """A label that the recipe does not name: always a fault, also in a published data set."""
+
+    def __init__(self, label: str, known: int, hint: str) -> None:
+        self.kind = f"the label {label!r} is not one of the {known} labels"
+        super().__init__(f"{self.kind}.{hint}")
+
+
+@dataclass(frozen=True)
+class RowRules:
+    """How rows are read. `known` are the labels that there may be, if any; another one is a fault unless `lenient`.
+    `spellings` collects how each label is spelled."""
+
+    known: Mapping[str, str]
+    spellings: Spellings
+    lenient: bool = False
+
+
+def _prefixes(tables: Sequence[Table], part: str) -> list[str]:
+    """What the row ids of each table of a source start with. `part` is the source's key."""
+    return [part] if len(tables) == 1 else [f"{part}:{number}" for number in range(1, len(tables) + 1)]
+
+
+def _row_reader(table: Table, prefix: str, rules: RowRules) -> Reader[Row]:
+    """Rows from the cells of text, label and perhaps reasoning."""
+    known, hints = rules.known, dict[str, str]()
+    labels = dict[Any, str]()  # of each cell that was seen; a label comes again and again
+
+    def read(number: int, cells: Sequence[Any]) -> Row:
+        cell = cells[1]
+        key = (type(cell), cell)
+        try:
+            label = labels.get(key)
+        except TypeError:  # a list or an object
+            label = None
+        if label is None:
+            label = label_of(cell, known, table.class_names[1])
+            if len(labels) < _MOST_LABELS:
+                labels[key] = label
+        text = checked_text(cells[0], "text")
+        reasoning = optional_text(cells[2], "reasoning") if len(cells) > 2 else None
+        if known and not rules.lenient and label not in known:
+            if label not in hints:
+                hints[label] = did_you_mean(label, known)
+            raise _UnknownLabelError(label, len(known), hints[label])
+        if label not in rules.spellings:
+            rules.spellings[label] = Counter()
+        rules.spellings[label][label if table.class_names[1] else spelling_of(cell)] += 1
+        return Row(text, label, reasoning, table.name, number, f"{prefix}:{number}")
+
+    return read
+
+
+def _answer(value: Any, classes: tuple[str, ...] | None) -> str:
+    """An answer: a text as it is, other values as a label would be."""
+    return checked_text(value, "answer") if isinstance(value, str) or value is None else label_of(value, (), classes)
+
+
+def triple_reader(table: Table) -> Reader[Triple]:
+    classes = table.class_names[1]
+
+    def read(_: int, cells: Sequence[Any]) -> Triple:
+        return Triple(
+            checked_text(cells[0], "question"), _answer(cells[1], classes), checked_text(cells[2], "reasoning")
+        )
+
+    return read
+
+
+class Faulty(NamedTuple):
+    """The faults of a table's rows. `unknown`: whether some labels are not named."""
+
+    table: Table
+    faults: list[Fault]
+    unknown: bool
+
+
+def _sift(
+    table: Table, read: Reader[Item], keep: Callable[[int, Item], object], notes: list[str], on_bad_rows: OnBadRows
+) -> Faulty:
+    """Read the rows of a table, in order, and `keep` each with its place. Faulty rows that the user cannot correct, or
+    wants to skip, are left out and noted."""
+    faults, passed_over = list[Fault](), Counter[str]()
+    notes += table.notes
+    unknown, skip = False, on_bad_rows == "skip"
+    if skip:
+        passed_over.update(fault.what for fault in table.faults)
+    else:
+        faults += table.faults
+    for place, (number, *cells) in enumerate(zip(table.rows, *table.cells, strict=True)):
+        try:
+            keep(place, read(number, cells))
+        except ValueError as error:
+            meant = isinstance(error, _UnknownLabelError)
+            unknown |= meant
+            if (table.editable or meant) and not skip:
+                faults.append(Fault(number, str(error), table.sheet_row(number)))
+            else:
+                passed_over[error.kind if isinstance(error, _UnknownLabelError) else str(error)] += 1
+    if passed_over:
+        shown = passed_over.most_common(3)
+        others = passed_over.total() - sum(times for _, times in shown)
+        why = ", ".join(f"{what} ({times:,})" for what, times in [*shown, *([("others", others)] if others else [])])
+        by = " (data.on_bad_rows)" if skip else ""
+        notes.append(f"{table.name}: {passed_over.total():,} of {table.total:,} rows left out{by}: {why}")
+    return Faulty(table, faults, unknown)
+
+
+def sift_rows(
+    tables: Sequence[Table], part: str, rules: RowRules, notes: list[str], on_bad_rows: OnBadRows = "stop"
+) -> tuple[Rows, list[Faulty]]:
+    """The usable rows of a source's tables, in order, and the faults of the others. `part` is the source's key, with
+    which row ids start."""
+    kept, faulty = Rows(), list[Faulty]()
+    for table, prefix in zip(tables, _prefixes(tables, part), strict=True):
+        columns = RowColumns(table, prefix)
+        faulty.append(_sift(table, _row_reader(table, prefix, rules), columns.add, notes, on_bad_rows))
+        kept += Rows((columns, columns.places))
+    return kept, faulty
+
+
+def read_rows(
+    tables: Sequence[Table], part: str, rules: RowRules, notes: list[str], on_bad_rows: OnBadRows = "stop"
+) -> Rows:
+    """The same; raises DataError with all faults, unless bad rows are skipped."""
+    rows, faulty = sift_rows(tables, part, rules, notes, on_bad_rows)
+    _refuse_faulty(faulty)
+    return rows
+
+
+def collect(tables: Iterable[tuple[Table, Reader[Item]]], notes: list[str]) -> list[Item]:
+    """What is read from the rows of all tables, in order. Raises DataError with all faults."""
+    items = list[Item]()
+    _refuse_faulty([_sift(table, read, lambda _, item: items.append(item), notes, "stop") for table, read in tables])
+    return items
+
+
+def _refuse_faulty(results: Sequence[Faulty]) -> None:
+    unknown = any(faulty.unknown for faulty in results)
+    tables = [(faulty.table.name, faulty.table.total, faulty.faults) for faulty in results]
+    refuse(tables, _hint_for(results, unknown=unknown))
+
+
+def _hint_for(results: Sequence[Faulty], *, unknown: bool) -> str:
+    """What to do about the faults of some tables."""
+    faults = [fault.what for faulty in results for fault in faulty.faults]
+    settings = results[0].table.settings if results else RECIPE_DATA
+    return advice(faults, settings) + (" Labels that are meant go into data.labels." if unknown else "")
