@@ -146,7 +146,8 @@ class Context:
     def question(self) -> LabelQuestion:
         """What R-Gen is asked for a reasoning. Raises UserError if fewer rows have one than it is to be shown."""
         recipe = self.recipe
-        count, own = recipe.reasoning.examples, [row for row in self.data.train if row.reasoning is not None]
+        count, train = recipe.reasoning.examples, self.data.train
+        own = train.chosen(place for place, row in enumerate(train) if row.reasoning is not None) if count else Rows()
         if count > len(own):
             raise UserError(
                 f"reasoning.examples is {count}, and {counted(len(own), 'training row')} with a reasoning of their own "
