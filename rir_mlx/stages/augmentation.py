@@ -283,10 +283,7 @@ class _AugmentationStage:
             "row_ids": self.context.data.row_ids_digest(),  # the same texts may stand at other places
         }
         inputs |= self._judges()
-        if recipe.reasoning.prompt != "steps":
-            inputs["prompt"] = recipe.reasoning.prompt
-        if self.model.question.examples:
-            inputs["examples"] = digest_of([asdict(example) for example in self.model.question.examples])
+        inputs |= self.context.question_inputs()
         done = self.context.run.augmented.done()
         if done and "refused_by" in done["inputs"]:
             inputs["refused_by"] = "asked again" if self.retry_refused else self._asked()

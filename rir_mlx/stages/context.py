@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -157,6 +157,12 @@ class Context:
         shown = draw_rows(own, count, f"{recipe.seed}/examples", at_least=int(count >= len(self.data.labels)))
         examples = tuple(ReasonedText(row.text, row.label, row.reasoning or "") for row in shown)
         return LabelQuestion(list(self.data.labels), recipe.data.instruction, recipe.reasoning.prompt, examples)
+
+    def question_inputs(self) -> dict[str, str]:
+        """How R-Gen is asked, where that is not the usual way: a part of what decides its training and its rows."""
+        asked, examples = self.question.asked, self.question.examples
+        inputs = {"prompt": asked} if asked != "steps" else {}
+        return inputs | ({"examples": digest_of([asdict(example) for example in examples])} if examples else {})
 
     def save_recipe(self) -> None:
         """Write down what the run is from now on."""

@@ -67,6 +67,11 @@ class ReasoningModel:
                 f"R-Gen was trained with reasoning.prompt {trained}, and would be asked by {wanted}.",
                 hint=f"Run `rir-mlx train-rgen` again, or set reasoning.prompt={trained}.",
             )
+        if done["inputs"].get("examples") != self.context.question_inputs().get("examples"):
+            raise UserError(
+                "R-Gen was trained with other examples in its prompt than those that it would be shown.",
+                hint="Run `rir-mlx train-rgen` again, or set reasoning.examples back.",
+            )
 
     def scoring_task(self) -> ClassificationTask:
         """What the model is asked that chooses among several reasonings of a row."""

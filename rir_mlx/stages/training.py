@@ -57,10 +57,7 @@ def train_rgen(context: Context) -> None:
         "triples": context.data.triples.digest,
         "rgen": options.model_dump(mode="json", exclude=_NOT_THE_RESULT),
     }
-    if (asked := context.recipe.reasoning.prompt) != "steps":
-        inputs["prompt"] = asked
-    if examples := context.question.examples:
-        inputs["examples"] = digest_of([asdict(example) for example in examples])
+    inputs |= context.question_inputs()
     if own or held:
         inputs["own"] = digest_of([own, held, data.labels, context.recipe.data.instruction])
     if not _training_due(context, stage, inputs, "R-Gen"):

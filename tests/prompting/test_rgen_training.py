@@ -107,6 +107,8 @@ def test_rgen_is_shown_own_reasonings_and_does_not_learn_from_them(
         solved = f"Text: {example.text}\nAnswer: {example.label}\nReasoning: {example.reasoning}\n\nQuestion: "
         assert solved in codec.decode(job.train.prefix)
     again = context_of(folder, codec, "reasoning.examples=4", "max_seq_length=800")
+    with pytest.raises(UserError, match="trained with other examples in its prompt"):
+        ReasoningModel(again).require_rgen()
     train_rgen(again)
     assert any(line.startswith("R-Gen: runs") for line in heard(again).said)
     with pytest.raises(UserError, match=r"reasoning\.examples is 999, and \d+ training rows"):
