@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,16 @@ def test_the_rows_of_a_pilot_are_training_rows_apart_from_each_other(recipe: Pat
     before = (tmp_path / "pilot/train.jsonl").read_bytes()
     write_pilot_rows(data, tmp_path / "pilot", 40, whole.seed)
     assert (tmp_path / "pilot/train.jsonl").read_bytes() == before
+
+
+def test_a_pilot_learns_from_the_own_reasonings_of_the_whole_run(recipe: Path, tmp_path: Path) -> None:
+    """Of a few own reasonings among many rows it drew next to none, and R-Gen had nothing to learn from."""
+    _, data = rows_of(recipe)
+    explained = [replace(row, reasoning="they smile" if n % 15 == 0 else None) for n, row in enumerate(data.train)]
+    write_pilot_rows(replace(data, train=tuple(explained)), tmp_path, 40, 0)
+    lines = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert (len(lines), sum(bool(line["reasoning"]) for line in lines)) == (40, 7)
+    assert len({line["text"] for line in lines}) == 40
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from rir_mlx.data.loading import LabelledData
+from rir_mlx.data.rows import Row, chosen
 from rir_mlx.data.splits import draw_rows
 from rir_mlx.errors import UserError
 from rir_mlx.recipe.schema import Recipe
@@ -60,11 +62,20 @@ def pilot_recipe(recipe: Recipe, data: LabelledData, folder: Path) -> Recipe:
 
 def write_pilot_rows(data: LabelledData, folder: Path, rows: int, seed: int) -> None:
     """Of the training rows, `rows` are trained on, and at most 400 others are measured on, drawn with the seed. The
-    recipe's test rows stay unseen."""
-    labels = len({row.label for row in data.train})
-    train = draw_rows(data.train, max(labels, min(rows, len(data.train) // 2)), f"{seed}/pilot", at_least=1)
+    recipe's test rows stay unseen. Up to half of the rows that are trained on are those with a reasoning of their own:
+    R-Gen learns from them, or is shown some, as in the whole run."""
+    labels, count = len({row.label for row in data.train}), min(rows, len(data.train) // 2)
+
+    def those(wanted: Callable[[Row], bool]) -> Sequence[Row]:
+        return chosen(data.train, (place for place, row in enumerate(data.train) if wanted(row)))
+
+    own = those(lambda row: row.reasoning is not None)
+    reasoned = draw_rows(own, min(len(own), count // 2), f"{seed}/pilot")
+    known = {row.id for row in reasoned}
+    rest = those(lambda row: row.id not in known)
+    train = [*reasoned, *draw_rows(rest, max(labels, count - len(reasoned)), f"{seed}/pilot", at_least=1)]
     taken = {row.id for row in train}
-    left = data.train.chosen(place for place, row in enumerate(data.train) if row.id not in taken)
+    left = those(lambda row: row.id not in taken)
     parts = {
         "train": train,
         "validation": draw_rows(data.validation, min(_VALIDATION, len(data.validation)), f"{seed}/pilot"),
