@@ -19,7 +19,7 @@ from rir_mlx.progress import Progress, Silent, counted
 from rir_mlx.prompting.arms import ClassificationTask
 from rir_mlx.prompting.prompts import LabelQuestion, ReasonedText
 from rir_mlx.recipe.schema import Recipe
-from rir_mlx.storage.digests import digest_of_list
+from rir_mlx.storage.digests import digest_of, digest_of_list
 from rir_mlx.storage.layout import RunDir, Stage
 from rir_mlx.storage.run_lock import RunLock
 from rir_mlx.training.recipe_model import RecipeModel
