@@ -1,11 +1,12 @@
-"""`rir-mlx augment` on a million rows with the `fake` backend: its own cost, without a model's.
+"""`rir-mlx augment` on a million rows with the `fake` backend, and files classified by a function that answers at once:
+the toolkit's own cost, without a model's.
 
     python -m benchmarks.million [--rows 1000000]
 
 First the job alone, on rows that are made as they are asked for. Then the whole command on a CSV file of synthetic
-rows, all of which it holds: once to the end; then on its journal cut in half, as a kill leaves it; then on a finished
-journal. Each runs in a process of its own, whose time and peak memory are shown, Python and the libraries included; the
-job's own are those after it has loaded its tokenizer.
+rows: once to the end; then on its journal cut in half, as a kill leaves it; then on a finished journal. Then the
+same file is classified. Each runs in a process of its own, whose time and peak memory are shown, Python and the
+libraries included; "before it" is what Python and the libraries of the job had taken.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from rir_mlx.augmentation.job import AugmentationJob, AugmentationSettings, Resu
 from rir_mlx.augmentation.summary import AugmentationSummary
 from rir_mlx.backends.base import Sampling
 from rir_mlx.backends.fake import FakeBackend
+from rir_mlx.classification.files import ClassifyFileOptions, classify_file
+from rir_mlx.classification.scores import Prediction
 from rir_mlx.data.rows import Row
 from rir_mlx.models.hub import resolve_model
 from rir_mlx.progress import Silent
@@ -37,6 +40,7 @@ from rir_mlx.prompting.prompts import LabelQuestion
 from rir_mlx.storage.journal import Journal
 
 LABELS = ("sadness", "joy", "love", "anger", "fear", "surprise")
+PROBABILITIES = dict.fromkeys(LABELS, 1 / len(LABELS))
 TEXT = """i feel like my friend came home today and the dog was so happy about rain sun letter exam train bus school
 work night day long short again never always what could be done here after all the waiting in line"""
 RECIPE = """
@@ -90,6 +94,17 @@ def work(journal: Path, count: int) -> dict[str, float]:
     return {"seconds": time.perf_counter() - start, "before MB": before, "peak MB": peak_mb()}
 
 
+def classify(folder: Path) -> dict[str, float]:
+    """A file classified by a function that answers at once: seconds, and memory before it and at its peak."""
+
+    def answers(texts: Sequence[str]) -> list[Prediction]:
+        return [Prediction(LABELS[len(text) % len(LABELS)], PROBABILITIES, 1.0, None, 0, 0) for text in texts]
+
+    before, start = peak_mb(), time.perf_counter()
+    classify_file(folder / "rows.csv", folder / "labelled.csv", answers, ClassifyFileOptions(force=True))
+    return {"seconds": time.perf_counter() - start, "before MB": before, "peak MB": peak_mb()}
+
+
 def peak_mb() -> float:
     """Peak resident memory of this process in MB (10⁶ bytes)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
@@ -126,7 +141,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--classify", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.classify:
+        print(json.dumps(classify(options.classify)))
+        return
     if options.work:
         print(json.dumps(work(options.work, options.rows)))
         return
@@ -139,6 +158,9 @@ def main() -> None:
             results[name] = json.loads(done.stdout)
             cut_in_half(folder / "j")
         write_inputs(folder, options.rows)
+        alone[-2:] = ["--classify", str(folder)]
+        done = subprocess.run(alone, stdout=subprocess.PIPE, text=True, check=True)
+        results["the file classified, without a model"] = json.loads(done.stdout)
         run(folder, "train-rgen")
         augmented = folder / "runs" / "million" / "augmented"
         results["the command, from nothing"] = run(folder, "augment")

@@ -382,3 +382,11 @@ def test_a_folder_without_a_tokenizer_is_a_model_error(tiny: Path, tmp_path: Pat
     shutil.copyfile(tiny / "config.json", tmp_path / "config.json")
     with pytest.raises(ModelError, match="tokenizer"):
         Codec(tmp_path, DATE)
+
+
+def test_what_stands_around_the_texts_of_a_task_is_encoded_once_however_many_there_are(codec: Codec) -> None:
+    codec._around.cache_clear()
+    texts = [f"{text} {number}" for number in range(20) for text in TEXTS]
+    prompts = [classifier_prompt(text, dict(LABELS), INSTRUCTION, "label") for text in texts]
+    assert len(codec.encode_many(prompts, LIMIT)) == len(texts)
+    assert codec._around.cache_info().misses == 1

@@ -1,7 +1,8 @@
 """Generation with a PyTorch model in a continuous batch: a row enters as another leaves.
 
 Each row has a slot in the keys and values, starting at column 0, and its own length. So rows at any step go through the
-model together, and nothing is moved to make room for padding.
+model together, and nothing is moved to make room for padding. Tokens and lengths stay on the device; a step reads its
+tokens once and, where no row enters or leaves, sends nothing.
 """
 
 from __future__ import annotations
@@ -74,14 +75,15 @@ def generate(
             if exhausted:
                 return
             continue
-        hidden = [slots.step([row.generated[-1] for row in rows])] if rows else []
+        hidden = [slots.step()] if rows else []
         for whole in (False, True):
             entering = [row.request.tokens for row in fresh if row.request.whole == whole]
             hidden += [slots.enter(entering, 0 if whole else slots.start)] if entering else []
         rows += fresh
         drawn = draw(model.logits_of(torch.cat(hidden)), rows, sampling)
+        slots.tokens[: len(rows)] = drawn
         done = []
-        for slot, (row, token) in enumerate(zip(rows, drawn, strict=True)):
+        for slot, (row, token) in enumerate(zip(rows, _checked(drawn.tolist()), strict=True)):
             row.generated.append(token)
             if on_token is not None:
                 on_token(row.request.key, token)
@@ -95,7 +97,8 @@ def generate(
 
 
 class _Slots:
-    """The rows in progress: row i of `step` is in slot i, and the first `count` slots are taken."""
+    """The rows in progress: row i of `step` is in slot i, and the first `count` slots are taken. `tokens` are each
+    row's last; whoever draws them writes them there."""
 
     def __init__(self, model: TorchForward, prefix: Tokens, size: int) -> None:
         self.model, self.size = model, size
@@ -103,7 +106,8 @@ class _Slots:
         self.start = len(prefix)
         self.count = self.room = 0
         self.lengths = np.zeros(size, dtype=np.int64)
-        self.rows = self.places = torch.empty(0)
+        self.order = torch.arange(size, device=model.device)
+        self.places, self.tokens = torch.zeros_like(self.order), torch.zeros_like(self.order)
         self.layers = [_SlotLayer(self) for _ in model.layers]
         self.cache: Any = Cache(layers=self.layers)
 
@@ -124,20 +128,20 @@ class _Slots:
             slot_layer.hold(self.size, self.room, layer.keys, layer.values)
             slot_layer.keys[taken, :, :width] = layer.keys
             slot_layer.values[taken, :, :width] = layer.values
-        self.lengths[taken] = start + lengths
+        on_device = model.tensor(lengths.astype(np.int64))
+        self.lengths[taken], self.places[taken] = start + lengths, start + on_device
         self.count += len(rows)
-        return hidden[torch.arange(len(rows)), model.tensor(lengths.astype(np.int64)) - 1]
+        return hidden[self.order[: len(rows)], on_device - 1]
 
-    def step(self, tokens: Sequence[int]) -> torch.Tensor:
-        """Run one more token of each row; returns their hidden states [rows, width]."""
-        lengths = self.lengths[: self.count]
-        self._make_room(int(lengths.max()) + 1)
-        self.places = self.model.tensor(lengths.copy())
-        self.rows = torch.arange(self.count, device=self.places.device)
-        mask = torch.arange(self.width, device=self.places.device) <= self.places[:, None]
-        given = self.model.tensor(np.array(tokens)[:, None])
-        hidden = self.model.run(given, self.cache, mask[:, None, None], self.places[:, None])
+    def step(self) -> torch.Tensor:
+        """Run the last token of each row; returns their hidden states [rows, width]."""
+        self._make_room(self.width)
+        places = self.places[: self.count]
+        mask = torch.arange(self.width, device=places.device) <= places[:, None]
+        given = self.tokens[: self.count, None]
+        hidden = self.model.run(given, self.cache, mask[:, None, None], places[:, None])
         self.lengths[: self.count] += 1
+        places += 1
         return hidden[:, -1]
 
     def leave(self, slot: int) -> None:
@@ -148,7 +152,8 @@ class _Slots:
             for layer in self.layers:
                 for part in (layer.keys, layer.values):
                     part[slot, :, :length] = part[last, :, :length]
-            self.lengths[slot] = self.lengths[last]
+            for counts in (self.lengths, self.places, self.tokens):
+                counts[slot] = counts[last]
         self.count = last
 
     @property
@@ -185,24 +190,28 @@ class _SlotLayer(DynamicLayer):
             self.keys, self.values = (torch.nn.functional.pad(p, (0, 0, 0, more)) for p in (self.keys, self.values))
 
     def update(self, keys: torch.Tensor, values: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        slots = self.slots
-        self.keys[slots.rows, :, slots.places] = keys[:, :, 0]
-        self.values[slots.rows, :, slots.places] = values[:, :, 0]
-        return self.keys[: slots.count, :, : slots.width], self.values[: slots.count, :, : slots.width]
+        slots, count = self.slots, self.slots.count
+        at = (slots.order[:count], slice(None), slots.places[:count])
+        self.keys[at], self.values[at] = keys[:, :, 0], values[:, :, 0]
+        return self.keys[:count, :, : slots.width], self.values[:count, :, : slots.width]
 
 
-def draw(logits: torch.Tensor, rows: Sequence[_Row], sampling: Sampling) -> list[int]:
-    """The next token of each row from logits [rows, vocabulary], as `Sampling` says."""
+def draw(logits: torch.Tensor, rows: Sequence[_Row], sampling: Sampling) -> torch.Tensor:
+    """[rows] the next token of each row from logits [rows, vocabulary], as `Sampling` says; -1 where the logits are no
+    numbers."""
     if sampling.temperature == 0 and sampling.repetition_penalty == 1:
         likeliest = logits.max(-1)  # several times as fast as argmax
-        _check(likeliest.values)
-        return list(likeliest.indices.tolist())
+        return torch.where(likeliest.values.isfinite(), likeliest.indices, -1)
     logits = logits.float()
-    _check(logits.amax(-1))
+    drawn = _drawn(logits, rows, sampling)
+    return torch.where(logits.amax(-1).isfinite(), drawn, -1)
+
+
+def _drawn(logits: torch.Tensor, rows: Sequence[_Row], sampling: Sampling) -> torch.Tensor:
     if sampling.repetition_penalty != 1:
         logits = _penalised(logits, [row.generated for row in rows], sampling.repetition_penalty)
     if sampling.temperature == 0:
-        return list(logits.max(-1).indices.tolist())  # several times as fast as argmax
+        return logits.max(-1).indices
     scaled = logits / sampling.temperature
     if sampling.top_p < 1:
         scaled = _nucleus(scaled, sampling.top_p)
@@ -212,7 +221,7 @@ def draw(logits: torch.Tensor, rows: Sequence[_Row], sampling: Sampling) -> list
     return _gumbel_max(scaled, rows)
 
 
-def _gumbel_max(scaled: torch.Tensor, rows: Sequence[_Row]) -> list[int]:
+def _gumbel_max(scaled: torch.Tensor, rows: Sequence[_Row]) -> torch.Tensor:
     """A token of each row by `rir_mlx.backends.noise`; `scaled` [rows, vocabulary] are logits, -inf where excluded."""
     count, vocabulary = scaled.shape
     blocks, width = blocks_of(vocabulary)
@@ -221,12 +230,13 @@ def _gumbel_max(scaled: torch.Tensor, rows: Sequence[_Row]) -> list[int]:
     cut = padded.view(count, blocks, width)
     block = (cut.logsumexp(-1) + noise[:, :blocks]).argmax(-1)
     inside = cut[torch.arange(count, device=scaled.device), block] + noise[:, blocks:]
-    return list((block * width + inside.argmax(-1)).tolist())
+    return block * width + inside.argmax(-1)
 
 
-def _check(highest: torch.Tensor) -> None:
-    if not bool(highest.isfinite().all()):
+def _checked(drawn: list[int]) -> list[int]:
+    if min(drawn) < 0:
         raise Failure("The model's logits are not finite.", hint="Set dtype to float32 or bfloat16.")
+    return drawn
 
 
 def _penalised(logits: torch.Tensor, generated: Sequence[Sequence[int]], penalty: float) -> torch.Tensor:
@@ -250,4 +260,4 @@ def _nucleus(scaled: torch.Tensor, top_p: float) -> torch.Tensor:
         top = scaled.sort(-1, descending=True).values
     mass = (top - total).exp()
     inside = (mass.cumsum(-1) - mass < top_p).sum(-1, keepdim=True)
-    return scaled.masked_fill(scaled < top.gather(1, inside - 1), -torch.inf)
+    return scaled.masked_fill(scaled < top.gather(1, (inside - 1).clamp(min=0)), -torch.inf)  # 0 inside: no numbers
