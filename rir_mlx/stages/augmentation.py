@@ -31,7 +31,7 @@ from rir_mlx.stages.reasoning_model import ReasoningModel
 from rir_mlx.stages.training import train_chooser, training_inputs
 from rir_mlx.storage.atomic import make_folder, replacing, write_json
 from rir_mlx.storage.digests import changes, digest_of, digest_of_file
-from rir_mlx.storage.journal import Journal, add_ranks_results, open_share, remove_ranks_results
+from rir_mlx.storage.journal import Journal, add_ranks_results, open_share, remove_ranks_results, shares_elsewhere
 from rir_mlx.storage.layout import OTHER_RUNS
 
 _NOT_THE_TEXT = {"batch_size", "concurrency", "timeout", "workers", "base_url", "server_model", "engine"}
@@ -106,6 +106,8 @@ class _AugmentationStage:
                     job.write(engine, context.progress, lambda: interrupts.asked)
             if processes.all_sum([float(interrupts.asked)])[0]:
                 raise KeyboardInterrupt
+        if is_main(processes) and (warning := shares_elsewhere(context.run.journal, processes.size)):
+            context.progress.warn(warning)
 
     def _begin_shares(self) -> bool:
         """Whether there is anything to generate; the main process's part before all do their shares."""

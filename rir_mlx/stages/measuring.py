@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rir_mlx.backends.processes import decide_on_main, share
+from rir_mlx.backends.processes import decide_on_main, is_main, share
 from rir_mlx.classification.classifier import Classifier
 from rir_mlx.classification.loading import load_classifier
 from rir_mlx.classification.scores import LabelScores
@@ -31,7 +31,7 @@ from rir_mlx.stages.training import CURVE_PARTS
 from rir_mlx.statistics.calibration import Calibration
 from rir_mlx.storage.atomic import write_json
 from rir_mlx.storage.digests import digest_of, digest_of_file
-from rir_mlx.storage.journal import Journal, add_ranks_results, open_share, remove_ranks_results
+from rir_mlx.storage.journal import Journal, add_ranks_results, open_share, remove_ranks_results, shares_elsewhere
 from rir_mlx.types import Arm, Way
 
 _PROBED_ROWS = 500
@@ -93,6 +93,9 @@ def score_shares(context: Context, arms: Sequence[Arm]) -> None:
         for measurement in opened:
             measurement.score_share()
         processes.all_sum([0.0])  # all have written what the main process reads next
+        paths = [each.stage.score_journal for each in opened if each.stage.done() is None]
+        if is_main(processes) and (warning := shares_elsewhere(paths[0], processes.size)):
+            context.progress.warn(warning)
 
 
 def _store(context: Context, arm: Arm, seed: int, calibration: Calibration) -> None:

@@ -179,6 +179,12 @@ class Journal:
                 self._failed = not_written(self.path, error, "What was written before is kept.")
                 raise self._failed from error
 
+    def sync(self) -> None:
+        """Have all results on the disk."""
+        self.flush()
+        with failure_to_write(self.path):
+            os.fsync(self._file.fileno())
+
     def _flush_regularly(self) -> None:
         """Flush even if no result comes for long: the process may be killed while it waits for one."""
         while not self._closed.wait(_SECONDS):
@@ -191,9 +197,7 @@ class Journal:
         self._closed.set()
         self._timer.join()
         try:
-            self.flush()
-            with failure_to_write(self.path):
-                os.fsync(self._file.fileno())
+            self.sync()
         finally:
             self._reader.close()
             if self._before is not None:
@@ -215,19 +219,29 @@ class Journal:
 def open_share(path: Path, rank: int, flag: Callable[[dict[str, Any]], int] = lambda _: 0) -> Journal:
     """The journal that a process of several writes: the main one the journal itself, every other one a file beside it,
     until `add_ranks_results`. What was in the journal before counts for all."""
-    if rank == 0:
-        return Journal(path, flag)
-    return Journal(path.with_name(f"{path.stem}.rank-{rank}{path.suffix}"), flag, before=path)
+    return Journal(path, flag) if rank == 0 else Journal(_of_rank(path, rank), flag, before=path)
+
+
+def shares_elsewhere(path: Path, ranks: int) -> str:
+    """A warning if some of so many ranks have written their shares where this process does not see them; else empty."""
+    missing = [str(rank) for rank in range(1, ranks) if not _of_rank(path, rank).is_file()]
+    if not missing:
+        return ""
+    return (
+        f"What the ranks {', '.join(missing)} wrote is not in {path.parent}, and is computed again: all machines must "
+        "see the same runs folder."
+    )
 
 
 def add_ranks_results(journal: Journal) -> None:
-    """Add what other ranks wrote, also before a kill, and remove their journals. A kill in the middle loses nothing."""
+    """Add what other ranks wrote, also before a kill, and remove their journals. A kill or a power cut in the middle
+    loses nothing."""
     for path in _of_ranks(journal.path):
         with path.open("rb") as file:
             for line in file:
                 with suppress(ValueError, KeyError, TypeError):  # torn, or unreadable: it is computed again
                     journal.append(parse_json(line))
-        journal.flush()
+        journal.sync()
         path.unlink()
 
 
@@ -235,6 +249,10 @@ def remove_ranks_results(path: Path) -> None:
     """Remove what other ranks wrote beside a journal that is begun anew."""
     for share in _of_ranks(path):
         share.unlink()
+
+
+def _of_rank(path: Path, rank: int) -> Path:
+    return path.with_name(f"{path.stem}.rank-{rank}{path.suffix}")
 
 
 def _of_ranks(path: Path) -> list[Path]:

@@ -17,7 +17,7 @@ import pytest
 
 from rir_mlx.errors import UserError
 from rir_mlx.storage import journal as journal_module
-from rir_mlx.storage.journal import Journal, add_ranks_results, open_share
+from rir_mlx.storage.journal import Journal, add_ranks_results, open_share, shares_elsewhere
 
 
 def result(number: int, **more: Any) -> dict[str, Any]:
@@ -209,6 +209,8 @@ def test_a_share_counts_what_was_there_before_and_is_added_once(tmp_path: Path) 
         found = [mine.get(key) for key in keys[:4]]
         numbers = [None if result is None else result["number"] for result in found]
         assert numbers == [3, 2, 0, None], "what others write meanwhile is theirs"
+        assert shares_elsewhere(path, 2) == ""
+        assert shares_elsewhere(path, 4).startswith("What the ranks 2, 3 wrote is not in"), "they see another folder"
     share = tmp_path / "journal.rank-1.jsonl"
     written = share.read_bytes()
     share.write_bytes(written + b'{"key": "00')
