@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ _MEANT = {
     "push": "export --push-to-hub OWNER/NAME",
 }
 _EXTRA = "Got unexpected extra argument"
+_RUN = "--run"
 
 
 class Group(TyperGroup):
@@ -58,7 +60,8 @@ class Group(TyperGroup):
 
 
 class Command(TyperCommand):
-    """A command whose error for too many arguments says what is probably missing."""
+    """A command whose errors for too many arguments, and for `--run` where a run is an argument, say what is probably
+    meant."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         given = list(args)
@@ -66,10 +69,13 @@ class Command(TyperCommand):
             return super().parse_args(ctx, args)
         except Exception as error:  # a class that typer keeps to itself
             message = str(getattr(error, "message", ""))
-            if not message.startswith(_EXTRA):
-                raise
             from rir_mlx.errors import UserError
 
+            if message.startswith(f"No such option: {_RUN}") and (names := _values_of(_RUN, given)):
+                hint = f"Name the run itself: rir-mlx {self.name} {shlex.quote(names[0])}"
+                raise UserError(f"{self.name} has no {_RUN}.", hint=hint) from error
+            if not message.startswith(_EXTRA):
+                raise
             extra = message.rpartition("(")[2].rstrip(")")
             raise UserError(f"Too many arguments: {extra}.", hint=self._hint(given)) from error
 
@@ -82,3 +88,9 @@ class Command(TyperCommand):
             every = " ".join(f"--set {shlex.quote(text)}" for text in pairs)
             return f"Each key=value needs a --set of its own: {every}"
         return f"`rir-mlx {self.name} --help` shows what it takes."
+
+
+def _values_of(option: str, given: list[str]) -> list[str]:
+    """What an option is given: `--run NAME`, `--run=NAME`."""
+    behind = [text for before, text in pairwise(given) if before == option]
+    return behind + [text.partition("=")[2] for text in given if text.startswith(f"{option}=")]

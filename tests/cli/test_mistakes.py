@@ -211,6 +211,8 @@ def test_a_fault_of_a_row_is_said_once(rir: Run, recipe: Path) -> None:
         (["classify", "i", "feel", "great"], "Too many arguments: feel great.", 'classify "i feel great"'),
         (["run", "tickets.csv"], "tickets.csv is a table", "rir-mlx run custom -s name=tickets -s data.train=tickets"),
         (["run", "my tickets.csv"], "is a table", "custom -s name=my-tickets -s 'data.train=my tickets.csv'"),
+        (["evaluate", "--run", "my run"], "evaluate has no --run.", "rir-mlx evaluate 'my run'"),
+        (["serve", "--run=tickets"], "serve has no --run.", "rir-mlx serve tickets"),
         (["classify", "new.csv"], "There is no file new.csv.", "echo new.csv | rir-mlx classify"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -80,7 +80,7 @@ def compare(
     from rir_mlx.guide.runs.listing import find_existing
     from rir_mlx.guide.runs.pairing import compare_runs
 
-    pair = compare_runs(*(find_existing(name, runs, _evaluated, "evaluation") for name in (first, second)))
+    pair = compare_runs(*(find_existing(name, runs, _evaluated, "an evaluation") for name in (first, second)))
     print_json(asdict(pair)) if json else _print_pair(pair)
 
 
@@ -144,7 +144,7 @@ def report(
     """Open a run's report in the browser. Where there is no terminal, its path is printed."""
     from rir_mlx.guide.runs.listing import find_existing
 
-    found: Path = find_existing(run, runs, lambda run: run.report.is_file(), "report").report
+    found: Path = find_existing(run, runs, lambda run: run.report.is_file(), "a report").report
     typer.echo(str(found))
     if not no_open and sys.stdout.isatty():
         typer.launch(found.resolve().as_uri())

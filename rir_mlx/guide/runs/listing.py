@@ -84,7 +84,8 @@ def _written(run: RunDir) -> str:
 
 
 def find_existing(name: str | None, runs: Path, holds: Callable[[RunDir], bool], what: str) -> RunDir:
-    """The run in a folder or of a name, or the newest that holds what is wanted; `what` names that in the error.
+    """The run in a folder or of a name, or the newest that holds what is wanted; `what` names that in the error,
+    such as `a report`.
 
     Raises UserError if there is none."""
     there = [run for run in all_runs(runs) if holds(run)]
@@ -96,7 +97,9 @@ def find_existing(name: str | None, runs: Path, holds: Callable[[RunDir], bool],
         if run.recipe_file.is_file():
             if holds(run):
                 return run
-            raise UserError(f"{run.folder} has no {what}.", hint=f"Run `rir-mlx evaluate {run.folder}` first.")
+            raise UserError(
+                f"{run.folder} has no {what.partition(' ')[2]}.", hint=f"Run `rir-mlx evaluate {run.folder}` first."
+            )
     names = [run.folder.name for run in there]
     known = f"With {what}: {', '.join(names)}." if names else "`rir-mlx runs` lists the runs."
     raise UserError(f"There is no run {name}.{did_you_mean(Path(name).name, names)}", hint=known)
