@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from rir_mlx.interrupts import Interrupts
+from rir_mlx.interrupts import Interrupts, sigterm_as_ctrl_c
 
 
 def send(*numbers: signal.Signals) -> int:
@@ -41,3 +41,11 @@ def test_a_signal_is_held_back_where_stderr_is_no_open_file(stderr: object, monk
     """A notebook's stderr has no file number, and pythonw's is None: the handler raised in the middle of a step."""
     monkeypatch.setattr(sys, "stderr", stderr)
     assert send(signal.SIGINT) == 1
+
+
+def test_sigterm_ends_what_is_temporary_like_ctrl_c() -> None:
+    """`kill` of a bench left random weights of gigabytes in the temporary folder."""
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), sigterm_as_ctrl_c():
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before

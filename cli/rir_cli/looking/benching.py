@@ -51,13 +51,15 @@ def bench(
     """
     prepare(offline=offline)
     from rir_cli.console import ConsoleProgress, print_json
+    from rir_mlx.interrupts import sigterm_as_ctrl_c
     from rir_mlx.recipe.loading import load_recipe
     from rir_mlx.speed.bench import TASKS, BenchOptions, bench_steps
 
     tasks = tuple(task for task in TASKS if not only or task in only)
     wanted = BenchOptions(tasks, seconds, backend, against, batch, tokens, offline)
     found = None
-    with ConsoleProgress(quiet=quiet).task("bench", len(tasks) * (2 if against else 1)) as task:
+    steps = len(tasks) * (2 if against else 1)
+    with sigterm_as_ctrl_c(), ConsoleProgress(quiet=quiet).task("bench", steps) as task:  # gigabytes may be temporary
         for found in bench_steps(load_recipe(recipe or DEFAULT_RECIPE, set_ or ()), wanted):
             if found.parts:
                 task.advance(1)
