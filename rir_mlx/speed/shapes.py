@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from rir_mlx.errors import ModelError, UserError
-from rir_mlx.guide.machine import free_disk
+from rir_mlx.guide.machine import free_disk, physical_memory
 from rir_mlx.guide.models import MIRROR_CONFIG
 from rir_mlx.hub_access import hub_answers
 from rir_mlx.models.config import read_config
@@ -40,7 +40,12 @@ def model_folder(name: str, empty: Path, *, offline: bool = False) -> tuple[Path
                 hint=f"Fetch it once: hf download {name}\nOr measure another: --set model={OPEN_MIRROR}",
             ) from error
     shape = ModelShape.of(config)
-    needed, free = 2 * _weights(shape), free_disk(empty)
+    needed, free, memory = 2 * _weights(shape), free_disk(empty), physical_memory()
+    if needed > memory:
+        raise UserError(
+            f"Random weights of {name} take {needed / 1e9:.1f} GB, and this machine has {memory / 1e9:.1f} GB of memory.",
+            hint="Measure a smaller model: --set model=builtin:tiny-llama",
+        )
     if needed > free:
         raise UserError(
             f"Random weights of {name} take {needed / 1e9:.1f} GB, and {empty.parent} has {free / 1e9:.1f} GB free.",

@@ -135,6 +135,15 @@ def test_random_weights_take_the_place_of_a_model_that_is_not_here(
         shapes.model_folder("nobody/nothing", tmp_path / "other", offline=True)
 
 
+@pytest.mark.parametrize(("what", "said"), [("free_disk", "GB free"), ("physical_memory", "GB of memory")])
+def test_random_weights_that_have_no_room_are_not_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, said: str
+) -> None:
+    monkeypatch.setattr(shapes, what, lambda *_: 10**6)
+    with pytest.raises(UserError, match=said):
+        shapes.model_folder("meta-llama/Llama-3.2-1B", tmp_path / "model", offline=True)
+
+
 @pytest.mark.heavy
 def test_bench_measures_this_machine_and_mlx_lm_beside_it(tmp_path: Path) -> None:
     arguments = ["--only", "label", "--against", "mlx-lm", "--backend", "mlx", "--seconds", "0.1"]
