@@ -43,7 +43,7 @@ def model_folder(name: str, empty: Path, *, offline: bool = False) -> tuple[Path
     needed, free, memory = 2 * _weights(shape), free_disk(empty), physical_memory()
     if needed > memory:
         raise UserError(
-            f"Random weights of {name} take {needed / 1e9:.1f} GB, and this machine has {memory / 1e9:.1f} GB of memory.",
+            f"Random weights of {name} take {needed / 1e9:.1f} GB, and here are {memory / 1e9:.1f} GB of memory.",
             hint="Measure a smaller model: --set model=builtin:tiny-llama",
         )
     if needed > free:
