@@ -22,6 +22,7 @@ from rir_mlx.evaluation.comparison import choose_arm, compare_entries
 from rir_mlx.evaluation.entries import EntryPredictions, arm_predictions
 from rir_mlx.evaluation.judgement.case import Case, Journals
 from rir_mlx.evaluation.judgement.judge import judge
+from rir_mlx.evaluation.judgement.warnings import trained_unlike
 from rir_mlx.evaluation.learning_curve import learning_curve
 from rir_mlx.evaluation.report.examples import row_examples
 from rir_mlx.evaluation.report.page import write_report
@@ -159,6 +160,8 @@ def _comparison(
         for result in compare_entries(entries, rows)
     ]
     case = Case(entries, results, rows, majority_entry(context), _journals(context, results))
+    judged = vars(judge(case))
+    judged["warnings"] = [*trained_unlike(_trained_from(context, results)), *judged["warnings"]]
     return Comparison(
         run=_run_facts(context),
         labels=list(data.labels),
@@ -170,7 +173,7 @@ def _comparison(
             leaked=rows.leaked,
             conflicting=rows.conflicting,
         ),
-        **vars(judge(case)),
+        **judged,
         entries=results,
         learning_curve=_learning_curve(context, curve, results),
         augmentation=read_stats(stats) if stats.is_file() else None,
@@ -184,6 +187,13 @@ def _learning_curve(
     if options.learning_curve is None or len(curve) < 2:
         return None
     return learning_curve(options.learning_curve, options.seeds[0], curve, results)
+
+
+def _trained_from(context: Context, results: Sequence[EntryResult]) -> dict[str, Any]:
+    """The inputs of the first seed of each trained entry."""
+    seed, arms = context.recipe.classifier.seeds[0], [result.name for result in results if result.kind != "baseline"]
+    done = {arm: context.trained(arm, seed).done() for arm in arms}  # type: ignore[arg-type]
+    return {arm: record["inputs"] for arm, record in done.items() if record is not None}
 
 
 def _journals(context: Context, results: Sequence[EntryResult]) -> Journals:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from rir_mlx.evaluation.comparison import accuracy, best_on_validation, choose_arm
 from rir_mlx.evaluation.entries import EntryPredictions
@@ -12,6 +13,7 @@ from rir_mlx.evaluation.schema import CalibrationResult, LabelMass
 from rir_mlx.evaluation.scores import FEWEST_TO_CALIBRATE, EvaluationRows
 from rir_mlx.progress import counted
 from rir_mlx.statistics.calibration import MAX_TEMPERATURE, NO_ANSWER
+from rir_mlx.storage.digests import changes
 
 _ENOUGH_TO_CALIBRATE = 500
 """Validation rows needed for a stable temperature."""
@@ -32,6 +34,31 @@ def warnings(case: Case) -> list[str]:
         *(warning for entry in entries for warning in _of_entry(entry, rows)),
         *_of_cut_texts(entries),
     ]
+
+
+def trained_unlike(inputs: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Of arms with what each was trained from, in the form of a stage's inputs: those that were trained otherwise than
+    an arm before them, in more than what they learn."""
+    arms = list(inputs)
+    for place, arm in enumerate(arms):
+        for other in arms[:place]:
+            before, now = (_common(inputs[one], inputs[two]) for one, two in ((other, arm), (arm, other)))
+            if found := changes(before, now):
+                more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+                yield (
+                    f"{arm} was trained otherwise than {other} ({found[0]}{more}): part of their difference may come "
+                    "from that. `rir-mlx train-classifier` trains all arms alike."
+                )
+                break
+
+
+def _common(mine: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """What both have a value of, but for the arm itself; of mappings, those of their keys that both have."""
+    return {
+        key: _common(value, others[key]) if isinstance(value, Mapping) and isinstance(others[key], Mapping) else value
+        for key, value in mine.items()
+        if key in others and key != "arm"
+    }
 
 
 def _of_test_rows(rows: EvaluationRows) -> Iterator[str]:

@@ -11,6 +11,7 @@ from measured_arms import arm, classifier_scores, rows, truth, warned
 from rir_mlx.classification.scores import LabelScores
 from rir_mlx.evaluation.comparison import choose_arm
 from rir_mlx.evaluation.entries import arm_predictions
+from rir_mlx.evaluation.judgement.warnings import trained_unlike
 from rir_mlx.evaluation.schema import LabelMass
 from rir_mlx.evaluation.scores import ClassifierScores, MeasuredArm, calibrate
 from rir_mlx.statistics.calibration import Calibration
@@ -65,3 +66,16 @@ def test_a_tie_on_the_validation_rows_is_said_and_goes_to_the_cheaper_arm() -> N
     )
     better = replace(reasons_first, fields=reasons_first.fields | {"validation_accuracy": 0.967})
     assert choose_arm([better, cheap]) == "qra"
+
+
+def test_arms_that_were_trained_otherwise_are_told() -> None:
+    """One arm was trained again with another rate, and its lead was put down to reasoning."""
+    plain = {"arm": "qa", "seed": 0, "classifier": {"learning_rate": 1e-4, "epochs": 2}}
+    reasoned = plain | {"arm": "qra", "augmented": "0123456789ab", "max_reasoning_tokens": 64}
+    reasoned |= {"classifier": {"learning_rate": 1e-4, "epochs": 2, "reasoning_weight": 0.5}}
+    assert list(trained_unlike({"qa": plain, "qra": reasoned, "qar": reasoned | {"arm": "qar"}})) == []
+    faster = plain | {"classifier": {"learning_rate": 2e-4, "epochs": 2}}
+    [told] = trained_unlike({"qa": faster, "qra": reasoned})
+    assert told.startswith("qra was trained otherwise than qa (classifier.learning_rate was 0.0002, is 0.0001)")
+    [told] = trained_unlike({"qra": reasoned, "qar": reasoned | {"arm": "qar", "augmented": "ba9876543210"}})
+    assert "qar was trained otherwise than qra (the reasonings have changed)" in told
