@@ -96,7 +96,7 @@ def _first_tensor(path: Path, config: dict[str, Any], weights: Tensors, kind: Gg
         off = float("inf")
         if tensor.shape == expected.shape:
             size = float(np.linalg.norm(known.stored(name, expected, config)))  # an offset is rounded with the weight
-            off = float(np.linalg.norm(np.subtract(tensor, expected, out=tensor))) / size
+            off = float(np.linalg.norm(np.subtract(tensor, expected, out=tensor))) / (size or 1.0)  # biases may be 0
         if not off <= _ROUNDED[kind] and first is None:
             first = name
         worst = max(worst, float(off))

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from exports import adapter_for, in_dtype, read, spec_of
 from rir_convert.gguf.architectures import architecture_of, permute, rope_factors
+from rir_convert.gguf.export import _first_tensor
 from rir_convert.gguf.modelfile import around, joint_ids, modelfile
 from rir_convert.gguf.vocabulary import pre_tokenizer
 from rir_convert.gguf.writer import gguf_tensors, write_gguf
 from rir_convert.weights.merging import Fused
-from rir_convert.weights.tensors import Weights
+from rir_convert.weights.tensors import InMemory, Weights
 from safetensors.numpy import load_file
 from tiny import LLAMA_SPLIT, make_tiny_llama
 
@@ -104,6 +105,21 @@ def test_tensors_come_back_as_they_were(
     names = {tensor.name for tensor in reader.tensors}
     assert ("output.weight" in names) == (model == "untied")
     assert "rope_freqs.weight" in names
+
+
+def test_a_tensor_of_zeros_is_compared_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The biases of a Qwen2 that was not trained yet: the export ended in a division by zero."""
+    config = {"model_type": "qwen2", "hidden_size": 4, "num_attention_heads": 1} | dict.fromkeys(
+        ("num_hidden_layers", "intermediate_size", "max_position_embeddings", "rms_norm_eps", "vocab_size"), 1
+    )
+    name = "model.layers.0.self_attn.q_proj.bias"
+    for written, first in ((0.0, None), (0.5, name)):
+        found = [(name, np.full(4, written, dtype=np.float32))]
+        monkeypatch.setattr("rir_convert.gguf.export.gguf_tensors", lambda *_, found=found: iter(found))
+        assert _first_tensor(Path(), config, InMemory({name: np.zeros(4, dtype=np.float32)}), "f16") == (
+            written * 2,
+            first,
+        )
 
 
 def test_the_vocabulary_has_every_token_its_kind_and_the_merges(tmp_path: Path) -> None:
