@@ -66,10 +66,9 @@ def on_nodes(
     from ray.cluster_utils import Cluster
 
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
-    node = {"num_cpus": 1, "node_ip_address": "127.0.0.1"}
-    cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
-        others = [cluster.add_node(**node) for _ in range(WORKERS - 1 + spare)]
+        others = [cluster.add_node(num_cpus=1) for _ in range(WORKERS - 1 + spare)]
         cluster.wait_for_nodes(timeout=300)
         os.environ["RAY_ADDRESS"] = cluster.address
         engine = RayEngine(setup, WORKERS, {})

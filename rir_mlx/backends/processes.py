@@ -4,7 +4,7 @@ what they compute."""
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from rir_mlx.backends.base import ProcessGroup
@@ -39,7 +39,10 @@ def decide_on_main(processes: ProcessGroup, question: Callable[[], bool]) -> boo
     return processes.all_sum([float(answer)])[0] > 0
 
 
-def share(processes: ProcessGroup, items: Iterable[T], name: Callable[[T], str]) -> list[T]:
-    """This process's items. Every item belongs to one process, and items of the same name to the same one."""
+def own_places(processes: ProcessGroup, names: Iterable[str]) -> Iterator[int]:
+    """The places of this process's items among all, given their names. Every item belongs to one process, and items of
+    the same name to the same one."""
     size, rank = processes.size, processes.rank
-    return [item for item in items if zlib.crc32(name(item).encode("utf-8", "replace")) % size == rank]
+    for place, name in enumerate(names):
+        if zlib.crc32(name.encode("utf-8", "replace")) % size == rank:
+            yield place

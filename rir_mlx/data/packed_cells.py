@@ -16,7 +16,7 @@ from typing import IO, Any, overload
 
 TOGETHER = 4096
 """Cells that are packed together."""
-IN_MEMORY = 1 << 24
+IN_MEMORY = 1 << 22
 """Bytes of a column that stay in memory."""
 _KNOWN = 10_000
 """So many different cells that come again and again are held once."""
@@ -56,7 +56,8 @@ class PackedCells(Sequence[Any]):
         encoded = [cell.encode("utf-8", _LONE) for cell in cells]
         packed = b"".join(encoded)
         self._bytes += len(packed)
-        return _Strings(self._stored(packed), array("Q", accumulate(map(len, encoded), initial=0)))
+        kind = "I" if len(packed) < 1 << 32 else "Q"
+        return _Strings(self._stored(packed), array(kind, accumulate(map(len, encoded), initial=0)))
 
     def _stored(self, packed: bytes) -> bytes | _InFile:
         """In memory, or in the file; in memory too where no file can be written."""

@@ -18,7 +18,7 @@ from rir_mlx.augmentation.job import NOT_WRITTEN, AugmentationJob, AugmentationS
 from rir_mlx.augmentation.leakage import LabelledReasoning, ReservoirSample, leakage
 from rir_mlx.augmentation.summary import AugmentationSummary
 from rir_mlx.backends.base import Sampling
-from rir_mlx.backends.processes import decide_on_main, is_main, run_on_main, share
+from rir_mlx.backends.processes import decide_on_main, is_main, own_places, run_on_main
 from rir_mlx.data.loading import refuse_test_rows
 from rir_mlx.data.rows import Row
 from rir_mlx.errors import NoServer, UserError
@@ -95,7 +95,7 @@ class _AugmentationStage:
         context, processes = self.context, self.context.processes
         if self.options.engine != "local" or not decide_on_main(processes, self._begin_shares):
             return
-        rows = share(processes, self.rows, lambda row: f"{row.text}\0{row.label}")
+        rows = self.rows.chosen(own_places(processes, (f"{row.text}\0{row.label}" for row in self.rows)))
         filters, identity = self._filters(), self.model.rgen_identity()
         flags = ResultFlags(filters, self._asked())
         with Interrupts(loud=is_main(processes), first="Finishing the rows in progress") as interrupts:

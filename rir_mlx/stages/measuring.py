@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rir_mlx.backends.processes import decide_on_main, is_main, share
+from rir_mlx.backends.processes import decide_on_main, is_main, own_places
 from rir_mlx.classification.classifier import Classifier
 from rir_mlx.classification.loading import load_classifier
 from rir_mlx.classification.scores import LabelScores
@@ -173,7 +173,8 @@ class _ArmMeasurement:
         with open_share(self.stage.score_journal, self.context.processes.rank) as journal:
             for part in ("validation", "test"):
                 texts = [row.text for row in getattr(self.context.data, part)]
-                self._part_scores(self._cache(journal), part, share(self.context.processes, texts, str))
+                own = [texts[place] for place in own_places(self.context.processes, texts)]
+                self._part_scores(self._cache(journal), part, own)
 
     def _discard_stale(self) -> None:
         """Remove cached scores of another model or prompt."""

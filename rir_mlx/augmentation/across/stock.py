@@ -34,7 +34,6 @@ class StockReasonings:
         """Count that a text has a reasoning."""
         self._reasonings.append(_key(reasoning))
         self._texts.append(_key(text))
-        self._stock = None
 
     def is_stock(self, text: str, reasoning: str) -> bool:
         """Whether the reasoning of a text is a stock one. All must have been added before."""
@@ -49,6 +48,7 @@ class StockReasonings:
         new = np.ones(len(pairs), dtype=bool)
         new[1:] = np.any(pairs[1:] != pairs[:-1], axis=1)
         reasonings, texts = np.unique(pairs[new, 0], return_counts=True)
+        del self._reasonings[:], self._texts[:]
         return frozenset(reasonings[texts >= SHARED_BY].tolist())
 
     def count(self, outcome: AugmentedRow) -> None:

@@ -24,7 +24,7 @@ from rir_mlx.augmentation.engines.cluster import LOOPBACK, RayEngine, WorkerSetu
 from rir_mlx.augmentation.engines.cluster_room import RoomWatch, share_of_a_worker, workers_that_fit
 from rir_mlx.backends import open_backend
 from rir_mlx.backends.base import Sampling
-from rir_mlx.errors import ModelError, UserError, install_extra
+from rir_mlx.errors import Failure, ModelError, UserError, install_extra
 from rir_mlx.models.adapter_spec import AdapterSpec
 from rir_mlx.prompting.prompts import LabelQuestion
 
@@ -179,6 +179,21 @@ def test_a_model_that_cannot_be_loaded_is_named_as_on_one_machine_and_frees_the_
             return
         time.sleep(0.1)
     pytest.fail(f"The workers keep their processors: {ray.available_resources()} are free.")
+
+
+@heavy
+def test_a_cluster_that_has_no_room_for_its_workers_any_more_ends_the_job_with_an_error(
+    cluster: Cluster, setup: WorkerSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after the death of a node, whose worker Ray would wait for."""
+    engine, requests = cluster.on(setup), EndlessRequests()
+    engine.patience = 1.0
+    monkeypatch.setattr("rir_mlx.augmentation.engines.cluster._node_resources", list)
+    with pytest.raises(Failure, match="had room for 0 of 2 workers"):
+        for _ in engine.write(iter(requests), SAMPLING):
+            pass
+    monkeypatch.undo()
+    requests.stopped = True
 
 
 @heavy
