@@ -22,6 +22,8 @@ from rir_mlx.prompting.prompts import answer_format, classifier_prompt, reasons_
 from rir_mlx.recipe.schema import Recipe, TrainingSection
 from rir_mlx.stages.context import Context
 from rir_mlx.stages.training import CURVE_PARTS, rgen_examples
+from rir_mlx.storage.layout import Stage
+from rir_mlx.training.checkpoints import Checkpoints
 from rir_mlx.training.cost import duration, generation_cost, training_cost
 from rir_mlx.training.job import DEFAULT_EPOCHS, TrainingJob, steps_for
 from rir_mlx.training.memory import Loaded, Trained
@@ -103,6 +105,7 @@ class _Timing:
         self._generation: float | None = None
         self._forwards: dict[Arm, float] = {}
         self._arms: dict[Arm, float] = {}
+        self._counts: dict[Arm, int] = {}
 
     def seconds(self, stage: str) -> float | None:
         recipe = self.context.recipe
@@ -120,19 +123,35 @@ class _Timing:
             return self._evaluation()
         if stage == "learning curve" and recipe.classifier.learning_curve is not None:
             return len(CURVE_PARTS) * self._arm(recipe.classifier.learning_curve) / len(recipe.classifier.seeds)
-        return sum(self._arm(arm) for arm in recipe.classifier.arms if stage == f"classifier {arm}")
+        return sum(
+            self._arm(arm) * self._arm_left(arm) for arm in recipe.classifier.arms if stage == f"classifier {arm}"
+        )
 
     def _rgen(self) -> float:
         options, seed = self.context.recipe.rgen, self.context.recipe.seed
         examples = rgen_examples(self.context, "train")
         few = replace(examples, rows=examples.rows[:_ROWS])
         job = TrainingJob(few, few, options, seed, steps_for(examples, options, seed=seed))
-        return training_cost(self.trained, job, self.device, "rgen", "").seconds
+        seconds = training_cost(self.trained, job, self.device, "rgen", "").seconds
+        return seconds * self._left(self.context.run.rgen, job.steps)
 
     def _arm(self, arm: Arm) -> float:
         if arm not in self._arms:
             self._arms[arm] = self._trained_arm(arm)
         return self._arms[arm]
+
+    def _arm_left(self, arm: Arm) -> float:
+        """The share of an arm's training that is still to be done."""
+        seeds = self.context.recipe.classifier.seeds
+        return sum(self._left(self.context.trained(arm, seed), self._counts[arm]) for seed in seeds) / len(seeds)
+
+    def _left(self, stage: Stage, steps: int) -> float:
+        """The share of a training that is still to be done: one that was stopped resumes."""
+        if self.context.force:
+            return 1.0
+        if stage.done() is not None:
+            return 0.0
+        return 1 - min(1.0, Checkpoints(stage.checkpoints, {}).step() / max(1, steps))
 
     def _trained_arm(self, arm: Arm) -> float:
         """Every seed of an arm: its steps, and its validations with reasonings of its own."""
@@ -150,6 +169,7 @@ class _Timing:
         rows = [replace(row, reasoning=why) for row, why in zip(self.rows, cycle(self._reasonings()), strict=False)]
         examples = training_examples(context.model.codec, context.task, rows, arm)
         steps = steps_for(examples, options, rows=len(context.data.train), seed=options.seeds[0])
+        self._counts[arm] = steps
         job = TrainingJob(examples, examples, options, options.seeds[0], steps)
         cost = training_cost(self.trained, job, self.device, "classifier", "")
         self._forwards[arm] = _FORWARD_SHARE * cost.seconds / max(1, cost.rows)

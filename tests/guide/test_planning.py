@@ -10,7 +10,7 @@ from commands import Finished, Run
 
 from rir_mlx.errors import UserError
 from rir_mlx.guide.draft import Draft
-from rir_mlx.guide.planning import Sizes, StageTime, fit_into, plan, plan_text, rough_seconds, seconds_of
+from rir_mlx.guide.planning import Sizes, StageTime, _Timing, fit_into, plan, plan_text, rough_seconds, seconds_of
 from rir_mlx.progress import Pace
 from rir_mlx.stages import OpenOptions, open_run
 
@@ -53,6 +53,20 @@ def test_every_stage_of_a_new_run_has_a_time(recipe: Path) -> None:
     assert kept is not None
     assert context.model.load() is kept, "the first stage does not load it again"  # type: ignore[attr-defined]
     assert context.model.load() is not kept  # type: ignore[attr-defined]
+
+
+def test_a_training_that_was_stopped_is_counted_by_the_steps_that_are_left(recipe: Path) -> None:
+    """A classifier that resumed at step 400 of 430 was said to take seven minutes, and what followed a tenth of its
+    time: the seconds were put down to a fast machine."""
+    context = opened(recipe)
+    timing = _Timing(context, context.model.load())  # type: ignore[arg-type, attr-defined]
+    timing._counts["qa"] = 40
+    stage = context.trained("qa", context.recipe.classifier.seeds[0])  # type: ignore[attr-defined]
+    assert timing._arm_left("qa") == 1
+    (stage.checkpoints / "step-00000030").mkdir(parents=True)
+    assert timing._arm_left("qa") == 0.25
+    stage.finish({})
+    assert timing._arm_left("qa") == 0
 
 
 def test_more_passes_take_more_time_and_more_seeds_too(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
