@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pages
+import picture
 import pytest
 import sessions
 from pages import ROOT
@@ -80,3 +81,9 @@ def test_the_transcript_of_the_demo_is_whole() -> None:
     answer = next(step.block for step in steps if step.command == 'rir-mlx classify "I feel great"')
     best = max((float(line.split()[1].rstrip("%")), line.split()[0]) for line in answer if "%" in line)
     assert best[1] == "joy"
+
+
+def test_the_picture_of_the_demo_shows_the_transcripts_of_the_page() -> None:
+    """It says in a text field of its PNG file which transcripts it was made from."""
+    field = f"tEXt{picture.SHOWS}\0{picture.digest(picture.transcripts())}".encode()
+    assert field in picture.PICTURE.read_bytes(), "make the picture again: python docs/picture.py"

@@ -165,19 +165,21 @@ def seeds_disagree(comparison: PairedComparison) -> bool:
 
 def _finding(comparison: PairedComparison) -> str:
     change, seeds, significant = comparison.difference, len(comparison.by_seed), is_significant(comparison)
+    includes = change.low <= 0 <= change.high
     if seeds < MIN_SEEDS:
         if seeds == 1 and significant:
             better = comparison.second if change.value > 0 else comparison.first
             found = f"On rows like these, this {better} classifier is the better one."
         elif seeds == 1:
-            found = f"It is unclear whether the {comparison.second} or the {comparison.first} classifier is better."
+            found = f"It is unclear whether the {comparison.second} or the {comparison.first} classifier is better"
+            found += "." if includes else f": McNemar's exact test needs p < {(1 - LEVEL) / comparison.compared:.2g}."
         else:
             found = f"Two seeds cannot show how much seeds vary.{_disagreement(comparison)}"
         return (
             f"{found} This is no evidence that reasoning helps or hurts in training: that takes {MIN_SEEDS} seeds or "
             "more (classifier.seeds=[0, 1, 2])."
         )
-    if change.low <= 0 <= change.high:
+    if includes:
         return (
             "The interval includes 0, so there is no evidence that reasoning helped or hurt."
             f"{_disagreement(comparison)}"

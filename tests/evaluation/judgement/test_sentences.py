@@ -57,6 +57,14 @@ def test_one_seed_speaks_of_two_classifiers() -> None:
     assert "It is unclear whether the qra or the qa classifier is better." in equal
 
 
+def test_a_verdict_says_why_an_interval_without_0_does_not_suffice() -> None:
+    """The demo with twice its steps: +0.2 to +9.1, and yet unclear."""
+    seed = SeedComparison(0.047, 25, 11, 0.029)
+    for compared, needed in ((1, ""), (2, "better: McNemar's exact test needs p < 0.025.")):
+        text = verdict(PairedComparison("qa", "qra", 300, Interval(0.047, 0.002, 0.091), (seed,), compared=compared))
+        assert ("It is unclear" in text, needed in text) == (compared > 1, True)
+
+
 def test_mcnemars_test_says_who_gained() -> None:
     """TREC's two seeds point opposite ways; a p-value alone does not show it."""
     better, worse, equal = (verdict(outcomes(50, *pair, 8, seeds=1)) for pair in ((40, 2), (2, 40), (9, 9)))
