@@ -25,14 +25,17 @@ from rir_mlx.stages.measuring import _ArmMeasurement
 from rir_mlx.statistics.intervals import share_interval
 from rir_mlx.types import Arm
 
-SIZES = ("data.val_size=300", "data.test_size=600", "classifier.seeds=[0, 1, 2]")
+SIZES = ("data.max_samples=100", "data.val_size=300", "data.test_size=600", "classifier.seeds=[0, 1, 2]")
 SHARES = (0.0, 0.25, 0.5, 0.75)
 SPANS = ("[0.0, 0.5]", "[0.2, 0.7]", "[0.4, 0.9]")
 ARMS: tuple[Arm, ...] = ("qa", "qra", "qar", "qarqa", "curriculum")
 
 
 def opened(runs: Path, *settings: str) -> Context:
-    return open_run("demo", OpenOptions(runs=runs, overrides=(*SIZES, "name=arms", *settings), backend="torch"))
+    return open_run(
+        "demo",
+        OpenOptions(runs=runs, overrides=(*SIZES, "classifier.epochs=4", "name=arms", *settings), backend="torch"),
+    )
 
 
 def on_validation(context: Context, arm: Arm) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def make_requests(codec: Codec, job: Job) -> tuple[Tokens, list[Request]]:
         with Path(job.data).open(encoding="utf-8", newline="") as file:
             rows = [(row["text"], row["label"]) for row in csv.DictReader(file)]
     else:
-        texts = [row.text for row in load_labelled(load_recipe("demo").data, seed=0).train]
+        texts = [row.text for row in load_labelled(load_recipe("demo", ["data.max_samples=100"]).data, seed=0).train]
         rows = [(f"{a}. {b}", label) for a, b, label in zip(texts, reversed(texts), cycle(LABELS), strict=False)]
     if len(rows) < job.rows:
         raise SystemExit(f"{job.data or 'The embedded data'} has {len(rows)} rows, and --rows asks for {job.rows}.")

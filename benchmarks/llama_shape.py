@@ -50,7 +50,7 @@ class Setting:
     """The model, the task and rows of the embedded data."""
 
     def __init__(self, folder: Path, backend: str, dtype: Dtype | None = None) -> None:
-        data = load_labelled(load_recipe("demo").data, seed=0)
+        data = load_labelled(load_recipe("demo", ["data.max_samples=100"]).data, seed=0)
         self.rows: tuple[Row, ...] = data.train
         self.base = resolve_model(str(folder))
         self.codec = Codec(self.base.folder, "26 Jul 2024")

@@ -44,5 +44,5 @@ def read_rows(data: str | None, count: int | None = None) -> list[tuple[str, str
     if data:
         with Path(data).open(encoding="utf-8", newline="") as file:
             return [(row["text"], row["label"]) for row in csv.DictReader(file)][:count]
-    embedded = len(load_labelled(load_recipe("demo").data, seed=0).train)
+    embedded = len(load_labelled(load_recipe("demo", ["data.max_samples=100"]).data, seed=0).train)
     return list(joined_texts(embedded if count is None else min(count, embedded)))
