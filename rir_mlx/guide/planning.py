@@ -211,7 +211,7 @@ class _Timing:
         for arm in recipe.classifier.arms:
             each = rows * self._forward(arm)
             if reasons_first(arm):
-                drawn = recipe.evaluate.samples * self.test if recipe.evaluate.samples > 1 else 0
+                drawn = recipe.evaluate.samples * rows if recipe.evaluate.samples > 1 else 0
                 each += (rows + drawn) * self._generated_row()
                 each += 2 * min(self.test, _PROBED) * self._forward(arm)
             total += len(recipe.classifier.seeds) * each
