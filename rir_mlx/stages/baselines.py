@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,14 @@ from rir_mlx.evaluation.baselines.embedding import embedding
 from rir_mlx.evaluation.baselines.encoder import EncoderTexts, encoder
 from rir_mlx.evaluation.entries import EntryPredictions
 from rir_mlx.evaluation.score_cache import ScoreCache
+from rir_mlx.models.fingerprint import fingerprint
 from rir_mlx.models.hub import resolve_model
 from rir_mlx.stages.context import Context, is_due
 from rir_mlx.stages.measuring import scoring_identity
 from rir_mlx.statistics.intervals import FloatArray
 from rir_mlx.statistics.tfidf import majority_probabilities, tfidf
 from rir_mlx.storage.atomic import read_jsonl, write_jsonl
+from rir_mlx.storage.digests import digest_of, digest_of_file
 from rir_mlx.storage.journal import Journal
 
 
@@ -38,8 +41,10 @@ def measure_baseline(context: Context, name: str) -> EntryPredictions:
     }
     if name == "encoder":
         inputs["encoder"] = context.recipe.evaluate.encoder
+        inputs |= own_files(context.recipe.evaluate.encoder)
     elif name == "embedding":
         inputs["embedding_model"] = context.recipe.evaluate.embedding_model
+        inputs |= own_files(context.recipe.evaluate.embedding_model)
     elif name == "untuned":
         inputs["model"] = scoring_identity(context, None)
     if is_due(context, stage, inputs, f"baseline {name}"):
@@ -53,6 +58,18 @@ def measure_baseline(context: Context, name: str) -> EntryPredictions:
         for row in read_jsonl(path, f"Delete {stage.record}; the baseline is then measured again.")
     ]
     return EntryPredictions(name, "baseline", np.array([kept]), probabilistic=name != "majority")
+
+
+def own_files(name: str | None) -> dict[str, str]:
+    """A hash of an encoder's files, as a stage's input, where it is a folder of one's own: those may change. Nothing
+    for a name of the hub."""
+    folder = Path(name or "").expanduser()
+    if not name or not folder.is_dir():
+        return {}
+    inside = sorted(path for suffix in ("json", "safetensors") for path in folder.glob(f"*/*.{suffix}"))
+    about = [*sorted(folder.glob("*.json")), *inside]
+    files = [[path.relative_to(folder).as_posix(), digest_of_file(path)] for path in about]
+    return {"files": digest_of([fingerprint(folder, sorted(folder.glob("*.safetensors"))), files])}
 
 
 def majority_entry(context: Context) -> EntryPredictions:

@@ -52,6 +52,7 @@ _STANDS_FOR = {
     "adapter": "the trained weights",
     "readings": "the trained weights or the prompt",
     "source.sha256": "the file",
+    "files": "the encoder's files",
     "classifier": "the classifier",
 }
 _HASH = re.compile(r"(?=.*\d)[0-9a-f]{8,64}")

@@ -20,7 +20,7 @@ from rir_mlx.evaluation.baselines.embedding import SentenceSteps, embedding, sen
 from rir_mlx.evaluation.baselines.encoder import EncoderTexts
 from rir_mlx.models.hub import ModelFiles, resolve_model
 from rir_mlx.recipe.loading import load_recipe
-from rir_mlx.stages.baselines import baseline_names, measure_baseline
+from rir_mlx.stages.baselines import baseline_names, measure_baseline, own_files
 from rir_mlx.storage.atomic import read_jsonl
 
 TRANSFORMER = {"path": "", "type": "sentence_transformers.models.Transformer"}
@@ -201,3 +201,18 @@ def test_the_vectors_of_minilm_are_those_of_the_sentence_transformers_library(tm
     texts = [*TEXTS, "I feel great, thank you!", "Ünïcode — ok 😀", "word " * 400]
     wanted = SentenceTransformer(str(tmp_path), device="cpu").encode(texts)
     assert text_vectors(resolve_model(str(tmp_path)), texts) == pytest.approx(wanted, abs=1e-5)
+
+
+def test_an_encoder_whose_files_changed_is_measured_again(tmp_path: Path) -> None:
+    """Its folder's name was all that the stage remembered: other weights there kept the old answers."""
+    write(tmp_path / "config.json", {"hidden_size": 4})
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    write(tmp_path / "1_Pooling/config.json", {"pooling_mode": "mean"})
+    seen = [own_files(str(tmp_path))]
+    (tmp_path / "model.safetensors").write_bytes(b"others!")
+    seen.append(own_files(str(tmp_path)))
+    write(tmp_path / "1_Pooling/config.json", {"pooling_mode": "cls"})
+    seen.append(own_files(str(tmp_path)))
+    assert len({found["files"] for found in seen}) == 3
+    assert own_files(str(tmp_path)) == seen[2]
+    assert own_files("sentence-transformers/all-MiniLM-L6-v2") == own_files(None) == {}
