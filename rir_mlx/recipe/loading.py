@@ -14,6 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from rir_mlx.errors import RecipeError, did_you_mean
+from rir_mlx.recipe.builtin import BUILTIN
 from rir_mlx.recipe.problems import explain
 from rir_mlx.recipe.schema import Recipe
 from rir_mlx.types import SHIPPED, TABLE_SUFFIXES
@@ -59,13 +60,29 @@ def load_recipe(source: str | Path | Recipe | None = None, overrides: Sequence[s
             path = shipped_recipe(str(source))
         where = str(path)
         values = {"name": name_from(path.stem)} | _read_yaml(path)
+    replaced = _parts_beside_train(values.get("data"))
     for text in overrides:
         merge_override(values, text)
     if any(text.startswith(("data.train=", "data.train.path=")) for text in overrides):
-        for part in ("validation", "test"):  # of the recipe's own rows, which these replace
+        for part in replaced:
             if not any(text.startswith(f"data.{part}") for text in overrides):
                 values["data"].pop(part, None)
     return validated(values, where)
+
+
+def _parts_beside_train(data: Any) -> list[str]:
+    """The parts that come from where a recipe's training rows do: other splits of a data set, or other embedded files.
+    Training rows from elsewhere replace these too. A file of one's own stays."""
+
+    if not isinstance(data, dict):
+        return []
+
+    def origin(part: str) -> str:
+        source = data.get(part, Recipe().data.train.path)
+        path = str(source.get("path") if isinstance(source, dict) else source)
+        return BUILTIN if path.startswith(BUILTIN) else path
+
+    return [part for part in ("validation", "test") if origin(part) == origin("train")]
 
 
 def validated(values: Mapping[str, Any], where: str) -> Recipe:

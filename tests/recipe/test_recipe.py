@@ -158,6 +158,17 @@ def test_other_training_rows_replace_a_recipes_test_rows_too() -> None:
     assert recipe.data.test is None
     assert recipe.data.validation is not None
     assert recipe.data.validation.path == "more.csv"
+    assert load_recipe("demo", ["data.train=mine.csv"]).data.test is None
+
+
+def test_a_test_file_of_ones_own_stays_with_other_training_rows(tmp_path: Path) -> None:
+    """Cleaned training rows (`check --write`) silently cost a recipe its test file, and 2,000 training rows instead."""
+    path = tmp_path / "mine.yaml"
+    path.write_text("data: {train: rows.csv, test: {path: test.csv}, validation: {path: rows.csv}}\n")
+    data = load_recipe(path, ["data.train=clean.csv"]).data
+    assert data.test is not None
+    assert data.test.path == "test.csv"
+    assert data.validation is None
 
 
 def test_a_key_that_comes_twice_is_an_error_with_its_line(tmp_path: Path) -> None:
