@@ -18,6 +18,7 @@ from rir_mlx.augmentation.job import NOT_WRITTEN, AugmentationJob, AugmentationS
 from rir_mlx.augmentation.leakage import LabelledReasoning, ReservoirSample, leakage
 from rir_mlx.augmentation.summary import AugmentationSummary
 from rir_mlx.backends.base import Sampling
+from rir_mlx.backends.limits.memory import give_back
 from rir_mlx.backends.processes import decide_on_main, is_main, own_places, run_on_main
 from rir_mlx.data.loading import refuse_test_rows
 from rir_mlx.data.rows import Row
@@ -362,6 +363,7 @@ def write_augmented_rows(context: Context, job: AugmentationJob, across: Filters
                 record = _place_of(outcome.row) | asdict(candidate) | {"part": part, "lost": outcome.kept is None}
                 rejected.write(json.dumps(record, ensure_ascii=False) + "\n")
     stats: dict[str, Any] = {part: summary.values() for part, summary in summaries.items()}
+    give_back()  # the leakage takes another 150 MB, mostly for scikit-learn
     stats |= {"leakage": leakage(sample, job.filters.labels), "examples": examples.values()} | across.values()
     write_json(run.stats, stats)
     for line in example_lines(stats["examples"]):

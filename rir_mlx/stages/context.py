@@ -9,6 +9,7 @@ from functools import cached_property, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from rir_mlx.backends.base import Backend, ProcessGroup
+from rir_mlx.backends.limits.memory import give_back
 from rir_mlx.backends.processes import is_main, run_on_main
 from rir_mlx.classification.loading import seed_suffix, trained_stage
 from rir_mlx.data.loading import LabelledData, TripleData, load_labelled, load_triples
@@ -41,6 +42,7 @@ class RunData:
     def labelled(self) -> LabelledData:
         """The labelled rows. Raises DataError with all faults of all files."""
         data = load_labelled(self.recipe.data, self.recipe.seed)
+        give_back()
         self._say(data.notes)
         return data
 

@@ -1,10 +1,15 @@
-"""What several processes share out among themselves."""
+"""What several processes share out among themselves, and what one gives back."""
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from rir_mlx.backends.limits.memory import give_back
 from rir_mlx.backends.processes import own_places
 
 
@@ -16,3 +21,18 @@ def test_every_item_belongs_to_one_process_and_items_of_a_name_to_the_same() -> 
     assert all(places)
     for own in places:
         assert {place % 30 for place in own} == {place % 30 for place in own if place < 30}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
+def test_memory_that_was_freed_below_what_is_held_goes_back_to_the_system() -> None:
+    freed = [bytes(1 << 16) for _ in range(800)]
+    held = bytes(1 << 16)
+    before = resident_mb()
+    del freed
+    give_back()
+    assert before - resident_mb() > 25
+    assert len(held) == 1 << 16
+
+
+def resident_mb() -> int:
+    return int(Path("/proc/self/status").read_text(encoding="utf-8").partition("VmRSS:")[2].split()[0]) // 1024
