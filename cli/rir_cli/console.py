@@ -33,6 +33,7 @@ _BESIDE_BAR = 10
 """Columns between a label and the end of its bar that are not the bar."""
 _WIDE = 104
 """Columns that the full comparison needs. A narrower terminal gets it without steps and tokens, and so on."""
+_HARMLESS = dict.fromkeys([code for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"], "\ufffd")
 _COLUMNS, _ENDLESS = (6, 4, 3, 2), 1000
 """How many of its columns are shown: as many as fit, the most important ones first."""
 
@@ -227,8 +228,9 @@ def _comparison_table(comparison: Comparison, columns: int) -> Table:
 
 
 def _print(console: Console, text: str) -> None:
-    """Print a line of markup. A terminal gets it broken between words; elsewhere a line stays whole, to be searched."""
-    console.print(text, soft_wrap=not console.is_terminal)
+    """Print a line of markup. A terminal gets it broken between words; elsewhere a line stays whole, to be searched. A
+    text of a table, a model or a server in it may not steer the terminal: its control characters are replaced."""
+    console.print(text.translate(_HARMLESS), soft_wrap=not console.is_terminal)
 
 
 def print_demo(comparison: Comparison, arm: str, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:

@@ -15,10 +15,12 @@ import pytest
 import yaml
 from commands import LABELS, Run, write_csv
 from rir_cli.app import _classify_command
+from rir_cli.console import ConsoleProgress, print_error
 from rir_cli.context import own_name
 from tiny import make_tiny_llama
 
 from rir_mlx import backends
+from rir_mlx.errors import UserError
 from rir_mlx.recipe.loading import load_recipe, shipped_recipe
 from rir_mlx.recipe.schema import Recipe
 from rir_mlx.storage.layout import RunDir
@@ -282,3 +284,13 @@ def test_a_name_that_no_file_can_have_is_a_mistake_in_words(rir: Run, typed: lis
     assert result.code == 2
     assert result.err.endswith("File name too long.\n")
     assert len(result.err) < 200
+
+
+def test_what_a_server_or_a_table_wrote_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Reasonings are printed while they are written: an escape sequence in one renamed the window, or cleared it."""
+    steering = "joy\x1b]0;mine\x07 \x1b[2J\x9b2J\u00a0é\U0001f600"
+    ConsoleProgress(quiet=False).say(steering)
+    print_error(UserError(steering, hint=steering))
+    printed = capsys.readouterr().err
+    assert printed.count("joy\ufffd]0;mine\ufffd \ufffd[2J\ufffd2J\u00a0é\U0001f600") == 3
+    assert not set("\x1b\x07\x9b") & set(printed)
