@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from rir_mlx.classification.exported import ExportedRun
 from rir_mlx.errors import UserError
 from rir_mlx.evaluation.entries import DESCRIPTIONS
 from rir_mlx.evaluation.schema import read_comparison
@@ -103,6 +104,8 @@ class Workbench:
     def _curve(self, arm: Arm) -> dict[str, Any]:
         """For thresholds from 0 to 1: how many test rows are answered, how many of these are right, and between which
         shares that lies with 95 % certainty."""
+        if isinstance(self.source.run, ExportedRun):
+            raise Refused(404, "An export holds no test rows: serve the run that it comes from.")
         path = self.source.run.predictions(arm)
         if arm not in self.source.arms or not path.is_file():
             raise Refused(404, f"{arm} has not been measured on test rows: run `rir-mlx evaluate`.")
