@@ -107,27 +107,23 @@ def read_columns(path: Path, form: TableFormat = ANY_FORMAT) -> TableColumns:
 
 
 def guess_text(table: TableColumns) -> Guess | None:
-    """The column of the text: the one with a usual name, else the one with the longest texts; behind the column of its
-    headline, if there is one."""
-    found = _longest_text(table)
-    if found is None:
-        return None
-    body = table.named(found.column)
-    for column in table.columns:
-        headline = column.name.strip().casefold() in _HEADLINES and column.name != found.column
-        if headline and body and 0 < column.characters < body.characters and not column.is_number:
-            why = f"the name {column.name!r} is usual for a headline, and of {found.column}, {found.reason}"
-            return Guess(column.name, why, (found.column,))
-    return found
-
-
-def _longest_text(table: TableColumns) -> Guess | None:
+    """The column of the text: the one with a usual name, else the one with the longest texts."""
     usual = [column for name in usually_named(table.names, "text") if (column := table.named(name)) and column.filled]
     if len(usual) == 1:
         return Guess(usual[0].name, "its name is usual for texts")
     longest = max(usual or table.columns, key=lambda column: column.characters)
     if longest.words >= _FEW_WORDS and not longest.is_number:
         return Guess(longest.name, f"its texts are the longest: {longest.characters:.0f} characters on average")
+    return None
+
+
+def headline_of(table: TableColumns, text: str) -> str | None:
+    """The column whose short text belongs above that of the column `text`, by its name."""
+    body = table.named(text)
+    for column in table.columns:
+        headline = column.name.strip().casefold() in _HEADLINES and column.name != text
+        if headline and body and 0 < column.characters < body.characters and not column.is_number:
+            return column.name
     return None
 
 

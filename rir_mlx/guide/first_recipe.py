@@ -17,7 +17,15 @@ from rir_mlx.data.loading import format_of
 from rir_mlx.data.rows import Row
 from rir_mlx.data.tables.text_files import OtherEncoding
 from rir_mlx.errors import DataError, UserError
-from rir_mlx.guide.columns import Guess, TableColumns, guess_reasoning, guess_text, label_columns, read_columns
+from rir_mlx.guide.columns import (
+    Guess,
+    TableColumns,
+    guess_reasoning,
+    guess_text,
+    headline_of,
+    label_columns,
+    read_columns,
+)
 from rir_mlx.guide.draft import Draft
 from rir_mlx.guide.labels import LabelFacts, label_examples, label_facts
 from rir_mlx.guide.models import EMBEDDED_MODEL, BaseModel, default_model, fitting, models_here, unknown_model
@@ -78,6 +86,8 @@ class TableLook:
     overrides: Sequence[str] = ()
     encoding: str | None = None
     """What a text that is not UTF-8 looks like."""
+    headline: str | None = None
+    """A column that may stand above the text, such as a subject."""
 
 
 @dataclass(frozen=True)
@@ -120,16 +130,14 @@ def look_at(path: Path, overrides: Sequence[str] = ()) -> TableLook:
         encoding = error.encoding
         table = read_columns(path, replace(format_of(section), encoding=encoding))
     named = section.text_column
-    text = _named((named,) if isinstance(named, str) else named) if named else guess_text(table)
-    taken = set(text.columns) if text else set[str]()
+    named = (named,) if isinstance(named, str) else named
+    text = Guess(named[0], _NAMED, tuple(named[1:])) if named else guess_text(table)
+    headline = headline_of(table, text.column) if text and not named else None
+    taken = {*(text.columns if text else ()), *((headline,) if headline else ())}
     labels = [Guess(section.label_column, _NAMED)] if section.label_column else label_columns(table, taken)
     taken |= {guess.column for guess in labels[:1]}
     reasoning = None if section.reasoning_column else guess_reasoning(table, taken)
-    return TableLook(path, table, text, labels, reasoning, tuple(overrides), encoding)
-
-
-def _named(columns: Sequence[str]) -> Guess:
-    return Guess(columns[0], _NAMED, tuple(columns[1:]))
+    return TableLook(path, table, text, labels, reasoning, tuple(overrides), encoding, headline)
 
 
 def scan(look: TableLook, text: Sequence[str] = (), label: str | None = None) -> ScannedTable:
@@ -137,7 +145,7 @@ def scan(look: TableLook, text: Sequence[str] = (), label: str | None = None) ->
 
     Raises DataError if there is no guess, if two columns may be the label, or if the rows cannot be read at all."""
     names = ", ".join(look.table.names)
-    chosen = _named(text) if text else look.text
+    chosen = Guess(text[0], _NAMED, tuple(text[1:])) if text else look.text
     if chosen is None:
         raise DataError(
             f"{look.path}: no column looks like the text. Columns: {names}.",

@@ -13,6 +13,7 @@ from rir_mlx.guide.columns import (
     ColumnFacts,
     guess_reasoning,
     guess_text,
+    headline_of,
     label_columns,
     read_columns,
     shown_values,
@@ -36,13 +37,14 @@ def test_usual_names_win_over_what_the_cells_look_like(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("header", ["id,subject,body,kind", "id,Betreff,Nachricht,Bereich", "id,title,text,label"])
-def test_a_headline_and_the_text_below_it_are_one_text(tmp_path: Path, header: str) -> None:
+def test_a_headline_is_found_and_is_no_label(tmp_path: Path, header: str) -> None:
     rows = [f"{n},hello {n % 5},a longer message with number {n},{'ab'[n % 2]}" for n in range(30)]
     columns = read_columns(table(tmp_path, header, *rows))
     guess = guess_text(columns)
     assert guess is not None
-    assert guess.columns == tuple(header.split(",")[1:3])
-    assert [found.column for found in label_columns(columns, set(guess.columns))] == [header.split(",")[3]]
+    headline, body, label = header.split(",")[1:]
+    assert (headline_of(columns, guess.column), guess.column) == (headline, body)
+    assert [found.column for found in label_columns(columns, {body, headline})] == [label]
 
 
 def test_of_long_texts_two_are_shown_cut_where_they_are_cut() -> None:

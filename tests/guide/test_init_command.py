@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import typer
 from commands import LABELS, WORDS, Run, write_csv
-from rir_cli.starting.questions import _some_of
+from rir_cli.starting.questions import _some_of, ask_columns
 
+from rir_mlx.guide.first_recipe import look_at
 from rir_mlx.recipe.loading import load_recipe
 
 
@@ -118,12 +119,21 @@ def test_several_columns_of_text_can_be_named_at_a_terminal(monkeypatch: pytest.
     assert _some_of("Which?", known, ("b", "a")) == ("b", "a")
 
 
-def test_a_subject_and_a_body_are_one_text_and_the_text_length_that_init_chose_is_audited(rows: Run) -> None:
-    lines = [f"hello {n},{'so many words ' * 30}{n},{label}" for n in range(30) for label in LABELS]
+def test_a_subject_may_stand_above_the_text_and_the_length_that_init_chose_is_audited(
+    rows: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [f"hello {n},{'so many words ' * 45}{n},{label}" for n in range(30) for label in LABELS]
     Path("mails.csv").write_text("\n".join(["subject,body,kind", *lines]) + "\n", encoding="utf-8")
     result = rows("init", "mails.csv", "--yes")
-    assert "Text: subject and body, because the name 'subject' is usual for a headline" in result.out
-    assert load_recipe("mails.yaml").data.text_column == ("subject", "body")
+    assert "subject is left out. For texts that have both: -s 'data.text_column=[subject, body]'" in result.out
+    assert load_recipe("mails.yaml").data.text_column == "body"
+    look = look_at(Path("mails.csv"))
+    monkeypatch.setattr(typer, "confirm", lambda *_, **__: True)
+    assert ask_columns(look) == (("subject", "body"), None)
+    monkeypatch.setattr(typer, "confirm", lambda what, **__: "Put subject above" not in what)
+    assert ask_columns(look) == ((), None)
+    both = rows("init", "mails.csv", "--yes", "-o", "both.yaml", "-s", "data.text_column=[subject, body]")
+    assert (both.code, load_recipe("both.yaml").data.text_column) == (0, ("subject", "body")), both.err
     assert "# Room for 99 % of the texts" in Path("mails.yaml").read_text(encoding="utf-8")
     assert "texts longer than" not in result.out
 

@@ -98,7 +98,7 @@ def _draft(look: TableLook, target: Path, limit: float | None, *, asks: bool) ->
 
     rows = f"{'more than ' if look.table.partly else ''}{look.table.rows:,} rows"
     _say(f"{look.path}: {rows}, columns {', '.join(look.table.names)}")
-    _say_guesses(look)
+    _say_guesses(look, asks=asks)
     text, label = questions.ask_columns(look) if asks else ((), None)
     table = first_recipe.as_split(_labels_settled(first_recipe.scan(look, text, label), asks=asks))
     descriptions = questions.ask_descriptions(table.facts) if asks else {}
@@ -160,13 +160,16 @@ def _instruction(draft: Draft) -> str:
     return draft.recipe().data.instruction
 
 
-def _say_guesses(look: TableLook) -> None:
+def _say_guesses(look: TableLook, *, asks: bool) -> None:
     from rir_mlx.guide.first_recipe import ENCODING
 
     if look.encoding:
         _say(f"Encoding: {look.encoding}, because {ENCODING}.")
     if look.text is not None:
         _say(f"Text: {' and '.join(look.text.columns)}, because {look.text.reason}.")
+    if look.headline and look.text is not None and not asks:
+        both = shlex.quote(f"data.text_column=[{look.headline}, {look.text.column}]")
+        _say(f"{look.headline} is left out. For texts that have both: -s {both}")
     for guess in look.labels:
         _say(f"Label{'?' if len(look.labels) > 1 else ''}: {guess.column}, because {guess.reason}.")
     if look.reasoning is not None:

@@ -29,7 +29,9 @@ def ask_columns(look: TableLook) -> tuple[Sequence[str], str | None]:
 
     sure = look.text is not None and len(look.labels) == 1
     if sure and typer.confirm("Are these the columns?", default=True, err=True):
-        return (), None
+        above = f"Put {look.headline} above the text? What is classified later then needs it, too."
+        both = look.headline and typer.confirm(above, default=False, err=True)
+        return ((look.headline, *look.text.columns) if both and look.headline and look.text else ()), None
     for column in look.table.columns:
         tell(f"  {column.name}: {shown_values(column)}", err=True)
     names = look.table.names
