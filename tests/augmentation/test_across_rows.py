@@ -160,7 +160,7 @@ def test_the_model_scores_each_reasoning_with_each_text(codec: Codec) -> None:
     texts, reasonings = ["a lamp fell", "we won"], ["Winning is joyful.", "The lamp, joy.", "So."]
     found = LocalLikelihoods(model, codec, QUESTION, 200).log_probabilities("joy", texts, reasonings)
     for row, text in zip(found, texts, strict=True):
-        prompt = codec.encode(QUESTION.prompt(ReasoningRequest("", text, "joy", 0)), 200)
+        prompt = codec.encode(QUESTION.of_row(text, "joy"), 200)
         for value, said in zip(row, reasonings, strict=True):
             tokens = (*prompt.prefix, *prompt.row, *codec.given(said), codec.terminator)
             logits = model.logits(tokens)[len(prompt.prefix) + len(prompt.row) - 1 : -1].astype(np.float64)
