@@ -123,7 +123,7 @@ def test_what_is_asked_is_the_prompt_and_the_sampling() -> None:
     plain, full = fake.bodies
     assert plain == {
         "model": "tiny",
-        "messages": [{"role": "user", "content": QUESTION.prompt(order).message}],
+        "messages": [{"role": "user", "content": QUESTION.of_row(order.text, order.label).message}],
         "temperature": 0.0,
         "top_p": 1.0,
         "max_tokens": 7,
@@ -182,9 +182,9 @@ def test_a_text_is_cut_so_that_the_answer_fits_behind_the_prompt(codec: Codec) -
     for order, text in zip(orders[:3], cut[:3], strict=True):
         assert order.text.startswith(text)
         assert text not in ("", order.text)
-        fits = QUESTION.prompt(ReasoningRequest(order.key, text, "joy", 0))
+        fits = QUESTION.of_row(text, "joy")
         assert codec.encode(fits, limit).trimmed == 0
-        longer = QUESTION.prompt(ReasoningRequest(order.key, order.text[: len(text) + 12], "joy", 0))
+        longer = QUESTION.of_row(order.text[: len(text) + 12], "joy")
         assert codec.encode(longer, limit).trimmed > 0
 
 
@@ -234,7 +234,7 @@ def alone(url: str, model: str, order: ReasoningRequest, sampling: Sampling) -> 
     """What the server gives when nothing else runs."""
     body = {
         "model": model,
-        "messages": [{"role": "user", "content": QUESTION.prompt(order).message}],
+        "messages": [{"role": "user", "content": QUESTION.of_row(order.text, order.label).message}],
         "temperature": sampling.temperature,
         "max_tokens": sampling.max_tokens,
         "seed": order.seed,
