@@ -129,6 +129,17 @@ def test_ungrounded_is_applied_only_where_it_costs_few_rows(codec: Codec, tmp_pa
         assert ("is applied: it costs 5%" if lost else "is not applied: it would cost 5%") in line
 
 
+def test_stock_reasonings_are_no_cost_of_ungrounded(codec: Codec, tmp_path: Path) -> None:
+    """They go in any case, and so many of them switched `ungrounded` off where it was needed most."""
+    data = [
+        *rows(),
+        *(Row(f"we sang {word} songs", "sadness") for word in ("old", "new", "sad", "long", "loud", "odd")),
+    ]
+    for names, cost in ((("stock", "ungrounded"), 0.0), (("ungrounded",), 6 / 26)):
+        _, across = judged(codec, tmp_path / f"{len(names)}", None, names, data)
+        assert across.values()["ungrounded"] == {"applied": not cost, "cost": cost, "at_most": 0.1}
+
+
 def groups_of(rows: Iterable[tuple[int, str, str]]) -> list[TextGroup]:
     rows = list(rows)
     return list(text_groups(rows, {number: text for number, text, _ in rows}.__getitem__))

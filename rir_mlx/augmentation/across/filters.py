@@ -52,15 +52,25 @@ class FiltersAcrossRows:
         """Count how many texts share each candidate, and what `ungrounded` would cost."""
         if self._names.isdisjoint(FILTERS_ACROSS_ROWS):
             return
-        rows = lost = 0
-        for number, row in enumerate(self._job.rows):
-            kept = self._job.passed(row)[0]
-            for candidate in kept:
+        for row in self._job.rows:
+            for candidate in self._job.passed(row)[0]:
                 self._stock.add(row.text, candidate.reasoning)
-            if kept and number in self._measured:
-                rows += 1
-                lost += not any(self._job.filters.is_grounded(row.text, found.reasoning) for found in kept)
-        self._cost = lost / max(1, rows) if "ungrounded" in self._names else None
+        if "ungrounded" in self._names:
+            self._cost = self._cost_of_ungrounded()
+
+    def _cost_of_ungrounded(self) -> float:
+        """The share of the measured rows with a reasoning that `ungrounded` would leave without one. Stock reasonings
+        are no loss: they go in any case."""
+        rows = lost = 0
+        for number in self._measured:
+            row = self._job.rows[number]
+            kept = [one for one in self._job.passed(row)[0] if not self._is_stock(row, one)]
+            rows += bool(kept)
+            lost += bool(kept) and not any(self._job.filters.is_grounded(row.text, one.reasoning) for one in kept)
+        return lost / max(1, rows)
+
+    def _is_stock(self, row: Row, candidate: Candidate) -> bool:
+        return "stock" in self._names and self._stock.is_stock(row.text, candidate.reasoning)
 
     def __call__(self, row: Row, candidate: Candidate) -> Filter | None:
         """The reason to reject a candidate, or None."""
@@ -69,7 +79,7 @@ class FiltersAcrossRows:
         return "uninformative" if candidate.key and int(candidate.key, 16) in self._uninformative else None
 
     def _by_words(self, row: Row, candidate: Candidate) -> Filter | None:
-        if "stock" in self._names and self._stock.is_stock(row.text, candidate.reasoning):
+        if self._is_stock(row, candidate):
             return "stock"
         if self._applies_ungrounded and not self._job.filters.is_grounded(row.text, candidate.reasoning):
             return "ungrounded"
