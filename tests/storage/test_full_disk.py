@@ -96,10 +96,11 @@ def full_disk(folder: Path, full_at: int) -> Iterator[Disk]:
 
 
 def artifacts(run: Path) -> dict[str, bytes]:
-    """What a run ends with, without the journals, times and speeds."""
+    """What a run ends with, without the journals, times and speeds, and wherever its folder is."""
     names = [*run.glob("*/adapter/*.safetensors"), *run.glob("augmented/*.jsonl"), *run.glob("evaluation/**/*.jsonl")]
     kept = (path for path in names if path.name not in ("journal.jsonl", "readings.jsonl"))
-    return {str(path.relative_to(run)): path.read_bytes() for path in kept}
+    folder = str(run.parents[1]).encode()  # rejected rows name their table
+    return {str(path.relative_to(run)): path.read_bytes().replace(folder, b"") for path in kept}
 
 
 def check_said(result: Result) -> None:
