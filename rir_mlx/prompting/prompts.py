@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from rir_mlx.types import CONTROLS, AnswerFormat, Arm, ReasoningPrompt
 
@@ -104,12 +105,14 @@ class LabelQuestion:
 
     def of_triple(self, question: str, answer: str) -> Prompt:
         """For a question of any kind and its answer."""
-        return rgen_prompt(question, answer, self.asked, self._shown())
+        return rgen_prompt(question, answer, self.asked, self._shown)
 
     def _question(self) -> str:
         return question_of(self.labels, self.instruction)
 
+    @cached_property
     def _shown(self) -> list[Piece]:
+        """The examples as every row's prompt shows them."""
         pieces: list[Piece] = []
         for example in self.examples:
             pieces += (Piece("Question: "), Piece(self._question() + example.text, given=True))
