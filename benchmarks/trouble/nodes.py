@@ -3,9 +3,9 @@ once, and is the one that a single process writes.
 
     PYTHONPATH=tests python -m benchmarks.trouble.nodes [--spare] [--requests 120] [--backend torch]
 
-With `--spare`, a third node takes the worker over. Without, the cluster has no room for it: the job ends with an error,
-after `--patience` seconds at most, and is run again with the worker that is left, on what was not written. On a busy
-machine Ray's nodes do not start in time.
+With `--spare`, a third node takes the worker over, and the job ends without an error. Without, the cluster has no room
+for it: the job ends with an error, after `--patience` seconds at most, and is run again with the worker that is left,
+on what was not written. On a busy machine Ray's nodes do not start in time.
 """
 
 from __future__ import annotations
@@ -83,6 +83,8 @@ def on_nodes(
                         cluster.remove_node(_with_a_worker(others), allow_graceful=False)
                         killed = time.monotonic()
             except Failure as error:
+                if spare:
+                    raise
                 print(f"{time.monotonic() - killed:.0f} s after a node was killed: {error}")
                 have = {result.key for result in written}
                 left = [request for request in requests if request.key not in have]

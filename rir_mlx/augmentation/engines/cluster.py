@@ -14,25 +14,26 @@ import signal
 import threading
 import traceback
 import warnings
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import astuple, dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rir_mlx import errors
 from rir_mlx.augmentation.engines.base import GeneratedReasoning, ReasoningRequest
-from rir_mlx.augmentation.engines.cluster_room import PATIENCE, RoomWatch, share_of_a_worker, workers_that_fit
+from rir_mlx.augmentation.engines.cluster_room import (
+    DEATHS,
+    PATIENCE,
+    Attempts,
+    RoomWatch,
+    share_of_a_worker,
+    workers_that_fit,
+)
 from rir_mlx.augmentation.engines.local import LocalEngine
 from rir_mlx.backends import open_backend
 from rir_mlx.backends.base import Sampling
-from rir_mlx.errors import (
-    Failure,
-    ModelError,
-    RirError,
-    UserError,
-    install_extra,
-)
+from rir_mlx.errors import Failure, ModelError, RirError, UserError, install_extra
 from rir_mlx.models.adapter_spec import AdapterSpec, Tensors
 from rir_mlx.models.hub import resolve_model
 from rir_mlx.prompting.codec import Codec
@@ -49,9 +50,6 @@ _BATCHES = 4
 
 _AHEAD = 2
 """Shards per worker: the one in progress and one that waits."""
-
-_TRIES = 3
-"""Retries of a shard after its worker died. If more workers die, the shard is at fault."""
 
 _PASSED_ON = ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "OMP_NUM_THREADS")
 
@@ -107,10 +105,11 @@ class RayEngine:
         return self._identity
 
     def write(self, requests: Iterable[ReasoningRequest], sampling: Sampling) -> Iterator[GeneratedReasoning]:
-        """Each request once, a shard at a time. At most three shards per worker are taken ahead.
+        """Each request once, a shard at a time. At most three shards per worker are taken ahead. The worker of a node
+        that is gone starts again on another that has room for it.
 
-        Raises a worker's RirError, and Failure if workers keep dying on a shard, or if the cluster's nodes have no room
-        for all workers any more: a shard would wait for a worker that never comes back."""
+        Raises a worker's RirError, and Failure if workers keep dying of a shard or of the model, or if the cluster's
+        nodes have no room for all workers any more: a shard would wait for a worker that never comes back."""
         import ray
         from ray.util.queue import Queue
 
@@ -118,20 +117,22 @@ class RayEngine:
         ahead = list(islice(shards, _AHEAD * self.workers))
         if not ahead:
             return
-        queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": _here()})
+        beside = {"num_cpus": 0, "scheduling_strategy": _here()}
+        queue, attempts = Queue(actor_options=beside), ray.remote(Attempts).options(**beside).remote()
         outstanding: set[str] = set()  # of the few shards under way: what is not in it has been handed out
 
         def feed(shard: list[ReasoningRequest] | None) -> None:
             outstanding.update(request.key for request in shard or ())
             queue.put(None if shard is None else json.dumps([astuple(request) for request in shard]))
 
-        def close_queue() -> None:
+        def close() -> None:
             with suppress(ray.exceptions.RayError):
                 queue.shutdown(force=True)
+                ray.kill(attempts)
 
-        results = self._results(queue, sampling)
+        results = self._results(queue, attempts, sampling)
         watch = RoomWatch(
-            lambda: workers_that_fit(_node_resources(), self._share), self.workers, close_queue, patience=self.patience
+            lambda: workers_that_fit(_node_resources(), self._share), self.workers, close, patience=self.patience
         )
         try:
             watch.start()
@@ -156,7 +157,7 @@ class RayEngine:
         finally:
             watch.stop()
             results.close()
-            close_queue()
+            close()
 
     def _too_small(self, left: int) -> Failure:
         """The error for a cluster that has lost nodes."""
@@ -166,7 +167,9 @@ class RayEngine:
             hint=f"{again}. What was written is kept.",
         )
 
-    def _results(self, queue: Any, sampling: Sampling) -> Generator[list[GeneratedReasoning], None, None]:
+    def _results(
+        self, queue: Any, attempts: Any, sampling: Sampling
+    ) -> Generator[list[GeneratedReasoning], None, None]:
         """One Ray Data pipeline from the queue to the results, shard by shard, in no particular order."""
         import ray
         from ray.data import ActorPoolStrategy
@@ -176,14 +179,15 @@ class RayEngine:
         _set_up_execution(source.context)
         # A restarted taker would take other shards, so it is never restarted and runs on the driver's node.
         taking = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": _here()}
-        writing = self._share | {"max_restarts": -1, "max_task_retries": _TRIES}
+        # A worker whose node is gone is asked again until another node has room: `Attempts` ends what kills workers.
+        writing = self._share | {"max_restarts": -1, "max_task_retries": -1}
         with warnings.catch_warnings():  # options of Ray's tasks and actors that Ray Data passes on until 2.64
             warnings.simplefilter("ignore", RayDeprecationWarning)
             written = source.map_batches(_take, batch_size=1, fn_kwargs={"queue": queue}, **taking).map_batches(
                 _Writer,
                 batch_size=1,
                 batch_format="pyarrow",
-                fn_constructor_kwargs={"setup": ray.put(self.setup), "sampling": sampling},
+                fn_constructor_kwargs={"setup": ray.put(self.setup), "sampling": sampling, "attempts": attempts},
                 compute=ActorPoolStrategy(size=self.workers, max_tasks_in_flight_per_actor=_AHEAD),
                 runtime_env={"env_vars": {name: os.environ[name] for name in _PASSED_ON if name in os.environ}},
                 **writing,
@@ -197,6 +201,7 @@ class RayEngine:
 
 
 _COLUMN = "shard"
+Result = TypeVar("Result")
 
 
 def _table(shards: list[str]) -> pyarrow.Table:
@@ -228,15 +233,15 @@ def _take(_: object, queue: Any) -> Iterator[pyarrow.Table]:
 class _Writer:
     """A worker: the model, loaded once. It returns an RirError as a result, so that the driver gets it unchanged."""
 
-    def __init__(self, setup: Any, sampling: Sampling) -> None:
+    def __init__(self, setup: Any, sampling: Sampling, attempts: Any) -> None:
         import ray
 
-        self.sampling = sampling
-        self.engine: LocalEngine | RirError
-        try:
-            self.engine = ray.get(setup).load()
-        except RirError as error:
-            self.engine = error
+        self.sampling, self.attempts = sampling, attempts
+        self.engine = self._attempt(
+            lambda: ray.get(setup).load(),
+            name=f"model {ray.get_runtime_context().get_actor_id()}",  # a restarted worker's is the same
+            what="while they loaded the model",
+        )
 
     def __call__(self, shards: pyarrow.Table) -> pyarrow.Table:
         shard = [
@@ -245,15 +250,34 @@ class _Writer:
         return _table([_packed(self._write(requests)) for requests in shard])
 
     def _write(self, requests: list[ReasoningRequest]) -> list[GeneratedReasoning] | RirError:
-        if isinstance(self.engine, RirError):
-            return self.engine
+        engine = self.engine
+        if isinstance(engine, RirError):
+            return engine
+        return self._attempt(
+            lambda: list(engine.write(requests, self.sampling)),
+            name=f"shard {requests[0].key}",
+            what=f"on the same {len(requests)} rows, from {requests[0].text[:40]!r} on",
+        )
+
+    def _attempt(self, work: Callable[[], Result], *, name: str, what: str) -> Result | RirError:
+        """What the work gives. An error where it raises one, or where workers keep dying of it."""
+        import ray
+
+        if not ray.get(self.attempts.begin.remote(name)):
+            return Failure(
+                f"{1 + DEATHS} workers of the Ray cluster died {what}.",
+                hint="Ray's logs say why. A smaller augment.batch_size needs less memory. What was written is kept.",
+            )
+        found: Result | RirError
         try:
-            return list(self.engine.write(requests, self.sampling))
+            found = work()
         except RirError as error:
-            return error
+            found = error
         except Exception as error:  # Ray would report that a block failed, but not why
             where = traceback.extract_tb(error.__traceback__)[-1]
-            return Failure(f"A worker failed at {where.name}: {type(error).__name__}: {error}")
+            found = Failure(f"A worker failed at {where.name}: {type(error).__name__}: {error}")
+        ray.get(self.attempts.end.remote(name))
+        return found
 
 
 def _shards(requests: Iterator[ReasoningRequest], workers: int, rows: int) -> Iterator[list[ReasoningRequest]]:

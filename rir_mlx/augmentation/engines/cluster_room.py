@@ -1,9 +1,11 @@
-"""What room a Ray cluster has for workers, and that it keeps it: Ray would wait for ever for a node that is gone."""
+"""What room a Ray cluster has for workers, and that it keeps it: Ray would wait for ever for a node that is gone. And
+how often workers die of the same thing: Ray would run it again for ever."""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from rir_mlx.errors import UserError
@@ -11,6 +13,9 @@ from rir_mlx.errors import UserError
 PATIENCE = 60.0
 """Seconds that a cluster may have too little room: a node may come back, or another one join."""
 _EVERY = 2.0
+
+DEATHS = 3
+"""Workers that may die of one thing, a shard or a model. If more do, the thing is at fault."""
 
 
 def share_of_a_worker(nodes: Sequence[Mapping[str, float]], workers: int) -> dict[str, int]:
@@ -37,6 +42,22 @@ def workers_that_fit(nodes: Sequence[Mapping[str, float]], share: Mapping[str, i
     if gpus := share.get("num_gpus"):
         return sum(int(node.get("GPU", 0)) // gpus for node in nodes)
     return sum(int(node.get("CPU", 0)) // share["num_cpus"] for node in nodes)
+
+
+class Attempts:
+    """How often each thing was begun and not ended. Ray counts a retry whenever a worker cannot be reached: until it
+    knows that a node is gone, that is every second, and its retries run out before another node takes over."""
+
+    def __init__(self) -> None:
+        self._begun = Counter[str]()
+
+    def begin(self, name: str) -> bool:
+        """Whether it may be begun: not if that many workers have died of it."""
+        self._begun[name] += 1
+        return self._begun[name] <= 1 + DEATHS
+
+    def end(self, name: str) -> None:
+        del self._begun[name]
 
 
 class RoomWatch:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -21,7 +23,7 @@ from tiny import make_tiny_llama
 
 from rir_mlx.augmentation.engines.base import ReasoningRequest
 from rir_mlx.augmentation.engines.cluster import LOOPBACK, RayEngine, WorkerSetup
-from rir_mlx.augmentation.engines.cluster_room import RoomWatch, share_of_a_worker, workers_that_fit
+from rir_mlx.augmentation.engines.cluster_room import DEATHS, Attempts, RoomWatch, share_of_a_worker, workers_that_fit
 from rir_mlx.backends import open_backend
 from rir_mlx.backends.base import Sampling
 from rir_mlx.errors import Failure, ModelError, UserError, install_extra
@@ -197,6 +199,31 @@ def test_a_cluster_that_has_no_room_for_its_workers_any_more_ends_the_job_with_a
 
 
 @heavy
+def test_workers_that_keep_dying_of_the_same_thing_end_the_job_with_an_error_that_names_it(
+    cluster: Cluster, setup: WorkerSetup
+) -> None:
+    """Ray restarts a worker that dies while it loads the model for ever."""
+
+    class Deadly(WorkerSetup):
+        def load(self) -> Any:
+            os._exit(1)
+
+    requests = [ReasoningRequest("row", "i was sad", "anger", 0)]
+    with pytest.raises(Failure, match=f"{1 + DEATHS} workers of the Ray cluster died while they loaded the model"):
+        list(cluster.on(Deadly(**vars(setup)), workers=1).write(iter(requests), SAMPLING))
+
+
+@heavy
+def test_the_worker_of_a_node_that_is_killed_starts_again_on_a_spare_one() -> None:
+    """Ray's retries ran out on the dead node's address before it knew that the node was gone."""
+    command = [sys.executable, "-m", "benchmarks.trouble.nodes", "--spare", "--requests", "60"]
+    root = Path(__file__).parents[3]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(root / "tests"), *sys.path])}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=environment, timeout=500)
+    assert "60 of 60 reasonings, each once, equal to those of one process" in done.stdout, done.stdout + done.stderr
+
+
+@heavy
 def test_no_process_of_the_cluster_counts_its_use(cluster: Cluster) -> None:
     from ray._common.usage import usage_lib
 
@@ -291,6 +318,14 @@ def test_a_cluster_that_loses_its_room_for_good_is_given_up_and_one_that_gets_it
         time.sleep(0.001)
     back.stop()
     assert back.left is None
+
+
+def test_what_a_worker_has_ended_may_be_begun_again_and_what_killed_too_many_may_not() -> None:
+    attempts = Attempts()
+    assert [attempts.begin("shard") for _ in range(DEATHS + 2)] == [True] * (DEATHS + 1) + [False]
+    assert attempts.begin("another shard")
+    attempts.end("shard")
+    assert attempts.begin("shard")
 
 
 def test_without_ray_the_command_that_installs_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
