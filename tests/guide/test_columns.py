@@ -9,7 +9,7 @@ import pytest
 from rir_mlx.data.audit.findings import Material
 from rir_mlx.data.rows import Row
 from rir_mlx.errors import DataError
-from rir_mlx.guide.columns import (
+from rir_mlx.guide.table.columns import (
     ColumnFacts,
     guess_reasoning,
     guess_text,
@@ -18,8 +18,8 @@ from rir_mlx.guide.columns import (
     read_columns,
     shown_values,
 )
-from rir_mlx.guide.labels import label_facts
-from rir_mlx.guide.texts import describe_texts, scripts
+from rir_mlx.guide.table.labels import label_facts
+from rir_mlx.guide.table.texts import describe_texts, scripts
 
 
 def table(tmp_path: Path, header: str, *rows: str) -> Path:

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from commands import LABELS, WORDS
 
+from rir_mlx import hub_access
 from rir_mlx.errors import RecipeError
-from rir_mlx.guide import first_recipe
 from rir_mlx.guide.draft import Draft
-from rir_mlx.guide.first_recipe import draft_recipe, look_at, model_choices, scan, widen
+from rir_mlx.guide.drafting import draft_recipe, widen
+from rir_mlx.guide.first_recipe import look_at, model_choices, scan
 from rir_mlx.recipe.loading import load_recipe
 
 GIB = 2**30
@@ -22,7 +23,7 @@ def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No hub, and nothing in its cache."""
     from huggingface_hub import constants
 
-    monkeypatch.setattr(first_recipe, "hub_answers", lambda: False)
+    monkeypatch.setattr(hub_access, "hub_answers", lambda: False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
 
 

@@ -11,10 +11,11 @@ import pytest
 import yaml
 from commands import LABELS, WORDS
 
+from rir_mlx import hub_access
 from rir_mlx.data.loading import load_labelled
-from rir_mlx.guide import first_recipe
 from rir_mlx.guide.draft import Draft, first_sentence
-from rir_mlx.guide.first_recipe import ModelChoice, as_split, draft_recipe, look_at, model_choices, scan
+from rir_mlx.guide.drafting import as_split, draft_recipe
+from rir_mlx.guide.first_recipe import ModelChoice, look_at, model_choices, scan
 from rir_mlx.guide.models import default_model, models_here, training_bytes
 from rir_mlx.recipe.schema import DataSection, Recipe
 
@@ -27,7 +28,7 @@ def _hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A hub that answers, and nothing in its cache."""
     from huggingface_hub import constants
 
-    monkeypatch.setattr(first_recipe, "hub_answers", lambda: True)
+    monkeypatch.setattr(hub_access, "hub_answers", lambda: True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
 
 
@@ -100,7 +101,7 @@ def test_the_model_fits_into_the_memory(tabled: Tabled, memory: int, tiny: bool)
 
 
 def test_without_a_hub_the_embedded_model_is_chosen_and_the_reason_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(first_recipe, "hub_answers", lambda: False)
+    monkeypatch.setattr(hub_access, "hub_answers", lambda: False)
     [choice] = model_choices(16 * GIB)
     assert choice.tiny
     assert choice.reason.startswith("no other is on this machine, and the hub cannot be reached")
@@ -112,7 +113,7 @@ def test_a_model_of_the_cache_is_offered_with_what_is_known_of_it(
     folder = tmp_path / "hub/models--me--tiny/snapshots/0123"
     folder.parent.mkdir(parents=True)
     folder.symlink_to(tiny)
-    monkeypatch.setattr(first_recipe, "hub_answers", lambda: False)
+    monkeypatch.setattr(hub_access, "hub_answers", lambda: False)
     assert [choice.model.name for choice in model_choices(16 * GIB)] == ["me/tiny", "builtin:tiny-llama"]
     found = next(model for model in models_here(16 * GIB) if model.name == "me/tiny")
     assert (found.family, found.verified, found.fits) == ("llama", "Llama 2 and 3, SmolLM2", True)

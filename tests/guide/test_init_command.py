@@ -18,8 +18,8 @@ from rir_mlx.recipe.loading import load_recipe
 @pytest.fixture
 def rows(rir: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
     """A table in the working folder, and no hub."""
-    monkeypatch.setattr("rir_mlx.guide.first_recipe.hub_answers", lambda: False)
-    monkeypatch.setattr("rir_mlx.guide.first_recipe.cached_names", lambda kind: [])
+    monkeypatch.setattr("rir_mlx.hub_access.hub_answers", lambda: False)
+    monkeypatch.setattr("rir_mlx.hub_access.cached_names", lambda kind: [])
     write_csv(Path("rows.csv"), [(f"{WORDS[label]} {n}", label) for n in range(30) for label in LABELS])
     return rir
 
@@ -93,7 +93,7 @@ def test_at_a_terminal_the_answers_go_into_the_recipe(rows: Run, monkeypatch: py
 def test_what_is_typed_at_a_terminal_is_read_and_a_time_that_is_none_is_asked_for_again(
     rows: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rir_mlx.guide.first_recipe.hub_answers", lambda: True)
+    monkeypatch.setattr("rir_mlx.hub_access.hub_answers", lambda: True)
     monkeypatch.setattr("rir_mlx.guide.machine.physical_memory", lambda: 32 * 2**30)
     typed = io.StringIO("\n".join(["", "cross words", "", "", "7", "1", "soon", "1m", "What is felt?", ""]))
     monkeypatch.setattr(typed, "isatty", lambda: True, raising=False)
@@ -185,7 +185,7 @@ def test_the_time_that_there_is_stands_in_the_recipe_of_a_model_that_takes_long(
     assert rows("init", "--yes", "--time", "soon").code == 2
     assert rows("init", "--yes", "-o", "tiny.yaml").code == 0
     assert "Time:" not in Path("tiny.yaml").read_text(encoding="utf-8"), "the embedded model trains in minutes"
-    monkeypatch.setattr("rir_mlx.guide.first_recipe.hub_answers", lambda: True)
+    monkeypatch.setattr("rir_mlx.hub_access.hub_answers", lambda: True)
     monkeypatch.setattr("rir_mlx.guide.machine.physical_memory", lambda: 32 * 2**30)
     result = rows("init", "--yes", "--time", "1m")
     assert result.code == 0, result.err

@@ -91,25 +91,25 @@ def _draft(look: TableLook, target: Path, limit: float | None, *, asks: bool) ->
     """The recipe and the audit of its rows, printed step by step as its choices are made. `limit` are the seconds that
     training may take."""
     from rir_cli.starting import questions
-    from rir_mlx.guide import first_recipe
+    from rir_mlx.guide import drafting, first_recipe
     from rir_mlx.guide.machine import physical_memory
-    from rir_mlx.guide.texts import describe_texts
+    from rir_mlx.guide.table.texts import describe_texts
     from rir_mlx.stages import check
 
     rows = f"{'more than ' if look.table.partly else ''}{look.table.rows:,} rows"
     _say(f"{look.path}: {rows}, columns {', '.join(look.table.names)}")
     _say_guesses(look, asks=asks)
     text, label = questions.ask_columns(look) if asks else ((), None)
-    table = first_recipe.as_split(_labels_settled(first_recipe.scan(look, text, label), asks=asks))
+    table = drafting.as_split(_labels_settled(first_recipe.scan(look, text, label), asks=asks))
     descriptions = questions.ask_descriptions(table.facts) if asks else {}
     choices = first_recipe.model_choices(physical_memory(), look.overrides)
     choice = questions.ask_model(choices) if asks else choices[0]
-    draft = first_recipe.draft_recipe(table, choice, descriptions)
+    draft = drafting.draft_recipe(table, choice, descriptions)
     time = _time_settled(draft, table, choice, limit, asks=asks)
     if asks:
         draft.set("data.instruction", questions.ask("The question that the labels answer", _instruction(draft)))
     audit = check(draft.recipe())  # as the recipe reads the rows
-    if first_recipe.widen(draft, audit):
+    if drafting.widen(draft, audit):
         audit = check(draft.recipe())
     _say(f"Texts: {describe_texts([row.text for row in table.rows])}.")
     _print_rows(audit, target)
@@ -123,24 +123,24 @@ def _time_settled(draft: Draft, table: ScannedTable, choice: ModelChoice, limit:
     """Make the recipe fit into the time that there is. What that is matters only for a model that takes long: the
     embedded one trains in minutes, and nothing is known of one that is not here."""
     from rir_cli.starting import questions
-    from rir_mlx.guide import first_recipe, planning
+    from rir_mlx.guide import drafting, planning
 
     if choice.tiny or not choice.model.size:
         return ""
     limit = limit or (questions.ask_time(_TIME) if asks else planning.seconds_of(_TIME))
     fixed = {text.partition("=")[0].strip() for text in table.overrides}
-    said = f"Time: {planning.fit_into(draft, first_recipe.sizes(table, choice), limit, fixed)}"
+    said = f"Time: {planning.fit_into(draft, drafting.sizes(table, choice), limit, fixed)}"
     draft.remarks.append(said)
     return said
 
 
 def _labels_settled(table: ScannedTable, *, asks: bool) -> ScannedTable:
     """The table with the labels that are meant. Those that look misspelt are left out only if the user says so."""
-    from rir_mlx.guide import first_recipe
+    from rir_mlx.guide import drafting, first_recipe
 
     if not table.facts.strays:
         return table
-    strays = first_recipe.strays_text(table.facts)
+    strays = drafting.strays_text(table.facts)
     if asks and typer.confirm(f"Probably misspelt: {strays}. Leave these rows out?", default=True, err=True):
         _say(f"Misspelt labels, left out: {strays}. Correct the table to use these rows.")
         return table

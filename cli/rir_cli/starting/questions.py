@@ -12,7 +12,7 @@ from rir_mlx.progress import shortened
 
 if TYPE_CHECKING:
     from rir_mlx.guide.first_recipe import ModelChoice, TableLook
-    from rir_mlx.guide.labels import LabelFacts
+    from rir_mlx.guide.table.labels import LabelFacts
 
 _MANY_LABELS = 20
 
@@ -25,7 +25,7 @@ def ask(question: str, default: str = "") -> str:
 
 def ask_columns(look: TableLook) -> tuple[Sequence[str], str | None]:
     """The names of the text columns and of the label column; none where they are the guesses."""
-    from rir_mlx.guide.columns import shown_values
+    from rir_mlx.guide.table.columns import shown_values
 
     sure = look.text is not None and len(look.labels) == 1
     if sure and typer.confirm("Are these the columns?", default=True, err=True):
