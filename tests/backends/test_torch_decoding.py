@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from rir_mlx.backends import open_backend
-from rir_mlx.backends.base import Request, Sampling
+from rir_mlx.backends.base import Completion, Request, Sampling
 from rir_mlx.errors import Failure
 
 pytest.importorskip("peft")
@@ -64,3 +64,95 @@ def test_logits_that_are_no_numbers_end_a_generation_whatever_draws_from_them(
         model.lm_head.weight[17] = np.nan
     with pytest.raises(Failure, match="not finite"):
         list(model.generate([Request(0, (5, 9))], Sampling(max_tokens=3, **named)))
+
+
+def written(model: Any, sampling: Sampling, rows: int, prefix: tuple[int, ...] = (1, 2, 3)) -> list[Completion]:
+    """Rows of unlike lengths and limits, every fifth without the prefix."""
+    requests = [
+        Request(row, (5 + row % 80, 9, 7)[: 1 + row % 3], row, 4 + row % 9, whole=row % 5 == 4) for row in range(rows)
+    ]
+    done = list(model.generate(requests, sampling, prefix=prefix))
+    return sorted(done, key=lambda completion: completion.key)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_step_that_is_read_after_the_next_was_launched_gives_the_same_texts(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, temperature: float
+) -> None:
+    """As on a GPU. A row whose stop is read late runs along for one step, whose token is discarded."""
+    from rir_mlx.backends.torch import generation
+
+    model = open_backend("torch").load(tiny, dtype="float32")
+    endless = written(model, Sampling(temperature=temperature, batch_size=5), 23)
+    stops = (endless[5].tokens[2:3], endless[9].tokens[1:2])
+    sampling = Sampling(temperature=temperature, batch_size=5, stop=stops)
+    expected, order = written(model, sampling, 23), list[str]()
+    assert sum(done.finish_reason == "stop" for done in expected) > 2
+
+    class Watched(generation._Step):
+        def __init__(self, *given: Any) -> None:
+            order.append("launched")
+            super().__init__(*given)
+
+        def read(self, *given: Any) -> Any:
+            order.append("read")
+            return super().read(*given)
+
+    monkeypatch.setattr(generation, "_Step", Watched)
+    monkeypatch.setattr(generation, "steps_unread", lambda *_: 1)
+    assert written(model, sampling, 23) == expected
+    assert order.count("read") == order.count("launched")
+    assert order[:5] == ["launched", "launched", "read", "launched", "read"]
+
+
+def test_tokens_are_read_late_where_a_device_would_wait_and_nothing_needs_them_earlier() -> None:
+    from rir_mlx.backends.torch.generation import steps_unread
+
+    cuda = torch.device("cuda")
+    assert [steps_unread(device, Sampling()) for device in (torch.device("cpu"), cuda)] == [0, 1]
+    assert steps_unread(cuda, Sampling(repetition_penalty=1.2)) == 0
+
+
+@pytest.mark.parametrize("slots", [32, 128])
+def test_many_rows_keep_the_keys_and_values_of_their_prefix_once(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, slots: int
+) -> None:
+    from rir_mlx.backends.torch import generation
+
+    model, prefix = open_backend("torch").load(tiny, dtype="float32"), tuple(range(3, 128))
+    kept, texts = list[int](), list[list[Completion]]()
+
+    class Watched(generation._Slots):
+        def step(self) -> Any:
+            kept.append(sum(layer.keys.nbytes + layer.values.nbytes for layer in self.layers))
+            return super().step()
+
+    monkeypatch.setattr(generation, "_Slots", Watched)
+    for sharing in (slots, slots + 1):
+        monkeypatch.setattr(generation, "_SHARING", sharing)
+        texts.append(written(model, Sampling(batch_size=slots), slots, prefix))
+    config = model.model.config  # type: ignore[attr-defined]
+    token = 2 * 4 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    assert texts[0] == texts[1]
+    assert (min(kept), max(kept)) == (slots * 64 * token, slots * 192 * token), "64 columns hold the rows' own tokens"
+
+
+@pytest.mark.parametrize("key_heads", [1, 2, 4])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_attention_after_a_shared_prefix_is_that_of_the_joined_keys(key_heads: int, dtype: str) -> None:
+    """Rows of unlike lengths; one of them does not see the prefix."""
+    from rir_mlx.backends.torch.layers.attention import _after_prefix, joined
+
+    torch.manual_seed(0)
+    rows, before, own, kind = 9, 7, 5, getattr(torch, dtype)
+    query = torch.randn(rows, 4, 1, 8, dtype=kind)
+    prefix = tuple(torch.randn(1, key_heads, before, 8, dtype=kind) for _ in range(2))
+    pair = tuple(torch.randn(rows, key_heads, own, 8, dtype=kind) for _ in range(2))
+    mask = torch.arange(-before, own) <= torch.arange(rows)[:, None] % own
+    mask[3, :before] = False
+    keys, values = (part.float().repeat_interleave(4 // key_heads, 1) for part in joined(prefix, *pair))
+    scores = (0.3 * query.float() @ keys.mT).masked_fill(~mask[:, None, None], -torch.inf)
+    found = _after_prefix(query, prefix, pair, mask[:, None, None], (0.3, None))
+    assert found.dtype == kind
+    tolerance = 1e-6 if dtype == "float32" else 1e-2
+    torch.testing.assert_close(found.float(), scores.softmax(-1) @ values, atol=tolerance, rtol=tolerance)

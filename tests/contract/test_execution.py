@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -137,7 +138,6 @@ def test_backends_update_alike(open_named, tiny: Path, name: str) -> None:
 )
 def test_training_goes_on_exactly_from_its_state(backend: Backend, tiny: Path, fine_tune_type: str, name: str) -> None:
     """Weights alone are not enough: the optimizer's averages, its step count and dropout decide what follows."""
-    batches = step_batches(some_examples(5), [[0, 1, 2], [3, 4]])
 
     def new() -> Model:
         model = backend.load(tiny, dtype="float32")
@@ -145,6 +145,12 @@ def test_training_goes_on_exactly_from_its_state(backend: Backend, tiny: Path, f
         model.configure_optimizer(OptimizerSpec(name=name))
         return model
 
+    assert_goes_on(new)
+
+
+def assert_goes_on(new: Callable[[], Model]) -> Model:
+    """A model that trains on from another's state is the one that was never stopped, which is returned."""
+    batches = step_batches(some_examples(5), [[0, 1, 2], [3, 4]])
     whole, first, second = new(), new(), new()
     expected = [whole.train_step(batches, 1e-3 * step, seed=step) for step in range(1, 7)]
     found = [first.train_step(batches, 1e-3 * step, seed=step) for step in range(1, 4)]
@@ -154,6 +160,30 @@ def test_training_goes_on_exactly_from_its_state(backend: Backend, tiny: Path, f
     assert found == expected
     for key, tensor in whole.trained_tensors().items():
         np.testing.assert_array_equal(tensor, second.trained_tensors()[key], err_msg=key)
+    return whole
+
+
+def test_adam_in_one_kernel_as_on_a_gpu_updates_and_goes_on_alike(
+    open_named, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its step count lies on the device; PyTorch has the kernel for processors, too."""
+    import torch
+
+    from rir_mlx.backends.torch import training
+
+    def new() -> Model:
+        model = open_named("torch").load(tiny, dtype="float32")
+        model.add_adapter(spec_of("lora"), seed=0)
+        model.configure_optimizer(OptimizerSpec())
+        return model
+
+    assert [training.fuses(torch.device(name)) for name in ("cpu", "cuda")] == [False, True]
+    plain = assert_goes_on(new).trained_tensors()
+    monkeypatch.setattr(training, "fuses", lambda _: True)
+    fused = assert_goes_on(new).trained_tensors()
+    assert new().training.optimizer.param_groups[0]["fused"]  # type: ignore[attr-defined]
+    for key, tensor in plain.items():
+        np.testing.assert_allclose(fused[key], tensor, rtol=0, atol=1e-6, err_msg=key)
 
 
 def test_a_state_of_another_model_is_refused(backend: Backend, tiny: Path) -> None:

@@ -63,14 +63,23 @@ def assert_right(backend: Backend, folder: Path, lengths: tuple[int, ...]) -> No
     np.testing.assert_allclose(model.score(rows, OPTIONS, prefix=prefix, batch_size=2), expected, atol=1e-4)
     shared = model.score(rows, OPTIONS, prefix=prefix, batch_size=2, mass=False) - expected
     np.testing.assert_allclose(shared - shared[:, :1], 0, atol=1e-4)
-    done = model.generate([Request(key, row) for key, row in enumerate(rows)], Sampling(3, batch_size=2), prefix=prefix)
-    texts = {completion.key: completion.tokens for completion in done}
-    assert texts == {key: plain.greedy(prefix + row, 3) for key, row in enumerate(rows)}
+    assert_generated(model, plain, prefix, rows)
     wanted = plain.loss_and_gradient([prefix + row for row in rows], LEARNED)
     shared, whole = batch_of(prefix, rows), batch_of((), [prefix + row for row in rows])
     assert model.loss(shared) == pytest.approx(wanted[0], abs=1e-4)
     for batch, execution in ((shared, Execution()), (whole, Execution()), (shared, Execution(grad_checkpoint=True))):
         assert full_step(backend, folder, batch, execution) == pytest.approx(wanted, rel=1e-4)
+
+
+def assert_generated(model: Model, plain: Plain, prefix: Tokens, rows: list[Tokens]) -> None:
+    """In a small batch, and in one of many rows, where some do not follow the prefix."""
+    texts = {(False, row): plain.greedy(prefix + row, 3) for row in rows} | {(True, rows[0]): plain.greedy(rows[0], 3)}
+    for count, batch_size in ((1, 2), (-(-16 // len(rows)), 18)):
+        wanted = [(key == 2 * len(rows), row) for key, row in enumerate(rows * count)]
+        requests = [Request(key, row, whole=whole) for key, (whole, row) in enumerate(wanted)]
+        done = model.generate(requests, Sampling(3, batch_size=batch_size), prefix=prefix)
+        found = {completion.key: completion.tokens for completion in done}
+        assert [found[key] for key in range(len(wanted))] == [texts[each] for each in wanted]
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -8,6 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 from mlx_lm.generate import BatchGenerator
+from mlx_lm.models.cache import RotatingKVCache, make_prompt_cache
 from mlx_lm.sample_utils import apply_min_p, apply_top_p
 
 from rir_mlx.backends.base import (
@@ -30,7 +31,7 @@ def generate(
 ) -> Iterator[Completion]:
     """`Model.generate` with continuous batching."""
     source = iter(requests)
-    shared = model.kept_prefix_cache(prefix)
+    following, alone = (_before_rows(model, tokens) for tokens in (prefix, ()))
     together = max(1, sampling.batch_size // 4)  # rows that enter together; a single row takes as long as a step
     likeliest = _Likeliest(model) if sampling.temperature == 0 and sampling.repetition_penalty == 1 else None
     generator = BatchGenerator(
@@ -53,7 +54,7 @@ def generate(
                     [uid] = generator.insert(
                         [list(request.tokens)],
                         max_tokens=[request.limit(sampling)],
-                        caches=[shared] if before else None,
+                        caches=[following if before else alone],
                         samplers=[sampler(sampling, request.seed, model.vocabulary)],
                         logits_processors=[_processors(sampling, len(request.tokens))],
                     )
@@ -72,6 +73,19 @@ def generate(
                     yield Completion(request.key, *unstopped(generated, sampling.stop))
     finally:
         generator.close()
+
+
+def _before_rows(model: MlxForward, prefix: Tokens) -> list[Any]:
+    """Each layer's keys and values of the prefix, which the generator copies for a row. A layer with a window gets
+    those inside it, in mlx-lm's cache that keeps no more."""
+    caches = []
+    for layer, kept in zip(make_prompt_cache(model.model), model.kept_prefix_cache(prefix), strict=True):
+        windowed = isinstance(layer, RotatingKVCache)
+        if windowed and not kept.empty():
+            keys, values = (part[..., -layer.max_size :, :] for part in kept.keys_and_values())
+            layer.state = keys, values, kept.offset, layer.keep, layer.max_size, keys.shape[2]
+        caches.append(layer if windowed else kept)
+    return caches
 
 
 class _Likeliest:

@@ -6,7 +6,7 @@ A shared prefix runs once, at batch 1; its keys and values then precede those of
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -18,6 +18,7 @@ from transformers.cache_utils import DynamicLayer
 
 from rir_mlx.backends.base import Float32Array, SingleProcess, Tokens
 from rir_mlx.backends.kept_prefixes import KeptPrefixes
+from rir_mlx.backends.torch.layers.attention import PREFIX, Pair, joined
 from rir_mlx.backends.torch.layers.lm_head import transformed
 from rir_mlx.backends.torch.process_group import TorchProcessGroup
 from rir_mlx.models.families import FULL, SLIDING, Attention, LogitTransform
@@ -85,13 +86,17 @@ class TorchForward:
         mask: torch.Tensor,
         positions: torch.Tensor | None = None,
         seen: torch.Tensor | None = None,
+        prefix: Sequence[Pair] | None = None,
     ) -> torch.Tensor:
         """Hidden states [rows, T, width] after the cache. `mask` [1 or rows, 1, T, seen] is True where to attend;
-        windows are added here. `seen` [1 or rows, seen] are the positions of the columns, by default their indices."""
+        windows are added here. `seen` [1 or rows, seen] are the positions of the columns, by default their indices.
+        `prefix` are each layer's keys and values of the first columns, if the cache has only those of the others."""
         if positions is None:
             start = cache.get_seq_length()
             positions = torch.arange(start, start + tokens.shape[1], device=self.device)[None]
         given = {self._cache_name: cache, "attention_mask": self._by_layer(mask, positions, seen)}
+        if prefix is not None:
+            given[PREFIX] = prefix
         with self.precision():
             output = self.model.get_decoder()(input_ids=tokens, position_ids=positions, use_cache=True, **given)
         hidden: torch.Tensor = output.last_hidden_state
@@ -152,10 +157,10 @@ class TorchForward:
 
 def kept_prefix(model: TorchForward, prefix: Tokens) -> Any:
     """A cache of the prefix that does not change while rows run after it."""
-    return Cache(layers=[_Prefix(layer) for layer in model.kept_prefix_cache(prefix).layers])
+    return Cache(layers=[AfterPrefix(layer) for layer in model.kept_prefix_cache(prefix).layers])
 
 
-class _Prefix(DynamicLayer):
+class AfterPrefix(DynamicLayer):
     """One layer's keys and values of a prefix, placed before those of rows. The rows' own are not kept: they run
     once."""
 
@@ -166,8 +171,4 @@ class _Prefix(DynamicLayer):
             self.keys, self.values = layer.keys, layer.values
 
     def update(self, keys: torch.Tensor, values: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        if not self.is_initialized:
-            return keys, values
-        before = (part.expand(len(keys), -1, -1, -1) for part in (self.keys, self.values))
-        joined = [torch.cat(pair, dim=2) for pair in zip(before, (keys, values), strict=True)]
-        return joined[0], joined[1]
+        return joined((self.keys, self.values), keys, values) if self.is_initialized else (keys, values)

@@ -1,8 +1,9 @@
 """Generation with a PyTorch model in a continuous batch: a row enters as another leaves.
 
 Each row has a slot in the keys and values, starting at column 0, and its own length. So rows at any step go through the
-model together, and nothing is moved to make room for padding. Tokens and lengths stay on the device; a step reads its
-tokens once and, where no row enters or leaves, sends nothing.
+model together, and nothing is moved to make room for padding. On a processor, many rows share one copy of their
+prefix's keys and values. Tokens and lengths stay on the device; a step reads its tokens once, on a GPU after the next
+step was launched, and, where no row enters or leaves, sends nothing.
 """
 
 from __future__ import annotations
@@ -30,11 +31,15 @@ from rir_mlx.backends.base import (
     unstopped,
 )
 from rir_mlx.backends.noise import RowNoise, blocks_of
-from rir_mlx.backends.torch.forward import TorchForward
+from rir_mlx.backends.torch.forward import AfterPrefix, TorchForward
+from rir_mlx.backends.torch.layers.attention import PREFIX, Pair, joined
 from rir_mlx.errors import Failure
 
 _COLUMNS = 64
 """Columns are added in steps of this size."""
+_SHARING = 16
+"""Rows at first from which on the prefix stands once for all slots. Fewer have copies, which their attention reads
+faster."""
 _LIKELIEST = 256
 """This many tokens hold nearly every nucleus; sorting the vocabulary otherwise costs as much as a model step."""
 
@@ -44,11 +49,14 @@ class _Row:
     request: Request
     limit: int
     generated: list[int] = field(default_factory=list)
+    drawn: int = 0
+    """Tokens that were drawn on the device; not all of them may have been read into `generated`."""
+    done: bool = False
     noise: RowNoise | None = None
 
     def next_noise(self, vocabulary: int) -> Float32Array:
         self.noise = self.noise or RowNoise(self.request.seed, vocabulary)
-        return self.noise.at(len(self.generated))
+        return self.noise.at(self.drawn)
 
 
 @torch.inference_mode()
@@ -61,85 +69,126 @@ def generate(
 ) -> Iterator[Completion]:
     """`Model.generate` with continuous batching."""
     source = iter(requests)
-    slots = _Slots(model, prefix, sampling.batch_size)
+    slots: _Slots | None = None
     rows: list[_Row] = []
+    unread: list[_Step] = []
+    late = steps_unread(model.device, sampling)
     together = max(1, sampling.batch_size // 4)  # rows that enter together; a single row takes as long as a step
     exhausted = False
-    while True:
+    while rows or unread or not exhausted:
         fresh: list[_Row] = []
         if not exhausted and sampling.batch_size - len(rows) >= (together if rows else 1):
             taken, exhausted = take(source, sampling.batch_size - len(rows))
             taken.sort(key=lambda request: request.whole)
             fresh = [_Row(request, request.limit(sampling)) for request in taken]
-        if not rows and not fresh:
-            if exhausted:
-                return
-            continue
-        hidden = [slots.step()] if rows else []
-        for whole in (False, True):
-            entering = [row.request.tokens for row in fresh if row.request.whole == whole]
-            hidden += [slots.enter(entering, 0 if whole else slots.start)] if entering else []
-        rows += fresh
-        drawn = draw(model.logits_of(torch.cat(hidden)), rows, sampling)
-        slots.tokens[: len(rows)] = drawn
-        done = []
-        for slot, (row, token) in enumerate(zip(rows, _checked(drawn.tolist()), strict=True)):
+        if rows or fresh:
+            slots = slots or _Slots(model, prefix, sampling.batch_size, shares=len(fresh) >= _SHARING)
+            hidden = [slots.step()] if rows else []
+            for whole in (False, True):
+                entering = [row.request.tokens for row in fresh if row.request.whole == whole]
+                hidden += [slots.enter(entering, whole=whole)] if entering else []
+            rows += fresh
+            drawn = draw(model.logits_of(torch.cat(hidden)), rows, sampling)
+            slots.tokens[: len(rows)] = drawn
+            unread.append(_Step(drawn, list(rows)))
+            for row in rows:
+                row.drawn += 1
+        while len(unread) > (late if rows else 0):
+            yield from unread.pop(0).read(sampling, on_token)
+        for slot in reversed(range(len(rows))):
+            if slots and (rows[slot].done or rows[slot].drawn >= rows[slot].limit):
+                slots.leave(slot)
+                rows[slot] = rows[-1]
+                rows.pop()
+
+
+def steps_unread(device: torch.device, sampling: Sampling) -> int:
+    """Steps that are launched before the tokens of an earlier one are read. A GPU then never waits for the host; a row
+    that has stopped runs along for one step more, which is discarded. A processor has nothing to wait for, and a
+    repetition penalty needs the tokens."""
+    return 1 if device.type == "cuda" and sampling.repetition_penalty == 1 else 0
+
+
+class _Step:
+    """The tokens that a step drew for rows, on their way to the host."""
+
+    def __init__(self, drawn: torch.Tensor, rows: list[_Row]) -> None:
+        self.rows, self.tokens = rows, drawn.to("cpu", non_blocking=True)
+        self.arrived = torch.cuda.Event() if drawn.is_cuda else None
+        if self.arrived:
+            self.arrived.record()
+
+    def read(self, sampling: Sampling, on_token: OnToken | None) -> Iterator[Completion]:
+        """Wait for the tokens; yields the rows that they complete."""
+        if self.arrived:
+            self.arrived.synchronize()
+        for row, token in zip(self.rows, _checked(self.tokens.tolist()), strict=True):
+            if row.done:
+                continue
             row.generated.append(token)
             if on_token is not None:
                 on_token(row.request.key, token)
-            if stop_length(row.generated, sampling.stop) or len(row.generated) >= row.limit:
-                done.append(slot)
+            row.done = bool(stop_length(row.generated, sampling.stop)) or len(row.generated) >= row.limit
+            if row.done:
                 yield Completion(row.request.key, *unstopped(row.generated, sampling.stop))
-        for slot in reversed(done):
-            slots.leave(slot)
-            rows[slot] = rows[-1]
-            rows.pop()
 
 
 class _Slots:
     """The rows in progress: row i of `step` is in slot i, and the first `count` slots are taken. `tokens` are each
-    row's last; whoever draws them writes them there."""
+    row's last; whoever draws them writes them there.
 
-    def __init__(self, model: TorchForward, prefix: Tokens, size: int) -> None:
+    A slot's columns are the row's own tokens, or the prefix and these. Where all slots share the prefix, the columns
+    below 0 are the prefix's; `before` says how many of them a row sees.
+    """
+
+    def __init__(self, model: TorchForward, prefix: Tokens, size: int, *, shares: bool) -> None:
         self.model, self.size = model, size
         self.prefix = model.kept_prefix_cache(prefix)
-        self.start = len(prefix)
+        self.start, self.apart = len(prefix), 0
+        self.shared: list[Pair] | None = None
+        if prefix and shares and model.device.type == "cpu":  # a GPU waits longer for more launches than for copies
+            self.shared = [(layer.keys, layer.values) for layer in self.prefix.layers]
+            self.apart = self.start
         self.count = self.room = 0
         self.lengths = np.zeros(size, dtype=np.int64)
         self.order = torch.arange(size, device=model.device)
-        self.places, self.tokens = torch.zeros_like(self.order), torch.zeros_like(self.order)
-        self.layers = [_SlotLayer(self) for _ in model.layers]
+        self.columns = self.order[:0]
+        self.places, self.before, self.tokens = (torch.zeros_like(self.order) for _ in range(3))
+        self.layers = [_SlotLayer(self, index) for index in range(len(model.layers))]
         self.cache: Any = Cache(layers=self.layers)
 
-    def enter(self, rows: Sequence[Tokens], start: int) -> torch.Tensor:
-        """Run new rows' own tokens after the prefix, or, with a `start` of 0, after nothing; returns their last tokens'
+    def enter(self, rows: Sequence[Tokens], *, whole: bool) -> torch.Tensor:
+        """Run new rows' own tokens after the prefix, or, if they are `whole`, after nothing; returns their last tokens'
         hidden states [rows, width]."""
         model = self.model
         tokens, lengths = pad_right(rows)
-        cache = model.empty_cache()
-        for index, layer in enumerate(self.prefix.layers if start else ()):
-            expanded = (part.expand(len(rows), -1, -1, -1) for part in (layer.keys, layer.values))
-            cache.update(*expanded, index)
+        start, before = (0, 0) if whole else (self.start, self.apart)
+        first = start - before  # columns in each slot that the prefix takes
+        cache: Any = Cache(
+            layers=[_Entering(layer) for layer in (model.empty_cache() if whole else self.prefix).layers]
+        )
         hidden = model.run(model.tensor(tokens.astype(np.int64)), cache, model.causal(start, tokens.shape[1]))
-        width = start + tokens.shape[1]
-        self._make_room(width + 1)
-        taken = slice(self.count, self.count + len(rows))
-        for slot_layer, layer in zip(self.layers, cache.layers, strict=True):
-            slot_layer.hold(self.size, self.room, layer.keys, layer.values)
-            slot_layer.keys[taken, :, :width] = layer.keys
-            slot_layer.values[taken, :, :width] = layer.values
+        self._make_room(first + tokens.shape[1] + 1)
+        taken, ends = slice(self.count, self.count + len(rows)), first + tokens.shape[1]
+        for slots, prefix, layer in zip(self.layers, self.prefix.layers, cache.layers, strict=True):
+            slots.hold(self.size, self.room, *layer.own)
+            if first:
+                slots.keys[taken, :, :first], slots.values[taken, :, :first] = prefix.keys, prefix.values
+            slots.keys[taken, :, first:ends], slots.values[taken, :, first:ends] = layer.own
         on_device = model.tensor(lengths.astype(np.int64))
-        self.lengths[taken], self.places[taken] = start + lengths, start + on_device
+        self.lengths[taken], self.places[taken], self.before[taken] = first + lengths, first + on_device, before
         self.count += len(rows)
         return hidden[self.order[: len(rows)], on_device - 1]
 
     def step(self) -> torch.Tensor:
         """Run the last token of each row; returns their hidden states [rows, width]."""
         self._make_room(self.width)
-        places = self.places[: self.count]
-        mask = torch.arange(self.width, device=places.device) <= places[:, None]
+        places, before = self.places[: self.count, None], self.before[: self.count, None]
+        columns = self.columns[: self.apart + self.width]
+        mask = (columns <= places) & (columns >= -before)
+        seen = None if self.model.attention.window is None else columns + before
         given = self.tokens[: self.count, None]
-        hidden = self.model.run(given, self.cache, mask[:, None, None], places[:, None])
+        hidden = self.model.run(given, self.cache, mask[:, None, None], before + places, seen, self.shared)
         self.lengths[: self.count] += 1
         places += 1
         return hidden[:, -1]
@@ -152,7 +201,7 @@ class _Slots:
             for layer in self.layers:
                 for part in (layer.keys, layer.values):
                     part[slot, :, :length] = part[last, :, :length]
-            for counts in (self.lengths, self.places, self.tokens):
+            for counts in (self.lengths, self.places, self.before, self.tokens):
                 counts[slot] = counts[last]
         self.count = last
 
@@ -164,16 +213,27 @@ class _Slots:
     def _make_room(self, width: int) -> None:
         if width > self.room:
             self.room = -(-width // _COLUMNS) * _COLUMNS
+            self.columns = torch.arange(-self.apart, self.room, device=self.model.device)
             for layer in self.layers:
                 layer.widen(self.room)
+
+
+class _Entering(AfterPrefix):
+    """One layer of rows that enter, whose own keys and values are kept."""
+
+    own: Pair
+
+    def update(self, keys: torch.Tensor, values: torch.Tensor, *_: Any, **__: Any) -> Pair:
+        self.own = keys, values
+        return super().update(keys, values)
 
 
 class _SlotLayer(DynamicLayer):
     """One layer's keys and values [slots, heads, room, width], which transformers' models write through `update`."""
 
-    def __init__(self, slots: _Slots) -> None:
+    def __init__(self, slots: _Slots, index: int) -> None:
         super().__init__()
-        self.slots = slots
+        self.slots, self.index = slots, index
 
     def hold(self, slots: int, room: int, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Create the buffers, once their shape is known."""
@@ -189,11 +249,16 @@ class _SlotLayer(DynamicLayer):
             more = room - self.keys.shape[2]
             self.keys, self.values = (torch.nn.functional.pad(p, (0, 0, 0, more)) for p in (self.keys, self.values))
 
-    def update(self, keys: torch.Tensor, values: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def update(self, keys: torch.Tensor, values: torch.Tensor, *_: Any, **named: Any) -> Pair:
+        """The keys and values that the rows' tokens see: their own, and before them the prefix, unless the attention
+        gets it. It gets the same `kwargs` that a family's code gives here; the code of some gives none."""
         slots, count = self.slots, self.slots.count
         at = (slots.order[:count], slice(None), slots.places[:count])
         self.keys[at], self.values[at] = keys[:, :, 0], values[:, :, 0]
-        return self.keys[:count, :, : slots.width], self.values[:count, :, : slots.width]
+        own = self.keys[:count, :, : slots.width], self.values[:count, :, : slots.width]
+        if slots.shared is None or PREFIX in named.get("kwargs", ()):
+            return own
+        return joined(slots.shared[self.index], *own)
 
 
 def draw(logits: torch.Tensor, rows: Sequence[_Row], sampling: Sampling) -> torch.Tensor:

@@ -99,6 +99,7 @@ class Training:
     def load(self, state: TrainingState) -> None:
         slots: dict[str, dict[str, torch.Tensor]] = {name: {} for name in self.model.trained}
         missing = set(self.model.trained)
+        fused = self.optimizer.param_groups[0].get("fused")
         with torch.no_grad():
             for key, array in state.tensors.items():
                 kind, name, *slot = key.split("/")
@@ -109,8 +110,9 @@ class Training:
                 tensor = torch.from_numpy(np.array(array))
                 if kind == "weights":
                     parameter.copy_(tensor)
-                else:  # a step count stays on the processor
-                    slots[name][slot[0]] = tensor if slot[0] == "step" else tensor.to(parameter.device)
+                else:
+                    stays = slot[0] == "step" and not fused  # on the processor
+                    slots[name][slot[0]] = tensor if stays else tensor.to(parameter.device)
         if missing:
             raise ModelError(f"The checkpoint does not fit this model: it lacks {min(missing)}.")
         for name, values in slots.items():
@@ -134,11 +136,12 @@ def batch_loss(model: TorchForward, batch: Batch) -> torch.Tensor:
 
 def _optimizer(parameters: list[torch.nn.Parameter], spec: OptimizerSpec) -> torch.optim.Optimizer:
     betas, epsilon = (spec.beta1, spec.beta2), spec.epsilon
+    fused = fuses(parameters[0].device) or None  # None leaves the choice to PyTorch
     match spec.name:
         case "adamw":
-            return torch.optim.AdamW(parameters, betas=betas, eps=epsilon, weight_decay=spec.weight_decay)
+            return torch.optim.AdamW(parameters, betas=betas, eps=epsilon, weight_decay=spec.weight_decay, fused=fused)
         case "adam":
-            return torch.optim.Adam(parameters, betas=betas, eps=epsilon)
+            return torch.optim.Adam(parameters, betas=betas, eps=epsilon, fused=fused)
         case "sgd":
             return torch.optim.SGD(parameters, momentum=spec.beta1)
         case "rmsprop":
@@ -147,6 +150,12 @@ def _optimizer(parameters: list[torch.nn.Parameter], spec: OptimizerSpec) -> tor
             return torch.optim.Adagrad(parameters, eps=epsilon)
         case "adafactor":
             return torch.optim.Adafactor(parameters, eps=(1e-15, 1e-3))
+
+
+def fuses(device: torch.device) -> bool:
+    """Whether Adam updates all weights in one kernel: on a GPU an adapter's hundreds of small tensors take several
+    launches each otherwise."""
+    return device.type == "cuda"
 
 
 def _checkpoint_layer(layer: Any, index: int) -> None:

@@ -1,7 +1,8 @@
-"""Attention for training on a CPU, where the fused kernel has a slow backward pass.
+"""Attention by plain matrix products where that is faster on a CPU than the fused kernel.
 
-Rows are short and many, so the scores are small: they are kept, and every part is a plain matrix product. Query heads
-with a common key head share one product, without copying the keys.
+For training, whose backward pass is slow there: rows are short and many, so the scores are small, and are kept. And for
+a token of each of many rows after a prefix that they share: its keys are multiplied with all rows at once, and are
+nowhere copied. Query heads with a common key head share one product, without copying the keys.
 """
 
 from __future__ import annotations
@@ -14,7 +15,23 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "rir_products"
+PREFIX = "rir_prefix"
+"""The argument, passed on by the decoder, that gives each layer's keys and values of the prefix that all rows share."""
 _NOT_PLAIN = ("position_bias", "s_aux", "cache")
+_MANY = 8
+"""From so many rows on, products with the prefix take no longer than the fused kernel after a copy."""
+
+Pair = tuple[torch.Tensor, torch.Tensor]
+"""Keys and values [rows, heads, tokens, width]."""
+
+
+def joined(prefix: Pair, keys: torch.Tensor, values: torch.Tensor) -> Pair:
+    """Keys and values of a prefix [1, heads, tokens, width], copied before those of each row."""
+    first, second = (
+        torch.cat([part.expand(len(own), -1, -1, -1), own], dim=2)
+        for part, own in zip(prefix, (keys, values), strict=True)
+    )
+    return first, second
 
 
 def _attention(
@@ -27,15 +44,27 @@ def _attention(
     scaling: float | None = None,
     **more: Any,
 ) -> tuple[torch.Tensor, None]:
-    """transformers' attention interface: [rows, heads, tokens, width] in, [rows, tokens, heads, width] out."""
+    """transformers' attention interface: [rows, heads, tokens, width] in, [rows, tokens, heads, width] out. With a
+    shared prefix, its columns come first in the mask, and are not among the keys."""
+    if (shared := more.pop(PREFIX, None)) is not None:
+        prefix = shared[module.layer_idx]
+        if len(query) >= _MANY and query.shape[2] == 1 and _is_plain(attention_mask, scaling, dropout, more):
+            given = (scaling, more.get("softcap"))
+            return _after_prefix(query, prefix, (key, value), attention_mask, given).transpose(1, 2), None
+        key, value = joined(prefix, key, value)
     if more.get("softcap") is not None:
         return _softcapped(query, key, value, attention_mask, (scaling, more["softcap"], dropout))
-    plain = attention_mask is not None and attention_mask.dtype == torch.bool and scaling is not None
-    if not plain or dropout or any(more.get(name) is not None for name in _NOT_PLAIN) or not torch.is_grad_enabled():
-        given = {"attention_mask": attention_mask, "dropout": dropout, "scaling": scaling}
-        return sdpa_attention_forward(module, query, key, value, **given, **more)
+    if not torch.is_grad_enabled() or not _is_plain(attention_mask, scaling, dropout, more):
+        named = {"attention_mask": attention_mask, "dropout": dropout, "scaling": scaling}
+        return sdpa_attention_forward(module, query, key, value, **named, **more)
     out: torch.Tensor = _Attention.apply(query, key, value, attention_mask, scaling)
     return out.transpose(1, 2), None
+
+
+def _is_plain(mask: Any, scaling: float | None, dropout: float, more: dict[str, Any]) -> bool:
+    """Whether it is no more than a softmax of scaled scores under a mask."""
+    masked = mask is not None and mask.dtype == torch.bool and scaling is not None
+    return masked and not dropout and all(more.get(name) is None for name in _NOT_PLAIN)
 
 
 def _softcapped(
@@ -60,6 +89,30 @@ def _softcapped(
     if dropout:
         probabilities = torch.nn.functional.dropout(probabilities, dropout)
     return (probabilities @ value).transpose(1, 2).contiguous(), None
+
+
+def _after_prefix(
+    query: torch.Tensor, prefix: Pair, own: Pair, mask: Any, settings: tuple[Any, float | None]
+) -> torch.Tensor:
+    """Attention of one token of each row to a prefix that all rows share and to the row's own keys, with one softmax
+    over both. In float32, because CPUs without AMX multiply many small matrices of 16 bits slowly. `settings` are the
+    scaling, and the cap of the scores if there is one."""
+    scaling, softcap = settings
+    rows, heads, _, width = query.shape
+    shared, before = prefix[0].shape[1:3]
+    groups = heads // shared
+    keys, values, own_keys, own_values = (part.float() for part in (*prefix, *own))
+
+    grouped = query.float().mul(scaling).view(rows, shared, groups, width)
+    together = grouped.transpose(0, 1).reshape(shared, rows * groups, width) @ keys[0].transpose(1, 2)
+    scores = torch.cat([together.view(shared, rows, groups, before).transpose(0, 1), grouped @ own_keys.mT], dim=-1)
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    probabilities = torch.softmax(scores.masked_fill_(~mask, -torch.inf), -1)
+    out = probabilities[..., before:] @ own_values
+    seen = probabilities[..., :before].transpose(0, 1).reshape(shared, rows * groups, before) @ values[0]
+    out += seen.view(shared, rows, groups, -1).transpose(0, 1)
+    return out.view(rows, heads, 1, -1).to(query.dtype)
 
 
 class _Attention(torch.autograd.Function):
