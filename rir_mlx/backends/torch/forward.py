@@ -86,17 +86,15 @@ class TorchForward:
         mask: torch.Tensor,
         positions: torch.Tensor | None = None,
         seen: torch.Tensor | None = None,
-        prefix: Sequence[Pair] | None = None,
     ) -> torch.Tensor:
         """Hidden states [rows, T, width] after the cache. `mask` [1 or rows, 1, T, seen] is True where to attend;
-        windows are added here. `seen` [1 or rows, seen] are the positions of the columns, by default their indices.
-        `prefix` are each layer's keys and values of the first columns, if the cache has only those of the others."""
+        windows are added here. `seen` [1 or rows, seen] are the positions of the columns, by default their indices."""
         if positions is None:
             start = cache.get_seq_length()
             positions = torch.arange(start, start + tokens.shape[1], device=self.device)[None]
         given = {self._cache_name: cache, "attention_mask": self._by_layer(mask, positions, seen)}
-        if prefix is not None:
-            given[PREFIX] = prefix
+        if isinstance(cache, BesidePrefix):
+            given[PREFIX] = cache.prefix
         with self.precision():
             output = self.model.get_decoder()(input_ids=tokens, position_ids=positions, use_cache=True, **given)
         hidden: torch.Tensor = output.last_hidden_state
@@ -158,6 +156,14 @@ class TorchForward:
 def kept_prefix(model: TorchForward, prefix: Tokens) -> Any:
     """A cache of the prefix that does not change while rows run after it."""
     return Cache(layers=[AfterPrefix(layer) for layer in model.kept_prefix_cache(prefix).layers])
+
+
+class BesidePrefix(Cache):
+    """Keys and values of rows alone, which the attention sees after `prefix`: each layer's, shared by all rows."""
+
+    def __init__(self, layers: list[Any], prefix: Sequence[Pair]) -> None:
+        super().__init__(layers=layers)
+        self.prefix = prefix
 
 
 class AfterPrefix(DynamicLayer):

@@ -31,7 +31,7 @@ from rir_mlx.backends.base import (
     unstopped,
 )
 from rir_mlx.backends.noise import RowNoise, blocks_of
-from rir_mlx.backends.torch.forward import AfterPrefix, TorchForward
+from rir_mlx.backends.torch.forward import AfterPrefix, BesidePrefix, TorchForward
 from rir_mlx.backends.torch.layers.attention import PREFIX, Pair, joined
 from rir_mlx.errors import Failure
 
@@ -155,7 +155,7 @@ class _Slots:
         self.columns = self.order[:0]
         self.places, self.before, self.tokens = (torch.zeros_like(self.order) for _ in range(3))
         self.layers = [_SlotLayer(self, index) for index in range(len(model.layers))]
-        self.cache: Any = Cache(layers=self.layers)
+        self.cache = BesidePrefix(self.layers, self.shared) if self.shared else Cache(layers=self.layers)
 
     def enter(self, rows: Sequence[Tokens], *, whole: bool) -> torch.Tensor:
         """Run new rows' own tokens after the prefix, or, if they are `whole`, after nothing; returns their last tokens'
@@ -188,7 +188,7 @@ class _Slots:
         mask = (columns <= places) & (columns >= -before)
         seen = None if self.model.attention.window is None else columns + before
         given = self.tokens[: self.count, None]
-        hidden = self.model.run(given, self.cache, mask[:, None, None], before + places, seen, self.shared)
+        hidden = self.model.run(given, self.cache, mask[:, None, None], before + places, seen)
         self.lengths[: self.count] += 1
         places += 1
         return hidden[:, -1]
