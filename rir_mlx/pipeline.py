@@ -104,7 +104,7 @@ def pilot(recipe: RecipeSource, *, rows: int = ROWS, **options: Unpack[Options])
             return None
         known = [stage.seconds for stage in planned if stage.seconds is not None]
         unknown = [stage.name for stage in planned if stage.seconds is None]
-        return outlook(comparison, sum(known) if known else None, unknown)
+        return outlook(comparison, sum(known) if known else None, unknown, len(data.train))
 
 
 def train_rgen(recipe: RecipeSource, **options: Unpack[Options]) -> TrainingResult:

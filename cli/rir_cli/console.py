@@ -184,7 +184,8 @@ def print_outlook(found: Outlook) -> None:
     if not console.is_terminal:
         console.width = max(console.width, _WIDE)
     print_table(found.comparison, console)
-    for line in (*found.signals, found.text, found.cost):
+    notes = [f"note: {warning}" for warning in found.comparison.warnings]
+    for line in (*notes, *found.signals, found.text, found.cost):
         if line:
             _print(console, escape(line))
 

@@ -20,14 +20,18 @@ from rir_mlx.recipe.loading import load_recipe
 from rir_mlx.recipe.schema import Recipe
 
 
-def judged(change: float, spread: float, by_chance: float = 0.0, **more: Any) -> Outlook:
-    """Of a pilot whose reasoning arm and whose control differ so much from label-only."""
+def judged(
+    change: float, spread: float, by_chance: float = 0.0, tf_idf: float = -0.1, rows: int = 0, **more: Any
+) -> Outlook:
+    """Of a pilot whose reasoning arm, control and TF-IDF differ so much from label-only."""
     values = a_comparison()
-    for name, value in (("qar", change), ("qra-scrambled", by_chance)):
+    for name, value in (("qar", change), ("qra-scrambled", by_chance), ("tf-idf", tf_idf)):
         found = next(entry for entry in values["entries"] if entry["name"] == name)
-        found["against"]["difference"] = {"value": value, "low": value - spread, "high": value + spread}
+        found["against"] = values["entries"][1]["against"] | {
+            "difference": {"value": value, "low": value - spread, "high": value + spread}
+        }
     values["headline"] = more.pop("headline", {"text": "One seed.", "finding": "unclear"})
-    return outlook(Comparison.model_validate(values | more), 20_000, ["augmentation"])
+    return outlook(Comparison.model_validate(values | more), 20_000, ["augmentation"], rows)
 
 
 @pytest.mark.parametrize(
@@ -47,8 +51,27 @@ def test_the_expectation_follows_the_interval_and_the_control(
     found = judged(change, spread, by_chance)
     assert found.expectation == expected
     assert found.as_dict()["text"] == found.text
+    assert found.as_dict()["warnings"] == ["66 test rows are near copies."]
     assert ("probably" in found.text) == (expected in ("helps", "hurts", "open"))
     assert ("shows no difference" in found.text) == (expected == "open" and abs(change) < 0.03)
+
+
+def test_a_gain_on_a_label_only_that_is_behind_tf_idf_may_be_a_head_start() -> None:
+    """On 300 of 14,000 tweets a gain of 14 points was called a probable help, and the whole run found a loss."""
+    found = judged(0.138, 0.06, tf_idf=0.095)
+    assert found.expectation == "leans to helping"
+    assert "label-only is shown to be worse than TF-IDF" in found.text
+    assert judged(0.138, 0.06, tf_idf=0.05).expectation == "helps", "the interval of TF-IDF includes 0"
+    assert judged(-0.138, 0.06, tf_idf=0.095).expectation == "hurts"
+
+
+def test_many_more_rows_in_the_whole_run_are_a_signal() -> None:
+    trained = a_comparison()["rows"]["train"]
+    assert "times as many" not in "".join(judged(0.08, 0.05, rows=2 * trained - 1).signals)
+    assert (
+        f"The whole run trains on {3 * trained:,} rows, 3 times as many"
+        in judged(0.08, 0.05, rows=3 * trained).signals[-1]
+    )
 
 
 def test_a_pilot_that_learned_nothing_expects_nothing() -> None:
