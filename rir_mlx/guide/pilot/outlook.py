@@ -34,6 +34,8 @@ _AS_MUCH = (
     "not count in the whole run."
 )
 """Said of `open` where the pilot does show a difference."""
+_IF_AHEAD = "Reasoning will probably help in the whole run, unless label-only catches up with that many more rows."
+"""Said of `helps` where the whole run has many more rows."""
 _HEAD_START = (
     "The arm gains in the pilot, but label-only is shown to be worse than TF-IDF there: it has not learned what the "
     "rows allow, and may catch up in the whole run. Reasoning may help there, or not."
@@ -81,6 +83,8 @@ def outlook(comparison: Comparison, seconds: float | None, unknown: Sequence[str
         cost = f"The whole run takes about {duration(seconds)}{beside}."
     early = expected == "leans to helping" and change is not None and change.low > 0
     text = _AS_MUCH if gained else _HEAD_START if early else _SAID[expected]
+    if expected == "helps" and rows >= _MANY_MORE * comparison.rows.train:
+        text = _IF_AHEAD
     return Outlook(expected, text, (*_signals(comparison), *_of_rows(comparison, rows)), cost, comparison)
 
 
