@@ -33,7 +33,8 @@ class PeerJob(Protocol):
 @dataclass(frozen=True)
 class Job:
     """One program on one task. In training the first `warmup` of the `steps` are not counted. With `seconds` the work
-    ends after that long, and `ours` takes fewer rows at a time where `batch` rows would not fit into it several times.
+    ends after that long, and `ours` takes fewer rows at a time where `batch` rows would not fit into it several times,
+    unless `as_told`.
     A reasoning has `tokens` tokens. The rest says what is trained."""
 
     peer: str
@@ -45,6 +46,7 @@ class Job:
     warmup: int = 1
     steps: int = 10_000
     seconds: float = 0.0
+    as_told: bool = False
     tokens: int = 64
     kind: FineTuneType = SPEC.fine_tune_type
     layers: int = SPEC.num_layers
@@ -52,6 +54,11 @@ class Job:
     rank: int = SPEC.rank
     scale: float = SPEC.scale
     grad_checkpoint: bool = False
+
+    @property
+    def may_shrink(self) -> bool:
+        """Whether fewer rows at a time may be taken than `batch`."""
+        return self.peer == "ours" and bool(self.seconds) and not self.as_told
 
     @property
     def spec(self) -> AdapterSpec:

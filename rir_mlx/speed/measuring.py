@@ -117,8 +117,8 @@ def _classifying(job: Job, codec: Codec) -> dict[str, Any]:
 
 
 def _rounds(job: Job, work: Callable[[int], object]) -> tuple[int, list[float]]:
-    """How many rows a round has, and the seconds of each. `ours` tries a row first; a peer gets as many rows as it."""
-    rows = fitting_rows(work, job.batch, job.seconds) if job.peer == "ours" else job.batch
+    """How many rows a round has, and the seconds of each. `ours` may try fewer first; a peer gets as many."""
+    rows = fitting_rows(work, job.batch, job.seconds) if job.may_shrink else job.batch
     first = timed(lambda: work(rows))  # not counted, unless there is no time for another
     seconds: list[float] = []
     while first < job.seconds and sum(seconds) < job.seconds:

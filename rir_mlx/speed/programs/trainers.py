@@ -37,7 +37,7 @@ def train_ours(job: Job, examples: TrainingExamples, groups: list[list[int]], me
     model.add_adapter(job.spec, seed=0)
     model.configure_optimizer(OPTIMIZER, Execution(grad_checkpoint=job.grad_checkpoint))
     sizes = Sizes(ModelShape.of(read_config(Path(job.folder))), model.weight_bytes, width)
-    if job.seconds:
+    if job.may_shrink:
 
         def step(rows: int) -> None:
             model.train_step(step_batches(examples, [range(rows)]), RATE)
