@@ -18,12 +18,10 @@ def table(known: Mapping[str, Any]) -> Iterator[str]:
     yield f"Limits: {limits['flops'] / 1e12:.3g} TFLOP/s, {limits['bandwidth'] / 1e9:.4g} GB/s.\n"
     if known["tiny"]:
         yield "This proves that every step runs. The shapes are so small that no figure says how fast anything is.\n"
-    yield "| what | program | ours is faster by | rows/s (rounds × rows) | tokens/s | memory | share of the limit |"
-    yield "|---|---|---|---|---|---|---|"
-    for key, result in found.items():
-        if "rows/s" in result:
-            yield _row(key, result, found)
-    yield ""
+    if rows := [_row(key, result, found) for key, result in found.items() if "rows/s" in result]:
+        yield "| what | program | ours is faster by | rows/s (rounds × rows) | tokens/s | memory | share of the limit |"
+        yield "|---|---|---|---|---|---|---|"
+        yield from [*rows, ""]
     for key, result in found.items():
         if "counts" in result:
             failed = f"; failed: {', '.join(result['failed'])}" if result["failed"] else ""
