@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import re
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 
 import numpy as np
 
 from rir_mlx.data.audit.findings import Audit, Balance, Example, Finding, Lengths, Material, Place, Refused, Ruler
 from rir_mlx.data.audit.spelling import check_spellings
 from rir_mlx.data.audit.unusual_characters import unusual_kinds, visible
-from rir_mlx.data.rows import Row
+from rir_mlx.data.rows import Row, chosen, labels_of
 from rir_mlx.data.same_text import normalised
 from rir_mlx.data.tables.table import advice
 from rir_mlx.errors import did_you_mean
@@ -26,6 +28,8 @@ UNEVEN = 10.0
 MANY_TRIMMED = 0.01
 """From this share of trimmed texts on, trimming is a warning instead of a note."""
 _EXAMPLES, _PLACES, _SHOWN = 5, 3, 100
+_TOGETHER = 4096
+"""Texts whose tokens are counted at once."""
 _STEP = 64
 """Lengths are proposed in steps of so many tokens."""
 
@@ -66,7 +70,10 @@ def _used(parts: dict[str, Sequence[Row]], material: Material) -> dict[str, Sequ
     if not (material.skips and material.named):
         return parts
     named = set(material.named)
-    return {part: [row for row in rows if row.label in named] for part, rows in parts.items()}
+    return {
+        part: chosen(rows, (place for place, label in enumerate(labels_of(rows)) if label in named))
+        for part, rows in parts.items()
+    }
 
 
 _Entry = tuple[str, Row]
@@ -74,11 +81,18 @@ _Group = list[_Entry]
 
 
 def _same_texts(parts: Mapping[str, Sequence[Row]]) -> list[_Group]:
-    """The rows whose text occurs more than once, grouped by text, as (part, row)."""
+    """The rows whose text occurs more than once, grouped by text, as (part, row). Of the others, only a number that two
+    different texts hardly share is held: as objects a million rows take half a gigabyte."""
+    digests = array("q", (hash(normalised(row.text)) for rows in parts.values() for row in rows))
+    values, counts = np.unique(np.frombuffer(digests, dtype=np.int64), return_counts=True)
+    repeated = set(values[counts > 1].tolist())
     first: dict[str, _Entry] = {}
     groups: dict[str, _Group] = {}
+    each = iter(digests)
     for part, rows in parts.items():
-        for row in rows:
+        for row, digest in zip(rows, each, strict=False):
+            if digest not in repeated:
+                continue
             entry, key = (part, row), normalised(row.text)
             before = first.setdefault(key, entry)
             if before is not entry:
@@ -259,12 +273,19 @@ def _balance(train: Counter[str]) -> Balance | None:
 
 
 def _measure(parts: Mapping[str, Sequence[Row]], ruler: Ruler) -> Lengths | None:
-    counted = np.asarray(ruler.count([row.text for rows in parts.values() for row in rows]), dtype=np.int64)
+    texts = (row.text for rows in parts.values() for row in rows)
+    counted = np.asarray(array("q", chain.from_iterable(_counts(texts, ruler))))
     if not len(counted):
         return None
     p5, p50, p95, p99 = np.percentile(counted, [5, 50, 95, 99]).tolist()
     trimmed = {arm: int((counted > room).sum()) for arm, room in ruler.room.items()}
     return Lengths(p5, p50, p95, p99, int(counted.max()), dict(ruler.room), trimmed)
+
+
+def _counts(texts: Iterator[str], ruler: Ruler) -> Iterator[Sequence[int]]:
+    """The lengths of some thousand texts after another: the texts of all rows are never in memory together."""
+    while some := list(islice(texts, _TOGETHER)):
+        yield ruler.count(some)
 
 
 def _trimmed(lengths: Lengths | None, ruler: Ruler | None, rows: int) -> Iterator[Finding]:
@@ -325,15 +346,16 @@ def _characters(parts: Mapping[str, Sequence[Row]], control: Sequence[str]) -> I
         for part, rows in parts.items():
             for row in rows:
                 if hit := kind.search(row.text):
-                    found.append((part, row))
                     shown[hit] += 1
+                    if len(found) < _EXAMPLES:
+                        found.append((part, row))
         if found:
             which = ", ".join(visible(sign) for sign, _ in shown.most_common(4))
             yield Finding(
                 kind.name,
                 "note",
-                len(found),
-                f"{kind.what}: {len(found):,} ({which})",
+                shown.total(),
+                f"{kind.what}: {shown.total():,} ({which})",
                 kind.hint,
                 examples=_one_by_one(found),
             )
