@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,12 @@ from hypothesis import strategies as st
 from table_files import load, write_csv, write_jsonl
 
 from rir_mlx.data import packed_cells
+from rir_mlx.data.audit import checks
+from rir_mlx.data.audit.findings import Ruler
+from rir_mlx.data.audit.scan import scan_sources
 from rir_mlx.data.packed_cells import PackedCells, cells_at
 from rir_mlx.data.rows import Rows
+from rir_mlx.recipe.schema import DataSection
 from rir_mlx.storage.digests import digest_of, digest_of_list
 
 ROWS = 3000
@@ -126,6 +131,30 @@ def test_a_table_takes_some_tens_of_bytes_a_row_however_long_its_texts_are(
     assert all(row.text.endswith("some words of a text " * 8) for row in data.train)
     assert held / ROWS < 60
     assert peak / ROWS < 180
+
+
+def test_an_audit_holds_no_row_of_a_text_that_stands_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`rir-mlx check` held each row as an object, and all texts at once to count their tokens."""
+    monkeypatch.setattr(packed_cells, "TOGETHER", 128)
+    monkeypatch.setattr(packed_cells, "IN_MEMORY", 1 << 14)
+    monkeypatch.setattr(checks, "_TOGETHER", 128)
+    rows = [(f"{number} " + "some words of a text " * 8, "ab"[number % 2]) for number in range(ROWS)]
+    path = write_csv(tmp_path / "rows.csv", [*rows, rows[5]])
+    material = scan_sources(DataSection.model_validate({"train": str(path), "val_size": 100, "test_size": 100}), 0)
+    ruler = Ruler(lambda texts: [len(text) for text in texts], {"qa": 100}, (), 256)
+    material = replace(material, named=("a", "b"), skips=True)
+    checks.audit(material, ruler)  # what it compiles once is no row
+    tracemalloc.start()
+    try:
+        found = checks.audit(material, ruler)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert found.rows["train"] == ROWS + 1 - 200
+    assert found.lengths is not None
+    assert found.lengths.max == len(rows[-1][0])
+    assert any(finding.name.startswith("duplicates in") and finding.count == 1 for finding in found.findings)
+    assert peak / ROWS < 100
 
 
 def test_the_digest_of_a_list_is_the_same_in_pieces() -> None:
