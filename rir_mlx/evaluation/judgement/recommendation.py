@@ -117,9 +117,11 @@ def _of_arm(case: Case, pick: EntryPredictions, rest: Sequence[EntryPredictions]
         every = _usable(case) and all(case.is_better(entry, pick) for entry in _usable(case))
         return f"unlike {other.name}, it is shown to beat {'every baseline' if every else 'the most frequent label'}."
     if round(tokens_generated(pick)) == round(tokens_generated(other)):
-        return (
-            f"it costs no more than {other.name} to run, and its validation accuracy is higher.{_reasons(case, rest)}"
-        )
+        if (pick.validation_accuracy or 0.0) > (other.validation_accuracy or 0.0):
+            why = f"it costs no more than {other.name} to run, and its validation accuracy is higher."
+        else:  # the same, or there are no validation rows
+            why = f"{other.name} costs as much to run, and is not shown to be better."
+        return f"{why}{_reasons(case, rest)}"
     return f"it is cheaper than {other.name}, which is not shown to be better.{_reasons(case, rest)}"
 
 

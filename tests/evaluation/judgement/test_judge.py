@@ -173,6 +173,8 @@ def test_of_arms_that_cost_the_same_the_validation_rows_decide() -> None:
     assert found.recommended == "qar"
     assert "it costs no more than qa to run, and its validation accuracy is higher." in (found.recommendation or "")
     assert judged(entry("qa", 0.6), entry("qar", 0.6, validation=0.4)).recommended == "qa"
+    even = judged(entry("qa", 0.6), entry("qar", 0.62)).recommendation or ""  # both 0.5: nothing to choose by
+    assert even.startswith("Use qa (61.0 %): qar costs as much to run, and is not shown to be better. If you want")
     alone = judged(entry("qar", 0.6)).recommendation or ""
     assert alone.endswith("nothing that was measured is shown to be better.")
 
