@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -68,6 +69,7 @@ def is_due(step: Step, known: dict[str, Any], *, again: bool) -> bool:
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, which ends the step's processes too
     options = parse()
     end, path = time.monotonic() + 60 * options.minutes, options.out
     known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"steps": {}}
