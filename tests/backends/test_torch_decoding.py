@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 
 from rir_mlx.backends import open_backend
 from rir_mlx.backends.base import Completion, Request, Sampling
-from rir_mlx.errors import Failure
+from rir_mlx.errors import Failure, ModelError
 
 pytest.importorskip("peft")
 torch = pytest.importorskip("torch")
@@ -56,9 +57,12 @@ def test_a_step_reads_its_tokens_once_and_sends_nothing_while_no_row_enters_or_l
 
 
 @pytest.mark.parametrize("named", [{}, {"temperature": 0.8, "top_p": 0.9}, {"repetition_penalty": 1.2}])
+@pytest.mark.parametrize("late", [0, 1])
 def test_logits_that_are_no_numbers_end_a_generation_whatever_draws_from_them(
-    tiny: Path, named: dict[str, float]
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, named: dict[str, float], late: int
 ) -> None:
+    """Also where the next step runs before the token is read, as on a GPU."""
+    monkeypatch.setattr("rir_mlx.backends.torch.generation.steps_unread", lambda *_: late)
     model = open_backend("torch").load(tiny, dtype="float32")
     with torch.no_grad():
         model.lm_head.weight[17] = np.nan
@@ -128,13 +132,35 @@ def test_many_rows_keep_the_keys_and_values_of_their_prefix_once(
             return super().step()
 
     monkeypatch.setattr(generation, "_Slots", Watched)
-    for sharing in (slots, slots + 1):
+    for sharing in (16, slots + 1):
         monkeypatch.setattr(generation, "_SHARING", sharing)
         texts.append(written(model, Sampling(batch_size=slots), slots, prefix))
     config = model.model.config  # type: ignore[attr-defined]
     token = 2 * 4 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
     assert texts[0] == texts[1]
     assert (min(kept), max(kept)) == (slots * 64 * token, slots * 192 * token), "64 columns hold the rows' own tokens"
+
+
+def test_a_family_that_was_not_compared_with_a_plain_pass_shares_no_prefix(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its code may change keys or values between the cache and the attention, as DiffLlama's does."""
+    model = open_backend("torch").load(tiny, dtype="float32")
+    expected = written(model, Sampling(batch_size=20), 20)
+    assert model.shares_prefix  # type: ignore[attr-defined]
+    monkeypatch.setattr("rir_mlx.backends.torch.forward.VERIFIED", {})
+    assert not model.shares_prefix  # type: ignore[attr-defined]
+    assert written(model, Sampling(batch_size=20), 20) == expected
+
+
+def test_keys_that_are_not_the_caches_are_refused_beside_a_prefix() -> None:
+    from rir_mlx.backends.torch.layers import attention
+
+    keys, values = torch.ones(9, 2, 3, 4), torch.ones(9, 2, 3, 4)
+    layer = SimpleNamespace(prefix=(keys[:1], values[:1]), own=(keys, values))
+    module, given = SimpleNamespace(layer_idx=0), {attention.PREFIX: [layer]}
+    with pytest.raises(ModelError, match="changes keys or values"):
+        attention._attention(module, torch.ones(9, 2, 1, 4), keys, values.clone(), None, **given)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("key_heads", [1, 2, 4])
@@ -152,7 +178,8 @@ def test_attention_after_a_shared_prefix_is_that_of_the_joined_keys(key_heads: i
     mask[3, :before] = False
     keys, values = (part.float().repeat_interleave(4 // key_heads, 1) for part in joined(prefix, *pair))
     scores = (0.3 * query.float() @ keys.mT).masked_fill(~mask[:, None, None], -torch.inf)
-    found = _after_prefix(query, prefix, pair, mask[:, None, None], (0.3, None))
+    with torch.autocast("cpu", torch.bfloat16):  # as around an adapter over 16 bits
+        found = _after_prefix(query, prefix, pair, mask[:, None, None], (0.3, None))
     assert found.dtype == kind
     tolerance = 1e-6 if dtype == "float32" else 1e-2
     torch.testing.assert_close(found.float(), scores.softmax(-1) @ values, atol=tolerance, rtol=tolerance)

@@ -6,7 +6,7 @@ A shared prefix runs once, at batch 1; its keys and values then precede those of
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -18,10 +18,10 @@ from transformers.cache_utils import DynamicLayer
 
 from rir_mlx.backends.base import Float32Array, SingleProcess, Tokens
 from rir_mlx.backends.kept_prefixes import KeptPrefixes
-from rir_mlx.backends.torch.layers.attention import PREFIX, Pair, joined
+from rir_mlx.backends.torch.layers.attention import PREFIX, joined
 from rir_mlx.backends.torch.layers.lm_head import transformed
 from rir_mlx.backends.torch.process_group import TorchProcessGroup
-from rir_mlx.models.families import FULL, SLIDING, Attention, LogitTransform
+from rir_mlx.models.families import FULL, SLIDING, VERIFIED, Attention, LogitTransform
 
 
 class TorchForward:
@@ -49,6 +49,12 @@ class TorchForward:
         """The decoder's layers."""
         decoder = self.model.get_decoder()
         return decoder.h if hasattr(decoder, "h") else decoder.layers
+
+    @property
+    def shares_prefix(self) -> bool:
+        """Whether the attention may get the keys and values of a prefix apart from those of many rows: where it was
+        compared with a plain forward pass, and not on a GPU, which waits longer for more launches than for copies."""
+        return self.device.type == "cpu" and self.model.config.model_type in VERIFIED
 
     def logits_of(self, hidden: torch.Tensor, words: torch.Tensor | None = None) -> torch.Tensor:
         """Next-token logits [..., vocabulary] of hidden states, or of some words alone [..., words]."""
@@ -94,7 +100,7 @@ class TorchForward:
             positions = torch.arange(start, start + tokens.shape[1], device=self.device)[None]
         given = {self._cache_name: cache, "attention_mask": self._by_layer(mask, positions, seen)}
         if isinstance(cache, BesidePrefix):
-            given[PREFIX] = cache.prefix
+            given[PREFIX] = cache.layers
         with self.precision():
             output = self.model.get_decoder()(input_ids=tokens, position_ids=positions, use_cache=True, **given)
         hidden: torch.Tensor = output.last_hidden_state
@@ -159,11 +165,8 @@ def kept_prefix(model: TorchForward, prefix: Tokens) -> Any:
 
 
 class BesidePrefix(Cache):
-    """Keys and values of rows alone, which the attention sees after `prefix`: each layer's, shared by all rows."""
-
-    def __init__(self, layers: list[Any], prefix: Sequence[Pair]) -> None:
-        super().__init__(layers=layers)
-        self.prefix = prefix
+    """Keys and values of rows alone, which the attention sees after the prefix that they share. Each layer has the
+    `prefix`, and as its `own` what it last gave out for the rows."""
 
 
 class AfterPrefix(DynamicLayer):

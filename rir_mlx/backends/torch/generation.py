@@ -32,7 +32,7 @@ from rir_mlx.backends.base import (
 )
 from rir_mlx.backends.noise import RowNoise, blocks_of
 from rir_mlx.backends.torch.forward import AfterPrefix, BesidePrefix, TorchForward
-from rir_mlx.backends.torch.layers.attention import PREFIX, Pair, joined
+from rir_mlx.backends.torch.layers.attention import Pair
 from rir_mlx.errors import Failure
 
 _COLUMNS = 64
@@ -82,14 +82,15 @@ def generate(
             taken.sort(key=lambda request: request.whole)
             fresh = [_Row(request, request.limit(sampling)) for request in taken]
         if rows or fresh:
-            slots = slots or _Slots(model, prefix, sampling.batch_size, shares=len(fresh) >= _SHARING)
+            following = sum(not row.request.whole for row in fresh)
+            slots = slots or _Slots(model, prefix, sampling.batch_size, shares=following >= _SHARING)
             hidden = [slots.step()] if rows else []
             for whole in (False, True):
                 entering = [row.request.tokens for row in fresh if row.request.whole == whole]
                 hidden += [slots.enter(entering, whole=whole)] if entering else []
             rows += fresh
             drawn = draw(model.logits_of(torch.cat(hidden)), rows, sampling)
-            slots.tokens[: len(rows)] = drawn
+            slots.tokens[: len(rows)] = drawn.clamp(min=0)  # a token that is none is told once it is read
             unread.append(_Step(drawn, list(rows)))
             for row in rows:
                 row.drawn += 1
@@ -103,9 +104,9 @@ def generate(
 
 
 def steps_unread(device: torch.device, sampling: Sampling) -> int:
-    """Steps that are launched before the tokens of an earlier one are read. A GPU then never waits for the host; a row
-    that has stopped runs along for one step more, which is discarded. A processor has nothing to wait for, and a
-    repetition penalty needs the tokens."""
+    """Steps that are launched before the tokens of an earlier one are read. Writing greedily, a GPU then never waits
+    for the host; draws also need the host's noise. A row that has stopped runs along for one step more, which is
+    discarded. A processor has nothing to wait for, and a repetition penalty needs the tokens."""
     return 1 if device.type == "cuda" and sampling.repetition_penalty == 1 else 0
 
 
@@ -122,10 +123,10 @@ class _Step:
         """Wait for the tokens; yields the rows that they complete."""
         if self.arrived:
             self.arrived.synchronize()
-        for row, token in zip(self.rows, _checked(self.tokens.tolist()), strict=True):
+        for row, token in zip(self.rows, self.tokens.tolist(), strict=True):
             if row.done:
                 continue
-            row.generated.append(token)
+            row.generated.append(_checked(token))
             if on_token is not None:
                 on_token(row.request.key, token)
             row.done = bool(stop_length(row.generated, sampling.stop)) or len(row.generated) >= row.limit
@@ -145,17 +146,15 @@ class _Slots:
         self.model, self.size = model, size
         self.prefix = model.kept_prefix_cache(prefix)
         self.start, self.apart = len(prefix), 0
-        self.shared: list[Pair] | None = None
-        if prefix and shares and model.device.type == "cpu":  # a GPU waits longer for more launches than for copies
-            self.shared = [(layer.keys, layer.values) for layer in self.prefix.layers]
+        if shares and prefix and model.shares_prefix:
             self.apart = self.start
         self.count = self.room = 0
         self.lengths = np.zeros(size, dtype=np.int64)
         self.order = torch.arange(size, device=model.device)
         self.columns = self.order[:0]
         self.places, self.before, self.tokens = (torch.zeros_like(self.order) for _ in range(3))
-        self.layers = [_SlotLayer(self, index) for index in range(len(model.layers))]
-        self.cache = BesidePrefix(self.layers, self.shared) if self.shared else Cache(layers=self.layers)
+        self.layers = [_SlotLayer(self, (layer.keys, layer.values)) for layer in self.prefix.layers]
+        self.cache = (BesidePrefix if self.apart else Cache)(layers=self.layers)
 
     def enter(self, rows: Sequence[Tokens], *, whole: bool) -> torch.Tensor:
         """Run new rows' own tokens after the prefix, or, if they are `whole`, after nothing; returns their last tokens'
@@ -231,9 +230,11 @@ class _Entering(AfterPrefix):
 class _SlotLayer(DynamicLayer):
     """One layer's keys and values [slots, heads, room, width], which transformers' models write through `update`."""
 
-    def __init__(self, slots: _Slots, index: int) -> None:
+    own: Pair
+
+    def __init__(self, slots: _Slots, prefix: Pair) -> None:
         super().__init__()
-        self.slots, self.index = slots, index
+        self.slots, self.prefix = slots, prefix
 
     def hold(self, slots: int, room: int, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Create the buffers, once their shape is known."""
@@ -249,16 +250,13 @@ class _SlotLayer(DynamicLayer):
             more = room - self.keys.shape[2]
             self.keys, self.values = (torch.nn.functional.pad(p, (0, 0, 0, more)) for p in (self.keys, self.values))
 
-    def update(self, keys: torch.Tensor, values: torch.Tensor, *_: Any, **named: Any) -> Pair:
-        """The keys and values that the rows' tokens see: their own, and before them the prefix, unless the attention
-        gets it. It gets the same `kwargs` that a family's code gives here; the code of some gives none."""
+    def update(self, keys: torch.Tensor, values: torch.Tensor, *_: Any, **__: Any) -> Pair:
+        """The keys and values that the rows' tokens see in the slots."""
         slots, count = self.slots, self.slots.count
         at = (slots.order[:count], slice(None), slots.places[:count])
         self.keys[at], self.values[at] = keys[:, :, 0], values[:, :, 0]
-        own = self.keys[:count, :, : slots.width], self.values[:count, :, : slots.width]
-        if slots.shared is None or PREFIX in named.get("kwargs", ()):
-            return own
-        return joined(slots.shared[self.index], *own)
+        self.own = self.keys[:count, :, : slots.width], self.values[:count, :, : slots.width]
+        return self.own
 
 
 def draw(logits: torch.Tensor, rows: Sequence[_Row], sampling: Sampling) -> torch.Tensor:
@@ -298,10 +296,10 @@ def _gumbel_max(scaled: torch.Tensor, rows: Sequence[_Row]) -> torch.Tensor:
     return block * width + inside.argmax(-1)
 
 
-def _checked(drawn: list[int]) -> list[int]:
-    if min(drawn) < 0:
+def _checked(token: int) -> int:
+    if token < 0:
         raise Failure("The model's logits are not finite.", hint="Set dtype to float32 or bfloat16.")
-    return drawn
+    return token
 
 
 def _penalised(logits: torch.Tensor, generated: Sequence[Sequence[int]], penalty: float) -> torch.Tensor:

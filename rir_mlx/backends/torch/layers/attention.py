@@ -14,9 +14,12 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from rir_mlx.errors import ModelError
+
 NAME = "rir_products"
 PREFIX = "rir_prefix"
-"""The argument, passed on by the decoder, that gives each layer's keys and values of the prefix that all rows share."""
+"""The argument, passed on by the decoder, that gives the cache's layers: each has the keys and values of the prefix
+that all rows share, and those that it gave out for the rows."""
 _NOT_PLAIN = ("position_bias", "s_aux", "cache")
 _MANY = 8
 """From so many rows on, products with the prefix take no longer than the fused kernel after a copy."""
@@ -46,8 +49,11 @@ def _attention(
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention interface: [rows, heads, tokens, width] in, [rows, tokens, heads, width] out. With a
     shared prefix, its columns come first in the mask, and are not among the keys."""
-    if (shared := more.pop(PREFIX, None)) is not None:
-        prefix = shared[module.layer_idx]
+    if (layers := more.pop(PREFIX, None)) is not None:
+        layer = layers[module.layer_idx]
+        prefix = layer.prefix
+        if key is not layer.own[0] or value is not layer.own[1]:  # the prefix's would have to be changed alike
+            raise ModelError(f"{type(module).__name__} changes keys or values after the cache.")
         if len(query) >= _MANY and query.shape[2] == 1 and _is_plain(attention_mask, scaling, dropout, more):
             given = (scaling, more.get("softcap"))
             return _after_prefix(query, prefix, (key, value), attention_mask, given).transpose(1, 2), None
@@ -97,6 +103,13 @@ def _after_prefix(
     """Attention of one token of each row to a prefix that all rows share and to the row's own keys, with one softmax
     over both. In float32, because CPUs without AMX multiply many small matrices of 16 bits slowly. `settings` are the
     scaling, and the cap of the scores if there is one."""
+    with torch.autocast(query.device.type, enabled=False):
+        return _after_prefix_in_float32(query, prefix, own, mask, settings)
+
+
+def _after_prefix_in_float32(
+    query: torch.Tensor, prefix: Pair, own: Pair, mask: Any, settings: tuple[Any, float | None]
+) -> torch.Tensor:
     scaling, softcap = settings
     rows, heads, _, width = query.shape
     shared, before = prefix[0].shape[1:3]
