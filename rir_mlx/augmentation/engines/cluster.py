@@ -128,6 +128,7 @@ class RayEngine:
         def close() -> None:
             with suppress(ray.exceptions.RayError):
                 queue.shutdown(force=True)
+            with suppress(ray.exceptions.RayError):
                 ray.kill(attempts)
 
         results = self._results(queue, attempts, sampling)
@@ -237,11 +238,10 @@ class _Writer:
         import ray
 
         self.sampling, self.attempts = sampling, attempts
-        self.engine = self._attempt(
-            lambda: ray.get(setup).load(),
-            name=f"model {ray.get_runtime_context().get_actor_id()}",  # a restarted worker's is the same
-            what="while they loaded the model",
-        )
+        name = f"model {ray.get_runtime_context().get_actor_id()}"  # a restarted worker's is the same
+        self.engine = self._attempt(lambda: ray.get(setup).load(), name=name, what="while they loaded the model")
+        if not isinstance(self.engine, RirError):  # a shard is begun again only if a worker died before it was returned
+            ray.get(attempts.end.remote(name))
 
     def __call__(self, shards: pyarrow.Table) -> pyarrow.Table:
         shard = [
@@ -276,7 +276,6 @@ class _Writer:
         except Exception as error:  # Ray would report that a block failed, but not why
             where = traceback.extract_tb(error.__traceback__)[-1]
             found = Failure(f"A worker failed at {where.name}: {type(error).__name__}: {error}")
-        ray.get(self.attempts.end.remote(name))
         return found
 
 
