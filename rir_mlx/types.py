@@ -9,7 +9,7 @@ from typing import Literal, get_args
 RUNS = Path("runs")
 """The default folder of all runs."""
 
-SHIPPED = ("demo", "emotion", "emotion-tiny", "paper", "custom")
+SHIPPED = ("demo", "emotion", "emotion-small", "emotion-tiny", "paper", "custom")
 """Recipes that come with the package and can be named without a path."""
 DEFAULT_RECIPE = "emotion"
 OPEN_MIRROR = "mlx-community/Llama-3.2-1B-Instruct-bf16"

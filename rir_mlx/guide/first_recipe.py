@@ -17,7 +17,7 @@ from rir_mlx.data.loading import format_of
 from rir_mlx.data.rows import Row
 from rir_mlx.data.tables.text_files import OtherEncoding
 from rir_mlx.errors import DataError, UserError
-from rir_mlx.guide.models import EMBEDDED_MODEL, BaseModel, default_model, fitting, models_here, unknown_model
+from rir_mlx.guide.models import EMBEDDED_MODEL, BaseModel, default_model, fitting, models_here, named_model
 from rir_mlx.guide.table.columns import (
     Guess,
     TableColumns,
@@ -33,6 +33,8 @@ from rir_mlx.training.cost import memory_size
 from rir_mlx.types import TABLE_SUFFIXES
 
 _NAMED = "you named it"
+_SMALL = 10**9
+"""Below so many bytes of weights, half a billion of them in 16 bits, a pretrained model is small."""
 ENCODING = "the file is not UTF-8, and looks like this"
 
 
@@ -181,6 +183,11 @@ class ModelChoice:
     def tiny(self) -> bool:
         return self.model.name == EMBEDDED_MODEL
 
+    @property
+    def small(self) -> bool:
+        """Whether it is a pretrained model that gains from larger steps, and more of them."""
+        return not self.tiny and 0 < self.model.size < _SMALL
+
 
 def model_choices(memory: int, overrides: Sequence[str] = ()) -> list[ModelChoice]:
     """The model that the user has set among the `overrides`, alone. Without one, the models to choose from, the best
@@ -191,7 +198,7 @@ def model_choices(memory: int, overrides: Sequence[str] = ()) -> list[ModelChoic
     set_ = [text for text in overrides if text.partition("=")[0].strip() == "model"]
     if set_:
         named = load_recipe(None, set_).model
-        return [ModelChoice(next((model for model in here if model.name == named), unknown_model(named)), _NAMED)]
+        return [ModelChoice(next((model for model in here if model.name == named), named_model(named, memory)), _NAMED)]
     has = f"this machine has {memory_size(memory)}"
     if usual.fits and (usual.here or hub_access.hub_answers()):
         where = "is on this machine" if usual.here else f"is fetched once ({memory_size(usual.size)})"

@@ -87,8 +87,11 @@ def default_model(memory: int, here: Sequence[BaseModel]) -> BaseModel:
     )
 
 
-def unknown_model(name: str) -> BaseModel:
-    """A model that the user names and of which nothing else is known."""
+def named_model(name: str, memory: int) -> BaseModel:
+    """The model that the user names: what a folder on this machine shows, else a name of which nothing is known."""
+    if Path(name).is_dir():
+        with suppress(RirError, OSError, ValueError):
+            return _read(name, Path(name), memory)
     return BaseModel(name, "", 0, None, fits=False, verified="", licence=None, here=False)
 
 

@@ -17,6 +17,7 @@ from rir_mlx.guide.draft import Draft, first_sentence
 from rir_mlx.guide.drafting import as_split, draft_recipe
 from rir_mlx.guide.first_recipe import ModelChoice, look_at, model_choices, scan
 from rir_mlx.guide.models import default_model, models_here, training_bytes
+from rir_mlx.recipe.loading import load_recipe
 from rir_mlx.recipe.schema import DataSection, Recipe
 
 GIB = 2**30
@@ -142,8 +143,28 @@ def test_what_the_user_sets_stands(tabled: Tabled) -> None:
 
 
 def test_few_rows_are_passed_over_more_often(tabled: Tabled) -> None:
-    assert draft(tabled(20)).recipe().classifier.epochs == 8
+    assert draft(tabled(20)).recipe().classifier.epochs == 10
     assert draft(tabled(1500)).recipe().classifier.epochs == 2
+
+
+def test_a_small_pretrained_model_gets_the_settings_that_were_measured(tabled: Tabled) -> None:
+    usual = default_model(16 * GIB, [])
+    small, large = (ModelChoice(replace(usual, size=size), "it is here") for size in (536_000_000, 2_472_000_000))
+    table = scan(look_at(tabled(20)))
+    made, measured = draft_recipe(table, small).recipe(), load_recipe("emotion-small")
+    for stage in ("rgen", "classifier"):
+        for key in ("learning_rate", "batch_size", "grad_accumulation_steps"):
+            assert getattr(getattr(made, stage), key) == getattr(getattr(measured, stage), key)
+    assert draft_recipe(table, large).recipe().classifier.learning_rate == Recipe().classifier.learning_rate
+    assert not ModelChoice(replace(usual, size=0), "you named it").small  # nothing is known of it
+
+
+def test_a_named_folder_is_looked_into(tiny: Path) -> None:
+    [choice] = model_choices(16 * GIB, [f"model={tiny}"])
+    assert choice.model.here
+    assert choice.model.size == sum(path.stat().st_size for path in tiny.glob("*.safetensors"))
+    [unknown] = model_choices(16 * GIB, ["model=nobody/knows-it"])
+    assert (unknown.model.size, unknown.model.here) == (0, False)
 
 
 def test_a_quantised_model_is_held_as_it_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,7 @@ _AS_MUCH = (
     "not count in the whole run."
 )
 """Said of `open` where the pilot does show a difference."""
-_IF_AHEAD = "Reasoning will probably help in the whole run, unless label-only catches up with that many more rows."
+_IF_AHEAD = "Reasoning will probably help in the whole run, unless label-only catches up with its many more rows."
 """Said of `helps` where the whole run has many more rows."""
 _HEAD_START = (
     "The arm gains in the pilot, but label-only is shown to be worse than TF-IDF there: it has not learned what the "
@@ -170,7 +170,7 @@ def _of_rows(comparison: Comparison, rows: int) -> Iterator[str]:
     """That the whole run has many more rows."""
     if rows >= _MANY_MORE * comparison.rows.train:
         yield (
-            f"The whole run trains on {rows:,} rows, {rows / comparison.rows.train:.0f} times as many: with more rows "
+            f"The whole run trains on {rows:,} rows, {rows / comparison.rows.train:.3g} times as many: with more rows "
             "label-only often catches up."
         )
 
