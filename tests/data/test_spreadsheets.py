@@ -80,7 +80,7 @@ def test_a_workbook_is_classified_into_lines_with_its_own_cells(tmp_path: Path) 
 
 
 def test_init_and_check_take_a_workbook(rir: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rir_mlx.guide.first_recipe.hub_answers", lambda: False)
+    monkeypatch.setattr("rir_mlx.hub_access.hub_answers", lambda: False)
     rows = [(f"i feel {label} number {n}", label) for n in range(20) for label in ("joy", "anger")]
     write_xlsx(Path("mine.xlsx"), [("text", "label"), *rows])
     assert rir("init", "--yes").code == 0
