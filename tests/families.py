@@ -51,7 +51,12 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "olmo3": ("Olmo3Config", {"num_hidden_layers": 3, "layer_types": _MIXED, "sliding_window": WINDOW}),
 }
 """Name → transformers' class of its config, and what differs from the common shape."""
-_WITHOUT_ADAPTERS = {"gpt2": ("GPT2Config", {"tie_word_embeddings": True})}
+UNLISTED: dict[str, tuple[str, dict[str, Any]]] = {
+    "diffllama": ("DiffLlamaConfig", {}),  # changes values between the cache and the attention
+    "gpt-neox": ("GPTNeoXConfig", {}),  # gives its cache no other arguments
+}
+"""Families that nothing was written for."""
+_OTHERS: dict[str, tuple[str, dict[str, Any]]] = {"gpt2": ("GPT2Config", {"tie_word_embeddings": True})} | UNLISTED
 
 TITLES = {
     "llama2": "Llama 2",
@@ -82,7 +87,7 @@ def make_family(folder: Path, name: str, **changes: Any) -> Path:
     import torch
     import transformers
 
-    kind, own = (FAMILIES | _WITHOUT_ADAPTERS)[name]
+    kind, own = (FAMILIES | _OTHERS)[name]
     config = getattr(transformers, kind)(**(_SHAPE | own | changes))
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)

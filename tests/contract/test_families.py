@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from families import FAMILIES, IGNORED_BY_MLX, VOCABULARY, WINDOW, Plain, make_family
+from families import FAMILIES, IGNORED_BY_MLX, UNLISTED, VOCABULARY, WINDOW, Plain, make_family
 from sequences import spec_of
 
 from rir_mlx.backends.base import Backend, Batch, Execution, Model, OptimizerSpec, Request, Sampling, Tokens, pad_right
@@ -89,6 +89,15 @@ def test_every_path_computes_what_plain_transformers_computes(
     """Logits, scores, greedy text, loss and gradient, with rows much longer than a window of 16."""
     ignored = framework.name == "mlx" and name in IGNORED_BY_MLX
     assert_right(framework, folder_of(name), (4, 8, 3) if ignored else (19, 15, 4, 9))
+
+
+@pytest.mark.parametrize("name", UNLISTED)
+def test_a_family_that_nothing_was_written_for_writes_what_plain_transformers_writes(
+    open_named: Callable[[str], Backend], tmp_path: Path, name: str
+) -> None:
+    folder = make_family(tmp_path / name, name)
+    prefix, rows = drawn((19, 15, 4, 9))
+    assert_generated(open_named("torch").load(folder, dtype="float32"), Plain(folder), prefix, rows)
 
 
 @pytest.mark.parametrize("name", sorted(IGNORED_BY_MLX))

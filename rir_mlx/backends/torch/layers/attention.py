@@ -97,19 +97,13 @@ def _softcapped(
     return (probabilities @ value).transpose(1, 2).contiguous(), None
 
 
+@torch.autocast("cpu", enabled=False)
 def _after_prefix(
     query: torch.Tensor, prefix: Pair, own: Pair, mask: Any, settings: tuple[Any, float | None]
 ) -> torch.Tensor:
     """Attention of one token of each row to a prefix that all rows share and to the row's own keys, with one softmax
     over both. In float32, because CPUs without AMX multiply many small matrices of 16 bits slowly. `settings` are the
     scaling, and the cap of the scores if there is one."""
-    with torch.autocast(query.device.type, enabled=False):
-        return _after_prefix_in_float32(query, prefix, own, mask, settings)
-
-
-def _after_prefix_in_float32(
-    query: torch.Tensor, prefix: Pair, own: Pair, mask: Any, settings: tuple[Any, float | None]
-) -> torch.Tensor:
     scaling, softcap = settings
     rows, heads, _, width = query.shape
     shared, before = prefix[0].shape[1:3]
