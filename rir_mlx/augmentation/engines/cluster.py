@@ -36,6 +36,7 @@ from rir_mlx.backends.base import Sampling
 from rir_mlx.errors import Failure, ModelError, RirError, UserError, install_extra
 from rir_mlx.models.adapter_spec import AdapterSpec, Tensors
 from rir_mlx.models.hub import resolve_model
+from rir_mlx.progress import counted
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.prompting.prompts import LabelQuestion
 from rir_mlx.types import BackendName, Dtype
@@ -256,7 +257,7 @@ class _Writer:
         return self._attempt(
             lambda: list(engine.write(requests, self.sampling)),
             name=f"shard {requests[0].key}",
-            what=f"on the same {len(requests)} rows, from {requests[0].text[:40]!r} on",
+            what=f"on the same {counted(len(requests), 'row')}, from {requests[0].text[:40]!r} on",
         )
 
     def _attempt(self, work: Callable[[], Result], *, name: str, what: str) -> Result | RirError:

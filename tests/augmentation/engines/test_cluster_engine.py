@@ -214,6 +214,32 @@ def test_workers_that_keep_dying_of_the_same_thing_end_the_job_with_an_error_tha
 
 
 @heavy
+def test_rows_that_kill_every_worker_end_the_job_with_an_error_that_names_them(
+    cluster: Cluster, setup: WorkerSetup
+) -> None:
+    class Deadly(WorkerSetup):
+        def load(self) -> Any:
+            engine = super().load()
+            write = engine.write
+
+            def deadly(requests: Any, sampling: Any) -> Any:
+                if any(request.key == "last" for request in requests):
+                    os._exit(1)
+                return write(requests, sampling)
+
+            engine.write = deadly
+            return engine
+
+    requests = [ReasoningRequest(key, f"i was sad {key}", "anger", 0) for key in ("first", "last")]
+    engine, written = cluster.on(Deadly(**vars(setup)), workers=2), list[str]()
+    with pytest.raises(Failure, match=f"{1 + DEATHS} workers of the Ray cluster died on the same 1 row, from 'i was"):
+        written.extend(
+            found.key for found in cluster.on(Deadly(**vars(setup)), workers=2).write(iter(requests), SAMPLING)
+        )
+    assert written in (["first"], [])
+
+
+@heavy
 def test_the_worker_of_a_node_that_is_killed_starts_again_on_a_spare_one() -> None:
     """Ray's retries ran out on the dead node's address before it knew that the node was gone."""
     command = [sys.executable, "-m", "benchmarks.trouble.nodes", "--spare", "--requests", "60"]
