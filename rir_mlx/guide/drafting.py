@@ -30,7 +30,6 @@ _EXAMPLE_LABELS = 20
 """Up to so many labels, the recipe shows rows of each."""
 _SHOWN = 90
 _TRIPLES = "syvai/reasoning-gen"
-_BYTES_OF_A_STORED_WEIGHT = 2
 
 
 def as_split(table: ScannedTable) -> ScannedTable:
@@ -153,8 +152,8 @@ def _set_tiny(draft: Draft) -> None:
 
 def _set_small(draft: Draft) -> None:
     """What a small pretrained model was measured with on few rows (recipes/emotion-small.yaml)."""
-    why = "So small a model learned more from few rows with larger steps, and more of them."
-    for stage, rows in (("rgen", 16), ("classifier", 8)):
+    learned = "So small a model learned more from few rows with larger steps, and more of them."
+    for stage, rows, why in (("rgen", 16, "As it was measured."), ("classifier", 8, learned)):
         draft.set(f"{stage}.learning_rate", 2e-4, why)
         draft.set(f"{stage}.batch_size", rows)
         draft.set(f"{stage}.grad_accumulation_steps", 1)
@@ -181,7 +180,7 @@ def sizes(table: ScannedTable, choice: ModelChoice) -> Sizes:
     train = table.parts["train"]
     own = sum(row.reasoning is not None for row in train)
     counts = [len(table.parts.get(part, ())) for part in ("validation", "test")]
-    return Sizes(len(train), counts[0], counts[1], own, choice.model.size / _BYTES_OF_A_STORED_WEIGHT)
+    return Sizes(len(train), counts[0], counts[1], own, choice.model.weights)
 
 
 def _training_rows(table: ScannedTable, recipe: Recipe) -> int:

@@ -33,8 +33,8 @@ from rir_mlx.training.cost import memory_size
 from rir_mlx.types import TABLE_SUFFIXES
 
 _NAMED = "you named it"
-_SMALL = 10**9
-"""Below so many bytes of weights, half a billion of them in 16 bits, a pretrained model is small."""
+_SMALL = 500_000_000
+"""Below so many weights a pretrained model is small."""
 ENCODING = "the file is not UTF-8, and looks like this"
 
 
@@ -186,7 +186,7 @@ class ModelChoice:
     @property
     def small(self) -> bool:
         """Whether it is a pretrained model that gains from larger steps, and more of them."""
-        return not self.tiny and 0 < self.model.size < _SMALL
+        return not self.tiny and 0 < self.model.weights < _SMALL
 
 
 def model_choices(memory: int, overrides: Sequence[str] = ()) -> list[ModelChoice]:

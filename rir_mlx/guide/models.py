@@ -6,7 +6,7 @@ Reads configs and file sizes; no weights and no framework.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +53,8 @@ _LICENCE = re.compile(r"^license(?:_name)?:\s*(.+?)\s*$", re.MULTILINE)
 class BaseModel:
     """A base model. `size` is that of its weight files in bytes, `memory` what training a LoRA adapter takes with the
     default batches (None if its config does not say), `fits` whether that fits into this machine. `verified` says what
-    the tests hold of its family; `limit` is the longest text that MLX computes as PyTorch does, if there is one."""
+    the tests hold of its family; `limit` is the longest text that MLX computes as PyTorch does, if there is one.
+    `weights` is how many it has; 0, like `size`, if nothing is known of it."""
 
     name: str
     family: str
@@ -64,6 +65,7 @@ class BaseModel:
     licence: str | None
     limit: int | None = None
     here: bool = True
+    weights: int = 0
 
 
 def models_here(memory: int) -> list[BaseModel]:
@@ -82,8 +84,9 @@ def default_model(memory: int, here: Sequence[BaseModel]) -> BaseModel:
     if found is not None:
         return found
     taken = training_bytes(MIRROR_CONFIG, _MIRROR_BYTES)
+    fits, weights = fits_into(taken, memory), _weights(MIRROR_CONFIG, _MIRROR_BYTES)
     return BaseModel(
-        OPEN_MIRROR, "llama", _MIRROR_BYTES, taken, fits_into(taken, memory), VERIFIED["llama"], None, here=False
+        OPEN_MIRROR, "llama", _MIRROR_BYTES, taken, fits, VERIFIED["llama"], None, here=False, weights=weights
     )
 
 
@@ -112,7 +115,15 @@ def _read(name: str, folder: Path, memory: int) -> BaseModel:
         VERIFIED.get(family, "") if _is_plain(config) else "",
         _OWN_LICENCE if name == EMBEDDED_MODEL else _licence(folder),
         mlx_length_limit(config),
+        weights=_weights(config, size),
     )
+
+
+def _weights(config: Mapping[str, Any], stored: int) -> int:
+    """How many weights files of `stored` bytes hold; of quantised ones a little too many, for their scales count."""
+    wide = str(config.get("dtype") or config.get("torch_dtype")) == "float32"
+    packed = config.get("quantization") or config.get("quantization_config") or {}
+    return 8 * stored // int(packed.get("bits") or (32 if wide else 16))
 
 
 def _is_plain(config: dict[str, Any]) -> bool:

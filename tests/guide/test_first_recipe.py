@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -149,20 +150,21 @@ def test_few_rows_are_passed_over_more_often(tabled: Tabled) -> None:
 
 def test_a_small_pretrained_model_gets_the_settings_that_were_measured(tabled: Tabled) -> None:
     usual = default_model(16 * GIB, [])
-    small, large = (ModelChoice(replace(usual, size=size), "it is here") for size in (536_000_000, 2_472_000_000))
+    small, large = (ModelChoice(replace(usual, weights=count), "") for count in (268_000_000, 1_236_000_000))
     table = scan(look_at(tabled(20)))
     made, measured = draft_recipe(table, small).recipe(), load_recipe("emotion-small")
     for stage in ("rgen", "classifier"):
         for key in ("learning_rate", "batch_size", "grad_accumulation_steps"):
             assert getattr(getattr(made, stage), key) == getattr(getattr(measured, stage), key)
     assert draft_recipe(table, large).recipe().classifier.learning_rate == Recipe().classifier.learning_rate
-    assert not ModelChoice(replace(usual, size=0), "you named it").small  # nothing is known of it
+    assert not ModelChoice(replace(usual, weights=0), "you named it").small  # nothing is known of it
 
 
 def test_a_named_folder_is_looked_into(tiny: Path) -> None:
     [choice] = model_choices(16 * GIB, [f"model={tiny}"])
     assert choice.model.here
     assert choice.model.size == sum(path.stat().st_size for path in tiny.glob("*.safetensors"))
+    assert choice.model.weights == pytest.approx(choice.model.size / 4, rel=0.01)  # they are stored in float32
     [unknown] = model_choices(16 * GIB, ["model=nobody/knows-it"])
     assert (unknown.model.size, unknown.model.here) == (0, False)
 
@@ -173,6 +175,26 @@ def test_a_quantised_model_is_held_as_it_is_stored(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("rir_mlx.guide.models.bytes_of_a_weight", lambda: 4)
     plain, packed = (training_bytes(config | more, 100_000_000) for more in ({}, {"quantization": {"bits": 4}}))
     assert plain - packed == 100_000_000  # two bytes a weight are held as four, packed ones as they are
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({"dtype": "bfloat16"}, 268_000_000),
+        ({"torch_dtype": "float32"}, 134_000_000),
+        ({"quantization": {"bits": 4, "group_size": 64}}, 1_072_000_000),
+        ({"quantization_config": {"bits": 8}}, 536_000_000),
+    ],
+)
+def test_weights_are_counted_whatever_they_are_stored_in(tmp_path: Path, more: dict[str, Any], expected: int) -> None:
+    """A model of a billion weights in 4 bits is as small a file as one of 270 million in 16, and no small model."""
+    config = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": 1000, "intermediate_size": 128} | more))
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.truncate(536_000_000)  # no bytes of it are stored
+    [choice] = model_choices(16 * GIB, [f"model={tmp_path}"])
+    assert choice.model.weights == expected
+    assert choice.small == (expected < 500_000_000)
 
 
 def test_a_choice_is_tiny_if_it_is_the_embedded_model() -> None:
