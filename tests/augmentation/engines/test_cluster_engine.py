@@ -233,9 +233,7 @@ def test_rows_that_kill_every_worker_end_the_job_with_an_error_that_names_them(
     requests = [ReasoningRequest(key, f"i was sad {key}", "anger", 0) for key in ("first", "last")]
     engine, written = cluster.on(Deadly(**vars(setup)), workers=2), list[str]()
     with pytest.raises(Failure, match=f"{1 + DEATHS} workers of the Ray cluster died on the same 1 row, from 'i was"):
-        written.extend(
-            found.key for found in cluster.on(Deadly(**vars(setup)), workers=2).write(iter(requests), SAMPLING)
-        )
+        written.extend(found.key for found in engine.write(iter(requests), SAMPLING))
     assert written in (["first"], [])
 
 
