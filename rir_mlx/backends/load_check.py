@@ -22,7 +22,12 @@ _WINDOW = 8
 _PREFIX, _ROWS = 11, (9, 4)
 _TOLERANCE = {"float32": 2e-3, "tf32": 0.03, "float16": 0.03, "bfloat16": 0.15}
 """How far logits may be off, as a share of their spread over the vocabulary. A forgotten window, factor or position is
-off by about the spread itself; rounding stays below a third of these."""
+off by about the spread itself, in every row."""
+_ROUNDED = ("float16", "bfloat16")
+"""Some models enlarge the rounding of 16 bits at a few places of random tokens up to the spread (Gemma 3 270M: by 1.2;
+its own two kinds of attention differ as much there). So the median over a row's places counts, and a path is wrong
+only if it is so in each of several draws."""
+_DRAWS = 5
 
 
 class Checkable(Model, Protocol):
@@ -49,14 +54,18 @@ class Checked:
 
 def check_forward(model: Checkable, what: Checked) -> None:
     """Raises ModelError, saying which path differs and by how much."""
-    with model.window_of(_WINDOW):
-        try:
-            worst = max(_differences(model, what), key=lambda pair: pair[1])
-        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise _refused(what, f"running it fails: {type(error).__name__}: {error}") from error
-    path, difference = worst
-    if not difference <= _TOLERANCE[what.dtype]:
-        raise _refused(what, f"{path} differ from its own forward pass by {difference:.2g} of the logits' spread")
+    least: dict[str, float] = {}
+    for seed in range(_DRAWS if what.dtype in _ROUNDED else 1):
+        with model.window_of(_WINDOW):
+            try:
+                for path, difference in _largest(_differences(model, what, seed)).items():
+                    least[path] = min(difference, least.get(path, np.inf))
+            except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+                raise _refused(what, f"running it fails: {type(error).__name__}: {error}") from error
+        path, difference = max(least.items(), key=lambda pair: pair[1])
+        if difference <= _TOLERANCE[what.dtype]:
+            return
+    raise _refused(what, f"{path} differ from its own forward pass by {difference:.2g} of the logits' spread")
 
 
 def _refused(what: Checked, why: str) -> ModelError:
@@ -66,9 +75,18 @@ def _refused(what: Checked, why: str) -> ModelError:
     )
 
 
-def _differences(model: Checkable, what: Checked) -> Iterator[tuple[str, float]]:
-    """The name of each path and its largest difference, in units of the logits' spread."""
-    rng = np.random.default_rng(0)
+def _largest(found: Iterator[tuple[str, float]]) -> dict[str, float]:
+    """What is no number is larger than any."""
+    largest: dict[str, float] = {}
+    for path, difference in found:
+        largest[path] = max(np.inf if np.isnan(difference) else difference, largest.get(path, 0.0))
+    return largest
+
+
+def _differences(model: Checkable, what: Checked, seed: int) -> Iterator[tuple[str, float]]:
+    """The names of the paths and their differences, in units of the logits' spread."""
+    rng = np.random.default_rng(seed)
+    over_places = np.median if what.dtype in _ROUNDED else np.max
     drawn = rng.integers(0, what.vocabulary, _PREFIX + sum(_ROWS) + 3).tolist()
     prefix, drawn = tuple(drawn[:_PREFIX]), drawn[_PREFIX:]
     rows = [tuple(drawn[: _ROWS[0]]), tuple(drawn[_ROWS[0] : sum(_ROWS)])]
@@ -80,7 +98,7 @@ def _differences(model: Checkable, what: Checked) -> Iterator[tuple[str, float]]
 
     found = model.last_logits([(*row, first) for row in rows], max(_ROWS) + 1, prefix=prefix)
     for ours, theirs in zip(found, own, strict=True):
-        yield "logits after a shared prefix", float(np.abs(ours - theirs[:-1]).mean(axis=-1).max()) / spread
+        yield "logits after a shared prefix", float(over_places(np.abs(ours - theirs[:-1]).mean(axis=-1))) / spread
 
     learned = [(*row, first, second) for row in rows]
     yield "losses", abs(model.loss(_batch(prefix, learned)) - _loss(own, rows, (first, second))) / spread

@@ -13,6 +13,7 @@ from sequences import spec_of
 
 from rir_mlx.backends.base import Backend, Batch, Execution, Model, OptimizerSpec, Request, Sampling, Tokens, pad_right
 from rir_mlx.errors import ModelError
+from rir_mlx.types import Dtype
 
 pytest.importorskip("torch")
 LEARNED = 2
@@ -139,9 +140,10 @@ def test_rotary_settings_by_layer_that_mlx_cannot_express_are_refused(
     assert_right(open_named("torch"), folder, (19, 15, 4))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("fault", ["scale", "window", "positions"])
 def test_a_model_whose_paths_differ_is_refused_at_load(
-    open_named: Callable[[str], Backend], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+    open_named: Callable[[str], Backend], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, dtype: Dtype
 ) -> None:
     """Each of these once silently gave wrong numbers."""
     from rir_mlx.backends.torch.forward import TorchForward
@@ -163,9 +165,9 @@ def test_a_model_whose_paths_differ_is_refused_at_load(
             TorchForward, "run", lambda self, tokens, cache, mask, *_: run(self, tokens, cache, mask, 0 * tokens)
         )
     with pytest.raises(ModelError, match="differ from its own forward pass"):
-        backend.load(folder, dtype="float32")
+        backend.load(folder, dtype=dtype)
     monkeypatch.undo()
-    backend.load(folder, dtype="float32")
+    backend.load(folder, dtype=dtype)
 
 
 @pytest.mark.parametrize("name", ["phi3-window", "llama2"])
