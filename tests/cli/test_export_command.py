@@ -24,7 +24,7 @@ def classifier_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     wide = make_tiny_llama(tmp_path_factory.mktemp("exportable") / "wide", hidden=64)
 
     def train(folder: Path) -> None:
-        changes = ("-s", "classifier.learning_rate=1e-2", "--backend", "torch", "-q")
+        changes = ("-s", "classifier.learning_rate=1e-2", "-s", "dtype=float32", "--backend", "torch", "-q")
         recipe = write_recipe(folder, wide)
         assert command(folder, "train-classifier", str(recipe), "--arm", "qa", *changes).code == 0
 
