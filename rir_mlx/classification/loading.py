@@ -101,8 +101,8 @@ def default_arm(run: RunDir) -> Arm:
 
 def arm_to_use(run: RunDir) -> tuple[Arm, str]:
     """The arm that answers if none is named, and why in a few words: the one that the evaluation recommends; the
-    reasoning arm that did best on the validation rows, where it recommends a baseline or nothing; and before any was
-    measured, the first trained one that reasons.
+    reasoning arm that it chose, where it recommends a baseline or nothing; and before any was measured, the first
+    trained one that reasons.
 
     Raises UserError if the run has no trained classifier."""
     trained = run.trained_arms()
@@ -118,8 +118,10 @@ def arm_to_use(run: RunDir) -> tuple[Arm, str]:
         if recommended in trained:
             return cast(Arm, recommended), f"The evaluation recommends it. {why}"
         if chosen in trained:
-            best = "It is the best reasoning arm on the validation rows."
-            return cast(Arm, chosen), f"{best} {why}" if why else best
+            found = (entry for entry in comparison.get("entries", ()) if entry["name"] == chosen)
+            validated = any(entry.get("validation_accuracy") is not None for entry in found)
+            best = "is the best on the validation rows" if validated else "generates the fewest tokens"
+            return cast(Arm, chosen), f"Of the arms that reason it {best}." + (f" {why}" if why else "")
     order: tuple[Arm, ...] = ("qra", "qarqa", "qar", "multitask", "curriculum", "qa", *CONTROLS)
     return next(arm for arm in order if arm in trained), ""
 

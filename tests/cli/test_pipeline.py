@@ -105,23 +105,26 @@ def test_a_run_says_which_stage_of_how_many_it_does_and_what_comes_next(finished
 
 
 @pytest.mark.parametrize(
-    ("recommended", "used", "why"),
+    ("recommended", "validation", "used", "why"),
     [
-        ("qa", "qa", "The evaluation recommends it. Use it."),
-        ("tf-idf", "qar", "It is the best reasoning arm on the validation rows. Use it."),
-        (None, "qar", "It is the best reasoning arm on the validation rows. Use it."),
-        ("gone", "qar", "It is the best reasoning arm on the validation rows. Use it."),
+        ("qa", 0.5, "qa", "The evaluation recommends it. Use it."),
+        ("tf-idf", 0.5, "qar", "Of the arms that reason it is the best on the validation rows. Use it."),
+        (None, 0.5, "qar", "Of the arms that reason it is the best on the validation rows. Use it."),
+        ("gone", 0.5, "qar", "Of the arms that reason it is the best on the validation rows. Use it."),
+        ("untuned", None, "qar", "Of the arms that reason it generates the fewest tokens. Use it."),
     ],
 )
 def test_the_recommended_arm_is_the_one_to_classify_with(
-    tmp_path: Path, recommended: str | None, used: str, why: str
+    tmp_path: Path, recommended: str | None, validation: float | None, used: str, why: str
 ) -> None:
-    """`Use qa`, and the command below it classified with qra."""
+    """`Use qa`, and the command below it classified with qra; or it spoke of validation rows where there were none."""
     run = RunDir(tmp_path)
     for arm in ("qa", "qra", "qar"):
         write_json(run.classifier(arm).record, {})
     assert arm_to_use(run) == ("qra", "")
-    write_json(run.comparison, {"recommended": recommended, "recommendation": "Use it.", "chosen": "qar"})
+    entries = [{"name": "qa", "validation_accuracy": 0.9}, {"name": "qar", "validation_accuracy": validation}]
+    values = {"recommended": recommended, "recommendation": "Use it.", "chosen": "qar", "entries": entries}
+    write_json(run.comparison, values)
     assert arm_to_use(run) == (used, why)
 
 
