@@ -126,7 +126,9 @@ def served(context: Context, classifier: Classifier, threshold: float | None) ->
             "--threshold 0 labels every text."
         )
     if not calibration.rows:
-        context.progress.warn("The probabilities are not calibrated: `rir-mlx evaluate` calibrates them.")
+        context.progress.warn(
+            "The probabilities are not calibrated: `rir-mlx evaluate` calibrates them on validation rows."
+        )
     created = trained_at(context.run, context.recipe, classifier.arm)
     day = datetime.fromtimestamp(created, UTC).date().isoformat()
     labels = tuple(classifier.task.names)
