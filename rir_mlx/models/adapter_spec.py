@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rir_mlx.errors import ModelError, did_you_mean
-from rir_mlx.types import FineTuneType
+from rir_mlx.types import Dtype, FineTuneType
 
 Tensors = Mapping[str, np.ndarray]
 """Adapter tensors by name, in mlx-lm's layout: `model.layers.0.self_attn.q_proj.lora_a` is (in, rank)."""
@@ -26,6 +26,11 @@ class AdapterSpec:
     scale: float = 2.0
     dropout: float = 0.0
     keys: tuple[str, ...] = ()
+
+    def base_dtype(self, wanted: Dtype) -> Dtype:
+        """What the base is loaded in: weights that are all trained are float32, and so is what the model computes from
+        its settings when it is loaded, such as Gemma's factor on the embedding."""
+        return "float32" if self.fine_tune_type == "full" else wanted
 
 
 LINEAR_KEYS = (

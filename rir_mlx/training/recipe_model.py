@@ -45,7 +45,5 @@ class RecipeModel:
         release_memory()  # of the model before, which its optimizer points back to
         dtype = self.recipe.dtype
         if adapter is None:
-            return self.backend.load(
-                self.files.folder, dtype="float32" if self.adapter_spec.fine_tune_type == "full" else dtype
-            )
+            return self.backend.load(self.files.folder, dtype=self.adapter_spec.base_dtype(dtype))
         return self.backend.load(self.files.folder, dtype=dtype, adapter=(adapter.spec, adapter.tensors))

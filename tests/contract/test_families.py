@@ -170,6 +170,21 @@ def test_a_model_whose_paths_differ_is_refused_at_load(
     backend.load(folder, dtype=dtype)
 
 
+@pytest.mark.parametrize("dtype", ["auto", "bfloat16", "float16"])
+def test_weights_that_were_all_trained_open_as_they_were_trained(
+    framework: Backend, tmp_path: Path, dtype: Dtype
+) -> None:
+    """Gemma's factor on the embedding, the root of the width, was rounded to 16 bits when a whole model was opened."""
+    folder = make_family(tmp_path / "gemma3", "gemma3", hidden_size=40)
+    spec = spec_of("full")
+    trained = framework.load(folder, dtype="float32")
+    trained.add_adapter(spec, seed=0)
+    opened = framework.load(folder, dtype=dtype, adapter=(spec, trained.trained_tensors()))
+    rows = [tuple(range(5, 30))]
+    [expected], [found] = trained.last_logits(rows, 25), opened.last_logits(rows, 25)
+    np.testing.assert_array_equal(found, expected)
+
+
 @pytest.mark.parametrize("name", ["phi3-window", "llama2"])
 def test_no_keys_means_every_linear_module_of_a_layer(
     framework: Backend, folder_of: Callable[[str], Path], name: str

@@ -97,6 +97,7 @@ class MlxBackend:
     def load(
         self, folder: Path, *, dtype: Dtype = "auto", adapter: tuple[AdapterSpec, Tensors] | None = None
     ) -> MlxModel:
+        dtype = adapter[0].base_dtype(dtype) if adapter else dtype
         try:
             stored = load_config(folder)
             with only_its_weights(folder) as shown:

@@ -110,6 +110,7 @@ class TorchBackend:
     def load(
         self, folder: Path, *, dtype: Dtype = "auto", adapter: tuple[AdapterSpec, Tensors] | None = None
     ) -> TorchModel:
+        dtype = adapter[0].base_dtype(dtype) if adapter else dtype
         loaded = self._load(folder, self._dtype(dtype), self._attention(folder))
         config = loaded.model.config
         vocabulary = ModelShape.of(config.to_dict()).vocabulary
