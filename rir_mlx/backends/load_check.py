@@ -24,9 +24,9 @@ _TOLERANCE = {"float32": 2e-3, "tf32": 0.03, "float16": 0.03, "bfloat16": 0.15}
 """How far logits may be off, as a share of their spread over the vocabulary. A forgotten window, factor or position is
 off by about the spread itself, in every row."""
 _ROUNDED = ("float16", "bfloat16")
-"""At some places of random tokens models enlarge the rounding of 16 bits up to the spread (Gemma 3 270M; its own two
-kinds of attention differ as much there). So the lower quartile of a row's places counts, and a path is wrong only if it
-is so in each of several draws."""
+"""At some places of random tokens a model may enlarge the rounding of 16 bits up to the spread (Gemma 3 270M: its own
+logits differ by as much between bfloat16 and float32). So the lower quartile of a row's places counts, and a path is
+wrong only if it is so in each of several draws."""
 _DRAWS = 5
 
 

@@ -295,13 +295,14 @@ def _run_facts(context: Context) -> RunFacts:
             continue
     parts = {part: getattr(recipe.data, part) for part in ("train", "validation", "test")}
     sources = {part: source.path if source else None for part, source in parts.items()}
+    backend, device = _measured_with(context)
     return RunFacts(
         name=context.run.folder.name,
         command=context.command,
         finished=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         versions=versions,
-        backend=context.backend.name,
-        device=_device(context),
+        backend=backend,
+        device=device,
         seed=recipe.seed,
         seeds=list(recipe.classifier.seeds),
         model=ModelFacts(name=base.name, revision=base.revision, fingerprint=base.fingerprint),
@@ -310,11 +311,11 @@ def _run_facts(context: Context) -> RunFacts:
     )
 
 
-def _device(context: Context) -> str:
-    """The device that the answers were measured on: of an earlier evaluation, if nothing was computed in this one."""
+def _measured_with(context: Context) -> tuple[str, str]:
+    """The backend and the device that the answers were measured with: those of an earlier evaluation, if nothing was
+    computed in this one."""
     if not was_opened(context.backend) and context.run.comparison.is_file():
         with suppress(UserError):  # written by another version
             before = read_comparison(context.run.comparison).run
-            if before.backend == context.backend.name:
-                return before.device
-    return context.backend.device().name
+            return before.backend, before.device
+    return context.backend.name, context.backend.device().name

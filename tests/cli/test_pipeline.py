@@ -48,6 +48,22 @@ def test_a_run_makes_every_artifact_and_a_second_run_skips_every_stage(rir: Run,
     assert {path: path.stat().st_mtime_ns for path in run.glob("*/adapter/*")} == before
 
 
+def test_what_was_measured_before_keeps_the_name_of_what_measured_it(
+    rir: Run, finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With another backend, and nothing left to compute, the report named that one."""
+    monkeypatch.setattr("rir_mlx.stages.evaluation.was_opened", lambda backend: False)
+    path = Path("runs/small/evaluation/comparison.json")
+    values = json.loads(path.read_text(encoding="utf-8"))
+    values["run"] |= {"backend": "torch", "device": "a card"}
+    path.write_text(json.dumps(values), encoding="utf-8")
+    again = rir("evaluate", "small")
+    assert again.code == 0, again.err
+    assert "runs." not in again.err
+    written = json.loads(path.read_text(encoding="utf-8"))["run"]
+    assert (written["backend"], written["device"]) == ("torch", "a card")
+
+
 def test_a_changed_key_runs_the_stages_that_it_touches_and_says_why(rir: Run, finished: Finished) -> None:
     again = rir("run", "small.yaml", "--set", "classifier.learning_rate=1e-3")
     assert again.code == 0
