@@ -22,11 +22,11 @@ _WINDOW = 8
 _PREFIX, _ROWS = 11, (9, 4)
 _TOLERANCE = {"float32": 2e-3, "tf32": 0.03, "float16": 0.03, "bfloat16": 0.15}
 """How far logits may be off, as a share of their spread over the vocabulary. A forgotten window, factor or position is
-off by about the spread itself, in every row."""
+off by about the spread itself, at every place."""
 _ROUNDED = ("float16", "bfloat16")
 """At some places of random tokens a model may enlarge the rounding of 16 bits up to the spread (Gemma 3 270M: its own
-logits differ by as much between bfloat16 and float32). So the lower quartile of a row's places counts, and a path is
-wrong only if it is so in each of several draws."""
+logits differ by as much between bfloat16 and float32). Of the logits after a prefix the lower quartile of a
+row's places counts, and a path is wrong only if it is so in each of several draws."""
 _DRAWS = 5
 
 
@@ -98,10 +98,8 @@ def _differences(model: Checkable, what: Checked, seed: int) -> Iterator[tuple[s
 
     found = model.last_logits([(*row, first) for row in rows], max(_ROWS) + 1, prefix=prefix)
     for ours, theirs in zip(found, own, strict=True):
-        yield (
-            "logits after a shared prefix",
-            float(np.quantile(np.abs(ours - theirs[:-1]).mean(axis=-1), quantile)) / spread,
-        )
+        apart = np.quantile(np.abs(ours - theirs[:-1]).mean(axis=-1), quantile) if np.isfinite(ours).all() else np.inf
+        yield "logits after a shared prefix", float(apart) / spread
 
     learned = [(*row, first, second) for row in rows]
     yield "losses", abs(model.loss(_batch(prefix, learned)) - _loss(own, rows, (first, second))) / spread
@@ -123,7 +121,7 @@ def _generated_gap(model: Checkable, prefix: Tokens, rows: list[Tokens]) -> floa
     for completion in model.generate(requests, Sampling(max_tokens=2, batch_size=2), prefix=prefix):
         own = model.own_logits((*prefix, *rows[completion.key], *completion.tokens))[-3:-1]
         gaps += [float(logits.max() - logits[token]) for logits, token in zip(own, completion.tokens, strict=True)]
-    return max(gaps)
+    return float(np.max(gaps))
 
 
 def _batch(prefix: Tokens, rows: list[Tokens]) -> Batch:

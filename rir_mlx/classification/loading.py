@@ -118,7 +118,7 @@ def arm_to_use(run: RunDir) -> tuple[Arm, str]:
         if recommended in trained:
             return cast(Arm, recommended), f"The evaluation recommends it. {why}"
         if chosen in trained:
-            found = (entry for entry in comparison.get("entries", ()) if entry["name"] == chosen)
+            found = (entry for entry in comparison.get("entries") or () if entry.get("name") == chosen)
             validated = any(entry.get("validation_accuracy") is not None for entry in found)
             best = "is the best on the validation rows" if validated else "generates the fewest tokens"
             return cast(Arm, chosen), f"Of the arms that reason it {best}." + (f" {why}" if why else "")

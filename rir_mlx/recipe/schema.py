@@ -347,7 +347,8 @@ class Recipe(Section):
     """`auto`: MLX on Apple silicon, PyTorch elsewhere."""
     dtype: Dtype = "auto"
     """Number format of the frozen weights; trained weights are always float32. `auto`: bfloat16 if the machine is fast
-    in it, else float32. float16 is for inference only; training refuses it, because small gradients vanish."""
+    in it, else float32; with MLX on a GPU the folder's own. float16 is for inference only; training refuses it, because
+    small gradients vanish."""
     seed: Seed = 0
     """Decides the splits, initial weights, order of rows, and draws."""
     max_seq_length: int = Field(default=512, ge=16)

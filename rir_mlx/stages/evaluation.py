@@ -313,7 +313,7 @@ def _run_facts(context: Context) -> RunFacts:
 
 def _measured_with(context: Context) -> tuple[str, str]:
     """The backend and the device that the answers were measured with: those of an earlier evaluation, if nothing was
-    computed in this one."""
+    computed in this one; what several backends measured is under the name of the last."""
     if not was_opened(context.backend) and context.run.comparison.is_file():
         with suppress(UserError):  # written by another version
             before = read_comparison(context.run.comparison).run

@@ -52,6 +52,19 @@ def no_numbers(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     return np.where(rng.random(shape[:1])[:, None] < 0.9, np.nan, 0.0)
 
 
+class NotFinite(Compared):
+    """One of its logits at the end of a row is no number, or infinite."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__(lambda _rng, shape: np.zeros(shape))
+        self.value = value
+
+    def last_logits(self, rows: Iterable[Tokens], last: int, *, prefix: Tokens = ()) -> Iterator[Float32Array]:
+        for logits in super().last_logits(rows, last, prefix=prefix):
+            logits[-1, 0] = self.value
+            yield logits
+
+
 def check(model: Compared, dtype: str) -> None:
     check_forward(model, Checked("made", VOCABULARY, dtype))
 
@@ -70,3 +83,11 @@ def test_what_is_off_at_every_place_is_a_fault(dtype: str) -> None:
         check(Compared(every_place), dtype)
     with pytest.raises(ModelError, match="not finite"):
         check(Compared(no_numbers), dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_one_logit_that_is_no_number_is_a_fault(dtype: str, value: float) -> None:
+    """The lower quartile of a row's places would not have seen it."""
+    with pytest.raises(ModelError, match="shared prefix differ from its own forward pass by inf"):
+        check(NotFinite(value), dtype)

@@ -17,7 +17,7 @@ from rir_mlx.storage.layout import RunDir, all_runs
 @dataclass(frozen=True)
 class RunSummary:
     """`accuracy` is that of each arm and baseline on the `test_rows` (empty before an evaluation), `trained` the arms
-    with weights, `chosen` the reasoning arm that did best on the validation rows. `written` is the time of the last
+    with weights, `chosen` the reasoning arm that the evaluation chose. `written` is the time of the last
     artifact (ISO 8601), `size` the bytes of the folder. `problem`: why the run cannot be read."""
 
     name: str
