@@ -76,7 +76,7 @@ def _refused(what: Checked, why: str) -> ModelError:
 
 
 def _largest(found: Iterator[tuple[str, float]]) -> dict[str, float]:
-    """What is no number is larger than any."""
+    """Each path with its largest difference; one that is no number counts as infinite."""
     largest: dict[str, float] = {}
     for path, difference in found:
         largest[path] = max(np.inf if np.isnan(difference) else difference, largest.get(path, 0.0))

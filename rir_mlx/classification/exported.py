@@ -14,6 +14,7 @@ from rir_mlx import __version__
 from rir_mlx.classification.classifier import Classifier
 from rir_mlx.errors import RecipeError, UserError
 from rir_mlx.models import adapters
+from rir_mlx.models.adapter_spec import AdapterSpec
 from rir_mlx.prompting.arms import ClassificationTask
 from rir_mlx.recipe.loading import load_recipe, validated
 from rir_mlx.recipe.schema import Recipe
@@ -58,7 +59,7 @@ def needed_keys(recipe: Recipe) -> dict[str, Any]:
     used = ("batch_size", "samples", "sample_temperature", "max_reasoning_tokens")
     evaluate = {key: values["evaluate"][key] for key in used}
     return {
-        "dtype": "float32" if recipe.fine_tune_type == "full" else values["dtype"],  # as the run's own is computed
+        "dtype": AdapterSpec(recipe.fine_tune_type).base_dtype(recipe.dtype),  # as the run's own is computed
         "date": values["date"],
         "max_seq_length": values["max_seq_length"],
         "data": {"text_column": values["data"]["text_column"], "instruction": values["data"]["instruction"]},

@@ -19,6 +19,7 @@ from rir_mlx.backends import on_apple_silicon
 from rir_mlx.backends.limits import Limits
 from rir_mlx.errors import Failure, UserError
 from rir_mlx.guide.machine import machine_name
+from rir_mlx.models.adapter_spec import AdapterSpec
 from rir_mlx.recipe.schema import Recipe
 from rir_mlx.speed.chips import usual
 from rir_mlx.speed.job import Job
@@ -163,7 +164,7 @@ def bench_steps(recipe: Recipe, options: BenchOptions) -> Iterator[Bench]:
     check_rival(options.against, backend, recipe)
     with tempfile.TemporaryDirectory(prefix="rir-mlx-bench-") as temporary:
         folder, is_random = model_folder(recipe.model, Path(temporary) / "model", offline=options.offline)
-        dtype = "float32" if recipe.fine_tune_type == "full" else recipe.dtype  # in which all weights are trained
+        dtype = AdapterSpec(recipe.fine_tune_type).base_dtype(recipe.dtype)
         limits_of = {"backend_name": backend, "dtype": dtype, "seconds": min(2.0, options.seconds / 4)}
         machine = run_apart(limits_of, _TO_LOAD + options.seconds)
         found = Bench(
