@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Facts:
     """`accelerator` is the GPU, None for a processor. `threads` compute on the processor. `matrices` is the library
     that multiplies matrices, `slow` whether it is a reference one. With `tf32`, float32 is multiplied with 10 bits.
-    `bfloat16`: whether the device is fast in it."""
+    `bfloat16`: whether the device is fast in it. `auto` is what `dtype: auto` means."""
 
     accelerator: str | None
     threads: int
@@ -17,3 +17,4 @@ class Facts:
     slow: bool = False
     tf32: bool = False
     bfloat16: bool = False
+    auto: str = "float32"

@@ -25,11 +25,6 @@ class OnDemand:
     def _made(self) -> Backend:
         return self._make()
 
-    @property
-    def opened(self) -> bool:
-        """Whether the framework was needed so far."""
-        return "_made" in vars(self)
-
     def device(self) -> Device:
         return self._made.device()
 
@@ -43,8 +38,3 @@ class OnDemand:
         if name.startswith("__"):
             raise AttributeError(name)
         return getattr(self._made, name)
-
-
-def was_opened(backend: Backend) -> bool:
-    """Whether anything was computed with a backend that `open_backend` gave."""
-    return not isinstance(backend, OnDemand) or backend.opened

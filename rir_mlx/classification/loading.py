@@ -118,10 +118,11 @@ def arm_to_use(run: RunDir) -> tuple[Arm, str]:
         if recommended in trained:
             return cast(Arm, recommended), f"The evaluation recommends it. {why}"
         if chosen in trained:
-            found = (entry for entry in comparison.get("entries") or () if entry.get("name") == chosen)
+            found = [entry for entry in comparison.get("entries") or () if entry.get("name") == chosen]
             validated = any(entry.get("validation_accuracy") is not None for entry in found)
             best = "is the best on the validation rows" if validated else "generates the fewest tokens"
-            return cast(Arm, chosen), f"Of the arms that reason it {best}." + (f" {why}" if why else "")
+            told = f"Of the arms that reason it {best}." if found else "The evaluation chose it."
+            return cast(Arm, chosen), f"{told} {why}".rstrip() if why else told
     order: tuple[Arm, ...] = ("qra", "qarqa", "qar", "multitask", "curriculum", "qa", *CONTROLS)
     return next(arm for arm in order if arm in trained), ""
 
@@ -136,7 +137,7 @@ def classifier_identity(run: RunDir, model: RecipeModel, arm: Arm, options: Pred
         "made": {path.name: digest_of_file(path) for path in sorted(stage.folder.glob("*.json"))},
         "base": model.files.fingerprint,
         "backend": model.backend.name,
-        "dtype": recipe.dtype,
+        "dtype": model.number_format,
         "date": recipe.date,
         "evaluate": recipe.evaluate.model_dump(mode="json"),
         "arm": arm,

@@ -49,9 +49,11 @@ class RunFacts(Part):
     versions: dict[str, str]
     """Installed version of each package."""
     backend: str
-    """`mlx`, `torch` or `fake`."""
+    """`mlx`, `torch` or `fake`: with which the answers were measured; several are joined by "and"."""
     device: str
-    """Name of the processor."""
+    """Name of the processor, or of several."""
+    dtype: str = ""
+    """Number format of the frozen weights, or several; `as stored` is the model folder's own."""
     seed: int
     """Seed of the splits."""
     seeds: Sequence[int]

@@ -138,7 +138,11 @@ def scan(look: TableLook, text: Sequence[str] = (), label: str | None = None) ->
     if len(labels) != 1:
         may = " and ".join(repr(guess.column) for guess in labels)
         what = f"{may} may each be the label." if labels else "no column looks like the label."
-        raise DataError(f"{look.path}: {what} Columns: {names}.", hint="Name it: -s data.label_column=NAME")
+        hint = "Name it: -s data.label_column=NAME"
+        values = [column.values for guess in labels if (column := look.table.named(guess.column))]
+        if len(labels) > 1 and all(len(each) == 2 for each in values):
+            hint += ". If each is one of several labels of a text: a classifier answers one of these questions."
+        raise DataError(f"{look.path}: {what} Columns: {names}.", hint=hint)
     used = (*chosen.columns, labels[0].column)
     if used[-1] in used[:-1]:
         raise DataError(

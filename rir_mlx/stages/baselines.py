@@ -17,7 +17,7 @@ from rir_mlx.evaluation.score_cache import ScoreCache
 from rir_mlx.models.fingerprint import fingerprint
 from rir_mlx.models.hub import resolve_model
 from rir_mlx.stages.context import Context, is_due
-from rir_mlx.stages.measuring import scoring_identity
+from rir_mlx.stages.measuring import cache_identity, scoring_identity
 from rir_mlx.statistics.intervals import FloatArray
 from rir_mlx.statistics.tfidf import majority_probabilities, tfidf
 from rir_mlx.storage.atomic import read_jsonl, write_jsonl
@@ -52,7 +52,7 @@ def measure_baseline(context: Context, name: str) -> EntryPredictions:
         if context.force:
             stage.score_journal.unlink(missing_ok=True)
         write_jsonl(path, predicted_rows(context, _probabilities(context, name)))
-        stage.finish(inputs)
+        stage.finish(inputs, **(context.measured_with() if name == "untuned" else {}))
     kept = [
         [row["probabilities"][label] for label in context.data.labels]
         for row in read_jsonl(path, f"Delete {stage.record}; the baseline is then measured again.")
@@ -120,7 +120,9 @@ def _untuned_probabilities(context: Context, texts: list[str]) -> FloatArray:
     def load() -> Classifier:
         return Classifier(context.model.load(), context.model.codec, context.task, "qa")
 
-    with Journal(context.run.evaluation("untuned").score_journal) as journal:
-        cache = ScoreCache(journal, scoring_identity(context, None), load, context.progress)
+    stage = context.run.evaluation("untuned")
+    identity = cache_identity(context, stage, scoring_identity(context, None))
+    with Journal(stage.score_journal) as journal:
+        cache = ScoreCache(journal, identity, load, context.progress)
         timed = cache.direct(texts, context.recipe.evaluate.batch_size, "evaluate untuned")
     return np.asarray(np.exp(timed.label_scores.log_probabilities))

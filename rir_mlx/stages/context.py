@@ -166,6 +166,11 @@ class Context:
         inputs = {"prompt": asked} if asked != "steps" else {}
         return inputs | ({"examples": digest_of([asdict(example) for example in examples])} if examples else {})
 
+    def measured_with(self) -> dict[str, str]:
+        """What a measurement of now is made with: part of its record."""
+        backend = self.backend
+        return {"backend": backend.name, "device": backend.device().name, "dtype": self.model.number_format}
+
     def save_recipe(self) -> None:
         """Write down what the run is from now on."""
         self.run.save_recipe(self.recipe, self.overrides)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from importlib import metadata
 from typing import Any
 
@@ -14,7 +13,6 @@ from numpy.typing import NDArray
 
 from rir_mlx import __version__
 from rir_mlx.augmentation.augmented_rows import read_stats
-from rir_mlx.backends.on_demand import was_opened
 from rir_mlx.backends.processes import run_on_main
 from rir_mlx.errors import UserError
 from rir_mlx.evaluation.cleaning import row_faults
@@ -33,7 +31,6 @@ from rir_mlx.evaluation.schema import (
     LearningCurve,
     RowCounts,
     TrainingCost,
-    read_comparison,
     write_comparison,
 )
 from rir_mlx.evaluation.scores import EvaluationRows, MeasuredArm
@@ -295,14 +292,12 @@ def _run_facts(context: Context) -> RunFacts:
             continue
     parts = {part: getattr(recipe.data, part) for part in ("train", "validation", "test")}
     sources = {part: source.path if source else None for part, source in parts.items()}
-    backend, device = _measured_with(context)
     return RunFacts(
         name=context.run.folder.name,
         command=context.command,
         finished=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         versions=versions,
-        backend=backend,
-        device=device,
+        **_measured_with(context),
         seed=recipe.seed,
         seeds=list(recipe.classifier.seeds),
         model=ModelFacts(name=base.name, revision=base.revision, fingerprint=base.fingerprint),
@@ -311,11 +306,12 @@ def _run_facts(context: Context) -> RunFacts:
     )
 
 
-def _measured_with(context: Context) -> tuple[str, str]:
-    """The backend and the device that the answers were measured with: those of an earlier evaluation, if nothing was
-    computed in this one; what several backends measured is under the name of the last."""
-    if not was_opened(context.backend) and context.run.comparison.is_file():
-        with suppress(UserError):  # written by another version
-            before = read_comparison(context.run.comparison).run
-            return before.backend, before.device
-    return context.backend.name, context.backend.device().name
+def _measured_with(context: Context) -> dict[str, str]:
+    """The backends, devices and number formats that the answers were measured with, by the records of the measurements,
+    of which some may be of another day and machine."""
+    arms, seeds = _trained_arms(context), context.recipe.classifier.seeds
+    names = [arm + context.seed_suffix(seed) for arm in arms for seed in seeds]
+    names += ["untuned"] if "untuned" in baseline_names(context) else []
+    measured = [context.run.evaluation(name).done() or {"results": {}} for name in names]
+    records = [done["results"] for done in measured if "backend" in done["results"]] or [context.measured_with()]
+    return {key: " and ".join(dict.fromkeys(record[key] for record in records)) for key in records[0]}

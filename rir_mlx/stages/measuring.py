@@ -32,6 +32,7 @@ from rir_mlx.statistics.calibration import Calibration
 from rir_mlx.storage.atomic import write_json
 from rir_mlx.storage.digests import digest_of, digest_of_file
 from rir_mlx.storage.journal import Journal, add_ranks_results, open_share, remove_ranks_results, shares_elsewhere
+from rir_mlx.storage.layout import Stage
 from rir_mlx.types import Arm, Way
 
 _PROBED_ROWS = 500
@@ -74,6 +75,7 @@ def measure_learning_curve(
             return Classifier(context.model.load(adapter), context.model.codec, context.task, arm)
 
         identity = scoring_identity(context, digest_of_file(stage.adapter / adapters.MLX_WEIGHTS))
+        identity = cache_identity(context, context.run.evaluation(arm), identity)
         with Journal(stage.score_journal) as journal:
             cache = ScoreCache(journal, identity, load, context.progress)
             score = cache.direct if measured.main_way == "direct" else cache.reasoned
@@ -129,11 +131,19 @@ def explain(context: Context, arm: Arm, texts: Sequence[str], labels: Sequence[s
 
 
 def scoring_identity(context: Context, adapter: str | None) -> str:
-    """A hash of everything that decides a text's scores, apart from the text and the way of scoring."""
+    """A hash of everything that decides a text's scores, apart from the text, the way of scoring and what `dtype: auto`
+    means: a measurement that is done stays so where that means another format."""
     recipe = context.recipe
     prompt = [recipe.data.instruction, context.data.labels, recipe.date, recipe.evaluate.max_reasoning_tokens]
     model = [adapter, context.model.files.fingerprint, recipe.dtype, context.backend.name == "fake"]
     return digest_of([*model, recipe.max_seq_length, prompt])
+
+
+def cache_identity(context: Context, stage: Stage, identity: str) -> str:
+    """The identity of a stage's cached scores: with the number format of a stage that is done, else with that of this
+    machine, so that no measurement mixes two."""
+    done = stage.done() or {"results": {}}
+    return digest_of([identity, done["results"].get("dtype") or context.model.number_format])
 
 
 class _ArmMeasurement:
@@ -197,7 +207,7 @@ class _ArmMeasurement:
             add_ranks_results(journal)
             found = self._classifier_scores(self._cache(journal), rows)
         if due:
-            stage.finish(inputs)
+            stage.finish(inputs, **context.measured_with())
         return found
 
     def validation_scores(self) -> dict[Way, LabelScores]:
@@ -231,7 +241,8 @@ class _ArmMeasurement:
         def load() -> Classifier:
             return load_classifier(self.context.run, self.context.model, self.arm, self.seed)
 
-        return ScoreCache(journal, self.identity, load, self.context.progress)
+        identity = cache_identity(self.context, self.stage, self.identity)
+        return ScoreCache(journal, identity, load, self.context.progress)
 
     def _classifier_scores(self, cache: ScoreCache, rows: EvaluationRows) -> ClassifierScores:
         data = self.context.data

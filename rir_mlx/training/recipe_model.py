@@ -36,6 +36,12 @@ class RecipeModel:
             self.recipe.fine_tune_type, self.recipe.num_layers, lora.rank, lora.scale, lora.dropout, lora.keys
         )
 
+    @property
+    def number_format(self) -> str:
+        """What the base model is computed in on this machine, which decides what `auto` means."""
+        wanted = self.adapter_spec.base_dtype(self.recipe.dtype)
+        return self.backend.facts().auto if wanted == "auto" else wanted
+
     def load(self, adapter: Adapter | None = None) -> Model:
         """The base model's weights; with a trained adapter, or ready to be trained without one."""
         kept, self._kept = self._kept, None

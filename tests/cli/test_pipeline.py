@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from commands import Finished, Result, Run, write_csv
 
+from rir_mlx.backends.facts import Facts
 from rir_mlx.backends.fake import FakeModel
 from rir_mlx.classification.loading import arm_to_use
 from rir_mlx.errors import Failure
@@ -51,17 +52,42 @@ def test_a_run_makes_every_artifact_and_a_second_run_skips_every_stage(rir: Run,
 def test_what_was_measured_before_keeps_the_name_of_what_measured_it(
     rir: Run, finished: Finished, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With another backend, and nothing left to compute, the report named that one."""
-    monkeypatch.setattr("rir_mlx.stages.evaluation.was_opened", lambda backend: False)
-    path = Path("runs/small/evaluation/comparison.json")
-    values = json.loads(path.read_text(encoding="utf-8"))
-    values["run"] |= {"backend": "torch", "device": "a card"}
-    path.write_text(json.dumps(values), encoding="utf-8")
-    again = rir("evaluate", "small")
-    assert again.code == 0, again.err
-    assert "runs." not in again.err
-    written = json.loads(path.read_text(encoding="utf-8"))["run"]
-    assert (written["backend"], written["device"]) == ("torch", "a card")
+    """With another backend, and nothing left to compute, the report named that one; so it did for all arms where that
+    one had measured the last of them."""
+    elsewhere = {"backend": "torch", "device": "a card", "dtype": "bfloat16"}
+    own: dict[str, str] = {}
+    for path in Path("runs/small/evaluation").glob("*/done.json"):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        own = record["results"] or own
+        path.write_text(json.dumps(record | {"results": record["results"] and elsewhere}), encoding="utf-8")
+
+    def written() -> dict[str, str]:
+        assert rir("evaluate", "small").code == 0
+        found = json.loads(Path("runs/small/evaluation/comparison.json").read_text(encoding="utf-8"))["run"]
+        return {key: found[key] for key in elsewhere}
+
+    assert written() == elsewhere
+    Path("runs/small/evaluation/qra/done.json").unlink()
+    assert written() == {key: f"{elsewhere[key]} and {own[key]}" for key in elsewhere}
+
+
+def test_a_measurement_does_not_mix_two_number_formats(
+    rir: Run, finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scores of an evaluation that was stopped where `auto` means bfloat16 stood beside those of another machine."""
+    record, journal = (Path(f"runs/small/evaluation/qa/{name}") for name in ("done.json", "readings.jsonl"))
+    record.unlink()
+    before = len(journal.read_bytes().splitlines())
+    assert rir("evaluate", "small").code == 0
+    assert len(journal.read_bytes().splitlines()) == before, "in the same format, nothing is scored again"
+    monkeypatch.setattr(
+        "rir_mlx.backends.fake.FakeBackend.facts", lambda self: Facts(None, 1, "NumPy", auto="bfloat16")
+    )
+    assert rir("evaluate", "small").code == 0
+    assert len(journal.read_bytes().splitlines()) == before, "what is done stays done"
+    record.unlink()
+    assert rir("evaluate", "small").code == 0
+    assert len(journal.read_bytes().splitlines()) == 2 * before
 
 
 def test_a_changed_key_runs_the_stages_that_it_touches_and_says_why(rir: Run, finished: Finished) -> None:

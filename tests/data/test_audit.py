@@ -324,3 +324,38 @@ def test_the_difference_that_a_run_can_show_is_said_before_it(keys: dict[str, ob
     """In `check`, and as `run` begins."""
     found = power_note(Recipe(classifier=ClassifierSection.model_validate(keys)), rows)
     assert [said in note and "are told apart in 80 % of runs" in note for note in found] == ([True] if said else [])
+
+
+@pytest.mark.parametrize("separator", [";", "|", ", ", "/"])
+def test_labels_that_combine_others_are_told(separator: str) -> None:
+    """A table with several labels a text was trained on each combination as a label of its own, in silence."""
+    labels = ["bug", "refund", separator.join(["bug", "refund"]), separator.join(["bug", "praise"])] * 3
+    [found] = _several([*labels, separator.join(["praise", "refund"])])
+    assert (found.severity, found.count) == ("warning", 7)
+    assert f"'bug{separator}refund' (3)" in found.what
+    assert "one label" in found.hint
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ("Sports/Tennis", "Sports/Soccer", "Politics"),
+        ("R&D", "sales", "C++"),
+        ("yes", "no", "yes, but late"),
+        ("and/or", "not"),
+        ("[sic]", "{}{", "plain"),
+    ],
+)
+def test_labels_whose_parts_are_no_labels_are_plain_ones(labels: tuple[str, ...]) -> None:
+    assert _several(list(labels) * 3) == []
+
+
+@pytest.mark.parametrize("label", ['["bug", "refund"]', "['bug', 'refund']", '{"bug": 0.5, "refund": 0.5}'])
+def test_lists_and_distributions_in_cells_are_told(label: str) -> None:
+    [found] = _several(["bug", label])
+    assert found.name == "labels in JSON"
+
+
+def _several(labels: list[str]) -> list[Finding]:
+    found = look(rows(*((f"text {number}", label) for number, label in enumerate(labels))))
+    return [finding for finding in found.findings if finding.name in ("combined labels", "labels in JSON")]

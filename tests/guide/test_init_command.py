@@ -60,6 +60,16 @@ def test_a_column_that_cannot_be_guessed_is_asked_for_by_its_key(
     assert not Path("odd.yaml").exists()
 
 
+def test_a_column_of_yes_and_no_for_each_label_is_told_for_what_it_is(rows: Run) -> None:
+    lines = [f"a text of several words {n},{n % 2},{n % 3 // 2},{n % 5 // 4}" for n in range(60)]
+    Path("several.csv").write_text("\n".join(["text,bug,refund,praise", *lines]), encoding="utf-8")
+    result = rows("init", "several.csv", "--yes")
+    assert result.code == 2
+    assert "'refund' and 'praise' may each be the label" in result.err
+    assert "one of several labels of a text" in result.err
+    assert rows("init", "several.csv", "--yes", "-s", "data.label_column=refund").code == 0
+
+
 def test_several_tables_are_a_question(rows: Run) -> None:
     write_csv(Path("more.csv"), [("a", "b")])
     result = rows("init", "--yes")

@@ -92,6 +92,7 @@ class MlxBackend:
             slow=not gpu and sys.platform == "linux" and not OPENBLAS,
             tf32=_computed_in_float32() == "tf32",
             bfloat16=gpu,
+            auto="as stored" if gpu else "float32",
         )
 
     def load(

@@ -105,6 +105,7 @@ class TorchBackend:
             "cuBLAS" if gpu else library[1].upper() if library else "PyTorch's own kernels",
             tf32=gpu and bool(torch.backends.cuda.matmul.allow_tf32),
             bfloat16=fast_dtype(self.target) is torch.bfloat16,
+            auto=str(fast_dtype(self.target))[6:],
         )
 
     def load(

@@ -1,4 +1,4 @@
-"""Labels that were merged, look alike, look like a missing value, or cannot be told apart in a prompt."""
+"""Labels that were merged, look alike, look missing, combine others, or cannot be told apart in a prompt."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from rir_mlx.data.audit.findings import Finding, Material
+from rir_mlx.data.audit.several_labels import check_several
 from rir_mlx.data.labels import alike, doubtful, merged
 
 _SHOWN = 6
@@ -45,14 +46,14 @@ def check_spellings(counts: Mapping[str, Counter[str]], material: Material) -> I
                 f"rows with the label {name!r}, which may stand for a missing one: {totals[name]:,}",
                 "Take these rows out, or name the label in data.labels.",
             )
+    yield from check_several(totals)
     if commas := [name for name in totals if "," in name]:
         yield Finding(
             "labels with commas",
             "warning",
             len(commas),
             f"labels that hold a comma: {_counted({name: totals[name] for name in commas})}",
-            "The prompt lists the labels with commas between them, so the model cannot tell these apart. Rename them. "
-            "A row with several labels needs one of them.",
+            "The prompt lists the labels with commas between them, so the model cannot tell these apart. Rename them.",
         )
 
 

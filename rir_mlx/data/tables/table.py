@@ -153,6 +153,8 @@ def advice(faults: Iterable[str], settings: Settings = RECIPE_DATA) -> str:
         hint += f" If quotation marks are part of the texts, set {settings.text('quotes', 'false')}."
     if any(what.startswith("the label is missing") for what in faults):
         hint += " If that is the name of a label, name it in data.labels."
+    if any(what.startswith(("the label is not a string but [", "the label is not a string but {")) for what in faults):
+        hint += " A row has one label: keep the main one of several."
     return hint
 
 
