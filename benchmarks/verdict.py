@@ -15,12 +15,12 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import expit, log_expit
 
-from rir_mlx.guide.pilot.outlook import expectation
+from rir_mlx.guide.pilot.outlook import beside_control
 from rir_mlx.statistics.calibration import fit_answer_from
 from rir_mlx.statistics.calibration_error import calibration_error
 from rir_mlx.statistics.intervals import difference_interval, share_interval
 from rir_mlx.statistics.metrics import metric_intervals
-from rir_mlx.statistics.paired_tests import compare, detectable_difference, is_significant
+from rir_mlx.statistics.paired_tests import PairedComparison, compare, detectable_difference, is_significant
 
 TRIALS, BEFORE = 2000, 500
 """Simulated runs a line, and how many of them are also judged as before."""
@@ -48,9 +48,13 @@ def bootstrap(rng: np.random.Generator, values: np.ndarray) -> tuple[float, floa
     return float(low), float(high)
 
 
-def significant(first: np.ndarray, second: np.ndarray, compared: int = 1) -> bool:
+def compared(first: np.ndarray, second: np.ndarray, count: int = 1) -> PairedComparison:
     named = [(name, np.eye(2)[np.where(hits, 0, 1)]) for name, hits in (("qa", first), ("qra", second))]
-    return is_significant(compare(*named, np.zeros(first.shape[1], dtype=int), compared=compared))
+    return compare(*named, np.zeros(first.shape[1], dtype=int), compared=count)
+
+
+def significant(first: np.ndarray, second: np.ndarray, count: int = 1) -> bool:
+    return is_significant(compared(first, second, count))
 
 
 def false_alarms() -> None:
@@ -87,7 +91,7 @@ def chosen_arms() -> None:
             if trial < BEFORE:
                 low, high = bootstrap(np.random.default_rng(trial), second.astype(float) - first)
                 before += not low <= 0 <= high
-            now += significant(first, second, compared=3)
+            now += significant(first, second, count=3)
             high += 100 * (second.mean() - first.mean()) / TRIALS
         said = f"{now / TRIALS:.1%}" if seeds >= 3 else "none"
         print(
@@ -216,8 +220,7 @@ def pilots() -> None:
     for _ in range(TRIALS):
         shift = rng.normal(0, 5) * 0.095
         qa, qra, control = simulated(rng, 1, 400, 2, shifts=(0, shift, 0))
-        gained, by_chance = (arm.astype(float) - qa for arm in (qra, control))
-        said = expectation(difference_interval(gained), float(by_chance.mean()))
+        said, _ = beside_control(compared(qa, qra), compared(qa, control))
         first, second = simulated(rng, 3, 2000, 2, shifts=(0, shift))
         found.setdefault(said, []).append((float(second.mean() - first.mean()), significant(first, second)))
     print("\n| the pilot says | how often | whole run better with reasoning | that is shown | worse | that is shown |")

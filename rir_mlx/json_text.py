@@ -1,4 +1,4 @@
-"""JSON of files and servers that others wrote."""
+"""JSON of files and servers that others wrote, and JSON that goes back into their files."""
 
 from __future__ import annotations
 
@@ -13,3 +13,13 @@ def parse_json(text: str | bytes, **options: Any) -> Any:
         return json.loads(text, **options)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def json_of(value: Any) -> str:
+    """JSON in the characters of its texts, but for half a character, which no file can hold."""
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(value)
+    return text

@@ -183,6 +183,8 @@ def run(
 
     options = stage_options(quiet=quiet, runs=runs, overrides=set_ or (), backend=backend, offline=offline, force=force)
     options["trust_recipe"] = trust_recipe
+    if recipe is None and not quiet and process_rank() == 0:
+        tell(f"note: no recipe is named: this is {DEFAULT_RECIPE}, which comes with rir-mlx.", err=True)
     comparison = rir_mlx.run(recipe, retry_refused=retry_refused, **options)
     if comparison is not None and comparison.augmentation is not None and not json:
         print_augmentation(comparison.augmentation)

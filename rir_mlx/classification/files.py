@@ -117,9 +117,11 @@ def classify_file(
     and the file ends with the same bytes. If the source, `identity` or options changed, it says so and starts over.
     Ctrl-C stops after a chunk with KeyboardInterrupt.
 
-    Raises DataError with the faults of the file, UserError if `target` exists (`options.force` replaces it), is being
-    written by another process, or is named after another format, and Failure if the disk is full.
+    Raises DataError with the faults of the file, UserError if `target` is a folder, exists (`options.force` replaces
+    it), is being written by another process, or is named after another format, and Failure if the disk is full.
     """
+    if target.is_dir():
+        raise UserError(f"{target} is a folder.", hint="Name a file to write.")
     wanted = wanted_text(source, options.text_column, options.form)
     stream = open_stream(source, wanted, safe=options.safe_cells)
     if target.suffix.lower() not in _alike(stream):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rir_mlx.errors import DataError, did_you_mean
+from rir_mlx.progress import shortened
 
 Role = Literal["text", "label", "question", "answer", "reasoning"]
 
@@ -37,6 +38,8 @@ _USUAL_NAMES: dict[Role, tuple[tuple[str, ...], ...]] = {
         ("trace", "reasoning_trace", "reasoning_content"),
     ),
 }
+
+_SHOWN = 60
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,18 @@ def find_columns(names: Sequence[str], columns: Sequence[Column], shown: str) ->
     return [_find_column(names, column, shown) for column in columns]
 
 
+def find_in_header(names: Sequence[str], columns: Sequence[Column], shown: str) -> list[str]:
+    """The same in a table whose first line names its columns. Raises DataError also if a lone column has an unusual
+    name: that line may be the first text."""
+    if len(names) == len(columns) == 1 and columns[0].name is None and not usually_named(names, columns[0].role):
+        raise DataError(
+            f"{shown}: the first line names the column; it is {shortened(names[0], _SHOWN)!r}.",
+            hint=f"If that is its name, set {columns[0].key} to it. If it is a text, write a line with the name text "
+            "above it, or give the texts in a .txt file, one a line.",
+        )
+    return find_columns(names, columns, shown)
+
+
 def _find_column(names: Sequence[str], column: Column, shown: str) -> str:
     there = f"Columns: {listed(names)}."
     if column.name is not None:
@@ -124,7 +139,8 @@ def _find_column(names: Sequence[str], column: Column, shown: str) -> str:
             )
     raise DataError(
         f"{shown}: no column looks like the {column.role}. {there}",
-        hint=f"Set {column.key} to one of them. In a CSV or TSV file, the first line must name the columns.",
+        hint=f"Set {column.key} to one of them. In a CSV or TSV file, the first line must name the columns."
+        + (" `rir-mlx init` with the file finds columns of other names." if column.key.startswith("data.") else ""),
     )
 
 

@@ -20,16 +20,39 @@ from rir_mlx.data.cells import checked_text
 MISSING = frozenset(
     (
         *("#N/A", "#NA", "<NA>", "N/A", "n/a", "NA", "NULL", "null", "NaN", "-NaN", "nan", "-nan", "None", "NaT"),
-        *("#REF!", "#VALUE!", "#DIV/0!", "#NAME?", "#NULL!", "#NUM!"),
+        *("\\N", "(null)", "(NULL)", "<null>", "<NULL>", "[NULL]", "<missing>"),
+        *("#N/A N/A", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN"),
+        *("#REF!", "#VALUE!", "#DIV/0!", "#NAME?", "#NULL!", "#NUM!", "#SPILL!", "#CALC!", "#GETTING_DATA"),
+        *("#NV", "#WERT!", "#BEZUG!", "#ZAHL!", "#VALEUR!", "#NOMBRE!"),
     )
 )
-"""What pandas, NumPy, R and spreadsheets write for a missing value, and spreadsheets for one that failed."""
+"""What pandas, NumPy, R, C, data bases and spreadsheets write for a missing value, and spreadsheets for one that
+failed. LibreOffice writes a number: `Err:502`."""
+_FAILED = re.compile(r"Err:\d{3}", re.ASCII)
+_DOUBTFUL = frozenset(("nil", "n.a.", "unknown", "inf", "-inf", "infinity", "-infinity"))
+"""What may stand for a missing value, in small letters, and may be a label as well."""
 _WHOLE = re.compile(r"([+-]?\d+)\.0*")
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?(e[+-]?\d{1,3})?", re.ASCII)
 _TRUTH = ("true", "false")
 
+_UNSEEN = re.compile(
+    "[\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f"
+    "\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+"""Characters that print nothing: Unicode's Default_Ignorable_Code_Point."""
+_SIGNS = str.maketrans(
+    dict.fromkeys("‘’‚‛′ʼ`´", "'") | dict.fromkeys("“”„‟″", '"') | dict.fromkeys("‐‑‒–—―−﹘﹣－", "-")
+)
+_LETTERS = str.maketrans("авекмнорстухіјѕһοικρχ", "abekmhopctyxijshoikpx")
+"""Cyrillic and Greek letters that look like Latin ones, small or as capitals."""
+
 Spellings = dict[str, Counter[str]]
 """How often each spelling of a label occurs, by the label."""
+
+
+def is_missing(plain: str) -> bool:
+    """Whether a program writes this for a missing value or one that failed."""
+    return plain in MISSING or _FAILED.fullmatch(plain) is not None
 
 
 def label_of(value: Any, known: Collection[str] = (), classes: tuple[str, ...] | None = None) -> str:
@@ -65,7 +88,7 @@ def _label_of_text(text: str, known: Collection[str]) -> str:
     plain = " ".join(text.split())
     if plain in known:
         return plain
-    if plain in MISSING:
+    if is_missing(plain):
         raise ValueError(f"the label is missing ({plain})")
     if (whole := _WHOLE.fullmatch(plain)) is not None:
         plain = whole[1]
@@ -102,8 +125,8 @@ def merged(spellings: Mapping[str, Counter[str]]) -> Spellings:
 
 
 def alike(labels: Iterable[str]) -> list[list[str]]:
-    """Labels that a reader takes for one: those that differ in letter case, forms of Unicode, characters that print
-    nothing, or how a number is written."""
+    """Labels that a reader takes for one: those that differ in letter case, forms of Unicode, quotation marks, dashes,
+    letters of another script that look the same, characters that print nothing, or how a number is written."""
     groups = defaultdict(list)
     for label in dict.fromkeys(labels):
         groups[_as_read(label)].append(label)
@@ -112,12 +135,19 @@ def alike(labels: Iterable[str]) -> list[list[str]]:
 
 def _as_read(label: str) -> str | Decimal:
     """What a reader sees in a label."""
-    seen = "".join(sign for sign in label if unicodedata.category(sign) not in ("Cc", "Cf"))
-    plain = " ".join(unicodedata.normalize("NFKC", seen).casefold().split())
+    seen = "".join(sign for sign in _UNSEEN.sub("", label) if unicodedata.category(sign) not in ("Cc", "Cf"))
+    plain = " ".join(unicodedata.normalize("NFKC", seen.translate(_SIGNS)).casefold().translate(_LETTERS).split())
     return Decimal(plain) if _NUMBER.fullmatch(plain) else plain
 
 
 def doubtful(labels: Iterable[str]) -> list[str]:
-    """Labels that may stand for a missing value: in other letters than programs write it."""
-    missing = {name.casefold() for name in MISSING}
-    return [label for label in labels if label.casefold() in missing]
+    """Labels that may stand for a missing value: in other letters than programs write it, or without any letter, digit
+    or symbol."""
+    missing = {name.casefold() for name in MISSING} | _DOUBTFUL
+    return [label for label in labels if label.casefold() in missing or not any(map(_says_something, label))]
+
+
+def _says_something(sign: str) -> bool:
+    """Whether it is a letter, a digit, a symbol, or the frame of an emoji."""
+    category = unicodedata.category(sign)
+    return category[0] in "LNS" or category == "Me"

@@ -168,4 +168,5 @@ def _hint_for(results: Sequence[Faulty], *, unknown: bool) -> str:
     """What to do about the faults of some tables."""
     faults = [fault.what for faulty in results for fault in faulty.faults]
     settings = results[0].table.settings if results else RECIPE_DATA
-    return advice(faults, settings) + (" Labels that are meant go into data.labels." if unknown else "")
+    files = [faulty.table.name for faulty in results if faulty.faults]
+    return advice(faults, settings, files) + (" Labels that are meant go into data.labels." if unknown else "")

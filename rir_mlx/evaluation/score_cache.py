@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from rir_mlx.progress import Progress
 from rir_mlx.storage.journal import Journal
 
 _CHUNK = 256
+_UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -30,21 +32,51 @@ class TimedScores:
     seconds: float
 
 
+class MadeWith(NamedTuple):
+    """What scores were computed with: the backend's name, the device's, and the number format of the frozen weights."""
+
+    backend: str
+    device: str
+    dtype: str
+
+
+class OtherFormatError(Exception):
+    """Some scores must be computed, and the journal holds scores of another number format."""
+
+
 class ScoreCache:
     """Scores texts with a classifier unless the journal holds their scores. `identity` stands for everything that
-    determines a score besides the text and the way of scoring. `load` is called once a text must be scored."""
+    determines a score besides the text, the way of scoring and what `dtype: auto` means. `load` and `made_with` are
+    called once a text must be scored; raises OtherFormatError then if the journal holds scores of another number
+    format, unless it `may_mix` them. `used` is what the scores that were given were made with."""
 
-    def __init__(self, journal: Journal, identity: str, load: Callable[[], Classifier], progress: Progress) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        identity: str,
+        load: Callable[[], Classifier],
+        progress: Progress,
+        made_with: Callable[[], MadeWith],
+    ) -> None:
         self.journal, self.progress = journal, progress
+        self.may_mix = False
+        self.used = set[MadeWith]()
         self._base = hashlib.sha256(identity.encode())
-        self._load = load
+        self._load, self._made_with = load, made_with
         self._loaded: Classifier | None = None
 
     @property
     def classifier(self) -> Classifier:
         if self._loaded is None:
+            self._now = self._made_with()
+            if not self.may_mix and self.other_formats():
+                raise OtherFormatError
             self._loaded = self._load()
         return self._loaded
+
+    def other_formats(self) -> set[str]:
+        """The number formats of the journal's scores that are not this machine's."""
+        return {_made_with(result).dtype for result in self.journal.results()} - {self._made_with().dtype, _UNKNOWN}
 
     def direct(self, texts: Sequence[str], batch_size: int, what: str) -> TimedScores:
         """Labels from the text alone."""
@@ -148,9 +180,13 @@ class ScoreCache:
         return digest.hexdigest()[:16]
 
     def _keep(self, key: str, scored: LabelScores, place: int, seconds: float) -> None:
-        line = {"key": key, "scores": scored.scores[place].tolist(), "reasoning": scored.reasonings[place]}
+        line: dict[str, Any] = {
+            "key": key,
+            "scores": scored.scores[place].tolist(),
+            "reasoning": scored.reasonings[place],
+        }
         counts = {"tokens": scored.tokens[place], "trimmed": scored.trimmed[place]}
-        self.journal.append(line | counts | {"seconds": round(seconds, 6)})
+        self.journal.append(line | counts | {"seconds": round(seconds, 6), "with": self._now})
 
     def _stored(self, keys: Sequence[str]) -> TimedScores:
         if not keys:  # without rows the number of labels does not matter
@@ -160,9 +196,14 @@ class ScoreCache:
         for place, key in enumerate(keys):  # row by row: lists of numbers take four times the memory of an array
             found = self.journal.get(key) or {}
             scores[place] = found["scores"]
+            self.used.add(_made_with(found))
             rest.append([found[name] for name in ("reasoning", "tokens", "trimmed", "seconds")])
         reasonings, tokens, trimmed, seconds = (list(column) for column in zip(*rest, strict=True))
         return TimedScores(LabelScores(scores, reasonings, tokens, trimmed), float(np.mean(seconds)))
+
+
+def _made_with(result: Mapping[str, Any]) -> MadeWith:
+    return MadeWith(*result.get("with", [_UNKNOWN] * len(MadeWith._fields)))
 
 
 def _chosen(firsts: Sequence[str] | None, chunk: Sequence[int]) -> list[str] | None:

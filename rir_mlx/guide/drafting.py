@@ -118,17 +118,19 @@ def _set_sizes(draft: Draft, table: ScannedTable) -> None:
 def _set_reasonings(draft: Draft, table: ScannedTable, choice: ModelChoice) -> None:
     """What R-Gen learns from."""
     own = sum(row.reasoning is not None for row in table.parts["train"])
+    few = f" {counted(own, 'training row')} of yours have a reasoning, which R-Gen learns from as well: from "
+    few = f"{few}{ENOUGH_OWN_REASONINGS} on it learns from these alone." if own else ""
     if own >= ENOUGH_OWN_REASONINGS:
         draft.set(
             "reasoning.source", None, f"{own:,} training rows of yours have a reasoning: R-Gen learns from these alone."
         )
     elif choice.tiny or not (hub_access.hub_answers() or _TRIPLES in hub_access.cached_names("dataset")):
         why = "They suit the embedded model." if choice.tiny else "The hub cannot be reached to fetch others."
-        draft.set("reasoning.source", "builtin:reasoning.jsonl", f"Synthetic examples that ship with rir-mlx. {why}")
+        draft.set("reasoning.source", "builtin:reasoning.jsonl", f"Synthetic examples that ship with rir-mlx. {why}{few}")
         draft.set("reasoning.max_samples", None)
         draft.set("reasoning.val_size", 40)
     else:
-        why = "General ones, not about your rows: a hundred reasonings of your own in a column are better."
+        why = f"General ones, not about your rows: a hundred reasonings of your own in a column are better.{few}"
         draft.set("reasoning.source", {"path": _TRIPLES, "split": "train"}, why)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from rir_mlx import hub_access
 from rir_mlx.data.audit.findings import Material
 from rir_mlx.data.audit.scan import scan_sources
+from rir_mlx.data.columns import usually_named
 from rir_mlx.data.loading import format_of
 from rir_mlx.data.rows import Row
 from rir_mlx.data.tables.text_files import OtherEncoding
@@ -28,6 +29,7 @@ from rir_mlx.guide.table.columns import (
     read_columns,
 )
 from rir_mlx.guide.table.labels import LabelFacts, label_facts
+from rir_mlx.progress import counted
 from rir_mlx.recipe.loading import load_recipe
 from rir_mlx.training.cost import memory_size
 from rir_mlx.types import TABLE_SUFFIXES
@@ -137,7 +139,7 @@ def scan(look: TableLook, text: Sequence[str] = (), label: str | None = None) ->
     labels = [Guess(label, _NAMED)] if label is not None else look.labels
     if len(labels) != 1:
         may = " and ".join(repr(guess.column) for guess in labels)
-        what = f"{may} may each be the label." if labels else "no column looks like the label."
+        what = f"{may} may each be the label." if labels else _no_label(look.table)
         hint = "Name it: -s data.label_column=NAME"
         values = [column.values for guess in labels if (column := look.table.named(guess.column))]
         if len(labels) > 1 and all(len(each) == 2 for each in values):
@@ -169,6 +171,16 @@ def scan(look: TableLook, text: Sequence[str] = (), label: str | None = None) ->
         tuple(look.overrides),
         encoding=look.encoding,
     )
+
+
+def _no_label(table: TableColumns) -> str:
+    """Why no column looks like the label."""
+    lone = [column for name in usually_named(table.names, "label") if (column := table.named(name))]
+    if len(lone) == 1 and len(lone[0].values) == 1:
+        [value] = lone[0].values
+        rows = f"the {counted(table.rows, 'row')} that were read" if table.partly else counted(table.rows, "row")
+        return f"in {rows}, the column {lone[0].name!r} has a single label, {value!r}; a classifier needs two or more."
+    return "no column looks like the label."
 
 
 def with_all_labels(table: ScannedTable) -> ScannedTable:

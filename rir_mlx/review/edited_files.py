@@ -7,7 +7,6 @@ comes out as a plain table of its rows.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -18,7 +17,8 @@ from rir_mlx.data.tables.delimited import DelimitedFile
 from rir_mlx.data.tables.json_lines import json_records
 from rir_mlx.data.tables.quoting import quoted
 from rir_mlx.data.tables.table import Fault, Wanted
-from rir_mlx.data.tables.text_files import check_encoding, not_utf8, open_lines
+from rir_mlx.data.tables.text_files import check_encoding, open_lines
+from rir_mlx.json_text import json_of
 
 DELIMITED, JSON_LINES = (".csv", ".tsv"), (".jsonl", ".ndjson")
 
@@ -133,16 +133,10 @@ class EditedJsonLines:
                 if edit.reasoning is not None:
                     values[new_column or self.names[2]] = edit.reasoning or None
                 if values:
-                    raw = _json(record | values)
+                    raw = json_of(record | values)
                 if new_column is not None and edit.reasoning is None:
-                    raw = f"{raw[:-1].rstrip()}{', ' if record else ''}{_json(new_column)}: null}}"
+                    raw = f"{raw[:-1].rstrip()}{', ' if record else ''}{json_of(new_column)}: null}}"
             yield number, raw + "\n"
-
-
-def _json(value: Any) -> str:
-    """JSON in the characters of its texts, but for half a character, which no file can hold."""
-    text = json.dumps(value, ensure_ascii=False)
-    return json.dumps(value) if not_utf8(text) else text
 
 
 def _like(cell: Any, label: str) -> str | int:
@@ -173,6 +167,6 @@ def plain_table(
         for row, edit in rows
     )
     if suffix in JSON_LINES:
-        return "".join(_json(dict(zip(names, row, strict=True))) + "\n" for row in cells)
+        return "".join(json_of(dict(zip(names, row, strict=True))) + "\n" for row in cells)
     mark = delimiter or ("\t" if suffix == ".tsv" else ",")
     return "".join(mark.join(quoted(cell or "", mark) for cell in row) + "\n" for row in (names, *cells))

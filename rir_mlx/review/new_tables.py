@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rir_mlx.data.loading import LabelledData, columns_of, format_of, load_labelled
 from rir_mlx.data.rows import Row
-from rir_mlx.data.tables.sources import files_of
+from rir_mlx.data.tables.sources import files_of, place_of
 from rir_mlx.data.tables.table import Settings, Wanted
 from rir_mlx.errors import UserError
 from rir_mlx.recipe.schema import DataSection, Recipe
@@ -139,7 +139,7 @@ class _Tables:
         """The source's file, if it is a single one whose rows can be written again as they stand."""
         source = getattr(self.section, part)
         files = files_of(source)
-        if len(files) != 1 or Path(source.path).expanduser().is_dir():
+        if len(files) != 1 or place_of(source.path).is_dir():
             return None
         wanted = Wanted(columns_of(self.section, part), str(files[0]), format_of(self.section), Settings("data"))
         return opened_for_edits(files[0], wanted)

@@ -13,16 +13,15 @@ from rir_mlx.data.rows import Row
 from rir_mlx.evaluation.baselines.embedding import embedding
 from rir_mlx.evaluation.baselines.encoder import EncoderTexts, encoder
 from rir_mlx.evaluation.entries import EntryPredictions
-from rir_mlx.evaluation.score_cache import ScoreCache
+from rir_mlx.evaluation.score_cache import MadeWith, ScoreCache
 from rir_mlx.models.fingerprint import fingerprint
 from rir_mlx.models.hub import resolve_model
 from rir_mlx.stages.context import Context, is_due
-from rir_mlx.stages.measuring import cache_identity, scoring_identity
+from rir_mlx.stages.measuring import cached, scoring_identity
 from rir_mlx.statistics.intervals import FloatArray
 from rir_mlx.statistics.tfidf import majority_probabilities, tfidf
 from rir_mlx.storage.atomic import read_jsonl, write_jsonl
 from rir_mlx.storage.digests import digest_of, digest_of_file
-from rir_mlx.storage.journal import Journal
 
 
 def baseline_names(context: Context) -> list[str]:
@@ -52,7 +51,9 @@ def measure_baseline(context: Context, name: str) -> EntryPredictions:
         if context.force:
             stage.score_journal.unlink(missing_ok=True)
         write_jsonl(path, predicted_rows(context, _probabilities(context, name)))
-        stage.finish(inputs, **(context.measured_with() if name == "untuned" else {}))
+        stage.finish(inputs, made_with=sorted(context.measured_with.get(stage.folder, ())))
+    elif made_with := (stage.done() or {"results": {}})["results"].get("made_with"):
+        context.measured_with[stage.folder] = {MadeWith(*each) for each in made_with}
     kept = [
         [row["probabilities"][label] for label in context.data.labels]
         for row in read_jsonl(path, f"Delete {stage.record}; the baseline is then measured again.")
@@ -120,9 +121,8 @@ def _untuned_probabilities(context: Context, texts: list[str]) -> FloatArray:
     def load() -> Classifier:
         return Classifier(context.model.load(), context.model.codec, context.task, "qa")
 
-    stage = context.run.evaluation("untuned")
-    identity = cache_identity(context, stage, scoring_identity(context, None))
-    with Journal(stage.score_journal) as journal:
-        cache = ScoreCache(journal, identity, load, context.progress)
+    def score(cache: ScoreCache) -> FloatArray:
         timed = cache.direct(texts, context.recipe.evaluate.batch_size, "evaluate untuned")
-    return np.asarray(np.exp(timed.label_scores.log_probabilities))
+        return np.asarray(np.exp(timed.label_scores.log_probabilities))
+
+    return cached(context, context.run.evaluation("untuned"), scoring_identity(context, None), load, score)

@@ -12,6 +12,7 @@ from rir_mlx.data.audit.checks import audit
 from rir_mlx.data.audit.findings import Audit, Finding, Material, Ruler
 from rir_mlx.data.audit.scan import scan_sources
 from rir_mlx.data.loading import NO_TEST_ROWS, columns_of, format_of, named_as_test
+from rir_mlx.data.tables.sources import place_of
 from rir_mlx.data.tables.table import Wanted
 from rir_mlx.errors import RirError, UserError
 from rir_mlx.models.hub import local_tokenizer
@@ -21,7 +22,7 @@ from rir_mlx.prompting.codec import Codec
 from rir_mlx.prompting.room import text_room
 from rir_mlx.recipe.schema import DataSection, Recipe
 from rir_mlx.stages.context import Context
-from rir_mlx.statistics.paired_tests import MIN_SEEDS, detectable_difference
+from rir_mlx.statistics.paired_tests import FEWEST_TO_TELL_APART, MIN_SEEDS, detectable_difference
 from rir_mlx.storage.atomic import write_text
 from rir_mlx.types import CONTROLS, Arm
 
@@ -67,12 +68,15 @@ def power_note(recipe: Recipe, test_rows: int) -> list[str]:
     arms, seeds = sum(arm != "qa" for arm in options.arms if arm not in CONTROLS), len(options.seeds)
     if not test_rows or not arms or "qa" not in options.arms:
         return []
+    rows = counted(test_rows, "test row")
+    if test_rows < FEWEST_TO_TELL_APART:
+        return [f"{rows} can hardly tell two classifiers apart (data.test, data.test_size)."]
     points = min(100.0, 100 * detectable_difference(test_rows, seeds, compared=arms))
-    size = f"{counted(test_rows, 'test row')} and {counted(seeds, 'seed')}"
+    size, differ = f"{rows} and {counted(seeds, 'seed')}", f"differ by {points:.{0 if points >= 2 else 1}f} points"
     if seeds >= MIN_SEEDS:
-        return [f"With {size}, two ways of training that differ by {points:.0f} points are told apart in 80 % of runs."]
+        return [f"With {size}, two ways of training that {differ} are told apart in 80 % of runs."]
     return [
-        f"With {size}, two classifiers that differ by {points:.0f} points are told apart in 80 % of runs. Whether "
+        f"With {size}, two classifiers that {differ} are told apart in 80 % of runs. Whether "
         f"reasoning helps in training takes {MIN_SEEDS} seeds or more (classifier.seeds)."
     ]
 
@@ -82,17 +86,21 @@ def sort_out(recipe: Recipe, checked: Audit, clean: Path, rejects: Path | None, 
     `rejects`. The file itself is not touched.
 
     Raises UserError if the rows are not one file, or if a file to write exists and `force` is False."""
-    section, source = recipe.data, Path(recipe.data.train.path).expanduser()
+    section, source = recipe.data, place_of(recipe.data.train.path)
     if section.validation is not None or section.test is not None or not source.is_file():
         raise UserError("--write takes one file apart.", hint="Name it: rir-mlx check FILE --write clean.csv")
     for target in (clean, rejects):
         if target is None:
             continue
-        if target.exists() and (not force or target.samefile(source)):
+        if target.is_dir():
+            raise UserError(f"{target} is a folder.", hint="Name a file.")
+        if target.exists() and target.samefile(source):
+            raise UserError(f"{target} is the file to take apart.", hint="Name another file.")
+        if target.exists() and not force:
             raise UserError(f"{target} exists.", hint="Name another file, or add --force to replace it.")
         if target.suffix.lower() != source.suffix.lower():
             raise UserError(f"{target} is named after another format than {source}.", hint="Give it the same ending.")
-    if rejects is not None and rejects.absolute() == clean.absolute():
+    if rejects is not None and (rejects.resolve() == clean.resolve() or _same(rejects, clean)):
         raise UserError("--write and --rejects name the same file.")
     faults = {row.number: row.what for finding in checked.findings for row in finding.refused}
     wanted = Wanted(columns_of(section, "train"), str(source), format_of(section))
@@ -101,6 +109,10 @@ def sort_out(recipe: Recipe, checked: Audit, clean: Path, rejects: Path | None, 
     if rejects is not None:
         write_text(rejects, found.rejects)
     return found
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.exists() and other.exists() and one.samefile(other)
 
 
 def warn_about_data(context: Context) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, wraps
+from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from rir_mlx.backends.base import Backend, ProcessGroup
@@ -16,6 +17,7 @@ from rir_mlx.data.loading import LabelledData, TripleData, load_labelled, load_t
 from rir_mlx.data.rows import Rows
 from rir_mlx.data.splits import draw_rows
 from rir_mlx.errors import UserError
+from rir_mlx.evaluation.score_cache import MadeWith
 from rir_mlx.progress import Progress, Silent, counted
 from rir_mlx.prompting.arms import ClassificationTask
 from rir_mlx.prompting.prompts import LabelQuestion, ReasonedText
@@ -113,6 +115,8 @@ class Context:
     command: str = ""
     trusts_server: bool = False
     overrides: tuple[str, ...] = ()
+    measured_with: dict[Path, set[MadeWith]] = field(default_factory=dict, compare=False, repr=False)
+    """What the scores that were read or computed so far were made with, by the folder of their stage."""
 
     @property
     def recipe(self) -> Recipe:
@@ -166,10 +170,9 @@ class Context:
         inputs = {"prompt": asked} if asked != "steps" else {}
         return inputs | ({"examples": digest_of([asdict(example) for example in examples])} if examples else {})
 
-    def measured_with(self) -> dict[str, str]:
-        """What a measurement of now is made with: part of its record."""
-        backend = self.backend
-        return {"backend": backend.name, "device": backend.device().name, "dtype": self.model.number_format}
+    def made_with(self) -> MadeWith:
+        """What scores of now are computed with."""
+        return MadeWith(self.backend.name, self.backend.device().name, self.model.number_format)
 
     def save_recipe(self) -> None:
         """Write down what the run is from now on."""

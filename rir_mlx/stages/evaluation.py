@@ -33,6 +33,7 @@ from rir_mlx.evaluation.schema import (
     TrainingCost,
     write_comparison,
 )
+from rir_mlx.evaluation.score_cache import MadeWith
 from rir_mlx.evaluation.scores import EvaluationRows, MeasuredArm
 from rir_mlx.prompting.prompts import answers_twice, writes_reasoning
 from rir_mlx.recipe.loading import dump_recipe
@@ -307,11 +308,7 @@ def _run_facts(context: Context) -> RunFacts:
 
 
 def _measured_with(context: Context) -> dict[str, str]:
-    """The backends, devices and number formats that the answers were measured with, by the records of the measurements,
-    of which some may be of another day and machine."""
-    arms, seeds = _trained_arms(context), context.recipe.classifier.seeds
-    names = [arm + context.seed_suffix(seed) for arm in arms for seed in seeds]
-    names += ["untuned"] if "untuned" in baseline_names(context) else []
-    measured = [context.run.evaluation(name).done() or {"results": {}} for name in names]
-    records = [done["results"] for done in measured if "backend" in done["results"]] or [context.measured_with()]
-    return {key: " and ".join(dict.fromkeys(record[key] for record in records)) for key in records[0]}
+    """The backends, devices and number formats of the scores, of which some may be of another day and machine."""
+    found = sorted(set[MadeWith]().union(*context.measured_with.values()))
+    columns = zip(MadeWith._fields, zip(*found, strict=True), strict=True)
+    return {key: " and ".join(dict.fromkeys(values)) for key, values in columns}

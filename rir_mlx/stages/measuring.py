@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from rir_mlx.classification.scores import LabelScores
 from rir_mlx.classification.scoring import PredictOptions
 from rir_mlx.data.splits import nested_part
 from rir_mlx.evaluation.schema import Faithfulness, Probe
-from rir_mlx.evaluation.score_cache import ScoreCache, TimedScores
+from rir_mlx.evaluation.score_cache import OtherFormatError, ScoreCache, TimedScores
 from rir_mlx.evaluation.scores import (
     FEWEST_TO_CALIBRATE,
     ClassifierScores,
@@ -34,6 +34,8 @@ from rir_mlx.storage.digests import digest_of, digest_of_file
 from rir_mlx.storage.journal import Journal, add_ranks_results, open_share, remove_ranks_results, shares_elsewhere
 from rir_mlx.storage.layout import Stage
 from rir_mlx.types import Arm, Way
+
+T = TypeVar("T")
 
 _PROBED_ROWS = 500
 """Test rows on which the faithfulness of reasonings is probed."""
@@ -74,15 +76,14 @@ def measure_learning_curve(
         def load(adapter: adapters.Adapter = adapter) -> Classifier:
             return Classifier(context.model.load(adapter), context.model.codec, context.task, arm)
 
-        identity = scoring_identity(context, digest_of_file(stage.adapter / adapters.MLX_WEIGHTS))
-        identity = cache_identity(context, context.run.evaluation(arm), identity)
-        with Journal(stage.score_journal) as journal:
-            cache = ScoreCache(journal, identity, load, context.progress)
+        def scored(cache: ScoreCache, what: str = f"evaluate {arm} on {percent} % of the rows") -> LabelScores:
             score = cache.direct if measured.main_way == "direct" else cache.reasoned
-            what = f"evaluate {arm} on {percent} % of the rows"
-            scored = score(texts, context.recipe.evaluate.batch_size, what).label_scores
+            return score(texts, context.recipe.evaluate.batch_size, what).label_scores
+
+        identity = scoring_identity(context, digest_of_file(stage.adapter / adapters.MLX_WEIGHTS))
+        scores = cached(context, stage, identity, load, scored)
         part = len(nested_part(context.data.train, percent, context.recipe.seed))
-        found[part] = scored.scores.argmax(1) == rows.test
+        found[part] = scores.scores.argmax(1) == rows.test
     return {size: correct[keep] for size, correct in found.items()}
 
 
@@ -132,18 +133,31 @@ def explain(context: Context, arm: Arm, texts: Sequence[str], labels: Sequence[s
 
 def scoring_identity(context: Context, adapter: str | None) -> str:
     """A hash of everything that decides a text's scores, apart from the text, the way of scoring and what `dtype: auto`
-    means: a measurement that is done stays so where that means another format."""
+    means: a measurement that is done stays so where it means another format."""
     recipe = context.recipe
     prompt = [recipe.data.instruction, context.data.labels, recipe.date, recipe.evaluate.max_reasoning_tokens]
     model = [adapter, context.model.files.fingerprint, recipe.dtype, context.backend.name == "fake"]
     return digest_of([*model, recipe.max_seq_length, prompt])
 
 
-def cache_identity(context: Context, stage: Stage, identity: str) -> str:
-    """The identity of a stage's cached scores: with the number format of a stage that is done, else with that of this
-    machine, so that no measurement mixes two."""
-    done = stage.done() or {"results": {}}
-    return digest_of([identity, done["results"].get("dtype") or context.model.number_format])
+def cached(
+    context: Context, stage: Stage, identity: str, load: Callable[[], Classifier], score: Callable[[ScoreCache], T]
+) -> T:
+    """What `score` makes of a stage's cached scores. If some must be computed, and those that are there were computed
+    in another number format, these are discarded first: no measurement mixes two."""
+    while True:
+        with Journal(stage.score_journal) as journal:
+            add_ranks_results(journal)
+            cache = ScoreCache(journal, identity, load, context.progress, context.made_with)
+            try:
+                found = score(cache)
+            except OtherFormatError:
+                formats = " and ".join(sorted(cache.other_formats()))
+            else:
+                context.measured_with.setdefault(stage.folder, set()).update(cache.used)
+                return found
+        context.progress.say(f"note: scores in {formats} are discarded, for here it is {context.model.number_format}.")
+        stage.score_journal.unlink()
 
 
 class _ArmMeasurement:
@@ -175,6 +189,9 @@ class _ArmMeasurement:
         self.stage.begin()
         with Journal(self.stage.score_journal) as journal:
             add_ranks_results(journal)
+            mixes = bool(self._cache(journal).other_formats())
+        if mixes:
+            self._discard_cached()
         return True
 
     def score_share(self) -> None:
@@ -184,12 +201,15 @@ class _ArmMeasurement:
             for part in ("validation", "test"):
                 texts = [row.text for row in getattr(self.context.data, part)]
                 own = [texts[place] for place in own_places(self.context.processes, texts)]
-                self._part_scores(self._cache(journal), part, own)
+                cache = self._cache(journal)
+                cache.may_mix = True  # `begin_shares` has seen to it
+                self._part_scores(cache, part, own)
 
     def _discard_stale(self) -> None:
-        """Remove cached scores of another model or prompt."""
+        """Remove cached scores of another model or prompt, and the record of their measurement."""
         before = self.stage.done()
         if self.context.force or (before is not None and before["inputs"].get("readings") != self.identity):
+            self.stage.begin()
             self._discard_cached()
 
     def _discard_cached(self) -> None:
@@ -203,27 +223,26 @@ class _ArmMeasurement:
             self._discard_stale()
         if due:
             stage.begin()
-        with Journal(stage.score_journal) as journal:
-            add_ranks_results(journal)
-            found = self._classifier_scores(self._cache(journal), rows)
+        found = self._cached(lambda cache: self._classifier_scores(cache, rows))
         if due:
-            stage.finish(inputs, **context.measured_with())
+            stage.finish(inputs)
         return found
 
     def validation_scores(self) -> dict[Way, LabelScores]:
         """By the ways of scoring that a calibration needs."""
         texts, size = [row.text for row in self.context.data.validation], self.options.batch_size
         what = f"calibrate {self.name}"
-        if self.context.force:
-            self._discard_cached()
-        with Journal(self.stage.score_journal) as journal:
-            cache = self._cache(journal)
+        self._discard_stale()
+
+        def score(cache: ScoreCache) -> dict[Way, LabelScores]:
             direct = cache.direct(texts, size, what)
             found: dict[Way, LabelScores] = {"direct": direct.label_scores}
             if reasons_first(self.arm):
                 firsts = self._firsts(direct.label_scores)
                 found["reasoned"] = cache.reasoned(texts, size, f"{what}, reasoning", firsts).label_scores
-        return found
+            return found
+
+        return self._cached(score)
 
     def _firsts(self, direct: LabelScores) -> list[str] | None:
         """The labels that an arm which answers twice gives before its reasoning."""
@@ -233,16 +252,21 @@ class _ArmMeasurement:
         return [names[best] for best in direct.scores.argmax(1)]
 
     def explanations(self, texts: Sequence[str], labels: Sequence[str]) -> list[str]:
-        with Journal(self.stage.score_journal) as journal:
+        def explained(cache: ScoreCache) -> list[str]:
+            cache.may_mix = True  # texts to read, of which no figure is made
             what = f"evaluate {self.name}: reasonings to show"
-            return self._cache(journal).explanations(texts, labels, self.options.batch_size, what)
+            return cache.explanations(texts, labels, self.options.batch_size, what)
+
+        return self._cached(explained)
+
+    def _load(self) -> Classifier:
+        return load_classifier(self.context.run, self.context.model, self.arm, self.seed)
+
+    def _cached(self, score: Callable[[ScoreCache], T]) -> T:
+        return cached(self.context, self.stage, self.identity, self._load, score)
 
     def _cache(self, journal: Journal) -> ScoreCache:
-        def load() -> Classifier:
-            return load_classifier(self.context.run, self.context.model, self.arm, self.seed)
-
-        identity = cache_identity(self.context, self.stage, self.identity)
-        return ScoreCache(journal, identity, load, self.context.progress)
+        return ScoreCache(journal, self.identity, self._load, self.context.progress, self.context.made_with)
 
     def _classifier_scores(self, cache: ScoreCache, rows: EvaluationRows) -> ClassifierScores:
         data = self.context.data

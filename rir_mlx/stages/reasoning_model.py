@@ -59,7 +59,8 @@ class ReasoningModel:
         if (done := self.context.run.rgen.done()) is None:
             raise UserError(
                 "R-Gen has not been trained in this run.",
-                hint="Run `rir-mlx train-rgen` first. (Or let a server's model write: --engine openai --base-url URL.)",
+                hint="Run `rir-mlx train-rgen` with the same recipe and --runs first. (Or let a server's model write: "
+                "--engine openai --base-url URL.)",
             )
         trained, wanted = done["inputs"].get("prompt", "steps"), self.context.recipe.reasoning.prompt
         if trained != wanted:

@@ -23,7 +23,7 @@ ALWAYS = 2.0
 """Values of `reason_below`: no confidence lies below 0, and every confidence lies below 2."""
 NO_ANSWER = 2.0
 """The value of `answer_from` that abstains on every text."""
-_RISK = 0.05
+RISK = 0.05
 """How often a fitted threshold may miss the wanted accuracy."""
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
@@ -195,9 +195,11 @@ def fit_reason_below(
     return between if between > low else high
 
 
-def fit_answer_from(confidence: FloatArray, correct: NDArray[np.bool_], wanted: float) -> AnswerThreshold:
+def fit_answer_from(
+    confidence: FloatArray, correct: NDArray[np.bool_], wanted: float, risk: float = RISK
+) -> AnswerThreshold:
     """The threshold with the highest coverage found at which answers are correct with the `wanted` probability, a share
-    above 0 and at most 1, on other rows too: with a certainty of 95 % over draws of the validation rows [n].
+    above 0 and at most 1, on other rows too: with a certainty of 1 - `risk` over draws of the validation rows [n].
 
     It is "selection with guaranteed risk" (Geifman and El-Yaniv 2017, arXiv:1705.08500): a binary search over the
     confidences, each step of which asks whether the lower bound of the accuracy (Clopper and Pearson 1934), corrected
@@ -212,7 +214,7 @@ def fit_answer_from(confidence: FloatArray, correct: NDArray[np.bool_], wanted: 
     answered = np.cumsum(np.bincount(group)[::-1])[::-1]
     hits = np.cumsum(np.bincount(group, np.asarray(correct, dtype=np.float64))[::-1])[::-1]
     steps = 1 + math.ceil(math.log2(len(values)))
-    risk = _RISK / steps
+    risk /= steps
     best, low, high = AnswerThreshold(NO_ANSWER, 0), -1, len(values) - 1
     place = 0  # whether all rows may be answered is asked first
     for _ in range(steps):

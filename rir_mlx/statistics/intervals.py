@@ -41,7 +41,9 @@ def share_interval(hits: NDArray[Any], level: float = LEVEL) -> Interval:
     """The share of True in `hits` [seeds, n], such as an accuracy.
 
     With one seed, or where all rows are hits or none is, it is Wilson's interval (1927): 10 of 10 is 72 to 100 %, not
-    100 to 100 %. Without rows it is NaN."""
+    100 to 100 %. With several it is `crossed_interval`, and reaches at least as far as Wilson's of the mean share, for
+    as many rows as give a share the variance that rows give this mean: `n` of them if the seeds are alike, more if
+    they err on different rows. Without rows it is NaN."""
     seeds, rows = hits.shape
     if rows == 0:
         return UNDEFINED
@@ -51,7 +53,11 @@ def share_interval(hits: NDArray[Any], level: float = LEVEL) -> Interval:
     values = np.asarray(hits, dtype=np.float64)
     if rows == 1:  # one row says nothing of how rows vary
         return Interval(share, 0.0, 1.0)
-    return crossed_interval(values.mean(1), np.cov(values) / rows, (0.0, 1.0), level)
+    crossed = crossed_interval(values.mean(1), np.cov(values) / rows, (0.0, 1.0), level)
+    variance, of_one = float(values.mean(0).var()), share * (1 - share)
+    alike = rows * (of_one / variance if variance * seeds > of_one else seeds)
+    of_rows = wilson_interval(share, alike, level)
+    return Interval(share, min(crossed.low, of_rows.low), max(crossed.high, of_rows.high))
 
 
 def difference_interval(differences: NDArray[Any], level: float = LEVEL) -> Interval:
@@ -146,7 +152,7 @@ def resampled_sums(columns: Any, seed: int = 0) -> FloatArray:
     return sums
 
 
-def wilson_interval(share: float, rows: int, level: float = LEVEL) -> Interval:
+def wilson_interval(share: float, rows: float, level: float = LEVEL) -> Interval:
     """Wilson's interval (1927) of a share of so many rows, at least one."""
     quantile = normal_quantile(level)
     extra = quantile**2 / rows

@@ -237,8 +237,19 @@ def _sync_names(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a text file. Bytes of a file that were no UTF-8, as `open_lines` reads them, are written as they were."""
+    with _replacing_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
+
+
+@contextmanager
+def _replacing_file(path: Path) -> Iterator[Path]:
+    """`replacing`, but never a folder."""
+    with failure_to_write(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        yield temporary
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -246,7 +257,7 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+    with _replacing_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 

@@ -10,7 +10,7 @@ import os
 import threading
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -158,6 +158,14 @@ class Journal:
         reader.seek(place >> 1)
         result: dict[str, Any] = parse_json(reader.readline())
         return result
+
+    def results(self) -> Iterator[dict[str, Any]]:
+        """Every result of its own file, in the order of the lines; one that was replaced as well."""
+        self.flush()
+        with self.path.open("rb") as file:
+            for line in file:
+                with suppress(ValueError):  # as when it was opened
+                    yield parse_json(line)
 
     def append(self, result: dict[str, Any]) -> None:
         """Add a result, whose first item is its key. Raises Failure if the disk is full; earlier results are kept."""

@@ -40,6 +40,8 @@ class ResumableFile:
         self._lock = Lock(self.partial)
 
     def __enter__(self) -> Self:
+        if self.target.is_dir():
+            raise UserError(f"{self.target} is a folder.", hint="Name a file to write.")
         if not self.target.parent.is_dir():
             raise UserError(
                 f"{self.target} cannot be written: there is no folder {self.target.parent}.",

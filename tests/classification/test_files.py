@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from file_jobs import SMALL, Heard, answer, classify, make_rows, objects, table
 
 from rir_mlx.classification.files import ClassifyFileOptions, classify_file
 from rir_mlx.classification.scores import Prediction
+from rir_mlx.data.tables.table import TableFormat
 from rir_mlx.errors import DataError, UserError
 
 
@@ -29,6 +31,20 @@ def test_a_csv_keeps_its_cells_as_they_stand_and_gets_three_more(tmp_path: Path)
     )
     assert (result.rows, result.classified, result.resumed) == (2, 2, 0)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "out.csv"]
+
+
+def test_a_csv_without_quotation_gets_no_more_cells_than_its_header(tmp_path: Path) -> None:
+    """A delimiter in a reasoning began a sixth cell."""
+    source, target = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_text('text,id\nhe said "hi,1\n', encoding="utf-8")
+
+    def answers(texts: Sequence[str]) -> list[Prediction]:
+        return [replace(found, reasoning="because, of\nthis") for found in classify(texts)]
+
+    classify_file(source, target, answers, ClassifyFileOptions(form=TableFormat(quotes=False)))
+    header, row = target.read_text(encoding="utf-8").splitlines()
+    assert (len(header.split(",")), row.split(",")[4]) == (5, "because of this")
+    assert len(row.split(",")) == 5
 
 
 def test_jsonl_keeps_what_a_parser_would_change(tmp_path: Path) -> None:

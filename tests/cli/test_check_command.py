@@ -226,7 +226,46 @@ def test_a_file_is_taken_apart_into_rows_that_train_and_rows_with_their_reason(
     assert rows[1] == ["6", "3 fields where the header has 2", "x", "y", "z"]
     assert rows[2][2] == f'"never closed{delimiter}joy', "its mark swallows no other row"
     assert "exists" in rir("check", str(table), "--write", "clean.csv").err
-    assert "exists" in rir("check", str(table), "--write", str(table), "--force").err, "the file itself is kept"
+    own = rir("check", str(table), "--write", str(table), "--force")
+    assert (own.code, "is the file to take apart" in own.err) == (2, True)
+    assert table.read_bytes() == before
+
+
+@pytest.mark.parametrize("option", ["--write", "--rejects"])
+def test_a_folder_is_never_replaced_by_a_file(rir: Run, table: Path, option: str) -> None:
+    """`--force` deleted a folder of the name with all that was in it."""
+    write_bad(table)
+    Path("kept.csv").mkdir()
+    Path("kept.csv/precious.txt").write_text("kept", encoding="utf-8")
+    files = {"--write": "clean.csv", "--rejects": "bad.csv"} | {option: "kept.csv"}
+    refused = rir("check", str(table), *(word for pair in files.items() for word in pair), "--force")
+    assert (refused.code, "kept.csv is a folder" in refused.err) == (2, True), refused.err
+    assert Path("kept.csv/precious.txt").is_file()
+
+
+def test_one_file_by_two_names_is_not_written_twice(rir: Run, table: Path) -> None:
+    write_bad(table)
+    Path("here").mkdir()
+    refused = rir("check", str(table), "--write", "clean.csv", "--rejects", "here/../clean.csv")
+    assert (refused.code, "name the same file" in refused.err) == (2, True), refused.err
+    Path("one.csv").touch()
+    Path("two.csv").hardlink_to("one.csv")
+    refused = rir("check", str(table), "--write", "one.csv", "--rejects", "two.csv", "--force")
+    assert "name the same file" in refused.err
+
+
+def test_rows_with_bytes_that_are_no_text_are_set_aside_as_they_are(rir: Run, table: Path) -> None:
+    """`--rejects` ended with a UnicodeEncodeError on the rows that it is for."""
+    table.write_bytes(table.read_bytes() + b"caf\xe9,joy\n" + "\u00fcber,joy\n".encode() * 2)
+    assert rir("check", str(table), "--write", "clean.csv", "--rejects", "bad.csv").code == 2
+    assert b"caf\xe9,joy\n" in Path("bad.csv").read_bytes()
+    lines = [json.dumps({"text": text, "label": label}) for text, label in ROWS]
+    half = '{"text": "half \\ud83d", "label": "joy", "line_in_file": 3, "why_rejected": "old"}'
+    Path("rows.jsonl").write_text("\n".join([*lines, half, ""]), encoding="utf-8")
+    assert rir("check", "rows.jsonl", "--write", "clean.jsonl", "--rejects", "bad.jsonl").code == 2
+    [reject] = [json.loads(line) for line in Path("bad.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert (reject["line_in_file"], reject["text"]) == (61, "half \ud83d")
+    assert "half a character" in reject["why_rejected"]
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,13 @@ import pytest
 from commands import LABELS, Run, write_csv
 from processes import client
 from rir_cli.answering import lean_start
+from rir_cli.answering.standard_input import arriving_lines
 
 from rir_mlx.classification import loading
 from rir_mlx.classification.scores import Prediction
 from rir_mlx.classification.scoring import PredictOptions
+from rir_mlx.errors import UserError
+from rir_mlx.progress import Silent
 
 
 class Fake:
@@ -179,6 +182,44 @@ def test_the_name_of_a_file_is_taken_for_the_file(rir: Run, fake: Fake) -> None:
     result = rir("classify", "new.csv")
     assert result.out == "joy\t0.500\ta day\njoy\t0.500\tlong\n"
     assert "new.csv is a file" in result.err
+
+
+def test_a_long_text_that_ends_like_a_file_is_a_text(rir: Run, fake: Fake) -> None:
+    """It ended with "File name too long"."""
+    text = "i wrote it all down, every day of it, " * 10 + "in my notes.txt"
+    assert rir("classify", text, "-q").code == 0
+    assert fake.asked[-1][0] == [text]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (b"first\nsec\0ond\n", "Line 2 of standard input holds a NUL byte"),
+        (b"\xff\xfea\0\n\0", "Standard input is UTF-16 text"),
+        (b"\xfe\xff\0a\0\n", "Standard input is UTF-16 text"),
+        (b"a\0\n\0", "Line 1 of standard input holds a NUL byte"),
+    ],
+)
+def test_lines_that_are_no_text_are_refused(tmp_path: Path, given: bytes, words: str) -> None:
+    """UTF-16 was classified as halves of its characters."""
+    (tmp_path / "given").write_bytes(given)
+    with (tmp_path / "given").open(encoding="utf-8") as stream, pytest.raises(UserError, match=words) as raised:
+        list(arriving_lines(stream, 4, Silent()))
+    assert raised.value.hint
+
+
+def test_an_argument_that_is_not_utf8_is_refused(rir: Run, fake: Fake) -> None:
+    """It was a TypeError."""
+    result = rir("classify", "caf\udce9", "-q")
+    assert (result.code, "The text is not UTF-8" in result.err, fake.asked) == (2, True, []), result.err
+
+
+def test_a_folder_to_write_is_refused_before_the_work(rir: Run, fake: Fake) -> None:
+    write_csv(Path("in.csv"), [("a", "joy")])
+    Path("od.csv").mkdir()
+    for target in ("od.csv", ""):
+        result = rir("classify", "--file", "in.csv", "-o", target, "--force", "-q")
+        assert (result.code, "is a folder" in result.err, fake.asked) == (2, True, []), result.err
 
 
 def test_at_a_terminal_it_asks_for_texts_until_the_input_ends(

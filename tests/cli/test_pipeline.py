@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from commands import Finished, Result, Run, write_csv
 
-from rir_mlx.backends.facts import Facts
 from rir_mlx.backends.fake import FakeModel
 from rir_mlx.classification.loading import arm_to_use
 from rir_mlx.errors import Failure
@@ -49,45 +48,54 @@ def test_a_run_makes_every_artifact_and_a_second_run_skips_every_stage(rir: Run,
     assert {path: path.stat().st_mtime_ns for path in run.glob("*/adapter/*")} == before
 
 
-def test_what_was_measured_before_keeps_the_name_of_what_measured_it(
-    rir: Run, finished: Finished, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_measured_before_keeps_the_name_of_what_measured_it(rir: Run, finished: Finished) -> None:
     """With another backend, and nothing left to compute, the report named that one; so it did for all arms where that
     one had measured the last of them."""
-    elsewhere = {"backend": "torch", "device": "a card", "dtype": "bfloat16"}
-    own: dict[str, str] = {}
-    for path in Path("runs/small/evaluation").glob("*/done.json"):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        own = record["results"] or own
-        path.write_text(json.dumps(record | {"results": record["results"] and elsewhere}), encoding="utf-8")
-
-    def written() -> dict[str, str]:
-        assert rir("evaluate", "small").code == 0
-        found = json.loads(Path("runs/small/evaluation/comparison.json").read_text(encoding="utf-8"))["run"]
-        return {key: found[key] for key in elsewhere}
-
-    assert written() == elsewhere
-    Path("runs/small/evaluation/qra/done.json").unlink()
-    assert written() == {key: f"{elsewhere[key]} and {own[key]}" for key in elsewhere}
+    elsewhere = _measured_elsewhere()
+    assert _measured_with(rir) == elsewhere
+    assert _measured_with(rir, "-s", "evaluate.wanted_accuracy=0.9") == elsewhere, "scores are not computed for that"
+    Path("runs/small/evaluation/qra/readings.jsonl").unlink()
+    assert _measured_with(rir) == {
+        "backend": "fake and torch",
+        "device": "no framework and a card",
+        "dtype": "float32 and bfloat16",
+    }
 
 
-def test_a_measurement_does_not_mix_two_number_formats(
-    rir: Run, finished: Finished, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_measurement_does_not_mix_two_number_formats(rir: Run, finished: Finished) -> None:
     """Scores of an evaluation that was stopped where `auto` means bfloat16 stood beside those of another machine."""
+    _measured_elsewhere()
     record, journal = (Path(f"runs/small/evaluation/qa/{name}") for name in ("done.json", "readings.jsonl"))
+    lines = journal.read_bytes().splitlines(keepends=True)
     record.unlink()
-    before = len(journal.read_bytes().splitlines())
-    assert rir("evaluate", "small").code == 0
-    assert len(journal.read_bytes().splitlines()) == before, "in the same format, nothing is scored again"
-    monkeypatch.setattr(
-        "rir_mlx.backends.fake.FakeBackend.facts", lambda self: Facts(None, 1, "NumPy", auto="bfloat16")
-    )
-    assert rir("evaluate", "small").code == 0
-    assert len(journal.read_bytes().splitlines()) == before, "what is done stays done"
-    record.unlink()
-    assert rir("evaluate", "small").code == 0
-    assert len(journal.read_bytes().splitlines()) == 2 * before
+    journal.write_bytes(b"".join(lines[:5]))
+    again = rir("evaluate", "small")
+    assert again.code == 0, again.err
+    assert "scores in bfloat16 are discarded, for here it is float32" in again.err
+    made = [json.loads(line) for line in journal.read_bytes().splitlines()]
+    assert len(made) == len(lines)
+    assert {line["with"][2] for line in made} == {"float32"}
+    assert {line["key"] for line in made} == {json.loads(line)["key"] for line in lines}
+
+
+def _measured_elsewhere() -> dict[str, str]:
+    """Name another machine in all scores of the run."""
+    elsewhere = {"backend": "torch", "device": "a card", "dtype": "bfloat16"}
+    for path in Path("runs/small/evaluation").glob("*/readings.jsonl"):
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        path.write_text("".join(json.dumps(line | {"with": [*elsewhere.values()]}) + "\n" for line in lines))
+    untuned = Path("runs/small/evaluation/untuned/done.json")
+    record = json.loads(untuned.read_text(encoding="utf-8"))
+    record["results"]["made_with"] = [[*elsewhere.values()]]
+    untuned.write_text(json.dumps(record), encoding="utf-8")
+    return elsewhere
+
+
+def _measured_with(rir: Run, *changes: str) -> dict[str, str]:
+    again = rir("evaluate", "small", *changes)
+    assert again.code == 0, again.err
+    found = json.loads(Path("runs/small/evaluation/comparison.json").read_text(encoding="utf-8"))["run"]
+    return {key: found[key] for key in ("backend", "device", "dtype")}
 
 
 def test_a_changed_key_runs_the_stages_that_it_touches_and_says_why(rir: Run, finished: Finished) -> None:
@@ -185,7 +193,7 @@ def test_each_stage_works_alone_on_the_newest_run(rir: Run, recipe: Path) -> Non
 
 def test_stages_in_the_wrong_order_name_the_command_that_is_missing(rir: Run, recipe: Path) -> None:
     for command, words in (
-        ("augment", "Run `rir-mlx train-rgen` first."),
+        ("augment", "Run `rir-mlx train-rgen` with the same recipe"),
         ("evaluate", "Run `rir-mlx train-classifier` first."),
     ):
         result = rir(command, str(recipe))
@@ -312,3 +320,9 @@ def test_a_reporter_that_is_missing_is_found_before_anything_is_written(
     assert refused.code == 2
     assert "[trackio]" in refused.err
     assert Path("runs/small/classifier-qa/done.json").is_file()
+
+
+def test_a_run_without_a_recipe_names_the_one_that_it_takes(rir: Run) -> None:
+    """It took the shipped recipe unsaid, and then asked for a model that nobody had named."""
+    taken = rir("run", "--offline")
+    assert (taken.code, "no recipe is named: this is emotion" in taken.err) == (2, True), taken.err

@@ -279,7 +279,7 @@ def test_texts_come_one_a_line_or_from_the_text_column(tmp_path: Path) -> None:
     table = write_csv(tmp_path / "a.csv", [("x", 'b\n"c"')], ("id", "utterance"))
     assert read_texts(table, None) == ['b\n"c"']
     assert read_texts(table, "id") == ["x"]
-    assert read_texts(write_csv(tmp_path / "b.csv", [("x",)], ("anything",)), None) == ["x"]
+    assert read_texts(write_csv(tmp_path / "b.csv", [("x",)], ("anything",)), "anything") == ["x"]
 
 
 def test_a_blank_line_among_texts_is_a_fault_with_its_number(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import date
 from pathlib import Path
+from zipfile import ZipFile
 
 import openpyxl
 import pytest
@@ -13,7 +15,14 @@ from table_files import fault_of, load, write_xlsx
 
 from rir_mlx.classification.files import classify_file
 from rir_mlx.classification.scores import Prediction
+from rir_mlx.data.audit.checks import audit
+from rir_mlx.data.audit.scan import scan_sources
+from rir_mlx.data.loading import read_texts
+from rir_mlx.data.tables.row_streams import open_stream
+from rir_mlx.data.tables.table import wanted_text
+from rir_mlx.errors import DataError
 from rir_mlx.progress import Silent
+from rir_mlx.recipe.schema import DataSection
 
 
 def test_bad_rows_are_named_by_the_number_that_the_program_shows(tmp_path: Path) -> None:
@@ -86,3 +95,127 @@ def test_init_and_check_take_a_workbook(rir: Run, monkeypatch: pytest.MonkeyPatc
     assert rir("init", "--yes").code == 0
     result = rir("check", "mine.yaml")
     assert (result.code, "40 rows" in result.out) == (0, True), result.err
+
+
+def test_escapes_of_the_file_format_are_undone(tmp_path: Path) -> None:
+    """Excel's `_x000D_` stayed in texts and labels."""
+    rows = [
+        ("text", "label"),
+        ("two_x000D_\nlines", "_x0041_nger"),
+        ("as _x005F_x000D_ is", "joy"),
+        ("_xD83D__xDE00_", "joy_x0020_"),
+        ("no_x00_ _xyz_", "joy"),
+    ]
+    data = load(write_xlsx(tmp_path / "a.xlsx", rows)).train
+    assert [row.text for row in data] == ["two\nlines", "as _x000D_ is", "😀", "no_x00_ _xyz_"]
+    assert [row.label for row in data] == ["Anger", "joy", "joy", "joy"]
+    error = fault_of(write_xlsx(tmp_path / "b.xlsx", [("text", "label"), ("_xD83D_", "joy"), ("_x0000_", "fear")]))
+    assert "row 2: the text holds half a character" in error.what
+    assert "row 3: the text holds a NUL byte" in error.what
+
+
+def test_hidden_rows_and_columns_are_read_and_told(tmp_path: Path) -> None:
+    """Rows that a filter hid were trained on without a word."""
+    rows = [("text", "label", "more"), *[(f"text {n}", ("joy", "anger")[n % 2], n) for n in range(20)]]
+    path = write_xlsx(tmp_path / "a.xlsx", rows)
+    book = openpyxl.load_workbook(path)
+    for number in (3, 4, 7, 100):
+        book["rows"].row_dimensions[number].hidden = True
+    for letter in "BC":
+        book["rows"].column_dimensions[letter].hidden = True
+    book.save(path)
+    data = load(path)
+    assert len(data.train) == 20
+    assert data.notes[:2] == (f"{path}: 3 rows are hidden, and read", f"{path}: hidden columns are read: label")
+    wanted = wanted_text(path, None)
+    assert open_stream(path, wanted).notes() == (f"{path}: 3 rows are hidden, and read",)
+
+
+def test_a_formula_without_a_saved_value_is_said_to_be_one(tmp_path: Path) -> None:
+    """A workbook that a program wrote had 30 times "no text", or was "empty"."""
+    rows = [("text", "label", "n"), *[(f"=A{n}&B{n}" if n % 2 else f"text {n}", "joy", f"={n}") for n in range(2, 8)]]
+    error = fault_of(write_xlsx(tmp_path / "a.xlsx", rows))
+    assert "3 cells, the first in row 3, hold a formula without a saved value" in error.what
+    assert "spreadsheet program and save it" in error.hint
+    only = write_xlsx(tmp_path / "b.xlsx", [("text", "label"), *[("=1", "=2")] * 3])
+    assert "6 cells, the first in row 2, hold a formula" in fault_of(only).what
+    alone = write_xlsx(tmp_path / "c.xlsx", [("=1", "=2")])
+    assert "formula without a saved value" in fault_of(alone).what
+    unused = [("text", "label", "n"), ("a", "joy", "=1"), ("b", "anger", "=2")]
+    assert len(load(write_xlsx(tmp_path / "d.xlsx", unused)).train) == 2
+
+
+def test_a_formula_whose_saved_value_is_the_empty_text_is_an_empty_cell(tmp_path: Path) -> None:
+    path = write_xlsx(tmp_path / "a.xlsx", [("text", "label"), ("a", "joy"), ("=IF(1,A9)", "joy"), ("c", "anger")])
+    rewritten(path, "xl/worksheets/sheet1.xml", b'<c r="A3">', b'<c r="A3" t="str">')
+    assert "row 3: no text" in fault_of(path).what
+
+
+@pytest.mark.filterwarnings("ignore:File contains an invalid specification")
+def test_a_workbook_of_another_kind_or_with_its_rows_on_a_hidden_sheet_is_not_called_empty(tmp_path: Path) -> None:
+    path = write_xlsx(tmp_path / "a.xlsx", [("text", "label"), ("a", "joy"), ("b", "anger")], before=["cover"])
+    book = openpyxl.load_workbook(path)
+    book["rows"].sheet_state = "hidden"
+    book.save(path)
+    assert "the sheet 'rows' is hidden, and no other has cells" in fault_of(path).what
+    strict = write_xlsx(tmp_path / "b.xlsx", [("text", "label"), ("a", "joy"), ("b", "anger")])
+    for kind in (b"spreadsheetml/2006/main", b"officeDocument/2006/relationships"):
+        own = b"http://purl.oclc.org/ooxml/" + kind.replace(b"2006/", b"")
+        rewritten(strict, "xl/workbook.xml", b"http://schemas.openxmlformats.org/" + kind, own)
+    assert "Strict Open XML" in fault_of(strict).what
+
+
+def rewritten(path: Path, name: str, old: bytes, new: bytes) -> None:
+    """Replace bytes in a file of a workbook."""
+    with ZipFile(path) as book:
+        files = {entry: book.read(entry) for entry in book.namelist()}
+    assert old in files[name]
+    files[name] = files[name].replace(old, new)
+    with ZipFile(path, "w") as book:
+        for entry, data in files.items():
+            book.writestr(entry, data)
+
+
+def test_a_name_that_begins_with_a_tilde_may_be_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`~data.csv` ended with "Could not determine home directory"."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    rows = [("text", "label"), ("a", "joy"), ("b", "fear")]
+    write_xlsx(tmp_path / "~$book.xlsx", rows)
+    assert [row.label for row in load("~$book.xlsx").train] == ["joy", "fear"]
+    with pytest.raises(DataError, match=r"there is no file ~nobody-here\.csv"):
+        load("~nobody-here.csv")
+    write_xlsx(tmp_path / "home" / "mine.xlsx", rows)
+    assert len(load("~/mine.xlsx").train) == 2
+
+
+def test_a_pattern_leaves_out_the_lock_files_of_open_workbooks(tmp_path: Path) -> None:
+    write_xlsx(tmp_path / "book.xlsx", [("text", "label"), ("a", "joy"), ("b", "fear")])
+    (tmp_path / "~$book.xlsx").write_bytes(b"\x05somebody")
+    assert len(load(str(tmp_path / "*.xlsx")).train) == 2
+
+
+def test_the_advice_for_a_workbook_is_a_command_that_takes_it(tmp_path: Path) -> None:
+    """`check FILE --write clean.csv` does not take a workbook apart."""
+    rows = [("text", "label"), ("a", "joy"), (None, "fear"), ("c", "fear")]
+    hint = fault_of(write_xlsx(tmp_path / "a.xlsx", rows)).hint
+    assert "--write" not in hint
+    assert "data.on_bad_rows=skip leaves them out" in hint
+    section = DataSection.model_validate({"train": str(tmp_path / "a.xlsx"), "val_size": 0, "test_size": 0})
+    [finding] = audit(scan_sources(section, 0)).of("error")
+    assert "--write" not in finding.hint
+    (tmp_path / "a.csv").write_text("text,label\na,joy\n,fear\nc,fear\n", "utf-8")
+    assert "--write clean.csv" in fault_of(tmp_path / "a.csv").hint
+
+
+def test_what_is_no_plain_file_is_not_said_to_be_missing(tmp_path: Path) -> None:
+    fifo, folder = tmp_path / "pipe.csv", tmp_path / "folder.csv"
+    os.mkfifo(fifo)
+    folder.mkdir()
+    assert "pipe.csv is no plain file" in fault_of(fifo).what
+    for path, words in ((fifo, "is no plain file"), (folder, "is a folder")):
+        with pytest.raises(DataError, match=words):
+            open_stream(path, wanted_text(path, None))
+        with pytest.raises(DataError, match=words):
+            read_texts(path, None)

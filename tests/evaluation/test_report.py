@@ -75,7 +75,7 @@ def test_the_page_holds_what_was_measured() -> None:
         "92.1–92.9 %",  # over the seeds
         "95 % intervals over the draw of test rows and of training seeds, not of training rows.",
         "−1.5 −2.5 to −0.5",  # against qa
-        "not better than tf-idf",
+        "not shown to be better than tf-idf",
         "4,812,332",
         "1.5 h",
         "83 ms",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,10 +14,11 @@ import pytest
 from rir_mlx.classification.scores import LabelScores
 from rir_mlx.classification.scoring import PredictOptions
 from rir_mlx.evaluation import score_cache
-from rir_mlx.evaluation.score_cache import ScoreCache, TimedScores
+from rir_mlx.evaluation.score_cache import MadeWith, OtherFormatError, ScoreCache, TimedScores
 from rir_mlx.progress import Silent
 from rir_mlx.storage.journal import Journal
 
+HERE = MadeWith("torch", "a processor", "float32")
 TEXTS = [f"text {number}" for number in range(10)]
 
 
@@ -68,9 +70,9 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def reader(folder: Path, model: Fake, identity: str = "this model") -> Iterator[ScoreCache]:
+def reader(folder: Path, model: Fake, identity: str = "this model", made_with: MadeWith = HERE) -> Iterator[ScoreCache]:
     with Journal(folder / "readings.jsonl") as journal:
-        yield ScoreCache(journal, identity, lambda: model, Silent())  # type: ignore[arg-type, return-value]
+        yield ScoreCache(journal, identity, lambda: model, Silent(), lambda: made_with)  # type: ignore[arg-type, return-value]
 
 
 def same(first: TimedScores, second: TimedScores) -> bool:
@@ -84,7 +86,7 @@ def test_nothing_is_read_twice_and_no_model_is_loaded_for_what_is_kept(tmp_path:
         before = [first.direct(TEXTS, 8, ""), first.reasoned(TEXTS, 8, ""), first.given(TEXTS, TEXTS, 8, "")]
         explained = first.explanations(TEXTS, TEXTS[::-1], 8, "")
     with Journal(tmp_path / "readings.jsonl") as journal:
-        second = ScoreCache(journal, "this model", lambda: pytest.fail("a model was loaded"), Silent())
+        second = ScoreCache(journal, "this model", lambda: pytest.fail("a model was loaded"), Silent(), lambda: HERE)
         after = [second.direct(TEXTS, 8, ""), second.reasoned(TEXTS, 8, ""), second.given(TEXTS, TEXTS, 8, "")]
         assert second.explanations(TEXTS, TEXTS[::-1], 8, "") == explained
     assert all(same(*pair) for pair in zip(before, after, strict=True))
@@ -180,7 +182,7 @@ def test_chains_of_another_temperature_are_others(tmp_path: Path) -> None:
 
 def test_no_texts_are_no_rows(tmp_path: Path) -> None:
     with Journal(tmp_path / "readings.jsonl") as journal:
-        kept = ScoreCache(journal, "", lambda: pytest.fail("a model was loaded"), Silent())
+        kept = ScoreCache(journal, "", lambda: pytest.fail("a model was loaded"), Silent(), lambda: HERE)
         found = [kept.direct([], 8, ""), kept.reasoned([], 8, ""), *kept.sampled([], PredictOptions(samples=2), "")]
         assert [len(scores.label_scores.scores.argmax(1)) for scores in found] == [0] * 4
         assert len(LabelScores.averaged([scores.label_scores for scores in found]).mass) == 0
@@ -193,3 +195,32 @@ def test_the_seconds_of_a_row_are_kept_with_it(tmp_path: Path) -> None:
     with reader(tmp_path, Fake()) as kept:
         assert kept.direct(TEXTS, 8, "").seconds == before
     assert 0 <= before < 1
+
+
+def test_scores_of_two_number_formats_do_not_stand_side_by_side(tmp_path: Path) -> None:
+    """An evaluation that was stopped where `auto` means bfloat16 went on in float32 on another machine."""
+    there = HERE._replace(device="a card", dtype="bfloat16")
+    with reader(tmp_path, Fake(), made_with=there) as first:
+        first.direct(TEXTS[:4], 8, "")
+        assert first.used == {there}
+    with reader(tmp_path, Fake()) as second:
+        assert second.direct(TEXTS[:4], 8, "").label_scores.scores.shape[0] == 4
+        assert second.used == {there}, "what is there is named after what made it"
+        with pytest.raises(OtherFormatError):
+            second.direct(TEXTS, 8, "")
+        assert second.other_formats() == {"bfloat16"}
+    with reader(tmp_path, Fake()) as third:
+        third.may_mix = True
+        third.direct(TEXTS, 8, "")
+        assert third.used == {there, HERE}
+
+
+def test_scores_that_do_not_say_what_made_them_are_kept(tmp_path: Path) -> None:
+    with reader(tmp_path, Fake()) as first:
+        first.direct(TEXTS[:4], 8, "")
+    path = tmp_path / "readings.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps({k: v for k, v in line.items() if k != "with"}) + "\n" for line in lines))
+    with reader(tmp_path, Fake()) as second:
+        second.direct(TEXTS, 8, "")
+        assert {used.dtype for used in second.used} == {"unknown", "float32"}

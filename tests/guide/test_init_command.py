@@ -60,6 +60,15 @@ def test_a_column_that_cannot_be_guessed_is_asked_for_by_its_key(
     assert not Path("odd.yaml").exists()
 
 
+def test_a_table_with_a_single_label_is_told_so(rows: Run) -> None:
+    """It said that no column looks like the label, with the column `label` there."""
+    write_csv(Path("one.csv"), [(f"some words about number {n}", "joy") for n in range(30)])
+    result = rows("init", "one.csv", "--yes")
+    assert result.code == 2
+    assert "in 30 rows, the column 'label' has a single label, 'joy'" in result.err
+    assert "no column looks like" not in result.err
+
+
 def test_a_column_of_yes_and_no_for_each_label_is_told_for_what_it_is(rows: Run) -> None:
     lines = [f"a text of several words {n},{n % 2},{n % 3 // 2},{n % 5 // 4}" for n in range(60)]
     Path("several.csv").write_text("\n".join(["text,bug,refund,praise", *lines]), encoding="utf-8")

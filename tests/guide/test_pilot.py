@@ -13,7 +13,8 @@ from comparisons import a_comparison
 
 from rir_mlx.data.loading import LabelledData, load_labelled
 from rir_mlx.errors import UserError
-from rir_mlx.evaluation.schema import Comparison
+from rir_mlx.evaluation.judgement.headline import ONE_LABEL, too_few_rows
+from rir_mlx.evaluation.schema import Comparison, Headline
 from rir_mlx.guide.pilot.outlook import Outlook, outlook
 from rir_mlx.guide.pilot.shortening import pilot_recipe, write_pilot_rows
 from rir_mlx.recipe.loading import load_recipe
@@ -27,8 +28,11 @@ def judged(
     values = a_comparison()
     for name, value in (("qar", change), ("qra-scrambled", by_chance), ("tf-idf", tf_idf)):
         found = next(entry for entry in values["entries"] if entry["name"] == name)
+        gained, lost = round(20 + 400 * max(value, 0)), round(20 - 400 * min(value, 0))
         found["against"] = values["entries"][1]["against"] | {
-            "difference": {"value": value, "low": value - spread, "high": value + spread}
+            "rows": 400,
+            "difference": {"value": value, "low": value - spread, "high": value + spread},
+            "by_seed": [{"difference": value, "gained": gained, "lost": lost, "p_value": 0.5}],
         }
     values["headline"] = more.pop("headline", {"text": "One seed.", "finding": "unclear"})
     return outlook(Comparison.model_validate(values | more), 20_000, ["augmentation"], rows)
@@ -39,6 +43,11 @@ def judged(
     [
         (0.08, 0.05, 0.0, "helps"),
         (0.08, 0.05, 0.09, "open"),  # a control of other rows' reasonings gains as much
+        (0.11, 0.05, 0.1075, "open"),
+        (0.11, 0.05, 0.1125, "open"),
+        (0.04, 0.05, 0.0375, "open"),
+        (0.08, 0.05, 0.04, "leans to helping"),
+        (0.08, 0.05, 0.2, "open"),
         (0.04, 0.05, 0.0, "leans to helping"),
         (0.01, 0.05, 0.0, "open"),
         (-0.04, 0.05, 0.0, "leans to hurting"),
@@ -52,7 +61,9 @@ def test_the_expectation_follows_the_interval_and_the_control(
     assert found.expectation == expected
     assert found.as_dict()["text"] == found.text
     assert found.as_dict()["warnings"] == ["66 test rows are near copies."]
-    assert ("probably" in found.text) == (expected in ("helps", "hurts", "open"))
+    beside_control = "other rows' reasonings" in found.text
+    assert beside_control == (by_chance > 0)
+    assert ("probably" in found.text) == (expected in ("helps", "hurts", "open") and not beside_control)
     assert ("shows no difference" in found.text) == (expected == "open" and abs(change) < 0.03)
 
 
@@ -79,6 +90,37 @@ def test_a_pilot_that_learned_nothing_expects_nothing() -> None:
     found = judged(0.3, 0.01, headline=headline)
     assert found.expectation == "not learned"
     assert "says nothing about reasoning" in found.text
+
+
+@pytest.mark.parametrize(
+    ("by_chance", "said"),
+    [
+        (0.0, "less: what they say counts."),
+        (0.06, "less, and the pilot cannot tell whether what they say counts."),
+        (0.1075, "about as much, and the pilot cannot tell whether what they say counts."),
+        (0.11, "about as much, and the pilot cannot tell whether what they say counts."),
+        (0.15, "more, and the pilot cannot tell whether what they say counts."),
+        (0.3, "more: what they say is not what counts."),
+    ],
+)
+def test_a_single_row_does_not_decide_whether_what_reasonings_say_counts(by_chance: float, said: str) -> None:
+    """The arm gained 44 of 400 rows. With 43 of the control it was `helps` and `what they say counts`, with 44
+    `open`."""
+    [signal] = [line for line in judged(0.11, 0.03, by_chance).signals if line.startswith("With other rows'")]
+    assert signal.endswith(said)
+    found = judged(0.11, 0.03, by_chance)
+    assert found.expectation == ("helps" if by_chance == 0 else "leans to helping" if by_chance == 0.06 else "open")
+
+
+@pytest.mark.parametrize("headline", [too_few_rows(40), ONE_LABEL])
+def test_rows_that_leave_learning_open_lean_to_nothing(headline: Headline) -> None:
+    """Of 40 rows the comparison said that they cannot show whether an arm learned, and the outlook that it may help."""
+    found = judged(0.075, 0.2, -0.025, headline=headline.model_dump())
+    assert found.expectation == "not learned"
+    assert (
+        found.text
+        == "The pilot's rows do not show whether an arm learned the task, so it says nothing about reasoning."
+    )
 
 
 def test_the_signals_are_those_that_were_measured() -> None:

@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pytest
 
+from rir_mlx.recipe.schema import ClassifierSection, Recipe
+from rir_mlx.stages.checking import power_note
 from rir_mlx.statistics.intervals import FloatArray
 from rir_mlx.statistics.paired_tests import (
     PairedComparison,
@@ -138,3 +140,34 @@ def test_more_rows_and_seeds_show_smaller_differences_and_more_arms_only_larger_
     # two seeds leave one degree of freedom
     assert detectable_difference(500, 2) > 3 * detectable_difference(500, 1)
     assert detectable_difference(500, 5) < detectable_difference(500, 3) < detectable_difference(50, 3)
+
+
+@pytest.mark.parametrize(
+    ("rows", "seeds", "said"),
+    [
+        (1, 1, "1 test row can hardly tell two classifiers apart"),
+        (29, 3, "29 test rows can hardly tell two classifiers apart"),
+        (
+            30,
+            1,
+            "With 30 test rows and 1 seed, two classifiers that differ by 26 points are told apart in 80 % of runs.",
+        ),
+        (100_000, 1, "two classifiers that differ by 0.4 points are"),
+        (100_000, 5, "two ways of training that differ by 5 points are"),
+    ],
+)
+def test_no_difference_is_promised_that_so_many_rows_cannot_show(rows: int, seeds: int, said: str) -> None:
+    """100,000 rows were said to tell apart classifiers that differ by 0 points; and 5 rows those that differ by 63 in
+    80 % of runs, where five discordant rows are never significant."""
+    keys = {"arms": ["qa", "qra"], "seeds": list(range(seeds))}
+    [note] = power_note(Recipe(classifier=ClassifierSection.model_validate(keys)), rows)
+    assert said in note
+
+
+def test_from_thirty_rows_on_the_difference_that_is_said_to_show_does() -> None:
+    rng, found, rows = np.random.default_rng(0), 0, 30
+    difference = detectable_difference(rows, 1)
+    for _ in range(200):
+        gained = rng.random(rows) < difference  # as many rows differ as the difference needs
+        found += is_better(outcomes(int((~gained).sum()), int(gained.sum()), 0, 0))
+    assert found >= 130

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rir_cli.answering.lean_start import start_lean
-from rir_cli.answering.standard_input import arriving_lines
+from rir_cli.answering.standard_input import arriving_lines, given_text
 from rir_cli.context import arm_of, tell, trained_context
 from rir_cli.options import (
     ArmOption,
@@ -232,8 +232,7 @@ def _input(
     if file is not None:
         return False, read_texts(file, table.text_column, table.form()) if output is None else None
     if text is not None and text != "-":
-        if not text.strip():
-            raise UserError("The text is empty.", hint=_EXAMPLE)
+        given_text(text, _EXAMPLE)
         return True, None
     return False, None
 
@@ -246,7 +245,11 @@ def _file_given_as_text(text: str | None, file: Path | None) -> tuple[str | None
     if text is None or file is not None or not text.lower().endswith(TEXT_FILES) or "\n" in text:
         return text, file
     path = Path(text)
-    if path.is_file():
+    try:
+        is_file = path.is_file()
+    except OSError:  # too long for a name
+        return text, file
+    if is_file:
         tell(f"note: {text} is a file, and its texts are classified, as with --file.", err=True)
         return None, path
     if " " not in text:

@@ -1,26 +1,44 @@
-"""Lines of standard input as they arrive, so that a pipe is answered while it is still open."""
+"""Texts from the command line and from standard input, whose lines are given on as they arrive, so that a pipe is
+answered while it is still open."""
 
 from __future__ import annotations
 
+import codecs
 import os
 import select
 from collections.abc import Iterator
 from itertools import islice
 from typing import TextIO
 
+from rir_mlx.data.cells import checked_text
+from rir_mlx.errors import UserError
 from rir_mlx.progress import Progress
 
 _READ_BYTES = 1 << 16
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def given_text(text: str, hint: str) -> str:
+    """The text of an argument. Raises UserError if it is empty, or not in the terminal's encoding."""
+    if not text.strip():
+        raise UserError("The text is empty.", hint=hint)
+    try:
+        return checked_text(text, "text")
+    except ValueError:
+        raise UserError("The text is not UTF-8.", hint="Convert it: iconv -f ENCODING -t UTF-8") from None
 
 
 def arriving_lines(stream: TextIO, most: int, progress: Progress) -> Iterator[list[str]]:
     """Lists of up to `most` lines, without empty ones. A list is yielded as soon as lines have arrived, full or not.
 
-    Lines end with \\n or \\r\\n. Bytes that are not UTF-8 are replaced, with a warning at the end."""
-    replaced = 0
+    Lines end with \\n or \\r\\n. Bytes that are not UTF-8 are replaced, with a warning at the end. Raises UserError for
+    UTF-16 and for a line with a NUL byte."""
+    replaced = number = 0
     for lines in _raw_lines(stream, most):
         texts = []
         for line in lines:
+            number += 1
+            _check_line(line, number)
             text = line.decode("utf-8", "replace").removesuffix("\r").removeprefix("\ufeff")
             replaced += "\ufffd" in text and b"\xef\xbf\xbd" not in line
             if text.strip():
@@ -29,6 +47,19 @@ def arriving_lines(stream: TextIO, most: int, progress: Progress) -> Iterator[li
             yield texts
     if replaced:
         progress.warn(f"{replaced:,} lines of standard input are not UTF-8: their invalid bytes were replaced.")
+
+
+def _check_line(line: bytes, number: int) -> None:
+    if number == 1 and line.startswith(_UTF16):
+        raise UserError(
+            "Standard input is UTF-16 text, not UTF-8.",
+            hint="Convert it: iconv -f UTF-16 -t UTF-8 FILE | rir-mlx classify",
+        )
+    if b"\0" in line:
+        raise UserError(
+            f"Line {number:,} of standard input holds a NUL byte.",
+            hint="Take it out, or save the texts as UTF-8 if all lines have some.",
+        )
 
 
 def _raw_lines(stream: TextIO, most: int) -> Iterator[list[bytes]]:

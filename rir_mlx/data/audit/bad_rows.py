@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +12,7 @@ from rir_mlx.data.tables.quoting import quoted, split_records
 from rir_mlx.data.tables.table import Fault, Wanted
 from rir_mlx.data.tables.text_files import check_encoding, open_lines
 from rir_mlx.errors import UserError
+from rir_mlx.json_text import json_of
 
 _LINE, _WHY = "line_in_file", "why_rejected"
 
@@ -55,7 +55,7 @@ def _sort_delimited(path: Path, wanted: Wanted, faults: Mapping[int, str]) -> So
             continue
         alone = list(split_records([record.raw], mark, quotes=file.quotes)) if file.quotes else []
         whole = not file.quotes or (len(alone) == 1 and not isinstance(alone[0].cells, Fault))
-        because = quoted(why, mark) if file.quotes else why
+        because = quoted(why, mark) if file.quotes else why.replace(mark, " ")
         rejects.append(mark.join([str(record.first), because, record.raw if whole else quoted(record.raw, mark)]))
     return Sorted(end.join([*clean, ""]), end.join([*rejects, ""]), len(clean) - 1, len(rejects) - 1)
 
@@ -67,5 +67,6 @@ def _sort_json(path: Path, wanted: Wanted, faults: Mapping[int, str]) -> Sorted:
             clean.append(raw)
             continue
         row = {"row": raw} if isinstance(record, Fault) else record
-        rejects.append(json.dumps({_LINE: number, _WHY: why} | row, ensure_ascii=False))
+        about = {_LINE: number, _WHY: why}
+        rejects.append(json_of(about | {key: value for key, value in row.items() if key not in about}))
     return Sorted("\n".join([*clean, ""]), "\n".join([*rejects, ""]), len(clean), len(rejects))

@@ -121,12 +121,16 @@ def _refused(material: Material) -> Iterator[Finding]:
         f"rows that cannot be used: {count:,} ({which})",
         "Training leaves them out (data.on_bad_rows); other findings ignore them."
         if material.skips
-        else f"{advice(fault.what for fault in faults)} Training refuses the file; other findings ignore them.",
+        else f"{_advice(faults)} Training refuses the file; other findings ignore them.",
         examples=tuple(
             Example(fault.what, (Place(fault.part, fault.file, fault.number, ""),)) for fault in faults[:_EXAMPLES]
         ),
         refused=tuple(faults),
     )
+
+
+def _advice(faults: Sequence[Refused]) -> str:
+    return advice((fault.what for fault in faults), files={fault.file for fault in faults})
 
 
 def _labels_unknown(parts: Mapping[str, Sequence[Row]], named: Sequence[str], *, skips: bool) -> Iterator[Finding]:
@@ -353,7 +357,7 @@ def _characters(parts: Mapping[str, Sequence[Row]], control: Sequence[str]) -> I
             which = ", ".join(visible(sign) for sign, _ in shown.most_common(4))
             yield Finding(
                 kind.name,
-                "note",
+                kind.severity,
                 shown.total(),
                 f"{kind.what}: {shown.total():,} ({which})",
                 kind.hint,

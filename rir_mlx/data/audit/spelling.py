@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from rir_mlx.data.audit.findings import Finding, Material
 from rir_mlx.data.audit.several_labels import check_several
@@ -29,14 +29,13 @@ def check_spellings(counts: Mapping[str, Counter[str]], material: Material) -> I
             "Spell each label in one way, or name it in data.labels.",
         )
     for names in alike(totals):
-        if not set(names) <= named:
-            yield Finding(
-                "labels that look alike",
-                "warning",
-                len(names),
-                f"labels that differ only in letter case or form: {_counted({name: totals[name] for name in names})}",
-                "Spell them alike if they are one label; they are trained as different ones.",
-            )
+        yield Finding(
+            "labels that look alike",
+            "note" if set(names) <= named else "warning",
+            len(names),
+            f"labels that differ only in letter case or form: {_told_apart(names, totals)}",
+            "Spell them alike if they are one label; they are trained as different ones.",
+        )
     for name in doubtful(totals):
         if name not in named:
             yield Finding(
@@ -46,7 +45,7 @@ def check_spellings(counts: Mapping[str, Counter[str]], material: Material) -> I
                 f"rows with the label {name!r}, which may stand for a missing one: {totals[name]:,}",
                 "Take these rows out, or name the label in data.labels.",
             )
-    yield from check_several(totals)
+    yield from check_several(totals, {label: each for label, each in material.spellings.items() if label not in named})
     if commas := [name for name in totals if "," in name]:
         yield Finding(
             "labels with commas",
@@ -55,6 +54,18 @@ def check_spellings(counts: Mapping[str, Counter[str]], material: Material) -> I
             f"labels that hold a comma: {_counted({name: totals[name] for name in commas})}",
             "The prompt lists the labels with commas between them, so the model cannot tell these apart. Rename them.",
         )
+
+
+def _told_apart(names: Sequence[str], totals: Mapping[str, int]) -> str:
+    """Labels that look alike with their rows, and the characters in which each differs but looks the same."""
+    shown = []
+    for name in names[:_SHOWN]:
+        others = {sign for other in names if other != name for sign in other.casefold()}
+        beyond = [sign for sign in dict.fromkeys(name) if not sign.isascii() and sign.isprintable()]
+        own = [sign for sign in beyond if sign.casefold() not in others]
+        codes = " ".join(f"U+{ord(sign):04X}" for sign in own)
+        shown.append(f"{name!r} ({totals[name]:,}{f', with {codes}' if codes else ''})")
+    return ", ".join(shown) + (f", and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else "")
 
 
 def _counted(counts: Mapping[str, int]) -> str:

@@ -1,10 +1,13 @@
-"""Invisible characters, control tokens and mojibake."""
+"""Texts that may be none: invisible characters, control tokens, mojibake, and what stands for a missing value."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from rir_mlx.data.labels import MISSING
+from rir_mlx.types import Severity
 
 _CONTROL = re.compile(r"<\|[\w. -]{1,40}\|>|</?s>|<(?:bos|eos|pad|unk)>|\[/?INST\]|<(?:start|end)_of_turn>")
 """Control tokens of common models, for when the model's own are not known."""
@@ -16,6 +19,8 @@ scripts, emojis and flags are made with."""
 _BROKEN = re.compile("\ufffd|[\u00c2\u00c3][\u0080-\u00bf]|\u00e2\u20ac")
 """The replacement character, and UTF-8 that was read as Latin-1 or Windows-1252 (`Ã©`, `â€™`)."""
 
+_MISSING = re.compile(rf"\s*(?:{'|'.join(map(re.escape, sorted(MISSING)))}|Err:\d{{3}})\s*")
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -26,12 +31,15 @@ class Kind:
     what: str
     hint: str
     beyond_ascii: bool = False
+    severity: Severity = "note"
+    whole: bool = False
+    """Whether the pattern is to fit the whole text."""
 
     def search(self, text: str) -> str | None:
         """The first match in a text."""
         if self.beyond_ascii and text.isascii():
             return None
-        hit = self.pattern.search(text)
+        hit = self.pattern.fullmatch(text) if self.whole else self.pattern.search(text)
         return hit[0] if hit else None
 
 
@@ -57,6 +65,14 @@ def unusual_kinds(control: Sequence[str] = ()) -> tuple[Kind, ...]:
             "texts with mojibake: characters of a file that was read in a wrong encoding",
             "Export the rows again as UTF-8.",
             beyond_ascii=True,
+        ),
+        Kind(
+            "missing texts",
+            _MISSING,
+            "texts that stand for a missing value",
+            "They are trained on as texts: take these rows out.",
+            severity="warning",
+            whole=True,
         ),
     )
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from itertools import dropwhile, islice
 from pathlib import Path
 
-from rir_mlx.data.columns import check_header, find_columns
+from rir_mlx.data.columns import check_header, find_in_header
 from rir_mlx.data.packed_cells import PackedCells
 from rir_mlx.data.tables.quoting import Batch, Record, RowsSeen, lines_in, quoted_places, split_batches, split_records
 from rir_mlx.data.tables.table import Fault, Table, Wanted
@@ -116,14 +116,16 @@ class DelimitedFile:
         free, labels = set[int](), set[int]()
         for column in self._wanted.columns:
             with suppress(DataError):
-                [name] = find_columns(self.header, [column], "")
+                [name] = find_in_header(self.header, [column], "")
                 (free if column.role in _FREE_ROLES else labels).add(self.header.index(name))
         return free, labels
 
     def places(self) -> list[int]:
         """The places of the wanted columns. Raises DataError if one is not to be found."""
         try:
-            return [self.header.index(name) for name in find_columns(self.header, self._wanted.columns, self._shown())]
+            return [
+                self.header.index(name) for name in find_in_header(self.header, self._wanted.columns, self._shown())
+            ]
         except DataError as error:
             name = "a tab" if self.delimiter == "\t" else f"'{self.delimiter}'"
             what = f"{error.what} They are separated by {name}." if len(self.header) > 1 else error.what
@@ -293,7 +295,7 @@ def _find_delimiter(sample: Sequence[str], suffix: str, wanted: Wanted) -> str:
         whole = [row.cells for row in rows if not isinstance(row.cells, Fault)]
         share = sum(len(cells) == len(header.cells) for cells in whole) / max(1, len(whole))
         try:
-            find_columns(header.cells, wanted.columns, wanted.shown)
+            find_in_header(header.cells, wanted.columns, wanted.shown)
             found = True
         except DataError:
             found = False

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
-from rir_mlx.data.columns import check_header, find_columns, taken_apart
+from rir_mlx.data.columns import check_header, find_columns, find_in_header, taken_apart
 from rir_mlx.data.tables.delimited import DelimitedFile
 from rir_mlx.data.tables.json_lines import json_records
 from rir_mlx.data.tables.quoting import is_number, quoted
@@ -33,8 +33,8 @@ from rir_mlx.data.tables.table import (
     refuse,
     unreadable_kind,
 )
-from rir_mlx.data.tables.text_files import check_encoding, not_utf8, open_lines
-from rir_mlx.data.tables.typed_files import Sheet, read_sheet
+from rir_mlx.data.tables.text_files import check_encoding, not_utf8, open_lines, refuse_pages
+from rir_mlx.data.tables.typed_files import Sheet, python_values, read_sheet
 from rir_mlx.errors import DataError, Failure
 
 _MOST_FAULTS = 1000
@@ -103,7 +103,9 @@ def open_stream(path: Path, wanted: Wanted, *, safe: bool = True) -> Stream:
         return JsonStream(lambda: _scan_parquet(path))
     if suffix == ".xlsx":
         sheet = read_sheet(path, str(path))
-        return JsonStream(lambda: _scan_sheet(sheet), sheet.notes(str(path)))
+        used = find_in_header(sheet.header, taken_apart(wanted.columns), str(path))
+        sheet.check_saved(str(path), used)
+        return JsonStream(lambda: _scan_sheet(sheet), sheet.notes(str(path), used))
     check_encoding(path, wanted)
     if suffix in (".csv", ".tsv"):
         return CsvStream(path, wanted, safe=safe)
@@ -182,8 +184,9 @@ class CsvStream:
         return self._joined(raw, [self._cell(value) for value in values.values()])
 
     def _joined(self, raw: str, cells: Iterable[str]) -> str:
-        written = [quoted(cell, self.file.delimiter) if self.file.quotes else _flat(cell) for cell in cells]
-        return self.file.delimiter.join([raw, *written]) + self.file.newline
+        mark = self.file.delimiter
+        written = [quoted(cell, mark) if self.file.quotes else _flat(cell, mark) for cell in cells]
+        return mark.join([raw, *written]) + self.file.newline
 
     def _cell(self, value: Any) -> str:
         if value is None or isinstance(value, float):
@@ -194,8 +197,10 @@ class CsvStream:
         return cell
 
 
-def _flat(cell: str) -> str:
-    """A cell of a file without quotation: on one line, without tabs."""
+def _flat(cell: str, mark: str) -> str:
+    """A cell of a file without quotation: on one line, and blanks in place of tabs and of the delimiter, which would
+    begin another cell."""
+    cell = cell.replace(mark, " ")
     return " ".join(cell.split()) if any(sign in cell for sign in "\t\r\n") else cell
 
 
@@ -236,15 +241,19 @@ def _scan_parquet(path: Path) -> Iterator[Record | Fault]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    number = 0
+    number, shown = 0, str(path)
     try:
+        refuse_pages(path, shown)
         with pq.ParquetFile(path) as file:
-            check_header(file.schema_arrow.names, str(path))
+            names = file.schema_arrow.names
+            check_header(names, shown)
             for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
-                for values in batch.to_pylist():
+                columns = zip(names, batch.columns, strict=True)
+                cells = [python_values(values, name, number, shown) for name, values in columns]
+                for row in zip(*cells, strict=True):
                     number += 1
                     try:
-                        yield _as_json(number, values)
+                        yield _as_json(number, dict(zip(names, row, strict=True)))
                     except TypeError as error:
                         yield Fault(number, str(error))
     except (pa.ArrowException, OSError) as error:

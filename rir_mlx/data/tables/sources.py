@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from rir_mlx.recipe.schema import SourceSpec
 from rir_mlx.types import TABLE_SUFFIXES
 
 _OTHER_FILES = (".txt", ".json", ".xls", ".ods", ".gz", ".zip", ".arrow", ".feather", ".md", ".yaml", ".yml")
+_LOCK = "~$"
+"""What the name of the file begins with that Excel puts beside an open workbook."""
 
 
 def read_tables(source: SourceSpec, columns: Sequence[Column], key: str, form: TableFormat = ANY_FORMAT) -> list[Table]:
@@ -46,7 +49,7 @@ def read_tables(source: SourceSpec, columns: Sequence[Column], key: str, form: T
                 hint=f"Known: {', '.join(known) or 'none'}.",
             )
         return [read_file(EMBEDDED / name, Wanted(columns, path))]
-    place = Path(path).expanduser()
+    place = place_of(path)
     if place.is_dir():
         refuse_saved_data_set(place, key)
         if not holds_data_set(place):
@@ -66,11 +69,19 @@ def files_of(source: SourceSpec) -> list[Path]:
     path = source.path
     if path.startswith(BUILTIN):
         return [EMBEDDED / path.removeprefix(BUILTIN)]
-    place = Path(path).expanduser()
+    place = place_of(path)
     if place.is_file():
         return [place]
     found = place.rglob("*") if place.is_dir() else map(Path, glob.glob(str(place), recursive=True))
-    return sorted(file for file in found if file.is_file())
+    return sorted(file for file in found if file.is_file() and not file.name.startswith(_LOCK))
+
+
+def place_of(path: str) -> Path:
+    """The place of that name on this machine: `~` is the home folder, unless a file is called so."""
+    place = Path(path)
+    with suppress(RuntimeError):  # there is no such user
+        return place if place.exists() else place.expanduser()
+    return place
 
 
 def read_file(path: Path, wanted: Wanted) -> Table:

@@ -17,6 +17,8 @@ ACCEPTED = (
 )
 TEXT_FILES = (*TABLE_SUFFIXES, ".txt")
 """What is classified as a file: a table, or a text a line."""
+_TAKEN_APART = (".csv", ".tsv", ".jsonl", ".ndjson")
+"""The files that `check --write` takes apart."""
 ACCEPTED_TEXT_FILES = f"Accepted: files ending in {', '.join(TEXT_FILES)}."
 FAULTS_SHOWN = 20
 
@@ -139,16 +141,22 @@ def missing_file(path: Path, key: str = "") -> DataError:
     where, accepted = (f"{key}: ", ACCEPTED) if key else ("", ACCEPTED_TEXT_FILES)
     if not path.parent.is_dir():
         return DataError(f"{where}there is no file {path}: there is no folder {path.parent}.", hint=accepted)
+    if path.is_dir():
+        return DataError(f"{where}{path} is a folder.", hint=accepted)
+    if path.exists():
+        what = f"{where}{path} is no plain file: it cannot be read more than once."
+        return DataError(what, hint="Write it to a file, and name that.")
     near = [file.name for file in path.parent.iterdir() if file.is_file()]
     return DataError(f"{where}there is no file {path}.{did_you_mean(path.name, near)}", hint=accepted)
 
 
-def advice(faults: Iterable[str], settings: Settings = RECIPE_DATA) -> str:
-    """What to do about faults of these kinds."""
+def advice(faults: Iterable[str], settings: Settings = RECIPE_DATA, files: Iterable[str] = ()) -> str:
+    """What to do about faults of these kinds in these files."""
     hint, faults = "Correct these rows or take them out.", list(faults)
     if settings.section == "data":
-        hint = "Correct these rows; `rir-mlx check FILE --write clean.csv --rejects bad.csv` or data.on_bad_rows=skip "
-        hint += "leaves them out."
+        apart = all(Path(file).suffix.lower() in _TAKEN_APART for file in files)
+        write = "`rir-mlx check FILE --write clean.csv --rejects bad.csv` or " if apart else ""
+        hint = f"Correct these rows; {write}data.on_bad_rows=skip leaves them out."
     if any("quotation" in what or "not valid CSV" in what for what in faults):
         hint += f" If quotation marks are part of the texts, set {settings.text('quotes', 'false')}."
     if any(what.startswith("the label is missing") for what in faults):

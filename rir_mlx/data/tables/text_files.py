@@ -36,6 +36,20 @@ _OTHER_KINDS = {
     b"SQLite format 3\0": ("an SQLite data base", "Write its table as CSV: sqlite3 -csv -header."),
 }
 """The first bytes of files that are named after text and are none."""
+_PAGES = (
+    (
+        re.compile(rb"version https://git-lfs\.github\.com/spec/"),
+        "a Git LFS pointer: the file itself was not fetched",
+        "Fetch it: git lfs pull",
+    ),
+    (
+        re.compile(rb"(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html[\s>])", re.IGNORECASE | re.DOTALL),
+        "an HTML page, as of a site that asks to log in",
+        "Download the file itself, or save the page's table as CSV (UTF-8).",
+    ),
+    (re.compile(rb"<\?xml\s"), "an XML file", "Save its table as CSV (UTF-8)."),
+)
+"""The same for files that are text, but neither a table nor a text a line."""
 _SAMPLE_BYTES = 1 << 16
 _MOST_LINES = 2000
 """So many lines that are not UTF-8, and none that is, settle that the file is in another encoding."""
@@ -95,6 +109,7 @@ def check_encoding(path: Path, wanted: Wanted) -> None:
         with path.open("rb") as file:
             start = file.read(4096)
             _refuse_other_kinds(start, path, wanted)
+            _refuse_pages(start, wanted.shown)
             if wanted.form.encoding is not None:
                 _check_named(path, wanted)
                 return
@@ -134,6 +149,19 @@ def _refuse_other_kinds(start: bytes, path: Path, wanted: Wanted) -> None:
         raise DataError(
             f"{wanted.shown} is no text: it is {what}.", hint=hint.format(name=path.name, suffix=path.suffix)
         )
+
+
+def refuse_pages(path: Path, shown: str) -> None:
+    """Raise DataError if a file is a Git LFS pointer or a page, whatever its name."""
+    with path.open("rb") as file:
+        _refuse_pages(file.read(4096), shown)
+
+
+def _refuse_pages(start: bytes, shown: str) -> None:
+    start = start.removeprefix(_BOM).lstrip()
+    for pattern, what, hint in _PAGES:
+        if pattern.match(start):
+            raise DataError(f"{shown} is no table: it is {what}.", hint=hint)
 
 
 def _refuse_wide_text(start: bytes, path: Path, wanted: Wanted) -> None:

@@ -55,6 +55,19 @@ class Case:
         return [entry for entry in self.entries if entry.kind == "baseline"]
 
     @cached_property
+    def one_label(self) -> str | None:
+        """The label of all test rows that are compared, if there are several and they have no other: they show nothing
+        of what was learned."""
+        found = np.unique(self.rows.test[self.rows.compared], return_counts=True)
+        return self.rows.labels[int(found[0][0])] if len(found[0]) == 1 and found[1][0] > 1 else None
+
+    @property
+    def beyond_chance(self) -> list[str]:
+        """The arms whose labels agree with the true ones more than by chance (MCC), whatever their accuracy."""
+        measured = {found.name: (found.cleaned or found.metrics).mcc for found in self.results if found.kind == "arm"}
+        return [name for name, agreement in measured.items() if agreement.low > 0]
+
+    @cached_property
     def early(self) -> dict[str, Change]:
         """The entries whose loss was still falling at the end, with the largest fall among their seeds."""
         return largest({name: [still_falling(lines) for lines in seeds] for name, seeds in self.journals.items()})
@@ -85,13 +98,15 @@ class Case:
 
     def learned(self, entries: Sequence[EntryPredictions]) -> bool | None:
         """Whether some of the entries is shown to beat the most frequent label: False if a useful gain is excluded for
-        all of them, None if the test rows are too few to tell, or have one label alone."""
+        all of them, None if the test rows are too few to tell, or have one label alone. Where the most frequent label
+        leaves less than twice a useful gain, half of what it leaves is one."""
+        if self.one_label is not None:
+            return None
+        useful = min(USEFUL, (1 - accuracy(self.majority, self.rows)) / 2)
         gains = [self.difference(self.majority, entry) for entry in entries]
         if any(shown > 0 for _, shown in gains):
             return True
-        if accuracy(self.majority, self.rows) == 1 or any(gain.high >= USEFUL for gain, _ in gains):
-            return None
-        return False
+        return None if any(gain.high >= useful for gain, _ in gains) else False
 
 
 def largest(changes: Mapping[str, Sequence[Change | None]]) -> dict[str, Change]:

@@ -11,6 +11,9 @@ from rir_mlx.statistics.paired_tests import MIN_SEEDS, PairedComparison, is_sign
 NOTHING_LEARNED = Headline(
     text="Nothing learned: no arm beats always answering the most frequent label.", finding="failed"
 )
+NO_MORE_ACCURATE = Headline(
+    text="No arm is more accurate than always answering the most frequent label.", finding="failed"
+)
 ONE_LABEL = Headline(text="No verdict: all test rows have the same label.", finding="unclear")
 BEHIND_TFIDF = Headline(text="TF-IDF beats every arm: the task was not learned well.", finding="failed")
 NO_LABEL_ONLY = Headline(text="Label-only (qa) was not trained: nothing to compare reasoning with.", finding="unclear")
@@ -19,10 +22,17 @@ DIFFERENT_STEPS = Headline(text="No verdict: the arms took different numbers of 
 NO_TEST_ROWS = Headline(text="No test rows: nothing is measured.", finding="failed")
 
 
+_TOO_FEW = "cannot show whether any arm beats the majority label."
+
+
 def too_few_rows(rows: int) -> Headline:
     """For test rows that neither show that an arm learned nor that none did."""
-    text = f"{counted(rows, 'test row')} cannot show whether any arm beats the majority label."
-    return Headline(text=text, finding="unclear")
+    return Headline(text=f"{counted(rows, 'test row')} {_TOO_FEW}", finding="unclear")
+
+
+def leaves_learning_open(headline: Headline) -> bool:
+    """Whether a headline says that the test rows do not show if an arm learned."""
+    return headline == ONE_LABEL or headline.text.endswith(_TOO_FEW)
 
 
 def behind_tfidf(comparison: PairedComparison) -> Headline:

@@ -15,7 +15,9 @@ from rir_mlx.evaluation.judgement.sentences import (
     different_steps_verdict,
     likely_cause,
     no_label_only_verdict,
+    no_more_accurate_verdict,
     nothing_learned_verdict,
+    one_label_verdict,
     too_few_rows_verdict,
     verdict,
     worse_than_tfidf_sentence,
@@ -56,7 +58,11 @@ def failure_to_learn(case: Case) -> tuple[Headline, str] | None:
     falling = [arm.name for arm in arms if arm.name in case.early]
     cause = likely_cause(len(rows.labels), falling)
     majority, count = (case.most_frequent, accuracy(case.majority, rows)), int(rows.compared.sum())
+    if case.one_label is not None:
+        return headlines.ONE_LABEL, one_label_verdict(case.one_label, count)
     found = case.learned(arms)
+    if found is False and (learned := case.beyond_chance):
+        return headlines.NO_MORE_ACCURATE, no_more_accurate_verdict(best, majority, learned)
     if found is False:
         return headlines.NOTHING_LEARNED, nothing_learned_verdict(best, majority, cause)
     if (tfidf := next((entry for entry in case.baselines if entry.name == "tf-idf"), None)) is not None:
@@ -67,8 +73,7 @@ def failure_to_learn(case: Case) -> tuple[Headline, str] | None:
                 return both
             return headlines.BEHIND_TFIDF, worse_than_tfidf_verdict(best, accuracy(tfidf, rows), cause)
     if found is None:
-        text = too_few_rows_verdict(best, majority, count)
-        return headlines.ONE_LABEL if majority[1] == 1 else headlines.too_few_rows(count), text
+        return headlines.too_few_rows(count), too_few_rows_verdict(best, majority, count)
     return None
 
 

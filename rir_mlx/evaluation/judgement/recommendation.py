@@ -1,13 +1,14 @@
 """Which classifier of a run to use, and why.
 
 It is about the trained classifiers as they are, so the intervals cover the draw of test rows alone, corrected for how
-many are compared. Which reasoning arm stands for all of them was chosen on validation rows before.
+many are compared. Which reasoning arm stands for all of them was chosen on validation rows before. With several seeds
+the classifier that is used is the first one's: what is shown of it comes before what is shown of the mean.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rir_mlx.evaluation.comparison import accuracy, tokens_generated
 from rir_mlx.evaluation.entries import EntryPredictions
@@ -24,6 +25,9 @@ _NAMES = {
 _SAVINGS = {"untuned": "needs no training"}
 _CHEAP = ("tf-idf", "embedding", "encoder", "untuned")
 """Baselines, the cheapest first. All are cheaper than a trained arm."""
+_NOTABLE = 0.01
+"""From this difference on, the accuracy of the first seed's classifier is given beside the mean."""
+_FIRST = "the first seed, which is used"
 
 
 @dataclass(frozen=True)
@@ -41,25 +45,48 @@ def recommend(case: Case, chosen: str | None) -> Recommendation:
     if not len(case.rows.test) or not case.arms:
         return Recommendation(None, "")
     arms = [arm for arm in case.arms if arm.name in ("qa", chosen)]
-    shown = [arm for arm in arms if case.learned([arm])]
-    if not shown:
-        return _without_an_arm(case, case.learned(arms))
+    shown = [arm for arm in arms if _learned(case, arm)]
+    if not shown or not case.learned(arms):
+        return _without_an_arm(case, arms)
     useful = [
         entry
         for entry in _usable(case)
-        if case.learned([entry]) or any(case.is_better(arm, entry) for arm in shown)  # and so better than majority
+        if case.learned([entry]) or any(_is_better(case, arm, entry) for arm in shown)  # and so better than majority
     ]
-    best_arms = [arm for arm in shown if all(case.is_better(entry, arm) for entry in _usable(case))]
-    candidates = best_arms or [*useful, *shown]
-    unbeaten = [
-        entry
-        for entry in candidates
-        if not any(case.is_better(entry, other) for other in candidates if other is not entry)
-    ]
-    pick = min(unbeaten, key=_cost)
+    best_arms = [arm for arm in shown if all(_is_better(case, entry, arm) for entry in _usable(case))]
+    pick = _cheapest(case, best_arms or [*useful, *shown])
     rest = [arm for arm in arms if arm is not pick]
     why = _of_baseline(case, pick, rest) if pick.kind == "baseline" else _of_arm(case, pick, rest)
     return Recommendation(pick.name, f"Use {_NAMES.get(pick.name, pick.name)} ({_percent(case, pick)}): {why}")
+
+
+def _cheapest(case: Case, candidates: Sequence[EntryPredictions]) -> EntryPredictions:
+    """The cheapest of those that no other one is shown to be better than."""
+    unbeaten = [entry for entry in candidates if not any(_is_better(case, entry, other) for other in candidates)]
+    return min(unbeaten or candidates, key=_cost)  # what is shown of means and of first seeds may go in a circle
+
+
+def _used(entry: EntryPredictions) -> EntryPredictions:
+    """With the classifier of the first seed alone, which is the one that is used."""
+    return replace(entry, probabilities=entry.probabilities[:1])
+
+
+def _difference(case: Case, first: EntryPredictions, second: EntryPredictions) -> tuple[Interval, int, bool]:
+    """`Case.difference`, unless something else is shown of the classifiers of the first seeds; and whether it is."""
+    of_all, of_used = case.difference(first, second), case.difference(_used(first), _used(second))
+    decides = of_used[1] not in (0, of_all[1])
+    return *(of_used if decides else of_all), decides
+
+
+def _is_better(case: Case, first: EntryPredictions, second: EntryPredictions) -> bool:
+    return _difference(case, first, second)[1] > 0
+
+
+def _learned(case: Case, arm: EntryPredictions) -> bool:
+    """Whether the arm is shown to beat the most frequent label, and the classifier that is used does not fall short of
+    it."""
+    ahead = accuracy(_used(arm), case.rows) > accuracy(case.majority, case.rows)
+    return ahead and _is_better(case, case.majority, arm)
 
 
 def _usable(case: Case) -> list[EntryPredictions]:
@@ -68,7 +95,10 @@ def _usable(case: Case) -> list[EntryPredictions]:
 
 
 def _percent(case: Case, entry: EntryPredictions) -> str:
-    return f"{100 * accuracy(entry, case.rows):.1f} %"
+    """The mean over seeds, and beside it the accuracy of the classifier that is used, if it differs."""
+    mean, used = accuracy(entry, case.rows), accuracy(_used(entry), case.rows)
+    beside = f", {100 * used:.1f} % with {_FIRST}" if abs(used - mean) >= _NOTABLE else ""
+    return f"{100 * mean:.1f} %{beside}"
 
 
 def _best(case: Case, entries: Sequence[EntryPredictions]) -> EntryPredictions:
@@ -82,55 +112,84 @@ def _cost(entry: EntryPredictions) -> tuple[int, int, float]:
     return len(_CHEAP) + 1, round(tokens_generated(entry)), -(entry.validation_accuracy or 0.0)
 
 
-def _without_an_arm(case: Case, found: bool | None) -> Recommendation:
-    """`found` is False if the arms learned nothing, None if the test rows cannot show it."""
+def _without_an_arm(case: Case, arms: Sequence[EntryPredictions]) -> Recommendation:
+    """For label-only and the chosen arm, if neither is shown to have learned, or only with seeds that are not used."""
+    found, others = case.learned(arms), [arm for arm in case.arms if case.learned([arm]) and _learned(case, arm)]
+    named, why = " and ".join(arm.name for arm in arms if not found or case.learned([arm])), ""
+    if found:
+        why = f"{named} beat{'s' * (' ' not in named)} the most frequent label on average, but not with {_FIRST}."
+    elif others:
+        why = f"{named} {'are' if ' ' in named else 'is'} not shown to beat always answering the most frequent label."
+    if others:
+        best = _best(case, others)
+        why += f" {best.name} ({_percent(case, best)}) is shown to beat it, but was not chosen on the validation rows."
     useful = [baseline for baseline in _usable(case) if case.learned([baseline])]
     if useful:
-        best = _best(case, useful)
+        pick = _cheapest(case, useful)
         until = "until an arm learns the task" if found is False else "until an arm is shown to have learned the task"
-        return Recommendation(best.name, f"Use {_NAMES.get(best.name, best.name)} ({_percent(case, best)}) {until}.")
+        said = f"Use {_NAMES.get(pick.name, pick.name)} ({_percent(case, pick)})"
+        return Recommendation(pick.name, f"{said}: {why}" if why else f"{said} {until}.")
+    if why:
+        return Recommendation(None, f"No recommendation: {why}")
     if found is False:
         text = "Use none of these: none is shown to beat always answering the most frequent label."
         return Recommendation(None, text)
-    rows = counted(int(case.rows.compared.sum()), "test row")
+    rows = counted(int(case.rows.compared.sum()), "test row") + (" of one label" if case.one_label is not None else "")
     text = f"No recommendation: {rows} cannot show that any of these beats always answering the most frequent label."
     return Recommendation(None, text)
 
 
 def _of_baseline(case: Case, pick: EntryPredictions, arms: Sequence[EntryPredictions]) -> str:
     best = _best(case, arms)
-    change, shown = case.difference(best, pick)
+    change, shown, of_first = _difference(case, best, pick)
     if shown > 0:
-        return f"it is {_points(change)} better than {best.name}."
+        return f"it is {_points(change)} better than {best.name}{f' with {_FIRST}' * of_first}."
+    if shown < 0:
+        return _only_on_average(case, best)
     cheaper = f"{_NAMES.get(pick.name, pick.name)} {_SAVINGS.get(pick.name, 'is cheaper')}"
-    return f"{best.name} ({_percent(case, best)}) is not shown to be better, and {cheaper}.{_reasons(case, arms)}"
+    return f"{best.name} ({_percent(case, best)}) is not shown to be better, and {cheaper}.{_reasons(case, pick, arms)}"
 
 
 def _of_arm(case: Case, pick: EntryPredictions, rest: Sequence[EntryPredictions]) -> str:
     if not rest:
         return "nothing that was measured is shown to be better."
     [other] = rest
-    change, shown = case.difference(other, pick)
+    change, shown, of_first = _difference(case, other, pick)
+    if shown > 0 and of_first:
+        seed = "that seed" if _FIRST in _percent(case, pick) else _FIRST
+        return f"with {seed}, it is {_points(change)} better than {other.name}."
     if shown > 0:
         return f"its classifiers are {_points(change)} better than those of {other.name}."
+    if shown < 0:
+        return _only_on_average(case, other)
     if _cost(pick) > _cost(other):
-        every = _usable(case) and all(case.is_better(entry, pick) for entry in _usable(case))
+        every = _usable(case) and all(_is_better(case, entry, pick) for entry in _usable(case))
+        if not every and case.learned([other]):
+            return _only_on_average(case, other)
         return f"unlike {other.name}, it is shown to beat {'every baseline' if every else 'the most frequent label'}."
     if round(tokens_generated(pick)) == round(tokens_generated(other)):
         if (pick.validation_accuracy or 0.0) > (other.validation_accuracy or 0.0):
             why = f"it costs no more than {other.name} to run, and its validation accuracy is higher."
         else:  # the same, or there are no validation rows
             why = f"{other.name} costs as much to run, and is not shown to be better."
-        return f"{why}{_reasons(case, rest)}"
-    return f"it is cheaper than {other.name}, which is not shown to be better.{_reasons(case, rest)}"
+        return f"{why}{_reasons(case, pick, rest)}"
+    return f"it is cheaper than {other.name}, which is not shown to be better.{_reasons(case, pick, rest)}"
 
 
-def _reasons(case: Case, arms: Sequence[EntryPredictions]) -> str:
-    reasoning = [arm for arm in arms if arm.is_reasoning_arm]
+def _only_on_average(case: Case, other: EntryPredictions) -> str:
+    """Why an arm is not used that has learned, but not with its first seed."""
+    return f"{other.name} ({_percent(case, other)}) beats the most frequent label on average alone, not with {_FIRST}."
+
+
+def _reasons(case: Case, pick: EntryPredictions, arms: Sequence[EntryPredictions]) -> str:
+    """Which arm gives reasons, if one has learned, and how much worse it is, if that is shown."""
+    reasoning = [arm for arm in arms if arm.is_reasoning_arm and _learned(case, arm)]
     if not reasoning:
         return ""
     best = _best(case, reasoning)
-    return f" If you want a reason with each label, use {best.name} ({_percent(case, best)})."
+    change, shown, of_first = _difference(case, best, pick)
+    worse = f", which is {_points(change)} worse{f' with {_FIRST}' * of_first}" if shown > 0 else ""
+    return f" If you want a reason with each label, use {best.name} ({_percent(case, best)}){worse}."
 
 
 def _points(change: Interval) -> str:

@@ -45,12 +45,26 @@ def nothing_learned_verdict(best: tuple[str, float], majority: tuple[str, float]
     )
 
 
+def no_more_accurate_verdict(best: tuple[str, float], majority: tuple[str, float], learned: Sequence[str]) -> str:
+    """For arms that have learned, but are no more accurate than the most frequent label. The first arguments are those
+    of `nothing_learned_verdict`; `learned` are the arms that agree with the true labels more than by chance."""
+    return (
+        f"No arm is shown to be more accurate than always answering {majority[0]!r}, the most frequent label "
+        f"({100 * majority[1]:.1f} %; the best arm, {best[0]}, has {100 * best[1]:.1f} %), so this run says nothing "
+        f"about reasoning. But {' and '.join(learned)} agree{'s' * (len(learned) == 1)} with the true labels more than "
+        "by chance: compare balanced accuracy, macro-F1 and MCC."
+    )
+
+
+def one_label_verdict(label: str, rows: int) -> str:
+    """For so many test rows that all have this label."""
+    return f"All {counted(rows, 'test row')} have the label {label!r}, so nothing shows what an arm has learned."
+
+
 def too_few_rows_verdict(best: tuple[str, float], majority: tuple[str, float], rows: int) -> str:
     """For arms that may or may not be better than the most frequent label. The arguments are those of
     `nothing_learned_verdict`, and the number of test rows compared."""
     label, share = majority
-    if share == 1:
-        return f"All {counted(rows, 'test row')} have the label {label!r}, so nothing shows what an arm has learned."
     return (
         f"{counted(rows, 'test row')} cannot show whether any arm is better than always answering {label!r}, the most "
         f"frequent label ({100 * share:.1f} %; the best arm, {best[0]}, has {100 * best[1]:.1f} %). So this run says "

@@ -29,6 +29,7 @@ def warnings(case: Case) -> list[str]:
     return [
         *_of_test_rows(rows),
         *_of_baselines(case),
+        *_of_chosen(case),
         *_of_training(case),
         *_of_validation_rows(entries, rows),
         *(warning for entry in entries for warning in _of_entry(entry, rows)),
@@ -88,6 +89,18 @@ def _of_baselines(case: Case) -> Iterator[str]:
             yield f"{has} is better than every arm."
         elif max(shown) < 1:
             yield f"No arm is shown to be better than {has}."
+
+
+def _of_chosen(case: Case) -> Iterator[str]:
+    """That other arms have learned, but not the one that the validation rows chose."""
+    chosen = next((arm for arm in case.arms if arm.name == choose_arm(case.entries)), None)
+    if chosen is None or not len(case.rows.test) or case.learned([chosen]):
+        return
+    if learned := [arm.name for arm in case.arms if case.learned([arm])]:
+        yield (
+            f"{chosen.name}, the chosen arm, is not shown to beat always answering the most frequent label; "
+            f"{' and '.join(learned)} {'is' if len(learned) == 1 else 'are'}."
+        )
 
 
 def _of_training(case: Case) -> Iterator[str]:

@@ -8,9 +8,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from rir_mlx.evaluation.judgement.headline import leaves_learning_open
 from rir_mlx.evaluation.schema import Comparison, EntryResult
 from rir_mlx.progress import counted
-from rir_mlx.statistics.intervals import Interval
+from rir_mlx.statistics.intervals import LEVEL, Interval
+from rir_mlx.statistics.paired_tests import PairedComparison, mcnemar
 from rir_mlx.training.cost import duration
 from rir_mlx.types import CONTROLS
 
@@ -30,17 +32,26 @@ _SAID: dict[Expectation, str] = {
     "not learned": "The pilot's arms did not learn the task well enough, so it says nothing about reasoning.",
 }
 _AS_MUCH = (
-    "The arm gains in the pilot, but no more than with other rows' reasonings: what the reasonings say will probably "
-    "not count in the whole run."
+    "The arm gains in the pilot, and about as much with other rows' reasonings: the pilot cannot tell whether what "
+    "they say counts."
 )
-"""Said of `open` where the pilot does show a difference."""
+"""Said of `open` where the arm gains."""
+_NO_MORE = "The arm gains in the pilot, but less than with other rows' reasonings: what they say is not what counts."
+"""Said of `open` where the control is shown to gain more."""
+_NOT_SHOWN = (
+    "The arm gains in the pilot, and is not shown to gain more than with other rows' reasonings. Reasoning may help in "
+    "the whole run."
+)
+"""Said of `leans to helping` where the interval alone would have said more."""
+_TOO_FEW = "The pilot's rows do not show whether an arm learned the task, so it says nothing about reasoning."
+"""Said of `not learned` where that is open."""
 _IF_AHEAD = "Reasoning will probably help in the whole run, unless label-only catches up with its many more rows."
 """Said of `helps` where the whole run has many more rows."""
 _HEAD_START = (
     "The arm gains in the pilot, but label-only is shown to be worse than TF-IDF there: it has not learned what the "
     "rows allow, and may catch up in the whole run. Reasoning may help there, or not."
 )
-"""Said of `leans to helping` where the interval alone would have said more."""
+"""The same, where label-only is behind TF-IDF."""
 
 
 @dataclass(frozen=True)
@@ -75,26 +86,52 @@ class Outlook:
 def outlook(comparison: Comparison, seconds: float | None, unknown: Sequence[str] = (), rows: int = 0) -> Outlook:
     """From a pilot's comparison. `seconds` is the estimate for the whole run, None if there is none; `unknown` are its
     stages whose time depends on a server; `rows` its training rows."""
-    expected = _expectation(comparison)
-    change, cost = _change(comparison), ""
-    gained = expected == "open" and change is not None and (change.low > 0 or change.value >= _LEANS)
+    expected, text = _expectation(comparison)
+    if expected == "helps" and rows >= _MANY_MORE * comparison.rows.train:
+        text = _IF_AHEAD
+    cost = ""
     if seconds is not None:
         beside = f", and {', '.join(unknown)}, which depends on a server" if unknown else ""
         cost = f"The whole run takes about {duration(seconds)}{beside}."
-    early = expected == "leans to helping" and change is not None and change.low > 0
-    text = _AS_MUCH if gained else _HEAD_START if early else _SAID[expected]
-    if expected == "helps" and rows >= _MANY_MORE * comparison.rows.train:
-        text = _IF_AHEAD
     return Outlook(expected, text, (*_signals(comparison), *_of_rows(comparison, rows)), cost, comparison)
 
 
-def _expectation(comparison: Comparison) -> Expectation:
-    change, control, headline = _change(comparison), _control(comparison), comparison.headline
-    if change is None or (headline is not None and headline.finding == "failed"):
-        return "not learned"
-    by_chance = control.against.difference.value if control is not None and control.against is not None else 0.0
-    expected = expectation(change, by_chance)
-    return "leans to helping" if expected == "helps" and _label_only_is_behind(comparison) else expected
+def _expectation(comparison: Comparison) -> tuple[Expectation, str]:
+    """With its words."""
+    arm, headline = _against(_reasoning_arm(comparison)), comparison.headline
+    if headline is not None and leaves_learning_open(headline):
+        return "not learned", _TOO_FEW
+    if arm is None or (headline is not None and headline.finding == "failed"):
+        return "not learned", _SAID["not learned"]
+    expected, text = beside_control(arm, _against(_control(comparison)))
+    if expected == "helps" and _label_only_is_behind(comparison):
+        return "leans to helping", _HEAD_START
+    return expected, text
+
+
+def beside_control(arm: PairedComparison, control: PairedComparison | None) -> tuple[Expectation, str]:
+    """What the differences that the arm and a control make say of the whole run, with its words."""
+    change, by_chance = arm.difference, control.difference.value if control is not None else 0.0
+    expected, gains = _of_interval(change, by_chance), change.low > 0 or change.value >= _LEANS
+    if control is not None and gains:
+        ahead = _ahead(arm, control)
+        if ahead < 0:
+            return "open", _NO_MORE
+        if ahead == 0 and change.value - by_chance < _LEANS:
+            return "open", _AS_MUCH
+        if ahead == 0 and expected == "helps":
+            return "leans to helping", _NOT_SHOWN
+    return expected, _SAID[expected]
+
+
+def _ahead(arm: PairedComparison, control: PairedComparison) -> int:
+    """Whether the arm is shown to be better (1) or worse (-1) than the control, or neither (0).
+
+    Both are compared with label-only, not with each other. So it is McNemar's test of the rows on which either differs
+    from label-only, as if they were different rows: where they are the same, more would be shown."""
+    mine, others = arm.by_seed[0], control.by_seed[0]
+    ahead, behind = mine.gained + others.lost, mine.lost + others.gained
+    return int(np.sign(ahead - behind)) if mcnemar(ahead, behind) < 1 - LEVEL else 0
 
 
 def _label_only_is_behind(comparison: Comparison) -> bool:
@@ -104,13 +141,12 @@ def _label_only_is_behind(comparison: Comparison) -> bool:
     return entry is not None and entry.against is not None and entry.against.difference.low > 0
 
 
-def _change(comparison: Comparison) -> Interval | None:
-    """The difference that reasoning made; None without one."""
-    arm = _reasoning_arm(comparison)
-    return None if arm is None or arm.against is None else arm.against.difference
+def _against(entry: EntryResult | None) -> PairedComparison | None:
+    """The comparison with label-only, if there is one."""
+    return None if entry is None else entry.against
 
 
-def expectation(change: Interval, by_chance: float) -> Expectation:
+def _of_interval(change: Interval, by_chance: float) -> Expectation:
     """From the difference that reasoning made, and the one that the control made."""
     if change.low > 0 and change.value > by_chance:
         return "helps"
@@ -139,13 +175,22 @@ def _signals(comparison: Comparison) -> Iterator[str]:
     if arm is not None and arm.against is not None:
         yield f"{arm.name} against qa: {_points(arm.against.difference)}."
         if control is not None and control.against is not None:
-            value = control.against.difference
-            same = value.value >= arm.against.difference.value
-            means = "as much: what the reasonings say is not what counts" if same else "less: what they say counts"
-            yield f"With other rows' reasonings ({control.name}): {_points(value)}, {means}."
+            means = _beside_control(arm.against, control.against)
+            yield f"With other rows' reasonings ({control.name}): {_points(control.against.difference)}, {means}."
     yield from _of_reasonings(comparison.augmentation or {})
     if comparison.learning_curve is not None:
         yield comparison.learning_curve.text
+
+
+def _beside_control(arm: PairedComparison, control: PairedComparison) -> str:
+    match _ahead(arm, control):
+        case 1:
+            return "less: what they say counts"
+        case -1:
+            return "more: what they say is not what counts"
+    apart = arm.difference.value - control.difference.value
+    amount = "about as much" if abs(apart) < _LEANS else "less" if apart > 0 else "more"
+    return f"{amount}, and the pilot cannot tell whether what they say counts"
 
 
 def _of_reasonings(stats: dict[str, Any]) -> Iterator[str]:

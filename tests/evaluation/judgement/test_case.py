@@ -18,7 +18,8 @@ from rir_mlx.evaluation.scores import EvaluationRows
 from rir_mlx.statistics.intervals import rows_interval
 from rir_mlx.statistics.paired_tests import is_better
 
-ROWS = EvaluationRows(["a", "b"], np.zeros(600, int), np.zeros(400, int), np.ones(400, dtype=np.bool_))
+TRUTH = np.arange(400) % 2
+ROWS = EvaluationRows(["a", "b"], np.zeros(600, int), TRUTH, np.ones(400, dtype=np.bool_))
 ARMS, BASELINES = ("qa", "qra", "qar"), ("majority", "tf-idf", "embedding")
 
 
@@ -26,7 +27,8 @@ def entry(name: str, accuracy: float, seed: int = 0) -> EntryPredictions:
     rng = np.random.default_rng([seed, *name.encode()])
     right = rng.normal(np.random.default_rng(seed).normal(0, 1, 400), 1) < np.sqrt(2) * (2 * accuracy - 1) * 1.2533
     kind: EntryKind = "baseline" if name in BASELINES else "arm"
-    return EntryPredictions(name, kind, np.eye(2)[np.where(right, 0, 1)][None], fields={"validation_accuracy": 0.5})
+    answered = np.where(right, TRUTH, 1 - TRUTH)
+    return EntryPredictions(name, kind, np.eye(2)[answered][None], fields={"validation_accuracy": 0.5})
 
 
 def case_of(entries: Sequence[EntryPredictions]) -> Case:
@@ -54,7 +56,7 @@ def test_headline_recommendation_warnings_and_table_never_contradict_each_other(
             assert not best
             assert "majority" not in unbeaten
         seen += bool(best)
-        hits = {found.name: (found.probabilities.argmax(-1) == 0).astype(float) for found in case.entries}
+        hits = {found.name: (found.probabilities.argmax(-1) == TRUTH).astype(float) for found in case.entries}
         alone = [all(rows_interval(hits[arm] - hits[base]).high < 0 for arm in ARMS) for base in BASELINES]
         uncorrected += sum(alone) > len(best)
     assert seen >= 5

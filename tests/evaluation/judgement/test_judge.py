@@ -33,6 +33,7 @@ def entry(name: str, *accuracies: float, validation: float = 0.5, tokens: float 
         luck = np.random.default_rng(1).permutation(ROWS) / ROWS
     right = luck + own < np.reshape(accuracies, (-1, 1))
     probabilities = np.where(right[..., None], [0.9, 0.05, 0.05], [0.05, 0.9, 0.05])
+    probabilities[:, 1::2] = probabilities[:, 1::2][..., [1, 0, 2]]  # every other row has the other label
     fields: dict[str, Any] = {}
     if KINDS.get(name) != "baseline":
         fields = {
@@ -52,7 +53,7 @@ def judged(
     leaked: int = 0,
     steps: Mapping[str, int] = MappingProxyType({}),
 ) -> Judgement:
-    truth = np.zeros(ROWS, dtype=np.int64)
+    truth = np.arange(ROWS, dtype=np.int64) % 2
     rows = EvaluationRows(
         ["bug", "praise", "question"], np.zeros(600, dtype=np.int64), truth, np.arange(ROWS) >= leaked, leaked=leaked
     )
@@ -118,11 +119,12 @@ def of_rows(right: Sequence[int], count: int, name: str = "qa") -> EntryPredicti
     """One seed that is correct on the rows at these places."""
     probabilities = np.tile([0.1, 0.9], (1, count, 1))
     probabilities[0, list(right)] = [0.9, 0.1]
+    probabilities[:, 1::2] = probabilities[:, 1::2][..., [1, 0]]  # every other row has the other label
     return EntryPredictions(name, KINDS.get(name, "arm"), probabilities, [0], fields={"validation_accuracy": 0.5})
 
 
 def of_few(count: int, majority: Sequence[int], *entries: EntryPredictions) -> Judgement:
-    rows = EvaluationRows(["a", "b"], np.zeros(600, int), np.zeros(count, int), np.ones(count, dtype=np.bool_))
+    rows = EvaluationRows(["a", "b"], np.zeros(600, int), np.arange(count) % 2, np.ones(count, dtype=np.bool_))
     results = [found.model_copy(update={"training": cost_of(10)}) for found in compare_entries(entries, rows)]
     return judge(Case(entries, results, rows, of_rows(majority, count, "majority")))
 
@@ -135,13 +137,6 @@ def test_few_test_rows_are_not_said_to_show_that_nothing_was_learned() -> None:
     assert words(found.headline.text) == 12
     assert "More test rows" in (found.verdict or "")
     assert (found.recommended, (found.recommendation or "")[:18]) == (None, "No recommendation:")
-
-
-@pytest.mark.parametrize("count", [20, 600])
-def test_test_rows_of_one_label_show_nothing(count: int) -> None:
-    found = of_few(count, range(count), of_rows(range(count), count))
-    assert found.headline == headlines.ONE_LABEL
-    assert "have the label 'a'" in (found.verdict or "")
 
 
 def test_the_cheaper_arm_is_not_recommended_unless_it_beats_the_most_frequent_label() -> None:
@@ -221,7 +216,7 @@ def test_no_headline_is_longer_than_twelve_words(
 
 def test_fixed_headlines_have_at_most_twelve_words() -> None:
     fixed = [value for value in vars(headlines).values() if isinstance(value, headlines.Headline)]
-    assert len(fixed) == 7
+    assert len(fixed) == 8
     assert all(words(found.text) <= 12 for found in fixed)
 
 
