@@ -16,7 +16,13 @@ from typing import Literal
 
 import regex
 
-from rir_mlx.augmentation.model_output import declines, holds_markup, holds_thoughts, says_nothing
+from rir_mlx.augmentation.model_output import (
+    declines,
+    holds_control_character,
+    holds_markup,
+    holds_thoughts,
+    says_nothing,
+)
 from rir_mlx.prompting.arms import reasoning_tokens
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.prompting.prompts import DELIMITER
@@ -29,7 +35,7 @@ must never be trained on. The others are `Filter`s.
 
 thinking       it contains a model's private thoughts
 cut off        it reached the limit before it ended
-control        it contains a control token
+control        it contains a control token or character
 empty          it contains no word, or stands for none ("N/A")
 declined       the model declines to answer ("I'm sorry, but I can't help with that"), in words that the text lacks
 markup         it is JSON, begins with an element in tags, or contains a fenced block
@@ -46,7 +52,7 @@ uninformative  R-Gen would write it as well for other texts of its label
 
 The last three look across rows, once all have a reasoning (`across/`).
 """
-_RULES = 5
+_RULES = 6
 """Version of the rules. Results judged by another version are judged again."""
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 _WORD = regex.compile(
@@ -157,7 +163,7 @@ class ReasoningFilters:
             return "thinking"
         if finish_reason == "length":
             return "cut off"
-        if control:
+        if control or holds_control_character(reasoning):
             return "control"
         words = words_of(reasoning)
         if not words or says_nothing(reasoning):

@@ -10,6 +10,8 @@ import re
 
 from rir_mlx.json_text import parse_json
 
+MOST_TOKENS = 1 << 24
+"""No answer has more: a greater number is a server's wrong count."""
 _NAMES = (
     r"(?:[a-z0-9]+[_.:-])*(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|scratchpad|analysis|monologue"
     r"|deliberation|cot|mind|internal|plan(?:ning)?)(?:[_.:-][a-z0-9]+)*"
@@ -75,6 +77,7 @@ _SPECIAL = (
 )
 """Control tokens, pieces that were never made text again, and the turn of another speaker."""
 _SPECIAL_TOKEN = re.compile(_SPECIAL)
+_CONTROL = re.compile(r"[\0-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
 _BEGINS = r"(?:<\|(?:begin_of_\w+|START_\w+|startoftext)\|>|<｜begin[^｜<>]*｜>|<s>|<bos>)"
 _ENDS = (
     r"(?:<\|(?:eot_id|eom_id|eot|eos|im_end|end|return|endoftext|end_of_\w+|END_\w+)\|>|<｜end[^｜<>]*｜>|</s>|<eos>"
@@ -162,6 +165,11 @@ def holds_thoughts(text: str) -> bool:
 def holds_special_token(text: str) -> bool:
     """Whether a text spells out a control token of any model family."""
     return _SPECIAL_TOKEN.search(text) is not None
+
+
+def holds_control_character(text: str) -> bool:
+    """Whether a text contains a character that controls a terminal; white space is none."""
+    return _CONTROL.search(text) is not None
 
 
 def holds_markup(text: str) -> bool:

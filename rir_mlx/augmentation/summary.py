@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from rir_mlx.augmentation.job import AugmentedRow
+from rir_mlx.augmentation.model_output import MOST_TOKENS
 
 _FEW = 0.5
 """Warn about a label if its share of kept rows is below this fraction of the overall share."""
@@ -33,12 +34,13 @@ class AugmentationSummary:
         for candidate in augmented.rejected:
             self.rejected[candidate.rejected or ""] += 1
             self.rejected_by_label.setdefault(label, Counter())[candidate.rejected or ""] += 1
-            self.tokens += 0 if given else candidate.tokens
+            self.tokens += 0 if given else min(candidate.tokens, MOST_TOKENS)
         if augmented.kept is None:
             return
         self.kept[label] += 1
-        self.lengths.append(augmented.kept["tokens"])
-        self.tokens += 0 if given else augmented.kept["tokens"]
+        tokens = min(augmented.kept["tokens"], MOST_TOKENS)
+        self.lengths.append(tokens)
+        self.tokens += 0 if given else tokens
         self.attempts[augmented.kept["provenance"].get("attempt", 0)] += 1
         if choice := augmented.kept.get("choice"):
             self.margins.append(choice["margin"])

@@ -126,7 +126,8 @@ def _set_reasonings(draft: Draft, table: ScannedTable, choice: ModelChoice) -> N
         )
     elif choice.tiny or not (hub_access.hub_answers() or _TRIPLES in hub_access.cached_names("dataset")):
         why = "They suit the embedded model." if choice.tiny else "The hub cannot be reached to fetch others."
-        draft.set("reasoning.source", "builtin:reasoning.jsonl", f"Synthetic examples that ship with rir-mlx. {why}{few}")
+        why = f"Synthetic examples that ship with rir-mlx. {why}{few}"
+        draft.set("reasoning.source", "builtin:reasoning.jsonl", why)
         draft.set("reasoning.max_samples", None)
         draft.set("reasoning.val_size", 40)
     else:

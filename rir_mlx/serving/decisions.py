@@ -18,6 +18,7 @@ from rir_mlx.serving.wire import (
     NoulQuestion,
     ScoreAnswer,
     ScoreQuestion,
+    check_text,
     text_of,
 )
 from rir_mlx.types import ReasonMode
@@ -95,8 +96,8 @@ class DecisionsRequest(BaseModel):
 
     @model_validator(mode="after")
     def _has_text(self) -> DecisionsRequest:
-        if not self.text.strip():
-            raise ValueError("the input is empty")
+        said = self.input if isinstance(self.input, str) else "".join(_text(part.content) for part in self.input)
+        check_text(said, "the input")
         return self
 
     @property

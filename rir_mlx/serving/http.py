@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import re
 import sys
 import zlib
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import wraps
 from typing import Any, TypeVar
@@ -22,6 +24,7 @@ from starlette.responses import JSONResponse, Response
 
 from rir_mlx.classification.scores import Prediction
 from rir_mlx.errors import RirError, UserError
+from rir_mlx.json_text import parse_json
 from rir_mlx.serving.jobs import Busy, Job
 from rir_mlx.serving.worker import Worker
 
@@ -103,10 +106,30 @@ async def read(request: Request, form: type[Asked], most: int = BODY_BYTES) -> A
         raise Refused(415, "The body must be JSON: send `Content-Type: application/json`.")
     raw = await raw_body(request, most, BODY_SECONDS)
     raw = _decompressed(raw, request.headers.get("content-encoding", "identity").strip().lower(), most)
+    _check_json(raw)
     try:
         return form.model_validate_json(raw)
     except ValidationError as error:
         raise invalid(error) from None
+
+
+def _check_json(raw: bytes) -> None:
+    """Raises Refused for what readers of JSON understand differently: a number that is none or has no bounds, and an
+    object with a key twice. What else may be wrong with the body the form says."""
+
+    def no_number(text: str) -> float:
+        raise Refused(400, f"{text[:20]} is no number of JSON, or too large.")
+
+    def number(text: str) -> float:
+        return found if math.isfinite(found := float(text)) else no_number(text)
+
+    def items(pairs: list[tuple[str, Any]]) -> None:
+        counts = Counter(key for key, _ in pairs)
+        if len(counts) < len(pairs):
+            raise Refused(400, f"The key {counts.most_common(1)[0][0][:60]!r} stands twice in an object.")
+
+    with contextlib.suppress(ValueError):
+        parse_json(raw, parse_int=len, parse_float=number, parse_constant=no_number, object_pairs_hook=items)
 
 
 async def raw_body(request: Request, most: int, seconds: float) -> bytes:
@@ -142,11 +165,11 @@ def _decompressed(raw: bytes, encoding: str, most: int) -> bytes:
             case "gzip" | "deflate":
                 unpacker = zlib.decompressobj(wbits=47 if encoding == "gzip" else zlib.MAX_WBITS)
                 found = unpacker.decompress(raw, most + 1)
-                whole = unpacker.eof
+                whole, rest = unpacker.eof, unpacker.unused_data
             case "zstd":
                 unpack = _zstd()
                 found = unpack.decompress(raw, most + 1)
-                whole = unpack.eof
+                whole, rest = unpack.eof, unpack.unused_data
             case _:
                 raise Refused(415, f"The encoding {encoding!r} is not read; gzip, deflate, zstd or none are.")
     except Refused:
@@ -157,6 +180,8 @@ def _decompressed(raw: bytes, encoding: str, most: int) -> bytes:
         raise _too_large(most)
     if not whole:
         raise Refused(400, f"The {encoding} data of the body is cut off.")
+    if rest:
+        raise Refused(400, f"More follows the {encoding} data of the body.")
     return found
 
 

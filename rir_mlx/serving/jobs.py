@@ -72,7 +72,7 @@ class Job:
         self.missing = len(items)
         self.error: Exception | None = None
         self.gone = False
-        """Nobody waits for the answer any more."""
+        """Nobody wants the answer any more. A thread that still waits for it gets a Failure."""
         self.since = time.monotonic()
         self.prompt_tokens = self.generated_tokens = 0
         self._ended = threading.Event()

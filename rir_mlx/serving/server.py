@@ -23,6 +23,8 @@ _KEY_LENGTH = 16
 _GRACE = 30
 _CONNECTIONS, _BACKLOG = 512, 128
 _HEADER_BYTES = 16 * 1024
+_HEAD_SECONDS = 30.0
+"""Seconds that a request may take to arrive, without its body."""
 _IDLE = 75
 """Seconds for which a connection without a request is kept. Clients keep theirs for 30 and then open another."""
 
@@ -127,7 +129,7 @@ def _run(app: object, listening: socket.socket, ready: Callable[[], None], progr
         uvicorn.Config(
             app,  # type: ignore[arg-type]
             loop="asyncio",
-            http="h11",
+            http=prompt_connections(_HEAD_SECONDS),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -155,6 +157,42 @@ def _run(app: object, listening: socket.socket, ready: Callable[[], None], progr
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def prompt_connections(seconds: float) -> type[asyncio.Protocol]:
+    """uvicorn's connections, closed where a request's head does not arrive within `seconds`: those that send nothing
+    would take the places of others."""
+    import h11
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class PromptConnection(H11Protocol):
+        waiting: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._watch()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._watch()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            self._forget()
+
+        def _watch(self) -> None:
+            """Start the clock with the first byte of a head, and stop it with the last."""
+            if self.conn.their_state is not h11.IDLE:
+                self._forget()
+            elif self.waiting is None:
+                self.waiting = self.loop.call_later(seconds, self.transport.close)
+
+        def _forget(self) -> None:
+            if self.waiting is not None:
+                self.waiting.cancel()
+                self.waiting = None
+
+    return PromptConnection
 
 
 def _listen(options: ServeOptions) -> socket.socket:

@@ -108,7 +108,7 @@ class SystemOneRequest(BaseModel):
     def _is_text(self) -> SystemOneRequest:
         if self.assets or self.images:
             raise ValueError("this model reads text alone: no assets, no images")
-        _check(text_of(self.state), "the state")
+        check_text(text_of(self.state), "the state")
         return self
 
 
@@ -192,7 +192,7 @@ class ClassifyRequest(BaseModel):
     @model_validator(mode="after")
     def _has_texts(self) -> ClassifyRequest:
         for place, text in enumerate(self.texts):
-            _check(text, f"texts[{place}]")
+            check_text(text, f"texts[{place}]")
         return self
 
 
@@ -215,7 +215,8 @@ class ClassifyResponse(BaseModel):
     usage: Usage
 
 
-def _check(text: str, what: str) -> None:
+def check_text(text: str, what: str) -> None:
+    """Raises ValueError for a text that a model cannot be given."""
     try:
         checked_text(text, "text")
     except ValueError as error:

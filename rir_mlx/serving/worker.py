@@ -202,7 +202,7 @@ class Worker:
         encoded or have waited too long fail."""
         while (row := self._turns[work].take()) is not None:
             if row.job.over:
-                self._leave()
+                self._drop(row)
                 continue
             try:
                 if row.classifier is None:
@@ -283,7 +283,7 @@ class Worker:
     def _go_on(self, row: Row, step: Callable[[], Work | None]) -> None:
         """Let a row take a result, and wait for its next work or be answered."""
         if row.job.over:
-            self._leave()
+            self._drop(row)
             return
         try:
             work = step()
@@ -301,6 +301,10 @@ class Worker:
         for row in rows:
             self._leave()
             row.job.fail(error)
+
+    def _drop(self, row: Row) -> None:
+        """Forget a row of a job that is over. Its thread may still wait for the result."""
+        self._fail([row], Failure("The client has left."))
 
     def _fail_all(self, error: Exception) -> None:
         """When the thread ends: nobody may wait for ever."""

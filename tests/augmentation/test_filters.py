@@ -30,6 +30,8 @@ PASS = [
     "朋友回家了，所以很开心。",
 ]
 REJECTED = [
+    ("control", "They smile \0 at a friend."),
+    ("control", "They smile \x1b[31m at a friend."),
     ("empty", ""),
     ("empty", " \n\t "),
     ("empty", "... !"),
@@ -132,7 +134,7 @@ def test_a_reasoning_is_grounded_by_a_word_of_its_text_that_says_something(judge
 
 def test_without_filters_what_cannot_be_learned_is_still_rejected(codec: Codec) -> None:
     judge = ReasoningFilters(codec, LABELS, INSTRUCTION, [])
-    always = {"empty", "delimiter"}
+    always = {"control", "empty", "delimiter"}
     for reason, reasoning in REJECTED:
         assert judge(TEXT, "joy", reasoning) == (reason if reason in always else None)
 

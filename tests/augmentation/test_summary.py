@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from rir_mlx.augmentation.job import (
-    AugmentedRow,
-)
+from rir_mlx.augmentation.job import AugmentedRow, Candidate
+from rir_mlx.augmentation.model_output import MOST_TOKENS
 from rir_mlx.augmentation.summary import AugmentationSummary
 from rir_mlx.data.rows import Row
 
@@ -16,8 +15,6 @@ def test_a_summary_counts_rows_reasons_and_labels() -> None:
     def outcome(
         label: str, *rejected: str, attempt: int | None = 0, tokens: int = 10, margin: float | None = None
     ) -> Any:
-        from rir_mlx.augmentation.job import Candidate
-
         record: dict[str, Any] = {"tokens": tokens, "provenance": {"attempt": attempt}}
         record |= {} if margin is None else {"choice": {"margin": margin, "tied": margin == 0}}
         lost = [Candidate("0", 0, at, "x", 3, why) for at, why in enumerate(rejected)]
@@ -54,6 +51,16 @@ def test_tokens_count_what_was_generated_and_not_the_users_own_reasonings() -> N
     summary.add(AugmentedRow(Row("t", "joy"), record, []))
     values = summary.values()
     assert (values["given"], values["tokens"], values["lengths"]["mean"]) == (1, 10, 10)
+
+
+def test_a_journal_with_an_impossible_count_of_tokens_is_summarised() -> None:
+    """A server's count was put into the journal as it came, and each rerun ended in an OverflowError."""
+    summary = AugmentationSummary()
+    lost = [Candidate("0", 0, 0, "x", 10**40, "empty")]
+    summary.add(AugmentedRow(Row("t", "joy"), {"tokens": 10**40, "provenance": {}}, lost))
+    values = summary.values()
+    assert values["lengths"]["max"] == MOST_TOKENS
+    assert values["tokens"] == 2 * MOST_TOKENS
 
 
 def test_a_summary_of_nothing() -> None:

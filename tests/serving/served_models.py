@@ -20,6 +20,7 @@ from rir_mlx.prompting.codec import Codec
 from rir_mlx.recipe.schema import Recipe
 from rir_mlx.serving.app import make_app
 from rir_mlx.serving.guard import Policy
+from rir_mlx.serving.server import prompt_connections
 from rir_mlx.serving.wire import Served
 from rir_mlx.serving.workbench.arms import Loaded, ServedRun
 from rir_mlx.serving.workbench.routes import Workbench
@@ -55,6 +56,7 @@ def serving(
     policy: Policy | None = None,
     limits: Limits | None = None,
     source: ServedRun | None = None,
+    head_seconds: float = 30.0,
 ) -> Iterator[tuple[str, Worker]]:
     """The address of a server in a thread, and its worker."""
     worker = Worker(lambda: classifier, limits)
@@ -63,7 +65,9 @@ def serving(
     workbench = Workbench(source, main, worker.limits) if source is not None else None
     app = make_app(worker, main.served, policy or Policy(), workbench=workbench)
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, http="h11", loop="asyncio"))
+        server = uvicorn.Server(
+            uvicorn.Config(app, lifespan="off", log_config=None, http=prompt_connections(head_seconds), loop="asyncio")
+        )
         thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])), daemon=True)
         thread.start()
         while not server.started:

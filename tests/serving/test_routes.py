@@ -5,9 +5,11 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import socket
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -31,6 +33,8 @@ from rir_mlx.types import ReasonMode
 FEELING = {"feeling": {"type": "choice", "criteria": dict.fromkeys(LABELS)}}
 KEY = "0123456789abcdef0123"
 LONG = {"a": "b " * 9999}
+IS_IT = {"type": "predicate", "instructions": "Is it?"}
+LEVELS = '{"state": "x", "questions": {"a": {"type": "score", "criteria": [%s]}}}'
 EMPTY = {"type": "choice", "instructions": "", "choices": []}
 HTTP = httpx2.Client(verify=False, timeout=30)
 """Made once: reading the certificates takes longer than a request."""
@@ -148,6 +152,16 @@ def test_too_many_texts_get_503_and_a_time_to_come_again(codec: Codec) -> None:
         ("v1/systemone", {"state": "x", "questions": {"a": {"type": "choice", "criteria": LONG}}}, 422, "left"),
         ("v1/decisions", {"input": "x", "questions": [EMPTY]}, 422, "at least 2"),
         ("v1/decisions", {"input": "x", "questions": []}, 422, "at least 1"),
+        ("v1/decisions", {"input": "a\0", "questions": [IS_IT]}, 422, "the input: the text holds a NUL byte"),
+        ("v1/decisions", {"input": [{"role": "user", "content": "a\0"}], "questions": [IS_IT]}, 422, "a NUL byte"),
+        ("v1/decisions", {"input": [{"role": "user", "content": " "}] * 2, "questions": [IS_IT]}, 422, "text is empty"),
+        ("v1/systemone", LEVELS % '[NaN], "b"', 400, "NaN is no number"),
+        ("v1/systemone", LEVELS % '{"x": -Infinity}, "b"', 400, "Infinity is no number"),
+        ("v1/systemone", LEVELS % '{"x": [1e999]}, "b"', 400, "1e999 is no number"),
+        ("v1/systemone", '{"state": {"a": NaN}, "questions": {}}', 400, "NaN is no number"),
+        ("v1/systemone", '{"state": "x", "questions": {"a": {"type": "noul"}, "a": {}}}', 400, "'a' stands twice"),
+        ("v1/systemone", '{"state": "x", "state": "y", "questions": {}}', 400, "'state' stands twice"),
+        ("v1/systemone", '{"state": {"": 1, "": 2}, "questions": {}}', 400, "'' stands twice"),
         ("classify", {"texts": ["a", "\0"]}, 422, "texts[1]: the text holds a NUL byte"),
         ("classify", {"texts": ["a"] * 257}, 422, "at most 256"),
         ("classify", {"texts": "a"}, 422, "valid array"),
@@ -168,6 +182,8 @@ def test_bodies_are_bounded_packed_or_not(address: str) -> None:
 
     good, bomb = json.dumps({"texts": ["i was sad"]}).encode(), b" " * 5_000_000
     assert post(gzip.compress(good), Content_Encoding="gzip").status_code == 200
+    assert post(gzip.compress(good) + b"more", Content_Encoding="gzip").status_code == 400
+    assert post(gzip.compress(good) + gzip.compress(b" "), Content_Encoding="gzip").status_code == 400
     assert post(gzip.compress(bomb), Content_Encoding="gzip").status_code == 413
     assert post(gzip.compress(good)[:-9], Content_Encoding="gzip").status_code == 400
     assert post(good, Content_Encoding="gzip").status_code == 400
@@ -178,6 +194,37 @@ def test_bodies_are_bounded_packed_or_not(address: str) -> None:
     zstd = pytest.importorskip("backports.zstd")
     assert post(zstd.compress(good), Content_Encoding="zstd").status_code == 200
     assert post(zstd.compress(bomb), Content_Encoding="zstd").status_code == 413
+
+
+def status_line(connection: socket.socket) -> bytes:
+    """Of an answer whose body is an object, which is read to its end."""
+    data = b""
+    while not data.endswith(b"}"):
+        data += connection.recv(4096)
+    return data.partition(b"\r\n")[0]
+
+
+def test_a_connection_without_a_whole_head_is_closed_and_one_that_asks_is_kept(codec: Codec) -> None:
+    """Some hundreds that sent nothing, or half a head, locked everybody out for ever."""
+    model = Waiting()
+    head = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+    body = json.dumps({"texts": ["x"]}).encode()
+    post = b"POST /classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    with serving(fake_classifier(codec, model=model), head_seconds=0.3) as (address, _), ExitStack() as opened:
+        place = "127.0.0.1", int(address.rpartition(":")[2])
+        connections = [opened.enter_context(socket.create_connection(place, timeout=10)) for _ in range(4)]
+        silent, half, later, asking = connections
+        half.sendall(head)
+        later.sendall(head + b"\r\n")
+        assert status_line(later) == b"HTTP/1.1 200 OK"
+        later.sendall(head)
+        asking.sendall(post % len(body) + body)
+        assert [connection.recv(4096) for connection in (silent, half, later)] == [b"", b"", b""]
+        model.go.release(200)
+        assert status_line(asking) == b"HTTP/1.1 200 OK"
+        time.sleep(0.5)
+        asking.sendall(head + b"\r\n")
+        assert status_line(asking) == b"HTTP/1.1 200 OK"
 
 
 def test_only_this_server_s_own_names_and_pages_may_ask(address: str, codec: Codec) -> None:

@@ -20,6 +20,7 @@ from served_models import described, fake_classifier, served_run, serving
 from test_routes import HTTP, KEY, error_of, events_of
 from test_worker import Waiting
 
+from rir_mlx.backends.fake import FakeModel
 from rir_mlx.classification.loading import load_classifier
 from rir_mlx.classification.scoring import PredictOptions
 from rir_mlx.data.loading import load_labelled
@@ -252,6 +253,28 @@ def test_a_table_that_nobody_waits_for_ends_and_leaves_its_place(small: tuple[Ru
         model.go.release(10_000)
         assert dict(events_of(post_table(address, b"text\nhello\n").text))["done"]["rows"] == 1
         assert worker.rows == 0
+
+
+def test_a_table_whose_client_left_is_not_classified_to_its_end(small: tuple[RunDir, Recipe], codec: Codec) -> None:
+    """Whether somebody waits was looked at only where a few rows took half a second."""
+    scored = list[int]()
+
+    class Slow(FakeModel):
+        def score(self, prompts: Any, *rest: Any, **more: Any) -> Any:
+            time.sleep(0.02)
+            scored.append(len(prompts))
+            return super().score(prompts, *rest, **more)
+
+    classifier = fake_classifier(codec, model=Slow(400))
+    with serving(classifier, source=served_run(*small, classifier)) as (address, _):
+        headers = {"Content-Type": "application/octet-stream"}
+        url = f"{address}/tables?name=a.csv&reason=never"
+        with HTTP.stream("POST", url, content=b"text\n" + b"hello\n" * 4000, headers=headers) as answer:
+            next(answer.iter_bytes())
+        until = time.monotonic() + 20
+        while any(thread.name == "rir-mlx-table" for thread in threading.enumerate()) and time.monotonic() < until:
+            time.sleep(0.02)
+    assert 0 < sum(scored) < 3000
 
 
 def test_another_arm_answers_once_it_is_loaded_and_gives_way_to_a_third(

@@ -220,8 +220,24 @@ def test_the_reasoning_of_a_client_that_hung_up_is_dropped_and_others_go_on(
     stays = worker.submit(Job([Item("y", "always")]))
     model.go.release(3 * TASK.max_reasoning_tokens)
     assert stays.result(10)[0].reasoning
-    with pytest.raises(TimeoutError):
+    with pytest.raises(Failure, match="has left"):
         hung.result(0)
+
+
+@pytest.mark.parametrize("reason", ["never", "always"])
+def test_a_thread_that_waits_for_a_job_whose_client_left_is_let_go(
+    started: type[Worker], codec: Codec, reason: ReasonMode
+) -> None:
+    """The rows were dropped and their job never ended: `rir-mlx mcp` waited for it at its exit, for ever."""
+    model = Waiting()
+    worker = started(fake_classifier(codec, model=model), Limits(together=2))
+    busy = worker.submit(Job([Item("x", "always")]))
+    left = worker.submit(Job([Item(text, reason) for text in TEXTS]))
+    left.gone = True
+    model.go.release(3 * TASK.max_reasoning_tokens)
+    assert busy.result(10)[0].reasoning
+    with pytest.raises(Failure, match="has left"):
+        left.result(10)
 
 
 def test_a_text_that_cannot_be_asked_fails_alone(started: type[Worker], codec: Codec) -> None:

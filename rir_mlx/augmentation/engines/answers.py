@@ -3,43 +3,36 @@
 from __future__ import annotations
 
 import re
-import time
-from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx2
 
-from rir_mlx.augmentation.model_output import answer_of, holds_special_token
+from rir_mlx.augmentation.engines.limits import is_exhausted, retry_after, wait_in_words
+from rir_mlx.augmentation.model_output import MOST_TOKENS, answer_of, holds_special_token
 from rir_mlx.json_text import parse_json
 from rir_mlx.types import FinishReason
 
-_BUSY = frozenset({408, 409, 425, 503})
+_BUSY = frozenset({408, 409, 425, 498, 503, 529})
 """The server is not ready for any request."""
+_GATEWAY = frozenset({502, 504, *range(520, 525)})
 _REQUESTS_FAULT = frozenset({400, 413, 422, 451})
 """A context that is too long, a content filter: another request may do better."""
+_UNUSABLE = frozenset({402, 405, 406, 407, 410, 411, 415, 426})
+"""No request does better: payment required, a method that is not allowed."""
 _FILTERED = re.compile(r"moderat|flagged|content.?(?:policy|filter|management)|safety|guardrail", re.IGNORECASE)
-_REFUSED = re.compile(r"filter|safety|refus|recitation|block|prohibit|guardrail|moderat|policy|spii")
-_CUT = re.compile(r"length|max|limit|window|abort|cancel|time.?out|insufficient|interrupt|incomplete|repetition|pause")
-"""Words in the reasons for which an answer ended, in small letters: refused by a filter, and not at its end."""
-_EXHAUSTED = re.compile(
-    r"insufficient_quota|exceeded your current quota|billing|credit|per[ _-]?day|daily|\b[rt]pd\b|monthly",
-    re.IGNORECASE,
+_REFUSED = re.compile(
+    r"filter|safety|refus|recitation|block|prohibit|guardrail|moderat|policy|spii|sensitive|censor|toxic"
 )
-"""Limits that a pause of minutes does not lift."""
-_IN_WORDS = re.compile(
-    r"(?:try again|retry|wait|reset\w*)(?: again)?(?: in| after| for| at least)? (?:about )?"
-    r"((?:[\d.]+ ?(?:h|ms|m|s)\w* ?)+)",
-    re.IGNORECASE,
+_FAILED = re.compile(r"error|fail|malformed")
+_CUT = re.compile(
+    r"length|max|limit|window|abort|cancel|time.?out|insufficient|interrupt|incomplete|not.?finish|repetition|pause"
 )
-_RESET = re.compile(r"\b(?:reset|t)=(\d+)")
-"""In the header that https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/ describes."""
-_DURATION = re.compile(r"([\d.]+) ?(ms|h|m|s)", re.IGNORECASE)
-_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-_EPOCH = 1e9
-"""Greater numbers of seconds are a point in time, in Unix time."""
+_ENDED = re.compile(
+    r"(?<![a-z])(?:stop|eos|end|complete|done|finish|tool|function|success|ok|normal|null|none|unknown)|\A\Z"
+)
+"""Words in the reasons for which an answer ended, in small letters: refused by a filter, an error, not at its end, and
+at its end. They are looked for in this order."""
 THOUGHTS = "<think>"
 """Recorded in the journal for an answer that is only thoughts."""
 
@@ -55,15 +48,27 @@ class Answer:
     control: bool = False
 
 
-class Unreached(Exception):
+class Problem(Exception):
+    """What may come in place of an answer."""
+
+
+class Unreached(Problem):
     """Nothing listens at the address."""
 
 
-class ServerBusy(Exception):
-    """The server is not ready for any request."""
+class ServerBusy(Problem):
+    """The server is not ready for any request. `wait`: seconds that it asks for, 0 if it names none."""
+
+    def __init__(self, what: str, wait: float = 0.0) -> None:
+        super().__init__(what)
+        self.wait = wait
 
 
-class RateLimited(Exception):
+class GatewayFailed(ServerBusy):
+    """The server behind a gateway does not answer: it is down, or this request is at fault."""
+
+
+class RateLimited(Problem):
     """Too many requests. `wait`: seconds that the server asks for, 0 if it names none. `exhausted`: a quota or daily
     limit, which a pause does not lift."""
 
@@ -72,31 +77,31 @@ class RateLimited(Exception):
         self.wait, self.exhausted = wait, exhausted
 
 
-class RequestFailed(Exception):
+class RequestFailed(Problem):
     """An error that may be this request's alone: status 500, no answer in time, an answer without a message."""
 
 
-class NotAnAnswer(Exception):
+class NotAnAnswer(Problem):
     """What a server of this protocol never sends: a web page, a stream, an object of another kind."""
 
 
-class RequestRefused(Exception):
+class RequestRefused(Problem):
     """The server works but refuses this request: too long, or against its rules."""
 
 
-class NotFound(Exception):
+class NotFound(Problem):
     """The server knows no such path or model."""
 
 
-class Unauthorised(Exception):
+class Unauthorised(Problem):
     """The server wants a key, or a different key."""
 
 
-class Unusable(Exception):
+class Unusable(Problem):
     """A refusal that applies to every request: a redirect, payment required, a method that is not allowed."""
 
 
-class UnknownParameter(Exception):
+class UnknownParameter(Problem):
     """The server does not take these parameters of the request."""
 
     def __init__(self, what: str, names: frozenset[str]) -> None:
@@ -108,12 +113,12 @@ def object_in(response: httpx2.Response) -> dict[str, Any]:
     """The JSON object of a successful response. Raises NotAnAnswer."""
     kind = response.headers.get("content-type", "")
     if "text/event-stream" in kind or response.content.lstrip()[:5] == b"data:":
-        raise NotAnAnswer(f"a stream of events, which was not asked for: {response.text}")
+        raise NotAnAnswer(f"a stream of events, which was not asked for: {_text(response)}")
     try:
         data = parse_json(response.content)
     except ValueError:
         page = " (a web page)" if "html" in kind or response.content.lstrip()[:1] == b"<" else ""
-        raise NotAnAnswer(f"an answer that is no JSON object{page}: {response.text}") from None
+        raise NotAnAnswer(f"an answer that is no JSON object{page}: {_text(response)}") from None
     if not isinstance(data, dict):
         raise NotAnAnswer(f"an answer that is no JSON object: {data}")
     return data
@@ -125,32 +130,46 @@ def read_answer(data: dict[str, Any]) -> Answer:
     Raises RequestFailed if there is none, RequestRefused if a content filter or the model refused, RateLimited and
     others for an error with a status, and NotAnAnswer for an object of another protocol."""
     choices = data.get("choices")
-    if not choices and (error := data.get("error") or _bare_error(data)):
+    if error := data.get("error") or (None if choices else _bare_error(data)):
         raise _error_inside(error)
     if not isinstance(choices, list):
         raise NotAnAnswer(f"an answer without a message: {data}")
     choice = choices[0] if choices else None
     if not isinstance(choice, dict) or not isinstance(message := choice.get("message"), dict):
         raise RequestFailed(f"an answer without a message: {data}")
-    reason = str(choice.get("finish_reason") or "").lower()
-    if choice.get("error") or reason == "error":
-        raise RequestFailed(f"an error in place of an answer: {choice.get('error') or data}")
-    if _REFUSED.search(reason):
-        raise RequestRefused(f"the server's content filter stopped the answer ({reason})")
-    text = _text_of(message.get("content"))
-    if not text.strip() and (refusal := message.get("refusal") or _refusal_in(message.get("content"))):
+    if choice.get("error"):
+        raise RequestFailed(f"an error in place of an answer: {choice['error']}")
+    finish, content = _finish_of(choice.get("finish_reason"), data), message.get("content")
+    text = _text_of(content)
+    if not text.strip() and (refusal := message.get("refusal") or _refusal_in(content)):
         raise RequestRefused(f"the model refused: {refusal}")
     beside = [message[name] for name in _BESIDE if message.get(name)]
-    whole = text.encode("utf-8", "replace").decode("utf-8")  # no tokenizer accepts JSON's unpaired surrogates
+    own = _without_copy(text, beside)
+    whole = own.encode("utf-8", "replace").decode("utf-8")  # no tokenizer accepts JSON's unpaired surrogates
     found = answer_of(whole)
-    if found is None or (not found and (beside or _thoughts_alone(message.get("content")))):
-        found = THOUGHTS if found is not None else whole
-    elif any(isinstance(thought, str) and thought.strip() == text.strip() for thought in beside):
-        found = THOUGHTS  # some servers put a thought that does not end into both places
-    tokens = (data.get("usage") or {}).get("completion_tokens") if isinstance(data.get("usage"), dict) else None
-    finish: FinishReason = "length" if _CUT.search(reason) else "stop"
-    counted = tokens if isinstance(tokens, int) and not isinstance(tokens, bool) and tokens >= 0 else None
+    if found is None:
+        found = whole
+    elif not found and (beside or _holds_thoughts(content)):
+        found = THOUGHTS
+    usage = data.get("usage")
+    tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    counted = tokens if type(tokens) is int and 0 <= tokens <= MOST_TOKENS else None
     return Answer(found, finish, counted, holds_special_token(found))
+
+
+def _finish_of(named: Any, data: dict[str, Any]) -> FinishReason:
+    """Whether an answer was cut off, from the reason for which it ended. Raises RequestRefused, or RequestFailed if it
+    has not ended well."""
+    reason = str(named or "").lower()
+    if _REFUSED.search(reason):
+        raise RequestRefused(f"the server's content filter stopped the answer ({reason})")
+    if _FAILED.search(reason):
+        raise RequestFailed(f"an error in place of an answer ({reason}): {data}")
+    if _CUT.search(reason):
+        return "length"
+    if not _ENDED.search(reason):
+        raise RequestFailed(f"an answer that ended for an unknown reason ({reason}): {data}")
+    return "stop"
 
 
 _BESIDE = ("reasoning_content", "reasoning", "thinking", "reasoning_details", "thinking_blocks")
@@ -163,67 +182,93 @@ def _bare_error(data: dict[str, Any]) -> Any:
 
 
 def _text_of(content: Any) -> str:
-    """A message's content as text. Parts of a list are joined; parts with thoughts are left out."""
+    """A message's content as text: the parts of a list that are the answer, joined."""
     if content is None:
         return ""
     if isinstance(content, str):
         return content
-    if isinstance(content, dict):
-        content = [content]
-    if not isinstance(content, list) or not all(isinstance(part, str | dict) for part in content):
+    parts = _parts(content)
+    if len(parts) < (len(content) if isinstance(content, list) else 1):
         raise RequestFailed(f"a message whose content is no text: {content}")
-    texts = [part if isinstance(part, str) else part.get("text") for part in content if not _is_thought(part)]
-    return "".join(text for text in texts if isinstance(text, str))
+    return "".join(_own_text(part, "text") for part in parts if _is_answer(part))
 
 
-def _is_thought(part: Any) -> bool:
-    return isinstance(part, dict) and str(part.get("type", "")).lower() in (
-        *("thinking", "reasoning", "reasoning_content", "redacted_thinking", "thought"),
-    )
+def _own_text(part: str | dict[str, Any], *names: str) -> str:
+    """A part's text, which an object has under one of the names."""
+    found = [part] if isinstance(part, str) else [part.get(name) for name in names]
+    return next((text for text in found if isinstance(text, str)), "")
+
+
+def _parts(content: Any) -> list[Any]:
+    """The parts of a message's content that are strings or objects."""
+    listed = content if isinstance(content, list) else [content]
+    return [part for part in listed if isinstance(part, str | dict)]
+
+
+def _is_answer(part: str | dict[str, Any]) -> bool:
+    """Whether a part of a message is its answer. The names of other parts, thoughts among them, differ by server."""
+    if isinstance(part, str):
+        return True
+    kind = str(part.get("type") or "text").lower()
+    return kind in ("text", "output_text") and not part.get("thought")
+
+
+def _without_copy(text: str, beside: list[Any]) -> str:
+    """The text without a copy of the thoughts in front of it: some servers put them into both places."""
+    for thoughts in beside:
+        thought = "".join(_own_text(part, "text", "thinking", "summary") for part in _parts(thoughts)).strip()
+        if thought and text.lstrip().startswith(thought):
+            return text.lstrip().removeprefix(thought)
+    return text
 
 
 def _refusal_in(content: Any) -> Any:
     """The refusal among a message's parts, if there is one."""
-    parts = content if isinstance(content, list) else []
-    return next((part["refusal"] for part in parts if isinstance(part, dict) and part.get("refusal")), None)
+    return next((part["refusal"] for part in _parts(content) if isinstance(part, dict) and part.get("refusal")), None)
 
 
-def _thoughts_alone(content: Any) -> bool:
-    return isinstance(content, list) and bool(content) and all(map(_is_thought, content))
+def _holds_thoughts(content: Any) -> bool:
+    """Whether a message has parts beside its answer."""
+    return not all(map(_is_answer, _parts(content)))
 
 
 def _error_inside(error: Any) -> Exception:
     """An error in an answer with status 200; some gateways put its status inside."""
     message, code = _message_of({"error": error}) or (str(error), None)
     what, status = f"an error in place of an answer: {message}", str(code)
-    if status == "429" or _is_exhausted("", code):
-        return RateLimited(what, _wait_in_words(message), exhausted=_is_exhausted(message, code))
+    if status == "429" or is_exhausted("", code):
+        return RateLimited(what, wait_in_words(message), exhausted=is_exhausted(message, code))
     if status in ("401", "403") and not _FILTERED.search(message):
         return Unauthorised(what)
     if status in ("404", "model_not_found"):
         return NotFound(what)
-    if status in map(str, _REQUESTS_FAULT) or status == "content_filter":
+    if status == "content_filter":
         return RequestRefused(what)
-    return RequestFailed(what)
+    return _by_status(int(status) if status.isdecimal() and len(status) == 3 else 0, what, wait_in_words(message))
+
+
+def _by_status(status: int, what: str, wait: float) -> Exception:
+    """The error for a status that says all by itself. One that is not known is taken for the request's fault."""
+    if status in _BUSY:
+        return ServerBusy(what, wait)
+    if status in _GATEWAY:
+        return GatewayFailed(what, wait)
+    return RequestRefused(what) if status in _REQUESTS_FAULT else RequestFailed(what)
 
 
 def problem_of(response: httpx2.Response, sent: frozenset[str] = frozenset()) -> Exception:
     """The error for an unsuccessful response. `sent` are the request's optional parameters."""
     status, (message, code) = response.status_code, _said(response)
-    what = f"status {status}: {message}"
+    what, wait = f"status {status}: {message}", retry_after(response, message)
     if status == 429:
-        return RateLimited(what, retry_after(response, message), exhausted=_is_exhausted(message, code))
-    if status in _BUSY:
-        return ServerBusy(what)
-    if status >= 500:
-        return RequestFailed(what)
+        return RateLimited(what, wait, exhausted=is_exhausted(message, code))
     if status in (401, 403):  # a gateway's moderation speaks of one text
-        return RequestRefused(what) if status == 403 and _FILTERED.search(response.text) else Unauthorised(what)
+        return RequestRefused(what) if status == 403 and _FILTERED.search(_text(response)) else Unauthorised(what)
     if status in (400, 422) and (names := unknown_parameters(response, sent)):
         return UnknownParameter(what, names)
-    if status == 404 or code == "model_not_found":
+    if status == 404 or (code == "model_not_found" and status < 500):
         return NotFound(what)
-    return RequestRefused(what) if status in _REQUESTS_FAULT else Unusable(what)
+    return Unusable(what) if status < 400 or status in _UNUSABLE else _by_status(status, what, wait)
 
 
 _NOT_TAKEN = re.compile(
@@ -239,7 +284,7 @@ _NOT_BOTH = re.compile(r"temperature\W+and\W+top_p\W.*\b(?:both|together)\b", re
 
 def unknown_parameters(response: httpx2.Response, sent: frozenset[str]) -> frozenset[str]:
     """The parameters among `sent` that a refusal names as unsupported."""
-    text = response.text
+    text = _text(response)
     if "temperature" in sent and "top_p" in sent and _NOT_BOTH.search(text):
         return frozenset({"top_p"})
     if not _NOT_TAKEN.search(text):
@@ -255,73 +300,14 @@ def unknown_parameters(response: httpx2.Response, sent: frozenset[str]) -> froze
     return frozenset(name for name in sent if re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text))
 
 
-def retry_after(response: httpx2.Response, message: str = "") -> float:
-    """Seconds to wait before another request, from the headers or the message; 0 if neither names a time.
-
-    `retry-after-ms` holds milliseconds; `retry-after` seconds or a date (RFC 9110, section 10.2.3), by some servers
-    also a duration (`1m30s`). Where it is missing, the headers that count requests or tokens say when they start again:
-    OpenAI's and Groq's as a duration, others in seconds or as a point in time."""
-    headers = response.headers
-    if milliseconds := _number(headers.get("retry-after-ms", "")):
-        return milliseconds / 1000
-    value = headers.get("retry-after", "").strip()
-    if value:
-        return _time_named(value) or max(map(_time_named, value.split(",")))
-    if named := _wait_in_words(message):
-        return named
-    used_up = [kind for kind in ("requests", "tokens") if headers.get(f"x-ratelimit-remaining-{kind}", "0") == "0"]
-    names = [*(f"x-ratelimit-reset-{kind}" for kind in used_up), "ratelimit-reset", "x-ratelimit-reset"]
-    times = [headers.get(name, "") for name in names] + _RESET.findall(headers.get("ratelimit", ""))
-    return max(map(_time_named, times))
-
-
-def _time_named(value: str) -> float:
-    """Seconds until the time that a header names: a number, a duration, or a date; 0 if it is past or none of them."""
-    value = value.strip()
-    if seconds := _number(value):
-        if seconds > _EPOCH:  # a point in time, in seconds or milliseconds
-            return max(0.0, (seconds / 1000 if seconds > 1000 * _EPOCH else seconds) - time.time())
-        return seconds
-    if re.fullmatch(rf"(?:{_DURATION.pattern}\s*)+", value, re.IGNORECASE):
-        return _duration(value)
-    for read in (datetime.fromisoformat, parsedate_to_datetime):
-        with suppress(ValueError, TypeError, OverflowError):
-            date = read(value)
-            return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - time.time())
-    return 0.0
-
-
-def _number(value: str) -> float:
-    """A number above 0, else 0."""
-    try:
-        number = float(value)
-    except ValueError:
-        return 0.0
-    return number if 0 < number < float("inf") else 0.0
-
-
-def _wait_in_words(message: str) -> float:
-    """Seconds in a sentence like "Please try again in 1m2.5s."."""
-    found = _IN_WORDS.search(message)
-    return _duration(found[1]) if found else 0.0
-
-
-def _duration(text: str) -> float:
-    return sum(_number(amount) * _UNITS[unit.lower()] for amount, unit in _DURATION.findall(text))
-
-
-def _is_exhausted(message: str, code: object) -> bool:
-    return code == "insufficient_quota" or _EXHAUSTED.search(message) is not None
-
-
 def _said(response: httpx2.Response) -> tuple[str, object]:
     """The message and the code of a server's refusal."""
     if response.has_redirect_location:
         return f"a redirect to {response.headers['location']}, which is not followed", None
     try:
-        return _message_of(parse_json(response.content)) or (response.text, None)
+        return _message_of(parse_json(response.content)) or (_text(response), None)
     except ValueError:
-        return response.text, None
+        return _text(response), None
 
 
 def _message_of(data: Any) -> tuple[str, object] | None:
@@ -337,3 +323,8 @@ def _message_of(data: Any) -> tuple[str, object] | None:
         return str(error), data.get("code")
     message = next((data[name] for name in ("message", "detail") if data.get(name)), None)
     return (str(message), data.get("code")) if message else None
+
+
+def _text(response: httpx2.Response) -> str:
+    """The body as text, whatever charset the server names: Python knows some that are none."""
+    return response.content.decode("utf-8", "replace")

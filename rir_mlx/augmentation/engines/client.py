@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import threading
 import time
@@ -14,7 +15,8 @@ import httpx2
 
 from rir_mlx.augmentation.engines import answers
 from rir_mlx.augmentation.engines.address import Server
-from rir_mlx.errors import Failure, NoServer, UserError
+from rir_mlx.augmentation.engines.limits import LONGEST_WAIT
+from rir_mlx.errors import Failure, NoServer, RirError, UserError
 from rir_mlx.progress import shortened
 
 T = TypeVar("T")
@@ -22,8 +24,6 @@ T = TypeVar("T")
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 _QUICK_PAUSE = 0.2
 """Seconds before the second and last try to reach a server that was never reached."""
-_LONGEST_WAIT = 900.0
-"""The longest pause, in seconds, that a server may ask for; beyond it the job ends."""
 _SHOWN_WAIT = 30.0
 _MOST_PAUSES = 30
 """Consecutive pauses without an answer after which the job ends."""
@@ -32,6 +32,9 @@ _FOREIGN_TRIES = 3
 _LONGEST_CONNECT = 10.0
 _LEAVING = 5.0
 """Seconds to wait for cancelled requests; the thread is a daemon and does not delay the exit after that."""
+_PROXIES = frozenset({"ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"})
+_SECRET = 8
+"""Characters that a key has at least, unless it is a placeholder."""
 _EXCERPT = 300
 _LARGEST = 1 << 24
 """Bytes of an answer, unpacked. A longer one is no answer to what is asked here."""
@@ -64,13 +67,18 @@ class RateLimit:
         while (left := self.until - time.monotonic()) > 0 and not ending.is_set():
             await _sleep(left + random.uniform(0, min(1.0, left / 10)), ending)
 
-    def pause(self, limit: answers.RateLimited, seconds: float, detail: str) -> None:
-        """Hold back all requests for `seconds`. Raises Failure if waiting does not help."""
-        if limit.exhausted or seconds > _LONGEST_WAIT:
-            names = f" and names a wait of {min(seconds, 1e9):,.0f} s" if seconds > _LONGEST_WAIT else ""
+    def hold(self, seconds: float, detail: str, *, exhausted: bool = False) -> None:
+        """Hold back all requests for `seconds`. Raises Failure if that is too long, or the quota is `exhausted`."""
+        if exhausted or seconds > LONGEST_WAIT:
+            names = f" and names a wait of {min(seconds, 1e9):,.0f} s" if seconds > LONGEST_WAIT else ""
             raise Failure(f"{self.shown} takes no more requests for now{names}, {detail}", hint=_AGAIN)
-        now = time.monotonic()
-        if now >= self.until:
+        self.until = max(self.until, time.monotonic() + seconds)
+
+    def pause(self, limit: answers.RateLimited, seconds: float, detail: str) -> None:
+        """Hold back all requests, longer with each pause. Raises Failure if waiting does not help."""
+        fresh = time.monotonic() >= self.until
+        self.hold(seconds, detail, exhausted=limit.exhausted)
+        if fresh:
             self.pauses += 1
             if seconds > _SHOWN_WAIT:
                 self.tell(f"{self.shown} limits the rate of requests: waiting {seconds:.0f} s.")
@@ -78,7 +86,7 @@ class RateLimit:
             raise Failure(f"{self.shown} still limits the rate after {self.pauses} pauses, {detail}", hint=_AGAIN)
         if self.pauses > 1:  # the named time was too short
             seconds = max(seconds, min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (self.pauses - 2)))
-        self.until = max(self.until, now + seconds)
+        self.hold(seconds, detail)
 
 
 class ServerClient:
@@ -94,13 +102,7 @@ class ServerClient:
     @contextmanager
     def open(self) -> Iterator[tuple[httpx2.AsyncClient, asyncio.AbstractEventLoop]]:
         """A connection pool and its event loop. Requests still running at the end are cancelled."""
-        client = httpx2.AsyncClient(
-            headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
-            timeout=httpx2.Timeout(self.server.timeout, connect=min(_LONGEST_CONNECT, self.server.timeout)),
-            limits=httpx2.Limits(max_connections=self.server.concurrency),
-            trust_env=self.server.remote,  # a proxy from the environment is not for this machine
-            follow_redirects=False,  # the key is meant for this host alone
-        )
+        client = self._pool()
         loop = asyncio.new_event_loop()
         thread = threading.Thread(target=_serve, args=(loop, client), name="rir-mlx-openai", daemon=True)
         thread.start()
@@ -109,6 +111,24 @@ class ServerClient:
         finally:
             loop.call_soon_threadsafe(loop.stop)
             thread.join(_LEAVING)
+
+    def _pool(self) -> httpx2.AsyncClient:
+        """Raises UserError if the proxy that the environment names cannot be used."""
+        try:
+            return httpx2.AsyncClient(
+                headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
+                timeout=httpx2.Timeout(self.server.timeout, connect=min(_LONGEST_CONNECT, self.server.timeout)),
+                limits=httpx2.Limits(max_connections=self.server.concurrency),
+                trust_env=self.server.remote,  # a proxy from the environment is not for this machine
+                follow_redirects=False,  # the key is meant for this host alone
+            )
+        except (ImportError, ValueError, httpx2.InvalidURL) as error:
+            named = [name for name in os.environ if name.upper() in _PROXIES and os.environ[name]]
+            hint = "Unset them, or name a proxy like http://127.0.0.1:3128."
+            if isinstance(error, ImportError):
+                hint += " A SOCKS proxy needs the package socksio."
+            what = f"The proxy settings in the environment cannot be used: {', '.join(sorted(named))}."
+            raise UserError(what, hint=hint) from None
 
     async def insist(self, attempt: Callable[[], Awaitable[T]], ending: asyncio.Event) -> T:
         """Call `attempt` until it succeeds, with growing pauses. Once `ending` is set, nothing is retried.
@@ -121,7 +141,7 @@ class ServerClient:
             await self.limit.wait(ending)
             answered_then = self.answered
             try:
-                result = await attempt()
+                result = await _read(attempt)
             except _REPEATED as problem:
                 # A server that names a time, or answers other requests meanwhile, will get to this request too.
                 patient = isinstance(problem, answers.RateLimited) and (
@@ -160,7 +180,7 @@ class ServerClient:
                 return self._no_server(problem)
             case answers.NotAnAnswer() if not self.answered:
                 return self._foreign(problem)
-            case answers.RequestFailed() | answers.NotAnAnswer():
+            case answers.RequestFailed() | answers.NotAnAnswer() | answers.GatewayFailed():
                 return SetAside(self._tried(problem, tries))
             case _ if others_answered:
                 return SetAside(self._tried(problem, tries))
@@ -178,6 +198,8 @@ class ServerClient:
         if isinstance(problem, answers.RateLimited):
             self.limit.pause(problem, problem.wait or pause, self.clean(problem))
             return
+        if isinstance(problem, answers.ServerBusy):
+            self.limit.hold(problem.wait, self.clean(problem))
         if isinstance(problem, answers.Unreached) and not self._reached:
             pause = _QUICK_PAUSE
         await _sleep(pause, ending)
@@ -211,6 +233,11 @@ class ServerClient:
             raise answers.problem_of(response, optional)
         return answers.object_in(response)
 
+    def check_secret(self, text: str) -> None:
+        """Raises RequestFailed if an answer repeats the key. A word of letters ("ollama") is taken for no secret."""
+        if len(self._key) >= _SECRET and not self._key.isalpha() and self._key in text:
+            raise answers.RequestFailed(f"an answer that repeats the key: {text}")
+
     def clean(self, what: object) -> str:
         """The start of an error message, on one line and without the key."""
         text = str(what).replace(self._key, "***") if self._key else str(what)
@@ -237,6 +264,16 @@ class ServerClient:
         return UserError(f"{self.server.shown} {sent}, {self.clean(problem)}", hint=hint)
 
 
+async def _read(attempt: Callable[[], Awaitable[T]]) -> T:
+    """What `attempt` returns. An answer that nobody foresaw fails its request, and not the job."""
+    try:
+        return await attempt()
+    except (answers.Problem, RirError):
+        raise
+    except Exception as error:
+        raise answers.RequestFailed(f"an answer that cannot be read: {type(error).__name__}: {error}") from error
+
+
 async def _whole(answer: httpx2.Response) -> httpx2.Response:
     """The answer with its body read and unpacked. Raises RequestFailed if that is too large: a few bytes of gzip can
     stand for more than memory holds."""
@@ -245,8 +282,8 @@ async def _whole(answer: httpx2.Response) -> httpx2.Response:
         held += part
         if len(held) > _LARGEST:
             raise answers.RequestFailed(f"status {answer.status_code}: an answer of more than {_LARGEST >> 20} MB")
-    packed = ("content-encoding", "content-length", "transfer-encoding")
-    headers = [pair for pair in answer.headers.multi_items() if pair[0].lower() not in packed]
+    packed = (b"content-encoding", b"content-length", b"transfer-encoding")
+    headers = [pair for pair in answer.headers.raw if pair[0].lower() not in packed]
     return httpx2.Response(answer.status_code, headers=headers, content=bytes(held), request=answer.request)
 
 

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from queue import SimpleQueue
+from typing import Any
 
 import httpx2
 
@@ -26,7 +27,6 @@ from rir_mlx.augmentation.engines.answers import (
 )
 from rir_mlx.augmentation.engines.base import GeneratedReasoning, ReasoningRequest
 from rir_mlx.augmentation.engines.client import ServerClient, SetAside
-from rir_mlx.augmentation.engines.parameters import RequestParameters
 from rir_mlx.backends.base import Sampling
 from rir_mlx.errors import Failure, RirError, UserError, did_you_mean
 from rir_mlx.prompting.codec import Codec
@@ -35,6 +35,10 @@ from rir_mlx.prompting.room import rgen_room
 
 _MOST_FAILURES = 16
 """Refusals and failures in a row after which the server, not the requests, may be at fault."""
+_SEED_BITS = 31
+"""Seeds that every server takes: some keep a seed in 32 bits, signed or not, and JSON readers may round above 2^53."""
+_DEFAULT = Sampling()
+_RENAMED = {"max_tokens": "max_completion_tokens"}
 
 
 class OpenAIEngine:
@@ -187,7 +191,10 @@ class OpenAIEngine:
             parameters = self._parameters.of(sampling, request.seed)
             body = {"model": self.model, "messages": [message]} | parameters
             try:
-                return read_answer(await self._client.send(client, "/chat/completions", body, frozenset(parameters)))
+                data = await self._client.send(client, "/chat/completions", body, frozenset(parameters))
+                answer = read_answer(data)
+                self._client.check_secret(answer.text)
+                return answer
             except UnknownParameter as refusal:
                 self._parameters.learn(refusal)
                 if self._parameters.of(sampling, request.seed) == parameters:
@@ -217,3 +224,42 @@ def fitted_request(
         request = replace(request, text=request.text[: spans[-over][0]])
         lost += over
     return request, lost
+
+
+class RequestParameters:
+    """What a request holds besides the message. `omitted` are never sent. A parameter that the server refuses as
+    unknown is left out of all later requests, and the user is told once."""
+
+    def __init__(self, tell: Callable[[str], None], omitted: Iterable[str] = ()) -> None:
+        self.tell, self.omitted = tell, set(omitted)
+        self.renamed: dict[str, str] = {}
+
+    def of(self, sampling: Sampling, seed: int) -> dict[str, Any]:
+        # OpenAI refuses names that it does not know. mlx_lm.server answers requests with a seed one by one.
+        extras = {name: getattr(sampling, name) for name in ("min_p", "repetition_penalty")}
+        values: dict[str, Any] = {
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "max_tokens": sampling.max_tokens,
+            "stream": False,
+            **({"seed": seed % (1 << _SEED_BITS)} if sampling.temperature > 0 else {}),
+            **{name: value for name, value in extras.items() if value != getattr(_DEFAULT, name)},
+        }
+        return {self.renamed.get(name, name): value for name, value in values.items() if name not in self.omitted}
+
+    def learn(self, refusal: UnknownParameter) -> None:
+        """Leave out, or rename, what the server does not take."""
+        original = {new: old for old, new in self.renamed.items()}
+        for sent in sorted(refusal.names):
+            name = original.get(sent, sent)
+            if name in self.omitted or self.renamed.get(name, name) != sent:
+                continue  # learned from another request's refusal
+            if sent in _RENAMED:
+                self.renamed[name] = _RENAMED[sent]
+                self.tell(f"the server does not take {sent}; {_RENAMED[sent]} is sent instead.")
+            else:
+                self.omitted.add(name)
+                self.tell(
+                    f"the server does not take {sent}; it is left out. "
+                    f"augment.omit_parameters=[{name}] leaves it out from the start."
+                )

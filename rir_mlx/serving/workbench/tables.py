@@ -152,6 +152,8 @@ class TableJob:
         worker takes no rows for minutes."""
         until = time.monotonic() + _PATIENCE
         while True:
+            if self.gone.is_set():
+                raise _Gone
             job = Job([Item(text, self.asked.reason) for text in texts])
             try:
                 self.loaded.worker.submit(job)

@@ -16,7 +16,7 @@ from server_stand_in import Reply, StandInServer, chat, echo
 
 from rir_mlx.augmentation.engines import client
 from rir_mlx.augmentation.engines.address import Server
-from rir_mlx.augmentation.engines.answers import retry_after
+from rir_mlx.augmentation.engines.limits import is_exhausted, retry_after
 from rir_mlx.augmentation.engines.server import OpenAIEngine
 from rir_mlx.errors import Failure
 
@@ -124,6 +124,56 @@ def test_a_quota_ends_at_once_with_the_servers_own_words(error: dict[str, str]) 
         write(engine_at(url, concurrency=4), make_orders(30))
     assert time.monotonic() - started < 5
     assert len(server.bodies) <= 8
+
+
+GROQ = (
+    "Rate limit reached for model `llama` on tokens per minute (TPM): Limit 6000. Please try again in 0.05s. "
+    "Need more tokens? Upgrade to Dev Tier today at https://console.groq.com/settings/billing"
+)
+OPENAI = (
+    "Rate limit reached on requests per min. Limit: 3 / min. Please try again in 20s. Please add a payment method. "
+    "Visit https://platform.openai.com/account/billing to add a payment method."
+)
+GEMINI = "You exceeded your current quota, please check your plan and billing details.\nPlease retry in 34.07s."
+
+
+@pytest.mark.parametrize(
+    ("message", "code", "exhausted"),
+    [
+        *((message, "rate_limit_exceeded", False) for message in (GROQ, OPENAI, GEMINI)),
+        ("See https://example.org/billing", None, False),
+        (GEMINI, "insufficient_quota", True),
+        (GROQ.replace("minute (TPM)", "day (TPD)"), "rate_limit_exceeded", True),
+        ("You exceeded your current quota, please check your plan and billing details.", None, True),
+        ("You exceeded your current quota. Please retry in 7h.", None, True),
+    ],
+)
+def test_a_limit_per_minute_is_no_quota_whatever_is_advertised_beside_it(
+    message: str, code: str | None, exhausted: bool
+) -> None:
+    """A word about billing ended the job, where the server asked to wait for seconds."""
+    assert is_exhausted(message, code) is exhausted
+
+
+def test_a_limit_per_minute_with_a_word_about_billing_is_waited_for() -> None:
+    replies = iter([(429, {}, {"error": {"message": GROQ, "code": "rate_limit_exceeded"}}), chat("a")])
+    with StandInServer(lambda body: next(replies)).running() as url:
+        assert write(engine_at(url, retries=0), make_orders(1))["k0"].text == "a"
+
+
+@pytest.mark.parametrize("status", [502, 503, 529])
+def test_a_busy_server_is_waited_for_as_it_asks(status: int) -> None:
+    """It was asked again at once, until its tries were used up."""
+    began: list[float] = []
+
+    def reply(body: dict[str, Any]) -> Reply:
+        began.append(time.monotonic())
+        return echo(body) if began[-1] - began[0] >= 1 else (status, {"Retry-After": "1"}, b"busy")
+
+    with StandInServer(reply).running() as url:
+        written = write(engine_at(url, concurrency=2, retries=1, request_retries=0), make_orders(4))
+    assert all(result.text for result in written.values())
+    assert len(began) <= 6
 
 
 def test_a_wait_of_hours_ends_at_once() -> None:
