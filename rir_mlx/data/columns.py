@@ -40,6 +40,10 @@ _USUAL_NAMES: dict[Role, tuple[tuple[str, ...], ...]] = {
 }
 
 _SHOWN = 60
+_MAY_BE_TEXT = re.compile(
+    r"^\w*(text|review|sentence|comment|message|post|tweet|title)s?\w*$|^(query|question|abstract|e-?mail)s?$", re.I
+)
+"""Names of a lone column that is taken for the text."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,8 @@ def find_columns(names: Sequence[str], columns: Sequence[Column], shown: str) ->
 def find_in_header(names: Sequence[str], columns: Sequence[Column], shown: str) -> list[str]:
     """The same in a table whose first line names its columns. Raises DataError also if a lone column has an unusual
     name: that line may be the first text."""
-    if len(names) == len(columns) == 1 and columns[0].name is None and not usually_named(names, columns[0].role):
+    lone = len(names) == len(columns) == 1 and columns[0].name is None
+    if lone and not _MAY_BE_TEXT.search(names[0]) and not usually_named(names, columns[0].role):
         raise DataError(
             f"{shown}: the first line names the column; it is {shortened(names[0], _SHOWN)!r}.",
             hint=f"If that is its name, set {columns[0].key} to it. If it is a text, write a line with the name text "

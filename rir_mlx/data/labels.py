@@ -31,6 +31,7 @@ failed. LibreOffice writes a number: `Err:502`."""
 _FAILED = re.compile(r"Err:\d{3}", re.ASCII)
 _DOUBTFUL = frozenset(("nil", "n.a.", "unknown", "inf", "-inf", "infinity", "-infinity"))
 """What may stand for a missing value, in small letters, and may be a label as well."""
+_NOTHING = ("?", "-", "--", ".", "…", "–", "—")
 _WHOLE = re.compile(r"([+-]?\d+)\.0*")
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?(e[+-]?\d{1,3})?", re.ASCII)
 _TRUTH = ("true", "false")
@@ -141,10 +142,12 @@ def _as_read(label: str) -> str | Decimal:
 
 
 def doubtful(labels: Iterable[str]) -> list[str]:
-    """Labels that may stand for a missing value: in other letters than programs write it, or without any letter, digit
-    or symbol."""
-    missing = {name.casefold() for name in MISSING} | _DOUBTFUL
-    return [label for label in labels if label.casefold() in missing or not any(map(_says_something, label))]
+    """Labels that may stand for a missing value: in other letters than programs write it, a usual sign for it, or the
+    only label without a letter, digit or symbol: several are a scale, as stars are, or `-` beside `+`."""
+    labels, missing = list(labels), {name.casefold() for name in MISSING} | _DOUBTFUL
+    bare = [label for label in labels if not any(map(_says_something, label))]
+    signs = () if "+" in labels else (*_NOTHING, *(bare if len(bare) == 1 else ()))
+    return [label for label in labels if label.casefold() in missing or label in signs]
 
 
 def _says_something(sign: str) -> bool:

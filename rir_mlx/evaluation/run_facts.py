@@ -49,7 +49,8 @@ class RunFacts(Part):
     versions: dict[str, str]
     """Installed version of each package."""
     backend: str
-    """`mlx`, `torch` or `fake`: with which the answers were measured; several are joined by "and"."""
+    """`mlx`, `torch` or `fake`: with which the answers were measured; several are joined by "and".
+    `unknown`: by a version that did not record it."""
     device: str
     """Name of the processor, or of several."""
     dtype: str = ""

@@ -76,7 +76,8 @@ class ScoreCache:
 
     def other_formats(self) -> set[str]:
         """The number formats of the journal's scores that are not this machine's."""
-        return {_made_with(result).dtype for result in self.journal.results()} - {self._made_with().dtype, _UNKNOWN}
+        found = {_made_with(result).dtype for result in self.journal.results() if result.get("scores")}
+        return found - {self._made_with().dtype, _UNKNOWN}
 
     def direct(self, texts: Sequence[str], batch_size: int, what: str) -> TimedScores:
         """Labels from the text alone."""
@@ -196,7 +197,8 @@ class ScoreCache:
         for place, key in enumerate(keys):  # row by row: lists of numbers take four times the memory of an array
             found = self.journal.get(key) or {}
             scores[place] = found["scores"]
-            self.used.add(_made_with(found))
+            if found["scores"]:  # and no text to read, of which no figure is made
+                self.used.add(_made_with(found))
             rest.append([found[name] for name in ("reasoning", "tokens", "trimmed", "seconds")])
         reasonings, tokens, trimmed, seconds = (list(column) for column in zip(*rest, strict=True))
         return TimedScores(LabelScores(scores, reasonings, tokens, trimmed), float(np.mean(seconds)))

@@ -315,7 +315,8 @@ class EvaluateSection(Section):
     """Temperature of the drawn reasonings."""
     wanted_accuracy: float | None = Field(default=None, gt=0, le=1)
     """A threshold is chosen on the validation rows above which answers are correct this often, with a certainty of
-    95 %. If none is shown to reach it, no text gets a label: 500 rows cannot show 0.99."""
+    95 % (97.5 % where it reasons in doubt: the same rows choose when). If none is shown to reach it, no text gets a
+    label: 500 rows cannot show 0.99."""
     baselines: tuple[Baseline, ...] = DEFAULT_BASELINES
     """What the arms are measured against: the `majority` label, `tf-idf` with logistic regression, the `untuned` base
     model, and an `embedding` of the texts with logistic regression, which needs `embedding_model`."""

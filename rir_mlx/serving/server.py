@@ -26,7 +26,7 @@ _HEADER_BYTES = 16 * 1024
 _HEAD_SECONDS = 30.0
 """Seconds that a request may take to arrive, without its body."""
 _IDLE = 75
-"""Seconds for which a connection without a request is kept. Clients keep theirs for 30 and then open another."""
+"""Seconds for which a connection is kept after an answer. Clients keep theirs for 30 and then open another."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def prompt_connections(seconds: float) -> type[asyncio.Protocol]:
             self._forget()
 
         def _watch(self) -> None:
-            """Start the clock with the first byte of a head, and stop it with the last."""
+            """Start the clock where a head is awaited, and stop it with the head's last byte."""
             if self.conn.their_state is not h11.IDLE:
                 self._forget()
             elif self.waiting is None:

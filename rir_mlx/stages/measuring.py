@@ -152,12 +152,21 @@ def cached(
             try:
                 found = score(cache)
             except OtherFormatError:
-                formats = " and ".join(sorted(cache.other_formats()))
+                others = sorted(cache.other_formats())
             else:
                 context.measured_with.setdefault(stage.folder, set()).update(cache.used)
                 return found
-        context.progress.say(f"note: scores in {formats} are discarded, for here it is {context.model.number_format}.")
+        _say_discarded(context, others)
         stage.score_journal.unlink()
+
+
+def _say_discarded(context: Context, formats: Sequence[str]) -> None:
+    found = " and ".join(formats)
+    context.progress.say(f"note: scores in {found} are discarded, for here it is {context.model.number_format}.")
+
+
+class _MissingError(Exception):
+    """A score is not cached."""
 
 
 class _ArmMeasurement:
@@ -189,9 +198,25 @@ class _ArmMeasurement:
         self.stage.begin()
         with Journal(self.stage.score_journal) as journal:
             add_ranks_results(journal)
-            mixes = bool(self._cache(journal).other_formats())
-        if mixes:
+            others = [] if self._is_complete(journal) else sorted(self._cache(journal).other_formats())
+        if others:
+            _say_discarded(self.context, others)
             self._discard_cached()
+        return True
+
+    def _is_complete(self, journal: Journal) -> bool:
+        """Whether the journal holds all scores of the validation and test rows."""
+
+        def load() -> Classifier:
+            raise _MissingError
+
+        cache = ScoreCache(journal, self.identity, load, self.context.progress, self.context.made_with)
+        cache.may_mix = True
+        try:
+            for part in ("validation", "test"):
+                self._part_scores(cache, part, [row.text for row in getattr(self.context.data, part)])
+        except _MissingError:
+            return False
         return True
 
     def score_share(self) -> None:

@@ -344,6 +344,11 @@ def test_labels_that_combine_others_are_told(separator: str) -> None:
         ("yes", "no", "yes, but late"),
         ("and/or", "not"),
         ("[sic]", "{}{", "plain"),
+        ("1/5", "2/5", "3/5", "4/5", "5/5"),
+        ("1,0", "1,5", "2,0", "2,5"),
+        ("2020/01", "2020/02", "2021/01", "2021/02"),
+        ("R&D", "R", "Q&A", "D&O"),
+        ("[" * 20_000, "plain"),
     ],
 )
 def test_labels_whose_parts_are_no_labels_are_plain_ones(labels: tuple[str, ...]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx2
 
-from rir_mlx.augmentation.engines.limits import is_exhausted, retry_after, wait_in_words
+from rir_mlx.augmentation.engines.limits import asked_wait, is_exhausted, retry_after, wait_in_words
 from rir_mlx.augmentation.model_output import MOST_TOKENS, answer_of, holds_special_token
 from rir_mlx.json_text import parse_json
 from rir_mlx.types import FinishReason
@@ -21,6 +21,8 @@ _REQUESTS_FAULT = frozenset({400, 413, 422, 451})
 _UNUSABLE = frozenset({402, 405, 406, 407, 410, 411, 415, 426})
 """No request does better: payment required, a method that is not allowed."""
 _FILTERED = re.compile(r"moderat|flagged|content.?(?:policy|filter|management)|safety|guardrail", re.IGNORECASE)
+_MANY_WORDS = 4
+_NO_ANSWER = re.compile(r"think|thought|reason|summar|analys|tool|redact")
 _REFUSED = re.compile(
     r"filter|safety|refus|recitation|block|prohibit|guardrail|moderat|policy|spii|sensitive|censor|toxic"
 )
@@ -29,7 +31,7 @@ _CUT = re.compile(
     r"length|max|limit|window|abort|cancel|time.?out|insufficient|interrupt|incomplete|not.?finish|repetition|pause"
 )
 _ENDED = re.compile(
-    r"(?<![a-z])(?:stop|eos|end|complete|done|finish|tool|function|success|ok|normal|null|none|unknown)|\A\Z"
+    r"(?<![a-z])(?:stop|eo[st]|end|complete|done|finish|natural|matched|exit|word|tool|function|success|ok|normal|null|none|unknown)|\A\Z"
 )
 """Words in the reasons for which an answer ended, in small letters: refused by a filter, an error, not at its end, and
 at its end. They are looked for in this order."""
@@ -209,16 +211,19 @@ def _is_answer(part: str | dict[str, Any]) -> bool:
     """Whether a part of a message is its answer. The names of other parts, thoughts among them, differ by server."""
     if isinstance(part, str):
         return True
-    kind = str(part.get("type") or "text").lower()
-    return kind in ("text", "output_text") and not part.get("thought")
+    return not part.get("thought") and not _NO_ANSWER.search(str(part.get("type") or "").lower())
 
 
 def _without_copy(text: str, beside: list[Any]) -> str:
-    """The text without a copy of the thoughts in front of it: some servers put them into both places."""
+    """The text without a copy of the thoughts in front of it, which some servers put into both places. An answer may
+    also begin with the words of a short thought, or with a sentence of it."""
     for thoughts in beside:
         thought = "".join(_own_text(part, "text", "thinking", "summary") for part in _parts(thoughts)).strip()
-        if thought and text.lstrip().startswith(thought):
-            return text.lstrip().removeprefix(thought)
+        rest = text.lstrip().removeprefix(thought)
+        breaks = not rest.strip() or rest.lstrip(" ")[0] in "\r\n<"
+        broken_off = len(thought.split()) >= _MANY_WORDS and thought[-1] not in ".!?"
+        if thought and rest != text.lstrip() and (breaks or broken_off):
+            return rest
     return text
 
 
@@ -259,9 +264,9 @@ def _by_status(status: int, what: str, wait: float) -> Exception:
 def problem_of(response: httpx2.Response, sent: frozenset[str] = frozenset()) -> Exception:
     """The error for an unsuccessful response. `sent` are the request's optional parameters."""
     status, (message, code) = response.status_code, _said(response)
-    what, wait = f"status {status}: {message}", retry_after(response, message)
+    what, wait = f"status {status}: {message}", asked_wait(response, message)
     if status == 429:
-        return RateLimited(what, wait, exhausted=is_exhausted(message, code))
+        return RateLimited(what, retry_after(response, message), exhausted=is_exhausted(message, code))
     if status in (401, 403):  # a gateway's moderation speaks of one text
         return RequestRefused(what) if status == 403 and _FILTERED.search(_text(response)) else Unauthorised(what)
     if status in (400, 422) and (names := unknown_parameters(response, sent)):

@@ -199,7 +199,7 @@ class ServerClient:
             self.limit.pause(problem, problem.wait or pause, self.clean(problem))
             return
         if isinstance(problem, answers.ServerBusy):
-            self.limit.hold(problem.wait, self.clean(problem))
+            self.limit.hold(min(problem.wait, LONGEST_WAIT), self.clean(problem))
         if isinstance(problem, answers.Unreached) and not self._reached:
             pause = _QUICK_PAUSE
         await _sleep(pause, ending)

@@ -39,23 +39,35 @@ def is_exhausted(message: str, code: object = None) -> bool:
 
 
 def retry_after(response: httpx2.Response, message: str = "") -> float:
-    """Seconds to wait before another request, from the headers or the message; 0 if neither names a time.
+    """Seconds to wait after a request beyond a limit; 0 if nothing names a time.
+
+    Where no wait is asked for, the headers that count requests or tokens say when they start again: OpenAI's and Groq's
+    as a duration, others in seconds or as a point in time. Those of a limit that is not used up do not count."""
+    if asked := asked_wait(response, message):
+        return asked
+    headers = response.headers
+    names = [
+        f"{limit}-reset{kind}"
+        for limit in ("ratelimit", "x-ratelimit")
+        for kind in ("", "-requests", "-tokens")
+        if headers.get(f"{limit}-remaining{kind}", "0") == "0"
+    ]
+    times = [headers.get(name, "") for name in names] + _RESET.findall(headers.get("ratelimit", ""))
+    return max(map(_time_named, times), default=0.0)
+
+
+def asked_wait(response: httpx2.Response, message: str = "") -> float:
+    """Seconds to wait before another request, as the server asks in a header or its message; 0 if it names none.
 
     `retry-after-ms` holds milliseconds; `retry-after` seconds or a date (RFC 9110, section 10.2.3), by some servers
-    also a duration (`1m30s`). Where it is missing, the headers that count requests or tokens say when they start again:
-    OpenAI's and Groq's as a duration, others in seconds or as a point in time."""
+    also a duration (`1m30s`)."""
     headers = response.headers
     if milliseconds := _number(headers.get("retry-after-ms", "")):
         return milliseconds / 1000
     value = headers.get("retry-after", "").strip()
     if value:
         return _time_named(value) or max(map(_time_named, value.split(",")))
-    if named := wait_in_words(message):
-        return named
-    used_up = [kind for kind in ("requests", "tokens") if headers.get(f"x-ratelimit-remaining-{kind}", "0") == "0"]
-    names = [*(f"x-ratelimit-reset-{kind}" for kind in used_up), "ratelimit-reset", "x-ratelimit-reset"]
-    times = [headers.get(name, "") for name in names] + _RESET.findall(headers.get("ratelimit", ""))
-    return max(map(_time_named, times))
+    return wait_in_words(message)
 
 
 def _time_named(value: str) -> float:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from rir_mlx.data.audit.findings import Finding
+from rir_mlx.json_text import parse_json
 
 _SHOWN = 6
 _SEPARATORS = (";", "|", ",", "/", "+", "&")
@@ -31,16 +31,28 @@ def check_several(totals: Mapping[str, int], spellings: Mapping[str, Counter[str
 
 
 def _combined(totals: Mapping[str, int], separator: str) -> Counter[str]:
-    """The labels all of whose parts are labels, or parts of another such label; none if there is a single one whose
-    parts are not all labels of their own."""
-    parts = {label: [part.strip() for part in label.split(separator)] for label in totals}
-    several = {label: each for label, each in parts.items() if len(each) > 1 and all(each) and not _is_json(label)}
-    uses = Counter(part for each in parts.values() for part in set(each))
-    return Counter({label: totals[label] for label, each in several.items() if all(uses[part] > 1 for part in each)})
+    """The labels that are made of others: each part is a label of its own or a part of another one of these, at least
+    one is a label of its own, and not all are numbers, as in a date or a grade (`4/5`)."""
+    parts = {label: [part.strip() for part in label.split(separator)] for label in totals if not _is_json(label)}
+    found = {
+        label: each
+        for label, each in parts.items()
+        if 1 < len(each) == len(set(each)) and all(each) and not all(map(_is_number, each)) and totals.keys() & each
+    }
+    while True:
+        uses = Counter(part for each in found.values() for part in each) + Counter(totals.keys())
+        kept = {label: each for label, each in found.items() if all(uses[part] > 1 for part in each)}
+        if len(kept) == len(found):
+            return Counter({label: totals[label] for label in kept})
+        found = kept
+
+
+def _is_number(part: str) -> bool:
+    return part.replace(".", "", 1).isdecimal()
 
 
 def _of_several_lines(spellings: Mapping[str, Counter[str]]) -> Counter[str]:
-    """The cells with a line break inside. Where the label has one itself, it is called so."""
+    """The cells with a line break inside. A label that the user named with one is left out."""
     found = Counter[str]()
     for label, counts in spellings.items():
         if len(label.splitlines()) < 2:
@@ -55,7 +67,7 @@ def _is_json(label: str) -> bool:
     if not label.startswith(("[", "{")):
         return False
     try:
-        return isinstance(json.loads(label.replace("'", '"')), list | dict)
+        return isinstance(parse_json(label.replace("'", '"')), list | dict)
     except ValueError:
         return False
 

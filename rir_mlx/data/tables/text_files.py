@@ -43,13 +43,14 @@ _PAGES = (
         "Fetch it: git lfs pull",
     ),
     (
-        re.compile(rb"(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html[\s>])", re.IGNORECASE | re.DOTALL),
+        re.compile(rb"<(?:!doctype\s+html|html[\s>])", re.IGNORECASE),
         "an HTML page, as of a site that asks to log in",
         "Download the file itself, or save the page's table as CSV (UTF-8).",
     ),
     (re.compile(rb"<\?xml\s"), "an XML file", "Save its table as CSV (UTF-8)."),
 )
 """The same for files that are text, but neither a table nor a text a line."""
+_PAGE_LINE = re.compile(rb"^(?:<html[\s>]|<\?xml\s)", re.IGNORECASE | re.MULTILINE)
 _SAMPLE_BYTES = 1 << 16
 _MOST_LINES = 2000
 """So many lines that are not UTF-8, and none that is, settle that the file is in another encoding."""
@@ -159,6 +160,10 @@ def refuse_pages(path: Path, shown: str) -> None:
 
 def _refuse_pages(start: bytes, shown: str) -> None:
     start = start.removeprefix(_BOM).lstrip()
+    if len(_PAGE_LINE.findall(start)) > 1:
+        return  # texts that are pages, one a line
+    while start.startswith(b"<!--") and (end := start.find(b"-->")) > 0:
+        start = start[end + 3 :].lstrip()
     for pattern, what, hint in _PAGES:
         if pattern.match(start):
             raise DataError(f"{shown} is no table: it is {what}.", hint=hint)

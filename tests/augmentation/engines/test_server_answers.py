@@ -132,6 +132,7 @@ def test_an_answer_that_did_not_end_well_is_none(reason: str, error: type[Except
     [
         *((reason, "stop") for reason in ("stop", "eos", "eos_token", "STOP", "end_turn", "COMPLETE", "tool_calls")),
         *((reason, "stop") for reason in (None, "", "stop_sequence", "function_call", "unknown", "hit_eos")),
+        *((reason, "stop") for reason in ("eot", "eot_id", "natural")),
         *((reason, "length") for reason in ("length", "max_tokens", "stopped_by_limit", "not_finished", "aborted")),
     ],
 )
@@ -185,3 +186,23 @@ def test_a_proxy_that_cannot_be_used_is_named(variable: str, proxy: str, monkeyp
         write(engine_at("http://192.0.2.1:9/v1"), make_orders(1))
     assert "hunter2" not in str(caught.value)
     assert ("socksio" in caught.value.hint) == proxy.startswith("socks")
+
+
+def test_the_reset_of_a_limit_that_is_not_used_up_is_no_wait() -> None:
+    """Many gateways name it in every answer: one 503 held everything back for an hour, and ended the job."""
+    headers = {"x-ratelimit-remaining": "4990", "x-ratelimit-reset": "3000", "ratelimit-reset": "50"}
+    busy = answers.problem_of(httpx2.Response(503, headers=headers))
+    assert isinstance(busy, answers.ServerBusy)
+    assert busy.wait == 0
+    limited = answers.problem_of(httpx2.Response(429, headers=headers))
+    assert isinstance(limited, answers.RateLimited)
+    assert limited.wait == 50, "the limit whose rest is not named"
+
+
+def test_an_answer_may_begin_with_the_words_of_a_short_thought() -> None:
+    beside = {"reasoning_content": "I"}
+    assert read({"content": "I conclude that the writer is glad.", **beside}).text.startswith("I conclude")
+
+
+def test_a_part_of_an_unknown_kind_is_a_part_of_the_answer() -> None:
+    assert read({"content": [{"type": "message", "text": GOOD}]}).text == GOOD

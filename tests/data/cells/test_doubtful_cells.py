@@ -42,7 +42,9 @@ def test_what_a_program_writes_for_a_missing_label_is_none(cell: str) -> None:
 def test_labels_that_may_be_missing_values_are_doubtful_and_emojis_are_not() -> None:
     odd = ["?", "-", "--", ".", "…", "n.a.", "N.A.", "unknown", "Unknown", "inf", "-inf", "NIL", "(Null)"]
     assert doubtful(odd) == odd
-    assert doubtful(["joy", "1", "😀", "❤", "❤️", "👨‍👩‍👧", "#️⃣", "🏴󠁧󠁢󠁥󠁮󠁧󠁿", "+", "C++", "да", "喜"]) == []
+    assert doubtful(["joy", "1", "😀", "❤", "❤️", "👨‍👩‍👧", "#️⃣", "🏴󠁧󠁢󠁥󠁮󠁧󠁿", "C++", "да", "喜"]) == []
+    assert doubtful(["joy", "''"]) == ["''"]
+    assert doubtful(["*", "**", "***"]) == doubtful(["-", "+"]) == []
 
 
 @pytest.mark.parametrize("text", ["nan", "NULL", " None ", "N/A", "#REF!", "\\N", "Err:522"])

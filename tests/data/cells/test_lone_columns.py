@@ -88,3 +88,25 @@ def test_texts_that_begin_like_a_page_are_texts(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("version 2 of <html>\n<htmlx> is no tag\n", "utf-8")
     assert len(read_texts(path, None)) == 2
+
+
+def test_comments_in_front_of_a_page_are_passed_over_one_by_one(tmp_path: Path) -> None:
+    """A pattern took time that doubled with each of them."""
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"<!---->" * 400 + b"\ntext\ni am afraid\n")
+    with pytest.raises(DataError, match="the first line names the column"):
+        read_texts(path, None)
+    path.write_bytes(b"<!-- saved -->\n" * 9 + b"<!DOCTYPE html>\n<html>\n")
+    with pytest.raises(DataError, match="it is an HTML page"):
+        read_texts(path, None)
+
+
+def test_texts_that_are_pages_are_texts(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"<html><body>buy now</body></html>\n<html><body>hello</body></html>\n")
+    assert len(read_texts(path, None)) == 2
+
+
+@pytest.mark.parametrize("name", ["texts", "review_text", "query", "text_en", "emails"])
+def test_a_lone_column_may_have_a_name_much_like_the_usual_ones(tmp_path: Path, name: str) -> None:
+    assert read_texts(lone_column(tmp_path / "a.csv", [name, "i am afraid"]), None) == ["i am afraid"]
