@@ -25,6 +25,7 @@ from rir_mlx.errors import UserError
 from rir_mlx.estimator import RirClassifier
 from rir_mlx.progress import Silent
 from rir_mlx.stages.evaluation import _trained_arms
+from rir_mlx.stages.measuring import _ArmMeasurement
 from rir_mlx.statistics.calibration import Calibration
 
 pytestmark = pytest.mark.slow
@@ -242,3 +243,16 @@ def test_auto_reasons_where_the_measured_threshold_says_so(
 def test_the_object_draws_with_the_temperature_that_was_measured(evaluated_run: Path) -> None:
     evaluated("evaluate.sample_temperature=0.3")
     assert RirClassifier.load(evaluated_run, arm="qra", backend="fake").temperature_ == 0.3
+
+
+def test_ranks_discard_scores_of_another_format_only_if_some_are_missing(evaluated_run: Path) -> None:
+    """Under torchrun, a key that changes no score made all be scored again where `auto` means another format."""
+    journal = evaluated_run / "evaluation/qra/readings.jsonl"
+    made = [{**line, "with": ["torch", "a card", "bfloat16"]} for line in lines_of(journal)]
+    journal.write_text("".join(json.dumps(line) + "\n" for line in made), encoding="utf-8")
+    measurement = _ArmMeasurement(opened("small.yaml", "evaluate.wanted_accuracy=0.9"), "qra", 0)
+    assert measurement.begin_shares()
+    assert len(lines_of(journal)) == len(made)
+    journal.write_text("".join(json.dumps(line) + "\n" for line in made[:9]), encoding="utf-8")
+    assert measurement.begin_shares()
+    assert not journal.exists()
