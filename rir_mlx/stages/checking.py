@@ -107,7 +107,7 @@ def sort_out(recipe: Recipe, checked: Audit, clean: Path, rejects: Path | None, 
     found = sort_rows(source, wanted, faults)
     write_text(clean, found.clean)
     if rejects is not None:
-        write_text(rejects, found.rejects)
+        write_text(rejects, found.rejects, errors="surrogateescape")  # bytes that are no UTF-8, as they were read
     return found
 
 

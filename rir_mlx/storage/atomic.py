@@ -236,10 +236,10 @@ def _sync_names(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file. Bytes of a file that were no UTF-8, as `open_lines` reads them, are written as they were."""
+def write_text(path: Path, text: str, errors: str = "strict") -> None:
+    """Write a text file in UTF-8. `errors` says what becomes of halves of characters, as for `open`."""
     with _replacing_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
+        temporary.write_text(text, encoding="utf-8", errors=errors)
 
 
 @contextmanager

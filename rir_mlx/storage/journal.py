@@ -160,12 +160,15 @@ class Journal:
         return result
 
     def results(self) -> Iterator[dict[str, Any]]:
-        """Every result of its own file, in the order of the lines; one that was replaced as well."""
+        """Every result of its own file, in the order of the lines; one that was replaced as well. Lines that cannot be
+        read are skipped."""
         self.flush()
         with self.path.open("rb") as file:
             for line in file:
-                with suppress(ValueError):  # as when it was opened
-                    yield parse_json(line)
+                with suppress(ValueError):
+                    result = parse_json(line)
+                    if isinstance(result, dict):
+                        yield result
 
     def append(self, result: dict[str, Any]) -> None:
         """Add a result, whose first item is its key. Raises Failure if the disk is full; earlier results are kept."""

@@ -140,3 +140,10 @@ def test_no_framework_is_imported_before_a_backend_is_opened(module: str) -> Non
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_auto_is_the_number_format_that_a_model_is_loaded_in(framework: Backend, tiny: Path) -> None:
+    """What the report names is what the weights take in memory."""
+    model = framework.load(tiny)
+    width = {"float32": 4, "bfloat16": 2}[framework.facts().auto]
+    assert model.weight_bytes == width * model.parameters

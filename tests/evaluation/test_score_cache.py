@@ -224,3 +224,12 @@ def test_scores_that_do_not_say_what_made_them_are_kept(tmp_path: Path) -> None:
     with reader(tmp_path, Fake()) as second:
         second.direct(TEXTS, 8, "")
         assert {used.dtype for used in second.used} == {"unknown", "float32"}
+
+
+def test_a_damaged_line_hides_no_other_format(tmp_path: Path) -> None:
+    with reader(tmp_path, Fake(), made_with=HERE._replace(dtype="bfloat16")) as first:
+        first.direct(TEXTS[:4], 8, "")
+    path = tmp_path / "readings.jsonl"
+    path.write_text("5\n[]\nnot json\n" + path.read_text())
+    with reader(tmp_path, Fake()) as second:
+        assert second.other_formats() == {"bfloat16"}

@@ -112,3 +112,19 @@ def test_new_files_get_their_names_together_or_not_at_all(
     two.unlink()
     write([one, two])
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"one": "new", "two": "new"}
+
+
+def test_half_a_character_is_written_only_where_it_is_meant(tmp_path: Path) -> None:
+    """A file of ours with bytes that are no UTF-8 could not be read again."""
+    with pytest.raises(UnicodeEncodeError):
+        write_text(tmp_path / "own", "caf\udce9")
+    assert not (tmp_path / "own").exists()
+    write_text(tmp_path / "rows", "caf\udce9", errors="surrogateescape")
+    assert (tmp_path / "rows").read_bytes() == b"caf\xe9"
+
+
+def test_a_file_does_not_take_the_place_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    with pytest.raises(Failure, match="kept"):
+        write_text(tmp_path / "kept", "x")
+    assert (tmp_path / "kept").is_dir()

@@ -16,13 +16,16 @@ from rir_mlx.types import FinishReason
 _BUSY = frozenset({408, 409, 425, 498, 503, 529})
 """The server is not ready for any request."""
 _GATEWAY = frozenset({502, 504, *range(520, 525)})
+"""What stands behind a gateway does not answer; 520 to 524 are Cloudflare's."""
 _REQUESTS_FAULT = frozenset({400, 413, 422, 451})
 """A context that is too long, a content filter: another request may do better."""
 _UNUSABLE = frozenset({402, 405, 406, 407, 410, 411, 415, 426})
 """No request does better: payment required, a method that is not allowed."""
 _FILTERED = re.compile(r"moderat|flagged|content.?(?:policy|filter|management)|safety|guardrail", re.IGNORECASE)
 _MANY_WORDS = 4
+"""So many words in front of an answer are no chance likeness to a thought."""
 _NO_ANSWER = re.compile(r"think|thought|reason|summar|analys|tool|redact")
+"""Words in the types of a message's parts that are not its answer."""
 _REFUSED = re.compile(
     r"filter|safety|refus|recitation|block|prohibit|guardrail|moderat|policy|spii|sensitive|censor|toxic"
 )
@@ -31,7 +34,8 @@ _CUT = re.compile(
     r"length|max|limit|window|abort|cancel|time.?out|insufficient|interrupt|incomplete|not.?finish|repetition|pause"
 )
 _ENDED = re.compile(
-    r"(?<![a-z])(?:stop|eo[st]|end|complete|done|finish|natural|matched|exit|word|tool|function|success|ok|normal|null|none|unknown)|\A\Z"
+    r"(?<![a-z])(?:stop|eo[st]|end|complete|done|finish|natural|matched|exit|word|tool|function|success|ok|normal|null|none"
+    r"|unknown)|\A\Z"
 )
 """Words in the reasons for which an answer ended, in small letters: refused by a filter, an error, not at its end, and
 at its end. They are looked for in this order."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from rir_mlx.data.rows import Row
 from rir_mlx.types import Severity
+
+LABELS_SHOWN = 6
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,13 @@ class Finding:
     examples: tuple[Example, ...] = ()
     refused: tuple[Refused, ...] = ()
     """All the rows that cannot be used, once each."""
+
+
+def with_rows(labels: Mapping[str, int]) -> str:
+    """The first labels with their rows: `'joy' (12), 'fear' (3), and 4 more`."""
+    shown = ", ".join(f"{label!r} ({count:,})" for label, count in islice(labels.items(), LABELS_SHOWN))
+    more = f", and {len(labels) - LABELS_SHOWN:,} more" if len(labels) > LABELS_SHOWN else ""
+    return shown + more
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from rir_mlx.data.audit.findings import Finding
+from rir_mlx.data.audit.findings import Finding, with_rows
 from rir_mlx.json_text import parse_json
 
-_SHOWN = 6
 _SEPARATORS = (";", "|", ",", "/", "+", "&")
 _FIX = (
     "A row has one label here: each of these is learned as a label of its own, and an answer that is right in part is "
@@ -73,6 +72,4 @@ def _is_json(label: str) -> bool:
 
 
 def _finding(kind: str, what: str, labels: Counter[str]) -> Finding:
-    shown = ", ".join(f"{name!r} ({count:,})" for name, count in labels.most_common(_SHOWN))
-    more = f", and {len(labels) - _SHOWN:,} more" if len(labels) > _SHOWN else ""
-    return Finding(kind, "warning", labels.total(), f"{what}: {shown}{more}", _FIX)
+    return Finding(kind, "warning", labels.total(), f"{what}: {with_rows(dict(labels.most_common()))}", _FIX)

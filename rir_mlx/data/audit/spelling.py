@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from rir_mlx.data.audit.findings import Finding, Material
+from rir_mlx.data.audit.findings import LABELS_SHOWN, Finding, Material, with_rows
 from rir_mlx.data.audit.several_labels import check_several
 from rir_mlx.data.labels import alike, doubtful, merged
-
-_SHOWN = 6
 
 
 def check_spellings(counts: Mapping[str, Counter[str]], material: Material) -> Iterator[Finding]:
@@ -20,7 +18,7 @@ def check_spellings(counts: Mapping[str, Counter[str]], material: Material) -> I
     named = set(material.named)
     spellings = merged(material.spellings)
     if spellings:
-        shown = "; ".join(f"{label!r} from {_counted(spellings[label])}" for label in list(spellings)[:_SHOWN])
+        shown = "; ".join(f"{label!r} from {with_rows(spellings[label])}" for label in list(spellings)[:LABELS_SHOWN])
         yield Finding(
             "merged labels",
             "warning",
@@ -51,7 +49,7 @@ def check_spellings(counts: Mapping[str, Counter[str]], material: Material) -> I
             "labels with commas",
             "warning",
             len(commas),
-            f"labels that hold a comma: {_counted({name: totals[name] for name in commas})}",
+            f"labels that hold a comma: {with_rows({name: totals[name] for name in commas})}",
             "The prompt lists the labels with commas between them, so the model cannot tell these apart. Rename them.",
         )
 
@@ -59,16 +57,10 @@ def check_spellings(counts: Mapping[str, Counter[str]], material: Material) -> I
 def _told_apart(names: Sequence[str], totals: Mapping[str, int]) -> str:
     """Labels that look alike with their rows, and the characters in which each differs but looks the same."""
     shown = []
-    for name in names[:_SHOWN]:
+    for name in names[:LABELS_SHOWN]:
         others = {sign for other in names if other != name for sign in other.casefold()}
         beyond = [sign for sign in dict.fromkeys(name) if not sign.isascii() and sign.isprintable()]
         own = [sign for sign in beyond if sign.casefold() not in others]
         codes = " ".join(f"U+{ord(sign):04X}" for sign in own)
         shown.append(f"{name!r} ({totals[name]:,}{f', with {codes}' if codes else ''})")
-    return ", ".join(shown) + (f", and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else "")
-
-
-def _counted(counts: Mapping[str, int]) -> str:
-    items = list(counts.items())
-    more = f", and {len(items) - _SHOWN:,} more" if len(items) > _SHOWN else ""
-    return ", ".join(f"{name!r} ({count:,})" for name, count in items[:_SHOWN]) + more
+    return ", ".join(shown) + (f", and {len(names) - LABELS_SHOWN:,} more" if len(names) > LABELS_SHOWN else "")
