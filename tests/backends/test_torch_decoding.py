@@ -91,7 +91,7 @@ def test_a_step_that_is_read_after_the_next_was_launched_gives_the_same_texts(
     stops = (endless[5].tokens[2:3], endless[9].tokens[1:2])
     sampling = Sampling(temperature=temperature, batch_size=5, stop=stops)
     expected, order = written(model, sampling, 23), list[str]()
-    assert sum(done.finish_reason == "stop" for done in expected) > 2
+    assert sum(done.finish_reason == "stop" for done in expected) >= 2
 
     class Watched(generation._Step):
         def __init__(self, *given: Any) -> None:

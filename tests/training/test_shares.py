@@ -31,10 +31,14 @@ def backend_name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def folder(backend_name: str, tmp_path: Path) -> Path:
-    """A run with R-Gen, made by one process."""
+    """A run with R-Gen, made by one process. Every third row has a reasoning of its own: whether any that a random
+    model writes passes the filters is a matter of the last bits of its numbers."""
     recipe = write_recipe(tmp_path, make_tiny_llama(tmp_path / "model"))
+    header, *rows = (tmp_path / "rows.csv").read_text(encoding="utf-8").splitlines()
+    rows = [f"{row},{'' if number % 9 > 2 else f'someone says so {number}'}" for number, row in enumerate(rows)]
+    (tmp_path / "rows.csv").write_text("\n".join([f"{header},why", *rows]) + "\n", encoding="utf-8")
     text = recipe.read_text(encoding="utf-8").replace("backend: fake", f"backend: {backend_name}\ndtype: float32")
-    text = text.replace("test_size: 9", "test_size: 20").replace("val_size: 6", "val_size: 12")
+    text = text.replace("test_size: 9", "test_size: 20, reasoning_column: why").replace("val_size: 6", "val_size: 12")
     text = text.replace("max_tokens: 24}\n", "max_tokens: 24, temperature: 0.8, retries: 1, filters: [copying]}\n", 1)
     text = text.replace("classifier: {", "classifier: {arms: [qra], iters: 4, seeds: [0], ").replace(
         ", epochs: 1}", "}"
@@ -68,7 +72,7 @@ def test_two_processes_write_what_one_writes_also_after_a_kill(folder: Path, bac
     ended(start_command(folder, "augment", RUN))
     alone = written(folder)
     count = len(lines_of(folder / RUN / "augmented/journal.jsonl"))
-    assert count > 60
+    assert count > 40, "some rows are tried again"
     shutil.rmtree(folder / RUN / "augmented")
 
     said = ended(*start_ranks(folder, backend_name, "augment", RUN))
