@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from rir_mlx.classification.estimator import TextEstimator, checked_texts
-from rir_mlx.data.labels import label_of
+from rir_mlx.data.labels.spelling import label_of
 from rir_mlx.errors import UserError
 from rir_mlx.progress import Printed, Silent
 from rir_mlx.recipe.loading import load_recipe, name_from, validated
@@ -155,6 +155,8 @@ class RirClassifier(TextEstimator):
         given = self.recipe if isinstance(self.recipe, Mapping) else {}
         base = Recipe() if isinstance(self.recipe, Mapping) or self.recipe is None else load_recipe(self.recipe)
         data = base.data if "data" in base.model_fields_set else DataSection(train="rows")
+        if data.label_separator is not None or (given.get("data") or {}).get("label_separator") is not None:
+            raise ValueError("recipe: fit takes one label a text; `rir-mlx run` trains on several (label_separator)")
         described = {**data.labels, **(self.descriptions or {})}
         kept = data.model_dump(mode="json", include=data.model_fields_set & _KEPT)
         if kept.get("val_size", 0) > len(rows) / 2:  # a number for more rows than these

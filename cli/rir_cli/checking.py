@@ -143,10 +143,10 @@ def print_labels(console: Any, audit: Audit) -> None:
 
 def _measures(audit: Audit) -> Iterator[str]:
     if (balance := audit.balance) is not None:
+        alone = f"; always answering {balance.largest} is correct in {balance.majority:.1%}" if balance.majority else ""
         yield (
             f"Balance: {balance.largest} has {balance.ratio:.1f} times the rows of {balance.smallest}; entropy "
-            f"{balance.entropy:.0%} of even labels; always answering {balance.largest} is correct in "
-            f"{balance.majority:.1%}."
+            f"{balance.entropy:.0%} of even labels{alone}."
         )
     if (lengths := audit.lengths) is not None:
         room = ", ".join(f"{arm} has room for {tokens:,}" for arm, tokens in lengths.room.items())

@@ -210,20 +210,25 @@ def print_table(comparison: Comparison, console: Console) -> None:
 def _comparison_table(comparison: Comparison, columns: int) -> Table:
     """The entries with so many of the columns."""
     seeds = len(comparison.run.seeds)
-    several = f", mean of {seeds} seeds" if seeds > 1 else ""
-    table = Table(title=f"{comparison.rows.test:,} test rows{several} (95 % intervals)")
-    for name in ("", "accuracy", "against qa", "macro-F1", "steps", "tokens")[:columns]:
+    mean = f", mean of {seeds} seeds" if seeds > 1 else ""
+    table = Table(title=f"{comparison.rows.test:,} test rows{mean} (95 % intervals)")
+    several = any(entry.several for entry in comparison.entries)
+    scores = ("micro-F1", "macro-F1", "Jaccard") if several else ("macro-F1",)
+    names = ["", "all right" if several else "accuracy", "against qa", *scores, "steps", "tokens"]
+    columns += (columns > _COLUMNS[-2]) * (len(scores) - 1)
+    for name in names[:columns]:
         table.add_column(name, justify="left" if name == "" else "right", no_wrap=True)
     for entry in comparison.entries:
-        trained = entry.training
-        cells = (
+        trained, found = entry.training, entry.several.by_threshold if entry.several else None
+        values = [found.micro_f1, found.macro_f1, found.jaccard] if found else [entry.metrics.macro_f1]
+        cells = [
             escape(entry.name),
             _accuracy(entry.metrics.accuracy),
             _points(entry.against.difference) if entry.against else "",
-            f"{entry.metrics.macro_f1.value:.3f}",
+            *(f"{score.value:.3f}" for score in values),
             f"{trained.steps:,.0f}" if trained else "",
             f"{trained.tokens:,.0f}" if trained else "",
-        )
+        ]
         table.add_row(*cells[:columns])
     return table
 

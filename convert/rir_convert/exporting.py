@@ -221,6 +221,7 @@ class _Export:
                 "version": __version__,
                 "arm": trained.arm,
                 "labels": trained.task.labels,
+                **({"combinations": trained.task.names} if trained.task.combinations else {}),
                 "instruction": trained.task.instruction,
                 "date": recipe.date,
                 "delimiter": DELIMITER,

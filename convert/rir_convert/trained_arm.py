@@ -23,7 +23,7 @@ from rir_mlx.data.rows import Row
 from rir_mlx.evaluation.schema import Comparison, read_comparison
 from rir_mlx.models.adapters import MLX_WEIGHTS
 from rir_mlx.prompting.codec import Codec
-from rir_mlx.prompting.prompts import Prompt, answer_format, classifier_prompt
+from rir_mlx.prompting.prompts import Prompt, answer_format
 from rir_mlx.stages import Context
 from rir_mlx.statistics.calibration import Calibration
 from rir_mlx.storage.atomic import read_jsonl
@@ -87,7 +87,7 @@ class TrainedArm:
         """The rows' prompts, each with the token ids that training used."""
         task, made = self.task, []
         for row, _ in self.rows:
-            prompt = classifier_prompt(row.text, task.labels, task.instruction, answer_format(self.arm))
+            prompt = task.prompt(row.text, answer_format(self.arm))
             encoded = self.codec.encode(prompt, task.max_seq_length)
             made.append((prompt, encoded.prefix + encoded.row))
         return made

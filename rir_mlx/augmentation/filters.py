@@ -23,6 +23,7 @@ from rir_mlx.augmentation.model_output import (
     holds_thoughts,
     says_nothing,
 )
+from rir_mlx.data.labels.combinations import parts_of
 from rir_mlx.prompting.arms import reasoning_tokens
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.prompting.prompts import DELIMITER
@@ -96,9 +97,10 @@ _HOLLOW = frozenset(words_of(_SAY_NOTHING))
 class LabelWords:
     """Where a text names a label: the label itself, its words joined by spaces, hyphens or underscores, and words made
     of it by a common English ending (joy, joyful; sadness, sad). A label that is a bare number is never named: numbers
-    stand in any text."""
+    stand in any text. `several`: a row's label may be a combination of labels."""
 
-    def __init__(self, labels: Iterable[str]) -> None:
+    def __init__(self, labels: Iterable[str], *, several: bool = False) -> None:
+        self.several = several
         self.by_form: dict[str, str] = {}
         for label in labels:
             plain = _plain(label)
@@ -112,6 +114,10 @@ class LabelWords:
         forms = sorted(self.by_form, key=len, reverse=True)
         self.pattern = regex.compile("|".join(map(_bounded, forms)) or r"(?!)")
         self.words = frozenset(word for form in self.by_form for word in words_of(form))
+
+    def own(self, label: str) -> Sequence[str]:
+        """The labels of a row."""
+        return parts_of(label) if self.several else (label,)
 
     def named(self, text: str) -> list[tuple[str, int, bool]]:
         """Each label that the text names, in order: the label, the index of its first character, and whether it is the
@@ -145,13 +151,20 @@ def _plain(label: str) -> str:
 
 
 class ReasoningFilters:
-    """Decides whether to reject a reasoning, and why, from its row alone. `names` are the optional filters to apply."""
+    """Decides whether to reject a reasoning, and why, from its row alone. `names` are the optional filters to apply;
+    `several`: a row's label may be a combination of labels."""
 
     def __init__(
-        self, codec: Codec, labels: Sequence[str], instruction: str, names: Sequence[Filter] = DEFAULT_FILTERS
+        self,
+        codec: Codec,
+        labels: Sequence[str],
+        instruction: str,
+        names: Sequence[Filter] = DEFAULT_FILTERS,
+        *,
+        several: bool = False,
     ) -> None:
         self.codec, self.names = codec, frozenset(names)
-        self.labels = LabelWords(labels)
+        self.labels = LabelWords(labels, several=several)
         self.asked = frozenset(words_of(instruction))
         self.digest = digest_of([_RULES, sorted(self.names.difference(FILTERS_ACROSS_ROWS))])[:8]
 
@@ -204,11 +217,11 @@ class ReasoningFilters:
     def _concludes_another(self, text: str, label: str, reasoning: str, words: Sequence[str]) -> bool:
         if self.labels.words.isdisjoint(words):
             return False
-        quoted = {name for name, _, _ in self.labels.named(text)}
+        quoted, own = {name for name, _, _ in self.labels.named(text)}, self.labels.own(label)
         named = [
             (name, place)
             for name, place, itself in self.labels.named(reasoning)
-            if name == label or (itself and name not in quoted and not self._says_nothing(name))
+            if name in own or (itself and name not in quoted and not self._says_nothing(name))
         ]
         if not named:
             return False
@@ -217,7 +230,7 @@ class ReasoningFilters:
         sentence = bisect_right(ends, named[-1][1])
         start = ends[sentence - 1] if sentence else 0
         last = [(name, place) for name, place in named if place >= start]
-        return all(name != label and not _NOT.search(reasoning, start, place) for name, place in last)
+        return all(name not in own and not _NOT.search(reasoning, start, place) for name, place in last)
 
     def _says_nothing(self, label: str) -> bool:
         return _HOLLOW.issuperset(words_of(label))

@@ -77,8 +77,9 @@ def leakage(sample: ReservoirSample, words: LabelWords) -> dict[str, Any]:
 
 
 def _first_named(row: LabelledReasoning, words: LabelWords) -> float | None:
+    own = words.own(row.label)
     for label, place, _ in words.named(row.reasoning):
-        if label == row.label:
+        if label in own:
             return place / max(1, len(row.reasoning))
     return None
 

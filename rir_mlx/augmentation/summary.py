@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,12 @@ _FEW = 0.5
 
 
 class AugmentationSummary:
-    """What was kept and what was rejected, by reason, label, attempt and length."""
+    """What was kept and what was rejected, by reason, label, attempt and length. `labels_of` are the labels of a row,
+    from its label: several if that is a combination."""
 
-    def __init__(self) -> None:
+    def __init__(self, labels_of: Callable[[str], Sequence[str]] = lambda label: (label,)) -> None:
+        self.labels_of = labels_of
+        self.total = self.total_kept = 0
         self.rows, self.kept = Counter[str](), Counter[str]()
         self.rejected, self.attempts = Counter[str](), Counter[int]()
         self.rejected_by_label: dict[str, Counter[str]] = {}
@@ -26,18 +30,21 @@ class AugmentationSummary:
         self.tokens = self.given = self.tied = self.trimmed = 0
 
     def add(self, augmented: AugmentedRow) -> None:
-        label = augmented.row.label
-        self.rows[label] += 1
+        labels = self.labels_of(augmented.row.label)
+        self.total += 1
+        self.rows.update(labels)
         given = augmented.row.reasoning is not None
         self.given += given
         self.trimmed += augmented.trimmed
         for candidate in augmented.rejected:
             self.rejected[candidate.rejected or ""] += 1
-            self.rejected_by_label.setdefault(label, Counter())[candidate.rejected or ""] += 1
+            for label in labels:
+                self.rejected_by_label.setdefault(label, Counter())[candidate.rejected or ""] += 1
             self.tokens += 0 if given else min(candidate.tokens, MOST_TOKENS)
         if augmented.kept is None:
             return
-        self.kept[label] += 1
+        self.total_kept += 1
+        self.kept.update(labels)
         tokens = min(augmented.kept["tokens"], MOST_TOKENS)
         self.lengths.append(tokens)
         self.tokens += 0 if given else tokens
@@ -48,11 +55,11 @@ class AugmentationSummary:
 
     def values(self) -> dict[str, Any]:
         """`rejected` and `rejected_by_label` count reasonings, of which a row may have several before one is kept;
-        everything else counts rows. `tokens` were generated; lengths are those of the kept reasonings, in tokens."""
-        rows, kept = self.rows.total(), self.kept.total()
+        everything else counts rows, those with several labels for each. `tokens` were generated; lengths are those of
+        the kept reasonings, in tokens."""
         values: dict[str, Any] = {
-            "rows": rows,
-            "kept": kept,
+            "rows": self.total,
+            "kept": self.total_kept,
             "given": self.given,
             "trimmed": self.trimmed,
             "rejected": dict(self.rejected.most_common()),
@@ -73,7 +80,7 @@ class AugmentationSummary:
 
     def warnings(self) -> list[str]:
         """Warnings about trimmed texts, refused requests, and labels with few kept rows."""
-        overall = self.kept.total() / max(1, self.rows.total())
+        overall = self.total_kept / max(1, self.total)
         found = []
         if self.trimmed:
             found.append(

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from rir_mlx.backends.base import Model
 from rir_mlx.classification.scores import LabelScores, Prediction
 from rir_mlx.classification.scoring import LabelScorer, OnText, PredictOptions
+from rir_mlx.data.labels.combinations import holds
 from rir_mlx.errors import UserError
 from rir_mlx.prompting.arms import ClassificationTask
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.statistics.calibration import Calibration
+from rir_mlx.statistics.intervals import FloatArray
+from rir_mlx.statistics.several_labels import answered_sets, label_probabilities
 from rir_mlx.types import AnswerMode, Arm, Way
 
 
@@ -55,7 +60,7 @@ class Classifier(LabelScorer):
         scores = scored.log_probabilities
         probabilities = self.calibration.probabilities(scores, way)
         names = self.task.names
-        return [
+        found = [
             Prediction(names[best], dict(zip(names, row, strict=True)), mass, *rest)
             for best, row, mass, *rest in zip(
                 scores.argmax(axis=1).tolist(),
@@ -66,6 +71,22 @@ class Classifier(LabelScorer):
                 scored.tokens,
                 strict=True,
             )
+        ]
+        return self._with_labels(found, probabilities, way) if self.task.combinations else found
+
+    def _with_labels(self, found: Sequence[Prediction], probabilities: FloatArray, way: Way) -> list[Prediction]:
+        """The predictions of texts that may have several labels, with each that is likely enough."""
+        single = list(self.task.labels)
+        members = np.array(holds(self.task.names, single))
+        chances = label_probabilities(probabilities, members)
+        given = answered_sets(probabilities, members, self.calibration.thresholds(way, single))
+        return [
+            replace(
+                prediction,
+                labels=tuple(single[place] for place in np.argsort(-row, kind="stable") if has[place]),
+                singly=dict(zip(single, row.tolist(), strict=True)),
+            )
+            for prediction, row, has in zip(found, chances, given, strict=True)
         ]
 
     @property

@@ -19,7 +19,7 @@ from rir_mlx.classification.loading import default_arm, load_classifier
 from rir_mlx.classification.scores import Prediction
 from rir_mlx.classification.scoring import PredictOptions
 from rir_mlx.data.cells import checked_text
-from rir_mlx.data.labels import label_of
+from rir_mlx.data.labels.spelling import label_of
 from rir_mlx.errors import UserError
 from rir_mlx.models.hub import resolve_model
 from rir_mlx.statistics.calibration import abstains

@@ -145,7 +145,7 @@ def _read(path: Path) -> ExportedClassifier:
         kinds: dict[str, Any] = {"name": str, "created": float | int, "base": str | None, "recipe": dict}
         if odd := [name for name, kind in kinds.items() if not isinstance(found[name], kind)]:
             raise ValueError(f"its {odd[0]} is {found[odd[0]]!r}")
-        found["task"] = ClassificationTask(**found["task"])
+        found["task"] = ClassificationTask.from_dict(found["task"])
         if not isinstance(found["task"].labels, dict) or not found["task"].labels:
             raise ValueError("it names no labels")
         found["calibration"] = Calibration.from_dict(found["calibration"])

@@ -6,10 +6,13 @@ The new columns are
 - `label`: the most probable label; empty (null in JSONL) if the row has no text or `threshold` is not reached,
 - `probability`: of the most probable label, whether or not it is given, to 6 digits,
 - `reasoning`: what was generated; empty if nothing was,
+- `labels`, only where a text may have several: those that are likely enough one by one, with commas between (a list in
+  JSONL); `label` is then the likeliest combination,
 - `first_label` and `first_probability`, only of an arm that answers twice: what it had answered before the reasoning,
 - `abstained`, only with a `threshold`: true if the probability is below it, false if a label is given,
 - with `top_k` above 1, the next labels: `label_2`, `probability_2` and so on in CSV and TSV; in JSONL a list `top` of
-  all k, best first. They do not depend on the threshold.
+  all k, best first. Where a text may have several labels, they are single ones, from `label_1` on. They do not depend
+  on the threshold.
 
 If the file has a column of one of these names, all new columns are called `predicted_label`, `predicted_probability`
 and so on; `predicted2_label` if those exist too. A row without a text (missing, empty, not a string) keeps its place,
@@ -31,6 +34,7 @@ from typing import Any
 from rir_mlx.classification.scores import Prediction, unfit_texts
 from rir_mlx.data.cells import checked_text
 from rir_mlx.data.columns import joined_text
+from rir_mlx.data.labels.combinations import BETWEEN
 from rir_mlx.data.tables.row_streams import (
     Outline,
     Record,
@@ -60,7 +64,7 @@ class ClassifyFileOptions:
     began with another one is not resumed. `chunk` rows are handed over at once; a kill loses no more than these.
     `form` describes the file if its format cannot be detected. `safe_cells` puts an apostrophe before
     new CSV and TSV cells that a spreadsheet would take for a formula (they begin with =, +, -, @ and are no number).
-    `firsts`: the classifier answers twice."""
+    `firsts`: the classifier answers twice; `several`: a text may have several labels."""
 
     text_column: str | Sequence[str] | None = None
     top_k: int = 1
@@ -71,6 +75,7 @@ class ClassifyFileOptions:
     form: TableFormat = ANY_FORMAT
     safe_cells: bool = True
     firsts: bool = False
+    several: bool = False
 
     def __post_init__(self) -> None:
         if self.top_k < 1 or self.chunk < 1:
@@ -164,11 +169,12 @@ class _FileJob:
     def __init__(self, source: Path, stream: Stream, about: Outline, options: ClassifyFileOptions) -> None:
         self.source, self.stream, self.about, self.options = source, stream, about, options
         self.table = stream.suffix != ".jsonl"
-        keys = ["label", "probability", "reasoning"]
+        keys = ["label", "probability", "reasoning", *(["labels"] if options.several else [])]
         keys += ["first_label", "first_probability"] if options.firsts else []
         keys += ["abstained"] if options.threshold is not None else []
         if options.top_k > 1 and self.table:
-            keys += [f"{key}_{place}" for place in range(2, options.top_k + 1) for key in ("label", "probability")]
+            places = range(1 if options.several else 2, options.top_k + 1)
+            keys += [f"{key}_{place}" for place in places for key in ("label", "probability")]
         elif options.top_k > 1:
             keys.append("top")
         self.prefix = next(prefix for prefix in _prefixes() if not {prefix + key for key in keys} & set(about.columns))
@@ -222,10 +228,12 @@ class _FileJob:
         result.abstained += abstained
         result.trimmed += prediction.trimmed > 0
         result.unfit += prediction.fits_no_label
-        if not abstained:
-            result.labels[prediction.label] += 1
+        labels = [] if abstained else list(prediction.labels or [prediction.label])
+        result.labels.update(labels)
         values: list[Any] = [None if abstained else prediction.label, round(prediction.probability, _DIGITS)]
         values.append(prediction.reasoning)
+        if self.options.several:
+            values.append((BETWEEN.join(labels) or None) if self.table else labels)
         if self.options.firsts:
             first = prediction.first
             values += [None, None] if first is None else [first.label, round(first.probability, _DIGITS)]
@@ -235,7 +243,7 @@ class _FileJob:
             best = top_labels(prediction, self.options.top_k)
             if self.table:
                 best += [(None, None)] * (self.options.top_k - len(best))
-                values += [cell for pair in best[1:] for cell in pair]
+                values += [cell for pair in best[0 if self.options.several else 1 :] for cell in pair]
             else:
                 values.append([{"label": label, "probability": probability} for label, probability in best])
         return dict(zip(self.names.values(), values, strict=True))
@@ -243,8 +251,8 @@ class _FileJob:
 
 def top_labels(prediction: Prediction, most: int) -> list[tuple[str | None, float | None]]:
     """The most probable labels with their probabilities to 6 digits, best first; among equals the predicted one is
-    first."""
-    probabilities = prediction.probabilities
+    first. Where a text may have several, each is taken by itself."""
+    probabilities = prediction.by_label
     best = heapq.nlargest(most, probabilities, key=lambda label: (probabilities[label], label == prediction.label))
     return [(label, round(probabilities[label], _DIGITS)) for label in best]
 

@@ -67,7 +67,7 @@ def read_classifier(run: RunDir, model: RecipeModel, arm: Arm, seed: int | None 
         )
     adapter = adapters.read_adapter(stage.adapter, model.files)
     limit = model.recipe.evaluate.max_reasoning_tokens
-    task = replace(ClassificationTask(**adapter.about["task"]), max_reasoning_tokens=limit)
+    task = replace(ClassificationTask.from_dict(adapter.about["task"]), max_reasoning_tokens=limit)
     return StoredClassifier(stage.adapter, adapter, task, _stored_calibration(stage))
 
 

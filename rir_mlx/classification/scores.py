@@ -73,7 +73,10 @@ class Prediction:
     """A label for a text. `probabilities` sum to 1 over the labels; `mass` is the share of the model's whole
     probability that the labels hold, low for a text that fits none of them, None if it was not asked for. `reasoning`
     is None if none was generated, `tokens` its length; `trimmed` tokens of the text were cut off. `first` is what an
-    arm that answers twice had answered before its reasoning."""
+    arm that answers twice had answered before its reasoning.
+
+    Where a text may have several labels, `label` is the likeliest combination and `probabilities` are those of
+    combinations; `labels` are those that are likely enough one by one, and `singly` the probability of each label."""
 
     label: str
     probabilities: dict[str, float]
@@ -82,11 +85,18 @@ class Prediction:
     trimmed: int = field(default=0, compare=False)
     tokens: int = field(default=0, compare=False)
     first: Prediction | None = None
+    labels: tuple[str, ...] = ()
+    singly: dict[str, float] | None = None
 
     @property
     def probability(self) -> float:
         """The probability of the label."""
         return self.probabilities[self.label]
+
+    @property
+    def by_label(self) -> dict[str, float]:
+        """The probability of each label by itself. They sum to 1 only where a text has one label."""
+        return self.probabilities if self.singly is None else self.singly
 
     @property
     def fits_no_label(self) -> bool:

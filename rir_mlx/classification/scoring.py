@@ -21,7 +21,6 @@ from rir_mlx.prompting.prompts import (
     REASONING,
     answer_format,
     answers_twice,
-    classifier_prompt,
     label_text,
     reasons_first,
     writes_reasoning,
@@ -71,10 +70,10 @@ class LabelScorer:
         self.task = task
         self.arm: Arm = arm
         learned = first_label_tokens if answer_format(arm).startswith("label, reasoning") else label_tokens
-        self.first_tokens = [learned(codec, label) for label in task.labels]
+        self.first_tokens = [learned(codec, label) for label in task.names]
         """The labels as they stand where no reasoning precedes them."""
         twice = answers_twice(arm)
-        self.label_tokens = [label_tokens(codec, label) for label in task.labels] if twice else self.first_tokens
+        self.label_tokens = [label_tokens(codec, label) for label in task.names] if twice else self.first_tokens
         """The labels as the one stands that the arm is measured by."""
         self.delimiter = codec.constant(DELIMITER)
         self.room_beside_label = prompt_room(codec, task, arm, reasoning=False)
@@ -187,8 +186,7 @@ class LabelScorer:
         return replace(prompt, row=prompt.row + self.codec.given(label_text(label)) + self.codec.constant(REASONING))
 
     def _encode(self, texts: Sequence[str], asked: AnswerFormat, room: int) -> list[EncodedPrompt]:
-        labels, instruction = self.task.labels, self.task.instruction
-        return self.codec.encode_many([classifier_prompt(text, labels, instruction, asked) for text in texts], room)
+        return self.codec.encode_many([self.task.prompt(text, asked) for text in texts], room)
 
     def _prompts_with(
         self, texts: Sequence[str], reasonings: Sequence[str], firsts: Sequence[str] | None = None

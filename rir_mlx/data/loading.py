@@ -16,7 +16,8 @@ from pathlib import Path
 
 from rir_mlx.data.cells import checked_text
 from rir_mlx.data.columns import Column
-from rir_mlx.data.labels import Spellings
+from rir_mlx.data.labels.combinations import MOST_COMBINATIONS, combinations_of, parts_of
+from rir_mlx.data.labels.spelling import Spellings
 from rir_mlx.data.row_reading import RowRules, collect, read_rows, triple_reader
 from rir_mlx.data.rows import Rows, Triple
 from rir_mlx.data.splits import carve_missing_parts, carved_size, draw_rows, sample_train, shuffled
@@ -47,6 +48,9 @@ class LabelledData:
     """What the user should know about these rows, in words."""
     spellings: Spellings
     """How each label is spelled in the files, with counts."""
+    combinations: tuple[str, ...] = ()
+    """What a text can be answered with, if it may have several labels: each label alone, and the labels that rows have
+    together."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +75,14 @@ def load_labelled(section: DataSection, seed: int) -> LabelledData:
             notes.append(f"{part}: {int(size):,} of {len(rows[part]):,} rows drawn")
             rows[part] = draw_rows(rows[part], int(size), f"{seed}/{part}")
     notes += check_labels(section, labels, rows["train"])
+    combinations = _combinations(section, labels, rows, notes)
     notes += carve_missing_parts(rows, section, seed)
     rows["train"] = sample_train(rows["train"], section.max_samples, seed, notes)
     used: dict[str, Rows] = {part: rows.get(part, Rows()) for part in PARTS}
-    digest = _digest([["label", *pair] for pair in labels.items()], used)
-    return LabelledData(labels, used["train"], used["validation"], used["test"], digest, tuple(notes), spellings)
+    together = [["together", name] for name in combinations]
+    digest = _digest([*(["label", *pair] for pair in labels.items()), *together], used)
+    parts = (used["train"], used["validation"], used["test"])
+    return LabelledData(labels, *parts, digest, tuple(notes), spellings, combinations)
 
 
 def load_triples(section: ReasoningSection, seed: int) -> TripleData:
@@ -132,9 +139,10 @@ def columns_of(section: DataSection, part: str) -> list[Column]:
     return [*columns, Column("reasoning", "data.reasoning_column", section.reasoning_column)]
 
 
-def labels_in(tables: Sequence[Table], rows: Rows) -> dict[str, str]:
-    """The labels of the rows, without descriptions: in the order of the tables' class ids, else sorted."""
-    present = set(rows.labels())
+def labels_in(tables: Sequence[Table], rows: Rows, *, several: bool = False) -> dict[str, str]:
+    """The labels of the rows, without descriptions: in the order of the tables' class ids, else sorted. `several`: a
+    row's label may be a combination of labels."""
+    present = {part for name in set(rows.labels()) for part in (parts_of(name) if several else [name])}
     ordered = dict.fromkeys(name for table in tables for name in table.class_names[1] or () if name in present)
     return dict.fromkeys([*ordered, *sorted(present - set(ordered))], "")
 
@@ -149,23 +157,58 @@ def _read_rows(section: DataSection, notes: list[str], spellings: Spellings) -> 
             continue
         tables = read_tables(source, columns_of(section, part), f"data.{part}", format_of(section))
         try:
-            rows[part] = read_rows(tables, part, RowRules(labels, spellings), notes, section.on_bad_rows)
+            rows[part] = read_rows(tables, part, row_rules(section, labels, spellings), notes, section.on_bad_rows)
         except DataError as error:
             broken.append(error)
             continue
         if not rows[part]:
             raise DataError(f"data.{part}: {source.path} has no row with a text and a label.")
         if not labels and part == "train":
-            labels = labels_in(tables, rows[part])
+            labels = labels_in(tables, rows[part], several=section.label_separator is not None)
     if broken:
         faults = [fault for error in broken for fault in error.faults]
         raise DataError("\n".join(error.what for error in broken), faults=faults, hint=broken[-1].hint)
     return labels, rows
 
 
+def row_rules(
+    section: DataSection, labels: Mapping[str, str], spellings: Spellings, *, lenient: bool = False
+) -> RowRules:
+    """How the section's rows are read."""
+    return RowRules(labels, spellings, lenient, section.label_separator)
+
+
+def _combinations(
+    section: DataSection, labels: Mapping[str, str], rows: Mapping[str, Rows], notes: list[str]
+) -> tuple[str, ...]:
+    """What texts that may have several labels can be answered with. Raises DataError if there are too many."""
+    if section.label_separator is None:
+        return ()
+    of_part = {part: Counter(found.labels()) for part, found in rows.items()}
+    together = combinations_of((name for counts in of_part.values() for name in counts), labels)
+    if len(together) > MOST_COMBINATIONS:
+        raise DataError(
+            f"data.train: the labels occur in {len(together):,} combinations; at most {MOST_COMBINATIONS:,} can be "
+            "told apart.",
+            hint="Leave out rare labels, or train a classifier for each label with a column of yes and no.",
+        )
+    notes.append(f"labels that may hold together: {len(labels):,}, in {len(together):,} combinations")
+    for part in ("validation", "test"):
+        unseen = Counter({name: count for name, count in of_part.get(part, {}).items() if name not in of_part["train"]})
+        if unseen:
+            notes.append(f"{part}: {unseen.total():,} rows have labels together that no training row has together")
+    return together
+
+
+def label_counts(section: DataSection, rows: Rows) -> Counter[str]:
+    """How many rows have each label."""
+    several = section.label_separator is not None
+    return Counter(label for name in rows.labels() for label in (parts_of(name) if several else (name,)))
+
+
 def check_labels(section: DataSection, labels: Mapping[str, str], rows: Rows) -> Iterator[str]:
     """Notes on the labels of all training rows. Raises DataError if a classifier cannot learn from them."""
-    counts = Counter(rows.labels())
+    counts = label_counts(section, rows)
     if len(counts) < 2:
         raise DataError(
             f"data.train: all {len(rows):,} rows of {section.train.path} have the label {next(iter(counts))!r}. "

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 from rir_mlx.data.cells import checked_text, optional_text
-from rir_mlx.data.labels import Spellings, label_of, spelling_of
+from rir_mlx.data.labels.combinations import BETWEEN, cells_in, combination
+from rir_mlx.data.labels.spelling import Spellings, label_of, spelling_of
 from rir_mlx.data.rows import Row, RowColumns, Rows, Triple
 from rir_mlx.data.tables.table import RECIPE_DATA, Fault, Table, advice, refuse
 from rir_mlx.errors import did_you_mean
@@ -32,11 +33,13 @@ class _UnknownLabelError(ValueError):
 @dataclass(frozen=True)
 class RowRules:
     """How rows are read. `known` are the labels that there may be, if any; another one is a fault unless `lenient`.
-    `spellings` collects how each label is spelled."""
+    `spellings` collects how each label is spelled. `separator` stands between the labels of a text, if it may have
+    several."""
 
     known: Mapping[str, str]
     spellings: Spellings
     lenient: bool = False
+    separator: str | None = None
 
 
 def _prefixes(tables: Sequence[Table], part: str) -> list[str]:
@@ -46,32 +49,46 @@ def _prefixes(tables: Sequence[Table], part: str) -> list[str]:
 
 def _row_reader(table: Table, prefix: str, rules: RowRules) -> Reader[Row]:
     """Rows from the cells of text, label and perhaps reasoning."""
-    known, hints = rules.known, dict[str, str]()
-    labels = dict[Any, str]()  # of each cell that was seen; a label comes again and again
+    known, hints, classes = rules.known, dict[str, str](), table.class_names[1]
+    seen = dict[Any, dict[str, str]]()  # a label comes again and again
+
+    def labels_in(cell: Any) -> dict[str, str]:
+        """The labels of a cell, and how each is spelled there."""
+        key = (type(cell), cell) if isinstance(cell, Hashable) else None
+        if key is not None and (labels := seen.get(key)) is not None:
+            return labels
+        parts = [cell] if rules.separator is None else _several(cell, rules.separator)
+        labels = {label_of(part, known, classes): spelling_of(part) for part in parts}
+        if rules.separator is not None and (odd := next((label for label in labels if BETWEEN in label), None)):
+            raise ValueError(f"the label {odd!r} holds a comma, which stands between labels")
+        if key is not None and len(seen) < _MOST_LABELS:
+            seen[key] = labels
+        return labels
 
     def read(number: int, cells: Sequence[Any]) -> Row:
-        cell = cells[1]
-        key = (type(cell), cell)
-        try:
-            label = labels.get(key)
-        except TypeError:  # a list or an object
-            label = None
-        if label is None:
-            label = label_of(cell, known, table.class_names[1])
-            if len(labels) < _MOST_LABELS:
-                labels[key] = label
+        labels = labels_in(cells[1])
         text = checked_text(cells[0], "text")
         reasoning = optional_text(cells[2], "reasoning") if len(cells) > 2 else None
-        if known and not rules.lenient and label not in known:
-            if label not in hints:
-                hints[label] = did_you_mean(label, known)
-            raise _UnknownLabelError(label, len(known), hints[label])
-        if label not in rules.spellings:
-            rules.spellings[label] = Counter()
-        rules.spellings[label][label if table.class_names[1] else spelling_of(cell)] += 1
-        return Row(text, label, reasoning, table.name, number, f"{prefix}:{number}")
+        for label in () if rules.lenient or not known else labels:
+            if label not in known:
+                if label not in hints:
+                    hints[label] = did_you_mean(label, known)
+                raise _UnknownLabelError(label, len(known), hints[label])
+        for label, spelling in labels.items():
+            if label not in rules.spellings:
+                rules.spellings[label] = Counter()
+            rules.spellings[label][label if classes else spelling] += 1
+        name = next(iter(labels)) if len(labels) == 1 else combination(labels)
+        return Row(text, name, reasoning, table.name, number, f"{prefix}:{number}")
 
     return read
+
+
+def _several(cell: Any, separator: str) -> Sequence[Any]:
+    """The labels in a cell. Raises ValueError if there is none: none may hold, or none be known."""
+    if parts := list(cells_in(cell, separator)):
+        return parts
+    raise ValueError("no label (where none holds, write a word for that, such as `none`)")
 
 
 def _answer(value: Any, classes: tuple[str, ...] | None) -> str:

@@ -22,12 +22,15 @@ from rir_mlx.evaluation.schema import (
     Outcome,
     Reliability,
     SeedMetrics,
+    SetMetrics,
+    SeveralLabels,
 )
 from rir_mlx.evaluation.scores import FEWEST_TO_CALIBRATE, EvaluationRows, MeasuredArm
 from rir_mlx.prompting.prompts import answers_twice
 from rir_mlx.statistics import metrics
 from rir_mlx.statistics.intervals import FloatArray, share_interval
 from rir_mlx.statistics.paired_tests import compare
+from rir_mlx.statistics.several_labels import EVEN, answered_sets, per_label, set_intervals
 from rir_mlx.types import CONTROLS
 
 DESCRIPTIONS = {
@@ -52,6 +55,8 @@ class EntryPredictions:
     """The probabilities of an entry for the test rows, [seeds, rows, labels].
 
     probabilistic  False if they are only predicted labels, 0 or 1
+    thresholds     [seeds, single labels] from which probability on a label is given, where a text may have several;
+                   None if none were fitted
     fields         further fields of the entry's `EntryResult`, which only arms have
     """
 
@@ -60,6 +65,7 @@ class EntryPredictions:
     probabilities: FloatArray
     seeds: Sequence[int] = (0,)
     probabilistic: bool = True
+    thresholds: FloatArray | None = None
     fields: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -97,7 +103,8 @@ def arm_predictions(measured: MeasuredArm, seeds: Sequence[int], rows: Evaluatio
     if len(rows.validation) >= FEWEST_TO_CALIBRATE:
         fields |= _calibration_fields(measured, rows, before, after)
     kind: EntryKind = "control" if measured.arm in CONTROLS else "arm"
-    return EntryPredictions(measured.arm, kind, after, list(seeds), fields=fields)
+    thresholds = np.stack([fitted.thresholds(way, rows.single) for fitted in measured.calibrations])
+    return EntryPredictions(measured.arm, kind, after, list(seeds), thresholds=thresholds, fields=fields)
 
 
 def changes(measured: MeasuredArm, rows: EvaluationRows) -> Changes:
@@ -157,6 +164,7 @@ def entry_result(entry: EntryPredictions, rows: EvaluationRows) -> EntryResult:
         found = metrics.metric_intervals(truth[keep], probabilities[:, keep], probabilistic=probabilistic)
         return Metrics.model_validate(found)
 
+    found = several_labels(entry, rows) if rows.single else {}
     return EntryResult(
         name=entry.name,
         kind=entry.kind,
@@ -165,8 +173,34 @@ def entry_result(entry: EntryPredictions, rows: EvaluationRows) -> EntryResult:
         metrics=intervals(np.ones(len(truth), dtype=np.bool_)),
         by_seed=SeedMetrics.model_validate(metrics.metrics_by_seed(truth, probabilities, probabilistic=probabilistic)),
         cleaned=intervals(rows.clean) if some_are_clean else None,
-        per_class=metrics.per_class(truth, probabilities, rows.labels),
-        confusion=metrics.confusion(truth, probabilities),
         risk_coverage=metrics.risk_coverage(truth, probabilities) if probabilistic else None,
+        **(found or _by_label(truth, probabilities, rows)),
         **entry.fields,
     )
+
+
+def _by_label(truth: NDArray[np.int64], probabilities: FloatArray, rows: EvaluationRows) -> dict[str, Any]:
+    return {
+        "per_class": metrics.per_class(truth, probabilities, rows.labels),
+        "confusion": metrics.confusion(truth, probabilities),
+    }
+
+
+def several_labels(entry: EntryPredictions, rows: EvaluationRows) -> dict[str, Any]:
+    """What is measured of single labels, where a text may have several. An entry without fitted thresholds gives those
+    that are likelier than not."""
+    members, truth = rows.members, rows.members[rows.test]
+    seeds = len(entry.probabilities)
+    even = np.full((seeds, len(rows.single)), EVEN)
+    thresholds = even if entry.thresholds is None else entry.thresholds
+    of_seeds = zip(entry.probabilities, thresholds, strict=True)
+    given = np.stack([answered_sets(probabilities, members, own) for probabilities, own in of_seeds])
+    likeliest = members[entry.probabilities.argmax(-1)]
+    return {
+        "several": SeveralLabels(
+            by_threshold=SetMetrics(**set_intervals(truth, given)),
+            likeliest=SetMetrics(**set_intervals(truth, likeliest)),
+            thresholds=thresholds.tolist(),
+        ),
+        "per_class": per_label(truth, given, rows.single),
+    }

@@ -45,6 +45,29 @@ class Metrics(Part):
     alone would show (Kumar et al. 2019). 0 for perfect calibration."""
 
 
+class SetMetrics(Part):
+    """How well a text's labels are found where it may have several: means over seeds with 95 % intervals over rows and
+    seeds, on all test rows."""
+
+    micro_f1: Interval
+    """F1 over all labels of all rows together."""
+    macro_f1: Interval
+    """Mean F1 of the labels that occur in the test rows."""
+    jaccard: Interval
+    """Mean over rows of the labels found, as a share of those that the row has or was given."""
+
+
+class SeveralLabels(Part):
+    """Measured where a text may have several labels."""
+
+    by_threshold: SetMetrics
+    """Of the labels that are likely enough one by one, as they are given."""
+    likeliest: SetMetrics
+    """Of the likeliest combination of labels, whose accuracy is measured."""
+    thresholds: Sequence[Sequence[float]]
+    """[seeds, labels] the probability from which on a label is given: fitted on the validation rows, or 0.5."""
+
+
 class SeedMetrics(Part):
     """The same metrics for each seed, in the order of the entry's `seeds`."""
 
@@ -236,10 +259,14 @@ class EntryResult(Part):
     beats: Sequence[str] = ()
     """Baselines that the entry is better than, by paired comparisons on the cleaned test rows, corrected for the number
     of reasoning arms and baselines."""
+    several: SeveralLabels | None = None
+    """How well labels are found. Null where a text has one label. Where it may have several, accuracy is the share of
+    rows whose labels are all right, and `metrics` are those of combinations of labels."""
     per_class: Sequence[LabelMetrics] | None = None
     """Metrics of each label, in the order of the comparison's `labels`."""
     confusion: Sequence[Sequence[int]] | None = None
-    """[labels, labels] test rows by true label (row) and predicted label (column), summed over seeds."""
+    """[labels, labels] test rows by true label (row) and predicted label (column), summed over seeds. Null where a text
+    may have several labels."""
     risk_coverage: Sequence[CoveragePoint] | None = None
     """Accuracy on the most confident rows, from few to all of them."""
     validation_accuracy: float | None = None
@@ -322,7 +349,8 @@ class Comparison(Part):
     run: RunFacts
     """How the comparison was made."""
     labels: Sequence[str]
-    """The labels, in the order that every matrix and list by label follows."""
+    """The labels, in the order that every matrix and list by label follows. Where a text may have several, each by
+    itself."""
     rows: RowCounts
     """Size of each part."""
     headline: Headline | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import get_args
 
 import numpy as np
@@ -22,6 +22,7 @@ from rir_mlx.statistics.calibration import (
     fit_temperature,
 )
 from rir_mlx.statistics.intervals import FloatArray
+from rir_mlx.statistics.several_labels import fit_thresholds, label_probabilities
 from rir_mlx.types import AnswerMode, Arm, Way
 
 FEWEST_TO_CALIBRATE = 20
@@ -30,13 +31,15 @@ FEWEST_TO_CALIBRATE = 20
 
 @dataclass(frozen=True)
 class EvaluationRows:
-    """The rows that every entry is measured on, as indices into `labels`.
+    """The rows that every entry is measured on, as indices into `labels`, the answers that there are.
 
     validation  [validation rows]
     test        [test rows]
     clean       [test rows] whether a row is neither a copy of a training or validation row nor a text with two labels
     leaked      how many test rows are such copies
     conflicting how many test rows have a text with two labels
+    single      where a text may have several labels, these, of which the answers are combinations
+    members     [answers, single] which of them each answer holds
     """
 
     labels: Sequence[str]
@@ -45,6 +48,8 @@ class EvaluationRows:
     clean: NDArray[np.bool_]
     leaked: int = 0
     conflicting: int = 0
+    single: Sequence[str] = ()
+    members: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.bool_))
 
     @property
     def compared(self) -> NDArray[np.bool_]:
@@ -128,4 +133,11 @@ def calibrate(scores: ClassifierScores, rows: EvaluationRows, wanted_accuracy: f
             mode: fit_answer_from(*answer, wanted_accuracy, RISK / 2 if mode == "auto" else RISK)
             for mode, answer in answers.items()
         }
-    return replace(calibration, reason_below=reason_below, answer_from=thresholds)
+    given = {way: _given_from(values, rows) for way, values in probabilities.items()} if rows.single else {}
+    return replace(calibration, reason_below=reason_below, answer_from=thresholds, given_from=given)
+
+
+def _given_from(probabilities: FloatArray, rows: EvaluationRows) -> dict[str, float]:
+    """The threshold of each label, where a text may have several."""
+    thresholds = fit_thresholds(label_probabilities(probabilities, rows.members), rows.members[rows.validation])
+    return dict(zip(rows.single, thresholds.tolist(), strict=True))

@@ -18,7 +18,7 @@ from rir_mlx.backends.base import Model, Request, Sampling
 from rir_mlx.errors import DataError, RirError, UserError
 from rir_mlx.guide.draft import Draft
 from rir_mlx.prompting.arms import training_examples
-from rir_mlx.prompting.prompts import answer_format, classifier_prompt, reasons_first
+from rir_mlx.prompting.prompts import answer_format, reasons_first
 from rir_mlx.recipe.schema import Recipe, TrainingSection
 from rir_mlx.stages.context import Context
 from rir_mlx.stages.training import CURVE_PARTS, rgen_examples
@@ -192,9 +192,7 @@ class _Timing:
         """Seconds to write a reasoning of usual length."""
         if self._generation is None:
             codec, task, limit = self.context.model.codec, self.context.task, self.context.recipe.augment.max_tokens
-            prompts = [
-                classifier_prompt(row.text, task.labels, task.instruction, answer_format("qra")) for row in self.rows
-            ]
+            prompts = [task.prompt(row.text, answer_format("qra")) for row in self.rows]
             encoded = codec.encode_many(prompts, max(1, task.max_seq_length - limit))
             requests = [Request(number, prompt.row) for number, prompt in enumerate(encoded)]
             usual = sum(codec.lengths(self._reasonings())) / len(self._reasonings())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from rir_mlx.backends.base import Tokens
 from rir_mlx.data.rows import Row
@@ -25,16 +26,28 @@ from rir_mlx.types import AnswerFormat, Arm
 
 @dataclass(frozen=True)
 class ClassificationTask:
-    """A label set and how it is asked for. Lengths are in tokens."""
+    """A label set and how it is asked for. Lengths are in tokens. `combinations` are the answers that there are where a
+    text may have several labels, each label alone among them."""
 
     labels: dict[str, str]
     instruction: str
     max_seq_length: int
     max_reasoning_tokens: int
+    combinations: tuple[str, ...] = ()
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ClassificationTask:
+        """From what `asdict` made of one, read back from JSON. Raises TypeError for other keys."""
+        return cls(**{**values, "combinations": tuple(values.get("combinations", ()))})
 
     @property
     def names(self) -> list[str]:
-        return list(self.labels)
+        """The answers: what is learned, scored and given."""
+        return list(self.combinations or self.labels)
+
+    def prompt(self, text: str, asked: AnswerFormat) -> Prompt:
+        """What a classifier is asked about a text."""
+        return classifier_prompt(text, self.labels, self.instruction, asked, several=bool(self.combinations))
 
 
 @dataclass(frozen=True)
@@ -101,7 +114,7 @@ def _lessons(codec: Codec, task: ClassificationTask, row: Row, arm: Arm, options
         first: Tokens = (), reasoning: Tokens = (), answer: Tokens = (), *, given: Tokens = (), explains: bool = False
     ) -> Lesson:
         wanted: AnswerFormat = "reasoning" if explains else asked
-        prompt: Prompt = classifier_prompt(row.text, task.labels, task.instruction, wanted)
+        prompt = task.prompt(row.text, wanted)
         kept = len(codec.constant(DELIMITER)) if arm == "curriculum" else 0
         return prompt, TrainingExample(given, reasoning, answer, first, weight, kept, row.id, row.text)
 
@@ -131,4 +144,4 @@ def _wrong_first(task: ClassificationTask, row: Row, options: LearningOptions) -
     draw = random.Random(f"{options.seed} {row.text}")
     if draw.random() >= options.wrong_first:
         return None
-    return draw.choice([label for label in task.labels if label != row.label])
+    return draw.choice([label for label in task.names if label != row.label])

@@ -26,6 +26,14 @@ _HOW: dict[AnswerFormat, str] = {
     "label, reasoning, label": "Give a first label, then your reasoning, then the label.",
     "reasoning": "Give your reasoning.",
 }
+_HOW_SEVERAL: dict[AnswerFormat, str] = {
+    "label": "Answer with every label that fits.",
+    "reasoning, label": "Give your reasoning, then every label that fits.",
+    "label, reasoning": "Give every label that fits, then your reasoning.",
+    "label, reasoning, label": "Give a first guess of every label that fits, then your reasoning, then the labels.",
+    "reasoning": "Give your reasoning.",
+}
+"""Where a text may have several labels."""
 
 
 _WHY: dict[ReasoningPrompt, str] = {
@@ -34,6 +42,7 @@ _WHY: dict[ReasoningPrompt, str] = {
     "contrast": "Explain in a sentence or two what shows the answer, and why the nearest other choice does not fit.",
     "sentence": "Explain in one sentence why this is the answer.",
 }
+_EACH = " If the answer is several labels, take up each of them."
 
 
 @dataclass(frozen=True)
@@ -63,14 +72,18 @@ class Prompt:
         return "".join(piece.text for piece in (*self.prefix, Piece(self.text), *self.tail))
 
 
-def rgen_prompt(question: str, answer: str, asked: ReasoningPrompt = "steps", examples: Sequence[Piece] = ()) -> Prompt:
+def rgen_prompt(
+    question: str,
+    answer: str,
+    asked: ReasoningPrompt = "steps",
+    examples: Sequence[Piece] = (),
+    *,
+    several: bool = False,
+) -> Prompt:
     """R-Gen's prompt: a question and its answer, asking for the reasoning between them (stage 1, (Q, A) → R). Questions
-    whose reasoning is shown come before it."""
-    prefix = (
-        (Piece(f"{_WHY[asked]}\n\n"), *examples, Piece("Question: "))
-        if examples
-        else (Piece(f"{_WHY[asked]}\n\nQuestion: "),)
-    )
+    whose reasoning is shown come before it. `several`: an answer may be several labels."""
+    why = _WHY[asked] + (_EACH if several else "")
+    prefix = (Piece(f"{why}\n\n"), *examples, Piece("Question: ")) if examples else (Piece(f"{why}\n\nQuestion: "),)
     return Prompt(prefix=prefix, text=question, tail=(Piece("\nAnswer: "), Piece(answer, given=True)))
 
 
@@ -91,12 +104,13 @@ class ReasonedText:
 @dataclass(frozen=True)
 class LabelQuestion:
     """What R-Gen is asked about all rows of a task: the label set, the question that a label answers, how a reasoning
-    is asked for, and examples of it."""
+    is asked for, examples of it, and whether a text may have several labels."""
 
     labels: Sequence[str]
     instruction: str
     asked: ReasoningPrompt = "steps"
     examples: tuple[ReasonedText, ...] = ()
+    several: bool = False
 
     def of_row(self, text: str, label: str) -> Prompt:
         """For a labelled row. Differs from `of_triple` only in that the choices belong to the prefix."""
@@ -105,7 +119,7 @@ class LabelQuestion:
 
     def of_triple(self, question: str, answer: str) -> Prompt:
         """For a question of any kind and its answer."""
-        return rgen_prompt(question, answer, self.asked, self._shown)
+        return rgen_prompt(question, answer, self.asked, self._shown, several=self.several)
 
     def _question(self) -> str:
         return question_of(self.labels, self.instruction)
@@ -147,14 +161,18 @@ def answers_twice(arm: Arm) -> bool:
     return answer_format(arm) == "label, reasoning, label"
 
 
-def classifier_prompt(text: str, labels: Mapping[str, str], instruction: str, asked: AnswerFormat) -> Prompt:
+def classifier_prompt(
+    text: str, labels: Mapping[str, str], instruction: str, asked: AnswerFormat, *, several: bool = False
+) -> Prompt:
     """The classifier's prompt: instruction and labels, then the text alone. `labels` maps names to descriptions.
+    `several`: a text may have several of them.
 
     The prefix is one piece that ends in a line break. A program that tokenises the whole prompt as one string, as
     Ollama does, therefore gets the ids that were trained, unless a text begins with a line break or spells out a
     control token."""
     listed = ", ".join(f"{name} ({what})" if what else name for name, what in labels.items())
-    prefix = Piece(f"{instruction} {_HOW[asked]}\nLabels: {listed}\n\nText:\n", given=True)
+    how = (_HOW_SEVERAL if several else _HOW)[asked]
+    prefix = Piece(f"{instruction} {how}\nLabels: {listed}\n\nText:\n", given=True)
     return Prompt(prefix=(prefix,), text=text, answer_start=DELIMITER.lstrip("\n") if asked.startswith("label") else "")
 
 

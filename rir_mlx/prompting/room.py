@@ -10,7 +10,6 @@ from rir_mlx.prompting.prompts import (
     REASONING,
     answer_format,
     answers_twice,
-    classifier_prompt,
     reasons_first,
     writes_reasoning,
 )
@@ -20,7 +19,7 @@ from rir_mlx.types import AnswerFormat, Arm
 def prompt_room(codec: Codec, task: ClassificationTask, arm: Arm, *, reasoning: bool) -> int:
     """Tokens that a prompt may take where the longest label follows it, and with `reasoning` the longest reasoning. The
     first of two labels counts too."""
-    longest, asked = max(len(label_tokens(codec, label)) for label in task.labels), answer_format(arm)
+    longest, asked = max(len(label_tokens(codec, label)) for label in task.names), answer_format(arm)
     between = len(codec.constant(DELIMITER if asked.endswith("reasoning, label") else REASONING))
     if not reasoning:
         return task.max_seq_length - longest - (between if asked == "reasoning, label" else 0)
@@ -46,7 +45,7 @@ def check_room(codec: Codec, task: ClassificationTask, arm: Arm) -> None:
     """Check, before a training, that a text fits beside all that the arm reads and writes.
 
     Raises UserError if none does."""
-    prompts = [classifier_prompt("", task.labels, task.instruction, wanted) for wanted in _formats(arm)]
+    prompts = [task.prompt("", wanted) for wanted in _formats(arm)]
     try:
         codec.encode_many(prompts, prompt_room(codec, task, arm, reasoning=arm != "qa"))
     except UserError as error:
@@ -77,9 +76,7 @@ def _formats(arm: Arm) -> set[AnswerFormat]:
 
 def _empty(codec: Codec, task: ClassificationTask, wanted: AnswerFormat) -> int:
     """Tokens of a prompt without its text."""
-    encoded = codec.encode(
-        classifier_prompt("", task.labels, task.instruction, wanted), task.max_seq_length + _UNLIMITED
-    )
+    encoded = codec.encode(task.prompt("", wanted), task.max_seq_length + _UNLIMITED)
     return len(encoded.prefix) + len(encoded.row)
 
 

@@ -72,6 +72,9 @@ class DataSection(Section):
     one with a usual name (text, sentence, content, …)."""
     label_column: str | None = None
     """Column of the label. Default: the one with a usual name (label, category, class, …)."""
+    label_separator: str | None = Field(default=None, min_length=1)
+    """What stands between the labels of a text that may have several, such as `;`. Lists (JSONL, Parquet, `["a", "b"]`
+    in a cell) are then read as several labels, too. `null`: a text has one label."""
     delimiter: Delimiter = None
     """The character between the cells of CSV and TSV files, such as `;` or `tab`. `null`: found from the file."""
     encoding: Encoding = None
@@ -103,7 +106,8 @@ class DataSection(Section):
     @classmethod
     def _own_rows_take_nothing_from_the_default_data(cls, values: Any) -> Any:
         if isinstance(values, dict) and "train" in values:
-            return {"validation": None, "test": None, "instruction": "Which label fits the text?"} | values
+            fits = "Which labels fit" if values.get("label_separator") else "Which label fits"
+            return {"validation": None, "test": None, "instruction": f"{fits} the text?"} | values
         return values
 
 

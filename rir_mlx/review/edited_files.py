@@ -7,7 +7,7 @@ comes out as a plain table of its rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -25,10 +25,11 @@ DELIMITED, JSON_LINES = (".csv", ".tsv"), (".jsonl", ".ndjson")
 
 class Edit(NamedTuple):
     """What a row gets in place of its label and its reasoning; None leaves it as it is. An empty reasoning deletes the
-    row's own one."""
+    row's own one. Where a text may have several labels, `labels` are those of `label`, for a cell that is a list."""
 
     label: str | None = None
     reasoning: str | None = None
+    labels: Sequence[str] = ()
 
 
 NO_EDIT = Edit()
@@ -129,7 +130,7 @@ class EditedJsonLines:
             if not isinstance(record, Fault):
                 values: dict[str, Any] = {}
                 if edit.label is not None:
-                    values[self.names[1]] = _like(record.get(self.names[1]), edit.label)
+                    values[self.names[1]] = _like(record.get(self.names[1]), edit.label, edit.labels)
                 if edit.reasoning is not None:
                     values[new_column or self.names[2]] = edit.reasoning or None
                 if values:
@@ -139,8 +140,10 @@ class EditedJsonLines:
             yield number, raw + "\n"
 
 
-def _like(cell: Any, label: str) -> str | int:
-    """The label as a whole number, if the row had one."""
+def _like(cell: Any, label: str, labels: Sequence[str] = ()) -> str | int | list[str | int]:
+    """The label as the row had one: the `labels` in it as a list, or it as a whole number."""
+    if isinstance(cell, list) and labels:
+        return [_like(next(iter(cell), None), each) for each in labels]  # type: ignore[misc]
     return int(label) if type(cell) is int and label.lstrip("-").isdecimal() else label
 
 
@@ -155,13 +158,18 @@ def opened_for_edits(path: Path, wanted: Wanted) -> EditedFile | None:
 
 
 def plain_table(
-    rows: Iterable[tuple[Row, Edit]], names: tuple[str, ...], suffix: str, delimiter: str | None = None
+    rows: Iterable[tuple[Row, Edit]],
+    names: tuple[str, ...],
+    suffix: str,
+    delimiter: str | None = None,
+    written: Callable[[str], str] = str,
 ) -> str:
-    """Rows as a CSV, TSV or JSONL file with columns of text, label and reasoning."""
+    """Rows as a CSV, TSV or JSONL file with columns of text, label and reasoning. `written`: how a row's label stands
+    in its cell."""
     cells = (
         (
             row.text,
-            row.label if edit.label is None else edit.label,
+            written(row.label) if edit.label is None else edit.label,
             row.reasoning if edit.reasoning is None else edit.reasoning or None,
         )
         for row, edit in rows

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rir_mlx.data.labels.combinations import parts_of
 from rir_mlx.data.loading import LabelledData, columns_of, format_of, load_labelled
 from rir_mlx.data.rows import Row
 from rir_mlx.data.tables.sources import files_of, place_of
@@ -130,10 +131,17 @@ class _Tables:
             elif not reasoning and row.reasoning is not None:
                 result.cleared += 1
                 reasoning = ""
-            edits[row.id] = Edit(label, reasoning)
+            several = label is not None and self.section.label_separator is not None
+            labels = parts_of(label or "") if several else ()
+            edits[row.id] = Edit(None if label is None else self._written(label), reasoning, labels)
             result.labels += label is not None
             result.reasonings += bool(reasoning)
         return edits
+
+    def _written(self, label: str) -> str:
+        """A label as it stands in a cell."""
+        separator = self.section.label_separator
+        return label if separator is None else separator.join(parts_of(label))
 
     def _open(self, part: Part) -> EditedFile | None:
         """The source's file, if it is a single one whose rows can be written again as they stand."""
@@ -163,7 +171,7 @@ class _Tables:
             text, label = named if isinstance(named, str) else "text", self.section.label_column or "label"
             names = (text, label, self.result.reasoning_column or "reasoning")
             suffix, mark = self._suffix(source), self.section.delimiter
-            return {part: plain_table(self._rows(part), names, suffix, mark) for part in parts}
+            return {part: plain_table(self._rows(part), names, suffix, mark, self._written) for part in parts}
         lines: dict[Part, list[str]] = {part: [file.head(column)] for part in parts}
         edits = {
             int(row.rpartition(":")[2]): edit for row, edit in self.edits.items() if row.partition(":")[0] == source

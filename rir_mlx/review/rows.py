@@ -126,7 +126,7 @@ class ReviewRows:
 
     def __init__(self, run: RunDir, recipe: Recipe, arm: Arm) -> None:
         data = load_labelled(recipe.data, recipe.seed)
-        self.labels = data.labels
+        self.labels = list(data.combinations or data.labels)
         self.arm = arm
         self.rows = [ReviewRow(row, part, row.reasoning, row.reasoning is not None) for part, row in rows_of(data)]
         self._by_id = {found.row.id: found for found in self.rows}

@@ -31,7 +31,8 @@ _YES, _NO = "yes", "no"
 class Served:
     """The classifier that answers: the `name` of its run, its `arm` and `labels`, the day and the second (Unix time) on
     which it was trained, whether its probabilities are calibrated, and for each way of classifying the probability
-    below which it abstains."""
+    below which it abstains. Where a text may have several labels, `labels` are their combinations and `single` these.
+    """
 
     name: str
     arm: Arm
@@ -40,6 +41,7 @@ class Served:
     created: int
     calibrated: bool
     thresholds: Mapping[AnswerMode, float] = field(default_factory=dict)
+    single: tuple[str, ...] = ()
 
     def threshold(self, reason: ReasonMode) -> float | None:
         """The one for texts that are classified like this; the highest, if none was measured for that."""
@@ -49,7 +51,7 @@ class Served:
 
     @property
     def description(self) -> str:
-        return f"rir-mlx classifier ({self.arm}) of {', '.join(self.labels)}"
+        return f"rir-mlx classifier ({self.arm}) of {', '.join(self.single or self.labels)}"
 
 
 class NoulCriteria(BaseModel):
@@ -197,9 +199,12 @@ class ClassifyRequest(BaseModel):
 
 
 class Classified(BaseModel):
-    """As `rir-mlx classify --json` prints it; `label` is null if its probability is below the threshold."""
+    """As `rir-mlx classify --json` prints it; `label` is null if its probability is below the threshold. Where a text
+    may have several labels, `label` is the likeliest combination, `labels` are those that are likely enough one by one,
+    and `probabilities` those of single labels; else `labels` is null."""
 
     label: str | None
+    labels: list[str] | None = None
     abstained: bool
     probabilities: dict[str, float]
     mass: float
@@ -306,8 +311,9 @@ def classified(prediction: Prediction, served: Served, reason: ReasonMode) -> Cl
     withheld = abstains(prediction.probability, served.threshold(reason))
     return Classified(
         label=None if withheld else prediction.label,
+        labels=None if prediction.singly is None else [] if withheld else list(prediction.labels),
         abstained=withheld,
-        probabilities=prediction.probabilities,
+        probabilities=prediction.by_label,
         mass=_mass(prediction),
         reasoning=prediction.reasoning,
         trimmed=prediction.trimmed,

@@ -188,6 +188,7 @@ class Worker:
             task = replace(
                 trained.task,
                 labels=dict(question.labels),
+                combinations=(),
                 instruction=question.instruction,
                 max_seq_length=min(tokens, trained.model.longest or tokens),
             )

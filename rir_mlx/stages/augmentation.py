@@ -25,7 +25,7 @@ from rir_mlx.data.rows import Row
 from rir_mlx.errors import NoServer, UserError
 from rir_mlx.interrupts import Interrupts
 from rir_mlx.models.adapters import MLX_WEIGHTS
-from rir_mlx.prompting.prompts import answer_format, classifier_prompt
+from rir_mlx.prompting.prompts import answer_format
 from rir_mlx.prompting.room import prompt_room
 from rir_mlx.stages.context import Context, exclusive, is_due
 from rir_mlx.stages.reasoning_model import ReasoningModel
@@ -172,7 +172,8 @@ class _AugmentationStage:
 
     def _filters(self) -> ReasoningFilters:
         question = self.model.question
-        return ReasoningFilters(self.context.model.codec, question.labels, question.instruction, self.options.filters)
+        names, codec = self.options.filters, self.context.model.codec
+        return ReasoningFilters(codec, question.labels, question.instruction, names, several=question.several)
 
     def _generate(self, job: AugmentationJob, engine: Engine | None, interrupts: Interrupts) -> None:
         """Generate what is due. Raises KeyboardInterrupt if the user stops it: what was generated stays in the
@@ -266,7 +267,7 @@ class _AugmentationStage:
             )
         if self.options.n > 1:
             task, codec = self.model.scoring_task(), self.context.model.codec
-            prompt = classifier_prompt("", task.labels, task.instruction, answer_format("qra"))
+            prompt = task.prompt("", answer_format("qra"))
             codec.encode(prompt, prompt_room(codec, task, "qra", reasoning=True))
 
     def _inputs(self, identity: dict[str, str]) -> dict[str, Any]:
@@ -342,7 +343,7 @@ class _AugmentationStage:
 def write_augmented_rows(context: Context, job: AugmentationJob, across: FiltersAcrossRows) -> dict[str, Any]:
     """Write the kept rows of each part, the rejected ones and the statistics, in one pass over the rows."""
     run, train_rows = context.run, len(context.data.train)
-    summaries = {part: AugmentationSummary() for part in _PARTS}
+    summaries = {part: AugmentationSummary(job.filters.labels.own) for part in _PARTS}
     sample, examples = ReservoirSample(seed=context.recipe.seed), ReasoningExamples(context.recipe.seed)
     paths = [*(run.augmented_rows(part) for part in _PARTS), run.rejected_rows]
     with ExitStack() as stack:

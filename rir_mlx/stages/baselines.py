@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rir_mlx.classification.classifier import Classifier
+from rir_mlx.data.labels.combinations import holds
 from rir_mlx.data.rows import Row
 from rir_mlx.evaluation.baselines.embedding import embedding
 from rir_mlx.evaluation.baselines.encoder import EncoderTexts, encoder
@@ -19,6 +21,7 @@ from rir_mlx.models.hub import resolve_model
 from rir_mlx.stages.context import Context, is_due
 from rir_mlx.stages.measuring import cached, scoring_identity
 from rir_mlx.statistics.intervals import FloatArray
+from rir_mlx.statistics.several_labels import EVEN, answered_sets
 from rir_mlx.statistics.tfidf import majority_probabilities, tfidf
 from rir_mlx.storage.atomic import read_jsonl, write_jsonl
 from rir_mlx.storage.digests import digest_of, digest_of_file
@@ -55,7 +58,7 @@ def measure_baseline(context: Context, name: str) -> EntryPredictions:
     elif made_with := (stage.done() or {"results": {}})["results"].get("made_with"):
         context.measured_with[stage.folder] = {MadeWith(*each) for each in made_with}
     kept = [
-        [row["probabilities"][label] for label in context.data.labels]
+        [row["probabilities"][label] for label in context.data.names]
         for row in read_jsonl(path, f"Delete {stage.record}; the baseline is then measured again.")
     ]
     return EntryPredictions(name, "baseline", np.array([kept]), probabilistic=name != "majority")
@@ -79,25 +82,41 @@ def majority_entry(context: Context) -> EntryPredictions:
 
 
 def predicted_rows(
-    context: Context, probabilities: FloatArray, rows: Sequence[Row] | None = None
+    context: Context,
+    probabilities: FloatArray,
+    rows: Sequence[Row] | None = None,
+    thresholds: FloatArray | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """The test rows, or others, with [rows, labels] probabilities, as lines of predictions.jsonl."""
-    labels = list(context.data.labels)
+    """The test rows, or others, with [rows, labels] probabilities, as lines of predictions.jsonl. Where a text may have
+    several labels, `given` are those from their `thresholds` on."""
+    labels = context.data.names
     rows = context.data.test_rows() if rows is None else rows
-    for row, row_probabilities in zip(rows, probabilities.tolist(), strict=True):
+    given = _given(context, probabilities, thresholds) if context.data.single else repeat({}, len(rows))
+    for row, row_probabilities, more in zip(rows, probabilities.tolist(), given, strict=True):
         best = max(range(len(labels)), key=row_probabilities.__getitem__)
         yield {
             "id": row.id,
             "text": row.text,
             "label": row.label,
             "predicted": labels[best],
+            **more,
             "probabilities": dict(zip(labels, row_probabilities, strict=True)),
         }
 
 
+def _given(
+    context: Context, probabilities: FloatArray, thresholds: FloatArray | None
+) -> Iterator[dict[str, list[str]]]:
+    single = context.data.single
+    even = np.full(len(single), EVEN)
+    members = np.array(holds(context.data.names, single))
+    for has in answered_sets(probabilities, members, even if thresholds is None else thresholds):
+        yield {"given": [label for label, held in zip(single, has, strict=True) if held]}
+
+
 def _probabilities(context: Context, name: str) -> FloatArray:
     """[rows, labels]"""
-    data, labels = context.data, list(context.data.labels)
+    data, labels = context.data, context.data.names
     texts = [row.text for row in context.data.test_rows()]
     train, validation = ([(row.text, row.label) for row in part] for part in (data.train, data.validation))
     match name:

@@ -11,7 +11,9 @@ from rir_mlx.data.audit.bad_rows import Sorted, sort_rows
 from rir_mlx.data.audit.checks import audit
 from rir_mlx.data.audit.findings import Audit, Finding, Material, Ruler
 from rir_mlx.data.audit.scan import scan_sources
+from rir_mlx.data.labels.combinations import combinations_of
 from rir_mlx.data.loading import NO_TEST_ROWS, columns_of, format_of, named_as_test
+from rir_mlx.data.rows import labels_of
 from rir_mlx.data.tables.sources import place_of
 from rir_mlx.data.tables.table import Wanted
 from rir_mlx.errors import RirError, UserError
@@ -39,12 +41,14 @@ def check(recipe: Recipe, progress: Progress = _SILENT) -> Audit:
     Fetches no model: if its tokenizer is not on this machine, the audit says that lengths were not counted, and why.
     Raises DataError if a file is missing or cannot be read at all."""
     material = scan_sources(recipe.data, recipe.seed)
-    labels = dict(recipe.data.labels) or dict.fromkeys(sorted({row.label for row in material.parts["train"]}), "")
+    found_labels = {label for row in material.parts["train"] for label in material.labels_in(row.label)}
+    labels = dict(recipe.data.labels) or dict.fromkeys(sorted(found_labels), "")
     if not labels:
         return audit(material)
+    together = combinations_of(labels_of(material.parts["train"]), labels) if material.several else ()
     try:
         codec = Codec(local_tokenizer(recipe.model, recipe.revision), recipe.date)
-        ruler = _ruler(recipe, codec, labels, progress)
+        ruler = _ruler(recipe, codec, labels, together, progress)
     except RirError as error:
         found = replace(audit(material), unmeasured=str(error))
     else:
@@ -134,11 +138,15 @@ def audit_used_rows(context: Context) -> Audit:
     """Audit the rows that a training uses."""
     data, recipe = context.data, context.recipe
     parts = {"train": data.train, "validation": data.validation, "test": data.test}
-    ruler = _ruler(recipe, context.model.codec, data.labels, context.progress)
-    return audit(Material(parts, tuple(recipe.data.labels), spellings=data.labelled.spellings), ruler)
+    labelled = data.labelled
+    ruler = _ruler(recipe, context.model.codec, labelled.labels, labelled.combinations, context.progress)
+    several = recipe.data.label_separator is not None
+    return audit(Material(parts, tuple(recipe.data.labels), spellings=labelled.spellings, several=several), ruler)
 
 
-def _ruler(recipe: Recipe, codec: Codec, labels: Mapping[str, str], progress: Progress) -> Ruler:
+def _ruler(
+    recipe: Recipe, codec: Codec, labels: Mapping[str, str], together: tuple[str, ...], progress: Progress
+) -> Ruler:
     """Counts tokens with a codec; knows how much room a text has when it is classified."""
 
     def count(texts: Sequence[str]) -> list[int]:
@@ -150,6 +158,6 @@ def _ruler(recipe: Recipe, codec: Codec, labels: Mapping[str, str], progress: Pr
         return lengths
 
     evaluated = recipe.evaluate.max_reasoning_tokens
-    task = ClassificationTask(dict(labels), recipe.data.instruction, recipe.max_seq_length, evaluated)
+    task = ClassificationTask(dict(labels), recipe.data.instruction, recipe.max_seq_length, evaluated, together)
     room: dict[str, int] = {arm: text_room(codec, task, arm) for arm in _ARMS}
     return Ruler(count, room, codec.control_words(), recipe.max_seq_length)

@@ -65,6 +65,16 @@ class RunData:
         return self.labelled.labels
 
     @property
+    def names(self) -> list[str]:
+        """The answers that there are: the labels, or where a text may have several, their combinations."""
+        return list(self.labelled.combinations or self.labelled.labels)
+
+    @property
+    def single(self) -> list[str]:
+        """Where a text may have several labels, these, of which the answers are combinations."""
+        return list(self.labels) if self.labelled.combinations else []
+
+    @property
     def train(self) -> Rows:
         return self.labelled.train
 
@@ -146,6 +156,7 @@ class Context:
             self.recipe.data.instruction,
             self.recipe.max_seq_length,
             self.recipe.evaluate.max_reasoning_tokens,
+            self.data.labelled.combinations,
         )
 
     @cached_property
@@ -160,14 +171,17 @@ class Context:
                 "can be shown.",
                 hint="Lower it, or name the column of your own reasonings in data.reasoning_column.",
             )
-        shown = draw_rows(own, count, f"{recipe.seed}/examples", at_least=int(count >= len(self.data.labels)))
+        shown = draw_rows(own, count, f"{recipe.seed}/examples", at_least=int(count >= len(self.data.names)))
         examples = tuple(ReasonedText(row.text, row.label, row.reasoning or "") for row in shown)
-        return LabelQuestion(list(self.data.labels), recipe.data.instruction, recipe.reasoning.prompt, examples)
+        several = recipe.data.label_separator is not None
+        asked = (recipe.data.instruction, recipe.reasoning.prompt)
+        return LabelQuestion(list(self.data.labels), *asked, examples, several)
 
     def question_inputs(self) -> dict[str, str]:
         """How R-Gen is asked, where that is not the usual way: a part of what decides its training and its rows."""
         asked, examples = self.question.asked, self.question.examples
-        inputs = {"prompt": asked} if asked != "steps" else {}
+        inputs: dict[str, str] = {"prompt": asked} if asked != "steps" else {}
+        inputs |= {"several": "labels"} if self.question.several else {}
         return inputs | ({"examples": digest_of([asdict(example) for example in examples])} if examples else {})
 
     def made_with(self) -> MadeWith:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rir_mlx import __version__
 from rir_mlx.augmentation.augmented_rows import read_stats
 from rir_mlx.backends.processes import run_on_main
+from rir_mlx.data.labels.combinations import holds
 from rir_mlx.errors import UserError
 from rir_mlx.evaluation.cleaning import row_faults
 from rir_mlx.evaluation.comparison import choose_arm, compare_entries
@@ -130,19 +131,21 @@ def _arms_left_out(context: Context) -> str:
 
 def _evaluation_rows(context: Context) -> EvaluationRows:
     data, test = context.data, context.data.test_rows()
-    index = {label: place for place, label in enumerate(data.labels)}
+    index = {label: place for place, label in enumerate(data.names)}
     validation_labels, test_labels = (
         np.array([index[row.label] for row in part], dtype=np.int64) for part in (data.validation, test)
     )
     seen = [row.text for row in (*data.train, *data.validation)]
     faults = row_faults(seen, [row.text for row in test], [row.label for row in test])
     return EvaluationRows(
-        list(data.labels),
+        data.names,
         validation_labels,
         test_labels,
         faults.clean,
         leaked=int(faults.leaked.sum()),
         conflicting=int(faults.conflicting.sum()),
+        single=data.single,
+        members=np.array(holds(data.names, data.single), dtype=np.bool_),
     )
 
 
@@ -162,7 +165,7 @@ def _comparison(
     judged["warnings"] = [*trained_unlike(_trained_from(context, results)), *judged["warnings"]]
     return Comparison(
         run=_run_facts(context),
-        labels=list(data.labels),
+        labels=data.single or data.names,
         rows=RowCounts(
             train=len(data.train),
             validation=len(data.validation),
@@ -216,10 +219,14 @@ def _training_cost(context: Context, result: EntryResult) -> TrainingCost:
 def _write_validation_predictions(context: Context, arm: MeasuredArm) -> None:
     """validation.jsonl of an arm's first seed: what a review shows of rows that it was not trained on."""
     scored, rows = arm.scores[0].validation[arm.main_way], context.data.validation
-    probabilities = arm.calibrations[0].probabilities(scored.log_probabilities, arm.main_way)
+    calibration, single = arm.calibrations[0], context.data.single
+    probabilities = calibration.probabilities(scored.log_probabilities, arm.main_way)
+    thresholds = calibration.thresholds(arm.main_way, single)
     lines = (
         row | {"reasoning": reasoning}
-        for row, reasoning in zip(predicted_rows(context, probabilities, rows), scored.reasonings, strict=True)
+        for row, reasoning in zip(
+            predicted_rows(context, probabilities, rows, thresholds), scored.reasonings, strict=True
+        )
     )
     write_jsonl(context.run.validation_predictions(arm.arm), lines)
 
@@ -232,6 +239,8 @@ def _write_predictions(
     seeds, chosen = context.recipe.classifier.seeds, choose_arm(entries)
     for arm, entry in zip(measured, entries, strict=True):
         for place, (seed, scores, probabilities) in enumerate(zip(seeds, arm.scores, entry.probabilities, strict=True)):
+            thresholds = arm.calibrations[place].thresholds(arm.main_way, rows.single)
+            predicted = predicted_rows(context, probabilities, thresholds=thresholds)
             scored = scores.test[scores.main_way]
             reasonings = list(scored.reasonings)
             if seed == seeds[0] and arm.arm == chosen and scores.main_way == "direct" and writes_reasoning(arm.arm):
@@ -240,7 +249,7 @@ def _write_predictions(
             lines = (
                 row | {"mass": mass, "reasoning": reasoning, "tokens": tokens, "compared": compared} | first
                 for row, (mass, reasoning, tokens, compared), first in zip(
-                    predicted_rows(context, probabilities), details, _first_answers(arm, place, rows), strict=True
+                    predicted, details, _first_answers(arm, place, rows), strict=True
                 )
             )
             write_jsonl(context.run.predictions(arm.arm + context.seed_suffix(seed)), lines)
@@ -269,7 +278,7 @@ def _add_explanations(
 ) -> None:
     """Fill in the reasonings of an arm that writes the label first, for the most confident rows of each outcome that
     the report shows beside label-only."""
-    test, labels = context.data.test_rows(), list(context.data.labels)
+    test, labels = context.data.test_rows(), context.data.names
     truth = np.array([labels.index(row.label) for row in test])
     predicted, confidence = probabilities.argmax(1), probabilities.max(1)
     label_only = next((entry.probabilities[0].argmax(1) for entry in entries if entry.name == "qa"), predicted)

@@ -13,6 +13,7 @@ from rir_mlx.classification.classifier import Classifier
 from rir_mlx.classification.loading import load_classifier
 from rir_mlx.classification.scores import LabelScores
 from rir_mlx.classification.scoring import PredictOptions
+from rir_mlx.data.labels.combinations import holds
 from rir_mlx.data.splits import nested_part
 from rir_mlx.evaluation.schema import Faithfulness, Probe
 from rir_mlx.evaluation.score_cache import OtherFormatError, ScoreCache, TimedScores
@@ -118,10 +119,11 @@ def calibrate_arm(context: Context, arm: Arm) -> None:
     scores: dict[Way, LabelScores] = {}
     if len(rows) >= FEWEST_TO_CALIBRATE:
         scores = _ArmMeasurement(context, arm, seed).validation_scores()
-    labels = list(context.data.labels)
+    labels, single = context.data.names, context.data.single
     truth = np.array([labels.index(row.label) for row in rows], dtype=np.int64)
     nothing = np.array([], dtype=np.int64)
-    known = EvaluationRows(labels, truth, nothing, nothing.astype(bool))
+    members = np.array(holds(labels, single), dtype=np.bool_)
+    known = EvaluationRows(labels, truth, nothing, nothing.astype(bool), single=single, members=members)
     measured = ClassifierScores(main_way, scores, {}, {})
     _store(context, arm, seed, calibrate(measured, known, context.recipe.evaluate.wanted_accuracy))
 
@@ -136,6 +138,7 @@ def scoring_identity(context: Context, adapter: str | None) -> str:
     means: a measurement that is done stays so where it means another format."""
     recipe = context.recipe
     prompt = [recipe.data.instruction, context.data.labels, recipe.date, recipe.evaluate.max_reasoning_tokens]
+    prompt += [context.data.names] if context.data.single else []
     model = [adapter, context.model.files.fingerprint, recipe.dtype, context.backend.name == "fake"]
     return digest_of([*model, recipe.max_seq_length, prompt])
 

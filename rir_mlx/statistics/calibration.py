@@ -7,7 +7,7 @@ Knows neither models nor files: arrays in, numbers out.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, get_args
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from rir_mlx.statistics.intervals import FloatArray, Interval, share_interval
 from rir_mlx.statistics.metrics import IndexArray, correct
+from rir_mlx.statistics.several_labels import EVEN
 from rir_mlx.types import AnswerMode, Way
 
 NEVER = 0.0
@@ -50,21 +51,30 @@ class Calibration:
     reason_below  `auto` reasons only where the direct confidence is below this; None if it was not fitted
     answer_from   for each mode that was measured, the lowest confidence at which the classifier answers, chosen for a
                   wanted accuracy; `NO_ANSWER` where no threshold is shown to reach it. None if none was wanted
+    given_from    for each way of scoring, the probability from which on a label is given, by label: only where a text
+                  may have several labels
     """
 
     temperature: Mapping[Way, float] = field(default_factory=lambda: dict.fromkeys(get_args(Way), 1.0))
     rows: int = 0
     reason_below: float | None = None
     answer_from: Mapping[AnswerMode, AnswerThreshold] | None = None
+    given_from: Mapping[Way, Mapping[str, float]] = field(default_factory=dict)
 
     def probabilities(self, scores: FloatArray, way: Way) -> FloatArray:
         """[n, labels] log-probabilities scored in this way → [n, labels] calibrated probabilities."""
         return apply_temperature(scores, self.temperature[way])
 
+    def thresholds(self, way: Way, labels: Sequence[str]) -> FloatArray:
+        """[labels] the probability from which on each is given, 0.5 where it was not fitted."""
+        fitted = self.given_from.get(way, {})
+        return np.array([fitted.get(label, EVEN) for label in labels])
+
     def as_dict(self) -> dict[str, Any]:
         """Values for JSON. `from_dict` reads them back."""
         thresholds = None if self.answer_from is None else {key: asdict(at) for key, at in self.answer_from.items()}
-        return {**asdict(self), "temperature": dict(self.temperature), "answer_from": thresholds}
+        values = {**asdict(self), "temperature": dict(self.temperature), "answer_from": thresholds}
+        return values if self.given_from else {key: value for key, value in values.items() if key != "given_from"}
 
     @classmethod
     def from_dict(cls, found: Mapping[str, Any]) -> Calibration:
@@ -86,7 +96,8 @@ class Calibration:
         if (value := found.get("reason_below")) is not None and (not _number(value) or value < 0):
             raise ValueError(f"reason_below is {value!r}; expected null or a number, 0 or more")
         fitted: dict[Way, float] = {way: float(temperature.get(way, 1.0)) for way in get_args(Way)}
-        return cls(fitted, rows, found.get("reason_below"), _thresholds(found.get("answer_from")))
+        given_from = _given_from(found.get("given_from", {}))
+        return cls(fitted, rows, found.get("reason_below"), _thresholds(found.get("answer_from")), given_from)
 
 
 @dataclass(frozen=True)
@@ -123,6 +134,15 @@ def _thresholds(found: object) -> Mapping[AnswerMode, AnswerThreshold] | None:
             case _:
                 raise ValueError(f"answer_from.{mode} is {value!r}; expected a confidence and rows, each 0 or more")
     return thresholds
+
+
+def _given_from(found: object) -> Mapping[Way, Mapping[str, float]]:
+    if not isinstance(found, Mapping) or not set(found) <= set(get_args(Way)):
+        raise ValueError(f"given_from is {found!r}; expected thresholds for each of {get_args(Way)}")
+    for way, thresholds in found.items():
+        if not isinstance(thresholds, Mapping) or not all(map(_number, thresholds.values())):
+            raise ValueError(f"given_from.{way} is {thresholds!r}; expected a number for each label")
+    return {way: {label: float(value) for label, value in each.items()} for way, each in found.items()}
 
 
 def _number(value: object) -> bool:

@@ -121,7 +121,7 @@ def metric_intervals(
     drawn = _scores(resampled_sums(columns, seed).T, seeds, labels)
     found: dict[str, Interval | None] = dict.fromkeys(METRICS)
     for name in set(names) & exact.keys():
-        found[name] = _metric_interval(name, exact[name][0], drawn[name])
+        found[name] = metric_interval(exact[name][0], drawn[name], _BOUNDS[name], mirrored=name == "macro_f1")
     hits = correct(truth, probabilities)
     found["accuracy"] = share_interval(hits)
     if hits.all() or not hits.any():
@@ -144,13 +144,15 @@ def _without_a_contrast(truth: IndexArray, found: Mapping[str, Interval | None])
     return alike | {"mcc": Interval(mcc.value, (accuracy.low - chance) / (1 - chance), mcc.value)}
 
 
-def _metric_interval(name: str, values: FloatArray, draws: FloatArray) -> Interval:
-    """From a metric's `values` [seeds] and its `draws` [2000, seeds] over resampled rows."""
-    low, high = _BOUNDS[name]
-    if name == "macro_f1":
-        draws = np.clip(2 * values - draws, low, high)
+def metric_interval(
+    values: FloatArray, draws: FloatArray, bounds: tuple[float, float], *, mirrored: bool = False
+) -> Interval:
+    """A metric's mean with its interval, from its `values` [seeds] and its `draws` [2000, seeds] over resampled rows.
+    `mirrored`: at the estimate, as the basic bootstrap is."""
+    if mirrored:
+        draws = np.clip(2 * values - draws, *bounds)
     if len(values) > 1 and np.ptp(values) > 0:
-        around = crossed_interval(draws.mean(0) if name == "macro_f1" else values, np.cov(draws.T), (low, high))
+        around = crossed_interval(draws.mean(0) if mirrored else values, np.cov(draws.T), bounds)
         return replace(around, value=float(values.mean()))
     return percentile_interval(float(values.mean()), draws.mean(1))
 
@@ -189,8 +191,8 @@ def per_class(truth: IndexArray, probabilities: FloatArray, labels: Sequence[str
     _check(truth, probabilities)
     counts = _confusions(truth, probabilities).astype(np.float64)
     hits, of_label, predicted = np.diagonal(counts, axis1=1, axis2=2), counts.sum(2), counts.sum(1)
-    precision, recall = _share(hits, predicted).mean(0), _share(hits, of_label).mean(0)
-    f1, support = _share(2 * hits, of_label + predicted).mean(0), of_label[0]
+    precision, recall = share_of(hits, predicted).mean(0), share_of(hits, of_label).mean(0)
+    f1, support = share_of(2 * hits, of_label + predicted).mean(0), of_label[0]
     return [
         LabelMetrics(label, float(precision[index]), float(recall[index]), float(f1[index]), int(support[index]))
         for index, label in enumerate(labels)
@@ -267,9 +269,9 @@ def _scores(sums: FloatArray, seeds: int, labels: int) -> dict[str, FloatArray]:
     spread = (rows**2 - (predicted**2).sum(-1)) * (rows**2 - (of_label**2).sum(-1))
     return {
         "accuracy": correct_rows / rows,
-        "balanced_accuracy": _share(hits, of_label).sum(-1) / occurring,
-        "macro_f1": _share(2 * hits, of_label + predicted).sum(-1) / occurring,
-        "mcc": _share(correct_rows * rows - (predicted * of_label).sum(-1), np.sqrt(spread)),
+        "balanced_accuracy": share_of(hits, of_label).sum(-1) / occurring,
+        "macro_f1": share_of(2 * hits, of_label + predicted).sum(-1) / occurring,
+        "mcc": share_of(correct_rows * rows - (predicted * of_label).sum(-1), np.sqrt(spread)),
         "log_loss": log_loss / rows,
         "brier": brier / rows,
     }
@@ -287,10 +289,10 @@ def _bins(top: FloatArray, bins: int) -> NDArray[np.int64]:
     return np.clip(np.ceil(top * bins).astype(np.int64) - 1, 0, bins - 1)
 
 
-def _share(part: FloatArray, whole: FloatArray) -> FloatArray:
+def share_of(part: NDArray[Any], whole: NDArray[Any]) -> FloatArray:
     """part / whole, and 0 where the whole is 0."""
     part, whole = np.broadcast_arrays(part, whole)
-    return np.divide(part, whole, out=np.zeros(part.shape), where=whole > 0)
+    return np.asarray(np.divide(part, whole, out=np.zeros(part.shape), where=whole > 0))
 
 
 def _check(truth: IndexArray, probabilities: FloatArray) -> None:

@@ -207,3 +207,19 @@ def test_labels_in_other_scripts_are_found() -> None:
     words = LabelWords(["радость", "ΧΑΡΆ", "İyi"])
     assert [label for label, _, _ in words.named("Это РАДОСТЬ, χαρά.")] == ["радость", "ΧΑΡΆ"]
     assert "___" in words.masked("İçi İyi")
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "expected"),
+    [
+        ("The card was charged twice, so it is billing, and the writer wants a refund.", None),
+        ("They want their money back: a refund, no login of theirs is mentioned.", None),
+        ("Somebody cannot get in, which is about login alone.", "another label"),
+    ],
+)
+def test_where_a_text_has_several_labels_a_reasoning_may_name_each(
+    codec: Codec, reasoning: str, expected: str | None
+) -> None:
+    filters = ReasoningFilters(codec, ["billing", "login", "refund"], "Which fit?", several=True)
+    assert filters("twice on my account", "billing, refund", reasoning) == expected
+    assert list(filters.labels.own("billing, refund")) == ["billing", "refund"]

@@ -68,3 +68,15 @@ def test_a_summary_of_nothing() -> None:
     assert values["rows"] == values["kept"] == values["tokens"] == 0
     assert values["lengths"] == {}
     assert AugmentationSummary().warnings() == []
+
+
+def test_a_row_with_several_labels_counts_for_each_and_once_in_all() -> None:
+    summary = AugmentationSummary(lambda label: label.split(", "))
+    record: dict[str, Any] = {"tokens": 10, "provenance": {}}
+    summary.add(AugmentedRow(Row("t", "billing, refund"), record, []))
+    summary.add(AugmentedRow(Row("u", "refund"), None, [Candidate("0", 0, 0, "x", 3, "empty")]))
+    values = summary.values()
+    assert (values["rows"], values["kept"]) == (2, 1)
+    assert values["rows_by_label"] == {"billing": 1, "refund": 2}
+    assert values["kept_by_label"] == {"billing": 1.0, "refund": 0.5}
+    assert values["rejected_by_label"] == {"refund": {"empty": 1}}

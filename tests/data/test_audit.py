@@ -333,7 +333,7 @@ def test_labels_that_combine_others_are_told(separator: str) -> None:
     [found] = _several([*labels, separator.join(["praise", "refund"])])
     assert (found.severity, found.count) == ("warning", 7)
     assert f"'bug{separator}refund' (3)" in found.what
-    assert "one label" in found.hint
+    assert f"set data.label_separator to `{separator.strip()}`" in found.hint
 
 
 @pytest.mark.parametrize(

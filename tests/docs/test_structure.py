@@ -26,7 +26,6 @@ MANY_PARAMETERS: dict[str, str] = {
 }
 FOLDERS: dict[str, str] = {
     "rir_mlx": "the public modules, and what every room may use",
-    "tests/stages": "mirrors rir_mlx/stages, most of which is tested through tests/cli",
 }
 """Folders of another number of files, and why."""
 

@@ -165,20 +165,21 @@ class _OutputFormat:
         return abstains(prediction.probability, self.threshold)
 
     def best(self, prediction: Prediction) -> list[tuple[str, float]]:
-        """The `top_k` most probable labels, or all."""
-        return sorted(prediction.probabilities.items(), key=lambda pair: -pair[1])[: self.top_k]
+        """The `top_k` most probable labels, or all. Where a text may have several, each is taken by itself."""
+        return sorted(prediction.by_label.items(), key=lambda pair: -pair[1])[: self.top_k]
 
     def values(self, text: str, prediction: Prediction) -> dict[str, Any]:
         """The prediction as JSON. Below the threshold, `label` is null and `abstained` is true."""
         abstains = self.abstains(prediction)
         values: dict[str, Any] = {"text": text, "label": None if abstains else prediction.label}
+        values |= {} if prediction.singly is None else {"labels": [] if abstains else list(prediction.labels)}
         values |= {"abstained": abstains} if self.threshold is not None else {}
         if self.top_k is not None:
             values["top"] = [
                 {"label": label, "probability": probability} for label, probability in self.best(prediction)
             ]
         return values | {
-            "probabilities": prediction.probabilities,
+            "probabilities": prediction.by_label,
             "mass": prediction.mass,
             "reasoning": prediction.reasoning,
             **_first_values(prediction),
@@ -312,6 +313,8 @@ def _classify_text(session: _Session, text: str) -> None:
     if prediction.first is not None:
         first = prediction.first
         sys.stdout.write(f"Before the reasoning: {first.label} {first.probability:.1%}\n\n")
+    if prediction.singly is not None:
+        sys.stdout.write(f"{', '.join(prediction.labels)}\n\n")
     print_probabilities(dict(form.best(prediction)))
     if prediction.fits_no_label:
         progress.warn(
@@ -356,7 +359,7 @@ def _classify_file(session: _Session, files: tuple[Path, Path], table: _TableOpt
     from rir_mlx.classification.files import ClassifyFileOptions, classify_file
 
     form, progress = session.form, session.progress
-    top_k = min(form.top_k or 1, len(session.classifier.task.names))
+    top_k = min(form.top_k or 1, len(session.classifier.task.labels))
     options = ClassifyFileOptions(
         table.text_column,
         top_k,
@@ -366,6 +369,7 @@ def _classify_file(session: _Session, files: tuple[Path, Path], table: _TableOpt
         form=table.form(),
         safe_cells=not table.formulas,
         firsts=session.classifier.answers_twice,
+        several=bool(session.classifier.task.combinations),
     )
     result = classify_file(*files, session.predict, options, progress)
     if form.json:

@@ -67,10 +67,12 @@ def make_server(worker: "Worker", served: "Served") -> "FastMCP":
 
     server = FastMCP("rir-mlx", log_level="ERROR")
     reads = ToolAnnotations(readOnlyHint=True, idempotentHint=True, openWorldHint=False)
-    labels, probability = ", ".join(served.labels), f"{'' if served.calibrated else 'un'}calibrated probability"
+    labels, probability = ", ".join(served.single or served.labels), "calibrated probability"
+    probability = probability if served.calibrated else f"un{probability}"
+    one = "those that hold, of" if served.single else "one of"
 
     @server.tool(
-        description=f"Label texts with one of: {labels}. Gives each label's {probability} and, if wanted, the "
+        description=f"Label texts with {one}: {labels}. Gives each label's {probability} and, if wanted, the "
         "reasoning that the model wrote. `label` is null where it abstains; a low `mass` says that no label fits. "
         f"The {served.arm} classifier of {served.name}, trained on {served.trained_on}, answers.",
         annotations=reads,

@@ -131,5 +131,7 @@ def served(context: Context, classifier: Classifier, threshold: float | None) ->
         )
     created = trained_at(context.run, context.recipe, classifier.arm)
     day = datetime.fromtimestamp(created, UTC).date().isoformat()
-    labels = tuple(classifier.task.names)
-    return Served(context.run.name, classifier.arm, labels, day, int(created), calibration.rows > 0, thresholds)
+    task = classifier.task
+    single = tuple(task.labels) if task.combinations else ()
+    about = (context.run.name, classifier.arm, tuple(task.names), day, int(created), calibration.rows > 0)
+    return Served(*about, thresholds, single)

@@ -24,7 +24,6 @@ from rir_mlx.prompting.prompts import (
     DELIMITER,
     REASONING,
     answer_format,
-    classifier_prompt,
     label_text,
     reasons_first,
     writes_reasoning,
@@ -53,9 +52,9 @@ def example_code(
 
     Raises Failure if the prompt cannot be written as constant strings around the text."""
     asked = answer_format(arm)
-    before, question, after = prompt_around(codec, classifier_prompt(text, task.labels, task.instruction, asked))
+    before, question, after = prompt_around(codec, task.prompt(text, asked))
     again: AnswerFormat = "reasoning"
-    _, question_why, after_why = prompt_around(codec, classifier_prompt(text, task.labels, task.instruction, again))
+    _, question_why, after_why = prompt_around(codec, task.prompt(text, again))
     spell = codec.tokenizer.convert_ids_to_tokens
     source = environment().get_template("example.py.j2")
     return source.render(
@@ -84,9 +83,7 @@ def example_code(
 
 def example_prompt(arm: Arm, task: ClassificationTask, codec: Codec, text: str = MADE_UP) -> str:
     """Everything that the model reads before it writes, as text, including control tokens."""
-    before, question, after = prompt_around(
-        codec, classifier_prompt(text, task.labels, task.instruction, answer_format(arm))
-    )
+    before, question, after = prompt_around(codec, task.prompt(text, answer_format(arm)))
     return before + question + text + after
 
 

@@ -38,18 +38,20 @@ def audit(material: Material, ruler: Ruler | None = None) -> Audit:
     """Check the rows. Token lengths are counted if there is a ruler."""
     read: dict[str, Sequence[Row]] = {part: material.parts.get(part, ()) for part in PARTS}
     parts = _used(read, material)
-    counts = {part: Counter(row.label for row in rows) for part, rows in parts.items()}
+    counts = {
+        part: Counter(chain.from_iterable(map(material.labels_in, labels_of(rows)))) for part, rows in parts.items()
+    }
     order = dict.fromkeys([*material.named, *sorted({label for count in counts.values() for label in count})])
     groups = _same_texts(parts)
     lengths = _measure(parts, ruler) if ruler is not None else None
     findings = [
         *_refused(material),
-        *_labels_unknown(read, material.named, skips=material.skips),
+        *_labels_unknown(read, material),
         *check_spellings(counts, material),
         *_leaks(parts, groups),
         *_contradictions(groups),
         *_rare(counts["train"], material.drawn),
-        *_uneven(counts["train"], counts["test"]),
+        *_uneven(counts["train"], counts["test"], several=material.several),
         *_trimmed(lengths, ruler, sum(map(len, parts.values()))),
         *_repeated(parts, groups),
         *_characters(parts, ruler.control if ruler is not None else ()),
@@ -58,7 +60,7 @@ def audit(material: Material, ruler: Ruler | None = None) -> Audit:
     return Audit(
         rows={part: len(rows) for part, rows in parts.items()},
         labels={label: {part: counts[part][label] for part in PARTS} for label in order},
-        balance=_balance(counts["train"]),
+        balance=_balance(counts["train"], several=material.several),
         lengths=lengths if ruler is not None and min(ruler.room.values(), default=1) >= 1 else None,
         findings=tuple(sorted(findings, key=lambda finding: rank[finding.severity])),
         notes=tuple(material.notes),
@@ -69,9 +71,9 @@ def _used(parts: dict[str, Sequence[Row]], material: Material) -> dict[str, Sequ
     """The rows that training uses: where it skips bad rows, none with a label that is not named."""
     if not (material.skips and material.named):
         return parts
-    named = set(material.named)
+    named, labels_in = set(material.named), material.labels_in
     return {
-        part: chosen(rows, (place for place, label in enumerate(labels_of(rows)) if label in named))
+        part: chosen(rows, (place for place, label in enumerate(labels_of(rows)) if named >= {*labels_in(label)}))
         for part, rows in parts.items()
     }
 
@@ -133,23 +135,30 @@ def _advice(faults: Sequence[Refused]) -> str:
     return advice((fault.what for fault in faults), files={fault.file for fault in faults})
 
 
-def _labels_unknown(parts: Mapping[str, Sequence[Row]], named: Sequence[str], *, skips: bool) -> Iterator[Finding]:
+def _labels_unknown(parts: Mapping[str, Sequence[Row]], material: Material) -> Iterator[Finding]:
     """Labels that a classifier trained on these rows could not give."""
-    taught = {row.label for row in parts["train"]}
+    named, labels_in = material.named, material.labels_in
+    taught = {label for name in set(labels_of(parts["train"])) for label in labels_in(name)}
     if named:
         known_names = set(named)
-        odd = [(part, row) for part, rows in parts.items() for row in rows if row.label not in known_names]
+        odd = [
+            (part, row) for part, rows in parts.items() for row in rows if not known_names >= {*labels_in(row.label)}
+        ]
         if odd:
             what = f"rows with a label that data.labels does not name: {_names(odd, named)}"
             hint = "Correct these labels, or name them in data.labels."
             refused = tuple(
                 Refused(part, row.file, row.number, f"the label {row.label!r} is not named") for part, row in odd
             )
-            severity: Severity = "warning" if skips else "error"
+            severity: Severity = "warning" if material.skips else "error"
             yield Finding("unknown labels", severity, len(odd), what, hint, examples=_one_by_one(odd), refused=refused)
     for part in ("validation", "test"):
         known = set(named) if named else taught
-        unseen = [(part, row) for row in parts[part] if row.label not in taught and (row.label in known or not named)]
+        unseen = [
+            (part, row)
+            for row in parts[part]
+            if not taught >= (own := {*labels_in(row.label)}) and (not named or known >= own)
+        ]
         if unseen and parts["train"]:
             yield Finding(
                 f"{part} labels unseen in train",
@@ -246,7 +255,7 @@ def _rare(train: Counter[str], drawn: Mapping[str, int] | None) -> Iterator[Find
         )
 
 
-def _uneven(train: Counter[str], test: Counter[str]) -> Iterator[Finding]:
+def _uneven(train: Counter[str], test: Counter[str], *, several: bool) -> Iterator[Finding]:
     if test and (absent := [label for label in train if not test[label]]):
         yield Finding(
             "labels without test rows",
@@ -255,25 +264,27 @@ def _uneven(train: Counter[str], test: Counter[str]) -> Iterator[Finding]:
             f"labels of train without a test row: {', '.join(absent[:8])}{', …' if len(absent) > 8 else ''}",
             "They are not measured.",
         )
-    balance = _balance(train)
+    balance = _balance(train, several=several)
     if balance is not None and balance.ratio >= UNEVEN:
+        alone = balance.majority
         yield Finding(
             "uneven labels",
             "note",
             len(train),
             f"uneven labels: {balance.largest} has {balance.ratio:,.0f} times the training rows of {balance.smallest}",
-            f"Read macro-F1 beside accuracy: always saying {balance.largest} is correct in {balance.majority:.1%}.",
-            {"ratio": balance.ratio, "majority": balance.majority},
+            "Read macro-F1 beside "
+            + ("micro-F1." if alone is None else f"accuracy: always {balance.largest} is correct in {alone:.1%}."),
+            {"ratio": balance.ratio} | ({} if alone is None else {"majority": alone}),
         )
 
 
-def _balance(train: Counter[str]) -> Balance | None:
+def _balance(train: Counter[str], *, several: bool) -> Balance | None:
     if len(train) < 2:
         return None
     (largest, most), (smallest, least) = train.most_common()[0], train.most_common()[-1]
     shares = [count / train.total() for count in train.values()]
     entropy = -sum(share * math.log(share) for share in shares) / math.log(len(train))
-    return Balance(largest, smallest, most / least, entropy, most / train.total())
+    return Balance(largest, smallest, most / least, entropy, None if several else most / train.total())
 
 
 def _measure(parts: Mapping[str, Sequence[Row]], ruler: Ruler) -> Lengths | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
+from rir_mlx.data.labels.combinations import parts_of
 from rir_mlx.data.rows import Row
 from rir_mlx.types import Severity
 
@@ -39,6 +40,12 @@ class Material:
     skips: bool = False
     drawn: Mapping[str, int] | None = None
     """Training rows of each label that `data.max_samples` leaves; None if it leaves all."""
+    several: bool = False
+    """Whether a row may have several labels. Rows are then counted for each."""
+
+    def labels_in(self, name: str) -> list[str]:
+        """The labels of a row, from its label or combination."""
+        return parts_of(name) if self.several else [name]
 
 
 @dataclass(frozen=True)
@@ -108,13 +115,14 @@ class Lengths:
 @dataclass(frozen=True)
 class Balance:
     """How balanced the training labels are. `ratio`: rows of the largest label to those of the smallest. `entropy`:
-    share of the largest possible (1: all equal). `majority`: the accuracy of always giving the most frequent label."""
+    share of the largest possible (1: all equal). `majority`: the accuracy of always giving the most frequent label;
+    None where a text may have several."""
 
     largest: str
     smallest: str
     ratio: float
     entropy: float
-    majority: float
+    majority: float | None
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections import Counter
 
 from rir_mlx.data.audit.findings import Material, Refused
-from rir_mlx.data.labels import Spellings
-from rir_mlx.data.loading import check_labels, columns_of, format_of, labels_in
-from rir_mlx.data.row_reading import RowRules, sift_rows
+from rir_mlx.data.labels.spelling import Spellings
+from rir_mlx.data.loading import check_labels, columns_of, format_of, label_counts, labels_in, row_rules
+from rir_mlx.data.row_reading import sift_rows
 from rir_mlx.data.rows import Rows
 from rir_mlx.data.splits import carve_missing_parts, sample_train
 from rir_mlx.data.tables.sources import read_tables
@@ -34,7 +34,7 @@ def scan_sources(section: DataSection, seed: int) -> Material:
         if source is None:
             continue
         tables = read_tables(source, columns_of(section, part), f"data.{part}", format_of(section))
-        rules = RowRules(section.labels, spellings, lenient=True)
+        rules = row_rules(section, section.labels, spellings, lenient=True)
         rows[part], faulty = sift_rows(tables, part, rules, notes)
         refused += [
             Refused(part, found.table.name, fault.row, fault.what, fault.sheet_row)
@@ -44,7 +44,7 @@ def scan_sources(section: DataSection, seed: int) -> Material:
         if not rows[part]:
             refused.append(Refused(part, source.path, 0, f"data.{part}: no row has a text and a label."))
         if part == "train" and not labels:
-            labels = labels_in(tables, rows[part])
+            labels = labels_in(tables, rows[part], several=section.label_separator is not None)
     if rows["train"]:
         try:
             notes += check_labels(section, labels, rows["train"])
@@ -54,12 +54,13 @@ def scan_sources(section: DataSection, seed: int) -> Material:
         notes += carve_missing_parts(rows, section, seed, lambda part, error: _fallback(section, part, error, problems))
         try:
             used = sample_train(rows["train"], section.max_samples, seed, [])
-            drawn = Counter(used.labels()) if len(used) < len(rows["train"]) else None
+            drawn = label_counts(section, used) if len(used) < len(rows["train"]) else None
         except DataError as error:
             problems.append(str(error))
         refused += [Refused("train", section.train.path, 0, problem) for problem in problems]
     skips = section.on_bad_rows == "skip"
-    return Material(rows, tuple(section.labels), refused, notes, spellings, skips, drawn)
+    several = section.label_separator is not None
+    return Material(rows, tuple(section.labels), refused, notes, spellings, skips, drawn, several)
 
 
 def _fallback(section: DataSection, part: str, error: DataError, problems: list[str]) -> float:

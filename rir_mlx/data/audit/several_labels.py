@@ -1,4 +1,4 @@
-"""Labels that seem to say several things of one text: a row has one label here, and each of these becomes its own."""
+"""Labels that seem to say several things of one text, where the recipe reads one label a row."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from rir_mlx.json_text import parse_json
 
 _SEPARATORS = (";", "|", ",", "/", "+", "&")
 _FIX = (
-    "A row has one label here: each of these is learned as a label of its own, and an answer that is right in part is "
-    "wrong. Keep each row's main label, or make a column of yes and no for each label and train a classifier on each."
+    "Each of these is learned as a label of its own. If a text may have several labels, set data.label_separator to {}."
+)
+_ONE = (
+    "Each of these is learned as a label of its own. Keep each row's main label, or, if a text may have several, write "
+    "them with a mark between, such as `;`, and name it in data.label_separator."
 )
 
 
@@ -20,13 +23,14 @@ def check_several(totals: Mapping[str, int], spellings: Mapping[str, Counter[str
     are the rows of each label, `spellings` how each stands in its cells."""
     written = Counter({label: totals[label] for label in totals if _is_json(label)})
     if written:
-        yield _finding("labels in JSON", "labels that are lists or objects", written)
+        lists = all(label.startswith("[") for label in written)
+        yield _finding("labels in JSON", "labels that are lists or objects", written, "`;`" if lists else None)
     for separator in _SEPARATORS:
-        combined = _combined(totals, separator)
-        if combined:
-            yield _finding("combined labels", f"labels that combine others with {separator!r}", combined)
+        if combined := _combined(totals, separator):
+            what = f"labels that combine others with {separator!r}"
+            yield _finding("combined labels", what, combined, f"`{separator}`")
     if lines := _of_several_lines(spellings):
-        yield _finding("combined labels", "labels of several lines, which are read as one", lines)
+        yield _finding("combined labels", "labels of several lines, which are read as one", lines, '`"\\n"`')
 
 
 def _combined(totals: Mapping[str, int], separator: str) -> Counter[str]:
@@ -71,5 +75,7 @@ def _is_json(label: str) -> bool:
         return False
 
 
-def _finding(kind: str, what: str, labels: Counter[str]) -> Finding:
-    return Finding(kind, "warning", labels.total(), f"{what}: {with_rows(dict(labels.most_common()))}", _FIX)
+def _finding(kind: str, what: str, labels: Counter[str], separator: str | None) -> Finding:
+    """`separator`: how it is written in a recipe; None if these cells have none."""
+    hint = _ONE if separator is None else _FIX.format(separator)
+    return Finding(kind, "warning", labels.total(), f"{what}: {with_rows(dict(labels.most_common()))}", hint)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from rir_mlx.data.audit.findings import LABELS_SHOWN, Finding, Material, with_rows
 from rir_mlx.data.audit.several_labels import check_several
-from rir_mlx.data.labels import alike, doubtful, merged
+from rir_mlx.data.labels.spelling import alike, doubtful, merged
 
 
 def check_spellings(counts: Mapping[str, Counter[str]], material: Material) -> Iterator[Finding]:
@@ -43,7 +43,9 @@ def check_spellings(counts: Mapping[str, Counter[str]], material: Material) -> I
                 f"rows with the label {name!r}, which may stand for a missing one: {totals[name]:,}",
                 "Take these rows out, or name the label in data.labels.",
             )
-    yield from check_several(totals, {label: each for label, each in material.spellings.items() if label not in named})
+    if not material.several:
+        own = {label: each for label, each in material.spellings.items() if label not in named}
+        yield from check_several(totals, own)
     if commas := [name for name in totals if "," in name]:
         yield Finding(
             "labels with commas",

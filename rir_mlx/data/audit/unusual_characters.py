@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rir_mlx.data.labels import MISSING
+from rir_mlx.data.labels.spelling import MISSING
 from rir_mlx.types import Severity
 
 _CONTROL = re.compile(r"<\|[\w. -]{1,40}\|>|</?s>|<(?:bos|eos|pad|unk)>|\[/?INST\]|<(?:start|end)_of_turn>")

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rir_mlx.data.columns import Column, check_header, find_columns
 from rir_mlx.data.packed_cells import TOGETHER, PackedCells
@@ -57,13 +58,19 @@ def read_data_set(source: SourceSpec, columns: Sequence[Column], key: str, path:
     check_header(data.column_names, shown)
     found = find_columns(data.column_names, columns, shown)
     features = [data.features[name] for name in found]
-    classes = tuple(tuple(f.names) if isinstance(f, datasets.ClassLabel) else None for f in features)
+    classes = tuple(_class_names(feature) for feature in features)
     kinds = [str(getattr(feature, "dtype", "")) for feature in features]
     cells = tuple(PackedCells() for _ in found)
     for part in data.select_columns(found).iter(TOGETHER):
         for column, name, kind in zip(cells, found, kinds, strict=True):
             column.extend(with_own_digits(part[name], kind))
     return Table(shown, range(1, data.num_rows + 1), cells, classes, editable=False)
+
+
+def _class_names(feature: Any) -> tuple[str, ...] | None:
+    """The name of each class id of a column, or of a column of lists of ids, if it has any."""
+    names = getattr(getattr(feature, "feature", feature), "names", None)
+    return tuple(names) if isinstance(names, list) else None
 
 
 @contextmanager

@@ -161,7 +161,9 @@ def advice(faults: Iterable[str], settings: Settings = RECIPE_DATA, files: Itera
         hint += f" If quotation marks are part of the texts, set {settings.text('quotes', 'false')}."
     if any(what.startswith("the label is missing") for what in faults):
         hint += " If that is the name of a label, name it in data.labels."
-    if any(what.startswith(("the label is not a string but [", "the label is not a string but {")) for what in faults):
+    if any(what.startswith("the label is not a string but [") for what in faults):
+        hint += " If a text may have several labels, set data.label_separator to any mark: lists are then read, too."
+    if any(what.startswith("the label is not a string but {") for what in faults):
         hint += " A row has one label: keep the main one of several."
     return hint
 

@@ -91,7 +91,12 @@ def _features(stored: bytes | None) -> dict[str, Any]:
 
 
 def _class_names(feature: Any, column: str, shown: str) -> tuple[str, ...] | None:
-    """The name of each class id of a column, if it has any. Raises DataError if two classes have one name."""
+    """The name of each class id of a column, or of a column of lists of ids, if it has any. Raises DataError if two
+    classes have one name."""
+    if isinstance(feature, list) and len(feature) == 1:  # as older versions write lists
+        feature = feature[0]
+    elif isinstance(feature, dict) and feature.get("_type") in ("Sequence", "List", "LargeList"):
+        feature = feature.get("feature")
     names = feature.get("names") if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" else None
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         return None

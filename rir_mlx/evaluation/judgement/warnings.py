@@ -27,6 +27,7 @@ _NOTICEABLE = 0.01
 def warnings(case: Case) -> list[str]:
     entries, rows = case.entries, case.rows
     return [
+        *_of_several_labels(rows),
         *_of_test_rows(rows),
         *_of_baselines(case),
         *_of_chosen(case),
@@ -35,6 +36,14 @@ def warnings(case: Case) -> list[str]:
         *(warning for entry in entries for warning in _of_entry(entry, rows)),
         *_of_cut_texts(entries),
     ]
+
+
+def _of_several_labels(rows: EvaluationRows) -> Iterator[str]:
+    if rows.single:
+        yield (
+            f"A text may have several of the {len(rows.single)} labels: accuracy is the share of rows whose labels are "
+            "all right, and comparisons are about that. F1 and Jaccard count each label."
+        )
 
 
 def trained_unlike(inputs: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

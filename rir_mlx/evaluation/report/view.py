@@ -86,6 +86,7 @@ def _columns(entries: Sequence[EntryResult]) -> dict[str, bool]:
         "against": any(entry.against for entry in entries),
         "baselines": any(entry.kind == "baseline" for entry in entries),
         "cost": any(entry.training or entry.cost for entry in entries),
+        "several": any(entry.several for entry in entries),
     }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from rir_mlx.data.labels.combinations import BETWEEN
 from rir_mlx.data.loading import LabelledData
 from rir_mlx.data.rows import Row, chosen
 from rir_mlx.data.splits import draw_rows
@@ -43,6 +44,7 @@ def pilot_recipe(recipe: Recipe, data: LabelledData, folder: Path) -> Recipe:
     own = any(row.reasoning is not None for row in data.train + data.validation)
     rows: dict[str, Any] = {part: {"path": str((folder / f"{part}.jsonl").absolute())} for part in PARTS}
     rows |= {"text_column": "text", "label_column": "label", "reasoning_column": "reasoning" if own else None}
+    rows |= {"label_separator": BETWEEN.strip() if data.combinations else None}
     rows |= {"delimiter": None, "encoding": None, "quotes": None, "max_samples": None, "labels": dict(data.labels)}
     rows |= {"val_size": _VALIDATION, "test_size": _TEST}
     if not data.validation:

@@ -83,7 +83,7 @@ class Workbench:
             "name": served.name,
             "arm": served.arm,
             "arms": arms,
-            "labels": list(served.labels),
+            "labels": list(served.single or served.labels),
             "thresholds": dict(served.thresholds),
             "trained_on": served.trained_on,
             "report": f"{REPORT[1:]}{self.ticket}" if source.run.report.is_file() else None,

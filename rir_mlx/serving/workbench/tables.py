@@ -133,6 +133,7 @@ class TableJob:
             threshold=self._threshold,
             chunk=min(limits.together, limits.rows),
             firsts=answers_twice(self.loaded.served.arm),
+            several=bool(self.loaded.served.single),
         )
         with _to_disk(target):
             result = classify_file(source, target, self._predict, options, self)

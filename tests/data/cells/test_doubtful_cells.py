@@ -10,7 +10,7 @@ import pytest
 from rir_mlx.data.audit.checks import audit
 from rir_mlx.data.audit.findings import Finding
 from rir_mlx.data.audit.scan import scan_sources
-from rir_mlx.data.labels import alike, doubtful, label_of
+from rir_mlx.data.labels.spelling import alike, doubtful, label_of
 from rir_mlx.recipe.schema import DataSection
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from rir_mlx.data.cells import checked_text
 from rir_mlx.data.columns import Column
-from rir_mlx.data.labels import label_of
+from rir_mlx.data.labels.spelling import label_of
 from rir_mlx.data.tables.quoting import split_records
 from rir_mlx.data.tables.row_streams import CsvStream, Record, open_stream
 from rir_mlx.data.tables.sources import read_file

@@ -1,0 +1,69 @@
+"""Several labels of one text. A row's labels become one name, in alphabetical order: its combination.
+
+A combination is learned and scored as one answer (a label powerset: Tsoumakas and Katakis 2007), so that labels that go
+together are learned together. A single label's probability is the sum over the combinations that hold it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from rir_mlx.json_text import parse_json
+
+BETWEEN = ", "
+"""Stands between the labels of a combination, as a model writes them."""
+MOST_COMBINATIONS = 1000
+"""Every one of them is scored for every text."""
+
+
+def combination(labels: Iterable[str]) -> str:
+    """The name of a set of labels."""
+    return BETWEEN.join(sorted(set(labels)))
+
+
+def parts_of(name: str) -> list[str]:
+    """The labels of a combination."""
+    return name.split(BETWEEN)
+
+
+def combinations_of(rows: Iterable[str], labels: Iterable[str]) -> tuple[str, ...]:
+    """Every label by itself, then the combinations that rows have: those of few labels first, then in the order of the
+    labels."""
+    places = {label: place for place, label in enumerate(labels)}
+    together = {name: sorted(places[part] for part in parts_of(name)) for name in set(rows) - places.keys()}
+    return (*places, *sorted(together, key=lambda name: (len(together[name]), together[name])))
+
+
+def holds(names: Iterable[str], labels: Sequence[str]) -> list[list[bool]]:
+    """[names, labels]: whether each combination holds each label."""
+    return [[label in parts for label in labels] for parts in (set(parts_of(name)) for name in names)]
+
+
+def cells_in(cell: Any, separator: str) -> Iterator[Any]:
+    """The labels in a cell, each as a cell of its own: the values of a list, also of one that is written as JSON or
+    Python writes it; of a text what stands between the separators, without white space, where that is anything."""
+    listed = _listed(cell)
+    if listed is not None:
+        yield from listed
+    elif not isinstance(cell, str):
+        yield cell
+    else:
+        yield from (part for piece in cell.split(separator) if (part := piece.strip()))
+
+
+def _listed(cell: Any) -> Sequence[Any] | None:
+    """The values of a list, or of a text that is one."""
+    if hasattr(cell, "tolist") and getattr(cell, "ndim", 0) == 1:
+        cell = cell.tolist()
+    if isinstance(cell, list | tuple):
+        return cell
+    if not isinstance(cell, str) or not (cell.strip().startswith("[") and cell.strip().endswith("]")):
+        return None
+    for text in (cell, cell.replace("'", '"')):
+        try:
+            found = parse_json(text)
+        except ValueError:
+            continue
+        return found if isinstance(found, list) else None
+    return None

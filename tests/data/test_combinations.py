@@ -1,0 +1,133 @@
+"""Texts with several labels: how they are written in a table, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow.parquet as pq
+import pytest
+from table_files import fault_of, load, write_csv, write_jsonl
+
+from rir_mlx.data.audit.checks import audit
+from rir_mlx.data.audit.scan import scan_sources
+from rir_mlx.data.labels.combinations import MOST_COMBINATIONS
+from rir_mlx.recipe.schema import DataSection
+
+SEVERAL = {"label_separator": ";"}
+ROWS = [("a b", "refund;billing"), ("b c", "billing"), ("c d", " login ; ;refund;"), ("d e", "billing;refund;billing")]
+READ = ["billing, refund", "billing", "login, refund", "billing, refund"]
+
+
+def labels(path: Path, **keys: Any) -> list[str]:
+    return [row.label for row in load(path, **SEVERAL | keys).train]
+
+
+def findings(path: Path, **keys: Any) -> dict[str, str]:
+    sizes = {"val_size": 0, "test_size": 0, "max_samples": None}
+    found = audit(scan_sources(DataSection.model_validate({"train": str(path)} | sizes | keys), 0))
+    return {finding.name: f"{finding.what} {finding.hint}" for finding in found.findings}
+
+
+def test_labels_come_in_one_order_whichever_way_they_are_written(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "a.csv", ROWS)
+    data = load(path, **SEVERAL)
+    assert labels(path) == READ
+    assert list(data.labels) == ["billing", "login", "refund"]
+    assert data.combinations == ("billing", "login", "refund", "billing, refund", "login, refund")
+    assert "labels that may hold together: 3, in 5 combinations" in data.notes
+
+
+@pytest.mark.parametrize("written", [list, json.dumps, str], ids=["list", "JSON", "Python"])
+def test_lists_are_read_as_lists(tmp_path: Path, written: Any) -> None:
+    lists = [["refund", "billing"], ["billing"], ["login", "refund"], ["billing", "refund"]]
+    rows = [{"text": f"a {n}", "label": written(each)} for n, each in enumerate(lists)]
+    assert labels(write_jsonl(tmp_path / "a.jsonl", rows)) == READ
+
+
+def test_lists_of_class_ids_get_the_names_of_their_classes(tmp_path: Path) -> None:
+    """As go_emotions is published."""
+    names = datasets.List(datasets.ClassLabel(names=["refund", "billing", "login"]))
+    rows = {"text": ["a", "b", "c", "d"], "label": [[0, 1], [1], [2, 0], [1, 0]]}
+    made = datasets.Dataset.from_dict(rows, datasets.Features({"text": datasets.Value("string"), "label": names}))
+    made.to_parquet(tmp_path / "a.parquet")
+    assert b"ClassLabel" in pq.read_schema(tmp_path / "a.parquet").metadata[b"huggingface"]
+    assert labels(tmp_path / "a.parquet") == READ
+    assert list(load(tmp_path / "a.parquet", **SEVERAL).labels) == ["refund", "billing", "login"]
+
+
+def test_named_labels_keep_their_order_and_another_one_is_refused_by_name(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "a.csv", ROWS)
+    named = {"refund": "", "login": "cannot log in", "billing": ""}
+    data = load(path, labels=named, **SEVERAL)
+    assert data.labels == named
+    assert data.combinations[:3] == ("refund", "login", "billing")
+    assert labels(path, labels=named) == READ
+    error = fault_of(path, labels={"refund": "", "billing": ""}, **SEVERAL)
+    assert error.faults == ("row 4: the label 'login' is not one of the 2 labels.",)
+
+
+@pytest.mark.parametrize(
+    ("cell", "why"),
+    [
+        ("", "no label (where none holds, write a word for that, such as `none`)"),
+        (" ; ", "no label (where none holds, write a word for that, such as `none`)"),
+        ("[]", "no label (where none holds, write a word for that, such as `none`)"),
+        ("billing;N/A", "the label is missing (N/A)"),
+        ("billing;card, expired", "the label 'card, expired' holds a comma, which stands between labels"),
+    ],
+)
+def test_a_cell_without_labels_or_with_one_that_cannot_be_told_apart_is_refused(
+    tmp_path: Path, cell: str, why: str
+) -> None:
+    path = write_csv(tmp_path / "a.csv", [*ROWS, ("e", cell)])
+    assert fault_of(path, **SEVERAL).faults == (f"row 6: {why}",)
+
+
+def test_labels_that_only_a_test_row_has_together_are_answers_and_noted(tmp_path: Path) -> None:
+    train, test = write_csv(tmp_path / "a.csv", ROWS), write_csv(tmp_path / "b.csv", [("x", "login;billing")])
+    data = load(train, test=str(test), **SEVERAL)
+    assert "billing, login" in data.combinations
+    assert "test: 1 rows have labels together that no training row has together" in data.notes
+
+
+def test_what_can_be_answered_is_part_of_the_datas_digest(tmp_path: Path) -> None:
+    """The prompts differ, though the rows are the same."""
+    path = write_csv(tmp_path / "a.csv", [("a", "joy"), ("b", "fear")])
+    assert load(path).digest != load(path, **SEVERAL).digest
+
+
+def test_more_combinations_than_can_be_told_apart_are_refused(tmp_path: Path) -> None:
+    names = [f"l{n}" for n in range(60)]
+    rows = [(f"{one} {two}", f"{one};{two}") for place, one in enumerate(names) for two in names[place + 1 :]]
+    assert len(rows) > MOST_COMBINATIONS
+    error = fault_of(write_csv(tmp_path / "a.csv", rows), **SEVERAL)
+    assert "the labels occur in 1,830 combinations; at most 1,000 can be told apart" in str(error)
+
+
+def test_an_audit_counts_each_label_and_names_those_that_are_not_known(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "a.csv", ROWS * 4)
+    section = DataSection.model_validate({"train": str(path), "val_size": 0, "test_size": 0, **SEVERAL})
+    found = audit(scan_sources(section, 0))
+    assert {label: counts["train"] for label, counts in found.labels.items()} == {
+        "billing": 12,
+        "login": 4,
+        "refund": 12,
+    }
+    assert found.balance is not None
+    assert found.balance.majority is None
+    known = findings(path, labels={"billing": "", "refund": ""}, **SEVERAL)
+    assert "data.labels does not name: 'login, refund' (4)" in known["unknown labels"]
+    assert "combined labels" not in known
+
+
+def test_combined_labels_are_told_what_to_set(tmp_path: Path) -> None:
+    rows = [("a", "billing;refund"), ("b", "billing"), ("c", "refund")] * 4
+    assert "set data.label_separator to `;`" in findings(write_csv(tmp_path / "a.csv", rows))["combined labels"]
+    lines = [("a", "billing\nrefund"), ("b", "billing"), ("c", "refund")]
+    assert 'set data.label_separator to `"\\n"`' in findings(write_csv(tmp_path / "b.csv", lines))["combined labels"]
+    assert labels(tmp_path / "b.csv", label_separator="\n") == ["billing, refund", "billing", "refund"]
+    lists = [{"text": "a", "label": ["billing"]}, {"text": "b", "label": ["refund"]}]
+    assert "set data.label_separator to any mark" in str(fault_of(write_jsonl(tmp_path / "c.jsonl", lists)).hint)
