@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from rir_mlx.data.columns import Column
 from rir_mlx.data.labels.combinations import MOST_COMBINATIONS, combinations_of, parts_of
 from rir_mlx.data.labels.spelling import Spellings
 from rir_mlx.data.row_reading import RowRules, collect, read_rows, triple_reader
-from rir_mlx.data.rows import Rows, Triple
+from rir_mlx.data.rows import Row, Rows, Triple
 from rir_mlx.data.splits import carve_missing_parts, carved_size, draw_rows, sample_train, shuffled
 from rir_mlx.data.tables.sources import read_file, read_tables
 from rir_mlx.data.tables.table import ANY_FORMAT, Table, TableFormat, missing_file, wanted_text
@@ -139,12 +139,10 @@ def columns_of(section: DataSection, part: str) -> list[Column]:
     return [*columns, Column("reasoning", "data.reasoning_column", section.reasoning_column)]
 
 
-def labels_in(tables: Sequence[Table], rows: Rows, *, several: bool = False) -> dict[str, str]:
-    """The labels of the rows, without descriptions: in the order of the tables' class ids, else sorted. `several`: a
-    row's label may be a combination of labels."""
-    present = {part for name in set(rows.labels()) for part in (parts_of(name) if several else [name])}
+def labels_in(tables: Sequence[Table], present: Collection[str]) -> dict[str, str]:
+    """The labels that are present, without descriptions: in the order of the tables' class ids, else sorted."""
     ordered = dict.fromkeys(name for table in tables for name in table.class_names[1] or () if name in present)
-    return dict.fromkeys([*ordered, *sorted(present - set(ordered))], "")
+    return dict.fromkeys([*ordered, *sorted(set(present) - set(ordered))], "")
 
 
 def _read_rows(section: DataSection, notes: list[str], spellings: Spellings) -> tuple[dict[str, str], dict[str, Rows]]:
@@ -164,7 +162,7 @@ def _read_rows(section: DataSection, notes: list[str], spellings: Spellings) -> 
         if not rows[part]:
             raise DataError(f"data.{part}: {source.path} has no row with a text and a label.")
         if not labels and part == "train":
-            labels = labels_in(tables, rows[part], several=section.label_separator is not None)
+            labels = labels_in(tables, spellings)
     if broken:
         faults = [fault for error in broken for fault in error.faults]
         raise DataError("\n".join(error.what for error in broken), faults=faults, hint=broken[-1].hint)
@@ -175,7 +173,7 @@ def row_rules(
     section: DataSection, labels: Mapping[str, str], spellings: Spellings, *, lenient: bool = False
 ) -> RowRules:
     """How the section's rows are read."""
-    return RowRules(labels, spellings, lenient, section.label_separator)
+    return RowRules(labels, spellings, lenient, section.label_separator, section.soft_labels)
 
 
 def _combinations(
@@ -260,5 +258,6 @@ def _digest(head: Iterable[Sequence[str]], parts: Mapping[str, Rows] | Mapping[s
         for row in rows:
             values = [row.question, row.answer] if isinstance(row, Triple) else [row.text, row.label]
             values += [row.reasoning] if row.reasoning is not None else []
+            values += [str(row.shares)] if isinstance(row, Row) and row.shares else []
             digest.update(json.dumps([part, *values]).encode() + b"\n")
     return digest.hexdigest()

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from rir_mlx.data.cells import checked_text, optional_text
 from rir_mlx.data.labels.combinations import BETWEEN, cells_in, combination
+from rir_mlx.data.labels.distributions import Shares, main_label, shares_of
 from rir_mlx.data.labels.spelling import Spellings, label_of, spelling_of
 from rir_mlx.data.rows import Row, RowColumns, Rows, Triple
 from rir_mlx.data.tables.table import RECIPE_DATA, Fault, Table, advice, refuse
@@ -34,12 +35,13 @@ class _UnknownLabelError(ValueError):
 class RowRules:
     """How rows are read. `known` are the labels that there may be, if any; another one is a fault unless `lenient`.
     `spellings` collects how each label is spelled. `separator` stands between the labels of a text, if it may have
-    several."""
+    several. `soft`: a label may be a distribution."""
 
     known: Mapping[str, str]
     spellings: Spellings
     lenient: bool = False
     separator: str | None = None
+    soft: bool = False
 
 
 def _prefixes(tables: Sequence[Table], part: str) -> list[str]:
@@ -50,38 +52,54 @@ def _prefixes(tables: Sequence[Table], part: str) -> list[str]:
 def _row_reader(table: Table, prefix: str, rules: RowRules) -> Reader[Row]:
     """Rows from the cells of text, label and perhaps reasoning."""
     known, hints, classes = rules.known, dict[str, str](), table.class_names[1]
-    seen = dict[Any, dict[str, str]]()  # a label comes again and again
+    seen = dict[Any, _Cell]()  # a label comes again and again
 
-    def labels_in(cell: Any) -> dict[str, str]:
-        """The labels of a cell, and how each is spelled there."""
-        key = (type(cell), cell) if isinstance(cell, Hashable) else None
-        if key is not None and (labels := seen.get(key)) is not None:
-            return labels
-        parts = [cell] if rules.separator is None else _several(cell, rules.separator)
-        labels = {label_of(part, known, classes): spelling_of(part) for part in parts}
-        if rules.separator is not None and (odd := next((label for label in labels if BETWEEN in label), None)):
-            raise ValueError(f"the label {odd!r} holds a comma, which stands between labels")
+    def cell_of(value: Any) -> _Cell:
+        key = (type(value), value) if isinstance(value, Hashable) else None
+        if key is not None and (found := seen.get(key)) is not None:
+            return found
+        found = _read_cell(value, rules, classes)
         if key is not None and len(seen) < _MOST_LABELS:
-            seen[key] = labels
-        return labels
+            seen[key] = found
+        return found
 
     def read(number: int, cells: Sequence[Any]) -> Row:
-        labels = labels_in(cells[1])
+        cell = cell_of(cells[1])
         text = checked_text(cells[0], "text")
         reasoning = optional_text(cells[2], "reasoning") if len(cells) > 2 else None
-        for label in () if rules.lenient or not known else labels:
-            if label not in known:
+        for label in cell.spelled if known else ():
+            if label not in known and not (rules.lenient and (label == cell.name or not cell.shares)):
                 if label not in hints:
                     hints[label] = did_you_mean(label, known)
                 raise _UnknownLabelError(label, len(known), hints[label])
-        for label, spelling in labels.items():
+        for label, spelling in cell.spelled.items():
             if label not in rules.spellings:
                 rules.spellings[label] = Counter()
             rules.spellings[label][label if classes else spelling] += 1
-        name = next(iter(labels)) if len(labels) == 1 else combination(labels)
-        return Row(text, name, reasoning, table.name, number, f"{prefix}:{number}")
+        return Row(text, cell.name, reasoning, table.name, number, f"{prefix}:{number}", cell.shares)
 
     return read
+
+
+class _Cell(NamedTuple):
+    """What a cell of the label's column says: the row's label or combination, its distribution, and how each label is
+    spelled there."""
+
+    name: str
+    shares: Shares
+    spelled: Mapping[str, str]
+
+
+def _read_cell(value: Any, rules: RowRules, classes: tuple[str, ...] | None) -> _Cell:
+    """Raises ValueError if the cell holds no label."""
+    if rules.soft and (shares := shares_of(value, rules.known)) is not None:
+        certain = len(shares) == 1
+        return _Cell(main_label(shares), () if certain else tuple(shares.items()), {label: label for label in shares})
+    parts = [value] if rules.separator is None else _several(value, rules.separator)
+    spelled = {label_of(part, rules.known, classes): spelling_of(part) for part in parts}
+    if rules.separator is not None and (odd := next((label for label in spelled if BETWEEN in label), None)):
+        raise ValueError(f"the label {odd!r} holds a comma, which stands between labels")
+    return _Cell(next(iter(spelled)) if len(spelled) == 1 else combination(spelled), (), spelled)
 
 
 def _several(cell: Any, separator: str) -> Sequence[Any]:

@@ -10,6 +10,7 @@ from itertools import accumulate, groupby, repeat
 from typing import Any, TypeVar, overload
 
 from rir_mlx.data.cells import optional_text
+from rir_mlx.data.labels.distributions import Shares
 from rir_mlx.data.packed_cells import cells_at
 from rir_mlx.data.tables.table import Table
 
@@ -21,7 +22,7 @@ class Row:
     `file` and `number` say where the row stands, counted as the user finds it. `id` names the row within a run, the
     same on every load: `<source part>:<number>`, or `<source part>:<file>:<number>` where the source is several files,
     counted from 1. The source part is the recipe key that the row was read from, also when the row was carved into
-    another part."""
+    another part. `shares` is how the label is divided among several, if it is: `label` has the largest."""
 
     text: str
     label: str
@@ -29,6 +30,7 @@ class Row:
     file: str = field(default="", compare=False, repr=False)
     number: int = field(default=0, compare=False, repr=False)
     id: str = field(default="", compare=False, repr=False)
+    shares: Shares = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +52,15 @@ class RowColumns:
         self.reasonings: Sequence[Any] | None = table.cells[2] if len(table.cells) > 2 else None
         self.places = array("I")
         self._labels = array("I")  # of each place of the table, as far as rows were added
-        self._numbers: dict[str, int] = {}
-        self.names: list[str] = []
+        self._numbers: dict[tuple[str, Shares], int] = {}
+        self._answers: list[tuple[str, Shares]] = []
 
     def add(self, place: int, row: Row) -> None:
         """Add the row that was read at a place of the table. Its text and reasoning are the cells."""
-        number = self._numbers.setdefault(row.label, len(self.names))
-        if number == len(self.names):
-            self.names.append(row.label)
+        answer = (row.label, row.shares)
+        number = self._numbers.setdefault(answer, len(self._answers))
+        if number == len(self._answers):
+            self._answers.append(answer)
         self._labels.extend([0] * (place - len(self._labels)))
         self._labels.append(number)
         self.places.append(place)
@@ -66,12 +69,12 @@ class RowColumns:
         """The rows at these places, in that order."""
         given = repeat(None, len(places)) if self.reasonings is None else cells_at(self.reasonings, places)
         for place, text, reasoning in zip(places, cells_at(self.texts, places), given, strict=True):
-            label, number = self.label(place), self.numbers[place]
+            (label, shares), number = self._answers[self._labels[place]], self.numbers[place]
             own = optional_text(reasoning, "reasoning")
-            yield Row(text, label, own, self.file, number, f"{self.prefix}:{number}")
+            yield Row(text, label, own, self.file, number, f"{self.prefix}:{number}", shares)
 
     def label(self, place: int) -> str:
-        return self.names[self._labels[place]]
+        return self._answers[self._labels[place]][0]
 
 
 class Rows(Sequence[Row]):

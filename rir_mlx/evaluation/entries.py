@@ -151,7 +151,8 @@ def _calibration_fields(
 
 
 def _calibration_metrics(rows: EvaluationRows, probabilities: FloatArray) -> CalibrationMetrics:
-    found = metrics.metrics_by_seed(rows.test, probabilities)
+    shares = None if rows.shares is None else rows.shares[1]
+    found = metrics.metrics_by_seed(rows.test, probabilities, shares=shares)
     return CalibrationMetrics(**{name: float(np.mean(found[name] or 0.0)) for name in metrics.PROBABILITY_METRICS})
 
 
@@ -159,9 +160,11 @@ def entry_result(entry: EntryPredictions, rows: EvaluationRows) -> EntryResult:
     """An entry with all its metrics, not yet compared with others."""
     truth, probabilities, probabilistic = rows.test, entry.probabilities, entry.probabilistic
     some_are_clean = 0 < rows.clean.sum() < len(truth)
+    shares = None if rows.shares is None else rows.shares[1]
 
     def intervals(keep: NDArray[np.bool_]) -> Metrics:
-        found = metrics.metric_intervals(truth[keep], probabilities[:, keep], probabilistic=probabilistic)
+        own = None if shares is None else shares[keep]
+        found = metrics.metric_intervals(truth[keep], probabilities[:, keep], probabilistic=probabilistic, shares=own)
         return Metrics.model_validate(found)
 
     found = several_labels(entry, rows) if rows.single else {}
@@ -171,7 +174,9 @@ def entry_result(entry: EntryPredictions, rows: EvaluationRows) -> EntryResult:
         description=DESCRIPTIONS[entry.name],
         seeds=list(entry.seeds),
         metrics=intervals(np.ones(len(truth), dtype=np.bool_)),
-        by_seed=SeedMetrics.model_validate(metrics.metrics_by_seed(truth, probabilities, probabilistic=probabilistic)),
+        by_seed=SeedMetrics.model_validate(
+            metrics.metrics_by_seed(truth, probabilities, probabilistic=probabilistic, shares=shares)
+        ),
         cleaned=intervals(rows.clean) if some_are_clean else None,
         risk_coverage=metrics.risk_coverage(truth, probabilities) if probabilistic else None,
         **(found or _by_label(truth, probabilities, rows)),

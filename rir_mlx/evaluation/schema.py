@@ -37,7 +37,8 @@ class Metrics(Part):
     mcc: Interval
     """Matthews' correlation coefficient, -1 to 1; 0 where it is undefined."""
     log_loss: Interval | None = None
-    """Mean of -ln p(true label), in nats. Null for an entry without probabilities, like the next two."""
+    """Mean of -ln p(true label), in nats; against a label's distribution, where it is one, the cross-entropy. Null for
+    an entry without probabilities, like the next two."""
     brier: Interval | None = None
     """Brier score: squared differences summed over labels, mean over rows, 0 to 2."""
     calibration_error: Interval | None = None

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rir_mlx.classification.scores import LabelScores
+from rir_mlx.data.rows import Row
 from rir_mlx.evaluation.schema import Faithfulness
 from rir_mlx.prompting.prompts import answers_twice
 from rir_mlx.statistics.calibration import (
@@ -40,6 +41,7 @@ class EvaluationRows:
     conflicting how many test rows have a text with two labels
     single      where a text may have several labels, these, of which the answers are combinations
     members     [answers, single] which of them each answer holds
+    shares      where labels are distributions, these: [validation rows, labels] and [test rows, labels]
     """
 
     labels: Sequence[str]
@@ -50,11 +52,22 @@ class EvaluationRows:
     conflicting: int = 0
     single: Sequence[str] = ()
     members: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.bool_))
+    shares: tuple[FloatArray, FloatArray] | None = None
 
     @property
     def compared(self) -> NDArray[np.bool_]:
         """[test rows] the rows that comparisons and the verdict use: the clean ones. Without any, it is all of them."""
         return self.clean if self.clean.any() else np.ones_like(self.clean)
+
+
+def distributions(rows: Sequence[Row], labels: Sequence[str]) -> FloatArray:
+    """[rows, labels] how each row's label is divided: 1 and 0 where it is not."""
+    place = {label: column for column, label in enumerate(labels)}
+    found = np.zeros((len(rows), len(labels)))
+    for number, row in enumerate(rows):
+        for label, share in row.shares or ((row.label, 1.0),):
+            found[number, place[label]] = share
+    return found
 
 
 @dataclass(frozen=True)
@@ -109,7 +122,8 @@ def calibrate(scores: ClassifierScores, rows: EvaluationRows, wanted_accuracy: f
         none = None if wanted_accuracy is None else dict.fromkeys(modes, AnswerThreshold(NO_ANSWER, 0))
         return Calibration(rows=len(truth), answer_from=none)
     log_probabilities = {way: scored.log_probabilities for way, scored in scores.validation.items()}
-    fitted = {way: fit_temperature(values, truth) for way, values in log_probabilities.items()}
+    shares = None if rows.shares is None else rows.shares[0]
+    fitted = {way: fit_temperature(values, truth, shares) for way, values in log_probabilities.items()}
     calibration = Calibration({**Calibration().temperature, **fitted}, len(truth))
     probabilities = {way: calibration.probabilities(values, way) for way, values in log_probabilities.items()}
     correct = {way: values.argmax(1) == truth for way, values in probabilities.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rir_mlx.backends.base import Tokens
@@ -94,19 +94,37 @@ def training_examples(
     """Rows as the arm learns them, each with the reasoning to learn.
 
     `qa` ignores reasonings. Arms whose only label waits for a reasoning skip rows without one; the others learn such a
-    row's (first) label alone. A row of `multitask` that is too long for one of its two prompts is left out of both."""
+    row's (first) label alone. A row of `multitask` that is too long for one of its two prompts is left out of both.
+
+    A row whose label is a distribution is learned once for each of its labels, weighted by its share: cross-entropy
+    against the distribution. A reasoning is about the main label. The others are learned behind it where it comes
+    first, and without it where it would follow them."""
 
     def lessons() -> Iterator[list[Lesson]]:
         for row in rows:
             if row.reasoning is not None or not reasons_first(arm) or answers_twice(arm):
-                yield list(_lessons(codec, task, row, arm, options))
+                for one, share in _divided(row, arm):
+                    yield list(_lessons(codec, task, (one, share), arm, options))
 
     return encode_examples(codec, lessons(), task.max_seq_length)
 
 
-def _lessons(codec: Codec, task: ClassificationTask, row: Row, arm: Arm, options: LearningOptions) -> Iterator[Lesson]:
-    """The prompts of a row and what is learned behind each: one, or for `multitask` and `qarqa` two."""
-    weight, reasoning, asked = options.label_weights.get(row.label, 1.0), row.reasoning or "", answer_format(arm)
+def _divided(row: Row, arm: Arm) -> Iterator[tuple[Row, float]]:
+    """A row for each of its labels, with the label's share."""
+    kept = answer_format(arm) == "reasoning, label"
+    for label, share in row.shares or ((row.label, 1.0),):
+        reasoning = row.reasoning if kept or label == row.label else None
+        yield replace(row, label=label, reasoning=reasoning), share
+
+
+def _lessons(
+    codec: Codec, task: ClassificationTask, divided: tuple[Row, float], arm: Arm, options: LearningOptions
+) -> Iterator[Lesson]:
+    """The prompts of a row and what is learned behind each: one, or for `multitask` and `qarqa` two. The row comes with
+    the share of its label."""
+    row, share = divided
+    weight, reasoning = options.label_weights.get(row.label, 1.0) * share, row.reasoning or ""
+    asked = answer_format(arm)
     label, first = label_tokens(codec, row.label), first_label_tokens(codec, row.label)
     explanation = following_tokens(codec, reasoning) if reasoning and asked.startswith("label, reasoning") else ()
 

@@ -75,6 +75,9 @@ class DataSection(Section):
     label_separator: str | None = Field(default=None, min_length=1)
     """What stands between the labels of a text that may have several, such as `;`. Lists (JSONL, Parquet, `["a", "b"]`
     in a cell) are then read as several labels, too. `null`: a text has one label."""
+    soft_labels: bool = False
+    """Whether a row's label may be a distribution: an object with each label's votes or probability,
+    `{"joy": 2, "fear": 1}`, in JSONL, Parquet, or a cell. It is learned and scored as it is."""
     delimiter: Delimiter = None
     """The character between the cells of CSV and TSV files, such as `;` or `tab`. `null`: found from the file."""
     encoding: Encoding = None
@@ -109,6 +112,12 @@ class DataSection(Section):
             fits = "Which labels fit" if values.get("label_separator") else "Which label fits"
             return {"validation": None, "test": None, "instruction": f"{fits} the text?"} | values
         return values
+
+    @model_validator(mode="after")
+    def _labels_are_several_or_soft(self) -> DataSection:
+        if self.soft_labels and self.label_separator is not None:
+            raise ValueError("soft_labels divides one label, label_separator reads several: set one of them")
+        return self
 
 
 class ReasoningSection(Section):

@@ -162,14 +162,14 @@ def plain_table(
     names: tuple[str, ...],
     suffix: str,
     delimiter: str | None = None,
-    written: Callable[[str], str] = str,
+    written: Callable[[Row], str] = lambda row: row.label,
 ) -> str:
     """Rows as a CSV, TSV or JSONL file with columns of text, label and reasoning. `written`: how a row's label stands
     in its cell."""
     cells = (
         (
             row.text,
-            written(row.label) if edit.label is None else edit.label,
+            written(row) if edit.label is None else edit.label,
             row.reasoning if edit.reasoning is None else edit.reasoning or None,
         )
         for row, edit in rows

@@ -17,6 +17,7 @@ from rir_mlx.data.rows import Row
 from rir_mlx.data.tables.sources import files_of, place_of
 from rir_mlx.data.tables.table import Settings, Wanted
 from rir_mlx.errors import UserError
+from rir_mlx.json_text import json_of
 from rir_mlx.recipe.schema import DataSection, Recipe
 from rir_mlx.review.decisions import Decision, Matched, ReviewLog, RowIndex
 from rir_mlx.review.edited_files import (
@@ -143,6 +144,10 @@ class _Tables:
         separator = self.section.label_separator
         return label if separator is None else separator.join(parts_of(label))
 
+    def _cell(self, row: Row) -> str:
+        """What stands in a row's cell."""
+        return json_of(dict(row.shares)) if row.shares else self._written(row.label)
+
     def _open(self, part: Part) -> EditedFile | None:
         """The source's file, if it is a single one whose rows can be written again as they stand."""
         source = getattr(self.section, part)
@@ -171,7 +176,7 @@ class _Tables:
             text, label = named if isinstance(named, str) else "text", self.section.label_column or "label"
             names = (text, label, self.result.reasoning_column or "reasoning")
             suffix, mark = self._suffix(source), self.section.delimiter
-            return {part: plain_table(self._rows(part), names, suffix, mark, self._written) for part in parts}
+            return {part: plain_table(self._rows(part), names, suffix, mark, self._cell) for part in parts}
         lines: dict[Part, list[str]] = {part: [file.head(column)] for part in parts}
         edits = {
             int(row.rpartition(":")[2]): edit for row, edit in self.edits.items() if row.partition(":")[0] == source

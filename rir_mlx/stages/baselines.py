@@ -98,6 +98,7 @@ def predicted_rows(
             "id": row.id,
             "text": row.text,
             "label": row.label,
+            **({"shares": dict(row.shares)} if row.shares else {}),
             "predicted": labels[best],
             **more,
             "probabilities": dict(zip(labels, row_probabilities, strict=True)),

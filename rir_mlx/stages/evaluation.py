@@ -35,7 +35,7 @@ from rir_mlx.evaluation.schema import (
     write_comparison,
 )
 from rir_mlx.evaluation.score_cache import MadeWith
-from rir_mlx.evaluation.scores import EvaluationRows, MeasuredArm
+from rir_mlx.evaluation.scores import EvaluationRows, MeasuredArm, distributions
 from rir_mlx.prompting.prompts import answers_twice, writes_reasoning
 from rir_mlx.recipe.loading import dump_recipe
 from rir_mlx.stages.baselines import baseline_names, majority_entry, measure_baseline, predicted_rows
@@ -136,6 +136,7 @@ def _evaluation_rows(context: Context) -> EvaluationRows:
         np.array([index[row.label] for row in part], dtype=np.int64) for part in (data.validation, test)
     )
     seen = [row.text for row in (*data.train, *data.validation)]
+    soft = context.recipe.data.soft_labels
     faults = row_faults(seen, [row.text for row in test], [row.label for row in test])
     return EvaluationRows(
         data.names,
@@ -146,6 +147,7 @@ def _evaluation_rows(context: Context) -> EvaluationRows:
         conflicting=int(faults.conflicting.sum()),
         single=data.single,
         members=np.array(holds(data.names, data.single), dtype=np.bool_),
+        shares=(distributions(data.validation, data.names), distributions(test, data.names)) if soft else None,
     )
 
 

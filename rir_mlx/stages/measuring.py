@@ -23,6 +23,7 @@ from rir_mlx.evaluation.scores import (
     EvaluationRows,
     MeasuredArm,
     calibrate,
+    distributions,
 )
 from rir_mlx.models import adapters
 from rir_mlx.prompting.ablations import corrupt, swap_among, vocabulary
@@ -123,7 +124,9 @@ def calibrate_arm(context: Context, arm: Arm) -> None:
     truth = np.array([labels.index(row.label) for row in rows], dtype=np.int64)
     nothing = np.array([], dtype=np.int64)
     members = np.array(holds(labels, single), dtype=np.bool_)
-    known = EvaluationRows(labels, truth, nothing, nothing.astype(bool), single=single, members=members)
+    shares = (distributions(rows, labels), distributions((), labels)) if context.recipe.data.soft_labels else None
+    clean = nothing.astype(bool)
+    known = EvaluationRows(labels, truth, nothing, clean, single=single, members=members, shares=shares)
     measured = ClassifierScores(main_way, scores, {}, {})
     _store(context, arm, seed, calibrate(measured, known, context.recipe.evaluate.wanted_accuracy))
 

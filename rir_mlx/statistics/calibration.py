@@ -149,9 +149,10 @@ def _number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def fit_temperature(scores: FloatArray, truth: IndexArray) -> float:
+def fit_temperature(scores: FloatArray, truth: IndexArray, shares: FloatArray | None = None) -> float:
     """The T, from 0.05 to 20, for which softmax(scores / T) gives `truth` [n] the smallest negative log-likelihood
-    (Guo et al. 2017, arXiv:1706.04599). `scores` [n, labels] are log-probabilities; some may be -inf.
+    (Guo et al. 2017, arXiv:1706.04599). `scores` [n, labels] are log-probabilities; some may be -inf. With `shares` [n,
+    labels] it is the cross-entropy against these distributions.
 
     A weak prior is added: ln T is normal with mean 0 and deviation 0.5. It hardly moves a fit on hundreds of rows. It
     decides where there are few rows, or none is wrong and the likelihood alone would make every confidence 1. Rows
@@ -171,6 +172,8 @@ def fit_temperature(scores: FloatArray, truth: IndexArray) -> float:
     best = scores[usable].max(axis=1, keepdims=True)
     scores = np.maximum(scores[usable] - best, -_MAX_GAP)
     of_truth = scores[np.arange(len(scores)), truth[usable]]
+    if shares is not None:
+        of_truth = np.asarray((shares[usable] * scores).sum(1))
 
     def cost(log_temperature: float) -> float:
         temperature = math.exp(log_temperature)

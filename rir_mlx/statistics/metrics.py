@@ -91,7 +91,12 @@ def majority(train_labels: Sequence[str]) -> str:
 
 
 def metric_intervals(
-    truth: IndexArray, probabilities: FloatArray, *, probabilistic: bool = True, seed: int = 0
+    truth: IndexArray,
+    probabilities: FloatArray,
+    *,
+    probabilistic: bool = True,
+    shares: FloatArray | None = None,
+    seed: int = 0,
 ) -> dict[str, Interval | None]:
     """Each metric of `METRICS`: the mean over seeds, with a 95 % interval over rows and seeds.
 
@@ -102,6 +107,9 @@ def metric_intervals(
     log_loss            mean of -ln p(label) in nats, p at least 1e-12
     brier               mean over rows of the squared differences summed over labels, 0 to 2 (Brier 1950)
     calibration_error   root-mean-square gap between confidence and share of correct answers (`calibration_error`)
+
+    With `shares` [n, labels], the distributions of which `truth` are the main labels, log-loss is the cross-entropy
+    against them, -Σ share · ln p, and Brier's differences are from the shares.
 
     The last three are None for a classifier without probabilities (`probabilistic=False`). The accuracy's interval is
     `share_interval`. The others come from 2000 resamples of the rows: percentiles with one seed, `crossed_interval`
@@ -116,7 +124,7 @@ def metric_intervals(
     if len(truth) == 0:
         return {name: UNDEFINED if name in names else None for name in METRICS}
     seeds, _, labels = probabilities.shape
-    columns = _columns(truth, probabilities)
+    columns = _columns(truth, probabilities, shares)
     exact = _scores(columns @ np.ones((len(truth), 1)), seeds, labels)
     drawn = _scores(resampled_sums(columns, seed).T, seeds, labels)
     found: dict[str, Interval | None] = dict.fromkeys(METRICS)
@@ -158,7 +166,7 @@ def metric_interval(
 
 
 def metrics_by_seed(
-    truth: IndexArray, probabilities: FloatArray, *, probabilistic: bool = True
+    truth: IndexArray, probabilities: FloatArray, *, probabilistic: bool = True, shares: FloatArray | None = None
 ) -> dict[str, list[float] | None]:
     """The value of each metric for each seed."""
     _check(truth, probabilities)
@@ -166,7 +174,7 @@ def metrics_by_seed(
     if rows == 0:
         scores = {name: np.full((1, seeds), np.nan) for name in METRICS}
     else:
-        scores = _scores(_columns(truth, probabilities) @ np.ones((rows, 1)), seeds, labels)
+        scores = _scores(_columns(truth, probabilities, shares) @ np.ones((rows, 1)), seeds, labels)
         errors = calibration_error(correct(truth, probabilities), probabilities.max(-1))[1]
         scores["calibration_error"] = np.array([errors])
     return {
@@ -236,7 +244,7 @@ def risk_coverage(truth: IndexArray, probabilities: FloatArray, points: int = 50
     ]
 
 
-def _columns(truth: IndexArray, probabilities: FloatArray) -> Any:
+def _columns(truth: IndexArray, probabilities: FloatArray, shares: FloatArray | None = None) -> Any:
     """What every metric sums over rows, as a sparse matrix [columns, n]. Columns: the true label; then for each seed
     the true label where it is predicted, and the predicted label; then each seed's log loss and Brier score."""
     from scipy.sparse import csr_array, vstack
@@ -251,11 +259,14 @@ def _columns(truth: IndexArray, probabilities: FloatArray) -> Any:
     blocks = [sorted_into(truth, unweighted, labels)]
     blocks += [sorted_into(truth, (labels_of_seed == truth).astype(np.float64), labels) for labels_of_seed in predicted]
     blocks += [sorted_into(labels_of_seed, unweighted, labels) for labels_of_seed in predicted]
-    of_truth = probabilities[:, places, truth]
-    squares = np.einsum("snl,snl->sn", probabilities, probabilities) - 2 * of_truth + 1
-    return vstack(
-        [*blocks, csr_array(-np.log(np.clip(of_truth, _SMALLEST_PROBABILITY, None))), csr_array(squares)], format="csr"
-    )
+    if shares is None:
+        of_truth = probabilities[:, places, truth]
+        squares = np.einsum("snl,snl->sn", probabilities, probabilities) - 2 * of_truth + 1
+        surprise = -np.log(np.clip(of_truth, _SMALLEST_PROBABILITY, None))
+    else:
+        squares = ((probabilities - shares) ** 2).sum(-1)
+        surprise = -(shares * np.log(np.clip(probabilities, _SMALLEST_PROBABILITY, None))).sum(-1)
+    return vstack([*blocks, csr_array(surprise), csr_array(squares)], format="csr")
 
 
 def _scores(sums: FloatArray, seeds: int, labels: int) -> dict[str, FloatArray]:

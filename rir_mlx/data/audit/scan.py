@@ -44,7 +44,7 @@ def scan_sources(section: DataSection, seed: int) -> Material:
         if not rows[part]:
             refused.append(Refused(part, source.path, 0, f"data.{part}: no row has a text and a label."))
         if part == "train" and not labels:
-            labels = labels_in(tables, rows[part], several=section.label_separator is not None)
+            labels = labels_in(tables, spellings)
     if rows["train"]:
         try:
             notes += check_labels(section, labels, rows["train"])

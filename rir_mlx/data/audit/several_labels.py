@@ -12,9 +12,8 @@ _SEPARATORS = (";", "|", ",", "/", "+", "&")
 _FIX = (
     "Each of these is learned as a label of its own. If a text may have several labels, set data.label_separator to {}."
 )
-_ONE = (
-    "Each of these is learned as a label of its own. Keep each row's main label, or, if a text may have several, write "
-    "them with a mark between, such as `;`, and name it in data.label_separator."
+_SOFT = (
+    "Each of these is learned as a label of its own. If they are votes or probabilities, set data.soft_labels to true."
 )
 
 
@@ -77,5 +76,5 @@ def _is_json(label: str) -> bool:
 
 def _finding(kind: str, what: str, labels: Counter[str], separator: str | None) -> Finding:
     """`separator`: how it is written in a recipe; None if these cells have none."""
-    hint = _ONE if separator is None else _FIX.format(separator)
+    hint = _SOFT if separator is None else _FIX.format(separator)
     return Finding(kind, "warning", labels.total(), f"{what}: {with_rows(dict(labels.most_common()))}", hint)

@@ -164,7 +164,7 @@ def advice(faults: Iterable[str], settings: Settings = RECIPE_DATA, files: Itera
     if any(what.startswith("the label is not a string but [") for what in faults):
         hint += " If a text may have several labels, set data.label_separator to any mark: lists are then read, too."
     if any(what.startswith("the label is not a string but {") for what in faults):
-        hint += " A row has one label: keep the main one of several."
+        hint += " If these are votes or probabilities of labels, set data.soft_labels to true."
     return hint
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from rir_mlx.evaluation.comparison import accuracy, best_on_validation, choose_arm
 from rir_mlx.evaluation.entries import EntryPredictions
 from rir_mlx.evaluation.judgement.case import Case
@@ -28,6 +30,7 @@ def warnings(case: Case) -> list[str]:
     entries, rows = case.entries, case.rows
     return [
         *_of_several_labels(rows),
+        *_of_distributions(rows),
         *_of_test_rows(rows),
         *_of_baselines(case),
         *_of_chosen(case),
@@ -43,6 +46,15 @@ def _of_several_labels(rows: EvaluationRows) -> Iterator[str]:
         yield (
             f"A text may have several of the {len(rows.single)} labels: accuracy is the share of rows whose labels are "
             "all right, and comparisons are about that. F1 and Jaccard count each label."
+        )
+
+
+def _of_distributions(rows: EvaluationRows) -> Iterator[str]:
+    if rows.shares is not None and len(shares := rows.shares[1]):
+        surprise = np.log(shares, out=np.zeros_like(shares), where=shares > 0)
+        yield (
+            "Labels are distributions: log-loss and Brier score are against them, and no log-loss is below their "
+            f"entropy, {-float((shares * surprise).sum(1).mean()):.3f}. All else is about each row's main label."
         )
 
 

@@ -85,5 +85,8 @@ def write_pilot_rows(data: LabelledData, folder: Path, rows: int, seed: int) -> 
     }
     make_folder(folder, OTHER_RUNS)
     for part, drawn in parts.items():
-        lines = ({"text": row.text, "label": row.label, "reasoning": row.reasoning or ""} for row in drawn)
+        lines = (
+            {"text": row.text, "label": dict(row.shares) or row.label, "reasoning": row.reasoning or ""}
+            for row in drawn
+        )
         write_jsonl(folder / f"{part}.jsonl", lines)
