@@ -9,10 +9,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from rir_mlx import hub_access
 from rir_mlx.data.audit.findings import Material
 from rir_mlx.data.audit.scan import scan_sources
+from rir_mlx.data.audit.several_labels import reading_of
 from rir_mlx.data.columns import usually_named
 from rir_mlx.data.loading import format_of
 from rir_mlx.data.rows import Row
@@ -89,6 +91,8 @@ class ScannedTable:
     parts: Mapping[str, Sequence[Row]] = field(default_factory=dict)
     """The rows as the recipe will split them, by part; empty before its sizes are chosen."""
     encoding: str | None = None
+    labels_are: Mapping[str, Any] = field(default_factory=dict)
+    """Keys of `data` that say how the label's cells are read, where a text may have several labels, or votes."""
 
     @property
     def rows(self) -> list[Row]:
@@ -155,8 +159,7 @@ def scan(look: TableLook, text: Sequence[str] = (), label: str | None = None) ->
     keys = {"data.train": str(look.path), "data.text_column": chosen.value, "data.label_column": used[-1]}
     keys |= {"data.reasoning_column": reasoning.column} if reasoning else {}
     keys |= {"data.encoding": look.encoding} if look.encoding else {}
-    wanted = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in keys.items()]
-    material = scan_sources(load_recipe(None, [*wanted, *look.overrides]).data, 0)
+    material, labels_are = _rows_of(keys, look.overrides)
     if not material.parts["train"]:
         raise DataError(f"{look.path}: no row has a text and a label.", hint="Name other columns with -s data.…")
     if whole := [fault.what for fault in material.refused if not fault.number]:
@@ -170,6 +173,25 @@ def scan(look: TableLook, text: Sequence[str] = (), label: str | None = None) ->
         label_facts(material),
         tuple(look.overrides),
         encoding=look.encoding,
+        labels_are=labels_are,
+    )
+
+
+def _rows_of(keys: Mapping[str, Any], overrides: Sequence[str]) -> tuple[Material, dict[str, Any]]:
+    """The rows, and the keys by which their labels are read as several or as votes, if they seem to be. What the user
+    has set about labels decides."""
+
+    def read(keys: Mapping[str, Any]) -> Material:
+        wanted = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in keys.items()]
+        return scan_sources(load_recipe(None, [*wanted, *overrides]).data, 0)
+
+    material = read(keys)
+    set_ = {text.partition("=")[0].strip() for text in overrides}
+    if set_ & {"data.labels", "data.label_separator", "data.soft_labels"}:
+        return material, {}
+    found = reading_of(material)
+    return (
+        (read({**keys, **{f"data.{key}": value for key, value in found.items()}}), found) if found else (material, {})
     )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -225,3 +227,39 @@ def test_a_table_of_another_encoding_is_read_and_the_recipe_names_it(rows: Run) 
     assert load_recipe("french.yaml").data.encoding == "cp1252"
     assert "Café" in Path("french.yaml").read_text(encoding="utf-8")
     assert rows("check", "french.yaml", "--offline").code == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "cells", "key", "value", "question"),
+    [
+        ("a.csv", "{0};{1}", "label_separator", ";", "Which labels fit the text?"),
+        ("a.jsonl", ["{0}", "{1}"], "label_separator", ",", "Which labels fit the text?"),
+        ("b.jsonl", {"{0}": 2, "{1}": 1}, "soft_labels", True, "Which label fits the text?"),
+    ],
+)
+def test_labels_that_are_several_or_votes_are_drafted_as_what_they_are(
+    rows: Run, name: str, cells: Any, key: str, value: Any, question: str
+) -> None:
+    """The recipe named `joy;anger` as a label of its own, beside `anger;joy`."""
+    both = json.dumps(cells).replace("{0}", "joy").replace("{1}", "anger")
+    one = json.dumps(cells if isinstance(cells, str) else ["joy"] if isinstance(cells, list) else "joy")
+    one = one.replace("{0};{1}", "joy")
+    lines = [
+        (f"text {n}", json.loads(both if n % 3 else one.replace("joy", "anger" if n % 2 else "joy"))) for n in range(60)
+    ]
+    if name.endswith(".csv"):
+        write_csv(Path(name), lines)
+    else:
+        jsonl = "".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in lines)
+        Path(name).write_text(jsonl, encoding="utf-8")
+    result = rows("init", name, "--yes")
+    assert result.code == 0, result.err
+    data = load_recipe(f"{name[0]}.yaml").data
+    assert getattr(data, key) == value
+    assert list(data.labels) == ["anger", "joy"]
+    assert data.instruction == question
+    assert rows("check", f"{name[0]}.yaml").code == 0
+    Path(f"{name[0]}.yaml").unlink()
+    plain = rows("init", name, "--yes", "-s", f"data.{key}={json.dumps(value)}")
+    assert plain.code == 0
+    assert list(load_recipe(f"{name[0]}.yaml").data.labels) == ["anger", "joy"]

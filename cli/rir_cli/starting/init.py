@@ -138,6 +138,9 @@ def _labels_settled(table: ScannedTable, *, asks: bool) -> ScannedTable:
     """The table with the labels that are meant. Those that look misspelt are left out only if the user says so."""
     from rir_mlx.guide import drafting, first_recipe
 
+    if table.labels_are:
+        how = "are votes" if "soft_labels" in table.labels_are else "may be several a text"
+        _say(f"They {how}, because {drafting.labels_are_text(table)}.")
     if not table.facts.strays:
         return table
     strays = drafting.strays_text(table.facts)

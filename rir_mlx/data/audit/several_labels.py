@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from typing import Any
 
-from rir_mlx.data.audit.findings import Finding, with_rows
+from rir_mlx.data.audit.findings import Finding, Material, with_rows
 from rir_mlx.json_text import parse_json
 
 _SEPARATORS = (";", "|", ",", "/", "+", "&")
+_USUAL = _SEPARATORS[:3]
+"""Those that hardly stand within a label."""
+_NO_STRING = "the label is not a string but "
 _FIX = (
     "Each of these is learned as a label of its own. If a text may have several labels, set data.label_separator to {}."
 )
@@ -30,6 +34,21 @@ def check_several(totals: Mapping[str, int], spellings: Mapping[str, Counter[str
             yield _finding("combined labels", what, combined, f"`{separator}`")
     if lines := _of_several_lines(spellings):
         yield _finding("combined labels", "labels of several lines, which are read as one", lines, '`"\\n"`')
+
+
+def reading_of(material: Material) -> dict[str, Any]:
+    """The keys of `data` with which labels that were read as one each are read as what they seem to be: several of a
+    text, or votes. Empty if they are single labels."""
+    totals = Counter(row.label for rows in material.parts.values() for row in rows)
+    refused = Counter(fault.what[len(_NO_STRING)] for fault in material.refused if fault.what.startswith(_NO_STRING))
+    written = Counter(sign for label in totals.elements() if _is_json(label) for sign in label[0])
+    objects, lists = (refused[sign] + written[sign] for sign in "{[")
+    if 2 * max(objects, lists) > totals.total() + refused.total():
+        return {"soft_labels": True} if objects > lists else {"label_separator": ","}
+    marks = {mark: _combined(totals, mark).total() for mark in _USUAL}
+    marks["\n"] = _of_several_lines(material.spellings).total()
+    best = max(marks, key=marks.__getitem__)
+    return {"label_separator": best} if marks[best] else {}
 
 
 def _combined(totals: Mapping[str, int], separator: str) -> Counter[str]:

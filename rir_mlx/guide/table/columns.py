@@ -49,15 +49,17 @@ class Guess:
 @dataclass
 class ColumnFacts:
     """A column of the rows that were read: how many cells are filled, the different values, and the length of a value
-    in characters and words (means)."""
+    in characters and words (means). Of lists and objects, their number alone."""
 
     name: str
     filled: int = 0
     characters: float = 0.0
     words: float = 0.0
     values: dict[str, int] = field(default_factory=dict)
+    structured: int = 0
 
     def add(self, cell: Any) -> None:
+        self.structured += isinstance(cell, list | dict) and bool(cell)
         if cell is None or isinstance(cell, (list, dict, bytes)) or not (text := str(cell).strip()):
             return
         self.filled += 1
@@ -131,7 +133,7 @@ def label_columns(table: TableColumns, taken: Collection[str]) -> list[Guess]:
     """The columns that may hold the label, the likeliest first: the one with a usual name, else all with few, short
     values that come again and again."""
     usual = [column for name in usually_named(table.names, "label") if (column := table.named(name))]
-    if len(usual) == 1 and usual[0].name not in taken and len(usual[0].values) > 1:
+    if len(usual) == 1 and usual[0].name not in taken and (len(usual[0].values) > 1 or usual[0].structured):
         return [Guess(usual[0].name, "its name is usual for labels")]
     fitting = [column for column in usual or table.columns if column.name not in taken and _may_be_label(column)]
     fitting.sort(key=lambda column: (column.is_number, len(column.values)))

@@ -6,7 +6,7 @@ import difflib
 import re
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rir_mlx.data.audit.findings import Material
@@ -36,7 +36,7 @@ class LabelFacts:
 def label_facts(material: Material, *, spot_slips: bool = True) -> LabelFacts:
     """The labels of all rows. Without `spot_slips`, each is meant as it is spelled."""
     rows = [row for part in material.parts.values() for row in part]
-    counts = Counter(row.label for row in rows)
+    counts = Counter(label for row in rows for label in material.labels_in(row.label))
     strays: dict[str, tuple[str, int]] = {}
     for label, count in counts.items():
         if count >= _FEW or not spot_slips:
@@ -47,7 +47,8 @@ def label_facts(material: Material, *, spot_slips: bool = True) -> LabelFacts:
         if meant is not None:
             strays[label] = (meant, count)
     kept = {label: counts[label] for label in sorted(counts) if label not in strays}
-    return LabelFacts(kept, strays, label_examples(rows, kept))
+    each = ((label, row.text) for row in rows for label in material.labels_in(row.label))
+    return LabelFacts(kept, strays, _examples(each, kept))
 
 
 def _meant_by(label: str, others: Sequence[str]) -> str | None:
@@ -91,9 +92,13 @@ def _both_meant(own: str, near: str) -> bool:
 
 def label_examples(rows: Sequence[Row], labels: Mapping[str, int]) -> dict[str, list[str]]:
     """Different texts of usual length for each label; none for a label that the rows lack."""
+    return _examples(((row.label, row.text) for row in rows), labels)
+
+
+def _examples(rows: Iterable[tuple[str, str]], labels: Mapping[str, int]) -> dict[str, list[str]]:
     texts: dict[str, dict[str, str]] = defaultdict(dict)
-    for row in rows:
-        texts[row.label].setdefault(normalised(row.text), " ".join(row.text.split()))
+    for label, text in rows:
+        texts[label].setdefault(normalised(text), " ".join(text.split()))
     found = {}
     for label in labels:
         own = list(texts[label].values())
