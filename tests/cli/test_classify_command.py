@@ -25,6 +25,7 @@ from rir_mlx.classification.scores import Prediction
 from rir_mlx.classification.scoring import PredictOptions
 from rir_mlx.errors import UserError
 from rir_mlx.progress import Silent
+from rir_mlx.prompting.arms import ClassificationTask
 
 
 class Fake:
@@ -33,7 +34,7 @@ class Fake:
     arm = "qra"
     reasons_first = True
     answers_twice = False
-    task = SimpleNamespace(names=list(LABELS))
+    task = ClassificationTask(dict.fromkeys(LABELS, ""), "Which?", 320, 24)
 
     def __init__(self) -> None:
         self.asked: list[tuple[list[str], PredictOptions]] = []
