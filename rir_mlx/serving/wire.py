@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rir_mlx.classification.scores import Prediction
 from rir_mlx.data.cells import checked_text
@@ -184,12 +184,16 @@ class SystemOneResponse(BaseModel):
 
 class ClassifyRequest(BaseModel):
     """Texts for the trained classifier. With `stream` the answer comes as server-sent events. `arm` names another
-    trained arm of the run, which is loaded when it is first asked."""
+    trained arm of the run, which is loaded when it is first asked. Any `model` is accepted: the server has one. Another
+    field is refused: a misspelt `reason` would be left out in silence."""
+
+    model_config = ConfigDict(extra="forbid")
 
     texts: list[str] = Field(min_length=1, max_length=_TEXTS)
     reason: ReasonMode = "always"
     stream: bool = False
     arm: Arm | None = None
+    model: str | None = None
 
     @model_validator(mode="after")
     def _has_texts(self) -> ClassifyRequest:

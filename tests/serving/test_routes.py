@@ -165,6 +165,7 @@ def test_too_many_texts_get_503_and_a_time_to_come_again(codec: Codec) -> None:
         ("classify", {"texts": ["a", "\0"]}, 422, "texts[1]: the text holds a NUL byte"),
         ("classify", {"texts": ["a"] * 257}, 422, "at most 256"),
         ("classify", {"texts": "a"}, 422, "valid array"),
+        ("classify", {"texts": ["a"], "reasons": "never"}, 422, "reasons: "),
     ],
 )
 def test_what_does_not_fit_is_refused_in_words(address: str, path: str, body: Any, status: int, message: str) -> None:
