@@ -19,6 +19,7 @@ from rir_mlx.classification.loading import default_arm, load_classifier
 from rir_mlx.classification.scores import Prediction
 from rir_mlx.classification.scoring import PredictOptions
 from rir_mlx.data.cells import checked_text
+from rir_mlx.data.labels.combinations import combination, parts_of
 from rir_mlx.data.labels.spelling import label_of
 from rir_mlx.errors import UserError
 from rir_mlx.models.hub import resolve_model
@@ -149,14 +150,27 @@ class TextEstimator:
         label is none of `classes_`. Labels are read as in a table: `True` and `1.0` count as `true` and `1`, and
         NumPy's values as Python's.
 
-        Raises ValueError if a label is missing."""
-        truth = np.array([label_of(label, self.classifier.task.names) for label in labels], dtype=np.str_)
+        Where a text may have several labels, each of `labels` is a list, or a combination as `predict` gives it.
+
+        Raises ValueError if a label is missing, or, where a text may have several, is not known."""
+        truth = np.array([self._truth(label) for label in labels], dtype=np.str_)
         predicted = np.array([self._label(prediction) for prediction in self._predictions(texts)])
         if len(truth) != len(predicted):
             raise ValueError(f"{len(predicted):,} texts, but {len(truth):,} labels")
         if not len(truth):
             raise ValueError("there are no texts to score")
         return float(np.mean(predicted == truth))
+
+    def _truth(self, label: Any) -> str:
+        """What a text's label is called in predictions."""
+        task = self.classifier.task
+        if not task.combinations:
+            return label_of(label, task.names)
+        parts = label if isinstance(label, list | tuple | set) else parts_of(str(label))
+        known = [label_of(part, task.labels) for part in parts]
+        if odd := [part for part in known if part not in task.labels]:
+            raise ValueError(f"{odd[0]!r} is none of the labels; give a list where a text has several")
+        return combination(known)
 
     def _label(self, prediction: Prediction) -> str:
         return "" if abstains(prediction.probability, self._threshold) else prediction.label

@@ -11,7 +11,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rir_mlx.data.cells import checked_text
@@ -20,7 +20,7 @@ from rir_mlx.data.labels.combinations import MOST_COMBINATIONS, combinations_of,
 from rir_mlx.data.labels.spelling import Spellings
 from rir_mlx.data.row_reading import RowRules, collect, read_rows, triple_reader
 from rir_mlx.data.rows import Row, Rows, Triple
-from rir_mlx.data.splits import carve_missing_parts, carved_size, draw_rows, sample_train, shuffled
+from rir_mlx.data.splits import carve_missing_parts, carved_size, draw_rows, sample_train, shuffled, strata_of
 from rir_mlx.data.tables.sources import read_file, read_tables
 from rir_mlx.data.tables.table import ANY_FORMAT, Table, TableFormat, missing_file, wanted_text
 from rir_mlx.data.tables.text_files import read_lines
@@ -51,6 +51,8 @@ class LabelledData:
     combinations: tuple[str, ...] = ()
     """What a text can be answered with, if it may have several labels: each label alone, and the labels that rows have
     together."""
+    strata: Mapping[str, str] = field(default_factory=dict)
+    """What training rows' labels are drawn as, where that is another label: rare combinations are."""
 
 
 @dataclass(frozen=True)
@@ -75,14 +77,15 @@ def load_labelled(section: DataSection, seed: int) -> LabelledData:
             notes.append(f"{part}: {int(size):,} of {len(rows[part]):,} rows drawn")
             rows[part] = draw_rows(rows[part], int(size), f"{seed}/{part}")
     notes += check_labels(section, labels, rows["train"])
-    combinations = _combinations(section, labels, rows, notes)
+    combinations = together_of(section, labels, rows, notes)
     notes += carve_missing_parts(rows, section, seed)
-    rows["train"] = sample_train(rows["train"], section.max_samples, seed, notes)
+    strata = strata_of(section, rows["train"])
+    rows["train"] = sample_train(rows["train"], section.max_samples, seed, notes, strata)
     used: dict[str, Rows] = {part: rows.get(part, Rows()) for part in PARTS}
     together = [["together", name] for name in combinations]
     digest = _digest([*(["label", *pair] for pair in labels.items()), *together], used)
     parts = (used["train"], used["validation"], used["test"])
-    return LabelledData(labels, *parts, digest, tuple(notes), spellings, combinations)
+    return LabelledData(labels, *parts, digest, tuple(notes), spellings, combinations, strata)
 
 
 def load_triples(section: ReasoningSection, seed: int) -> TripleData:
@@ -176,7 +179,7 @@ def row_rules(
     return RowRules(labels, spellings, lenient, section.label_separator, section.soft_labels)
 
 
-def _combinations(
+def together_of(
     section: DataSection, labels: Mapping[str, str], rows: Mapping[str, Rows], notes: list[str]
 ) -> tuple[str, ...]:
     """What texts that may have several labels can be answered with. Raises DataError if there are too many."""

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import random
 from array import array
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from itertools import compress
+from types import MappingProxyType
 
+from rir_mlx.data.labels import combinations
 from rir_mlx.data.rows import AnyRows, Row, Rows, chosen, labels_of
 from rir_mlx.data.same_text import normalised
 from rir_mlx.errors import DataError
 from rir_mlx.recipe.schema import DataSection
+
+_NO_STRATA: Mapping[str, str] = MappingProxyType({})
 
 
 def shuffled(places: Iterable[int], seed: str) -> Sequence[int]:
@@ -41,12 +45,19 @@ def _shares(counts: Mapping[str, int], total: int, *, at_least: int = 0, spare: 
     return shares
 
 
-def draw_rows(rows: AnyRows, total: int, seed: str, *, at_least: int = 0) -> AnyRows:
+def strata_of(section: DataSection, rows: Rows) -> Mapping[str, str]:
+    """What labels are drawn as, where that is another one: rare combinations of labels are, with one of them."""
+    return {} if section.label_separator is None else combinations.strata(Counter(rows.labels()))
+
+
+def draw_rows(
+    rows: AnyRows, total: int, seed: str, *, at_least: int = 0, strata: Mapping[str, str] = _NO_STRATA
+) -> AnyRows:
     """`total` of the rows in their order, with every label in proportion, but at least `at_least` of each. A larger
     draw with the same seed contains a smaller one."""
     places: dict[str, array[int]] = defaultdict(lambda: array("q"))
     for place, label in enumerate(labels_of(rows)):
-        places[label].append(place)
+        places[strata.get(label, label)].append(place)
     shares = _shares({name: len(own) for name, own in places.items()}, total, at_least=at_least)
     drawn = bytearray(len(rows))
     for name, count in shares.items():
@@ -55,11 +66,12 @@ def draw_rows(rows: AnyRows, total: int, seed: str, *, at_least: int = 0) -> Any
     return chosen(rows, compress(range(len(rows)), drawn))
 
 
-def nested_part(rows: AnyRows, percent: int, seed: int) -> AnyRows:
+def nested_part(rows: AnyRows, percent: int, seed: int, strata: Mapping[str, str] = _NO_STRATA) -> AnyRows:
     """A part of the training rows for a learning curve, with every label in proportion and at least one row of each. A
     smaller part is within a larger one."""
-    total = max(len(set(labels_of(rows))), round(len(rows) * percent / 100))
-    return draw_rows(rows, total, f"{seed}/learning curve", at_least=1)
+    labels = {strata.get(label, label) for label in set(labels_of(rows))}
+    total = max(len(labels), round(len(rows) * percent / 100))
+    return draw_rows(rows, total, f"{seed}/learning curve", at_least=1, strata=strata)
 
 
 def carve_missing_parts(
@@ -72,33 +84,38 @@ def carve_missing_parts(
     test part does not depend on `val_size`. Returns a note for each carved part.
 
     `fallback` gives the size to use for a part whose size does not fit. Without it, DataError is raised."""
-    notes, everything = [], len(rows["train"])
+    notes, everything, strata = [], len(rows["train"]), strata_of(section, rows["train"])
     for part, size in (("test", section.test_size), ("validation", section.val_size)):
         if getattr(section, part) is not None:
             continue
         try:
-            rows[part], rows["train"] = _carve(rows["train"], part, size, everything, seed)
+            count = _carved_count(rows["train"], part, size, everything)
         except DataError as error:
             if fallback is None:
                 raise
-            rows[part], rows["train"] = _carve(rows["train"], part, fallback(part, error), everything, seed)
+            count = _carved_count(rows["train"], part, fallback(part, error), everything)
+        rows[part], rows["train"] = _carve(rows["train"], count, f"{seed}/{part}", strata)
         if rows[part]:
             notes.append(f"{part} split off train: {len(rows[part]):,} rows")
     return notes
 
 
-def _carve(rows: Rows, part: str, size: float, everything: int, seed: int) -> tuple[Rows, Rows]:
-    """A stratified part of the training rows, and the rest, which keeps a row of every label. `size` is a count or,
-    below 1, a share of `everything`. Rows of the same text stay together, and those whose labels contradict each other
-    in the training rows, so the part may be a few rows smaller. Raises DataError if it is more than half of the rows.
-    """
+def _carved_count(rows: Rows, part: str, size: float, everything: int) -> int:
+    """How many rows a part gets. `size` is a count or, below 1, a share of `everything`. Raises DataError if it is more
+    than half of the rows."""
     key = f"data.{'val' if part == 'validation' else part}_size"
-    total = carved_size(size, everything, len(rows), key, f", or give rows of its own in data.{part}")
-    drawn = _draw_texts(rows, total, f"{seed}/{part}")
+    return carved_size(size, everything, len(rows), key, f", or give rows of its own in data.{part}")
+
+
+def _carve(rows: Rows, total: int, seed: str, strata: Mapping[str, str]) -> tuple[Rows, Rows]:
+    """A stratified part of the training rows, and the rest, which keeps a row of every label. Rows of the same text
+    stay together, and those whose labels contradict each other in the training rows, so the part may be a few rows
+    smaller."""
+    drawn = _draw_texts(rows, total, seed, strata)
     return rows.chosen(sorted(drawn)), rows.chosen(place for place in range(len(rows)) if place not in drawn)
 
 
-def _draw_texts(rows: Sequence[Row], total: int, seed: str) -> set[int]:
+def _draw_texts(rows: Sequence[Row], total: int, seed: str, strata: Mapping[str, str]) -> set[int]:
     """Places of a stratified draw of whole texts: all rows of a text, or none. Where every row has a text of its own,
     this is what `draw_rows` draws. A row of every label is left."""
     order, digests = _same_texts(rows)
@@ -106,13 +123,14 @@ def _draw_texts(rows: Sequence[Row], total: int, seed: str) -> set[int]:
     units: dict[str, array[int]] = defaultdict(lambda: array("q"))  # where texts of one label start in the order
     start, names = 0, dict[str, str]()
     label_of = [names.setdefault(label, label) for label in labels_of(rows)]
+    drawn_as = {name: strata.get(name, name) for name in names}
     while start < len(order):
         end = _end(order, digests, start)
         labels = {label_of[place] for place in order[start:end]}
         for place in order[start:end]:
-            counts[label_of[place]] += 1
+            counts[drawn_as[label_of[place]]] += 1
         if len(labels) == 1:
-            units[labels.pop()].append(start)
+            units[drawn_as[labels.pop()]].append(start)
         start = end
     drawn: set[int] = set()
     for name, left in _shares(counts, total, spare=1).items():
@@ -167,14 +185,16 @@ def carved_size(size: float, rows: int, left: int, key: str, otherwise: str) -> 
     return count
 
 
-def sample_train(rows: Rows, most: int | None, seed: int, notes: list[str]) -> Rows:
+def sample_train(
+    rows: Rows, most: int | None, seed: int, notes: list[str], strata: Mapping[str, str] = _NO_STRATA
+) -> Rows:
     if most is None or len(rows) <= most:
         return rows
-    labels = len(set(rows.labels()))
+    labels = len({strata.get(label, label) for label in set(rows.labels())})
     if most < labels:
         raise DataError(
             f"data.max_samples: {most:,} rows cannot hold each of the {labels:,} labels.",
             hint=f"Set data.max_samples to {labels:,} or more.",
         )
     notes.append(f"train: {most:,} of {len(rows):,} rows drawn (data.max_samples)")
-    return draw_rows(rows, most, f"{seed}/train", at_least=1)
+    return draw_rows(rows, most, f"{seed}/train", at_least=1, strata=strata)

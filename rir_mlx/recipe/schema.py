@@ -117,6 +117,8 @@ class DataSection(Section):
     def _labels_are_several_or_soft(self) -> DataSection:
         if self.soft_labels and self.label_separator is not None:
             raise ValueError("soft_labels divides one label, label_separator reads several: set one of them")
+        if self.label_separator is not None and (odd := [label for label in self.labels if ", " in label]):
+            raise ValueError(f"the label {odd[0]!r} holds a comma, which stands between labels (label_separator)")
         return self
 
 

@@ -141,8 +141,10 @@ class _Tables:
 
     def _written(self, label: str) -> str:
         """A label as it stands in a cell."""
-        separator = self.section.label_separator
-        return label if separator is None else separator.join(parts_of(label))
+        separator, parts = self.section.label_separator, parts_of(label)
+        if separator is None:
+            return label
+        return json_of(parts) if any(separator in part for part in parts) else separator.join(parts)
 
     def _cell(self, row: Row) -> str:
         """What stands in a row's cell."""

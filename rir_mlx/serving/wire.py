@@ -1,9 +1,9 @@
 """The form of requests and answers: `/v1/systemone` as TypeSafe's clients speak it, and `/classify`.
 
 A `choice` whose options are exactly the run's labels is answered by the trained classifier, as it was trained: what
-the question says about the labels is not read. Any other question is asked of the same weights without training.
-The answers carry more than TypeSafe's: `reason`, `calibrated`, `abstain`, `mass`, `trimmed`. Clients ignore what they
-do not know.
+the question says about the labels is not read. (Where a text may have several labels, the options are combinations.)
+Any other question is asked of the same weights without training. The answers carry more than TypeSafe's: `reason`,
+`calibrated`, `abstain`, `mass`, `trimmed`. Clients ignore what they do not know.
 """
 
 from __future__ import annotations
@@ -205,9 +205,10 @@ class ClassifyRequest(BaseModel):
 class Classified(BaseModel):
     """As `rir-mlx classify --json` prints it; `label` is null if its probability is below the threshold. Where a text
     may have several labels, `label` is the likeliest combination, `labels` are those that are likely enough one by one,
-    and `probabilities` those of single labels; else `labels` is null."""
+    and `probabilities` those of single labels; else `labels` is null. `probability` is that of `label`."""
 
     label: str | None
+    probability: float
     labels: list[str] | None = None
     abstained: bool
     probabilities: dict[str, float]
@@ -315,6 +316,7 @@ def classified(prediction: Prediction, served: Served, reason: ReasonMode) -> Cl
     withheld = abstains(prediction.probability, served.threshold(reason))
     return Classified(
         label=None if withheld else prediction.label,
+        probability=prediction.probability,
         labels=None if prediction.singly is None else [] if withheld else list(prediction.labels),
         abstained=withheld,
         probabilities=prediction.by_label,

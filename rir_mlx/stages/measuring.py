@@ -84,7 +84,8 @@ def measure_learning_curve(
 
         identity = scoring_identity(context, digest_of_file(stage.adapter / adapters.MLX_WEIGHTS))
         scores = cached(context, stage, identity, load, scored)
-        part = len(nested_part(context.data.train, percent, context.recipe.seed))
+        strata = context.data.labelled.strata
+        part = len(nested_part(context.data.train, percent, context.recipe.seed, strata))
         found[part] = scores.scores.argmax(1) == rows.test
     return {size: correct[keep] for size, correct in found.items()}
 

@@ -274,7 +274,7 @@ def _arm_examples(context: Context, arm: Arm, part: str, seed: int, percent: int
         reasonings = _controlled(arm, read_reasonings(context.run.augmented_rows(part), rows), context.recipe.seed)
         rows = [replace(row, reasoning=reasoning) for row, reasoning in zip(rows, reasonings, strict=True)]
     if percent < 100:
-        rows = nested_part(rows, percent, context.recipe.seed)
+        rows = nested_part(rows, percent, context.recipe.seed, context.data.labelled.strata)
     weights: dict[str, float] = {}
     if context.recipe.classifier.class_weight == "balanced":
         counts = Counter(row.label for row in context.data.train)

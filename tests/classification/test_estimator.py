@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from rir_mlx.classification.scores import Prediction
 from rir_mlx.classification.scoring import PredictOptions
 from rir_mlx.data.loading import load_labelled
 from rir_mlx.errors import UserError
+from rir_mlx.prompting.arms import ClassificationTask
 from rir_mlx.recipe.schema import DataSection
 from rir_mlx.statistics.calibration import Calibration
 
@@ -32,7 +32,7 @@ class Fake:
     arm = "qra"
     reasons_first = True
     calibration = Calibration()
-    task = SimpleNamespace(names=list(UNSORTED))
+    task = ClassificationTask(dict.fromkeys(UNSORTED, ""), "Which?", 320, 24)
 
     def __init__(self) -> None:
         self.asked: list[tuple[int, PredictOptions]] = []
@@ -194,7 +194,7 @@ def test_labels_of_any_type_are_scored_as_a_table_reads_them(
 ) -> None:
     """Truth values and numbers got 0.0 for right answers."""
     classifier = made()
-    classifier.classifier.task = SimpleNamespace(names=list(names))  # type: ignore[assignment]
+    classifier.classifier.task = ClassificationTask(dict.fromkeys(names, ""), "Which?", 320, 24)
     by_text = {
         "first": Prediction(names[0], {names[0]: 1.0}, 1.0),
         "second": Prediction(names[1], {names[1]: 1.0}, 1.0),

@@ -14,6 +14,7 @@ from table_files import fault_of, load, write_csv, write_jsonl
 from rir_mlx.data.audit.checks import audit
 from rir_mlx.data.audit.scan import scan_sources
 from rir_mlx.data.labels.combinations import MOST_COMBINATIONS
+from rir_mlx.errors import DataError
 from rir_mlx.recipe.schema import DataSection
 
 SEVERAL = {"label_separator": ";"}
@@ -40,7 +41,11 @@ def test_labels_come_in_one_order_whichever_way_they_are_written(tmp_path: Path)
     assert "labels that may hold together: 3, in 5 combinations" in data.notes
 
 
-@pytest.mark.parametrize("written", [list, json.dumps, str], ids=["list", "JSON", "Python"])
+def sets(labels: list[str]) -> str:
+    return str(tuple(labels))
+
+
+@pytest.mark.parametrize("written", [list, json.dumps, str, sets], ids=["list", "JSON", "Python", "tuple"])
 def test_lists_are_read_as_lists(tmp_path: Path, written: Any) -> None:
     lists = [["refund", "billing"], ["billing"], ["login", "refund"], ["billing", "refund"]]
     rows = [{"text": f"a {n}", "label": written(each)} for n, each in enumerate(lists)]
@@ -76,6 +81,7 @@ def test_named_labels_keep_their_order_and_another_one_is_refused_by_name(tmp_pa
         (" ; ", "no label (where none holds, write a word for that, such as `none`)"),
         ("[]", "no label (where none holds, write a word for that, such as `none`)"),
         ("billing;N/A", "the label is missing (N/A)"),
+        ("['billing' 'refund']", "the labels are a list without commas, as NumPy prints it"),
         ("billing;card, expired", "the label 'card, expired' holds a comma, which stands between labels"),
     ],
 )
@@ -131,3 +137,42 @@ def test_combined_labels_are_told_what_to_set(tmp_path: Path) -> None:
     assert labels(tmp_path / "b.csv", label_separator="\n") == ["billing, refund", "billing", "refund"]
     lists = [{"text": "a", "label": ["billing"]}, {"text": "b", "label": ["refund"]}]
     assert "set data.label_separator to any mark" in str(fault_of(write_jsonl(tmp_path / "c.jsonl", lists)).hint)
+
+
+def test_a_list_may_hold_apostrophes(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "a.csv", [("a", str(["it's", "b"])), ("b", "c")])
+    assert labels(path) == ["b, it's", "c"]
+
+
+def test_a_name_that_holds_what_stands_between_labels_is_refused(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "a.csv", ROWS)
+    with pytest.raises(ValueError, match="the label 'p, q' holds a comma, which stands between labels"):
+        load(path, labels={"billing": "", "p, q": ""}, **SEVERAL)
+    with pytest.raises(DataError, match="'billing'"):
+        load(path, labels={"refund": "", "p, q": ""})
+
+
+def test_rare_combinations_are_in_every_part(tmp_path: Path) -> None:
+    """Each stayed in the training rows, and test rows had one label each."""
+    names = [f"l{n}" for n in range(8)]
+    rows = [(f"one {n}", names[n % 8]) for n in range(200)]
+    several = [f"{one};{two};{names[(place + 5) % 8]}" for place, one in enumerate(names) for two in names[place + 1 :]]
+    rows += [(f"many {n}", cell) for n, cell in enumerate(several * 4)]
+    path = write_csv(tmp_path / "a.csv", rows)
+    data = load(path, val_size=0.1, test_size=0.2, **SEVERAL)
+    share = sum(", " in row.label for row in data.test) / len(data.test)
+    assert 0.25 < share < 0.5
+    assert {name for row in data.test for name in row.label.split(", ")} == set(names)
+    small = load(path, val_size=0.1, test_size=0.2, **SEVERAL | {"max_samples": 60})
+    assert 0.2 < sum(", " in row.label for row in small.train) / 60 < 0.6
+    unique = write_csv(tmp_path / "b.csv", [(f"u {n}", cell) for n, cell in enumerate(sorted(set(several)))])
+    assert len(load(unique, test_size=0.2, **SEVERAL).test) > 3
+
+
+def test_check_refuses_what_a_run_refuses_and_names_another_separator(tmp_path: Path) -> None:
+    names = [f"l{n}" for n in range(60)]
+    rows = [(f"{one} {two}", f"{one};{two}") for place, one in enumerate(names) for two in names[place + 1 :]]
+    found = findings(write_csv(tmp_path / "a.csv", rows), **SEVERAL)
+    assert "1,830 combinations; at most 1,000" in found["refused data"]
+    piped = write_csv(tmp_path / "b.csv", [("a", "x|y"), ("b", "x"), ("c", "y;x")] * 3)
+    assert "set data.label_separator to `|`" in findings(piped, **SEVERAL)["combined labels"]

@@ -156,7 +156,7 @@ def test_a_draw_of_whole_texts_holds_no_texts() -> None:
     rows = [Row(f"text number {number} and some more words of it", "abcdef"[number % 6]) for number in range(6000)]
     tracemalloc.start()
     try:
-        drawn = _draw_texts(rows, 60, "0/test")
+        drawn = _draw_texts(rows, 60, "0/test", {})
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -14,6 +14,7 @@ from commands import command
 from evaluated_run import export_of, kept, lines_of, opened, reopened_export
 from processes import made_once
 from rir_cli.answering.serving import served
+from rir_convert.cards.card import _table
 from sklearn.metrics import f1_score, jaccard_score
 
 from rir_mlx import RirClassifier, pipeline
@@ -21,10 +22,12 @@ from rir_mlx.backends.base import Backend
 from rir_mlx.classification.classifier import Classifier
 from rir_mlx.classification.loading import load_classifier
 from rir_mlx.data.loading import load_labelled
+from rir_mlx.evaluation.schema import read_comparison
 from rir_mlx.guide.pilot.shortening import pilot_recipe, write_pilot_rows
 from rir_mlx.models.hub import resolve_model
 from rir_mlx.prompting.arms import ClassificationTask
 from rir_mlx.prompting.codec import Codec
+from rir_mlx.recipe.schema import Recipe, SourceSpec
 from rir_mlx.review.decisions import Decision, ReviewLog
 from rir_mlx.review.new_tables import write_new_tables
 from rir_mlx.serving.wire import classified
@@ -209,6 +212,55 @@ def test_a_pilot_draws_rows_that_it_can_read_again(finished: Path, tmp_path: Pat
     small = load_labelled(recipe.data, 0)
     assert small.labels == again.labels
     assert set(small.train.labels()) <= set(again.combinations)
+
+
+@pytest.mark.slow
+def test_a_pilot_and_a_review_keep_labels_that_hold_a_separator(tmp_path: Path) -> None:
+    lists = [["a,b"], ["c", "d;e"], ["c"], ["a,b", "c"]]
+    lines = [json.dumps({"text": f"text {n}", "label": lists[n % 4]}) + "\n" for n in range(120)]
+    (tmp_path / "rows.jsonl").write_text("".join(lines), encoding="utf-8")
+    values = {"train": str(tmp_path / "rows.jsonl"), "label_separator": ";", "val_size": 20, "test_size": 20}
+    recipe = Recipe.model_validate({"data": values, "classifier": {"arms": ["qa", "qar"]}})
+    data = load_labelled(recipe.data, 0)
+    assert set(data.train.labels()) == {"a,b", "c, d;e", "c", "a,b, c"}
+    write_pilot_rows(data, tmp_path, 40, 0)
+    small = load_labelled(pilot_recipe(recipe, data, tmp_path).data, 0)
+    assert set(small.train.labels()) == set(data.train.labels())
+    with (tmp_path / "rows.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), *((f"text {n}", json.dumps(lists[n % 4])) for n in range(120))])
+    for name, number in (("rows.jsonl", 3), ("rows.csv", 4)):
+        section = recipe.data.model_copy(update={"train": SourceSpec(path=str(tmp_path / name))})
+        log = RunDir(tmp_path / f"run-{name}")
+        log.folder.mkdir()
+        ReviewLog(log.review).add(Decision(f"train:{number}", "text 2", "c", "edit", "c, d;e", None), 0)
+        written = write_new_tables(log, recipe.model_copy(update={"data": section}), tmp_path / f"new-{name}")
+        whole = {"val_size": 0, "test_size": 0}
+        sources = [SourceSpec(path=str(path)) for path in written.files.values()]
+        sections = [section.model_copy(update=whole | {"train": source}) for source in sources]
+        rows = [row for each in sections for row in load_labelled(each, 0).train]
+        assert [row.label for row in rows if row.text == "text 2"] == ["c, d;e"]
+        assert len(rows) == 120
+
+
+@pytest.mark.slow
+def test_scores_are_of_sets_however_they_are_ordered(finished: Path) -> None:
+    classifier = RirClassifier.load(finished / "runs/small", arm="qar")
+    texts = ["billing and refund number 3", "login 4"]
+    predicted = [str(label) for label in classifier.predict(texts)]
+    assert classifier.score(texts, predicted) == 1.0
+    assert classifier.score(texts, [list(reversed(label.split(", "))) for label in predicted]) == 1.0
+    assert classifier.score(texts, [["billing", "login", "refund"]] * 2) == 0.0
+    with pytest.raises(ValueError, match="'billing;refund' is none of the labels; give a list"):
+        classifier.score(texts, ["billing;refund", "login"])
+
+
+@pytest.mark.slow
+def test_a_card_says_that_labels_are_several_and_how_well_they_are_found(run: Context, finished: Path) -> None:
+    comparison = read_comparison(finished / "runs/small/evaluation/comparison.json")
+    table = _table("qar", comparison)
+    assert table is not None
+    assert [name for name, _ in table["lines"]][:4] == ["all labels right", "micro-F1", "macro-F1", "Jaccard"]
+    assert all(len(cells) == len(table["columns"]) for _, cells in table["lines"])
 
 
 def test_fit_refuses_several_labels_in_words() -> None:

@@ -172,7 +172,8 @@ class _OutputFormat:
         """The prediction as JSON. Below the threshold, `label` is null and `abstained` is true."""
         abstains = self.abstains(prediction)
         values: dict[str, Any] = {"text": text, "label": None if abstains else prediction.label}
-        values |= {} if prediction.singly is None else {"labels": [] if abstains else list(prediction.labels)}
+        if prediction.singly is not None:
+            values |= {"probability": prediction.probability, "labels": [] if abstains else list(prediction.labels)}
         values |= {"abstained": abstains} if self.threshold is not None else {}
         if self.top_k is not None:
             values["top"] = [
@@ -187,11 +188,12 @@ class _OutputFormat:
         }
 
     def line(self, text: str, prediction: Prediction) -> str:
-        """`label<TAB>probability` for each of the most probable labels, then the text. Below the threshold the first
-        label is empty; its probability is still printed."""
-        pairs = (
-            self.best(prediction) if self.top_k else [(prediction.label, prediction.probabilities[prediction.label])]
-        )
+        """`label<TAB>probability` for each of the most probable labels, then the text; where a text may have several,
+        the likeliest combination is before them. Below the threshold the first label is empty; its probability is
+        still printed."""
+        likeliest = [(prediction.label, prediction.probability)]
+        pairs = self.best(prediction) if self.top_k else likeliest
+        pairs = likeliest + pairs if self.top_k and prediction.singly is not None else pairs
         cells = [cell for label, probability in pairs for cell in (label, f"{probability:.3f}")]
         if self.abstains(prediction):
             cells[0] = ""
@@ -314,7 +316,8 @@ def _classify_text(session: _Session, text: str) -> None:
         first = prediction.first
         sys.stdout.write(f"Before the reasoning: {first.label} {first.probability:.1%}\n\n")
     if prediction.singly is not None:
-        sys.stdout.write(f"{', '.join(prediction.labels)}\n\n")
+        given = "" if form.abstains(prediction) else f"{', '.join(prediction.labels)}\n"
+        sys.stdout.write(f"{given}Likeliest together: {prediction.label} {prediction.probability:.1%}\n\n")
     print_probabilities(dict(form.best(prediction)))
     if prediction.fits_no_label:
         progress.warn(

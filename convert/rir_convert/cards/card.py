@@ -18,7 +18,7 @@ from rir_convert.cards.program import environment
 from rir_convert.prompt_parts import way_of
 from rir_mlx.evaluation.entries import DESCRIPTIONS
 from rir_mlx.evaluation.report import formats
-from rir_mlx.evaluation.schema import Comparison
+from rir_mlx.evaluation.schema import Comparison, EntryResult
 from rir_mlx.prompting.arms import ClassificationTask
 from rir_mlx.prompting.prompts import reasons_first, writes_reasoning
 from rir_mlx.statistics.calibration import Calibration
@@ -217,11 +217,25 @@ def _table(arm: Arm, comparison: Comparison) -> dict[str, Any] | None:
         "few": rows < _FEW,
         "seeds": len(measured.seeds),
         "columns": [(entry.name, entry.description) for entry in shown],
-        "lines": [
-            (name, [_metric(key, getattr(entry.metrics, key)) for entry in shown]) for key, name in _METRICS.items()
-        ],
+        "lines": _several_lines(shown) if measured.several else _metric_lines(shown, _METRICS),
         "warnings": comparison.warnings,
     }
+
+
+def _metric_lines(shown: Sequence[EntryResult], names: Mapping[str, str]) -> list[tuple[str, list[str]]]:
+    return [(name, [_metric(key, getattr(entry.metrics, key)) for entry in shown]) for key, name in names.items()]
+
+
+def _several_lines(shown: Sequence[EntryResult]) -> list[tuple[str, list[str]]]:
+    """Where a text may have several labels: how often all are right, and of the likeliest combination, which the card's
+    program prints, how well its labels are found."""
+    found = [entry.several.likeliest for entry in shown if entry.several]
+    sets = {"micro_f1": "micro-F1", "macro_f1": "macro-F1", "jaccard": "Jaccard"}
+    return [
+        *_metric_lines(shown, {"accuracy": "all labels right"}),
+        *((name, [_metric("macro_f1", getattr(each, key)) for each in found]) for key, name in sets.items()),
+        *_metric_lines(shown, {key: _METRICS[key] for key in ("log_loss", "brier", "calibration_error")}),
+    ]
 
 
 def _metric(key: str, found: Interval | None) -> str:

@@ -10,10 +10,10 @@ from collections import Counter
 
 from rir_mlx.data.audit.findings import Material, Refused
 from rir_mlx.data.labels.spelling import Spellings
-from rir_mlx.data.loading import check_labels, columns_of, format_of, label_counts, labels_in, row_rules
+from rir_mlx.data.loading import check_labels, columns_of, format_of, label_counts, labels_in, row_rules, together_of
 from rir_mlx.data.row_reading import sift_rows
 from rir_mlx.data.rows import Rows
-from rir_mlx.data.splits import carve_missing_parts, sample_train
+from rir_mlx.data.splits import carve_missing_parts, sample_train, strata_of
 from rir_mlx.data.tables.sources import read_tables
 from rir_mlx.errors import DataError
 from rir_mlx.recipe.schema import DataSection
@@ -48,12 +48,13 @@ def scan_sources(section: DataSection, seed: int) -> Material:
     if rows["train"]:
         try:
             notes += check_labels(section, labels, rows["train"])
+            together_of(section, labels, rows, notes)
         except DataError as error:
             refused.append(Refused("train", section.train.path, 0, str(error)))
         problems: list[str] = []
         notes += carve_missing_parts(rows, section, seed, lambda part, error: _fallback(section, part, error, problems))
         try:
-            used = sample_train(rows["train"], section.max_samples, seed, [])
+            used = sample_train(rows["train"], section.max_samples, seed, [], strata_of(section, rows["train"]))
             drawn = label_counts(section, used) if len(used) < len(rows["train"]) else None
         except DataError as error:
             problems.append(str(error))

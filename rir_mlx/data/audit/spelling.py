@@ -43,9 +43,7 @@ def check_spellings(counts: Mapping[str, Counter[str]], material: Material) -> I
                 f"rows with the label {name!r}, which may stand for a missing one: {totals[name]:,}",
                 "Take these rows out, or name the label in data.labels.",
             )
-    if not material.several:
-        own = {label: each for label, each in material.spellings.items() if label not in named}
-        yield from check_several(totals, own)
+    yield from check_several(totals, {label: each for label, each in material.spellings.items() if label not in named})
     if commas := [name for name in totals if "," in name]:
         yield Finding(
             "labels with commas",

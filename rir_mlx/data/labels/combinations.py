@@ -6,15 +6,21 @@ together are learned together. A single label's probability is the sum over the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from rir_mlx.json_text import parse_json
+from rir_mlx.json_text import literal_of
 
 BETWEEN = ", "
 """Stands between the labels of a combination, as a model writes them."""
 MOST_COMBINATIONS = 1000
 """Every one of them is scored for every text."""
+_OPENING = ("[", "(", "{")
+_WITHOUT_COMMAS = re.compile(r"""^\s*\[.*(['"])\s+(['"]).*\]\s*$""", re.DOTALL)
+_OFTEN = 10
+"""A combination with so many rows is drawn in proportion to them."""
 
 
 def combination(labels: Iterable[str]) -> str:
@@ -31,8 +37,19 @@ def combinations_of(rows: Iterable[str], labels: Iterable[str]) -> tuple[str, ..
     """Every label by itself, then the combinations that rows have: those of few labels first, then in the order of the
     labels."""
     places = {label: place for place, label in enumerate(labels)}
-    together = {name: sorted(places[part] for part in parts_of(name)) for name in set(rows) - places.keys()}
+    last = len(places)  # of a label that is not known
+    together = {name: sorted(places.get(part, last) for part in parts_of(name)) for name in set(rows) - places.keys()}
     return (*places, *sorted(together, key=lambda name: (len(together[name]), together[name])))
+
+
+def strata(names: Mapping[str, int]) -> dict[str, str]:
+    """With what rare combinations are drawn, of all `names` with their rows: with the rarest of their labels. Drawn by
+    themselves, those of one row would all stay in one part."""
+    single = Counter[str]()
+    for name, rows in names.items():
+        single.update(dict.fromkeys(parts_of(name), rows))
+    rare = {name: parts_of(name) for name, rows in names.items() if rows < _OFTEN and BETWEEN in name}
+    return {name: min(parts, key=lambda part: (single[part], part)) for name, parts in rare.items()}
 
 
 def holds(names: Iterable[str], labels: Sequence[str]) -> list[list[bool]]:
@@ -53,17 +70,15 @@ def cells_in(cell: Any, separator: str) -> Iterator[Any]:
 
 
 def _listed(cell: Any) -> Sequence[Any] | None:
-    """The values of a list, or of a text that is one."""
+    """The values of a list, or of a text that is one. Raises ValueError for a list as NumPy prints it: Python would
+    read `['a' 'b']` as one label."""
     if hasattr(cell, "tolist") and getattr(cell, "ndim", 0) == 1:
         cell = cell.tolist()
-    if isinstance(cell, list | tuple):
-        return cell
-    if not isinstance(cell, str) or not (cell.strip().startswith("[") and cell.strip().endswith("]")):
-        return None
-    for text in (cell, cell.replace("'", '"')):
+    if isinstance(cell, str) and cell.strip()[:1] in _OPENING:
+        if _WITHOUT_COMMAS.search(cell):
+            raise ValueError("the labels are a list without commas, as NumPy prints it")
         try:
-            found = parse_json(text)
+            cell = literal_of(cell)
         except ValueError:
-            continue
-        return found if isinstance(found, list) else None
-    return None
+            return None
+    return list(cell) if isinstance(cell, list | tuple | set) else None

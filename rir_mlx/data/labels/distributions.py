@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from rir_mlx.data.labels.spelling import label_of
-from rir_mlx.json_text import parse_json
+from rir_mlx.json_text import literal_of
 
 Shares = tuple[tuple[str, float], ...]
 """Labels with shares above 0 that sum to 1, in alphabetical order. Empty where a row has one label."""
@@ -49,10 +49,8 @@ def _object_in(cell: Any) -> Mapping[str, Any] | None:
         return cell
     if not isinstance(cell, str) or not (cell.strip().startswith("{") and cell.strip().endswith("}")):
         return None
-    for text in (cell, cell.replace("'", '"')):
-        try:
-            found = parse_json(text)
-        except ValueError:
-            continue
-        return found if isinstance(found, dict) else None
-    return None
+    try:
+        found = literal_of(cell)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None

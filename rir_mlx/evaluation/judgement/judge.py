@@ -56,7 +56,7 @@ def failure_to_learn(case: Case) -> tuple[Headline, str] | None:
         return None
     best = max(((arm.name, accuracy(arm, rows)) for arm in arms), key=lambda pair: pair[1])
     falling = [arm.name for arm in arms if arm.name in case.early]
-    cause = likely_cause(len(rows.labels), falling)
+    cause = likely_cause(len(rows.single or rows.labels), falling)
     majority, count = (case.most_frequent, accuracy(case.majority, rows)), int(rows.compared.sum())
     if case.one_label is not None:
         return headlines.ONE_LABEL, one_label_verdict(case.one_label, count)

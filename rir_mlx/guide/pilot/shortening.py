@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rir_mlx.data.labels.combinations import BETWEEN
+from rir_mlx.data.labels.combinations import parts_of
 from rir_mlx.data.loading import LabelledData
 from rir_mlx.data.rows import Row, chosen
 from rir_mlx.data.splits import draw_rows
@@ -44,7 +44,7 @@ def pilot_recipe(recipe: Recipe, data: LabelledData, folder: Path) -> Recipe:
     own = any(row.reasoning is not None for row in data.train + data.validation)
     rows: dict[str, Any] = {part: {"path": str((folder / f"{part}.jsonl").absolute())} for part in PARTS}
     rows |= {"text_column": "text", "label_column": "label", "reasoning_column": "reasoning" if own else None}
-    rows |= {"label_separator": BETWEEN.strip() if data.combinations else None}
+    rows |= {"label_separator": "," if data.combinations else None}  # labels are written as lists
     rows |= {"delimiter": None, "encoding": None, "quotes": None, "max_samples": None, "labels": dict(data.labels)}
     rows |= {"val_size": _VALIDATION, "test_size": _TEST}
     if not data.validation:
@@ -66,7 +66,8 @@ def write_pilot_rows(data: LabelledData, folder: Path, rows: int, seed: int) -> 
     """Of the training rows, `rows` are trained on, and at most 400 others are measured on, drawn with the seed. The
     recipe's test rows stay unseen. Up to half of the rows that are trained on are those with a reasoning of their own:
     R-Gen learns from them, or is shown some, as in the whole run."""
-    labels, count = len({row.label for row in data.train}), min(rows, len(data.train) // 2)
+    labels = len({data.strata.get(row.label, row.label) for row in data.train})
+    count = min(rows, len(data.train) // 2)
 
     def those(wanted: Callable[[Row], bool]) -> Sequence[Row]:
         return chosen(data.train, (place for place, row in enumerate(data.train) if wanted(row)))
@@ -75,7 +76,10 @@ def write_pilot_rows(data: LabelledData, folder: Path, rows: int, seed: int) -> 
     reasoned = draw_rows(own, min(len(own), count // 2), f"{seed}/pilot")
     known = {row.id for row in reasoned}
     rest = those(lambda row: row.id not in known)
-    train = [*reasoned, *draw_rows(rest, max(labels, count - len(reasoned)), f"{seed}/pilot", at_least=1)]
+    train = [
+        *reasoned,
+        *draw_rows(rest, max(labels, count - len(reasoned)), f"{seed}/pilot", at_least=1, strata=data.strata),
+    ]
     taken = {row.id for row in train}
     left = those(lambda row: row.id not in taken)
     parts = {
@@ -83,10 +87,11 @@ def write_pilot_rows(data: LabelledData, folder: Path, rows: int, seed: int) -> 
         "validation": draw_rows(data.validation, min(_VALIDATION, len(data.validation)), f"{seed}/pilot"),
         "test": draw_rows(left, min(_TEST, len(left)), f"{seed}/pilot"),
     }
+
+    def label_of(row: Row) -> Any:
+        return dict(row.shares) or (parts_of(row.label) if data.combinations else row.label)
+
     make_folder(folder, OTHER_RUNS)
     for part, drawn in parts.items():
-        lines = (
-            {"text": row.text, "label": dict(row.shares) or row.label, "reasoning": row.reasoning or ""}
-            for row in drawn
-        )
+        lines = ({"text": row.text, "label": label_of(row), "reasoning": row.reasoning or ""} for row in drawn)
         write_jsonl(folder / f"{part}.jsonl", lines)
