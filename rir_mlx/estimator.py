@@ -155,8 +155,9 @@ class RirClassifier(TextEstimator):
         given = self.recipe if isinstance(self.recipe, Mapping) else {}
         base = Recipe() if isinstance(self.recipe, Mapping) or self.recipe is None else load_recipe(self.recipe)
         data = base.data if "data" in base.model_fields_set else DataSection(train="rows")
-        if data.label_separator is not None or (given.get("data") or {}).get("label_separator") is not None:
-            raise ValueError("recipe: fit takes one label a text; `rir-mlx run` trains on several (label_separator)")
+        for key in ("label_separator", "soft_labels"):
+            if getattr(data, key) or (given.get("data") or {}).get(key):
+                raise ValueError(f"recipe: fit takes one label a text; `rir-mlx run` trains with data.{key}")
         described = {**data.labels, **(self.descriptions or {})}
         kept = data.model_dump(mode="json", include=data.model_fields_set & _KEPT)
         if kept.get("val_size", 0) > len(rows) / 2:  # a number for more rows than these

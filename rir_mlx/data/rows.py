@@ -44,7 +44,8 @@ class Triple:
 
 class RowColumns:
     """The usable rows of a table, by column. Texts and reasonings stay in the table's cells; a row's own are its place
-    there and the number of its label. Row ids start with `prefix`."""
+    there, the number of its label, and those of the labels that it is divided among, with their shares. Row ids start
+    with `prefix`."""
 
     def __init__(self, table: Table, prefix: str) -> None:
         self.file, self.prefix, self.numbers = table.name, prefix, table.rows
@@ -52,29 +53,45 @@ class RowColumns:
         self.reasonings: Sequence[Any] | None = table.cells[2] if len(table.cells) > 2 else None
         self.places = array("I")
         self._labels = array("I")  # of each place of the table, as far as rows were added
-        self._numbers: dict[tuple[str, Shares], int] = {}
-        self._answers: list[tuple[str, Shares]] = []
+        self._numbers: dict[str, int] = {}
+        self._names: list[str] = []
+        self._divided, self._shares = array("I"), array("d")
+        self._ends = array("Q")  # of each place's shares, up to the last row that has any
 
     def add(self, place: int, row: Row) -> None:
         """Add the row that was read at a place of the table. Its text and reasoning are the cells."""
-        answer = (row.label, row.shares)
-        number = self._numbers.setdefault(answer, len(self._answers))
-        if number == len(self._answers):
-            self._answers.append(answer)
         self._labels.extend([0] * (place - len(self._labels)))
-        self._labels.append(number)
+        self._labels.append(self._number(row.label))
         self.places.append(place)
+        if row.shares:
+            self._ends.extend([len(self._shares)] * (place - len(self._ends)))
+            self._divided.extend(self._number(label) for label, _ in row.shares)
+            self._shares.extend(share for _, share in row.shares)
+            self._ends.append(len(self._shares))
+
+    def _number(self, label: str) -> int:
+        number = self._numbers.setdefault(label, len(self._names))
+        if number == len(self._names):
+            self._names.append(label)
+        return number
+
+    def shares(self, place: int) -> Shares:
+        """How the label of the row at a place is divided."""
+        if place >= len(self._ends):
+            return ()
+        own = slice(self._ends[place - 1] if place else 0, self._ends[place])
+        return tuple(zip(map(self._names.__getitem__, self._divided[own]), self._shares[own], strict=True))
 
     def rows(self, places: Sequence[int]) -> Iterator[Row]:
         """The rows at these places, in that order."""
         given = repeat(None, len(places)) if self.reasonings is None else cells_at(self.reasonings, places)
         for place, text, reasoning in zip(places, cells_at(self.texts, places), given, strict=True):
-            (label, shares), number = self._answers[self._labels[place]], self.numbers[place]
+            label, number = self.label(place), self.numbers[place]
             own = optional_text(reasoning, "reasoning")
-            yield Row(text, label, own, self.file, number, f"{self.prefix}:{number}", shares)
+            yield Row(text, label, own, self.file, number, f"{self.prefix}:{number}", self.shares(place))
 
     def label(self, place: int) -> str:
-        return self._answers[self._labels[place]][0]
+        return self._names[self._labels[place]]
 
 
 class Rows(Sequence[Row]):

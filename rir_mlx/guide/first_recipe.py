@@ -190,9 +190,10 @@ def _rows_of(keys: Mapping[str, Any], overrides: Sequence[str]) -> tuple[Materia
     if set_ & {"data.labels", "data.label_separator", "data.soft_labels"}:
         return material, {}
     found = reading_of(material)
-    return (
-        (read({**keys, **{f"data.{key}": value for key, value in found.items()}}), found) if found else (material, {})
-    )
+    again = read({**keys, **{f"data.{key}": value for key, value in found.items()}}) if found else material
+    if not found or not again.parts["train"] or len(again.refused) > len(material.refused):
+        return material, {}
+    return again, found
 
 
 def _no_label(table: TableColumns) -> str:

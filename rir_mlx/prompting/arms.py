@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from rir_mlx.backends.base import Tokens
 from rir_mlx.data.rows import Row
 from rir_mlx.prompting.codec import Codec
-from rir_mlx.prompting.examples import Lesson, TrainingExample, TrainingExamples, encode_examples
+from rir_mlx.prompting.examples import Lesson, TrainingExample, TrainingExamples, encode_examples, with_mean_shares
 from rir_mlx.prompting.prompts import (
     DELIMITER,
     REASONING,
@@ -97,36 +97,35 @@ def training_examples(
     row's (first) label alone. A row of `multitask` that is too long for one of its two prompts is left out of both.
 
     A row whose label is a distribution is learned once for each of its labels, weighted by its share: cross-entropy
-    against the distribution. A reasoning is about the main label. The others are learned behind it where it comes
-    first, and without it where it would follow them."""
+    against the distribution. A reasoning is about the main label. Where it comes before a label, every label is learned
+    behind it, and it counts once; where it would follow, the other labels are learned without it."""
 
     def lessons() -> Iterator[list[Lesson]]:
         for row in rows:
             if row.reasoning is not None or not reasons_first(arm) or answers_twice(arm):
-                for one, share in _divided(row, arm):
-                    yield list(_lessons(codec, task, (one, share), arm, options))
+                for label, share in row.shares or ((row.label, 1.0),):
+                    yield list(_lessons(codec, task, (row, label, share), arm, options))
 
-    return encode_examples(codec, lessons(), task.max_seq_length)
+    found = encode_examples(codec, lessons(), task.max_seq_length)
+    return with_mean_shares(found) if any(example.share != (1.0, 1.0) for example in found.rows) else found
 
 
-def _divided(row: Row, arm: Arm) -> Iterator[tuple[Row, float]]:
-    """A row for each of its labels, with the label's share."""
-    kept = answer_format(arm) == "reasoning, label"
-    for label, share in row.shares or ((row.label, 1.0),):
-        reasoning = row.reasoning if kept or label == row.label else None
-        yield replace(row, label=label, reasoning=reasoning), share
+def examples_of(rows: Iterable[Row]) -> int:
+    """How many examples rows become: one for each label of a row."""
+    return sum(len(row.shares) or 1 for row in rows)
 
 
 def _lessons(
-    codec: Codec, task: ClassificationTask, divided: tuple[Row, float], arm: Arm, options: LearningOptions
+    codec: Codec, task: ClassificationTask, divided: tuple[Row, str, float], arm: Arm, options: LearningOptions
 ) -> Iterator[Lesson]:
     """The prompts of a row and what is learned behind each: one, or for `multitask` and `qarqa` two. The row comes with
-    the share of its label."""
-    row, share = divided
-    weight, reasoning = options.label_weights.get(row.label, 1.0) * share, row.reasoning or ""
-    asked = answer_format(arm)
-    label, first = label_tokens(codec, row.label), first_label_tokens(codec, row.label)
+    one of its labels and that label's share."""
+    row, name, share = divided
+    weight, asked = options.label_weights.get(name, 1.0), answer_format(arm)
+    reasoning = (row.reasoning or "") if name == row.label or reasons_first(arm) or arm == "curriculum" else ""
+    label, first = label_tokens(codec, name), first_label_tokens(codec, name)
     explanation = following_tokens(codec, reasoning) if reasoning and asked.startswith("label, reasoning") else ()
+    shares = (share, share if asked == "reasoning, label" else 1.0)
 
     def lesson(
         first: Tokens = (), reasoning: Tokens = (), answer: Tokens = (), *, given: Tokens = (), explains: bool = False
@@ -134,7 +133,7 @@ def _lessons(
         wanted: AnswerFormat = "reasoning" if explains else asked
         prompt = task.prompt(row.text, wanted)
         kept = len(codec.constant(DELIMITER)) if arm == "curriculum" else 0
-        return prompt, TrainingExample(given, reasoning, answer, first, weight, kept, row.id, row.text)
+        return prompt, TrainingExample(given, reasoning, answer, first, weight, kept, row.id, row.text, shares)
 
     match asked:
         case "reasoning, label":
@@ -144,7 +143,11 @@ def _lessons(
         case "label, reasoning, label":
             thought, answer = ((*explanation, *codec.constant(DELIMITER)), label) if explanation else ((), ())
             wrong = _wrong_first(task, row, options) if explanation else None
-            if wrong is None:
+            if explanation and name != row.label:
+                before = first_label_tokens(codec, row.label if wrong is None else wrong)
+                yield lesson((), (), answer, given=(*before, *thought))
+                yield lesson(first)
+            elif wrong is None:
                 yield lesson(first, thought, answer)
                 yield lesson()
             else:
@@ -162,4 +165,6 @@ def _wrong_first(task: ClassificationTask, row: Row, options: LearningOptions) -
     draw = random.Random(f"{options.seed} {row.text}")
     if draw.random() >= options.wrong_first:
         return None
-    return draw.choice([label for label in task.names if label != row.label])
+    own = {row.label, *(label for label, _ in row.shares)}
+    wrong = [label for label in task.names if label not in own]
+    return draw.choice(wrong) if wrong else None

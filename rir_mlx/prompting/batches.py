@@ -102,7 +102,8 @@ def step_batches(
     shared_prefix: bool = True,
 ) -> list[Batch]:
     """The batches of one optimizer step, each token weighted so that the batches' summed loss is the loss of all rows
-    of `groups` together, as `LossWeights` defines it. The mean over answer tokens is weighted by the rows' own weights.
+    of `groups` together, as `LossWeights` defines it. The mean over answer tokens is weighted by the rows' own weights,
+    and where labels are divided, by their shares.
 
     `mine` are the batches to make where they are not `groups` themselves: a rank's share of them, or smaller batches.
     Their weights remain those of the whole step. Batches of a second task on the same rows follow.
@@ -112,8 +113,8 @@ def step_batches(
     taken = {index for group in groups for index in group}
     kept = [{index: task.rows[index].dropping(weights.dropped) for index in taken} for task in tasks]
     rows = [those[index] for those in kept for group in groups for index in group]
-    answers = sum(row.weight * row.answers for row in rows) or 1.0
-    reasonings = sum(len(row.reasoning) for row in rows) or 1
+    answers = sum(row.weight * row.answers * row.mean_share[0] for row in rows) or 1.0
+    reasonings = sum(len(row.reasoning) * row.mean_share[1] for row in rows) or 1
     each = LossWeights(weights.answer / answers, weights.reasoning / reasonings)
     return [
         _batch(task.prefix, chosen, each, shared_prefix)
@@ -130,8 +131,8 @@ def _batch(prefix: Tokens, rows: Sequence[TrainingExample], each: LossWeights, s
     weights = np.zeros(tokens.shape, dtype=np.float32)
     for index, row in enumerate(rows):
         place = len(own) + len(row.prompt)
-        answer = each.answer * row.weight
-        for part, weight in ((row.first, answer), (row.reasoning, each.reasoning), (row.answer, answer)):
+        answer, reasoning = each.answer * row.weight * row.share[0], each.reasoning * row.share[1]
+        for part, weight in ((row.first, answer), (row.reasoning, reasoning), (row.answer, answer)):
             weights[index, place : place + len(part)] = weight
             place += len(part)
     return Batch(prefix if shared else (), tokens, lengths, weights)

@@ -16,7 +16,9 @@ class TrainingExample:
     """A row to learn: the prompt after the shared prefix, then what is learned, in this order: a `first` answer, a
     reasoning, an answer. Each may be empty, and includes what ends it. Of the reasoning, the last `kept` tokens are
     learned even where a curriculum drops it. `weight` is the weight of both answers relative
-    to other rows'. `id` and `text` are the row's own, and name it in messages."""
+    to other rows'. Where a row's label is divided, it is one of several examples: `share` is what the answers and the
+    reasoning count in it, `mean_share` what they count on average, so that a step's loss does not depend on which of
+    them are in it. `id` and `text` are the row's own, and name it in messages."""
 
     prompt: Tokens
     reasoning: Tokens
@@ -26,6 +28,8 @@ class TrainingExample:
     kept: int = 0
     id: str = field(default="", compare=False, repr=False)
     text: str = field(default="", compare=False, repr=False)
+    share: tuple[float, float] = (1.0, 1.0)
+    mean_share: tuple[float, float] = (1.0, 1.0)
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.learned)
@@ -99,6 +103,21 @@ def encode_examples(codec: Codec, rows: Iterable[Sequence[Lesson]], max_seq_leng
     for number, prefix in reversed(list(enumerate(prefixes))):
         examples = TrainingExamples(prefix, tuple(tasks[number]), trimmed[number], dropped, examples)
     return examples or TrainingExamples((), ())
+
+
+def with_mean_shares(examples: TrainingExamples) -> TrainingExamples:
+    """The examples with the mean share of their answers and of their reasonings, by tokens."""
+    rows = [row for task in (examples, examples.second) if task is not None for row in task.rows]
+    answers, reasonings = sum(row.answers for row in rows), sum(len(row.reasoning) for row in rows)
+    mean = (
+        sum(row.share[0] * row.answers for row in rows) / answers if answers else 1.0,
+        sum(row.share[1] * len(row.reasoning) for row in rows) / reasonings if reasonings else 1.0,
+    )
+
+    def shared(task: TrainingExamples) -> TrainingExamples:
+        return replace(task, rows=tuple(replace(row, mean_share=mean) for row in task.rows))
+
+    return replace(shared(examples), second=None if examples.second is None else shared(examples.second))
 
 
 def joined(first: TrainingExamples, second: TrainingExamples) -> TrainingExamples:

@@ -41,11 +41,11 @@ def check(recipe: Recipe, progress: Progress = _SILENT) -> Audit:
     Fetches no model: if its tokenizer is not on this machine, the audit says that lengths were not counted, and why.
     Raises DataError if a file is missing or cannot be read at all."""
     material = scan_sources(recipe.data, recipe.seed)
-    found_labels = {label for row in material.parts["train"] for label in material.labels_in(row.label)}
+    found_labels = {label for row in material.parts["train"] for label in material.labels_of(row)}
     labels = dict(recipe.data.labels) or dict.fromkeys(sorted(found_labels), "")
     if not labels:
         return audit(material)
-    together = combinations_of(labels_of(material.parts["train"]), labels) if material.several else ()
+    together = combinations_of(labels_of(material.parts["train"]), labels) if material.combined else ()
     try:
         codec = Codec(local_tokenizer(recipe.model, recipe.revision), recipe.date)
         ruler = _ruler(recipe, codec, labels, together, progress)
@@ -140,8 +140,9 @@ def audit_used_rows(context: Context) -> Audit:
     parts = {"train": data.train, "validation": data.validation, "test": data.test}
     labelled = data.labelled
     ruler = _ruler(recipe, context.model.codec, labelled.labels, labelled.combinations, context.progress)
-    several = recipe.data.label_separator is not None
-    return audit(Material(parts, tuple(recipe.data.labels), spellings=labelled.spellings, several=several), ruler)
+    combined, divided = recipe.data.label_separator is not None, recipe.data.soft_labels
+    named = tuple(recipe.data.labels)
+    return audit(Material(parts, named, spellings=labelled.spellings, combined=combined, divided=divided), ruler)
 
 
 def _ruler(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -18,7 +18,7 @@ from rir_mlx.data.splits import draw_rows, nested_part
 from rir_mlx.errors import UserError
 from rir_mlx.models import adapters
 from rir_mlx.prompting.ablations import shuffle_among, shuffle_words
-from rir_mlx.prompting.arms import LearningOptions, training_examples
+from rir_mlx.prompting.arms import LearningOptions, examples_of, training_examples
 from rir_mlx.prompting.batches import LossWeights
 from rir_mlx.prompting.examples import Lesson, TrainingExample, TrainingExamples, encode_examples, joined
 from rir_mlx.prompting.prompts import Prompt, answers_twice, reasons_first
@@ -160,7 +160,7 @@ def _train_arm(context: Context, arm: Arm, seed: int, percent: int = 100) -> Non
         validation=_arm_examples(context, arm, "validation", seed),
         options=options,
         seed=seed,
-        steps=steps_for(train, options, rows=len(context.data.train), seed=seed),
+        steps=steps_for(train, options, rows=examples_of(context.data.train), seed=seed),
         weights=LossWeights(alpha, 1 - alpha) if arm == "multitask" else LossWeights(1.0, options.reasoning_weight),
         accuracy=_accuracy_of(context, arm) if context.data.validation else None,
         curriculum=options.curriculum if arm == "curriculum" else None,
@@ -176,7 +176,7 @@ def train_chooser(context: Context, half: int, rows: Sequence[Row]) -> Stage:
     stage, options, seed = context.run.chooser(half), context.recipe.classifier, context.recipe.seed
     inputs = training_inputs(context) | {
         "chooser": half,
-        "rows": digest_of([[row.text, row.label, row.reasoning] for row in rows]),
+        "rows": digest_of([[row.text, row.label, row.reasoning, *map(list, row.shares)] for row in rows]),
         "task": asdict(context.task),
         "classifier": options.model_dump(mode="json", exclude=_NOT_THE_RESULT | _NOT_OF_THIS_ARM | {"multitask_alpha"}),
     }
@@ -193,7 +193,7 @@ def train_chooser(context: Context, half: int, rows: Sequence[Row]) -> Stage:
         validation=TrainingExamples((), ()),
         options=options,
         seed=seed,
-        steps=steps_for(train, options, rows=len(rows), seed=seed),
+        steps=steps_for(train, options, rows=examples_of(rows), seed=seed),
         weights=LossWeights(1.0, options.reasoning_weight),
         name=name,
     )
@@ -277,7 +277,10 @@ def _arm_examples(context: Context, arm: Arm, part: str, seed: int, percent: int
         rows = nested_part(rows, percent, context.recipe.seed, context.data.labelled.strata)
     weights: dict[str, float] = {}
     if context.recipe.classifier.class_weight == "balanced":
-        counts = Counter(row.label for row in context.data.train)
+        counts: dict[str, float] = defaultdict(float)
+        for row in context.data.train:
+            for label, share in row.shares or ((row.label, 1.0),):
+                counts[label] += share
         weights = {label: len(context.data.train) / (len(counts) * count) for label, count in counts.items()}
     options = LearningOptions(weights, context.recipe.classifier.wrong_first, seed)
     return training_examples(context.model.codec, context.task, rows, arm, options)

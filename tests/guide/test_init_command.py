@@ -263,3 +263,38 @@ def test_labels_that_are_several_or_votes_are_drafted_as_what_they_are(
     plain = rows("init", name, "--yes", "-s", f"data.{key}={json.dumps(value)}")
     assert plain.code == 0
     assert list(load_recipe(f"{name[0]}.yaml").data.labels) == ["anger", "joy"]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["billing", "Customer\nservice", *["Customer service"] * 20],
+        ["joy", "anger"] * 60 + ["joy;anger"],
+        ["-2", "-2,5", "-1", "-1,5", "5", "0"],
+        ["$1", "$2", "$1,000", "$2,000"],
+        ["yes", "no", "yes, but late", "no, but late"],
+        ["low", "low, rising", "high", "high, falling"],
+        ["O", "B|PER", "I|PER", "B|LOC"],
+        ["Sports/Tennis", "Sports/Soccer", "Politics"],
+        ["other", "n/a;other", "bug;other", "bug"],
+        ["[0.2, 0.8]", "[0.8, 0.2]"],
+    ],
+)
+def test_labels_that_are_single_stay_single(rows: Run, labels: list[str]) -> None:
+    """One cell with a line break, or phrases with a comma, decided how all were read."""
+    lines = [{"text": f"text {n}", "label": labels[n % len(labels)]} for n in range(max(120, len(labels)))]
+    Path("a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    assert rows("init", "a.jsonl", "--yes").code == 0
+    data = load_recipe("a.yaml").data
+    assert (data.label_separator, data.soft_labels) == (None, False)
+
+
+def test_votes_name_every_label_also_one_that_never_wins(rows: Run) -> None:
+    cells = [{"joy": 7, "fear": 1}, {"anger": 7, "joy": 2}]
+    lines = [{"text": f"text {n}", "label": cells[n % 2]} for n in range(60)]
+    Path("a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    assert rows("init", "a.jsonl", "--yes").code == 0
+    assert list(load_recipe("a.yaml").data.labels) == ["anger", "fear", "joy"]
+    checked = rows("check", "a.yaml")
+    assert checked.code == 0, checked.out
+    assert "cannot be used" not in checked.out

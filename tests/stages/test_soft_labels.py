@@ -23,7 +23,7 @@ from rir_mlx.data.loading import LabelledData, load_labelled
 from rir_mlx.data.rows import Row
 from rir_mlx.errors import DataError, RecipeError
 from rir_mlx.guide.pilot.shortening import pilot_recipe, write_pilot_rows
-from rir_mlx.prompting.arms import ClassificationTask, training_examples
+from rir_mlx.prompting.arms import ClassificationTask, LearningOptions, training_examples
 from rir_mlx.prompting.batches import step_batches
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.recipe.schema import DataSection
@@ -73,11 +73,14 @@ def test_structs_of_parquet_are_read_without_the_fields_that_a_row_lacks(tmp_pat
 @pytest.mark.parametrize(
     ("cell", "why"),
     [
-        ({"joy": -1, "anger": 2}, "the share of the label 'joy' is -1, not a number from 0 on"),
+        ({"joy": -1, "anger": 2}, "the share of the label 'joy' is '-1', not a number from 0 on"),
         ({"joy": "much"}, "the share of the label 'joy' is 'much', not a number from 0 on"),
-        ({"joy": True}, "the share of the label 'joy' is True, not a number from 0 on"),
+        ({"joy": True}, "the share of the label 'joy' is 'True', not a number from 0 on"),
         ({"joy": 0, "anger": 0}, "no label has a share above 0"),
         ({}, "no label has a share above 0"),
+        ({"joy": 1e308, "anger": 1e308}, "the share of the label 'joy' is '1e+308', not a number from 0 on"),
+        ({"joy": 10**400}, "the share of the label 'joy' is '100000000000000000000000000000', not a number from 0 on"),
+        ('{"joy": 2, "anger": 1', "the label looks like an object, and it is neither JSON nor a value of Python"),
         ({"N/A": 1}, "the label is missing (N/A)"),
     ],
 )
@@ -134,14 +137,30 @@ def test_the_loss_is_the_cross_entropy_against_the_distribution(framework: Backe
     assert loss == pytest.approx(entropy / tokens, rel=1e-4)
 
 
-def test_a_reasoning_belongs_to_the_main_label_and_others_follow_it_only_where_it_comes_first(codec: Codec) -> None:
+def test_a_reasoning_belongs_to_the_main_label_and_counts_once(codec: Codec) -> None:
     task = ClassificationTask(dict.fromkeys(("anger", "joy", "sadness"), ""), "Which?", 300, 16)
     row = rows_with_reasonings()[0]
-    for arm, count in (("qra", 2), ("curriculum", 2), ("qar", 1), ("qarqa", 1)):
+    for arm, counted in (("qra", [0.25, 0.75]), ("curriculum", [0.25, 0.75]), ("qar", [1.0]), ("qarqa", [1.0])):
         found = training_examples(codec, task, [row], arm)  # type: ignore[arg-type]
         tasks = [found.rows, () if found.second is None else found.second.rows]
-        assert sum(bool(example.reasoning) for rows in tasks for example in rows) == count, arm
-        assert [example.weight for example in found.rows] == [0.25, 0.75]
+        every = [example for rows in tasks for example in rows]
+        assert [example.share[1] for example in every if example.reasoning] == counted, arm
+        assert sum(example.share[0] for example in found.rows if example.answers) == 1.0, arm
+        assert {example.weight for example in every} == {1.0}
+    weights = dict.fromkeys(task.labels, 1.0) | {"anger": 2.0}
+    weighted = training_examples(codec, task, [row], "qa", LearningOptions(weights)).rows
+    assert [(example.weight, example.share[0]) for example in weighted] == [(2.0, 0.25), (1.0, 0.75)]
+
+
+def test_shares_count_also_in_steps_of_a_single_example(codec: Codec) -> None:
+    """Each was divided by its own share, and votes of 9 : 1 were learned as 1 : 1."""
+    task = ClassificationTask(dict.fromkeys(("anger", "joy", "sadness"), ""), "Which?", 300, 16)
+    examples = training_examples(codec, task, rows_with_reasonings()[:1], "qa")
+    alone = [step_batches(examples, [[place]])[0].weights.sum() for place in range(2)]
+    assert alone[1] / alone[0] == pytest.approx(3.0)
+    together = step_batches(examples, [[0, 1]])[0].weights.sum(1)
+    assert together[1] / together[0] == pytest.approx(3.0)
+    assert together.sum() == pytest.approx(np.mean(alone)) == pytest.approx(1.0)
 
 
 def make_run(folder: Path, model: Path) -> None:
@@ -232,6 +251,8 @@ def test_a_model_learns_how_often_a_label_is_meant(framework: Backend, tiny: Pat
         pipeline.train_classifier("small.yaml", offline=True)
         run = opened("runs/small")
         [joy, sadness] = load_classifier(run.run, run.model, "qa").predict(["i feel happy today 3", "i was sad 3"])
+        done = json.loads(next(Path("runs/small/classifier-qa").glob("done.json")).read_text(encoding="utf-8"))
+    assert done["results"]["rows"] > 38  # an example for each label
     assert joy.probabilities["joy"] == pytest.approx(0.7, abs=0.12)
     assert joy.probabilities["anger"] == pytest.approx(0.3, abs=0.12)
     assert sadness.probabilities["sadness"] > 0.9

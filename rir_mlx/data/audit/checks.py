@@ -38,9 +38,7 @@ def audit(material: Material, ruler: Ruler | None = None) -> Audit:
     """Check the rows. Token lengths are counted if there is a ruler."""
     read: dict[str, Sequence[Row]] = {part: material.parts.get(part, ()) for part in PARTS}
     parts = _used(read, material)
-    counts = {
-        part: Counter(chain.from_iterable(map(material.labels_in, labels_of(rows)))) for part, rows in parts.items()
-    }
+    counts = {part: _counts_of(rows, material) for part, rows in parts.items()}
     order = dict.fromkeys([*material.named, *sorted({label for count in counts.values() for label in count})])
     groups = _same_texts(parts)
     lengths = _measure(parts, ruler) if ruler is not None else None
@@ -71,11 +69,18 @@ def _used(parts: dict[str, Sequence[Row]], material: Material) -> dict[str, Sequ
     """The rows that training uses: where it skips bad rows, none with a label that is not named."""
     if not (material.skips and material.named):
         return parts
-    named, labels_in = set(material.named), material.labels_in
+    named, labels = set(material.named), material.labels_of
     return {
-        part: chosen(rows, (place for place, label in enumerate(labels_of(rows)) if named >= {*labels_in(label)}))
+        part: chosen(rows, (place for place, row in enumerate(rows) if named.issuperset(labels(row))))
         for part, rows in parts.items()
     }
+
+
+def _counts_of(rows: Sequence[Row], material: Material) -> Counter[str]:
+    """How many rows have each label."""
+    if not material.several:
+        return Counter(labels_of(rows))
+    return Counter(chain.from_iterable(map(material.labels_of, rows)))
 
 
 _Entry = tuple[str, Row]
@@ -137,13 +142,11 @@ def _advice(faults: Sequence[Refused]) -> str:
 
 def _labels_unknown(parts: Mapping[str, Sequence[Row]], material: Material) -> Iterator[Finding]:
     """Labels that a classifier trained on these rows could not give."""
-    named, labels_in = material.named, material.labels_in
-    taught = {label for name in set(labels_of(parts["train"])) for label in labels_in(name)}
+    named, labels = material.named, material.labels_of
+    taught = {label for row in parts["train"] for label in labels(row)}
     if named:
         known_names = set(named)
-        odd = [
-            (part, row) for part, rows in parts.items() for row in rows if not known_names >= {*labels_in(row.label)}
-        ]
+        odd = [(part, row) for part, rows in parts.items() for row in rows if not known_names.issuperset(labels(row))]
         if odd:
             what = f"rows with a label that data.labels does not name: {_names(odd, named)}"
             hint = "Correct these labels, or name them in data.labels."
@@ -157,7 +160,7 @@ def _labels_unknown(parts: Mapping[str, Sequence[Row]], material: Material) -> I
         unseen = [
             (part, row)
             for row in parts[part]
-            if not taught >= (own := {*labels_in(row.label)}) and (not named or known >= own)
+            if not taught.issuperset(own := labels(row)) and (not named or known.issuperset(own))
         ]
         if unseen and parts["train"]:
             yield Finding(

@@ -40,12 +40,19 @@ class Material:
     skips: bool = False
     drawn: Mapping[str, int] | None = None
     """Training rows of each label that `data.max_samples` leaves; None if it leaves all."""
-    several: bool = False
-    """Whether a row may have several labels. Rows are then counted for each."""
+    combined: bool = False
+    """Whether a row may have several labels: its label is then a combination."""
+    divided: bool = False
+    """Whether a row's label may be divided."""
 
-    def labels_in(self, name: str) -> list[str]:
-        """The labels of a row, from its label or combination."""
-        return parts_of(name) if self.several else [name]
+    @property
+    def several(self) -> bool:
+        """Whether a row counts for several labels."""
+        return self.combined or self.divided
+
+    def labels_of(self, row: Row) -> Sequence[str]:
+        """The row's labels."""
+        return [label for label, _ in row.shares] or (parts_of(row.label) if self.combined else [row.label])
 
 
 @dataclass(frozen=True)

@@ -60,8 +60,8 @@ def scan_sources(section: DataSection, seed: int) -> Material:
             problems.append(str(error))
         refused += [Refused("train", section.train.path, 0, problem) for problem in problems]
     skips = section.on_bad_rows == "skip"
-    several = section.label_separator is not None
-    return Material(rows, tuple(section.labels), refused, notes, spellings, skips, drawn, several)
+    ways = (section.label_separator is not None, section.soft_labels)
+    return Material(rows, tuple(section.labels), refused, notes, spellings, skips, drawn, *ways)
 
 
 def _fallback(section: DataSection, part: str, error: DataError, problems: list[str]) -> float:

@@ -7,11 +7,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rir_mlx.data.audit.findings import Finding, Material, with_rows
-from rir_mlx.json_text import parse_json
+from rir_mlx.data.labels.spelling import is_missing
+from rir_mlx.data.rows import labels_of
+from rir_mlx.json_text import literal_of
 
 _SEPARATORS = (";", "|", ",", "/", "+", "&")
-_USUAL = _SEPARATORS[:3]
-"""Those that hardly stand within a label."""
+_SURE = _SEPARATORS[:2]
+"""Those that hardly ever stand within a label."""
+_LEAST = 0.02
+"""The share of rows from which on labels are taken for several of a text."""
 _NO_STRING = "the label is not a string but "
 _FIX = (
     "Each of these is learned as a label of its own. If a text may have several labels, set data.label_separator to {}."
@@ -27,7 +31,7 @@ def check_several(totals: Mapping[str, int], spellings: Mapping[str, Counter[str
     written = Counter({label: totals[label] for label in totals if _is_json(label)})
     if written:
         lists = all(label.startswith("[") for label in written)
-        yield _finding("labels in JSON", "labels that are lists or objects", written, "`;`" if lists else None)
+        yield _finding("labels in JSON", "labels that are lists or objects", written, "`,`" if lists else None)
     for separator in _SEPARATORS:
         if combined := _combined(totals, separator):
             what = f"labels that combine others with {separator!r}"
@@ -39,16 +43,33 @@ def check_several(totals: Mapping[str, int], spellings: Mapping[str, Counter[str
 def reading_of(material: Material) -> dict[str, Any]:
     """The keys of `data` with which labels that were read as one each are read as what they seem to be: several of a
     text, or votes. Empty if they are single labels."""
-    totals = Counter(row.label for rows in material.parts.values() for row in rows)
-    refused = Counter(fault.what[len(_NO_STRING)] for fault in material.refused if fault.what.startswith(_NO_STRING))
-    written = Counter(sign for label in totals.elements() if _is_json(label) for sign in label[0])
+    totals = Counter(label for rows in material.parts.values() for label in labels_of(rows))
+    shown = [fault.what.removeprefix(_NO_STRING) for fault in material.refused if fault.what.startswith(_NO_STRING)]
+    refused = Counter(cell[0] for cell in shown if _is_word(cell))
+    written = Counter(label[0] for label in totals.elements() if _is_json(label) and _is_word(label))
     objects, lists = (refused[sign] + written[sign] for sign in "{[")
-    if 2 * max(objects, lists) > totals.total() + refused.total():
+    rows = totals.total() + refused.total()
+    if 2 * max(objects, lists) > rows:
         return {"soft_labels": True} if objects > lists else {"label_separator": ","}
-    marks = {mark: _combined(totals, mark).total() for mark in _USUAL}
-    marks["\n"] = _of_several_lines(material.spellings).total()
+    marks = {mark: _combined(totals, mark).total() for mark in _SURE} | {",": _rows_combined(totals, ",")}
+    cells = Counter(cell.strip() for counts in material.spellings.values() for cell in counts.elements())
+    marks["\n"] = _rows_combined(cells, "\n")
     best = max(marks, key=marks.__getitem__)
-    return {"label_separator": best} if marks[best] else {}
+    return {"label_separator": best} if marks[best] >= max(2, _LEAST * rows) else {}
+
+
+def _rows_combined(totals: Mapping[str, int], mark: str) -> int:
+    """The rows whose label is surely made of others: each of its parts is also a label by itself, and says something
+    in letters. Where other labels hold the mark, too, it may belong to them: 0."""
+    parts = {label: [part.strip() for part in label.split(mark)] for label in totals if mark in label}
+    alone = {" ".join(label.split()) for label in totals if mark not in label}
+    if not all(len(each) > 1 and alone.issuperset(each) and all(map(_is_word, each)) for each in parts.values()):
+        return 0
+    return sum(totals[label] for label in parts)
+
+
+def _is_word(part: str) -> bool:
+    return any(sign.isalpha() for sign in part) and not is_missing(part)
 
 
 def _combined(totals: Mapping[str, int], separator: str) -> Counter[str]:
@@ -88,7 +109,7 @@ def _is_json(label: str) -> bool:
     if not label.startswith(("[", "{")):
         return False
     try:
-        return isinstance(parse_json(label.replace("'", '"')), list | dict)
+        return isinstance(literal_of(label), list | dict)
     except ValueError:
         return False
 

@@ -12,6 +12,8 @@ from typing import Any
 from rir_mlx.data.labels.spelling import label_of
 from rir_mlx.json_text import literal_of
 
+_MOST, _LEAST = 1e15, 1e-9
+"""The largest number of votes, and the smallest share that counts."""
 Shares = tuple[tuple[str, float], ...]
 """Labels with shares above 0 that sum to 1, in alphabetical order. Empty where a row has one label."""
 
@@ -28,15 +30,16 @@ def shares_of(cell: Any, known: Collection[str] = ()) -> dict[str, float] | None
     for name, value in votes.items():
         if value is None:  # as Parquet fills the fields that a row lacks
             continue
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-            raise ValueError(f"the share of the label {name!r} is {value!r}, not a number from 0 on")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MOST:
+            raise ValueError(f"the share of the label {name!r} is {str(value)[:30]!r}, not a number from 0 on")
         if value:
             label = label_of(name, known)
             found[label] = found.get(label, 0.0) + float(value)
-    total = math.fsum(found.values())
-    if not total:
+    total = math.fsum(found.values()) or 1.0
+    found = {label: value / total for label, value in sorted(found.items()) if value / total >= _LEAST}
+    if not found:
         raise ValueError("no label has a share above 0")
-    return {label: value / total for label, value in sorted(found.items())}
+    return found
 
 
 def main_label(shares: Mapping[str, float]) -> str:
@@ -47,10 +50,10 @@ def main_label(shares: Mapping[str, float]) -> str:
 def _object_in(cell: Any) -> Mapping[str, Any] | None:
     if isinstance(cell, Mapping):
         return cell
-    if not isinstance(cell, str) or not (cell.strip().startswith("{") and cell.strip().endswith("}")):
+    if not isinstance(cell, str) or not cell.lstrip().startswith("{"):
         return None
     try:
         found = literal_of(cell)
-    except ValueError:
-        return None
+    except ValueError as error:
+        raise ValueError(f"the label looks like an object, and {error}") from None
     return found if isinstance(found, dict) else None

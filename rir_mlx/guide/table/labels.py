@@ -36,7 +36,7 @@ class LabelFacts:
 def label_facts(material: Material, *, spot_slips: bool = True) -> LabelFacts:
     """The labels of all rows. Without `spot_slips`, each is meant as it is spelled."""
     rows = [row for part in material.parts.values() for row in part]
-    counts = Counter(label for row in rows for label in material.labels_in(row.label))
+    counts = Counter(label for row in rows for label in material.labels_of(row))
     strays: dict[str, tuple[str, int]] = {}
     for label, count in counts.items():
         if count >= _FEW or not spot_slips:
@@ -47,7 +47,7 @@ def label_facts(material: Material, *, spot_slips: bool = True) -> LabelFacts:
         if meant is not None:
             strays[label] = (meant, count)
     kept = {label: counts[label] for label in sorted(counts) if label not in strays}
-    each = ((label, row.text) for row in rows for label in material.labels_in(row.label))
+    each = ((label, row.text) for row in rows for label in material.labels_of(row))
     return LabelFacts(kept, strays, _examples(each, kept))
 
 
