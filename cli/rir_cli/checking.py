@@ -106,7 +106,7 @@ def print_audit(name: str, audit: Audit) -> None:
     from rich.console import Console
     from rich.markup import escape
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     split = ", ".join(f"{count:,} {part}" for part, count in audit.rows.items())
     console.print(f"{escape(name)}: {sum(audit.rows.values()):,} rows ({split})", soft_wrap=not console.is_terminal)
     for note in audit.notes:

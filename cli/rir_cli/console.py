@@ -55,7 +55,7 @@ class ConsoleProgress:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
-        self.console = Console(stderr=True, highlight=False)
+        self.console = Console(stderr=True, highlight=False, emoji=False)
 
     def say(self, text: str) -> None:
         if not self.quiet:
@@ -141,7 +141,7 @@ def print_json(values: Any) -> None:
 
 
 def print_error(error: RirError, who: str = "") -> None:
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, emoji=False)
     _print(console, f"[red]error:[/red] {who}{escape(error.what)}")
     if error.hint:
         _print(console, escape(error.hint))
@@ -149,7 +149,7 @@ def print_error(error: RirError, who: str = "") -> None:
 
 def print_comparison(comparison: Comparison) -> None:
     """Print the arms, controls and baselines with intervals, and the verdict."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     if not console.is_terminal:
         console.width = max(console.width, _WIDE)
     print_table(comparison, console)
@@ -180,7 +180,7 @@ def _changes(arm: str, changes: Changes) -> str:
 
 def print_outlook(found: Outlook) -> None:
     """Print what a pilot measured, what it rests on, and what the whole run will probably find."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     if not console.is_terminal:
         console.width = max(console.width, _WIDE)
     print_table(found.comparison, console)
@@ -242,7 +242,7 @@ def _print(console: Console, text: str) -> None:
 def print_demo(comparison: Comparison, arm: str, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     """Print what a run of the demo measured, in 80 columns: the table, warnings, the verdict, and a test row that an
     arm won by reasoning. `rows` holds the predictions of `qa` and of that arm, for the same texts."""
-    console = Console(highlight=False, width=_NARROW)
+    console = Console(highlight=False, emoji=False, width=_NARROW)
     console.print()
     print_table(comparison, console)
     arms = [entry for entry in comparison.entries if entry.kind != "baseline"]
@@ -287,7 +287,7 @@ def print_prompts(prompts: Iterable[Mapping[str, Any]]) -> None:
 
 def print_augmentation(stats: Mapping[str, Any]) -> None:
     """Print how many rows of each label were kept, why others were not, and what the reasonings give away."""
-    console, train = Console(highlight=False), stats["train"]
+    console, train = Console(highlight=False, emoji=False), stats["train"]
     console.print(f"{train['kept']:,} of {train['rows']:,} training rows have a reasoning.")
     table = Table()
     table.add_column("label")

@@ -120,7 +120,7 @@ def calibrate(scores: ClassifierScores, rows: EvaluationRows, wanted_accuracy: f
     if len(truth) < FEWEST_TO_CALIBRATE:
         modes: tuple[AnswerMode, ...] = get_args(AnswerMode)
         none = None if wanted_accuracy is None else dict.fromkeys(modes, AnswerThreshold(NO_ANSWER, 0))
-        return Calibration(rows=len(truth), answer_from=none)
+        return Calibration(answer_from=none)
     log_probabilities = {way: scored.log_probabilities for way, scored in scores.validation.items()}
     shares = None if rows.shares is None else rows.shares[0]
     fitted = {way: fit_temperature(values, truth, shares) for way, values in log_probabilities.items()}

@@ -14,6 +14,7 @@ from rir_mlx.guide.first_recipe import ENCODING, ModelChoice, ScannedTable
 from rir_mlx.guide.planning import Sizes
 from rir_mlx.guide.table.labels import LabelFacts, label_examples
 from rir_mlx.progress import counted, shortened
+from rir_mlx.prompting.arms import examples_of
 from rir_mlx.recipe.loading import name_from
 from rir_mlx.recipe.schema import Recipe
 from rir_mlx.recipe.values import ENOUGH_OWN_REASONINGS
@@ -206,7 +207,9 @@ def _training_rows(table: ScannedTable, recipe: Recipe) -> int:
     sizes = {"validation": data.val_size, "test": data.test_size}
     carved = [part for part in sizes if getattr(data, part) is None]
     rows = [row for part in ("train", *carved) for row in parts.get(part, ())]
-    known = sum(row.label in table.facts.counts for row in rows)
+    named, labels = set(table.facts.counts), table.material.labels_of
+    kept = [row for row in rows if named.issuperset(labels(row))]
+    known = examples_of(kept)  # of which a row with a divided label gives several
     left = known - sum(int(size if size >= 1 else size * known) for size in (sizes[part] for part in carved))
     return max(1, min(left, data.max_samples or left))
 

@@ -212,7 +212,7 @@ class TrainingSection(Section):
     @model_validator(mode="after")
     def _one_length(self) -> Self:
         if self.epochs is not None and self.iters is not None:
-            raise ValueError("give epochs or iters, not both")
+            raise ValueError("give epochs or iters, not both: set the other one to null")
         return self
 
 

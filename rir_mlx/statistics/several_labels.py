@@ -17,7 +17,7 @@ from rir_mlx.statistics.metrics import LabelMetrics, metric_interval, share_of
 SET_METRICS = ("micro_f1", "macro_f1", "jaccard")
 EVEN = 0.5
 """The threshold of a label for which none is fitted: it is given where it is likelier than not."""
-FEWEST_TO_FIT = 5
+FEWEST_TO_FIT = 10
 """Validation rows with a label; with fewer, its threshold is not fitted."""
 
 BoolArray = NDArray[np.bool_]
@@ -29,11 +29,12 @@ def label_probabilities(probabilities: FloatArray, members: BoolArray) -> FloatA
 
 
 def fit_thresholds(probabilities: FloatArray, truth: BoolArray) -> FloatArray:
-    """For each label the threshold from which on it is given, such that its F1 on validation rows is highest, from
-    `probabilities` and `truth` [n, labels]. Of ties the one nearest to 0.5 (Lipton et al. 2014, arXiv:1402.1892: the
-    best threshold is at most 0.5; on few rows it may come out higher). It lies halfway between two probabilities.
+    """For each label the threshold from which on it is given, from `probabilities` and `truth` [n, labels] of the
+    validation rows: of those whose F1 there is less than a row's worth below the highest, the one nearest to 0.5. What
+    a single row decides is chance. (The best threshold is half the highest F1, so at most 0.5: Lipton et al. 2014,
+    arXiv:1402.1892.) It lies halfway between two probabilities.
 
-    A label with fewer than five rows keeps 0.5."""
+    A label with fewer than ten rows keeps 0.5."""
     return np.array([_threshold(own, has) for own, has in zip(probabilities.T, truth.T, strict=True)])
 
 
@@ -46,7 +47,7 @@ def _threshold(probability: FloatArray, has: BoolArray) -> float:
     scores = 2 * hits / (given + has.sum())
     below = np.concatenate([[0.0], values[:-1]])
     between = np.where((below < EVEN) & (values >= EVEN), EVEN, (below + values) / 2)
-    best = np.flatnonzero(scores > scores.max() - 1e-12)
+    best = np.flatnonzero(scores > scores.max() - 1 / has.sum() + 1e-12)
     return float(between[best][np.abs(between[best] - EVEN).argmin()])
 
 

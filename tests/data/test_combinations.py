@@ -176,3 +176,9 @@ def test_check_refuses_what_a_run_refuses_and_names_another_separator(tmp_path: 
     assert "1,830 combinations; at most 1,000" in found["refused data"]
     piped = write_csv(tmp_path / "b.csv", [("a", "x|y"), ("b", "x"), ("c", "y;x")] * 3)
     assert "set data.label_separator to `|`" in findings(piped, **SEVERAL)["combined labels"]
+
+
+def test_a_word_for_no_label_is_no_missing_one(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "a.csv", [*ROWS, ("nothing", "none")] * 3)
+    assert "doubtful label" not in findings(path, **SEVERAL)
+    assert "doubtful label" in findings(write_csv(tmp_path / "b.csv", [("a", "none"), ("b", "x"), ("c", "y")] * 3))

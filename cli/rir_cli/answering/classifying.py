@@ -325,7 +325,8 @@ def _classify_text(session: _Session, text: str) -> None:
             "numbers above are a guess."
         )
     if form.abstains(prediction):
-        progress.warn(f"No label reaches the threshold of {form.threshold:g}.")
+        what = "No label" if prediction.singly is None else "No combination of labels"
+        progress.warn(f"{what} reaches the threshold of {form.threshold:g}.")
 
 
 def _classify_lines(session: _Session, chunks: Iterable[Sequence[str]], total: int | None) -> None:

@@ -81,7 +81,7 @@ def print_bench(found: Bench) -> None:
     from rir_mlx.speed.bench import TASKS
     from rir_mlx.speed.chips import usual
 
-    limits, console = found.limits, Console(highlight=False)
+    limits, console = found.limits, Console(highlight=False, emoji=False)
     console.width = console.width if console.is_terminal else max(console.width, 120)
     random = ", random weights of its shape" if found.random_weights else ""
     console.print(escape(f"{found.device} ({found.machine}); {found.model}{random}, {limits.dtype}"))

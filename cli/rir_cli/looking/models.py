@@ -39,7 +39,7 @@ def models(json: JsonOption = False) -> None:
     if json:
         print_json({"memory": memory, "models": [asdict(model) for model in found]})
         return
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     console.width = console.width if console.is_terminal else max(console.width, 100)
     title = f"Base models; this machine has {memory_size(memory)}"
     if console.width < max(len(model.name) for model in found) + _BESIDE_NAMES:

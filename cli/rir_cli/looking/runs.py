@@ -48,7 +48,7 @@ def runs(runs: RunsOption = RUNS, json: JsonOption = False) -> None:
     for run in found:
         written = run.written[:16].replace("T", " ")
         table.add_row(escape(run.name), escape(_arms(run)), written, memory_size(run.size))
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     console.width = console.width if console.is_terminal else max(console.width, 100)
     console.print(table)
 
@@ -93,7 +93,7 @@ def _print_pair(pair: RunPair) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     table = Table(title=f"{pair.shared:,} test rows in both")
     for name in ("", f"1: {pair.first}", f"2: {pair.second}", "2 - 1, points"):
         table.add_column(escape(name), justify="left" if name == "" else "right", overflow="fold", no_wrap=name == "")

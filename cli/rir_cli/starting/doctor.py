@@ -25,7 +25,7 @@ def doctor(backend: BackendOption = None, offline: OfflineOption = False, json: 
     from rir_mlx.guide.doctor import examine, worst
     from rir_mlx.hub_access import without_network
 
-    checks, console = [], Console(highlight=False)
+    checks, console = [], Console(highlight=False, emoji=False)
     with without_network(offline):
         for check in examine(backend=backend or "auto", offline=offline):
             checks.append(check)

@@ -139,8 +139,8 @@ def _labels_settled(table: ScannedTable, *, asks: bool) -> ScannedTable:
     from rir_mlx.guide import drafting, first_recipe
 
     if table.labels_are:
-        how = "are votes" if "soft_labels" in table.labels_are else "may be several a text"
-        _say(f"They {how}, because {drafting.labels_are_text(table)}.")
+        how = "Labels are votes" if "soft_labels" in table.labels_are else "A text may have several labels"
+        _say(f"{how}, because {drafting.labels_are_text(table)}.")
     if not table.facts.strays:
         return table
     strays = drafting.strays_text(table.facts)
@@ -183,7 +183,7 @@ def _print_rows(audit: Audit, target: Path) -> None:
     """The labels, and what the audit found, in a line each."""
     from rich.console import Console
 
-    print_labels(Console(highlight=False), audit)
+    print_labels(Console(highlight=False, emoji=False), audit)
     for finding in audit.findings:
         _say(f"{finding.severity}: {finding.what}")
     if audit.findings:

@@ -231,6 +231,7 @@ def _several_lines(shown: Sequence[EntryResult]) -> list[tuple[str, list[str]]]:
     program prints, how well its labels are found."""
     found = [entry.several.likeliest for entry in shown if entry.several]
     sets = {"micro_f1": "micro-F1", "macro_f1": "macro-F1", "jaccard": "Jaccard"}
+    sets = {key: f"{name} of the likeliest combination" for key, name in sets.items()}
     return [
         *_metric_lines(shown, {"accuracy": "all labels right"}),
         *((name, [_metric("macro_f1", getattr(each, key)) for each in found]) for key, name in sets.items()),

@@ -275,8 +275,9 @@ def _uneven(train: Counter[str], test: Counter[str], *, several: bool) -> Iterat
             "note",
             len(train),
             f"uneven labels: {balance.largest} has {balance.ratio:,.0f} times the training rows of {balance.smallest}",
-            "Read macro-F1 beside "
-            + ("micro-F1." if alone is None else f"accuracy: always {balance.largest} is correct in {alone:.1%}."),
+            "Read macro-F1 beside the other figures."
+            if alone is None
+            else f"Read macro-F1 beside accuracy: always {balance.largest} is correct in {alone:.1%}.",
             {"ratio": balance.ratio} | ({} if alone is None else {"majority": alone}),
         )
 

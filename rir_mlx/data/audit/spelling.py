@@ -35,7 +35,7 @@ def check_spellings(counts: Mapping[str, Counter[str]], material: Material) -> I
             "Spell them alike if they are one label; they are trained as different ones.",
         )
     for name in doubtful(totals):
-        if name not in named:
+        if name not in named and not (material.several and name.casefold() == "none"):
             yield Finding(
                 "doubtful label",
                 "warning",
