@@ -25,6 +25,7 @@ from rir_mlx.data.tables.sources import read_file, read_tables
 from rir_mlx.data.tables.table import ANY_FORMAT, Table, TableFormat, missing_file, wanted_text
 from rir_mlx.data.tables.text_files import read_lines
 from rir_mlx.errors import DataError
+from rir_mlx.progress import counted
 from rir_mlx.recipe.schema import DataSection, ReasoningSection
 from rir_mlx.types import PARTS, TABLE_SUFFIXES
 
@@ -197,7 +198,8 @@ def together_of(
     for part in ("validation", "test"):
         unseen = Counter({name: count for name, count in of_part.get(part, {}).items() if name not in of_part["train"]})
         if unseen:
-            notes.append(f"{part}: {unseen.total():,} rows have labels together that no training row has together")
+            rows_have = f"{counted(unseen.total(), 'row')} {'has' if unseen.total() == 1 else 'have'}"
+            notes.append(f"{part}: {rows_have} labels together that no training row has together")
     return together
 
 

@@ -96,7 +96,7 @@ def test_labels_that_only_a_test_row_has_together_are_answers_and_noted(tmp_path
     train, test = write_csv(tmp_path / "a.csv", ROWS), write_csv(tmp_path / "b.csv", [("x", "login;billing")])
     data = load(train, test=str(test), **SEVERAL)
     assert "billing, login" in data.combinations
-    assert "test: 1 rows have labels together that no training row has together" in data.notes
+    assert "test: 1 row has labels together that no training row has together" in data.notes
 
 
 def test_what_can_be_answered_is_part_of_the_datas_digest(tmp_path: Path) -> None:

@@ -186,7 +186,8 @@ def _finding(comparison: PairedComparison) -> str:
             found = f"On rows like these, this {better} classifier is the better one."
         elif seeds == 1:
             found = f"It is unclear whether the {comparison.second} or the {comparison.first} classifier is better"
-            found += "." if includes else f": McNemar's exact test needs p < {(1 - LEVEL) / comparison.compared:.2g}."
+            plain = includes and comparison.by_seed[0].p_value >= 1 - LEVEL
+            found += "." if plain else f": McNemar's exact test needs p < {(1 - LEVEL) / comparison.compared:.2g}."
         else:
             found = f"Two seeds cannot show how much seeds vary.{_disagreement(comparison)}"
         return (

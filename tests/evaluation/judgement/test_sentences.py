@@ -63,6 +63,9 @@ def test_a_verdict_says_why_an_interval_without_0_does_not_suffice() -> None:
     for compared, needed in ((1, ""), (2, "better: McNemar's exact test needs p < 0.025.")):
         text = verdict(PairedComparison("qa", "qra", 300, Interval(0.047, 0.002, 0.091), (seed,), compared=compared))
         assert ("It is unclear" in text, needed in text) == (compared > 1, True)
+    wide = Interval(-0.04, -0.08, 0.0003)  # and yet p = 0.033, as of one comparison
+    text = verdict(PairedComparison("qa", "qar", 500, wide, (SeedComparison(-0.04, 30, 50, 0.033),), compared=2))
+    assert "better: McNemar's exact test needs p < 0.025." in text
 
 
 def test_mcnemars_test_says_who_gained() -> None:
