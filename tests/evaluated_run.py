@@ -34,6 +34,11 @@ def make_evaluated_run(folder: Path, model: Path) -> None:
     triples = [{"question": f"how is {t}?", "answer": label, "reasoning": f"because {t}"} for t, label in texts]
     (folder / "triples.jsonl").write_text("".join(json.dumps(triple) + "\n" for triple in triples), encoding="utf-8")
     (folder / "small.yaml").write_text(SHARED.format(tiny=model), encoding="utf-8")
+    run_all_in(folder)
+
+
+def run_all_in(folder: Path) -> None:
+    """Every stage of `small.yaml` in that folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         stages.run_all(opened("small.yaml"))

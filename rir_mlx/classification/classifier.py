@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rir_mlx.backends.base import Model
 from rir_mlx.classification.scores import LabelScores, Prediction
@@ -74,10 +76,14 @@ class Classifier(LabelScorer):
         ]
         return self._with_labels(found, probabilities, way) if self.task.combinations else found
 
+    @cached_property
+    def _members(self) -> NDArray[np.bool_]:
+        """[answers, labels] which labels each answer holds."""
+        return holds(self.task.names, list(self.task.labels))
+
     def _with_labels(self, found: Sequence[Prediction], probabilities: FloatArray, way: Way) -> list[Prediction]:
         """The predictions of texts that may have several labels, with each that is likely enough."""
-        single = list(self.task.labels)
-        members = np.array(holds(self.task.names, single))
+        single, members = list(self.task.labels), self._members
         chances = label_probabilities(probabilities, members)
         given = answered_sets(probabilities, members, self.calibration.thresholds(way, single))
         return [

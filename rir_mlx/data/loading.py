@@ -206,7 +206,7 @@ def together_of(
 def label_counts(section: DataSection, rows: Rows) -> Counter[str]:
     """How many rows have each label."""
     if section.soft_labels:
-        return Counter(label for row in rows for label, _ in row.shares or ((row.label, 1.0),))
+        return Counter(label for row in rows for label, _ in row.divided)
     several = section.label_separator is not None
     return Counter(label for name in rows.labels() for label in (parts_of(name) if several else (name,)))
 

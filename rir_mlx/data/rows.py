@@ -32,6 +32,11 @@ class Row:
     id: str = field(default="", compare=False, repr=False)
     shares: Shares = ()
 
+    @property
+    def divided(self) -> Shares:
+        """The row's labels with their shares: where the label is not divided, the label with all."""
+        return self.shares or ((self.label, 1.0),)
+
 
 @dataclass(frozen=True, slots=True)
 class Triple:

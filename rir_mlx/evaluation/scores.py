@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rir_mlx.classification.scores import LabelScores
+from rir_mlx.data.labels.combinations import holds
 from rir_mlx.data.rows import Row
 from rir_mlx.evaluation.schema import Faithfulness
 from rir_mlx.prompting.prompts import answers_twice
@@ -40,7 +42,6 @@ class EvaluationRows:
     leaked      how many test rows are such copies
     conflicting how many test rows have a text with two labels
     single      where a text may have several labels, these, of which the answers are combinations
-    members     [answers, single] which of them each answer holds
     shares      where labels are distributions, these: [validation rows, labels] and [test rows, labels]
     """
 
@@ -51,8 +52,12 @@ class EvaluationRows:
     leaked: int = 0
     conflicting: int = 0
     single: Sequence[str] = ()
-    members: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.bool_))
     shares: tuple[FloatArray, FloatArray] | None = None
+
+    @cached_property
+    def members(self) -> NDArray[np.bool_]:
+        """[answers, single] which labels each answer holds."""
+        return holds(self.labels, self.single)
 
     @property
     def compared(self) -> NDArray[np.bool_]:
@@ -65,7 +70,7 @@ def distributions(rows: Sequence[Row], labels: Sequence[str]) -> FloatArray:
     place = {label: column for column, label in enumerate(labels)}
     found = np.zeros((len(rows), len(labels)))
     for number, row in enumerate(rows):
-        for label, share in row.shares or ((row.label, 1.0),):
+        for label, share in row.divided:
             found[number, place[label]] = share
     return found
 

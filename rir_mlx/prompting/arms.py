@@ -103,7 +103,7 @@ def training_examples(
     def lessons() -> Iterator[list[Lesson]]:
         for row in rows:
             if row.reasoning is not None or not reasons_first(arm) or answers_twice(arm):
-                for label, share in row.shares or ((row.label, 1.0),):
+                for label, share in row.divided:
                     yield list(_lessons(codec, task, (row, label, share), arm, options))
 
     found = encode_examples(codec, lessons(), task.max_seq_length)
@@ -112,7 +112,7 @@ def training_examples(
 
 def examples_of(rows: Iterable[Row]) -> int:
     """How many examples rows become: one for each label of a row."""
-    return sum(len(row.shares) or 1 for row in rows)
+    return sum(len(row.divided) for row in rows)
 
 
 def _lessons(

@@ -110,7 +110,7 @@ def _given(
 ) -> Iterator[dict[str, list[str]]]:
     single = context.data.single
     even = np.full(len(single), EVEN)
-    members = np.array(holds(context.data.names, single))
+    members = holds(context.data.names, single)
     for has in answered_sets(probabilities, members, even if thresholds is None else thresholds):
         yield {"given": [label for label, held in zip(single, has, strict=True) if held]}
 

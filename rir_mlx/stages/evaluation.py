@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from rir_mlx import __version__
 from rir_mlx.augmentation.augmented_rows import read_stats
 from rir_mlx.backends.processes import run_on_main
-from rir_mlx.data.labels.combinations import holds
 from rir_mlx.errors import UserError
 from rir_mlx.evaluation.cleaning import row_faults
 from rir_mlx.evaluation.comparison import choose_arm, compare_entries
@@ -146,7 +145,6 @@ def _evaluation_rows(context: Context) -> EvaluationRows:
         leaked=int(faults.leaked.sum()),
         conflicting=int(faults.conflicting.sum()),
         single=data.single,
-        members=np.array(holds(data.names, data.single), dtype=np.bool_),
         shares=(distributions(data.validation, data.names), distributions(test, data.names)) if soft else None,
     )
 

@@ -13,7 +13,6 @@ from rir_mlx.classification.classifier import Classifier
 from rir_mlx.classification.loading import load_classifier
 from rir_mlx.classification.scores import LabelScores
 from rir_mlx.classification.scoring import PredictOptions
-from rir_mlx.data.labels.combinations import holds
 from rir_mlx.data.splits import nested_part
 from rir_mlx.evaluation.schema import Faithfulness, Probe
 from rir_mlx.evaluation.score_cache import OtherFormatError, ScoreCache, TimedScores
@@ -124,10 +123,9 @@ def calibrate_arm(context: Context, arm: Arm) -> None:
     labels, single = context.data.names, context.data.single
     truth = np.array([labels.index(row.label) for row in rows], dtype=np.int64)
     nothing = np.array([], dtype=np.int64)
-    members = np.array(holds(labels, single), dtype=np.bool_)
     shares = (distributions(rows, labels), distributions((), labels)) if context.recipe.data.soft_labels else None
     clean = nothing.astype(bool)
-    known = EvaluationRows(labels, truth, nothing, clean, single=single, members=members, shares=shares)
+    known = EvaluationRows(labels, truth, nothing, clean, single=single, shares=shares)
     measured = ClassifierScores(main_way, scores, {}, {})
     _store(context, arm, seed, calibrate(measured, known, context.recipe.evaluate.wanted_accuracy))
 

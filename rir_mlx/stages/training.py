@@ -279,7 +279,7 @@ def _arm_examples(context: Context, arm: Arm, part: str, seed: int, percent: int
     if context.recipe.classifier.class_weight == "balanced":
         counts: dict[str, float] = defaultdict(float)
         for row in context.data.train:
-            for label, share in row.shares or ((row.label, 1.0),):
+            for label, share in row.divided:
                 counts[label] += share
         weights = {label: len(context.data.train) / (len(counts) * count) for label, count in counts.items()}
     options = LearningOptions(weights, context.recipe.classifier.wrong_first, seed)

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import command
-from evaluated_run import export_of, kept, lines_of, opened, reopened_export
+from evaluated_run import export_of, kept, lines_of, opened, reopened_export, run_all_in
 from processes import made_once
 from rir_cli.answering.serving import served
 from rir_convert.cards.card import _table
 from sklearn.metrics import f1_score, jaccard_score
 
-from rir_mlx import RirClassifier, pipeline
+from rir_mlx import RirClassifier
 from rir_mlx.backends.base import Backend
 from rir_mlx.classification.classifier import Classifier
 from rir_mlx.classification.loading import load_classifier
@@ -54,9 +54,7 @@ def make_run(folder: Path, model: Path) -> None:
         "augment: {max_tokens: 24}\nevaluate: {max_reasoning_tokens: 24}\n",
         encoding="utf-8",
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        pipeline.run("small.yaml", offline=True)
+    run_all_in(folder)
 
 
 @pytest.fixture(scope="session")

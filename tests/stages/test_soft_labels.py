@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import command
-from evaluated_run import kept, lines_of, opened
+from evaluated_run import kept, lines_of, opened, run_all_in
 from processes import made_once
 from scipy.optimize import minimize_scalar
 
@@ -172,9 +172,7 @@ def make_run(folder: Path, model: Path) -> None:
         "reasoning: {source: null}\nclassifier: {epochs: 1, seeds: [0, 3], arms: [qa]}\n",
         encoding="utf-8",
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        pipeline.run("small.yaml", offline=True)
+    run_all_in(folder)
 
 
 @pytest.fixture(scope="session")

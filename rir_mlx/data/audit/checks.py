@@ -14,7 +14,7 @@ import numpy as np
 from rir_mlx.data.audit.findings import Audit, Balance, Example, Finding, Lengths, Material, Place, Refused, Ruler
 from rir_mlx.data.audit.spelling import check_spellings
 from rir_mlx.data.audit.unusual_characters import unusual_kinds, visible
-from rir_mlx.data.rows import Row, chosen, labels_of
+from rir_mlx.data.rows import Row, chosen
 from rir_mlx.data.same_text import normalised
 from rir_mlx.data.tables.table import advice
 from rir_mlx.errors import did_you_mean
@@ -38,7 +38,8 @@ def audit(material: Material, ruler: Ruler | None = None) -> Audit:
     """Check the rows. Token lengths are counted if there is a ruler."""
     read: dict[str, Sequence[Row]] = {part: material.parts.get(part, ()) for part in PARTS}
     parts = _used(read, material)
-    counts = {part: _counts_of(rows, material) for part, rows in parts.items()}
+    each = {part: material.labels_of_each(rows) for part, rows in parts.items()}
+    counts = {part: Counter(chain.from_iterable(labels)) for part, labels in each.items()}
     order = dict.fromkeys([*material.named, *sorted({label for count in counts.values() for label in count})])
     groups = _same_texts(parts)
     lengths = _measure(parts, ruler) if ruler is not None else None
@@ -69,18 +70,11 @@ def _used(parts: dict[str, Sequence[Row]], material: Material) -> dict[str, Sequ
     """The rows that training uses: where it skips bad rows, none with a label that is not named."""
     if not (material.skips and material.named):
         return parts
-    named, labels = set(material.named), material.labels_of
+    named, each = set(material.named), material.labels_of_each
     return {
-        part: chosen(rows, (place for place, row in enumerate(rows) if named.issuperset(labels(row))))
+        part: chosen(rows, (place for place, labels in enumerate(each(rows)) if named.issuperset(labels)))
         for part, rows in parts.items()
     }
-
-
-def _counts_of(rows: Sequence[Row], material: Material) -> Counter[str]:
-    """How many rows have each label."""
-    if not material.several:
-        return Counter(labels_of(rows))
-    return Counter(chain.from_iterable(map(material.labels_of, rows)))
 
 
 _Entry = tuple[str, Row]
@@ -143,7 +137,7 @@ def _advice(faults: Sequence[Refused]) -> str:
 def _labels_unknown(parts: Mapping[str, Sequence[Row]], material: Material) -> Iterator[Finding]:
     """Labels that a classifier trained on these rows could not give."""
     named, labels = material.named, material.labels_of
-    taught = {label for row in parts["train"] for label in labels(row)}
+    taught = set(chain.from_iterable(material.labels_of_each(parts["train"])))
     if named:
         known_names = set(named)
         odd = [(part, row) for part, rows in parts.items() for row in rows if not known_names.issuperset(labels(row))]

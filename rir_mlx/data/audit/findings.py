@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
 from rir_mlx.data.labels.combinations import parts_of
-from rir_mlx.data.rows import Row
+from rir_mlx.data.rows import Row, labels_of
 from rir_mlx.types import Severity
 
 LABELS_SHOWN = 6
@@ -49,6 +49,10 @@ class Material:
     def several(self) -> bool:
         """Whether a row counts for several labels."""
         return self.combined or self.divided
+
+    def labels_of_each(self, rows: Sequence[Row]) -> Iterator[Sequence[str]]:
+        """The labels of each row; without making the rows, where each has one."""
+        return map(self.labels_of, rows) if self.several else ((label,) for label in labels_of(rows))
 
     def labels_of(self, row: Row) -> Sequence[str]:
         """The row's labels."""

@@ -9,9 +9,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rir_mlx.json_text import literal_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 BETWEEN = ", "
 """Stands between the labels of a combination, as a model writes them."""
@@ -52,9 +56,12 @@ def strata(names: Mapping[str, int]) -> dict[str, str]:
     return {name: min(parts, key=lambda part: (single[part], part)) for name, parts in rare.items()}
 
 
-def holds(names: Iterable[str], labels: Sequence[str]) -> list[list[bool]]:
+def holds(names: Iterable[str], labels: Sequence[str]) -> NDArray[np.bool_]:
     """[names, labels]: whether each combination holds each label."""
-    return [[label in parts for label in labels] for parts in (set(parts_of(name)) for name in names)]
+    import numpy as np
+
+    each = [set(parts_of(name)) for name in names]
+    return np.array([[label in parts for label in labels] for parts in each], dtype=np.bool_)
 
 
 def cells_in(cell: Any, separator: str) -> Iterator[Any]:
