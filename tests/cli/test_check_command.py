@@ -315,3 +315,12 @@ def test_bad_rows_can_be_skipped_and_are_counted(rir: Run, table: Path) -> None:
     (note,) = [note for note in loaded.notes if "left out" in note]
     assert "mine.csv: 3 of 66 rows left out (data.on_bad_rows): " in note
     assert "the text is empty (1)" in note
+
+
+def test_what_reads_like_the_code_of_an_emoji_stays_text(rir: Run, tmp_path: Path) -> None:
+    """A label `:100:` and row 100 of `votes.jsonl:100:` became a picture."""
+    rows = [(f"text {n}", (":100:", "joy")[n % 2]) for n in range(40)]
+    write_csv(tmp_path / "a.csv", rows)
+    out = rir("check", str(tmp_path / "a.csv")).out
+    assert ":100:" in out
+    assert "\N{HUNDRED POINTS SYMBOL}" not in out

@@ -239,3 +239,13 @@ def test_write_report_writes_the_page(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "report.html"
     write_report(path, Comparison.model_validate(a_comparison()), [an_example()])
     assert path.read_text(encoding="utf-8") == page_of(a_comparison(), [an_example()])
+
+
+def test_a_comparison_with_a_baseline_names_the_seeds_of_the_arms() -> None:
+    """A baseline has one seed, and the others of its table were counted instead: 0, 2, 3."""
+    comparison = a_comparison()
+    baseline = comparison["entries"][1] | {"name": "tf-idf", "kind": "baseline", "seeds": [0]}
+    comparison["run"]["seeds"] = [4, 7, 9]
+    page = page_of(comparison | {"entries": [comparison["entries"][0], baseline]})
+    table = page.split("McNemar")[1].split("</table>")[0]
+    assert re.findall(r'<th scope="row">(\d+)</th>', table) == ["4", "7", "9"]

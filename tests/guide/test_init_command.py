@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ import typer
 from commands import LABELS, WORDS, Run, write_csv
 from rir_cli.starting.questions import _some_of, ask_columns
 
+from rir_mlx.data.loading import load_labelled
 from rir_mlx.guide.first_recipe import look_at
+from rir_mlx.prompting.arms import examples_of
 from rir_mlx.recipe.loading import load_recipe
 
 
@@ -259,6 +262,10 @@ def test_labels_that_are_several_or_votes_are_drafted_as_what_they_are(
     assert list(data.labels) == ["anger", "joy"]
     assert data.instruction == question
     assert rows("check", f"{name[0]}.yaml").code == 0
+    counted = re.search(r"steps for ([\d,]+) rows", Path(f"{name[0]}.yaml").read_text(encoding="utf-8"))
+    assert counted is not None
+    learned = examples_of(load_labelled(data, load_recipe(f"{name[0]}.yaml").seed).train)
+    assert abs(int(counted[1]) - learned) <= 3, "the steps are of the examples that there will be"
     Path(f"{name[0]}.yaml").unlink()
     plain = rows("init", name, "--yes", "-s", f"data.{key}={json.dumps(value)}")
     assert plain.code == 0
