@@ -155,7 +155,7 @@ class RirClassifier(TextEstimator):
         given = self.recipe if isinstance(self.recipe, Mapping) else {}
         base = Recipe() if isinstance(self.recipe, Mapping) or self.recipe is None else load_recipe(self.recipe)
         data = base.data if "data" in base.model_fields_set else DataSection(train="rows")
-        for key in ("label_separator", "soft_labels"):
+        for key in ("label_separator", "soft_labels", "no_label"):
             if getattr(data, key) or (given.get("data") or {}).get(key):
                 raise ValueError(f"recipe: fit takes one label a text; `rir-mlx run` trains with data.{key}")
         described = {**data.labels, **(self.descriptions or {})}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -18,6 +18,7 @@ from rir_mlx.types import RUNS, Severity
 if TYPE_CHECKING:
     from rir_mlx.data.audit.findings import Audit, Example, Finding
     from rir_mlx.recipe.schema import Recipe
+    from rir_mlx.stages.opening import OpenOptions
 
 _SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
@@ -62,7 +63,7 @@ def check(
     if rejects is not None and write is None:
         raise UserError("--rejects goes with --write.", hint="Add --write clean.csv.")
     options = open_options(given)
-    recipe = stages.recipe_of_rows(data, options)
+    recipe = _recipe(data, options)
     audit = stages.check(recipe, options.progress)
     if json:
         print_json(_as_json(recipe, audit))
@@ -73,21 +74,40 @@ def check(
         options.progress.say(f"{sorted_out.kept:,} rows → {write}")
         if rejects is not None:
             options.progress.say(f"{sorted_out.rejected:,} rows, each behind its line and what is wrong → {rejects}")
+    following = _next_command(data, recipe, write, options.overrides)
     if findings := audit.of("error", "warning") if strict else audit.of("error"):
         names = ", ".join(finding.name for finding in findings)
         raise UserError(
             f"{'--strict: ' if strict else ''}{counted(len(findings), 'finding')} to fix: {names}.",
-            hint=f"Go on with {write}: {own_name()} {_next_command(data, recipe, write)}" if write else "",
+            hint=f"Go on with {write}: {own_name()} {following}" if write else "",
         )
-    say_next(given, _next_command(data, recipe, write))
+    say_next(given, following)
 
 
-def _next_command(data: str | None, recipe: Recipe, clean: Path | None) -> str:
+def _recipe(data: str | None, options: OpenOptions) -> Recipe:
+    """The recipe whose rows are audited. A table without a recipe is read as `init` would read it."""
+    import json
+
+    from rir_mlx import stages
+    from rir_mlx.guide.first_recipe import reading_keys
+
+    recipe = stages.recipe_of_rows(data, options)
+    table = recipe.data.train.path
+    if data != table or not Path(table).is_file():
+        return recipe
+    keys, said = reading_keys(Path(table), options.overrides)
+    for text in said:
+        options.progress.say(f"note: {text}")
+    found = [f"data.{key}={json.dumps(value, ensure_ascii=False)}" for key, value in keys.items()]
+    return stages.recipe_of_rows(data, replace(options, overrides=(*found, *options.overrides)))
+
+
+def _next_command(data: str | None, recipe: Recipe, clean: Path | None, overrides: Sequence[str]) -> str:
     """What follows upon a check, behind the program's name: a recipe for a table; else a run, on the rows that can be
-    used if they were written."""
+    used if they were written. `overrides` are the keys that the user has set."""
     of_rows = data == recipe.data.train.path  # and not of a recipe or a run
     if of_rows and (table := clean or Path(recipe.data.train.path)).is_file():
-        return shlex.join(["init", str(table)])
+        return shlex.join(["init", str(table), *(word for text in overrides for word in ("-s", text))])
     settings = [f"data.train={clean or data}"] if clean or of_rows else []
     if clean and recipe.data.encoding is not None:
         settings.append("data.encoding=null")  # it is written as UTF-8

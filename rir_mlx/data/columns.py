@@ -49,7 +49,7 @@ _MAY_BE_TEXT = re.compile(
 @dataclass(frozen=True)
 class Column:
     """A column to find: what it holds, the key that names it, and the name given there, if any. `more` are the names of
-    further columns that are joined to it."""
+    further columns that are read together with it."""
 
     role: Role
     key: str
@@ -57,11 +57,11 @@ class Column:
     more: tuple[str, ...] = ()
 
     @classmethod
-    def of_texts(cls, key: str, names: str | Sequence[str] | None) -> Column:
-        """The column of the text, or several that are one text together."""
+    def of(cls, role: Role, key: str, names: str | Sequence[str] | None) -> Column:
+        """A column, or several that are one text together, or that say a row's label together."""
         if names is None or isinstance(names, str):
-            return cls("text", key, names)
-        return cls("text", key, names[0], tuple(names[1:]))
+            return cls(role, key, names)
+        return cls(role, key, names[0], tuple(names[1:]))
 
 
 def taken_apart(columns: Sequence[Column]) -> list[Column]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rir_mlx.data.cells import checked_text
 from rir_mlx.data.columns import Column
-from rir_mlx.data.labels.combinations import MOST_COMBINATIONS, combinations_of, parts_of
+from rir_mlx.data.labels.combinations import BETWEEN, MOST_COMBINATIONS, combinations_of, parts_of
 from rir_mlx.data.labels.spelling import Spellings
 from rir_mlx.data.row_reading import RowRules, collect, read_rows, triple_reader
 from rir_mlx.data.rows import Row, Rows, Triple
@@ -135,8 +135,8 @@ def format_of(section: DataSection | ReasoningSection) -> TableFormat:
 def columns_of(section: DataSection, part: str) -> list[Column]:
     """The columns that a part of the labelled data has."""
     columns = [
-        Column.of_texts("data.text_column", section.text_column),
-        Column("label", "data.label_column", section.label_column),
+        Column.of("text", "data.text_column", section.text_column),
+        Column.of("label", "data.label_column", section.label_column),
     ]
     if section.reasoning_column is None or part == "test":
         return columns
@@ -177,16 +177,20 @@ def row_rules(
     section: DataSection, labels: Mapping[str, str], spellings: Spellings, *, lenient: bool = False
 ) -> RowRules:
     """How the section's rows are read."""
-    return RowRules(labels, spellings, lenient, section.label_separator, section.soft_labels)
+    ways = (section.several, section.label_separator, section.soft_labels, section.no_label)
+    return RowRules(labels, spellings, lenient, *ways)
 
 
 def together_of(
     section: DataSection, labels: Mapping[str, str], rows: Mapping[str, Rows], notes: list[str]
 ) -> tuple[str, ...]:
-    """What texts that may have several labels can be answered with. Raises DataError if there are too many."""
-    if section.label_separator is None:
+    """What texts that may have several labels can be answered with. Where each row has one of several columns marked,
+    these are ordinary labels. Raises DataError if there are too many."""
+    if not section.several:
         return ()
     of_part = {part: Counter(found.labels()) for part, found in rows.items()}
+    if section.label_separator is None and not any(BETWEEN in name for counts in of_part.values() for name in counts):
+        return ()
     together = combinations_of((name for counts in of_part.values() for name in counts), labels)
     if len(together) > MOST_COMBINATIONS:
         raise DataError(
@@ -207,8 +211,7 @@ def label_counts(section: DataSection, rows: Rows) -> Counter[str]:
     """How many rows have each label."""
     if section.soft_labels:
         return Counter(label for row in rows for label, _ in row.divided)
-    several = section.label_separator is not None
-    return Counter(label for name in rows.labels() for label in (parts_of(name) if several else (name,)))
+    return Counter(label for name in rows.labels() for label in (parts_of(name) if section.several else (name,)))
 
 
 def check_labels(section: DataSection, labels: Mapping[str, str], rows: Rows) -> Iterator[str]:

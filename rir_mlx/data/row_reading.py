@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 from rir_mlx.data.cells import checked_text, optional_text
+from rir_mlx.data.labels.columns_of_labels import LabelCells
 from rir_mlx.data.labels.combinations import BETWEEN, cells_in, combination
 from rir_mlx.data.labels.distributions import Shares, main_label, shares_of
 from rir_mlx.data.labels.spelling import Spellings, label_of, spelling_of
 from rir_mlx.data.rows import Row, RowColumns, Rows, Triple
-from rir_mlx.data.tables.table import RECIPE_DATA, Fault, Table, advice, refuse
+from rir_mlx.data.tables.table import NONE_MARKED, RECIPE_DATA, Fault, Table, advice, refuse
 from rir_mlx.errors import did_you_mean
 from rir_mlx.types import OnBadRows
 
@@ -34,14 +36,17 @@ class _UnknownLabelError(ValueError):
 @dataclass(frozen=True)
 class RowRules:
     """How rows are read. `known` are the labels that there may be, if any; another one is a fault unless `lenient`.
-    `spellings` collects how each label is spelled. `separator` stands between the labels of a text, if it may have
-    several. `soft`: a label may be a distribution."""
+    `spellings` collects how each label is spelled. `several`: a text may have several labels, in one cell with
+    `separator` between them, or in columns. `soft`: a label may be a distribution. `no_label` is the label of a text
+    that has none, if such rows are used."""
 
     known: Mapping[str, str]
     spellings: Spellings
     lenient: bool = False
+    several: bool = False
     separator: str | None = None
     soft: bool = False
+    no_label: str | None = None
 
 
 def _prefixes(tables: Sequence[Table], part: str) -> list[str]:
@@ -54,7 +59,13 @@ def _row_reader(table: Table, prefix: str, rules: RowRules) -> Reader[Row]:
     known, hints, classes = rules.known, dict[str, str](), table.class_names[1]
     seen = dict[Any, _Cell]()  # a label comes again and again
 
+    @cache
+    def says_no() -> bool:
+        return any(cells.says_no for cells in table.cells[1])
+
     def cell_of(value: Any) -> _Cell:
+        if isinstance(value, LabelCells):
+            return _read_cell(_of_columns(value, rules, says_no), rules, classes)
         key = (type(value), value) if isinstance(value, Hashable) else None
         if key is not None and (found := seen.get(key)) is not None:
             return found
@@ -92,21 +103,38 @@ class _Cell(NamedTuple):
 
 def _read_cell(value: Any, rules: RowRules, classes: tuple[str, ...] | None) -> _Cell:
     """Raises ValueError if the cell holds no label."""
+    if rules.no_label is not None and (value is None or not (value.strip() if isinstance(value, str) else True)):
+        value = rules.no_label
     if rules.soft and (shares := shares_of(value, rules.known)) is not None:
         certain = len(shares) == 1
         return _Cell(main_label(shares), () if certain else tuple(shares.items()), {label: label for label in shares})
-    parts = [value] if rules.separator is None else _several(value, rules.separator)
+    parts = _several(value, rules) if rules.several else [value]
     spelled = {label_of(part, rules.known, classes): spelling_of(part) for part in parts}
-    if rules.separator is not None and (odd := next((label for label in spelled if BETWEEN in label), None)):
+    if rules.several and (odd := next((label for label in spelled if BETWEEN in label), None)):
         raise ValueError(f"the label {odd!r} holds a comma, which stands between labels")
     return _Cell(next(iter(spelled)) if len(spelled) == 1 else combination(spelled), (), spelled)
 
 
-def _several(cell: Any, separator: str) -> Sequence[Any]:
+def _of_columns(cells: LabelCells, rules: RowRules, says_no: Callable[[], bool]) -> Any:
+    """What the label columns of a row say, as one cell would say it. `says_no`: whether the table marks also what does
+    not hold; then a row without any mark is not labelled."""
+    if cells.is_blank and (rules.soft or says_no()):
+        raise ValueError("no label: nothing stands in any of the label columns")
+    found = cells.votes(rules.known) if rules.soft else cells.marked()
+    if any(found.values()) if isinstance(found, dict) else found:
+        return found
+    if rules.no_label is None:
+        raise ValueError(NONE_MARKED)
+    return rules.no_label
+
+
+def _several(cell: Any, rules: RowRules) -> Sequence[Any]:
     """The labels in a cell. Raises ValueError if there is none: none may hold, or none be known."""
-    if parts := list(cells_in(cell, separator)):
+    if parts := list(cells_in(cell, rules.separator)):
         return parts
-    raise ValueError("no label (where none holds, write a word for that, such as `none`)")
+    if rules.no_label is not None:
+        return [rules.no_label]
+    raise ValueError("no label (where none holds, write a word for that, such as `none`, or set data.no_label)")
 
 
 def _answer(value: Any, classes: tuple[str, ...] | None) -> str:

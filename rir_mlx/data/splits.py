@@ -47,7 +47,7 @@ def _shares(counts: Mapping[str, int], total: int, *, at_least: int = 0, spare: 
 
 def strata_of(section: DataSection, rows: Rows) -> Mapping[str, str]:
     """What labels are drawn as, where that is another one: rare combinations of labels are, with one of them."""
-    return {} if section.label_separator is None else combinations.strata(Counter(rows.labels()))
+    return combinations.strata(Counter(rows.labels())) if section.several else {}
 
 
 def draw_rows(

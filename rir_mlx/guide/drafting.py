@@ -73,10 +73,10 @@ def _set_columns(draft: Draft, table: ScannedTable) -> None:
     if table.encoding:
         draft.set("data.encoding", table.encoding, f"Chosen because {ENCODING}.")
     draft.set("data.text_column", table.text.value, f"Chosen because {table.text.reason}.")
-    draft.set("data.label_column", table.label.column, f"Chosen because {table.label.reason}.")
-    if table.labels_are:
-        [(key, value)] = table.labels_are.items()
-        draft.set(f"data.{key}", value, f"Chosen because {labels_are_text(table)}.")
+    draft.set("data.label_column", table.label.value, f"Chosen because {table.label.reason}.")
+    for key, value in table.labels_are.items():
+        why = "Some texts have none of the labels." if key == "no_label" else f"Chosen because {table.labels_reason}."
+        draft.set(f"data.{key}", value, why)
     if table.reasoning:
         draft.set("data.reasoning_column", table.reasoning.column, f"Chosen because {table.reasoning.reason}.")
 
@@ -92,19 +92,11 @@ def _set_labels(draft: Draft, table: ScannedTable, descriptions: Mapping[str, st
             for label, rows in facts.counts.items()
             if not descriptions.get(label)
         }
-    named = table.label.column.replace("_", " ")
+    named = "label" if table.label.more else table.label.column.replace("_", " ")
     question = f"Which {named} fits the text?"
-    if "label_separator" in table.labels_are:
+    if "label_separator" in table.labels_are or (table.label.more and "soft_labels" not in table.labels_are):
         question = f"Which {named if named.endswith('s') else f'{named}s'} fit the text?"
     draft.set("data.instruction", question, "<- Make it yours.")
-
-
-def labels_are_text(table: ScannedTable) -> str:
-    """Why a row's label is read as several, or as votes."""
-    if "soft_labels" in table.labels_are:
-        return "labels are objects, with votes or probabilities"
-    mark = table.labels_are["label_separator"]
-    return f"labels are {'lists, or ' if mark == ',' else ''}combined with {mark!r}"
 
 
 def strays_text(facts: LabelFacts) -> str:

@@ -6,7 +6,9 @@ The caller asks what only the user knows, and passes it on.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import shlex
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,15 +17,17 @@ from rir_mlx import hub_access
 from rir_mlx.data.audit.findings import Material
 from rir_mlx.data.audit.scan import scan_sources
 from rir_mlx.data.audit.several_labels import reading_of
-from rir_mlx.data.columns import usually_named
+from rir_mlx.data.columns import Role, usually_named
 from rir_mlx.data.loading import format_of
 from rir_mlx.data.rows import Row
+from rir_mlx.data.tables.table import NONE_MARKED
 from rir_mlx.data.tables.text_files import OtherEncoding
 from rir_mlx.errors import DataError, UserError
 from rir_mlx.guide.models import EMBEDDED_MODEL, BaseModel, default_model, fitting, models_here, named_model
 from rir_mlx.guide.table.columns import (
     Guess,
     TableColumns,
+    columns_of_labels,
     guess_reasoning,
     guess_text,
     headline_of,
@@ -99,6 +103,23 @@ class ScannedTable:
         return [row for part in self.material.parts.values() for row in part]
 
     @property
+    def labels_reason(self) -> str:
+        """Why a row's label is read as several, or as votes."""
+        if self.label.more:
+            held = "votes, probabilities, or each person's labels" if "soft_labels" in self.labels_are else "marks"
+            return f"the columns hold {held}"
+        if "soft_labels" in self.labels_are:
+            return "labels are objects, with votes or probabilities"
+        mark = self.labels_are["label_separator"]
+        return f"labels are {'lists, or ' if mark == ',' else ''}combined with {mark!r}"
+
+    @property
+    def labels_are_said(self) -> str:
+        """How a row's label is read, and why."""
+        how = "Labels are votes" if "soft_labels" in self.labels_are else "A text may have several labels"
+        return f"{how}, because {self.labels_reason}"
+
+    @property
     def bad_rows(self) -> int:
         """Rows that cannot be used, misspelt labels included."""
         refused = {(fault.file, fault.number) for fault in self.material.refused if fault.number}
@@ -119,44 +140,58 @@ def look_at(path: Path, overrides: Sequence[str] = ()) -> TableLook:
         encoding = error.encoding
         table = read_columns(path, replace(format_of(section), encoding=encoding))
     named = section.text_column
-    named = (named,) if isinstance(named, str) else named
-    text = Guess(named[0], _NAMED, tuple(named[1:])) if named else guess_text(table)
+    text = _named(named) if named else guess_text(table)
     headline = headline_of(table, text.column) if text and not named else None
     taken = {*(text.columns if text else ()), *((headline,) if headline else ())}
-    labels = [Guess(section.label_column, _NAMED)] if section.label_column else label_columns(table, taken)
-    taken |= {guess.column for guess in labels[:1]}
+    labels = [_named(section.label_column)] if section.label_column else _label_guesses(table, taken)
+    taken |= {name for guess in labels[:1] for name in guess.columns}
     reasoning = None if section.reasoning_column else guess_reasoning(table, taken)
     return TableLook(path, table, text, labels, reasoning, tuple(overrides), encoding, headline)
 
 
-def scan(look: TableLook, text: Sequence[str] = (), label: str | None = None) -> ScannedTable:
+def _named(columns: str | Sequence[str]) -> Guess:
+    """Columns that the user named."""
+    first, *more = (columns,) if isinstance(columns, str) else columns
+    return Guess(first, _NAMED, tuple(more))
+
+
+def _label_guesses(table: TableColumns, taken: Collection[str]) -> list[Guess]:
+    """What may be the label: a column, or several that say it together where none has a usual name."""
+    single = label_columns(table, taken)
+    if len(single) == 1 or (together := columns_of_labels(table, taken)) is None:
+        return single
+    return [together] if {guess.column for guess in single} <= set(together.columns) else single
+
+
+def scan(look: TableLook, text: Sequence[str] = (), label: Sequence[str] = ()) -> ScannedTable:
     """Read all rows and their labels, from the columns named here, else from the guessed ones.
 
     Raises DataError if there is no guess, if two columns may be the label, or if the rows cannot be read at all."""
     names = ", ".join(look.table.names)
-    chosen = Guess(text[0], _NAMED, tuple(text[1:])) if text else look.text
+    chosen = _named(text) if text else look.text
     if chosen is None:
         raise DataError(
             f"{look.path}: no column looks like the text. Columns: {names}.",
             hint="Name it: -s data.text_column=NAME. In a CSV file, the first line must name the columns.",
         )
-    labels = [Guess(label, _NAMED)] if label is not None else look.labels
+    labels = [_named(label)] if label else look.labels
     if len(labels) != 1:
         may = " and ".join(repr(guess.column) for guess in labels)
         what = f"{may} may each be the label." if labels else _no_label(look.table)
         hint = "Name it: -s data.label_column=NAME"
-        values = [column.values for guess in labels if (column := look.table.named(guess.column))]
-        if len(labels) > 1 and all(len(each) == 2 for each in values):
-            hint += ". If each is one of several labels of a text: a classifier answers one of these questions."
+        if len(labels) > 1:
+            together = shlex.quote(f"data.label_column=[{', '.join(guess.column for guess in labels)}]")
+            hint += f". If each is a label of its own, marked where it holds: -s {together}; where these are votes, or "
+            hint += "columns of people who labelled, also -s data.soft_labels=true."
         raise DataError(f"{look.path}: {what} Columns: {names}.", hint=hint)
-    used = (*chosen.columns, labels[0].column)
-    if used[-1] in used[:-1]:
+    used = (*chosen.columns, *labels[0].columns)
+    if both := set(chosen.columns) & set(labels[0].columns):
         raise DataError(
-            f"{look.path}: {used[-1]!r} cannot be both the text and the label. Columns: {names}.",
+            f"{look.path}: {min(both)!r} cannot be both the text and the label. Columns: {names}.",
             hint="Name another one: -s data.text_column=NAME or -s data.label_column=NAME",
         )
     reasoning = look.reasoning if look.reasoning and look.reasoning.column not in used else None
-    keys = {"data.train": str(look.path), "data.text_column": chosen.value, "data.label_column": used[-1]}
+    keys = {"data.train": str(look.path), "data.text_column": chosen.value, "data.label_column": labels[0].value}
     keys |= {"data.reasoning_column": reasoning.column} if reasoning else {}
     keys |= {"data.encoding": look.encoding} if look.encoding else {}
     material, labels_are = _rows_of(keys, look.overrides)
@@ -187,13 +222,23 @@ def _rows_of(keys: Mapping[str, Any], overrides: Sequence[str]) -> tuple[Materia
 
     material = read(keys)
     set_ = {text.partition("=")[0].strip() for text in overrides}
-    if set_ & {"data.labels", "data.label_separator", "data.soft_labels"}:
+    if set_ & {"data.labels", "data.label_separator", "data.soft_labels", "data.no_label"}:
         return material, {}
-    found = reading_of(material)
+    columns = keys["data.label_column"] if isinstance(keys["data.label_column"], list) else []
+    found = _reading_of_columns(material, columns) if columns else reading_of(material)
     again = read({**keys, **{f"data.{key}": value for key, value in found.items()}}) if found else material
     if not found or not again.parts["train"] or len(again.refused) > len(material.refused):
         return material, {}
     return again, found
+
+
+def _reading_of_columns(material: Material, columns: Sequence[str]) -> dict[str, Any]:
+    """The keys of `data` with which rows can be used that were refused when each column was read as one of marks."""
+    refused = Counter(fault.what.partition(" column")[0] for fault in material.refused if fault.number)
+    if 2 * refused["the label"] > len(material.parts["train"]):
+        return {"soft_labels": True}
+    nothing = any(fault.what == NONE_MARKED for fault in material.refused)
+    return {"no_label": "none"} if nothing and "none" not in columns else {}
 
 
 def _no_label(table: TableColumns) -> str:
@@ -204,6 +249,37 @@ def _no_label(table: TableColumns) -> str:
         rows = f"the {counted(table.rows, 'row')} that were read" if table.partly else counted(table.rows, "row")
         return f"in {rows}, the column {lone[0].name!r} has a single label, {value!r}; a classifier needs two or more."
     return "no column looks like the label."
+
+
+def reading_keys(path: Path, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], list[str]]:
+    """The keys of `data` with which a table is read, as far as the user has not set them and they are not found anyway;
+    and what is said of each.
+
+    Raises DataError if the file cannot be read, or the text or the label is not found."""
+    look = look_at(path, overrides)
+    keys, said = dict[str, Any](), list[str]()
+    if look.encoding:
+        keys["encoding"] = look.encoding
+        said.append(f"Encoding: {look.encoding}, because {ENCODING}.")
+    roles: tuple[tuple[Role, Sequence[Guess]], ...] = (
+        ("text", [look.text] if look.text else []),
+        ("label", look.labels),
+    )
+    unknown = False
+    for role, guesses in roles:
+        usual = usually_named(look.table.names, role)
+        unknown |= len(guesses) != 1 and len(usual) != 1
+        if len(guesses) == 1 and guesses[0].reason != _NAMED and usual != [guesses[0].value]:
+            keys[f"{role}_column"] = guesses[0].value
+            said.append(f"{role.capitalize()}: {guesses[0].shown}, because {guesses[0].reason}.")
+    try:
+        table = scan(look)
+    except DataError:
+        if unknown:
+            raise
+        return keys, said  # an audit shows all faults
+    said += [f"{table.labels_are_said}."] if table.labels_are else []
+    return keys | dict(table.labels_are), said
 
 
 def with_all_labels(table: ScannedTable) -> ScannedTable:

@@ -70,11 +70,15 @@ class DataSection(Section):
     text_column: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """Column of the text, or several: `[subject, body]` become one text, each on a line behind its name. Default: the
     one with a usual name (text, sentence, content, …)."""
-    label_column: str | None = None
-    """Column of the label. Default: the one with a usual name (label, category, class, …)."""
+    label_column: str | Annotated[tuple[str, ...], Field(min_length=2)] | None = None
+    """Column of the label. Default: the one with a usual name (label, category, class, …). Or several, `[joy, fear]`:
+    each marks where its label holds (1 and 0, `x` and nothing); with `soft_labels`, votes, or a person's labels."""
     label_separator: str | None = Field(default=None, min_length=1)
     """What stands between the labels of a text that may have several, such as `;`. Lists (JSONL, Parquet, `["a", "b"]`
     in a cell) are then read as several labels, too. `null`: a text has one label."""
+    no_label: str | None = Field(default=None, min_length=1)
+    """The label of texts that have none, such as `none`: no column of several is marked, or the cell of labels is
+    empty. `null`: such rows cannot be used."""
     soft_labels: bool = False
     """Whether a row's label may be a distribution: an object with each label's votes or probability,
     `{"joy": 2, "fear": 1}`, in JSONL, Parquet, or a cell. It is learned and scored as it is."""
@@ -109,7 +113,8 @@ class DataSection(Section):
     @classmethod
     def _own_rows_take_nothing_from_the_default_data(cls, values: Any) -> Any:
         if isinstance(values, dict) and "train" in values:
-            fits = "Which labels fit" if values.get("label_separator") else "Which label fits"
+            several = values.get("label_separator") or isinstance(values.get("label_column"), list | tuple)
+            fits = "Which labels fit" if several and not values.get("soft_labels") else "Which label fits"
             return {"validation": None, "test": None, "instruction": f"{fits} the text?"} | values
         return values
 
@@ -117,9 +122,20 @@ class DataSection(Section):
     def _labels_are_several_or_soft(self) -> DataSection:
         if self.soft_labels and self.label_separator is not None:
             raise ValueError("soft_labels divides one label, label_separator reads several: set one of them")
-        if self.label_separator is not None and (odd := [label for label in self.labels if ", " in label]):
-            raise ValueError(f"the label {odd[0]!r} holds a comma, which stands between labels (label_separator)")
+        if self.label_separator is not None and isinstance(self.label_column, tuple):
+            raise ValueError("label_separator reads the cells of one column, and label_column names several")
+        if isinstance(self.label_column, tuple) and len(set(self.label_column)) < len(self.label_column):
+            raise ValueError("label_column names a column twice")
+        if self.no_label is not None and not (self.several or self.soft_labels):
+            raise ValueError("no_label is for texts that may have several labels, or votes")
+        if self.several and (odd := [label for label in self.labels if ", " in label]):
+            raise ValueError(f"the label {odd[0]!r} holds a comma, which stands between labels")
         return self
+
+    @property
+    def several(self) -> bool:
+        """Whether a row may have several labels."""
+        return self.label_separator is not None or (isinstance(self.label_column, tuple) and not self.soft_labels)
 
 
 class ReasoningSection(Section):

@@ -88,8 +88,12 @@ class _Tables:
         self.part_of: dict[str, Part] = {row.id: part for part, row in rows_of(data)}
         self.sources: list[Part] = [part for part in PARTS if getattr(section, part) is not None]
         self.files = {part: self._open(part) for part in self.sources}
-        self.joins = not isinstance(section.text_column, str | None) and None in self.files.values()
-        """Whether the columns of a text become one: a plain table has one, and so must the others."""
+        self.label_columns = isinstance(section.label_column, tuple)
+        self.joins = self.label_columns or (
+            not isinstance(section.text_column, str | None) and None in self.files.values()
+        )
+        """Whether columns of a text, or of labels, become one: a plain table has one, and so must the others."""
+        self.separator = section.label_separator or (";" if section.several else None)
         if self.joins:
             self.files = dict.fromkeys(self.sources)
         lost = [decision for decision in decisions.lost if decision.changes]
@@ -112,6 +116,9 @@ class _Tables:
             settings["data.reasoning_column"] = self.result.reasoning_column
         if self.joins:
             settings["data.text_column"] = "text"
+        if self.label_columns:
+            settings |= {"data.label_column": "label", "data.no_label": "null"}
+            settings |= {"data.label_separator": self.separator} if self.separator else {}
         if section.encoding is not None:
             settings["data.encoding"] = "null"
         if section.quotes is False or any(file is not None and file.changes_quotes for file in self.files.values()):
@@ -132,7 +139,7 @@ class _Tables:
             elif not reasoning and row.reasoning is not None:
                 result.cleared += 1
                 reasoning = ""
-            several = label is not None and self.section.label_separator is not None
+            several = label is not None and self.separator is not None
             labels = parts_of(label or "") if several else ()
             edits[row.id] = Edit(None if label is None else self._written(label), reasoning, labels)
             result.labels += label is not None
@@ -141,7 +148,7 @@ class _Tables:
 
     def _written(self, label: str) -> str:
         """A label as it stands in a cell."""
-        separator, parts = self.section.label_separator, parts_of(label)
+        separator, parts = self.separator, parts_of(label)
         if separator is None:
             return label
         return json_of(parts) if any(separator in part for part in parts) else separator.join(parts)
@@ -174,8 +181,8 @@ class _Tables:
         file, column = self.files[source], new_column if source != "test" else None
         parts = [source, *(part for part in PARTS if source == "train" and self._carved(part))]
         if file is None:
-            named = self.section.text_column
-            text, label = named if isinstance(named, str) else "text", self.section.label_column or "label"
+            named = ((self.section.text_column, "text"), (self.section.label_column, "label"))
+            text, label = (name if isinstance(name, str) else usual for name, usual in named)
             names = (text, label, self.result.reasoning_column or "reasoning")
             suffix, mark = self._suffix(source), self.section.delimiter
             return {part: plain_table(self._rows(part), names, suffix, mark, self._cell) for part in parts}

@@ -140,7 +140,7 @@ def audit_used_rows(context: Context) -> Audit:
     parts = {"train": data.train, "validation": data.validation, "test": data.test}
     labelled = data.labelled
     ruler = _ruler(recipe, context.model.codec, labelled.labels, labelled.combinations, context.progress)
-    combined, divided = recipe.data.label_separator is not None, recipe.data.soft_labels
+    combined, divided = recipe.data.several, recipe.data.soft_labels
     named = tuple(recipe.data.labels)
     return audit(Material(parts, named, spellings=labelled.spellings, combined=combined, divided=divided), ruler)
 

@@ -173,7 +173,7 @@ class Context:
             )
         shown = draw_rows(own, count, f"{recipe.seed}/examples", at_least=int(count >= len(self.data.names)))
         examples = tuple(ReasonedText(row.text, row.label, row.reasoning or "") for row in shown)
-        several = recipe.data.label_separator is not None
+        several = bool(self.data.labelled.combinations)
         asked = (recipe.data.instruction, recipe.reasoning.prompt)
         return LabelQuestion(list(self.data.labels), *asked, examples, several)
 

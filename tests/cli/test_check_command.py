@@ -288,7 +288,32 @@ def test_what_follows_goes_on_with_what_was_checked(
     train = "rows.csv" if data in (None, "mine.yaml") else data
     encoding = ["data.encoding=cp1252"] if data == "mine.yaml" else []
     recipe = load_recipe(None, [f"data.train={train}", *encoding])
-    assert _next_command(data, recipe, Path(clean) if clean else None) == command
+    assert _next_command(data, recipe, Path(clean) if clean else None, ()) == command
+
+
+def test_a_table_without_a_recipe_is_read_as_init_reads_it(rir: Run) -> None:
+    texts = [f"i am on page {number} of this book" for number in range(40)]
+    moods = [("joy", "fear", "joy, fear")[number % 3] for number in range(40)]
+    lines = (f'{text},"{mood}"\n' for text, mood in zip(texts, moods, strict=True))
+    Path("rows.csv").write_text("tweet,mood\n" + "".join(lines))
+    done = rir("check", "rows.csv")
+    assert "note: Label: mood, because 3 different values come again and again, 13 times each." in done.err
+    assert "note: A text may have several labels, because labels are lists, or combined with ','." in done.err
+    assert "labels that may hold together: 2, in 3 combinations" in done.out
+    assert rir("check", "rows.csv", "-s", "data.label_separator=null").out.count("joy, fear") > 0
+
+
+def test_columns_that_are_not_to_be_guessed_are_asked_for_with_what_follows(rir: Run) -> None:
+    rows = "".join(f"some words about page {n},{n % 4},{n % 3}\n" for n in range(40))
+    Path("rows.csv").write_text(f"text,joy,fear\n{rows}")
+    done = rir("check", "rows.csv")
+    assert done.code == 2
+    assert "'fear' and 'joy' may each be the label" in done.err
+    assert "-s 'data.label_column=[fear, joy]'" in done.err
+    named = ("-s", "data.label_column=[joy, fear]", "-s", "data.soft_labels=true", "-s", "data.on_bad_rows=skip")
+    done = rir("check", "rows.csv", *named)
+    assert done.code == 0
+    assert "rir-mlx init rows.csv -s 'data.label_column=[joy, fear]' -s data.soft_labels=true" in done.err
 
 
 def test_lines_of_json_are_taken_apart(rir: Run, tmp_path: Path) -> None:

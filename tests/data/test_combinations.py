@@ -18,6 +18,7 @@ from rir_mlx.errors import DataError
 from rir_mlx.recipe.schema import DataSection
 
 SEVERAL = {"label_separator": ";"}
+NO_LABEL = "no label (where none holds, write a word for that, such as `none`, or set data.no_label)"
 ROWS = [("a b", "refund;billing"), ("b c", "billing"), ("c d", " login ; ;refund;"), ("d e", "billing;refund;billing")]
 READ = ["billing, refund", "billing", "login, refund", "billing, refund"]
 
@@ -77,9 +78,9 @@ def test_named_labels_keep_their_order_and_another_one_is_refused_by_name(tmp_pa
 @pytest.mark.parametrize(
     ("cell", "why"),
     [
-        ("", "no label (where none holds, write a word for that, such as `none`)"),
-        (" ; ", "no label (where none holds, write a word for that, such as `none`)"),
-        ("[]", "no label (where none holds, write a word for that, such as `none`)"),
+        ("", NO_LABEL),
+        (" ; ", NO_LABEL),
+        ("[]", NO_LABEL),
         ("billing;N/A", "the label is missing (N/A)"),
         ("['billing' 'refund']", "the labels are a list without commas, as NumPy prints it"),
         ("billing;card, expired", "the label 'card, expired' holds a comma, which stands between labels"),

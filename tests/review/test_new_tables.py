@@ -234,3 +234,22 @@ def test_a_plain_table_has_one_column_for_a_text_of_several(tmp_path: Path) -> N
     after = next_data(recipe, write_new_tables(run, recipe, tmp_path / "new.csv"))
     assert pairs(after) == pairs(before)
     assert (after.train[0].label, after.train[0].reasoning) == ("b", "because")
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_column_for_each_label_becomes_one_column(tmp_path: Path, soft: bool) -> None:
+    most = 3 if soft else 1
+    marks = ((n % 2, min(most, (n + 1) % 3), min(most, n % 5)) for n in range(30))
+    lines = "".join(f"row {n},{joy},{fear},{anger}\n" for n, (joy, fear, anger) in enumerate(marks))
+    columns = ["joy", "fear", "anger"]
+    keys = {"label_column": columns, "soft_labels": soft, "no_label": "none", "test_size": 5, "val_size": 0}
+    run, recipe = make_run(tmp_path, f"text,joy,fear,anger\n{lines}", **keys)
+    before = load_labelled(recipe.data, recipe.seed)
+    decide(run, before.train[0], "fear" if soft else "fear, joy", "because")
+    after = next_data(recipe, write_new_tables(run, recipe, tmp_path / "new.csv"))
+    assert pairs(after) == pairs(before)
+    assert (after.train[0].label, after.train[0].reasoning) == ("fear" if soft else "fear, joy", "because")
+    rest = [(row.label, row.shares) for row in before.train[1:] + before.test]
+    assert [(row.label, row.shares) for row in after.train[1:] + after.test] == rest
+    assert any(shares for _, shares in rest) == soft
+    assert bool(after.combinations) != soft

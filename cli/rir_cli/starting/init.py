@@ -99,7 +99,7 @@ def _draft(look: TableLook, target: Path, limit: float | None, *, asks: bool) ->
     rows = f"{'more than ' if look.table.partly else ''}{look.table.rows:,} rows"
     _say(f"{look.path}: {rows}, columns {', '.join(look.table.names)}")
     _say_guesses(look, asks=asks)
-    text, label = questions.ask_columns(look) if asks else ((), None)
+    text, label = questions.ask_columns(look) if asks else ((), ())
     table = drafting.as_split(_labels_settled(first_recipe.scan(look, text, label), asks=asks))
     descriptions = questions.ask_descriptions(table.facts) if asks else {}
     choices = first_recipe.model_choices(physical_memory(), look.overrides)
@@ -139,8 +139,7 @@ def _labels_settled(table: ScannedTable, *, asks: bool) -> ScannedTable:
     from rir_mlx.guide import drafting, first_recipe
 
     if table.labels_are:
-        how = "Labels are votes" if "soft_labels" in table.labels_are else "A text may have several labels"
-        _say(f"{how}, because {drafting.labels_are_text(table)}.")
+        _say(f"{table.labels_are_said}.")
     if not table.facts.strays:
         return table
     strays = drafting.strays_text(table.facts)
@@ -169,12 +168,12 @@ def _say_guesses(look: TableLook, *, asks: bool) -> None:
     if look.encoding:
         _say(f"Encoding: {look.encoding}, because {ENCODING}.")
     if look.text is not None:
-        _say(f"Text: {' and '.join(look.text.columns)}, because {look.text.reason}.")
+        _say(f"Text: {look.text.shown}, because {look.text.reason}.")
     if look.headline and look.text is not None and not asks:
         both = shlex.quote(f"data.text_column=[{look.headline}, {look.text.column}]")
         _say(f"{look.headline} is left out. For texts that have both: -s {both}")
     for guess in look.labels:
-        _say(f"Label{'?' if len(look.labels) > 1 else ''}: {guess.column}, because {guess.reason}.")
+        _say(f"Label{'?' if len(look.labels) > 1 else ''}: {guess.shown}, because {guess.reason}.")
     if look.reasoning is not None:
         _say(f"Reasonings of your own: {look.reasoning.column}, because {look.reasoning.reason}.")
 

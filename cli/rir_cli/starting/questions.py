@@ -23,21 +23,21 @@ def ask(question: str, default: str = "") -> str:
     return str(typer.prompt(shown, default=default, show_default=False, err=True)).strip()
 
 
-def ask_columns(look: TableLook) -> tuple[Sequence[str], str | None]:
-    """The names of the text columns and of the label column; none where they are the guesses."""
+def ask_columns(look: TableLook) -> tuple[Sequence[str], Sequence[str]]:
+    """The names of the text columns and of the label's; none where they are the guesses."""
     from rir_mlx.guide.table.columns import shown_values
 
     sure = look.text is not None and len(look.labels) == 1
     if sure and typer.confirm("Are these the columns?", default=True, err=True):
         above = f"Put {look.headline} above the text? What is classified later then needs it, too."
         both = look.headline and typer.confirm(above, default=False, err=True)
-        return ((look.headline, *look.text.columns) if both and look.headline and look.text else ()), None
+        return ((look.headline, *look.text.columns) if both and look.headline and look.text else ()), ()
     for column in look.table.columns:
         tell(f"  {column.name}: {shown_values(column)}", err=True)
     names = look.table.names
     text = _some_of("Which columns hold the text?", names, look.text.columns if look.text else ())
     left = [name for name in names if name not in text]
-    label = _one_of("Which column holds the label?", left, look.labels[0].column if look.labels else "")
+    label = _some_of("Which column holds the label?", left, look.labels[0].columns if look.labels else ())
     return () if look.text and text == look.text.columns else text, label
 
 

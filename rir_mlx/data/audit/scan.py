@@ -60,7 +60,7 @@ def scan_sources(section: DataSection, seed: int) -> Material:
             problems.append(str(error))
         refused += [Refused("train", section.train.path, 0, problem) for problem in problems]
     skips = section.on_bad_rows == "skip"
-    ways = (section.label_separator is not None, section.soft_labels)
+    ways = (section.several, section.soft_labels)
     return Material(rows, tuple(section.labels), refused, notes, spellings, skips, drawn, *ways)
 
 

@@ -64,16 +64,18 @@ def holds(names: Iterable[str], labels: Sequence[str]) -> NDArray[np.bool_]:
     return np.array([[label in parts for label in labels] for parts in each], dtype=np.bool_)
 
 
-def cells_in(cell: Any, separator: str) -> Iterator[Any]:
+def cells_in(cell: Any, separator: str | None) -> Iterator[Any]:
     """The labels in a cell, each as a cell of its own: the values of a list, also of one that is written as JSON or
-    Python writes it; of a text what stands between the separators, without white space, where that is anything."""
+    Python writes it; of a text what stands between the separators, without white space, where that is anything.
+    Without a separator a text is one label."""
     listed = _listed(cell)
     if listed is not None:
         yield from listed
     elif not isinstance(cell, str):
         yield cell
     else:
-        yield from (part for piece in cell.split(separator) if (part := piece.strip()))
+        pieces = [cell] if separator is None else cell.split(separator)
+        yield from (part for piece in pieces if (part := piece.strip()))
 
 
 def _listed(cell: Any) -> Sequence[Any] | None:

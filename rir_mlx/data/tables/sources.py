@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rir_mlx.data.columns import Column, joined_text, taken_apart
+from rir_mlx.data.labels.columns_of_labels import joined_labels
 from rir_mlx.data.packed_cells import PackedCells
 from rir_mlx.data.tables.delimited import read_csv
 from rir_mlx.data.tables.hub import HUB_ID, holds_data_set, read_data_set, refuse_saved_data_set
@@ -85,20 +86,25 @@ def place_of(path: str) -> Path:
 
 
 def read_file(path: Path, wanted: Wanted) -> Table:
-    """Read the wanted columns of one file. A text of several columns is one."""
+    """Read the wanted columns of one file. A text of several columns is one cell, and so is a label of several."""
     return _joined(_read_columns(path, replace(wanted, columns=taken_apart(wanted.columns))), wanted.columns)
 
 
 def _joined(table: Table, columns: Sequence[Column]) -> Table:
-    """The table with the columns of a text as one."""
+    """The table with the columns of a text as one, and those of a label."""
     if not any(column.more for column in columns):
         return table
     cells, classes, place = list[Sequence[Any]](), [], 0
     for column in columns:
         names = (column.name or "", *column.more)
-        parts = table.cells[place : place + len(names)]
-        alone = len(names) == 1
-        cells.append(parts[0] if alone else PackedCells(joined_text(names, row) for row in zip(*parts, strict=True)))
+        own = slice(place, place + len(names))
+        alone, rows = not column.more, zip(*table.cells[own], strict=True)
+        if alone:
+            cells.append(table.cells[place])
+        elif column.role == "label":
+            cells.append(PackedCells(joined_labels(names, rows, table.class_names[own])))
+        else:
+            cells.append(PackedCells(joined_text(names, row) for row in rows))
         classes.append(table.class_names[place] if alone else None)
         place += len(names)
     return replace(table, cells=tuple(cells), class_names=tuple(classes))

@@ -76,6 +76,9 @@ class Settings:
 RECIPE_DATA, CLASSIFY = Settings(), Settings(None)
 
 
+NONE_MARKED = "no label: none of the label columns is marked"
+
+
 @dataclass(frozen=True)
 class Wanted:
     """What is read from a file: the columns, how the file is written as far as the user says so, its name in messages,
@@ -89,7 +92,7 @@ class Wanted:
 
 def wanted_text(path: Path, text_column: str | Sequence[str] | None, form: TableFormat = ANY_FORMAT) -> Wanted:
     """The wish for the text column of a file to classify, or for several that are one text together."""
-    return Wanted([Column.of_texts(CLASSIFY.text("text_column"), text_column)], str(path), form, CLASSIFY)
+    return Wanted([Column.of("text", CLASSIFY.text("text_column"), text_column)], str(path), form, CLASSIFY)
 
 
 @dataclass(frozen=True)
@@ -165,6 +168,10 @@ def advice(faults: Iterable[str], settings: Settings = RECIPE_DATA, files: Itera
         hint += " If a text may have several labels, set data.label_separator to any mark: lists are then read, too."
     if any(what.startswith("the label is not a string but {") for what in faults):
         hint += " If these are votes or probabilities of labels, set data.soft_labels to true."
+    if any(what.startswith("the label column ") for what in faults):
+        hint += " If these are votes or probabilities, or each column is a person's, set data.soft_labels to true."
+    if NONE_MARKED in faults:
+        hint += " If no label holds there, name the label of such rows: data.no_label=none."
     return hint
 
 

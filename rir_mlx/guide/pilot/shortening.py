@@ -44,7 +44,7 @@ def pilot_recipe(recipe: Recipe, data: LabelledData, folder: Path) -> Recipe:
     own = any(row.reasoning is not None for row in data.train + data.validation)
     rows: dict[str, Any] = {part: {"path": str((folder / f"{part}.jsonl").absolute())} for part in PARTS}
     rows |= {"text_column": "text", "label_column": "label", "reasoning_column": "reasoning" if own else None}
-    rows |= {"label_separator": "," if data.combinations else None}  # labels are written as lists
+    rows |= {"label_separator": "," if data.combinations else None, "no_label": None}  # labels are written as lists
     rows |= {"delimiter": None, "encoding": None, "quotes": None, "max_samples": None, "labels": dict(data.labels)}
     rows |= {"val_size": _VALIDATION, "test_size": _TEST}
     if not data.validation:

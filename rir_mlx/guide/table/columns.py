@@ -5,13 +5,15 @@ A guess has its reason. Knows cells and names; what the rows are like is the aud
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import re
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
 from rir_mlx.data.columns import usually_named
+from rir_mlx.data.labels.columns_of_labels import is_mark
 from rir_mlx.data.tables.row_streams import Record, open_stream
 from rir_mlx.data.tables.table import ANY_FORMAT, TableFormat, Wanted
 from rir_mlx.errors import DataError
@@ -26,6 +28,8 @@ _REASONS = ("why", "reason", "rationale", "explanation", "reasoning")
 _HEADLINES = ("subject", "title", "headline", "betreff", "titel", "objet", "asunto", "oggetto", "onderwerp", "assunto")
 """Names of a column whose text belongs above that of a longer one."""
 _FEW_WORDS = 3.0
+_LEAST_MARKED, _MOST_MARKS = 3, 4
+"""Two columns of yes and no are rather two questions than labels of one."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,12 @@ class Guess:
     @property
     def columns(self) -> tuple[str, ...]:
         return (self.column, *self.more)
+
+    @property
+    def shown(self) -> str:
+        """The columns in words."""
+        *first, last = self.columns
+        return f"{', '.join(first)} and {last}" if first else last
 
     @property
     def value(self) -> str | list[str]:
@@ -143,6 +153,39 @@ def label_columns(table: TableColumns, taken: Collection[str]) -> list[Guess]:
         )
         for column in fitting
     ]
+
+
+def columns_of_labels(table: TableColumns, taken: Collection[str]) -> Guess | None:
+    """Columns that may say a row's label together: three or more side by side with marks (1 and 0, `x` and nothing), or
+    two or more with labels of the same kind, whose names are numbered."""
+    free = {column.name for column in table.columns if column.name not in taken and column.filled}
+    marked = _side_by_side(table, lambda column: column.name in free and _has_marks(column))
+    labelled = _side_by_side(table, lambda column: column.name in free and _may_be_label(column))
+    found = {
+        "each has marks such as 1 and 0": [run for run in marked if len(run) >= _LEAST_MARKED],
+        "their names are numbered, and each has labels": [run for run in labelled if _are_numbered(run)],
+    }
+    for why, runs in found.items():
+        if len(runs) == 1:
+            first, *more = (column.name for column in runs[0])
+            return Guess(first, why, tuple(more))
+    return None
+
+
+def _side_by_side(table: TableColumns, fits: Callable[[ColumnFacts], bool]) -> list[list[ColumnFacts]]:
+    """The columns that fit, those beside each other together."""
+    return [list(run) for fit, run in groupby(table.columns, fits) if fit]
+
+
+def _has_marks(column: ColumnFacts) -> bool:
+    return len(column.values) <= _MOST_MARKS and all(map(is_mark, column.values))
+
+
+def _are_numbered(columns: Sequence[ColumnFacts]) -> bool:
+    """Whether the names differ in a number or a last letter alone, and each has labels that another has."""
+    stems = {re.sub(r"\d+|(?<=[\W_])[A-Za-z]$", "", column.name.strip()) for column in columns}
+    shared = [other.values.keys() & own.values for own in columns for other in columns if own is not other]
+    return len(columns) > 1 == len(stems) and all(shared)
 
 
 def guess_reasoning(table: TableColumns, taken: Collection[str]) -> Guess | None:
