@@ -39,6 +39,12 @@ def decide_on_main(processes: ProcessGroup, question: Callable[[], bool]) -> boo
     return processes.all_sum([float(answer)])[0] > 0
 
 
+def all_equal(processes: ProcessGroup, number: int) -> bool:
+    """Whether every process has the same small number; all are told the same."""
+    total, squares = processes.all_sum([float(number), float(number * number)])
+    return processes.size * squares == total * total
+
+
 def own_places(processes: ProcessGroup, names: Iterable[str]) -> Iterator[int]:
     """The places of this process's items among all, given their names. Every item belongs to one process, and items of
     the same name to the same one."""

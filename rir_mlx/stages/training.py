@@ -10,7 +10,7 @@ from typing import Any
 from rir_mlx import __version__
 from rir_mlx.augmentation.augmented_rows import read_reasonings
 from rir_mlx.backends.base import Model
-from rir_mlx.backends.processes import decide_on_main, run_on_main
+from rir_mlx.backends.processes import all_equal, decide_on_main, run_on_main
 from rir_mlx.classification.scoring import LabelScorer
 from rir_mlx.data.loading import refuse_test_rows
 from rir_mlx.data.rows import Row, Triple
@@ -40,6 +40,7 @@ _NOT_THE_RESULT = {"steps_per_report", "save_every", "report_to", "grad_checkpoi
 _NOT_OF_THIS_ARM = {"arms", "seeds", "learning_curve"}
 CURVE_PARTS = (25, 50)
 """Percent of the training rows that a learning curve is trained on, beside all of them."""
+_FORMATS = ("float32", "bfloat16", "float16", "as stored")
 _MEASURED = 200
 """Validation rows on which an arm that reasons first is measured during training: each costs a generation."""
 
@@ -318,14 +319,25 @@ def _training_due(context: Context, stage: Stage, inputs: dict[str, Any], what: 
                 context.progress.say(f"{what}: an earlier training with these inputs is used again → {stage.folder}")
                 context.save_recipe()
                 return False
-        return is_due(context, stage, inputs, what)
+        due = is_due(context, stage, inputs, what)
+        trained_in = ((stage.done() or {}).get("results") or {}).get("number_format", context.model.number_format)
+        if not due and trained_in != context.model.number_format:
+            context.progress.say(
+                f"note: {what} was trained in {trained_in}; dtype: auto means {context.model.number_format} here."
+            )
+        return due
 
     return decide_on_main(context.processes, decide)
 
 
 def _checkpoints(context: Context, stage: Stage, inputs: dict[str, Any]) -> Checkpoints:
-    """What a training may resume from. Checkpoints of another backend or version would not lead to the same bytes."""
-    more: dict[str, Any] = {"backend": context.backend.name, "rir_mlx": __version__}
+    """What a training may resume from. Checkpoints of another backend, number format (which `dtype: auto` may mean
+    elsewhere) or version would not lead to the same bytes."""
+    more: dict[str, Any] = {
+        "backend": context.backend.name,
+        "number_format": context.model.number_format,
+        "rir_mlx": __version__,
+    }
     if context.model.adapter_spec.dropout:  # whose draws depend on how a step is computed
         section = context.recipe.rgen if stage.folder == context.run.rgen.folder else context.recipe.classifier
         more |= {key: getattr(section, key) for key in ("shared_prefix", "grad_checkpoint", "compile")}
@@ -342,6 +354,11 @@ def _train(context: Context, stage: Stage, inputs: dict[str, Any], job: Training
     if job.train.dropped:
         progress.warn(
             f"{job.train.dropped:,} rows are left out: their reasoning and label do not fit into max_seq_length."
+        )
+    if not all_equal(context.processes, _FORMATS.index(context.model.number_format)):
+        raise UserError(
+            "dtype: auto means different number formats on the machines of these processes.",
+            hint="Name one, such as -s dtype=bfloat16.",
         )
     checkpoints = _checkpoints(context, stage, inputs)
 
@@ -368,7 +385,8 @@ def _train(context: Context, stage: Stage, inputs: dict[str, Any], job: Training
     outcome = run_training(model, job, outputs, progress=progress, processes=context.processes)
 
     def finish() -> None:
-        stage.finish(inputs, **asdict(outcome), rows=len(job.train.rows), backend=context.backend.name)
+        made_with = {"backend": context.backend.name, "number_format": context.model.number_format}
+        stage.finish(inputs, **asdict(outcome), rows=len(job.train.rows), **made_with)
         checkpoints.clear()
 
     run_on_main(context.processes, finish)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rir_mlx.backends.limits.memory import give_back
-from rir_mlx.backends.processes import own_places
+from rir_mlx.backends.processes import all_equal, own_places
 
 
 def test_every_item_belongs_to_one_process_and_items_of_a_name_to_the_same() -> None:
@@ -21,6 +21,15 @@ def test_every_item_belongs_to_one_process_and_items_of_a_name_to_the_same() -> 
     assert all(places)
     for own in places:
         assert {place % 30 for place in own} == {place % 30 for place in own if place < 30}
+
+
+@pytest.mark.parametrize(
+    ("numbers", "equal"), [((2, 2, 2), True), ((0, 0, 0), True), ((0, 1, 2), False), ((1, 0, 1), False)]
+)
+def test_all_are_told_whether_they_have_the_same(numbers: tuple[int, ...], equal: bool) -> None:
+    sums = [float(sum(numbers)), float(sum(number**2 for number in numbers))]
+    group: Any = SimpleNamespace(size=3, all_sum=lambda _: sums)
+    assert [all_equal(group, number) for number in numbers] == [equal] * 3
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="of glibc")

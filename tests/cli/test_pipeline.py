@@ -78,6 +78,17 @@ def test_a_measurement_does_not_mix_two_number_formats(rir: Run, finished: Finis
     assert {line["key"] for line in made} == {json.loads(line)["key"] for line in lines}
 
 
+def test_a_model_that_was_trained_in_another_number_format_says_so(rir: Run, finished: Finished) -> None:
+    record = Path("runs/small/classifier-qa/done.json")
+    values = json.loads(record.read_text(encoding="utf-8"))
+    assert values["results"]["number_format"] == "float32"
+    values["results"]["number_format"] = "bfloat16"
+    record.write_text(json.dumps(values), encoding="utf-8")
+    again = rir("train-classifier", "small")
+    assert again.code == 0, again.err
+    assert again.err.count("was trained in bfloat16; dtype: auto means float32 here") == 1
+
+
 def _measured_elsewhere() -> dict[str, str]:
     """Name another machine in all scores of the run."""
     elsewhere = {"backend": "torch", "device": "a card", "dtype": "bfloat16"}

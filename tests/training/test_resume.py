@@ -345,6 +345,15 @@ def test_an_interrupt_keeps_the_step_and_other_inputs_are_refused(folder: Path) 
     step = int(checkpoint.name.removeprefix("step-"))
     assert logged(stage)[-1]["step"] == step
 
+    made_from = stage / "checkpoints/inputs.json"
+    ours = made_from.read_text(encoding="utf-8")
+    made_from.write_text(ours.replace('"number_format": "', '"number_format": "not '), encoding="utf-8")
+    elsewhere = start(folder, "runs", name)
+    _, err = elsewhere.communicate(timeout=60)
+    assert elsewhere.returncode == 2
+    assert "number_format was not " in err
+    made_from.write_text(ours, encoding="utf-8")
+
     refused = start(folder, "runs", name, "--set", "classifier.learning_rate=0.5")
     _, err = refused.communicate(timeout=60)
     assert refused.returncode == 2
