@@ -11,7 +11,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from rir_mlx.backends.base import Backend, ProcessGroup
 from rir_mlx.backends.limits.memory import give_back
-from rir_mlx.backends.processes import is_main, run_on_main
+from rir_mlx.backends.processes import all_equal, is_main, run_on_main
 from rir_mlx.classification.loading import seed_suffix, trained_stage
 from rir_mlx.data.loading import LabelledData, TripleData, load_labelled, load_triples
 from rir_mlx.data.rows import Rows
@@ -27,6 +27,8 @@ from rir_mlx.storage.layout import RunDir, Stage
 from rir_mlx.storage.run_lock import RunLock
 from rir_mlx.training.recipe_model import RecipeModel
 from rir_mlx.types import Arm
+
+_FORMATS = ("float32", "bfloat16", "float16", "as stored")
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -237,6 +239,7 @@ def is_due(context: Context, stage: Stage, inputs: dict[str, Any], what: str, *,
     why = stage.why_not_done(inputs)
     if why is None and not context.force:
         context.progress.say(f"{what}: already done with these inputs, skipped → {stage.folder}")
+        _say_other_format(context, stage, what)
         return False
     reason = "--force was given" if why is None else why
     context.progress.say(f"{what}: runs" + (f", because {reason}." if reason else "."))
@@ -244,3 +247,19 @@ def is_due(context: Context, stage: Stage, inputs: dict[str, Any], what: str, *,
     if begins:
         context.save_recipe()
     return True
+
+
+def _say_other_format(context: Context, stage: Stage, what: str) -> None:
+    done, here = stage.done(), context.model.number_format
+    before = done["results"].get("number_format", here) if done else here
+    if before != here:
+        context.progress.say(f"note: {what} was trained in {before}; dtype: auto means {here} here.")
+
+
+def check_number_formats(context: Context) -> None:
+    """Raise UserError, in every process, if `dtype: auto` means different formats where they run."""
+    if not all_equal(context.processes, _FORMATS.index(context.model.number_format)):
+        raise UserError(
+            "dtype: auto means different number formats on the machines of these processes.",
+            hint="Name one, such as -s dtype=bfloat16.",
+        )

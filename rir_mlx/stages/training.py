@@ -10,7 +10,7 @@ from typing import Any
 from rir_mlx import __version__
 from rir_mlx.augmentation.augmented_rows import read_reasonings
 from rir_mlx.backends.base import Model
-from rir_mlx.backends.processes import all_equal, decide_on_main, run_on_main
+from rir_mlx.backends.processes import decide_on_main, run_on_main
 from rir_mlx.classification.scoring import LabelScorer
 from rir_mlx.data.loading import refuse_test_rows
 from rir_mlx.data.rows import Row, Triple
@@ -24,7 +24,7 @@ from rir_mlx.prompting.examples import Lesson, TrainingExample, TrainingExamples
 from rir_mlx.prompting.prompts import Prompt, answers_twice, reasons_first
 from rir_mlx.prompting.room import check_room
 from rir_mlx.stages.checking import warn_about_data
-from rir_mlx.stages.context import Context, exclusive, is_due
+from rir_mlx.stages.context import Context, check_number_formats, exclusive, is_due
 from rir_mlx.storage.digests import digest_of, digest_of_file
 from rir_mlx.storage.layout import Stage
 from rir_mlx.training.checkpoints import Checkpoints
@@ -40,7 +40,6 @@ _NOT_THE_RESULT = {"steps_per_report", "save_every", "report_to", "grad_checkpoi
 _NOT_OF_THIS_ARM = {"arms", "seeds", "learning_curve"}
 CURVE_PARTS = (25, 50)
 """Percent of the training rows that a learning curve is trained on, beside all of them."""
-_FORMATS = ("float32", "bfloat16", "float16", "as stored")
 _MEASURED = 200
 """Validation rows on which an arm that reasons first is measured during training: each costs a generation."""
 
@@ -319,13 +318,7 @@ def _training_due(context: Context, stage: Stage, inputs: dict[str, Any], what: 
                 context.progress.say(f"{what}: an earlier training with these inputs is used again → {stage.folder}")
                 context.save_recipe()
                 return False
-        due = is_due(context, stage, inputs, what)
-        trained_in = ((stage.done() or {}).get("results") or {}).get("number_format", context.model.number_format)
-        if not due and trained_in != context.model.number_format:
-            context.progress.say(
-                f"note: {what} was trained in {trained_in}; dtype: auto means {context.model.number_format} here."
-            )
-        return due
+        return is_due(context, stage, inputs, what)
 
     return decide_on_main(context.processes, decide)
 
@@ -355,11 +348,7 @@ def _train(context: Context, stage: Stage, inputs: dict[str, Any], job: Training
         progress.warn(
             f"{job.train.dropped:,} rows are left out: their reasoning and label do not fit into max_seq_length."
         )
-    if not all_equal(context.processes, _FORMATS.index(context.model.number_format)):
-        raise UserError(
-            "dtype: auto means different number formats on the machines of these processes.",
-            hint="Name one, such as -s dtype=bfloat16.",
-        )
+    check_number_formats(context)
     checkpoints = _checkpoints(context, stage, inputs)
 
     def begin() -> None:
