@@ -118,13 +118,19 @@ def load_triples(section: ReasoningSection, seed: int) -> TripleData:
     return TripleData(train, validation, digest, tuple(notes))
 
 
-def read_texts(path: Path, text_column: str | Sequence[str] | None, form: TableFormat = ANY_FORMAT) -> list[str]:
-    """The texts of a file to classify: one a line in `.txt`, else the text column. Raises DataError with all faults."""
+def read_texts(
+    path: Path,
+    text_column: str | Sequence[str] | None,
+    form: TableFormat = ANY_FORMAT,
+    notes: list[str] | None = None,
+) -> list[str]:
+    """The texts of a file to classify: one a line in `.txt`, else the text column. `notes` gets what the user should
+    know of how they are read. Raises DataError with all faults."""
     if not path.is_file():
         raise missing_file(path)
     wanted = wanted_text(path, text_column, form)
     table = read_lines(path, wanted) if path.suffix.lower() == ".txt" else read_file(path, wanted)
-    return collect([(table, lambda _, cells: checked_text(cells[0], "text"))], [])
+    return collect([(table, lambda _, cells: checked_text(cells[0], "text"))], [] if notes is None else notes)
 
 
 def format_of(section: DataSection | ReasoningSection) -> TableFormat:

@@ -93,6 +93,9 @@ class Guard:
 
     async def _refusal(self, scope: Scope) -> ASGIApp | None:
         headers = _headers(scope["headers"])
+        if "transfer-encoding" in headers and "content-length" in headers:  # RFC 9112, section 6.1
+            twice, close = "The length of the body is given twice.", {"Connection": "close"}
+            return error_response(400, twice, "invalid_request_error", headers=close)
         hosts, origins = headers.get("host", []), headers.get("origin", [])
         if len(hosts) != 1 or not self.policy.is_own(hosts[0]):
             return error_response(

@@ -185,6 +185,18 @@ def test_the_name_of_a_file_is_taken_for_the_file(rir: Run, fake: Fake) -> None:
     assert "new.csv is a file" in result.err
 
 
+def test_how_a_workbook_is_read_is_told_also_without_an_output(rir: Run, fake: Fake) -> None:
+    from openpyxl import Workbook
+
+    book = Workbook()
+    for row in (["text"], ["a day"], ["long"]):
+        book.active.append(row)
+    book.active.row_dimensions[3].hidden = True
+    book.save("new.xlsx")
+    assert "note: new.xlsx: 1 row is hidden, and read" in rir("classify", "--file", "new.xlsx").err
+    assert "hidden" not in rir("classify", "--file", "new.xlsx", "-q").err
+
+
 def test_a_long_text_that_ends_like_a_file_is_a_text(rir: Run, fake: Fake) -> None:
     """It ended with "File name too long"."""
     text = "i wrote it all down, every day of it, " * 10 + "in my notes.txt"
@@ -207,6 +219,17 @@ def test_lines_that_are_no_text_are_refused(tmp_path: Path, given: bytes, words:
     with (tmp_path / "given").open(encoding="utf-8") as stream, pytest.raises(UserError, match=words) as raised:
         list(arriving_lines(stream, 4, Silent()))
     assert raised.value.hint
+
+
+def test_empty_lines_that_get_no_label_are_counted(tmp_path: Path) -> None:
+    """Whoever puts labels beside lines must know that they do not pair up."""
+    (tmp_path / "given").write_bytes(b"first\n\n  \nlast\n")
+    told: list[str] = []
+    progress = Silent()
+    progress.warn = told.append  # type: ignore[method-assign]
+    with (tmp_path / "given").open(encoding="utf-8") as stream:
+        assert [text for texts in arriving_lines(stream, 4, progress) for text in texts] == ["first", "last"]
+    assert told == ["Left out of standard input: 2 empty lines."]
 
 
 def test_an_argument_that_is_not_utf8_is_refused(rir: Run, fake: Fake) -> None:

@@ -228,6 +228,20 @@ def test_a_connection_without_a_whole_head_is_closed_and_one_that_asks_is_kept(c
         assert status_line(asking) == b"HTTP/1.1 200 OK"
 
 
+def test_a_body_whose_length_is_given_twice_is_refused(address: str) -> None:
+    """Programs between a client and the server may read it as two requests (RFC 9112, section 6.1)."""
+    head = b"POST /classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    body = json.dumps({"texts": ["x"]}).encode()
+    chunk = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+    twice = b"Content-Length: %d\r\nTransfer-Encoding: chunked\r\n\r\n" % len(body)
+    once = b"Transfer-Encoding: chunked\r\n\r\n"
+    place = "127.0.0.1", int(address.rpartition(":")[2])
+    for lengths, status in ((once, b"HTTP/1.1 200 OK"), (twice, b"HTTP/1.1 400 Bad Request")):
+        with socket.create_connection(place, timeout=10) as connection:
+            connection.sendall(head + lengths + chunk)
+            assert status_line(connection) == status
+
+
 def test_only_this_server_s_own_names_and_pages_may_ask(address: str, codec: Codec) -> None:
     """A page whose name was rebound to this machine sends its own name as Host; another site's page, its Origin."""
     port = address.rpartition(":")[2]

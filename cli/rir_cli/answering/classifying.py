@@ -12,7 +12,8 @@ import typer
 
 from rir_cli.answering.lean_start import start_lean
 from rir_cli.answering.standard_input import arriving_lines, given_text
-from rir_cli.context import arm_of, tell, trained_context
+from rir_cli.answering.text_files import TableOptions, file_given_as_text, text_columns
+from rir_cli.context import arm_of, trained_context
 from rir_cli.options import (
     ArmOption,
     BackendOption,
@@ -39,7 +40,6 @@ if TYPE_CHECKING:  # numpy is not needed to print help
     from rir_mlx.classification.files import ClassifyFileResult
     from rir_mlx.classification.scores import Prediction
     from rir_mlx.classification.scoring import PredictOptions
-    from rir_mlx.data.tables.table import TableFormat
     from rir_mlx.progress import Progress
 
 _CHUNK = 256
@@ -82,8 +82,9 @@ def classify(
     Many texts are printed one per line: label, probability, text.
     With --output, a table keeps its columns and gets label, probability and reasoning; the command can be resumed.
     """
-    text, file = _file_given_as_text(text, file)
-    table = _TableOptions(_columns(text_column, file, run, runs), delimiter, encoding, quotes, formulas, force)
+    text, file = file_given_as_text(text, file)
+    columns = text_columns(text_column, file, run, runs)
+    table = TableOptions(columns, delimiter, encoding, quotes, formulas, force, quiet)
     single, texts = _input(text, file, output, table)
     context = trained_context(run, runs, backend, offline=offline, quiet=quiet)
     start_lean(context.backend.name)
@@ -123,32 +124,6 @@ def _fitted_threshold(classifier: Classifier, options: PredictOptions, progress:
             "--threshold 0 labels every text."
         )
     return threshold
-
-
-@dataclass(frozen=True)
-class _TableOptions:
-    """How --file is read, and how --output is written."""
-
-    text_column: Sequence[str] | None
-    delimiter: str | None
-    encoding: str | None
-    quotes: bool | None
-    formulas: bool
-    force: bool
-
-    def form(self) -> TableFormat:
-        """Raises UserError for an invalid delimiter or encoding."""
-        from rir_mlx.data.tables.table import TableFormat
-        from rir_mlx.errors import UserError
-        from rir_mlx.recipe.values import delimiter_mark, text_encoding
-
-        option, given = "--delimiter", self.delimiter
-        try:
-            delimiter = delimiter_mark(given)
-            option, given = "--encoding", self.encoding
-            return TableFormat(delimiter, text_encoding(given), self.quotes)
-        except ValueError as error:
-            raise UserError(f"{option} {error}, not {given!r}.") from error
 
 
 @dataclass(frozen=True)
@@ -220,12 +195,11 @@ class _Session:
 
 
 def _input(
-    text: str | None, file: Path | None, output: Path | None, table: _TableOptions
+    text: str | None, file: Path | None, output: Path | None, table: TableOptions
 ) -> tuple[bool, list[str] | None]:
     """Whether there is a single text; otherwise the texts of --file to print, or None if they come from elsewhere.
 
     Raises UserError if the options contradict each other or there is no text."""
-    from rir_mlx.data.loading import read_texts
     from rir_mlx.errors import UserError
 
     if text is not None and file is not None:
@@ -233,49 +207,11 @@ def _input(
     if file is None and output is not None:
         raise UserError("--output is for the rows of a file.", hint="Name it with --file, or redirect: > FILE")
     if file is not None:
-        return False, read_texts(file, table.text_column, table.form()) if output is None else None
+        return False, table.texts(file) if output is None else None
     if text is not None and text != "-":
         given_text(text, _EXAMPLE)
         return True, None
     return False, None
-
-
-def _file_given_as_text(text: str | None, file: Path | None) -> tuple[str | None, Path | None]:
-    """The text and the file that are meant: the name of a file of texts is taken for the file."""
-    from rir_mlx.data.tables.table import TEXT_FILES
-    from rir_mlx.errors import UserError, did_you_mean
-
-    if text is None or file is not None or not text.lower().endswith(TEXT_FILES) or "\n" in text:
-        return text, file
-    path = Path(text)
-    try:
-        is_file = path.is_file()
-    except OSError:  # too long for a name
-        return text, file
-    if is_file:
-        tell(f"note: {text} is a file, and its texts are classified, as with --file.", err=True)
-        return None, path
-    if " " not in text:
-        near = [entry.name for entry in path.parent.iterdir() if entry.is_file()] if path.parent.is_dir() else []
-        raise UserError(
-            f"There is no file {text}.{did_you_mean(path.name, near)}",
-            hint=f"If it is a text: echo {text} | rir-mlx classify",
-        )
-    return text, file
-
-
-def _columns(given: Sequence[str] | None, file: Path | None, run: str | None, runs: Path) -> Sequence[str] | None:
-    """The text's columns in a file: those that are given, else those that the run's texts are joined from, if they are
-    several."""
-    if given or file is None:
-        return given
-    from rir_mlx.stages.opening import find_trained_run
-
-    found = find_trained_run(run, runs)
-    if found is None:
-        return None  # which is an error when the run is opened
-    named = found.recipe().data.text_column
-    return None if named is None or isinstance(named, str) else named
 
 
 def _classify_input(session: _Session, *, asks: bool) -> None:
@@ -357,7 +293,7 @@ def _classify_lines(session: _Session, chunks: Iterable[Sequence[str]], total: i
         session.progress.warn(unfit_texts(unfit))
 
 
-def _classify_file(session: _Session, files: tuple[Path, Path], table: _TableOptions, identity: str) -> None:
+def _classify_file(session: _Session, files: tuple[Path, Path], table: TableOptions, identity: str) -> None:
     """Classify the rows of the first file into the second, and print a summary."""
     from rir_cli.console import print_json
     from rir_mlx.classification.files import ClassifyFileOptions, classify_file

@@ -12,7 +12,7 @@ from typing import TextIO
 
 from rir_mlx.data.cells import checked_text
 from rir_mlx.errors import UserError
-from rir_mlx.progress import Progress
+from rir_mlx.progress import Progress, counted
 
 _READ_BYTES = 1 << 16
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -29,11 +29,12 @@ def given_text(text: str, hint: str) -> str:
 
 
 def arriving_lines(stream: TextIO, most: int, progress: Progress) -> Iterator[list[str]]:
-    """Lists of up to `most` lines, without empty ones. A list is yielded as soon as lines have arrived, full or not.
+    """Lists of up to `most` lines, without empty ones, which are counted in a warning at the end. A list is yielded as
+    soon as lines have arrived, full or not.
 
     Lines end with \\n or \\r\\n. Bytes that are not UTF-8 are replaced, with a warning at the end. Raises UserError for
     UTF-16 and for a line with a NUL byte."""
-    replaced = number = 0
+    replaced = number = empty = 0
     for lines in _raw_lines(stream, most):
         texts = []
         for line in lines:
@@ -43,8 +44,12 @@ def arriving_lines(stream: TextIO, most: int, progress: Progress) -> Iterator[li
             replaced += "\ufffd" in text and b"\xef\xbf\xbd" not in line
             if text.strip():
                 texts.append(text)
+            else:
+                empty += 1
         if texts:
             yield texts
+    if empty and empty < number:
+        progress.warn(f"Left out of standard input: {counted(empty, 'empty line')}.")
     if replaced:
         progress.warn(f"{replaced:,} lines of standard input are not UTF-8: their invalid bytes were replaced.")
 

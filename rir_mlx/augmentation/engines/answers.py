@@ -140,7 +140,7 @@ def read_answer(data: dict[str, Any]) -> Answer:
         raise _error_inside(error)
     if not isinstance(choices, list):
         raise NotAnAnswer(f"an answer without a message: {data}")
-    choice = choices[0] if choices else None
+    choice = next((each for each in choices if isinstance(each, dict) and each.get("index") == 0), [*choices, None][0])
     if not isinstance(choice, dict) or not isinstance(message := choice.get("message"), dict):
         raise RequestFailed(f"an answer without a message: {data}")
     if choice.get("error"):

@@ -140,6 +140,13 @@ def test_an_answer_that_ended_is_kept_with_how_it_ended(reason: str | None, fini
     assert read({"content": GOOD}, reason).finish_reason == finish
 
 
+def test_the_answer_is_the_choice_of_the_first_index() -> None:
+    """Some servers list several as they finish."""
+    first, other = ({"index": n, "message": {"content": text}} for n, text in ((0, GOOD), (1, "another")))
+    assert answers.read_answer({"choices": [other, first]}).text == GOOD
+    assert answers.read_answer({"choices": [{"message": {"content": GOOD}}, other]}).text == GOOD
+
+
 def test_an_error_beside_the_choices_is_one() -> None:
     with pytest.raises(answers.GatewayFailed, match="cut off upstream"):
         read({"content": GOOD}, error={"message": "cut off upstream", "code": 502})
