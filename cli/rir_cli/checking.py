@@ -63,8 +63,9 @@ def check(
     if rejects is not None and write is None:
         raise UserError("--rejects goes with --write.", hint="Add --write clean.csv.")
     options = open_options(given)
-    recipe = _recipe(data, options)
+    recipe, said = _recipe(data, options)
     audit = stages.check(recipe, options.progress)
+    audit = replace(audit, notes=(*said, *audit.notes))
     if json:
         print_json(_as_json(recipe, audit))
     else:
@@ -84,8 +85,8 @@ def check(
     say_next(given, following)
 
 
-def _recipe(data: str | None, options: OpenOptions) -> Recipe:
-    """The recipe whose rows are audited. A table without a recipe is read as `init` would read it."""
+def _recipe(data: str | None, options: OpenOptions) -> tuple[Recipe, list[str]]:
+    """The recipe whose rows are audited. A table without a recipe is read as `init` would read it; how is said."""
     import json
 
     from rir_mlx import stages
@@ -94,12 +95,10 @@ def _recipe(data: str | None, options: OpenOptions) -> Recipe:
     recipe = stages.recipe_of_rows(data, options)
     table = recipe.data.train.path
     if data != table or not Path(table).is_file():
-        return recipe
+        return recipe, []
     keys, said = reading_keys(Path(table), options.overrides)
-    for text in said:
-        options.progress.say(f"note: {text}")
     found = [f"data.{key}={json.dumps(value, ensure_ascii=False)}" for key, value in keys.items()]
-    return stages.recipe_of_rows(data, replace(options, overrides=(*found, *options.overrides)))
+    return stages.recipe_of_rows(data, replace(options, overrides=(*found, *options.overrides))), said
 
 
 def _next_command(data: str | None, recipe: Recipe, clean: Path | None, overrides: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from rir_mlx.data.cells import checked_text
 from rir_mlx.data.columns import Column
+from rir_mlx.data.labels.columns_of_labels import ColumnStyle
 from rir_mlx.data.labels.combinations import BETWEEN, MOST_COMBINATIONS, combinations_of, parts_of
 from rir_mlx.data.labels.spelling import Spellings
 from rir_mlx.data.row_reading import RowRules, collect, read_rows, triple_reader
@@ -159,13 +160,14 @@ def _read_rows(section: DataSection, notes: list[str], spellings: Spellings) -> 
     """The labels, and the rows of each part that has a source. Training rows come first: they may give the labels."""
     labels = dict(section.labels)
     rows: dict[str, Rows] = {}
-    broken: list[DataError] = []
+    broken, style = list[DataError](), ColumnStyle()
     for part, source in (("train", section.train), ("validation", section.validation), ("test", section.test)):
         if source is None:
             continue
         tables = read_tables(source, columns_of(section, part), f"data.{part}", format_of(section))
         try:
-            rows[part] = read_rows(tables, part, row_rules(section, labels, spellings), notes, section.on_bad_rows)
+            rules = row_rules(section, labels, spellings, style)
+            rows[part] = read_rows(tables, part, rules, notes, section.on_bad_rows)
         except DataError as error:
             broken.append(error)
             continue
@@ -180,11 +182,18 @@ def _read_rows(section: DataSection, notes: list[str], spellings: Spellings) -> 
 
 
 def row_rules(
-    section: DataSection, labels: Mapping[str, str], spellings: Spellings, *, lenient: bool = False
+    section: DataSection,
+    labels: Mapping[str, str],
+    spellings: Spellings,
+    style: ColumnStyle,
+    *,
+    lenient: bool = False,
 ) -> RowRules:
-    """How the section's rows are read."""
+    """How the section's rows are read. `style` is one for all its parts."""
+    columns = section.label_column if isinstance(section.label_column, tuple) else ()
+    names = {*labels, *(" ".join(name.split()) for name in columns), *([section.no_label] if section.no_label else ())}
     ways = (section.several, section.label_separator, section.soft_labels, section.no_label)
-    return RowRules(labels, spellings, lenient, *ways)
+    return RowRules(labels, spellings, lenient, *ways, names, style)
 
 
 def together_of(
@@ -236,6 +245,9 @@ def check_labels(section: DataSection, labels: Mapping[str, str], rows: Rows) ->
         )
     if not section.labels and all(re.fullmatch(r"-?\d+", name) for name in labels):
         yield f"the labels are numbers without names ({', '.join(list(labels)[:6])}): data.labels can describe them"
+    columns = section.label_column if isinstance(section.label_column, tuple) and section.several else ()
+    if never := [name for name in columns if " ".join(name.split()) not in counts]:
+        yield f"no training row is marked in {', '.join(map(repr, never))}"
     if absent := [name for name in labels if name not in counts]:
         yield f"no training row has the label {', '.join(map(repr, absent))}"
     if single := sorted(name for name, count in counts.items() if count == 1):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 from rir_mlx.data.cells import checked_text, optional_text
-from rir_mlx.data.labels.columns_of_labels import LabelCells
-from rir_mlx.data.labels.combinations import BETWEEN, cells_in, combination
+from rir_mlx.data.labels.columns_of_labels import ColumnStyle, LabelCells
+from rir_mlx.data.labels.combinations import BETWEEN, cells_in, combination, says_nothing
 from rir_mlx.data.labels.distributions import Shares, main_label, shares_of
 from rir_mlx.data.labels.spelling import Spellings, label_of, spelling_of
 from rir_mlx.data.rows import Row, RowColumns, Rows, Triple
@@ -38,7 +37,8 @@ class RowRules:
     """How rows are read. `known` are the labels that there may be, if any; another one is a fault unless `lenient`.
     `spellings` collects how each label is spelled. `several`: a text may have several labels, in one cell with
     `separator` between them, or in columns. `soft`: a label may be a distribution. `no_label` is the label of a text
-    that has none, if such rows are used."""
+    that has none, if such rows are used. `names` are kept as they are named: `known`, those of label columns, and
+    `no_label`. `style` is shared by all parts of a recipe."""
 
     known: Mapping[str, str]
     spellings: Spellings
@@ -47,6 +47,8 @@ class RowRules:
     separator: str | None = None
     soft: bool = False
     no_label: str | None = None
+    names: Collection[str] = ()
+    style: ColumnStyle = field(default_factory=ColumnStyle)
 
 
 def _prefixes(tables: Sequence[Table], part: str) -> list[str]:
@@ -59,13 +61,9 @@ def _row_reader(table: Table, prefix: str, rules: RowRules) -> Reader[Row]:
     known, hints, classes = rules.known, dict[str, str](), table.class_names[1]
     seen = dict[Any, _Cell]()  # a label comes again and again
 
-    @cache
-    def says_no() -> bool:
-        return any(cells.says_no for cells in table.cells[1])
-
     def cell_of(value: Any) -> _Cell:
         if isinstance(value, LabelCells):
-            return _read_cell(_of_columns(value, rules, says_no), rules, classes)
+            return _read_cell(_of_columns(value, rules), rules, classes)
         key = (type(value), value) if isinstance(value, Hashable) else None
         if key is not None and (found := seen.get(key)) is not None:
             return found
@@ -103,29 +101,29 @@ class _Cell(NamedTuple):
 
 def _read_cell(value: Any, rules: RowRules, classes: tuple[str, ...] | None) -> _Cell:
     """Raises ValueError if the cell holds no label."""
-    if rules.no_label is not None and (value is None or not (value.strip() if isinstance(value, str) else True)):
+    if rules.no_label is not None and says_nothing(value, soft=rules.soft):
         value = rules.no_label
-    if rules.soft and (shares := shares_of(value, rules.known)) is not None:
+    if rules.soft and (shares := shares_of(value, rules.names)) is not None:
         certain = len(shares) == 1
         return _Cell(main_label(shares), () if certain else tuple(shares.items()), {label: label for label in shares})
     parts = _several(value, rules) if rules.several else [value]
-    spelled = {label_of(part, rules.known, classes): spelling_of(part) for part in parts}
+    spelled = {label_of(part, rules.names, classes): spelling_of(part) for part in parts}
     if rules.several and (odd := next((label for label in spelled if BETWEEN in label), None)):
         raise ValueError(f"the label {odd!r} holds a comma, which stands between labels")
     return _Cell(next(iter(spelled)) if len(spelled) == 1 else combination(spelled), (), spelled)
 
 
-def _of_columns(cells: LabelCells, rules: RowRules, says_no: Callable[[], bool]) -> Any:
-    """What the label columns of a row say, as one cell would say it. `says_no`: whether the table marks also what does
-    not hold; then a row without any mark is not labelled."""
-    if cells.is_blank and (rules.soft or says_no()):
+def _of_columns(cells: LabelCells, rules: RowRules) -> Any:
+    """What the label columns of a row say, as one cell would say it."""
+    if not cells.filled() and (rules.soft or rules.style.says_no):
         raise ValueError("no label: nothing stands in any of the label columns")
-    found = cells.votes(rules.known) if rules.soft else cells.marked()
-    if any(found.values()) if isinstance(found, dict) else found:
-        return found
-    if rules.no_label is None:
+    if rules.soft:
+        found: Any = cells.choices(rules.names) if rules.style.people else cells.numbers()
+    else:
+        found = cells.marked()
+    if says_nothing(found, soft=rules.soft) and rules.no_label is None:
         raise ValueError(NONE_MARKED)
-    return rules.no_label
+    return found
 
 
 def _several(cell: Any, rules: RowRules) -> Sequence[Any]:
@@ -198,6 +196,8 @@ def sift_rows(
     """The usable rows of a source's tables, in order, and the faults of the others. `part` is the source's key, with
     which row ids start."""
     kept, faulty = Rows(), list[Faulty]()
+    for table in tables:
+        rules.style.see(table.cells[1], rules.known)
     for table, prefix in zip(tables, _prefixes(tables, part), strict=True):
         columns = RowColumns(table, prefix)
         faulty.append(_sift(table, _row_reader(table, prefix, rules), columns.add, notes, on_bad_rows))

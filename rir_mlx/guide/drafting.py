@@ -13,6 +13,7 @@ from rir_mlx.guide.draft import Draft
 from rir_mlx.guide.first_recipe import ENCODING, ModelChoice, ScannedTable
 from rir_mlx.guide.planning import Sizes
 from rir_mlx.guide.table.labels import LabelFacts, label_examples
+from rir_mlx.guide.table.reading import labels_reason
 from rir_mlx.progress import counted, shortened
 from rir_mlx.prompting.arms import examples_of
 from rir_mlx.recipe.loading import name_from
@@ -44,7 +45,7 @@ def as_split(table: ScannedTable) -> ScannedTable:
         draft.override(text, "")
     recipe = draft.recipe()
     parts = scan_sources(recipe.data, recipe.seed).parts
-    examples = label_examples(parts["train"], table.facts.counts)
+    examples = label_examples(parts["train"], table.facts.counts, table.material)
     return replace(table, parts=parts, facts=replace(table.facts, examples=examples))
 
 
@@ -75,7 +76,11 @@ def _set_columns(draft: Draft, table: ScannedTable) -> None:
     draft.set("data.text_column", table.text.value, f"Chosen because {table.text.reason}.")
     draft.set("data.label_column", table.label.value, f"Chosen because {table.label.reason}.")
     for key, value in table.labels_are.items():
-        why = "Some texts have none of the labels." if key == "no_label" else f"Chosen because {table.labels_reason}."
+        why = (
+            "Some texts have none of the labels."
+            if key == "no_label"
+            else f"Chosen because {labels_reason(table.label, table.labels_are)}."
+        )
         draft.set(f"data.{key}", value, why)
     if table.reasoning:
         draft.set("data.reasoning_column", table.reasoning.column, f"Chosen because {table.reasoning.reason}.")

@@ -5,22 +5,17 @@ The caller asks what only the user knows, and passes it on.
 
 from __future__ import annotations
 
-import json
 import shlex
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rir_mlx import hub_access
 from rir_mlx.data.audit.findings import Material
-from rir_mlx.data.audit.scan import scan_sources
-from rir_mlx.data.audit.several_labels import reading_of
 from rir_mlx.data.columns import Role, usually_named
 from rir_mlx.data.loading import format_of
 from rir_mlx.data.rows import Row
-from rir_mlx.data.tables.table import NONE_MARKED
 from rir_mlx.data.tables.text_files import OtherEncoding
 from rir_mlx.errors import DataError, UserError
 from rir_mlx.guide.models import EMBEDDED_MODEL, BaseModel, default_model, fitting, models_here, named_model
@@ -32,11 +27,13 @@ from rir_mlx.guide.table.columns import (
     guess_text,
     headline_of,
     label_columns,
+    marked_columns,
     read_columns,
 )
 from rir_mlx.guide.table.labels import LabelFacts, label_facts
+from rir_mlx.guide.table.reading import how_labels_are_read, may_say_several, rows_of
 from rir_mlx.progress import counted
-from rir_mlx.recipe.loading import load_recipe
+from rir_mlx.recipe.loading import dump_yaml, load_recipe
 from rir_mlx.training.cost import memory_size
 from rir_mlx.types import TABLE_SUFFIXES
 
@@ -103,23 +100,6 @@ class ScannedTable:
         return [row for part in self.material.parts.values() for row in part]
 
     @property
-    def labels_reason(self) -> str:
-        """Why a row's label is read as several, or as votes."""
-        if self.label.more:
-            held = "votes, probabilities, or each person's labels" if "soft_labels" in self.labels_are else "marks"
-            return f"the columns hold {held}"
-        if "soft_labels" in self.labels_are:
-            return "labels are objects, with votes or probabilities"
-        mark = self.labels_are["label_separator"]
-        return f"labels are {'lists, or ' if mark == ',' else ''}combined with {mark!r}"
-
-    @property
-    def labels_are_said(self) -> str:
-        """How a row's label is read, and why."""
-        how = "Labels are votes" if "soft_labels" in self.labels_are else "A text may have several labels"
-        return f"{how}, because {self.labels_reason}"
-
-    @property
     def bad_rows(self) -> int:
         """Rows that cannot be used, misspelt labels included."""
         refused = {(fault.file, fault.number) for fault in self.material.refused if fault.number}
@@ -158,7 +138,7 @@ def _named(columns: str | Sequence[str]) -> Guess:
 def _label_guesses(table: TableColumns, taken: Collection[str]) -> list[Guess]:
     """What may be the label: a column, or several that say it together where none has a usual name."""
     single = label_columns(table, taken)
-    if len(single) == 1 or (together := columns_of_labels(table, taken)) is None:
+    if len(single) == 1 or usually_named(table.names, "label") or (together := columns_of_labels(table, taken)) is None:
         return single
     return [together] if {guess.column for guess in single} <= set(together.columns) else single
 
@@ -167,6 +147,43 @@ def scan(look: TableLook, text: Sequence[str] = (), label: Sequence[str] = ()) -
     """Read all rows and their labels, from the columns named here, else from the guessed ones.
 
     Raises DataError if there is no guess, if two columns may be the label, or if the rows cannot be read at all."""
+    chosen = _chosen_columns(look, text, label)
+    material, labels_are = rows_of(chosen.keys(look), look.overrides)
+    if not material.parts["train"]:
+        raise DataError(f"{look.path}: no row has a text and a label.", hint="Name other columns with -s data.…")
+    if whole := [fault.what for fault in material.refused if not fault.number]:
+        many = any("combinations" in what for what in whole)
+        raise DataError("\n".join(whole), hint="" if many else "Name other columns with -s data.…, or give more rows.")
+    return ScannedTable(
+        look.path,
+        chosen.text,
+        chosen.label,
+        chosen.reasoning,
+        material,
+        label_facts(material),
+        tuple(look.overrides),
+        encoding=look.encoding,
+        labels_are=labels_are,
+    )
+
+
+class _Chosen(NamedTuple):
+    """The columns that a table is read from."""
+
+    text: Guess
+    label: Guess
+    reasoning: Guess | None
+
+    def keys(self, look: TableLook) -> dict[str, Any]:
+        """The recipe's keys for them."""
+        keys = {"data.train": str(look.path), "data.text_column": self.text.value}
+        keys["data.label_column"] = self.label.value
+        keys |= {"data.reasoning_column": self.reasoning.column} if self.reasoning else {}
+        return keys | ({"data.encoding": look.encoding} if look.encoding else {})
+
+
+def _chosen_columns(look: TableLook, text: Sequence[str] = (), label: Sequence[str] = ()) -> _Chosen:
+    """The named columns, else the guessed ones. Raises DataError if there is no guess, or two of a label."""
     names = ", ".join(look.table.names)
     chosen = _named(text) if text else look.text
     if chosen is None:
@@ -178,12 +195,7 @@ def scan(look: TableLook, text: Sequence[str] = (), label: Sequence[str] = ()) -
     if len(labels) != 1:
         may = " and ".join(repr(guess.column) for guess in labels)
         what = f"{may} may each be the label." if labels else _no_label(look.table)
-        hint = "Name it: -s data.label_column=NAME"
-        if len(labels) > 1:
-            together = shlex.quote(f"data.label_column=[{', '.join(guess.column for guess in labels)}]")
-            hint += f". If each is a label of its own, marked where it holds: -s {together}; where these are votes, or "
-            hint += "columns of people who labelled, also -s data.soft_labels=true."
-        raise DataError(f"{look.path}: {what} Columns: {names}.", hint=hint)
+        raise DataError(f"{look.path}: {what} Columns: {names}.", hint=_how_to_name_labels(look, chosen))
     used = (*chosen.columns, *labels[0].columns)
     if both := set(chosen.columns) & set(labels[0].columns):
         raise DataError(
@@ -191,54 +203,18 @@ def scan(look: TableLook, text: Sequence[str] = (), label: Sequence[str] = ()) -
             hint="Name another one: -s data.text_column=NAME or -s data.label_column=NAME",
         )
     reasoning = look.reasoning if look.reasoning and look.reasoning.column not in used else None
-    keys = {"data.train": str(look.path), "data.text_column": chosen.value, "data.label_column": labels[0].value}
-    keys |= {"data.reasoning_column": reasoning.column} if reasoning else {}
-    keys |= {"data.encoding": look.encoding} if look.encoding else {}
-    material, labels_are = _rows_of(keys, look.overrides)
-    if not material.parts["train"]:
-        raise DataError(f"{look.path}: no row has a text and a label.", hint="Name other columns with -s data.…")
-    if whole := [fault.what for fault in material.refused if not fault.number]:
-        raise DataError("\n".join(whole), hint="Name other columns with -s data.…, or give more rows.")
-    return ScannedTable(
-        look.path,
-        chosen,
-        labels[0],
-        reasoning,
-        material,
-        label_facts(material),
-        tuple(look.overrides),
-        encoding=look.encoding,
-        labels_are=labels_are,
+    return _Chosen(chosen, labels[0], reasoning)
+
+
+def _how_to_name_labels(look: TableLook, text: Guess) -> str:
+    """What to do where the column of the label is not sure."""
+    marked = marked_columns(look.table, text.columns)
+    several = "[A, B]" if len(marked) < 2 else dump_yaml(marked, default_flow_style=True, width=10**9).strip()
+    option = shlex.quote(f"data.label_column={several}")
+    return (
+        "Name it: -s data.label_column=NAME. If several columns are a label each: "
+        f"-s {option} (where they are votes, or people who labelled, add -s data.soft_labels=true)"
     )
-
-
-def _rows_of(keys: Mapping[str, Any], overrides: Sequence[str]) -> tuple[Material, dict[str, Any]]:
-    """The rows, and the keys by which their labels are read as several or as votes, if they seem to be. What the user
-    has set about labels decides."""
-
-    def read(keys: Mapping[str, Any]) -> Material:
-        wanted = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in keys.items()]
-        return scan_sources(load_recipe(None, [*wanted, *overrides]).data, 0)
-
-    material = read(keys)
-    set_ = {text.partition("=")[0].strip() for text in overrides}
-    if set_ & {"data.labels", "data.label_separator", "data.soft_labels", "data.no_label"}:
-        return material, {}
-    columns = keys["data.label_column"] if isinstance(keys["data.label_column"], list) else []
-    found = _reading_of_columns(material, columns) if columns else reading_of(material)
-    again = read({**keys, **{f"data.{key}": value for key, value in found.items()}}) if found else material
-    if not found or not again.parts["train"] or len(again.refused) > len(material.refused):
-        return material, {}
-    return again, found
-
-
-def _reading_of_columns(material: Material, columns: Sequence[str]) -> dict[str, Any]:
-    """The keys of `data` with which rows can be used that were refused when each column was read as one of marks."""
-    refused = Counter(fault.what.partition(" column")[0] for fault in material.refused if fault.number)
-    if 2 * refused["the label"] > len(material.parts["train"]):
-        return {"soft_labels": True}
-    nothing = any(fault.what == NONE_MARKED for fault in material.refused)
-    return {"no_label": "none"} if nothing and "none" not in columns else {}
 
 
 def _no_label(table: TableColumns) -> str:
@@ -255,8 +231,11 @@ def reading_keys(path: Path, overrides: Sequence[str] = ()) -> tuple[dict[str, A
     """The keys of `data` with which a table is read, as far as the user has not set them and they are not found anyway;
     and what is said of each.
 
-    Raises DataError if the file cannot be read, or the text or the label is not found."""
-    look = look_at(path, overrides)
+    Raises DataError if the text or the label is not found."""
+    try:
+        look = look_at(path, overrides)
+    except DataError:  # of a column that is not needed, perhaps
+        return {}, []
     keys, said = dict[str, Any](), list[str]()
     if look.encoding:
         keys["encoding"] = look.encoding
@@ -273,13 +252,16 @@ def reading_keys(path: Path, overrides: Sequence[str] = ()) -> tuple[dict[str, A
             keys[f"{role}_column"] = guesses[0].value
             said.append(f"{role.capitalize()}: {guesses[0].shown}, because {guesses[0].reason}.")
     try:
-        table = scan(look)
+        chosen = _chosen_columns(look)
     except DataError:
         if unknown:
             raise
         return keys, said  # an audit shows all faults
-    said += [f"{table.labels_are_said}."] if table.labels_are else []
-    return keys | dict(table.labels_are), said
+    if not may_say_several(look.table, chosen.label):
+        return keys, said
+    labels_are = rows_of(chosen.keys(look), look.overrides)[1]
+    said += [f"{how_labels_are_read(chosen.label, labels_are)}."] if labels_are else []
+    return keys | labels_are, said
 
 
 def with_all_labels(table: ScannedTable) -> ScannedTable:

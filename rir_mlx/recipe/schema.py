@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from rir_mlx.recipe.values import Delimiter, Encoding, Labels, Section, Seed, Share, Size
+from rir_mlx.recipe.values import ColumnNames, Delimiter, Encoding, LabelName, Labels, Section, Seed, Share, Size
 from rir_mlx.types import (
     DEFAULT_BASELINES,
     DEFAULT_FILTERS,
@@ -67,16 +67,16 @@ class DataSection(Section):
     """Validation rows. If there are none, `val_size` of the training rows are set aside."""
     test: Source | None = SourceSpec(path="dair-ai/emotion", config="split", split="test")
     """Test rows. If there are none, `test_size` of the training rows are set aside."""
-    text_column: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    text_column: ColumnNames = None
     """Column of the text, or several: `[subject, body]` become one text, each on a line behind its name. Default: the
     one with a usual name (text, sentence, content, …)."""
-    label_column: str | Annotated[tuple[str, ...], Field(min_length=2)] | None = None
+    label_column: ColumnNames = None
     """Column of the label. Default: the one with a usual name (label, category, class, …). Or several, `[joy, fear]`:
     each marks where its label holds (1 and 0, `x` and nothing); with `soft_labels`, votes, or a person's labels."""
     label_separator: str | None = Field(default=None, min_length=1)
     """What stands between the labels of a text that may have several, such as `;`. Lists (JSONL, Parquet, `["a", "b"]`
     in a cell) are then read as several labels, too. `null`: a text has one label."""
-    no_label: str | None = Field(default=None, min_length=1)
+    no_label: LabelName = None
     """The label of texts that have none, such as `none`: no column of several is marked, or the cell of labels is
     empty. `null`: such rows cannot be used."""
     soft_labels: bool = False
@@ -124,8 +124,6 @@ class DataSection(Section):
             raise ValueError("soft_labels divides one label, label_separator reads several: set one of them")
         if self.label_separator is not None and isinstance(self.label_column, tuple):
             raise ValueError("label_separator reads the cells of one column, and label_column names several")
-        if isinstance(self.label_column, tuple) and len(set(self.label_column)) < len(self.label_column):
-            raise ValueError("label_column names a column twice")
         if self.no_label is not None and not (self.several or self.soft_labels):
             raise ValueError("no_label is for texts that may have several labels, or votes")
         if self.several and (odd := [label for label in self.labels if ", " in label]):

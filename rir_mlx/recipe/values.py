@@ -59,6 +59,34 @@ def _labels_from_list(value: Any) -> Any:
     return {str(name): "" if what is None else what for name, what in pairs.items()}
 
 
+def _written_as_text(value: Any) -> Any:
+    if value is not None and not isinstance(value, str):
+        raise ValueError("should be a text: put it in quotation marks")
+    return value
+
+
+def _column_names(value: Any) -> Any:
+    if not isinstance(value, list | tuple):
+        return _written_as_text(value)
+    names = [_written_as_text("" if name is None else name) for name in value]
+    if not names or "" in names:
+        raise ValueError("a column's name is missing: put null and ~ in quotation marks if columns are called so")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"{twice[0]!r} comes twice")
+    return names[0] if len(names) == 1 else tuple(names)
+
+
+def _label_name(value: Any) -> Any:
+    if isinstance(_written_as_text(value), str) and (not value.strip() or ", " in value):
+        raise ValueError("should be a label, without a comma and a blank")
+    return value
+
+
+ColumnNames = Annotated[str | tuple[str, ...] | None, BeforeValidator(_column_names)]
+"""A column, or several that are read together."""
+LabelName = Annotated[str | None, BeforeValidator(_label_name)]
+
+
 def _share_or_count(value: float) -> float:
     if value > 1 and not value.is_integer():
         raise ValueError("should be a share below 1, or a whole number of rows")

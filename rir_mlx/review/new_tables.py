@@ -34,6 +34,8 @@ from rir_mlx.storage.atomic import creating, make_folder
 from rir_mlx.storage.layout import RunDir
 from rir_mlx.types import PARTS, Part
 
+_OPENS_A_LIST = ("[", "(", "{")
+
 
 @dataclass
 class NewTables:
@@ -115,10 +117,9 @@ class _Tables:
         if self.result.reasonings and self.result.reasoning_column is not None:
             settings["data.reasoning_column"] = self.result.reasoning_column
         if self.joins:
-            settings["data.text_column"] = "text"
-        if self.label_columns:
-            settings |= {"data.label_column": "label", "data.no_label": "null"}
-            settings |= {"data.label_separator": self.separator} if self.separator else {}
+            settings["data.text_column"], label = self._plain_names()
+            settings |= {"data.label_column": label, "data.no_label": "null"} if self.label_columns else {}
+            settings |= {"data.label_separator": self.separator} if self.label_columns and self.separator else {}
         if section.encoding is not None:
             settings["data.encoding"] = "null"
         if section.quotes is False or any(file is not None and file.changes_quotes for file in self.files.values()):
@@ -151,7 +152,8 @@ class _Tables:
         separator, parts = self.separator, parts_of(label)
         if separator is None:
             return label
-        return json_of(parts) if any(separator in part for part in parts) else separator.join(parts)
+        listed = any(separator in part or part[:1] in _OPENS_A_LIST for part in parts)
+        return json_of(parts) if listed else separator.join(parts)
 
     def _cell(self, row: Row) -> str:
         """What stands in a row's cell."""
@@ -181,9 +183,7 @@ class _Tables:
         file, column = self.files[source], new_column if source != "test" else None
         parts = [source, *(part for part in PARTS if source == "train" and self._carved(part))]
         if file is None:
-            named = ((self.section.text_column, "text"), (self.section.label_column, "label"))
-            text, label = (name if isinstance(name, str) else usual for name, usual in named)
-            names = (text, label, self.result.reasoning_column or "reasoning")
+            names = (*self._plain_names(), self.result.reasoning_column or "reasoning")
             suffix, mark = self._suffix(source), self.section.delimiter
             return {part: plain_table(self._rows(part), names, suffix, mark, self._cell) for part in parts}
         lines: dict[Part, list[str]] = {part: [file.head(column)] for part in parts}
@@ -197,6 +197,14 @@ class _Tables:
             else:
                 lines[part].append(line)
         return {part: "".join(found) for part, found in lines.items()}
+
+    def _plain_names(self) -> tuple[str, str]:
+        """The columns of the text and the label in a plain table."""
+        text, label = self.section.text_column, self.section.label_column
+        taken = {text, label, self.result.reasoning_column or "reasoning"}
+        free = (name for name in ("label", "labels", "label_of_text") if name not in taken)
+        label = label if isinstance(label, str) else "label" if label is None else next(free)
+        return (text if isinstance(text, str) else "text"), label
 
     def _rows(self, part: Part) -> Iterator[tuple[Row, Edit]]:
         return ((row, self.edits.get(row.id, NO_EDIT)) for row in getattr(self.data, part))

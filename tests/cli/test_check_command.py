@@ -297,10 +297,20 @@ def test_a_table_without_a_recipe_is_read_as_init_reads_it(rir: Run) -> None:
     lines = (f'{text},"{mood}"\n' for text, mood in zip(texts, moods, strict=True))
     Path("rows.csv").write_text("tweet,mood\n" + "".join(lines))
     done = rir("check", "rows.csv")
-    assert "note: Label: mood, because 3 different values come again and again, 13 times each." in done.err
-    assert "note: A text may have several labels, because labels are lists, or combined with ','." in done.err
+    assert "Label: mood, because 3 different values come again and again, 13 times each." in done.out
+    assert "A text may have several labels, because labels are lists, or combined with ','." in done.out
     assert "labels that may hold together: 2, in 3 combinations" in done.out
     assert rir("check", "rows.csv", "-s", "data.label_separator=null").out.count("joy, fear") > 0
+
+
+def test_a_column_that_is_not_needed_may_hold_what_cannot_be_read(rir: Run) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    late = pa.array([2**62] * 40, pa.timestamp("us"))
+    rows = {"text": [f"page {n} of it" for n in range(40)], "label": ["joy", "fear"] * 20, "at": late}
+    pq.write_table(pa.table(rows), "rows.parquet")
+    assert rir("check", "rows.parquet").code == 0
 
 
 def test_columns_that_are_not_to_be_guessed_are_asked_for_with_what_follows(rir: Run) -> None:
@@ -309,7 +319,7 @@ def test_columns_that_are_not_to_be_guessed_are_asked_for_with_what_follows(rir:
     done = rir("check", "rows.csv")
     assert done.code == 2
     assert "'fear' and 'joy' may each be the label" in done.err
-    assert "-s 'data.label_column=[fear, joy]'" in done.err
+    assert "-s 'data.label_column=[A, B]'" in done.err
     named = ("-s", "data.label_column=[joy, fear]", "-s", "data.soft_labels=true", "-s", "data.on_bad_rows=skip")
     done = rir("check", "rows.csv", *named)
     assert done.code == 0

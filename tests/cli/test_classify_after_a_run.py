@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,17 @@ def test_the_format_of_a_file_can_be_given(rir: Run, finished: Finished) -> None
     assert Path("out.csv").read_text(encoding="utf-8").startswith('text#id#label#probability#reasoning\n"caf\u00e9#1#')
     wrong = rir("classify", "--file", "odd.csv", "--delimiter", "ab")
     assert (wrong.code, "must be one character" in wrong.err) == (2, True)
+
+
+def test_the_column_that_the_run_was_trained_on_is_taken_where_a_file_has_it(rir: Run, finished: Finished) -> None:
+    """The help said so, and a file with that column and another of a usual name was a question."""
+    recipe = Path("runs/small/recipe.yaml")
+    recipe.write_text(re.sub("text_column: .*", "text_column: words", recipe.read_text(encoding="utf-8")))
+    assert "text_column: words" in recipe.read_text(encoding="utf-8")
+    Path("new.csv").write_text("sentence,words,review\na,a day,b\n", encoding="utf-8")
+    assert json.loads(rir("classify", "--file", "new.csv", "--arm", "qa", "--json").out)["text"] == "a day"
+    Path("new.csv").write_text("sentence,id\nthe rain,1\n", encoding="utf-8")
+    assert json.loads(rir("classify", "--file", "new.csv", "--arm", "qa", "--json").out)["text"] == "the rain"
 
 
 def test_classify_needs_no_training_data(rir: Run, finished: Finished) -> None:

@@ -79,7 +79,7 @@ def test_a_column_of_yes_and_no_for_each_label_is_told_for_what_it_is(rows: Run)
     Path("several.csv").write_text("\n".join(["text,bug,refund,praise", *lines]), encoding="utf-8")
     result = rows("init", "several.csv", "--yes")
     assert (result.code, result.err.count("may each be the label")) == (0, 0)
-    assert "Label: bug, refund and praise, because each has marks such as 1 and 0." in result.err + result.out
+    assert "Label: bug, refund and praise, because each has marks, such as 1 and 0." in result.err + result.out
     data = load_recipe("several.yaml").data
     assert data.label_column == ("bug", "refund", "praise")
     assert data.no_label == "none"

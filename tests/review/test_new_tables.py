@@ -243,7 +243,8 @@ def test_a_column_for_each_label_becomes_one_column(tmp_path: Path, soft: bool) 
     lines = "".join(f"row {n},{joy},{fear},{anger}\n" for n, (joy, fear, anger) in enumerate(marks))
     columns = ["joy", "fear", "anger"]
     keys = {"label_column": columns, "soft_labels": soft, "no_label": "none", "test_size": 5, "val_size": 0}
-    run, recipe = make_run(tmp_path, f"text,joy,fear,anger\n{lines}", **keys)
+    keys |= {"text_column": "words", "reasoning_column": None}
+    run, recipe = make_run(tmp_path, f"words,joy,fear,anger\n{lines}", **keys)
     before = load_labelled(recipe.data, recipe.seed)
     decide(run, before.train[0], "fear" if soft else "fear, joy", "because")
     after = next_data(recipe, write_new_tables(run, recipe, tmp_path / "new.csv"))

@@ -83,8 +83,8 @@ def classify(
     With --output, a table keeps its columns and gets label, probability and reasoning; the command can be resumed.
     """
     text, file = file_given_as_text(text, file)
-    columns = text_columns(text_column, file, run, runs)
-    table = TableOptions(columns, delimiter, encoding, quotes, formulas, force, quiet)
+    given = TableOptions(text_column, delimiter, encoding, quotes, formulas, force, quiet)
+    table = text_columns(given, file, run, runs)
     single, texts = _input(text, file, output, table)
     context = trained_context(run, runs, backend, offline=offline, quiet=quiet)
     start_lean(context.backend.name)

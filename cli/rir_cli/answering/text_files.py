@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,15 +74,28 @@ def file_given_as_text(text: str | None, file: Path | None) -> tuple[str | None,
     return text, file
 
 
-def text_columns(given: Sequence[str] | None, file: Path | None, run: str | None, runs: Path) -> Sequence[str] | None:
-    """The text's columns in a file: those that are given, else those that the run's texts are joined from, if they are
-    several."""
-    if given or file is None:
-        return given
+def text_columns(table: TableOptions, file: Path | None, run: str | None, runs: Path) -> TableOptions:
+    """The options with the text's columns in the file: those that are given, else those that the run was trained on. A
+    single one counts if the file has it; else one with a usual name is looked for."""
+    if table.text_column or file is None or file.suffix.lower() == ".txt":
+        return table
     from rir_mlx.stages.opening import find_trained_run
 
     found = find_trained_run(run, runs)
-    if found is None:
-        return None  # which is an error when the run is opened
-    named = found.recipe().data.text_column
-    return None if named is None or isinstance(named, str) else named
+    named = None if found is None else found.recipe().data.text_column
+    if isinstance(named, str):
+        named = (named,) if named in _columns_of(file, table.form()) else None
+    return replace(table, text_column=named)
+
+
+def _columns_of(file: Path, form: TableFormat) -> Collection[str]:
+    """The columns of a table's first row; none if it cannot be read, which is said later."""
+    from rir_mlx.data.tables.row_streams import Record, open_stream
+    from rir_mlx.data.tables.table import Wanted
+    from rir_mlx.errors import DataError
+
+    try:
+        rows = open_stream(file, Wanted([], str(file), form)).scan()
+        return next((row.cells for row in rows if isinstance(row, Record)), {}).keys()
+    except DataError:
+        return ()

@@ -137,9 +137,10 @@ def _time_settled(draft: Draft, table: ScannedTable, choice: ModelChoice, limit:
 def _labels_settled(table: ScannedTable, *, asks: bool) -> ScannedTable:
     """The table with the labels that are meant. Those that look misspelt are left out only if the user says so."""
     from rir_mlx.guide import drafting, first_recipe
+    from rir_mlx.guide.table.reading import how_labels_are_read
 
     if table.labels_are:
-        _say(f"{table.labels_are_said}.")
+        _say(f"{how_labels_are_read(table.label, table.labels_are)}.")
     if not table.facts.strays:
         return table
     strays = drafting.strays_text(table.facts)

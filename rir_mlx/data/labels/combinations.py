@@ -78,6 +78,19 @@ def cells_in(cell: Any, separator: str | None) -> Iterator[Any]:
         yield from (part for piece in pieces if (part := piece.strip()))
 
 
+def says_nothing(cell: Any, *, soft: bool = False) -> bool:
+    """Whether a cell holds no label: it is empty, or a list without anything in it; a `soft` one has no share."""
+    if cell is None or (isinstance(cell, str) and not cell.strip()):
+        return True
+    try:
+        found = literal_of(cell) if isinstance(cell, str) and cell.strip()[:1] in _OPENING else cell
+    except ValueError:
+        return False
+    if isinstance(found, Mapping):
+        return soft and not any(found.values())
+    return isinstance(found, list | tuple | set) and all(says_nothing(part) for part in found)
+
+
 def _listed(cell: Any) -> Sequence[Any] | None:
     """The values of a list, or of a text that is one. Raises ValueError for a list as NumPy prints it: Python would
     read `['a' 'b']` as one label."""

@@ -168,8 +168,10 @@ def advice(faults: Iterable[str], settings: Settings = RECIPE_DATA, files: Itera
         hint += " If a text may have several labels, set data.label_separator to any mark: lists are then read, too."
     if any(what.startswith("the label is not a string but {") for what in faults):
         hint += " If these are votes or probabilities of labels, set data.soft_labels to true."
-    if any(what.startswith("the label column ") for what in faults):
-        hint += " If these are votes or probabilities, or each column is a person's, set data.soft_labels to true."
+    if odd := [what for what in faults if what.startswith("the label column ") and what.endswith("no mark")]:
+        hint += " Marks are 1 and 0, true and false, yes and no, x and nothing, or the column's name."
+        if not any("'-" in what for what in odd):
+            hint += " If these are votes or probabilities, or people's choices, set data.soft_labels to true."
     if NONE_MARKED in faults:
         hint += " If no label holds there, name the label of such rows: data.no_label=none."
     return hint

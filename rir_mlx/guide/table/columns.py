@@ -6,9 +6,10 @@ A guess has its reason. Knows cells and names; what the rows are like is the aud
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,15 @@ _HEADLINES = ("subject", "title", "headline", "betreff", "titel", "objet", "asun
 _FEW_WORDS = 3.0
 _LEAST_MARKED, _MOST_MARKS = 3, 4
 """Two columns of yes and no are rather two questions than labels of one."""
+_TELLS_OF_A_ROW = re.compile(
+    r"^(?:is|has|was|had|contains|with)(?=[\W_]|[A-Z])|^(?:train|test|valid|validation|dev|split|fold)$|^(?:re)?tweeted$"
+    r"|(?<![a-z])(?:test|verified|truncated|favou?rited|deleted|member|active)(?![a-z])"
+)
+"""Names of columns that are true of a row or not, and are probably no labels."""
+_PERSON = re.compile(
+    r"annotat|rater|coder|label+er|judge|worker|person|expert|crowd|assessor|participant|reviewer|bewerter|gutachter",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -76,6 +86,10 @@ class ColumnFacts:
         self.characters += (len(text) - self.characters) / self.filled
         self.words += (len(text.split()) - self.words) / self.filled
         self.values[text] = self.values.get(text, 0) + 1
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.filled and not self.structured
 
     @property
     def is_number(self) -> bool:
@@ -156,36 +170,57 @@ def label_columns(table: TableColumns, taken: Collection[str]) -> list[Guess]:
 
 
 def columns_of_labels(table: TableColumns, taken: Collection[str]) -> Guess | None:
-    """Columns that may say a row's label together: three or more side by side with marks (1 and 0, `x` and nothing), or
-    two or more with labels of the same kind, whose names are numbered."""
-    free = {column.name for column in table.columns if column.name not in taken and column.filled}
-    marked = _side_by_side(table, lambda column: column.name in free and _has_marks(column))
-    labelled = _side_by_side(table, lambda column: column.name in free and _may_be_label(column))
-    found = {
-        "each has marks such as 1 and 0": [run for run in marked if len(run) >= _LEAST_MARKED],
-        "their names are numbered, and each has labels": [run for run in labelled if _are_numbered(run)],
-    }
-    for why, runs in found.items():
-        if len(runs) == 1:
-            first, *more = (column.name for column in runs[0])
-            return Guess(first, why, tuple(more))
-    return None
+    """Columns that say a row's label together: three or more with marks (1 and 0, `x` and nothing), beside each other
+    and no other with marks; or those of people who labelled, by their names. None where that is not sure."""
+    people = _columns_of_people(table, taken)
+    if people:
+        first, *more = people
+        return Guess(first, "by their names, people labelled there", tuple(more))
+    marked = marked_columns(table, taken)
+    places = [place for place, column in enumerate(table.columns) if column.name in marked]
+    if len(places) < _LEAST_MARKED or any(map(_TELLS_OF_A_ROW.search, marked)) or _stem(marked[0]) == _stem(marked[-1]):
+        return None
+    run = table.columns[places[0] : places[-1] + 1]
+    empty = [column.name for column in table.columns if column.is_empty and column.name not in taken]
+    if any(column.name not in (*marked, *empty) for column in run) or (empty and table.partly):
+        return None
+    first, *more = (column.name for column in run)
+    return Guess(first, "each has marks, such as 1 and 0", tuple(more))
 
 
-def _side_by_side(table: TableColumns, fits: Callable[[ColumnFacts], bool]) -> list[list[ColumnFacts]]:
-    """The columns that fit, those beside each other together."""
-    return [list(run) for fit, run in groupby(table.columns, fits) if fit]
+def marked_columns(table: TableColumns, taken: Collection[str]) -> list[str]:
+    """The columns that hold nothing but marks, and not the same one in every row."""
+    return [column.name for column in table.columns if column.name not in taken and _has_marks(column, table.rows)]
 
 
-def _has_marks(column: ColumnFacts) -> bool:
-    return len(column.values) <= _MOST_MARKS and all(map(is_mark, column.values))
+def _has_marks(column: ColumnFacts, rows: int) -> bool:
+    marks = column.filled and len(column.values) <= _MOST_MARKS and not column.structured
+    same = len(column.values) == 1 and column.filled == rows
+    return bool(marks and not same and all(is_mark(value, column.name) for value in column.values))
 
 
-def _are_numbered(columns: Sequence[ColumnFacts]) -> bool:
-    """Whether the names differ in a number or a last letter alone, and each has labels that another has."""
-    stems = {re.sub(r"\d+|(?<=[\W_])[A-Za-z]$", "", column.name.strip()) for column in columns}
-    shared = [other.values.keys() & own.values for own in columns for other in columns if own is not other]
-    return len(columns) > 1 == len(stems) and all(shared)
+def _columns_of_people(table: TableColumns, taken: Collection[str]) -> list[str]:
+    """The columns that are named after people who label, such as `rater_1` and `rater_2`, where all hold labels."""
+    stems = Counter(_stem(column.name) for column in table.columns)
+    for stem, count in stems.items():
+        columns = [column for column in table.columns if _stem(column.name) == stem and column.name not in taken]
+        values = set[str]().union(*(column.values for column in columns))
+        labels = 2 <= len(values) <= _MOST_LABELS and all(column.filled and not column.structured for column in columns)
+        short = all(column.characters <= _SHORT for column in columns)
+        plain = not any(is_mark(value, "") or _is_number(value) for value in values)
+        if count == len(columns) > 1 and _PERSON.search(stem) and labels and short and plain:
+            return [column.name for column in columns]
+    return []
+
+
+def people_labelled(names: Sequence[str]) -> bool:
+    """Whether columns are named after people who label."""
+    return len({_stem(name) for name in names}) == 1 and _PERSON.search(names[0]) is not None
+
+
+def _stem(name: str) -> str:
+    """A name without the number or letter at its end."""
+    return re.sub(r"[\W_]*(?:\d+|(?<=[\W_\d])[A-Za-z])$", "", name.strip()).casefold()
 
 
 def guess_reasoning(table: TableColumns, taken: Collection[str]) -> Guess | None:

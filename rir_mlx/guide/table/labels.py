@@ -90,9 +90,10 @@ def _both_meant(own: str, near: str) -> bool:
     return any(all(_NUMERAL.fullmatch(word) for word in pair) for pair in pairs)
 
 
-def label_examples(rows: Sequence[Row], labels: Mapping[str, int]) -> dict[str, list[str]]:
-    """Different texts of usual length for each label; none for a label that the rows lack."""
-    return _examples(((row.label, row.text) for row in rows), labels)
+def label_examples(rows: Sequence[Row], labels: Mapping[str, int], material: Material) -> dict[str, list[str]]:
+    """Different texts of usual length for each label; none for a label that the rows lack. `material` knows which
+    labels a row has."""
+    return _examples(((label, row.text) for row in rows for label in material.labels_of(row)), labels)
 
 
 def _examples(rows: Iterable[tuple[str, str]], labels: Mapping[str, int]) -> dict[str, list[str]]:
