@@ -86,17 +86,20 @@ def check(
 
 
 def _recipe(data: str | None, options: OpenOptions) -> tuple[Recipe, list[str]]:
-    """The recipe whose rows are audited. A table without a recipe is read as `init` would read it; how is said."""
+    """The recipe whose rows are audited. A table without a recipe is read as `init` would read it, and the files of a
+    pattern as the first of them; how is said."""
     import json
 
     from rir_mlx import stages
+    from rir_mlx.data.tables.sources import files_of, place_of
     from rir_mlx.guide.first_recipe import reading_keys
 
     recipe = stages.recipe_of_rows(data, options)
     table = recipe.data.train.path
-    if data != table or not Path(table).is_file():
+    files = files_of(recipe.data.train) if data == table and not place_of(table).is_dir() else []
+    if not files:
         return recipe, []
-    keys, said = reading_keys(Path(table), options.overrides)
+    keys, said = reading_keys(files[0], options.overrides)
     found = [f"data.{key}={json.dumps(value, ensure_ascii=False)}" for key, value in keys.items()]
     return stages.recipe_of_rows(data, replace(options, overrides=(*found, *options.overrides))), said
 

@@ -303,6 +303,14 @@ def test_a_table_without_a_recipe_is_read_as_init_reads_it(rir: Run) -> None:
     assert rir("check", "rows.csv", "-s", "data.label_separator=null").out.count("joy, fear") > 0
 
 
+def test_the_files_of_a_pattern_are_read_as_the_first_of_them(rir: Run) -> None:
+    for name in ("one", "two"):
+        lines = "".join(f"{name} words about page {n},{('joy', 'fear')[n % 2]}\n" for n in range(30))
+        Path(f"{name}.csv").write_text(f"tweet,mood\n{lines}")
+    done = rir("check", "*.csv")
+    assert (done.code, "*.csv: 60 rows" in done.out) == (0, True), done.err
+
+
 def test_a_column_that_is_not_needed_may_hold_what_cannot_be_read(rir: Run) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
