@@ -67,9 +67,11 @@ class ColumnStyle:
     says_no: bool = False
     people: bool | None = None
 
-    def see(self, cells: Iterable[Any], known: Collection[str] = ()) -> None:
-        """Look at the cells of a table. `known` are the labels that the recipe names."""
-        rows = {id(row): row for row in cells if isinstance(row, LabelCells)}.values()
+    def see(self, cells: Sequence[Any], known: Collection[str] = ()) -> None:
+        """Look at a table's cells of the label. `known` are the labels that the recipe names."""
+        if not cells or not isinstance(cells[0], LabelCells):
+            return
+        rows = {id(row): row for row in cells}.values()
         held = [(name, cell) for row in rows for name, cell in row.filled()]
         marks = {(name.casefold(), _mark(cell)) for name, cell in held}
         self.says_no |= any(mark in _NO and mark != name for name, mark in marks)
