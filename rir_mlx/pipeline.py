@@ -77,7 +77,7 @@ def run(recipe: RecipeSource, *, retry_refused: bool = False, **options: Unpack[
     """Every stage of a recipe; finished ones are skipped. `retry_refused` asks a server again for the reasonings that
     it refused or failed on. Returns the comparison of the arms on the test rows, the content of `comparison.json`; None
     in processes other than the main one."""
-    with _opened(recipe or DEFAULT_RECIPE, options) as context:
+    with _opened(DEFAULT_RECIPE if recipe is None else recipe, options) as context:
         if (planned := plan(context)) and len(planned) > 1:
             context.progress.say(plan_text(planned, context.backend.device().name))
         expected = {stage.name: stage.seconds for stage in planned if stage.seconds is not None}
@@ -87,7 +87,7 @@ def run(recipe: RecipeSource, *, retry_refused: bool = False, **options: Unpack[
 def pilot(recipe: RecipeSource, *, rows: int = ROWS, **options: Unpack[Options]) -> Outlook | None:
     """Try a recipe out on few of its rows, in a run of its own (`NAME-pilot`), and say what the whole run will probably
     find. The recipe's test rows stay unseen. Returns None in processes other than the main one."""
-    with _opened(recipe or DEFAULT_RECIPE, options) as whole:
+    with _opened(DEFAULT_RECIPE if recipe is None else recipe, options) as whole:
         planned = plan(whole)
         folder = RunDir(whole.run.folder.with_name(f"{whole.recipe.name}-pilot"))
         data = whole.data.labelled
@@ -109,7 +109,7 @@ def pilot(recipe: RecipeSource, *, rows: int = ROWS, **options: Unpack[Options])
 
 def train_rgen(recipe: RecipeSource, **options: Unpack[Options]) -> TrainingResult:
     """Stage 1: train R-Gen, which writes a reasoning from a question and its answer."""
-    with _opened(recipe or DEFAULT_RECIPE, options) as context:
+    with _opened(DEFAULT_RECIPE if recipe is None else recipe, options) as context:
         stages.train_rgen(context)
         return _training_result(context.run.rgen)
 

@@ -38,7 +38,7 @@ from rir_cli.options import (
 from rir_cli.starting.doctor import doctor
 from rir_cli.starting.init import init
 from rir_cli.starting.pilot import pilot
-from rir_cli.streams import impossible_place, is_about_output, messages_stop_no_work
+from rir_cli.streams import impossible_place, is_about_output, messages_stop_no_work, without_stdout_print_nowhere
 from rir_mlx.types import DEFAULT_RECIPE, RUNS, Arm, EngineName
 
 if TYPE_CHECKING:  # evaluation needs numpy, and help does not
@@ -284,9 +284,9 @@ def show_recipe(
     from rir_mlx.recipe.loading import dump_recipe, recipe_text
     from rir_mlx.stages.opening import OpenOptions, find_run
 
-    run, found = find_run(recipe or DEFAULT_RECIPE, OpenOptions(overrides=tuple(set_ or ())))
+    run, found = find_run(DEFAULT_RECIPE if recipe is None else recipe, OpenOptions(overrides=tuple(set_ or ())))
     whole = all_ or set_ or run.recipe_file.is_file()
-    typer.echo(dump_recipe(found) if whole else recipe_text(recipe or DEFAULT_RECIPE), nl=False)
+    typer.echo(dump_recipe(found) if whole else recipe_text(DEFAULT_RECIPE if recipe is None else recipe), nl=False)
 
 
 def _print_result(comparison: Comparison | None, *, json: bool) -> None:
@@ -323,6 +323,7 @@ def root(
 
 def main() -> NoReturn:
     """Run a command. Exit codes: 0 done, 1 the work failed, 2 the user's mistake, 130 interrupted."""
+    without_stdout_print_nowhere()
     with messages_stop_no_work():
         _main()
 

@@ -48,7 +48,8 @@ def arm_of(context: Context, named: Arm | None) -> Arm:
     from rir_mlx.classification.loading import arm_to_use
 
     arm, why = (named, "") if named else arm_to_use(context.run)
-    context.progress.say(f"Using the {arm} classifier of {context.run.folder}.{' ' * bool(why)}{why}")
+    if arm in context.run.trained_arms():  # else opening it says what is wrong
+        context.progress.say(f"Using the {arm} classifier of {context.run.folder}.{' ' * bool(why)}{why}")
     return arm
 
 

@@ -75,7 +75,7 @@ def fuse(model: str, adapter: Path, output: Path, options: FuseOptions = _DEFAUL
     together do."""
     check_new(output)
     progress = options.progress
-    base = resolve_model(model, offline=options.offline)
+    base = resolve_model(model, key="--model", offline=options.offline)
     found = read_any(adapter)
     _check_openable(found)
     fused = Fused(base_weights(base.folder, base.config), found.spec, found.tensors, dtype=options.dtype)

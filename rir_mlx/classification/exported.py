@@ -128,8 +128,9 @@ def find_export(folder: Path) -> ExportedRun | None:
         return ExportedRun(folder, _read(folder / FILE))
     if (folder / "verification.json").is_file():
         raise UserError(
-            f"{folder} is an export without {FILE}, which says what the classifier is asked and how it is measured.",
-            hint=_AGAIN,
+            f"{folder} lacks {FILE}, which says what a classifier is asked and how it is measured. An adapter that was "
+            "fused or converted never has one.",
+            hint=f"For a run's classifier: {_AGAIN}",
         )
     return None
 

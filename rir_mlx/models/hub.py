@@ -39,7 +39,7 @@ class ModelFiles:
 
 def resolve_model(name: str, revision: str | None = None, *, key: str = "model", offline: bool = False) -> ModelFiles:
     """The local folder of a hub id, a folder, or `builtin:NAME`; fetched from the hub where it is not cached, unless
-    `offline`. `key` is the recipe's key that names it, for the errors.
+    `offline`. `key` is the recipe's key, or the option, that names it, for the errors.
 
     Raises ModelError, saying how to get access, what to name instead, or what is wrong with the folder."""
     if name.startswith(BUILTIN):
@@ -96,19 +96,28 @@ def _fetch(name: str, revision: str | None, key: str, *, offline: bool) -> Path:
         raise ModelError(
             f"{name} is gated.",
             hint=f"Accept its licence at https://huggingface.co/{name} and run `hf auth login`, or "
-            + (f"use the open mirror: --set model={OPEN_MIRROR}" if key == "model" else f"name another: --set {key}=…"),
+            + (
+                f"use the open mirror: --set model={OPEN_MIRROR}"
+                if key == "model"
+                else f"name another: {_set(key, '…')}"
+            ),
         ) from error
     except errors.RevisionNotFoundError as error:
         raise ModelError(f"{name} has no revision {revision!r}.", hint="Correct the recipe's `revision`.") from error
     except errors.RepositoryNotFoundError as error:
         raise ModelError(
             f"The hub has no model {name!r} that you may see.{did_you_mean(name, known)}",
-            hint=f"Correct the recipe's `{key}`, or run `hf auth login` if it is private.",
+            hint=f"Correct `{key}`, or run `hf auth login` if it is private.",
         ) from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         raise _missing(name, key, offline=offline or is_offline()) from error
     except (errors.HfHubHTTPError, OSError, ValueError) as error:
         raise ModelError(f"{name} could not be fetched from the hub: {error}") from error
+
+
+def _set(key: str, value: str) -> str:
+    """How a recipe's key, or an option, gets a value."""
+    return f"{key} {value}" if key.startswith("--") else f"--set {key}={value}"
 
 
 def _missing(name: str, key: str, *, offline: bool) -> ModelError:
@@ -117,6 +126,6 @@ def _missing(name: str, key: str, *, offline: bool) -> ModelError:
     here = ", ".join([*cached_names("model"), "builtin:tiny-llama"] if key == "model" else cached_names("model"))
     return ModelError(
         f"{name} is not on this machine, and {why}.",
-        hint=f"Run `hf download {name}` once with a network, or name a local folder with --set {key}=FOLDER."
+        hint=f"Run `hf download {name}` once with a network, or name a local folder with {_set(key, 'FOLDER')}."
         + (f" On this machine: {here}." if here else ""),
     )

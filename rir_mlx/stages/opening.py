@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rir_mlx.backends import open_backend
-from rir_mlx.classification.exported import ExportedRun, find_export
+from rir_mlx.classification.exported import FILE, ExportedRun, find_export
 from rir_mlx.errors import UserError, did_you_mean
 from rir_mlx.models.hub import ModelFiles, resolve_model
 from rir_mlx.progress import Progress, Silent
@@ -147,13 +147,20 @@ def find_run(source: RecipeSource, options: OpenOptions = _DEFAULTS) -> tuple[Ru
     if isinstance(source, Recipe):
         recipe = load_recipe(source, overrides)
         return RunDir(options.runs / recipe.name), recipe
+    if source is not None and not str(source).strip():
+        raise UserError("The name of the recipe or run is empty.", hint="A variable that is not set, perhaps.")
     run = newest_run(options.runs) if source is None else _named_run(Path(source), options.runs)
     if run is not None and run.recipe_file.is_file():
         return run, run.recipe(overrides)
-    recipe = load_recipe(source or DEFAULT_RECIPE, overrides)
+    if source is not None and (Path(source) / FILE).is_file():
+        raise UserError(
+            f"{source} is an export: it holds no recipe and no rows.",
+            hint="Name the run that it was made from. An export can be classified with, and served.",
+        )
+    recipe = load_recipe(DEFAULT_RECIPE if source is None else source, overrides)
     run = RunDir(options.runs / recipe.name)
     if options.continues and (before := _overrides(source, run, options)):
-        recipe = load_recipe(source or DEFAULT_RECIPE, (*before, *overrides))
+        recipe = load_recipe(DEFAULT_RECIPE if source is None else source, (*before, *overrides))
     return run, recipe
 
 

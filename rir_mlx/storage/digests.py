@@ -62,7 +62,14 @@ def _in_words(key: str, old: Any, new: Any) -> str:
     if any(isinstance(value, str) and _HASH.fullmatch(value) for value in (old, new)):
         what = _STANDS_FOR.get(key, key)
         return f"{what} {'have' if what.endswith('s') and what != key else 'has'} changed"
-    return f"{key} was {old}, is {new}"
+    return f"{key} was {_shown(old)}, is {_shown(new)}"
+
+
+def _shown(value: Any) -> str:
+    """A value in a sentence: a whole number without its point, an empty text as one."""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value) if str(value).strip() else repr(value)
 
 
 def plain_json(values: Any) -> Any:

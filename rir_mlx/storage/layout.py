@@ -153,7 +153,8 @@ class RunDir:
 
     def overrides(self) -> tuple[str, ...]:
         """The overrides with which the run's recipe was saved, as `rgen.epochs=1`."""
-        return tuple(read_json(self.overrides_file)["overrides"]) if self.overrides_file.is_file() else ()
+        hint = "Delete it: the recipe beside it has these keys, too."
+        return tuple(read_json(self.overrides_file, hint)["overrides"]) if self.overrides_file.is_file() else ()
 
     def recipe(self, overrides: tuple[str, ...] = ()) -> Recipe:
         return load_recipe(self.recipe_file, overrides)

@@ -294,3 +294,34 @@ def test_what_a_server_or_a_table_wrote_does_not_steer_the_terminal(capsys: pyte
     printed = capsys.readouterr().err
     assert printed.count("joy\ufffd]0;mine\ufffd \ufffd[2J\ufffd2J\u00a0é\U0001f600") == 3
     assert not set("\x1b\x07\x9b") & set(printed)
+
+
+def test_a_program_that_is_started_without_stdout_prints_nowhere() -> None:
+    """`>&-` ended JSON with an AttributeError."""
+    code = (
+        "import sys\nsys.stdout = None\nfrom rir_cli.app import main\nsys.argv = ['rir-mlx', 'runs', '--json']\nmain()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+
+def test_an_empty_name_is_not_the_default_recipe(rir: Run) -> None:
+    """`run "$UNSET"` would have fetched a model of 2.5 GB and trained it."""
+    for command in ("run", "recipe", "evaluate"):
+        result = rir(command, "")
+        assert (result.code, "is empty" in result.err) == (2, True), result.err
+
+
+def test_an_export_is_said_to_be_one_where_a_run_is_needed(rir: Run, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/rir_mlx.json").write_text("{}")
+    for command in ("evaluate", "review", "recipe"):
+        result = rir(command, str(tmp_path / "out"))
+        assert (result.code, "out is an export: it holds no recipe" in result.err) == (2, True), result.err
+
+
+def test_a_folder_of_runs_that_is_none_is_a_mistake(rir: Run) -> None:
+    Path("rows.txt").touch()
+    for name, why in (("rows.txt", "is no folder"), ("nosuch", "is not there")):
+        result = rir("runs", "--runs", name)
+        assert (result.code, why in result.err) == (2, True), result.err

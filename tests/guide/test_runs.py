@@ -12,6 +12,7 @@ import pytest
 from commands import Run
 from evaluated_run import lines_of
 
+from rir_mlx.errors import UserError
 from rir_mlx.guide.models import models_here
 from rir_mlx.guide.runs.listing import list_runs
 from rir_mlx.guide.runs.pairing import compare_runs
@@ -111,6 +112,14 @@ def test_a_row_that_comes_twice_is_paired_as_often_as_both_have_it(evaluated_run
     twice = changed("twice", lambda rows: [rows[0], rows[0], *rows[1:]])
     assert compare_runs(twice, changed("thrice", lambda rows: [rows[0]] * 3 + rows[1:])).shared == 25
     assert compare_runs(RunDir(evaluated_run), twice).shared == 24
+
+
+def test_predictions_that_are_missing_are_not_called_damaged(evaluated_run: Path, changed: Changed) -> None:
+    other = changed("other", lambda rows: rows)
+    shutil.rmtree(other.evaluation("qa").folder)
+    with pytest.raises(UserError, match="is missing") as raised:
+        compare_runs(RunDir(evaluated_run), other)
+    assert "rir-mlx evaluate" in (raised.value.hint or "")
 
 
 def test_how_the_recipes_differ_is_said_in_words(evaluated_run: Path, changed: Changed) -> None:

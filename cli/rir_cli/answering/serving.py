@@ -112,6 +112,7 @@ def served(context: Context, classifier: Classifier, threshold: float | None) ->
     """What is said of the classifier that answers."""
     from datetime import UTC, datetime
 
+    from rir_mlx.classification.exported import ExportedRun
     from rir_mlx.classification.loading import trained_at
     from rir_mlx.serving.wire import Served
 
@@ -127,7 +128,8 @@ def served(context: Context, classifier: Classifier, threshold: float | None) ->
         )
     if not calibration.rows:
         context.progress.warn(
-            "The probabilities are not calibrated: `rir-mlx evaluate` calibrates them on validation rows."
+            "The probabilities are not calibrated: that takes an evaluation with more validation rows (data.val_size)"
+            + (", and another export." if isinstance(context.run, ExportedRun) else ".")
         )
     created = trained_at(context.run, context.recipe, classifier.arm)
     day = datetime.fromtimestamp(created, UTC).date().isoformat()

@@ -60,7 +60,7 @@ def bench(
     found = None
     steps = len(tasks) * (2 if against else 1)
     with sigterm_as_ctrl_c(), ConsoleProgress(quiet=quiet).task("bench", steps) as task:  # gigabytes may be temporary
-        for found in bench_steps(load_recipe(recipe or DEFAULT_RECIPE, set_ or ()), wanted):
+        for found in bench_steps(load_recipe(DEFAULT_RECIPE if recipe is None else recipe, set_ or ()), wanted):
             if found.parts:
                 task.advance(1)
     assert found is not None  # the limits come first

@@ -31,9 +31,13 @@ def runs(runs: RunsOption = RUNS, json: JsonOption = False) -> None:
     from rich.table import Table
 
     from rir_cli.console import print_json
+    from rir_mlx.errors import UserError
     from rir_mlx.guide.runs.listing import list_runs
     from rir_mlx.training.cost import memory_size
 
+    if not runs.is_dir() and (runs.exists() or runs != RUNS):
+        what = "no folder" if runs.exists() else "not there"
+        raise UserError(f"{runs} is {what}.", hint="--runs names the folder that holds the runs.")
     found = list_runs(runs)
     if json:
         print_json([asdict(run) | {"folder": str(run.folder)} for run in found])

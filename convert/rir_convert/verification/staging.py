@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rir_convert.weights.disk import check_writable
 from rir_mlx.errors import Failure
+from rir_mlx.interrupts import sigterm_as_ctrl_c
 from rir_mlx.storage.atomic import is_about, not_written, replace_folder, unwritable
 from rir_mlx.storage.locks import Held, being_written, lock_file
 
@@ -22,7 +23,7 @@ def verified_folder(folder: Path) -> Iterator[Path]:
     check_writable(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     written = folder.with_name(folder.name + ".unverified")
-    with _locked(folder):
+    with _locked(folder), sigterm_as_ctrl_c():
         shutil.rmtree(written, ignore_errors=True)  # left by a process that was killed
         try:
             try:

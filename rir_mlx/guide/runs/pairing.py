@@ -128,18 +128,28 @@ def _recipe_changes(first: RunDir, second: RunDir) -> list[str]:
             del recipe[key]
         for section in recipe.values():
             if isinstance(section, dict):
-                section.update({key: ", ".join(map(str, it)) for key, it in section.items() if isinstance(it, list)})
+                section.update(
+                    {key: f"[{', '.join(map(str, it))}]" for key, it in section.items() if isinstance(it, list)}
+                )
     return changes(*recipes)
 
 
-def _keys(path: Path) -> list[_Key]:
-    return [(row["text"], row["label"]) for row in read_jsonl(path)]
+def _keys(run: RunDir, name: str) -> list[_Key]:
+    return [(row["text"], row["label"]) for row in read_jsonl(_written(run, name))]
+
+
+def _written(run: RunDir, name: str) -> Path:
+    """The file of predictions. Raises UserError if it is missing."""
+    path = run.predictions(name)
+    if not path.is_file():
+        raise UserError(f"{path} is missing.", hint=f"Run `rir-mlx evaluate {run.folder}` to write it again.")
+    return path
 
 
 def _compared(run: RunDir, comparison: Comparison) -> list[bool] | None:
     """Which test rows the evaluation's comparisons used; None if it left some out and does not say which."""
     arm = next(entry.name for entry in comparison.entries if entry.kind != "baseline")
-    found: list[Any] = [row.get("compared") for row in read_jsonl(run.predictions(arm))]
+    found: list[Any] = [row.get("compared") for row in read_jsonl(_written(run, arm))]
     if None not in found:
         return found
     return [True] * len(found) if comparison.rows.cleaned in (0, comparison.rows.test) else None
@@ -151,11 +161,11 @@ def _shared_places(first: RunDir, second: RunDir, both: Sequence[str]) -> list[t
     if not both:
         return []
     places: dict[_Key, list[int]] = defaultdict(list)
-    for place, key in enumerate(_keys(second.predictions(both[0]))):
+    for place, key in enumerate(_keys(second, both[0])):
         places[key].append(place)
     taken = Counter[_Key]()
     found = []
-    for place, key in enumerate(_keys(first.predictions(both[0]))):
+    for place, key in enumerate(_keys(first, both[0])):
         if taken[key] < len(places[key]):
             found.append((place, places[key][taken[key]]))
             taken[key] += 1
@@ -190,8 +200,4 @@ def _correct(rows: Sequence[Mapping[str, Any]], places: Sequence[int]) -> list[i
 def _prediction_files(run: RunDir, name: str, entry: EntryResult, seeds: int) -> list[Path]:
     """The files of the first so many seeds. Raises UserError if one is missing."""
     names = [name + (f"-seed{seed}" if number else "") for number, seed in zip(count(), entry.seeds)]
-    files = [run.predictions(found) for found in names[:seeds]]
-    for path in files:
-        if not path.is_file():
-            raise UserError(f"{path} is missing.", hint=f"Run `rir-mlx evaluate {run.folder}` to write it again.")
-    return files
+    return [_written(run, found) for found in names[:seeds]]
