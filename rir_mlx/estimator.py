@@ -158,6 +158,9 @@ class RirClassifier(TextEstimator):
         for key in ("label_separator", "soft_labels", "no_label"):
             if getattr(data, key) or (given.get("data") or {}).get(key):
                 raise ValueError(f"recipe: fit takes one label a text; `rir-mlx run` trains with data.{key}")
+        for column in (data.label_column, (given.get("data") or {}).get("label_column")):
+            if isinstance(column, list | tuple):
+                raise ValueError("recipe: fit takes one label a text; `rir-mlx run` trains with several label columns")
         described = {**data.labels, **(self.descriptions or {})}
         kept = data.model_dump(mode="json", include=data.model_fields_set & _KEPT)
         if kept.get("val_size", 0) > len(rows) / 2:  # a number for more rows than these

@@ -63,7 +63,7 @@ def check(
     if rejects is not None and write is None:
         raise UserError("--rejects goes with --write.", hint="Add --write clean.csv.")
     options = open_options(given)
-    recipe, said = _recipe(data, options)
+    recipe, reading, said = _recipe(data, options)
     audit = stages.check(recipe, options.progress)
     audit = replace(audit, notes=(*said, *audit.notes))
     if json:
@@ -75,7 +75,7 @@ def check(
         options.progress.say(f"{sorted_out.kept:,} rows → {write}")
         if rejects is not None:
             options.progress.say(f"{sorted_out.rejected:,} rows, each behind its line and what is wrong → {rejects}")
-    following = _next_command(data, recipe, write, options.overrides)
+    following = _next_command(data, recipe, write, (*reading, *options.overrides))
     if findings := audit.of("error", "warning") if strict else audit.of("error"):
         names = ", ".join(finding.name for finding in findings)
         raise UserError(
@@ -85,9 +85,9 @@ def check(
     say_next(given, following)
 
 
-def _recipe(data: str | None, options: OpenOptions) -> tuple[Recipe, list[str]]:
+def _recipe(data: str | None, options: OpenOptions) -> tuple[Recipe, list[str], list[str]]:
     """The recipe whose rows are audited. A table without a recipe is read as `init` would read it, and the files of a
-    pattern as the first of them; how is said."""
+    pattern as the first of them; with the overrides for that where no `init` follows, and what is said of them."""
     import json
 
     from rir_mlx import stages
@@ -98,19 +98,22 @@ def _recipe(data: str | None, options: OpenOptions) -> tuple[Recipe, list[str]]:
     table = recipe.data.train.path
     files = files_of(recipe.data.train) if data == table and not place_of(table).is_dir() else []
     if not files:
-        return recipe, []
+        return recipe, [], []
     keys, said = reading_keys(files[0], options.overrides)
     found = [f"data.{key}={json.dumps(value, ensure_ascii=False)}" for key, value in keys.items()]
-    return stages.recipe_of_rows(data, replace(options, overrides=(*found, *options.overrides))), said
+    read = stages.recipe_of_rows(data, replace(options, overrides=(*found, *options.overrides)))
+    return read, [] if Path(table).is_file() else found, said
 
 
 def _next_command(data: str | None, recipe: Recipe, clean: Path | None, overrides: Sequence[str]) -> str:
     """What follows upon a check, behind the program's name: a recipe for a table; else a run, on the rows that can be
-    used if they were written. `overrides` are the keys that the user has set."""
+    used if they were written. `overrides` are the keys that rows are read with."""
+    overrides = [text for text in overrides if clean is None or not text.startswith("data.encoding=")]  # it is UTF-8
     of_rows = data == recipe.data.train.path  # and not of a recipe or a run
     if of_rows and (table := clean or Path(recipe.data.train.path)).is_file():
         return shlex.join(["init", str(table), *(word for text in overrides for word in ("-s", text))])
     settings = [f"data.train={clean or data}"] if clean or of_rows else []
+    settings += [text for text in overrides if of_rows and not text.startswith("data.train=")]
     if clean and recipe.data.encoding is not None:
         settings.append("data.encoding=null")  # it is written as UTF-8
     named = [data] if data is not None and not of_rows else []

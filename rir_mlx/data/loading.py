@@ -160,11 +160,10 @@ def _read_rows(section: DataSection, notes: list[str], spellings: Spellings) -> 
     """The labels, and the rows of each part that has a source. Training rows come first: they may give the labels."""
     labels = dict(section.labels)
     rows: dict[str, Rows] = {}
-    broken, style = list[DataError](), ColumnStyle()
-    for part, source in (("train", section.train), ("validation", section.validation), ("test", section.test)):
-        if source is None:
-            continue
-        tables = read_tables(source, columns_of(section, part), f"data.{part}", format_of(section))
+    broken = list[DataError]()
+    read, style = read_parts(section)
+    for part, tables in read.items():
+        source = getattr(section, part)
         try:
             rules = row_rules(section, labels, spellings, style)
             rows[part] = read_rows(tables, part, rules, notes, section.on_bad_rows)
@@ -181,6 +180,20 @@ def _read_rows(section: DataSection, notes: list[str], spellings: Spellings) -> 
     return labels, rows
 
 
+def read_parts(section: DataSection) -> tuple[dict[str, list[Table]], ColumnStyle]:
+    """The tables of each part that has a source, training rows first, and how all of them fill label columns.
+
+    Raises DataError if a source is missing or cannot be read at all."""
+    style, found = ColumnStyle(), dict[str, list[Table]]()
+    for part in PARTS:
+        source = getattr(section, part)
+        if source is not None:
+            found[part] = read_tables(source, columns_of(section, part), f"data.{part}", format_of(section))
+            for table in found[part]:
+                style.see(table.cells[1], section.labels)
+    return found, style
+
+
 def row_rules(
     section: DataSection,
     labels: Mapping[str, str],
@@ -190,6 +203,8 @@ def row_rules(
     lenient: bool = False,
 ) -> RowRules:
     """How the section's rows are read. `style` is one for all its parts."""
+    if section.no_label is not None and not (section.several or section.soft_labels):
+        raise DataError("data.no_label is for texts that may have several labels, or votes.", hint="Leave it out.")
     columns = section.label_column if isinstance(section.label_column, tuple) else ()
     names = {*labels, *(" ".join(name.split()) for name in columns), *([section.no_label] if section.no_label else ())}
     ways = (section.several, section.label_separator, section.soft_labels, section.no_label)
@@ -246,7 +261,8 @@ def check_labels(section: DataSection, labels: Mapping[str, str], rows: Rows) ->
     if not section.labels and all(re.fullmatch(r"-?\d+", name) for name in labels):
         yield f"the labels are numbers without names ({', '.join(list(labels)[:6])}): data.labels can describe them"
     columns = section.label_column if isinstance(section.label_column, tuple) and section.several else ()
-    if never := [name for name in columns if " ".join(name.split()) not in counts]:
+    plain = (" ".join(name.split()) for name in columns)
+    if never := [name for name in plain if name not in counts and name not in labels]:
         yield f"no training row is marked in {', '.join(map(repr, never))}"
     if absent := [name for name in labels if name not in counts]:
         yield f"no training row has the label {', '.join(map(repr, absent))}"

@@ -101,8 +101,8 @@ class _Cell(NamedTuple):
 
 def _read_cell(value: Any, rules: RowRules, classes: tuple[str, ...] | None) -> _Cell:
     """Raises ValueError if the cell holds no label."""
-    if rules.no_label is not None and says_nothing(value, soft=rules.soft):
-        value = rules.no_label
+    if rules.no_label is not None and says_nothing(value, soft=rules.soft, known=rules.names):
+        return _Cell(rules.no_label, (), {rules.no_label: rules.no_label})
     if rules.soft and (shares := shares_of(value, rules.names)) is not None:
         certain = len(shares) == 1
         return _Cell(main_label(shares), () if certain else tuple(shares.items()), {label: label for label in shares})
@@ -115,12 +115,12 @@ def _read_cell(value: Any, rules: RowRules, classes: tuple[str, ...] | None) -> 
 
 def _of_columns(cells: LabelCells, rules: RowRules) -> Any:
     """What the label columns of a row say, as one cell would say it."""
-    if not cells.filled() and (rules.soft or rules.style.says_no):
+    if not cells.filled(rules.names) and (rules.soft or rules.style.says_no):
         raise ValueError("no label: nothing stands in any of the label columns")
     if rules.soft:
         found: Any = cells.choices(rules.names) if rules.style.people else cells.numbers()
     else:
-        found = cells.marked()
+        found = cells.marked(rules.style.own)
     if says_nothing(found, soft=rules.soft) and rules.no_label is None:
         raise ValueError(NONE_MARKED)
     return found
@@ -196,8 +196,6 @@ def sift_rows(
     """The usable rows of a source's tables, in order, and the faults of the others. `part` is the source's key, with
     which row ids start."""
     kept, faulty = Rows(), list[Faulty]()
-    for table in tables:
-        rules.style.see(table.cells[1], rules.known)
     for table, prefix in zip(tables, _prefixes(tables, part), strict=True):
         columns = RowColumns(table, prefix)
         faulty.append(_sift(table, _row_reader(table, prefix, rules), columns.add, notes, on_bad_rows))

@@ -9,6 +9,7 @@ from dataclasses import replace
 from rir_mlx import hub_access
 from rir_mlx.data.audit.findings import Audit
 from rir_mlx.data.audit.scan import scan_sources
+from rir_mlx.data.labels.combinations import BETWEEN
 from rir_mlx.guide.draft import Draft
 from rir_mlx.guide.first_recipe import ENCODING, ModelChoice, ScannedTable
 from rir_mlx.guide.planning import Sizes
@@ -99,7 +100,9 @@ def _set_labels(draft: Draft, table: ScannedTable, descriptions: Mapping[str, st
         }
     named = "label" if table.label.more else table.label.column.replace("_", " ")
     question = f"Which {named} fits the text?"
-    if "label_separator" in table.labels_are or (table.label.more and "soft_labels" not in table.labels_are):
+    if "label_separator" in table.labels_are or (
+        "soft_labels" not in table.labels_are and any(BETWEEN in row.label for row in table.rows)
+    ):
         question = f"Which {named if named.endswith('s') else f'{named}s'} fit the text?"
     draft.set("data.instruction", question, "<- Make it yours.")
 

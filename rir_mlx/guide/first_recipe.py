@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from rir_mlx import hub_access
 from rir_mlx.data.audit.findings import Material
 from rir_mlx.data.columns import Role, usually_named
+from rir_mlx.data.labels.columns_of_labels import people_labelled
 from rir_mlx.data.loading import format_of
 from rir_mlx.data.rows import Row
 from rir_mlx.data.tables.text_files import OtherEncoding
@@ -38,6 +39,8 @@ from rir_mlx.training.cost import memory_size
 from rir_mlx.types import TABLE_SUFFIXES
 
 _NAMED = "you named it"
+_SENTENCE = 5
+"""Words from which on a column's name may be a text."""
 _SMALL = 500_000_000
 """Below so many weights a pretrained model is small."""
 ENCODING = "the file is not UTF-8, and looks like this"
@@ -123,7 +126,9 @@ def look_at(path: Path, overrides: Sequence[str] = ()) -> TableLook:
     text = _named(named) if named else guess_text(table)
     headline = headline_of(table, text.column) if text and not named else None
     taken = {*(text.columns if text else ()), *((headline,) if headline else ())}
-    labels = [_named(section.label_column)] if section.label_column else _label_guesses(table, taken)
+    alone = section.label_separator is not None  # several labels stand in one column
+    guesses = label_columns(table, taken) if alone else _label_guesses(table, taken)
+    labels = [_named(section.label_column)] if section.label_column else guesses
     taken |= {name for guess in labels[:1] for name in guess.columns}
     reasoning = None if section.reasoning_column else guess_reasoning(table, taken)
     return TableLook(path, table, text, labels, reasoning, tuple(overrides), encoding, headline)
@@ -208,13 +213,15 @@ def _chosen_columns(look: TableLook, text: Sequence[str] = (), label: Sequence[s
 
 def _how_to_name_labels(look: TableLook, text: Guess) -> str:
     """What to do where the column of the label is not sure."""
+    hint = "Name it: -s data.label_column=NAME"
+    if len(look.table.names) - len(text.columns) < 2:
+        return f"{hint}. In a CSV file, the first line must name the columns; data.delimiter says what stands between."
     marked = marked_columns(look.table, text.columns)
+    marked = [] if people_labelled(marked) else marked
     several = "[A, B]" if len(marked) < 2 else dump_yaml(marked, default_flow_style=True, width=10**9).strip()
     option = shlex.quote(f"data.label_column={several}")
-    return (
-        "Name it: -s data.label_column=NAME. If several columns are a label each: "
-        f"-s {option} (where they are votes, or people who labelled, add -s data.soft_labels=true)"
-    )
+    several = f"{hint}. If several columns are a label each, for example: -s {option}"
+    return f"{several} (where they are votes, or people who labelled, add -s data.soft_labels=true)"
 
 
 def _no_label(table: TableColumns) -> str:
@@ -235,6 +242,8 @@ def reading_keys(path: Path, overrides: Sequence[str] = ()) -> tuple[dict[str, A
     try:
         look = look_at(path, overrides)
     except DataError:  # of a column that is not needed, perhaps
+        return {}, []
+    if _may_have_no_header(look):
         return {}, []
     keys, said = dict[str, Any](), list[str]()
     if look.encoding:
@@ -262,6 +271,18 @@ def reading_keys(path: Path, overrides: Sequence[str] = ()) -> tuple[dict[str, A
     labels_are = rows_of(chosen.keys(look), look.overrides)[1]
     said += [f"{how_labels_are_read(chosen.label, labels_are)}."] if labels_are else []
     return keys | labels_are, said
+
+
+def _may_have_no_header(look: TableLook) -> bool:
+    """Whether the first line may be the first row: there is one column, or no usual name, and one is a label that
+    comes again below it, or a sentence."""
+    table = look.table
+    if len(table.names) == 1:
+        return True
+    if usually_named(table.names, "text") or usually_named(table.names, "label"):
+        return False
+    again = any(column.name in column.values for column in table.columns)
+    return again or any(len(name.split()) >= _SENTENCE for name in table.names)
 
 
 def with_all_labels(table: ScannedTable) -> ScannedTable:

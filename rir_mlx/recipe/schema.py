@@ -80,8 +80,8 @@ class DataSection(Section):
     """The label of texts that have none, such as `none`: no column of several is marked, or the cell of labels is
     empty. `null`: such rows cannot be used."""
     soft_labels: bool = False
-    """Whether a row's label may be a distribution: an object with each label's votes or probability,
-    `{"joy": 2, "fear": 1}`, in JSONL, Parquet, or a cell. It is learned and scored as it is."""
+    """Whether a row's label may be a distribution, which is learned and scored as it is: an object with each label's
+    votes or probability, `{"joy": 2, "fear": 1}`, in JSONL, Parquet, or a cell; or several columns (`label_column`)."""
     delimiter: Delimiter = None
     """The character between the cells of CSV and TSV files, such as `;` or `tab`. `null`: found from the file."""
     encoding: Encoding = None
@@ -124,8 +124,8 @@ class DataSection(Section):
             raise ValueError("soft_labels divides one label, label_separator reads several: set one of them")
         if self.label_separator is not None and isinstance(self.label_column, tuple):
             raise ValueError("label_separator reads the cells of one column, and label_column names several")
-        if self.no_label is not None and not (self.several or self.soft_labels):
-            raise ValueError("no_label is for texts that may have several labels, or votes")
+        if self.no_label is not None and self.labels and self.no_label not in self.labels:
+            raise ValueError(f"no_label is {self.no_label!r}, which is not one of the labels")
         if self.several and (odd := [label for label in self.labels if ", " in label]):
             raise ValueError(f"the label {odd[0]!r} holds a comma, which stands between labels")
         return self

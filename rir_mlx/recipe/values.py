@@ -79,7 +79,7 @@ def _column_names(value: Any) -> Any:
 def _label_name(value: Any) -> Any:
     if isinstance(_written_as_text(value), str) and (not value.strip() or ", " in value):
         raise ValueError("should be a label, without a comma and a blank")
-    return value
+    return value if value is None else value.strip()
 
 
 ColumnNames = Annotated[str | tuple[str, ...] | None, BeforeValidator(_column_names)]

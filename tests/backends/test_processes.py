@@ -11,6 +11,8 @@ import pytest
 
 from rir_mlx.backends.limits.memory import give_back
 from rir_mlx.backends.processes import all_equal, own_places
+from rir_mlx.errors import UserError
+from rir_mlx.stages.context import check_number_formats
 
 
 def test_every_item_belongs_to_one_process_and_items_of_a_name_to_the_same() -> None:
@@ -30,6 +32,16 @@ def test_all_are_told_whether_they_have_the_same(numbers: tuple[int, ...], equal
     sums = [float(sum(numbers)), float(sum(number**2 for number in numbers))]
     group: Any = SimpleNamespace(size=3, all_sum=lambda _: sums)
     assert [all_equal(group, number) for number in numbers] == [equal] * 3
+
+
+def test_processes_whose_number_formats_differ_are_refused() -> None:
+    def context(sums: list[float]) -> Any:
+        processes = SimpleNamespace(size=2, all_sum=lambda _: sums)
+        return SimpleNamespace(model=SimpleNamespace(number_format="bfloat16"), processes=processes)
+
+    check_number_formats(context([2.0, 2.0]))
+    with pytest.raises(UserError, match="different number formats"):
+        check_number_formats(context([1.0, 1.0]))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="of glibc")

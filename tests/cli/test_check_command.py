@@ -289,6 +289,10 @@ def test_what_follows_goes_on_with_what_was_checked(
     encoding = ["data.encoding=cp1252"] if data == "mine.yaml" else []
     recipe = load_recipe(None, [f"data.train={train}", *encoding])
     assert _next_command(data, recipe, Path(clean) if clean else None, ()) == command
+    keys = ("data.encoding=cp1252", "data.label_column=kind")
+    set_ = _next_command(data, recipe, Path(clean) if clean else None, keys)
+    encoded = "" if clean else " -s data.encoding=cp1252"
+    assert set_ == command + (f"{encoded} -s data.label_column=kind" if data not in (None, "mine.yaml") else "")
 
 
 def test_a_table_without_a_recipe_is_read_as_init_reads_it(rir: Run) -> None:
@@ -309,6 +313,15 @@ def test_the_files_of_a_pattern_are_read_as_the_first_of_them(rir: Run) -> None:
         Path(f"{name}.csv").write_text(f"tweet,mood\n{lines}")
     done = rir("check", "*.csv")
     assert (done.code, "*.csv: 60 rows" in done.out) == (0, True), done.err
+    assert "rir-mlx run -s 'data.train=*.csv' -s 'data.label_column=\"mood\"'" in done.err
+
+
+def test_a_table_without_a_header_is_not_read_as_if_it_had_one(rir: Run) -> None:
+    """The first text became a column's name, and its row was lost."""
+    rows = [f"i am on page {number} of this book,{('joy', 'fear')[number % 2]}\n" for number in range(40)]
+    Path("rows.csv").write_text("".join(rows))
+    done = rir("check", "rows.csv")
+    assert (done.code, "the first line must name the columns" in done.err) == (2, True), done.out
 
 
 def test_a_column_that_is_not_needed_may_hold_what_cannot_be_read(rir: Run) -> None:

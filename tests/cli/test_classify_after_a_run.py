@@ -48,8 +48,13 @@ def test_the_column_that_the_run_was_trained_on_is_taken_where_a_file_has_it(rir
     assert "text_column: words" in recipe.read_text(encoding="utf-8")
     Path("new.csv").write_text("sentence,words,review\na,a day,b\n", encoding="utf-8")
     assert json.loads(rir("classify", "--file", "new.csv", "--arm", "qa", "--json").out)["text"] == "a day"
+    Path("new.jsonl").write_text('{"words": "c"}\n{"words": "a day", "sentence": "b"}\n', encoding="utf-8")
+    lines = rir("classify", "--file", "new.jsonl", "--arm", "qa", "--json").out.splitlines()
+    assert [json.loads(line)["text"] for line in lines] == ["c", "a day"]
     Path("new.csv").write_text("sentence,id\nthe rain,1\n", encoding="utf-8")
-    assert json.loads(rir("classify", "--file", "new.csv", "--arm", "qa", "--json").out)["text"] == "the rain"
+    other = rir("classify", "--file", "new.csv", "--arm", "qa", "--json")
+    assert json.loads(other.out)["text"] == "the rain"
+    assert "new.csv has no column 'words', which the run was trained on" in other.err
 
 
 def test_classify_needs_no_training_data(rir: Run, finished: Finished) -> None:

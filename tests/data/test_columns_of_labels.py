@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,7 @@ from table_files import fault_of, load, write_csv, write_jsonl
 from rir_mlx.data.loading import columns_of, load_labelled
 from rir_mlx.data.tables.sources import read_tables
 from rir_mlx.errors import DataError, RecipeError
-from rir_mlx.guide.first_recipe import look_at, scan
-from rir_mlx.recipe.loading import load_recipe, validated
+from rir_mlx.recipe.loading import validated
 from rir_mlx.recipe.schema import DataSection, SourceSpec
 
 NAMES = ("joy", "fear", "anger")
@@ -112,7 +110,11 @@ def test_whether_nothing_is_a_mark_is_decided_for_all_files_and_parts(tmp_path: 
     (tmp_path / "a.csv").write_text(f"{header}one,1,0,0\ntwo,0,1,1\n", encoding="utf-8")
     (tmp_path / "b.csv").write_text(f"{header}three,1,,\nfour,,,\n", encoding="utf-8")
     train, other = str(tmp_path / "a.csv"), str(tmp_path / "b.csv")
-    for sources in ({"train": str(tmp_path / "?.csv")}, {"train": train, "test": other}):
+    for sources in (
+        {"train": str(tmp_path / "?.csv")},
+        {"train": train, "test": other},
+        {"train": other, "test": train},
+    ):
         with pytest.raises(DataError, match="row 3: no label: nothing stands in any of the label columns"):
             load_labelled(DataSection.model_validate(sources | COLUMNS | NONE | {"val_size": 0, "test_size": 0}), 0)
 
@@ -205,114 +207,86 @@ def test_votes_that_are_none_or_mixed_are_refused(tmp_path: Path) -> None:
     assert shares(table(tmp_path, [(1, 2, 1), (0, 0, 0)]), **NONE)[1] == {"none": 1.0}
 
 
-@pytest.mark.parametrize(
-    "keys",
-    [
-        {"label_column": []},
-        {"label_column": [1, 2]},
-        {"label_column": [True, "a"]},
-        {"label_column": [None, "a"]},
-        {"label_column": ["a", "b"], "no_label": False},
-        {"label_column": ["a", "b"], "no_label": "c, d"},
-        {"label_column": ["a", "a"]},
-        {"label_column": ["a", "b"], "label_separator": ";"},
-        {"no_label": "none"},
-        {"label_column": ["a", "b"], "labels": {"a, b": ""}},
-    ],
-)
-def test_keys_that_contradict_each_other_are_refused_in_a_line(keys: dict[str, Any]) -> None:
-    with pytest.raises(RecipeError, match=r"\A[^\n;]*\n?.*\Z"):
-        validated({"data": {"train": "a.csv"} | keys}, "recipe")
-
-
-def draft(path: Path, *overrides: str) -> tuple[Any, dict[str, Any], dict[str, int]]:
-    found = scan(look_at(path, overrides))
-    return found.label.value, dict(found.labels_are), dict(found.facts.counts)
-
-
-def test_init_finds_columns_with_marks(tmp_path: Path) -> None:
-    path = table(tmp_path, [(1, 0, 0), (0, 1, 1), (0, 0, 0)] * 10)
-    assert draft(path) == (list(NAMES), {"no_label": "none"}, {"anger": 10, "fear": 10, "joy": 10, "none": 10})
-    path = table(tmp_path, [("x", "", ""), ("", "x", "x")] * 10)
-    assert draft(path) == (list(NAMES), {}, {"anger": 10, "fear": 10, "joy": 10})
-
-
-def test_init_finds_the_columns_of_people(tmp_path: Path) -> None:
-    people = ("rater_1", "rater_2", "rater_3")
-    path = table(tmp_path, [("joy", "joy", "fear"), ("fear", "fear", "joy")] * 10, people)
-    assert draft(path) == (list(people), {"soft_labels": True}, {"fear": 20, "joy": 20})
-
-
-MARKS = [(1, 0, 0, 1), (0, 1, 1, 0), (0, 0, 1, 1), (1, 1, 0, 0)]
+TWO = {"label_column": ["a", "b"]}
 
 
 @pytest.mark.parametrize(
-    ("names", "rows", "guessed"),
+    ("keys", "why"),
     [
-        (("label", "is_new", "is_old"), [("joy", 1, 0), ("fear", 0, 1)], ["label"]),
-        (("label", "a", "b", "c"), [("spam", *row[:3]) for row in MARKS], []),
-        (("new", "open"), [row[:2] for row in MARKS], ["new", "open"]),
-        (("colour", "a", "b", "c"), [("red", 1, 0, 1), ("blue", 0, 1, 0)], ["colour", "a", "b", "c"]),
-        (("joy", "fear", "anger", "is_test"), MARKS, ["joy", "fear", "anger", "is_test"]),
-        (("spam", "has_url", "isReply"), [row[:3] for row in MARKS], ["spam", "has_url", "isReply"]),
+        ({"label_column": []}, "data.label_column: a column's name is missing"),
+        ({"label_column": [1, 2]}, "data.label_column: should be a text: put it in quotation marks"),
+        ({"label_column": [True, "a"]}, "data.label_column: should be a text: put it in quotation marks"),
+        ({"label_column": [None, "a"]}, "data.label_column: a column's name is missing"),
+        ({"label_column": ["a", "a"]}, "data.label_column: 'a' comes twice"),
+        (TWO | {"no_label": False}, "data.no_label: should be a text: put it in quotation marks"),
+        (TWO | {"no_label": "c, d"}, "data.no_label: should be a label, without a comma"),
+        (TWO | {"label_separator": ";"}, "label_separator reads the cells of one column"),
+        (TWO | {"labels": {"a, b": ""}}, "the label 'a, b' holds a comma"),
         (
-            ("annotator1", "annotator2", "annotator3"),
-            [row[:3] for row in MARKS],
-            ["annotator1", "annotator2", "annotator3"],
+            TWO | {"labels": {"a": "", "b": ""}, "no_label": "none"},
+            "no_label is 'none', which is not one of the labels",
         ),
-        (("q1", "q2", "q3"), [(1, 5, 2), (4, 2, 1)], ["q1", "q2", "q3"]),
-        (("topic_1", "topic_2"), [("art", "sport"), ("sport", "art")], ["topic_1", "topic_2"]),
-        (("a", "b", "note", "c", "d"), [(1, 0, "x y z", 1, 0), (0, 1, "z", 0, 1)], ["note", "a", "b", "c", "d"]),
-        (("a", "b", "c"), [("✓", "✗", "✗"), ("✗", "✓", "✗"), ("✗", "✗", "✓")], ["a", "b", "c"]),
     ],
 )
-def test_init_does_not_guess_columns_of_labels_where_that_is_not_sure(
-    tmp_path: Path, names: tuple[str, ...], rows: list[tuple[Any, ...]], guessed: list[str]
-) -> None:
-    look = look_at(table(tmp_path, rows * 10, names))
-    assert sorted(guess.value for guess in look.labels) == sorted(guessed)
-    if len(guessed) != 1:
-        with pytest.raises(DataError):
-            scan(look)
+def test_keys_that_contradict_each_other_are_refused(keys: dict[str, Any], why: str) -> None:
+    with pytest.raises(RecipeError) as raised:
+        validated({"data": {"train": "a.csv"} | keys}, "recipe")
+    assert why in str(raised.value)
+    assert "tuple" not in str(raised.value)
 
 
-def test_init_finds_every_column_or_none(tmp_path: Path) -> None:
-    """A label that never occurs stands between others; one that occurs late is not to be seen at first."""
-    crosses = [("x", "", "", ""), ("", "x", "", "x"), ("", "", "", "x")] * 10
-    path = table(tmp_path, crosses, ("a", "b", "never", "c"))
-    assert draft(path) == (["a", "b", "never", "c"], {}, {"a": 10, "b": 10, "c": 20})
-    late = [
-        *(("x", "", "", "") for _ in range(10_100)),
-        *(("", "x", "x", "") for _ in range(10_100)),
-        ("", "", "", "x"),
+def test_a_label_for_rows_without_one_needs_rows_that_may_have_none(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "a.csv", [("a b", "joy"), ("b c", "fear")])
+    assert "data.no_label is for texts" in str(fault_of(path, **NONE))
+
+
+def test_a_label_for_rows_without_one_is_taken_as_it_is(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "a.csv", [("a b", "joy/fear"), ("b c", ""), ("c d", "N/A")])
+    rows = load(path, label_separator="/", no_label=" n/a ").train
+    assert [row.label for row in rows] == ["fear, joy", "n/a", "n/a"]
+
+
+def test_numbers_as_names_and_marks(tmp_path: Path) -> None:
+    """As pandas writes dummies of 0, 1 and 2: the column 0 was marked in every row."""
+    path = table(tmp_path, [(1, 0, 0), (0, 1, 0), (0, 0, 1)], ("0", "1", "2"))
+    assert [row.label for row in load(path, label_column=["0", "1", "2"]).train] == ["0", "1", "2"]
+    path = table(tmp_path, [("yes", "no"), ("no", "yes")], ("No", "Other"))
+    assert [row.label for row in load(path, label_column=["No", "Other"]).train] == ["No", "Other"]
+
+
+def test_what_reads_like_a_missing_value_counts_where_it_is_a_name(tmp_path: Path) -> None:
+    path = table(tmp_path, [("Sport", ""), ("", "None"), ("", "")], ("Sport", "None"))
+    assert [row.label for row in load(path, label_column=["Sport", "None"], no_label="nothing").train] == [
+        "Sport",
+        "None",
+        "nothing",
     ]
-    assert look_at(table(tmp_path, late, ("a", "b", "c", "late"))).labels == []
-    constant = table(tmp_path, [(1, *row[:3], 1) for row in MARKS * 10], ("version", "a", "b", "c", "n"))
-    assert draft(constant)[0] == ["a", "b", "c"]
-    own = table(tmp_path, [("Sport", "", ""), ("", "Art", "Life"), ("", "", "Life")] * 10, ("Sport", "Art", "Life"))
-    assert draft(own)[0] == ["Sport", "Art", "Life"]
+    people = table(tmp_path, [("None", "None", "joy"), ("-", "fear", "joy")], ("r1", "r2", "r3"))
+    named = {"labels": {"None": "", "joy": "", "fear": ""}, "label_column": ["r1", "r2", "r3"]}
+    assert shares(people, **named) == [{"None": 0.667, "joy": 0.333}, {"fear": 0.5, "joy": 0.5}]
 
 
-def test_init_gives_rows_without_a_mark_a_label_that_no_column_has(tmp_path: Path) -> None:
-    path = table(tmp_path, [(1, 0, 0), (0, 1, 1), (0, 0, 0)] * 10, ("joy", "fear", "None"))
-    assert draft(path)[1:] == ({"no_label": "no label"}, {"None": 10, "fear": 10, "joy": 10, "no label": 10})
-    votes = table(tmp_path, [(3, 1, 0), (0, 0, 0), (0, 2, 2)] * 10)
-    found = draft(votes, "data.label_column=[joy, fear, anger]")
-    assert found[1] == {"soft_labels": True, "no_label": "none"}
+def test_class_ids_without_a_name_are_no_votes(tmp_path: Path) -> None:
+    ids = datasets.ClassLabel(names=["joy", "fear"])
+    features = datasets.Features({"text": datasets.Value("string"), "one": ids, "two": ids})
+    rows = {"text": ["a b", "b c"], "one": [0, -1], "two": [1, 1]}
+    datasets.Dataset.from_dict(rows, features).to_parquet(tmp_path / "a.parquet")
+    found = shares(tmp_path / "a.parquet", label_column=["one", "two"])
+    assert found == [{"joy": 0.5, "fear": 0.5}, {"fear": 1.0}]
 
 
-def test_what_is_proposed_can_be_typed(tmp_path: Path) -> None:
-    names = ("no", "1", "a, b")
-    path = table(tmp_path, [(1, 0, 1, "red"), (0, 1, 0, "blue")] * 10, (*names, "kind"))
-    with pytest.raises(DataError) as raised:
-        scan(look_at(path))
-    [typed] = [word for word in shlex.split(raised.value.hint or "") if word.startswith("data.label_column=[")]
-    assert load_recipe(None, [typed]).data.label_column == names
+def test_described_labels_leave_votes_votes(tmp_path: Path) -> None:
+    path = table(tmp_path, [(0, 1), (1, 0)], ("0", "1"))
+    assert shares(path, label_column=["0", "1"], labels={"0": "no", "1": "yes"}) == [{"1": 1.0}, {"0": 1.0}]
+    people = table(tmp_path, [(1, 2, 5), (4, 4, 4)], ("rater_1", "rater_2", "rater_3"))
+    found = shares(people, label_column=["rater_1", "rater_2", "rater_3"])
+    assert found == [{"1": 0.333, "2": 0.333, "5": 0.333}, {"4": 1.0}]
 
 
-def test_named_columns_of_votes_are_seen_to_be_votes(tmp_path: Path) -> None:
-    path = table(tmp_path, [(3, 1, 0), (0, 2, 2)] * 10)
-    assert draft(path, "data.label_column=[joy, fear, anger]")[1] == {"soft_labels": True}
+def test_a_comma_between_thousands_is_no_decimal_one(tmp_path: Path) -> None:
+    path = table(tmp_path, [("1,000", 500), (1, 2)], ("joy", "fear"))
+    error = fault_of(path, label_column=["joy", "fear"], soft_labels=True)
+    assert error.faults == ("row 2: the label column 'joy' holds '1,000', which is no number",)
 
 
 def test_columns_and_cells_that_say_the_same_are_the_same_rows(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import typer
 
 from rir_cli.answering.lean_start import start_lean
 from rir_cli.answering.standard_input import arriving_lines, given_text
-from rir_cli.answering.text_files import TableOptions, file_given_as_text, text_columns
+from rir_cli.answering.text_files import TableOptions, file_given_as_text, with_trained_column
 from rir_cli.context import arm_of, trained_context
 from rir_cli.options import (
     ArmOption,
@@ -84,7 +84,7 @@ def classify(
     """
     text, file = file_given_as_text(text, file)
     given = TableOptions(text_column, delimiter, encoding, quotes, formulas, force, quiet)
-    table = text_columns(given, file, run, runs)
+    table = with_trained_column(given, file, run, runs)
     single, texts = _input(text, file, output, table)
     context = trained_context(run, runs, backend, offline=offline, quiet=quiet)
     start_lean(context.backend.name)

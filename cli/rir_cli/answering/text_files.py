@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,9 @@ from rir_cli.context import tell
 
 if TYPE_CHECKING:  # numpy is not needed to print help
     from rir_mlx.data.tables.table import TableFormat
+
+
+_FIRST_ROWS = 1000
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ def file_given_as_text(text: str | None, file: Path | None) -> tuple[str | None,
     return text, file
 
 
-def text_columns(table: TableOptions, file: Path | None, run: str | None, runs: Path) -> TableOptions:
+def with_trained_column(table: TableOptions, file: Path | None, run: str | None, runs: Path) -> TableOptions:
     """The options with the text's columns in the file: those that are given, else those that the run was trained on. A
     single one counts if the file has it; else one with a usual name is looked for."""
     if table.text_column or file is None or file.suffix.lower() == ".txt":
@@ -84,18 +88,22 @@ def text_columns(table: TableOptions, file: Path | None, run: str | None, runs: 
     found = find_trained_run(run, runs)
     named = None if found is None else found.recipe().data.text_column
     if isinstance(named, str):
-        named = (named,) if named in _columns_of(file, table.form()) else None
+        there = _columns_of(file, table.form())
+        if there and named not in there and not table.quiet:
+            tell(f"note: {file} has no column {named!r}, which the run was trained on.", err=True)
+        named = (named,) if named in there else None
     return replace(table, text_column=named)
 
 
 def _columns_of(file: Path, form: TableFormat) -> Collection[str]:
-    """The columns of a table's first row; none if it cannot be read, which is said later."""
+    """The columns of a table's first rows; none if it cannot be read, which is said later."""
     from rir_mlx.data.tables.row_streams import Record, open_stream
     from rir_mlx.data.tables.table import Wanted
     from rir_mlx.errors import DataError
 
     try:
         rows = open_stream(file, Wanted([], str(file), form)).scan()
-        return next((row.cells for row in rows if isinstance(row, Record)), {}).keys()
+        first = (row.cells for row in islice(rows, _FIRST_ROWS) if isinstance(row, Record))
+        return {name for cells in first for name in cells}
     except DataError:
         return ()

@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections import Counter
 
 from rir_mlx.data.audit.findings import Material, Refused
-from rir_mlx.data.labels.columns_of_labels import ColumnStyle
 from rir_mlx.data.labels.spelling import Spellings
-from rir_mlx.data.loading import check_labels, columns_of, format_of, label_counts, labels_in, row_rules, together_of
+from rir_mlx.data.loading import check_labels, label_counts, labels_in, read_parts, row_rules, together_of
 from rir_mlx.data.row_reading import sift_rows
 from rir_mlx.data.rows import Rows
 from rir_mlx.data.splits import carve_missing_parts, sample_train, strata_of
-from rir_mlx.data.tables.sources import read_tables
 from rir_mlx.errors import DataError
 from rir_mlx.recipe.schema import DataSection
 
@@ -31,11 +29,9 @@ def scan_sources(section: DataSection, seed: int) -> Material:
     spellings: Spellings = {}
     labels = dict(section.labels)
     drawn: Counter[str] | None = None
-    style = ColumnStyle()
-    for part, source in (("train", section.train), ("validation", section.validation), ("test", section.test)):
-        if source is None:
-            continue
-        tables = read_tables(source, columns_of(section, part), f"data.{part}", format_of(section))
+    read, style = read_parts(section)
+    for part, tables in read.items():
+        source = getattr(section, part)
         rules = row_rules(section, section.labels, spellings, style, lenient=True)
         rows[part], faulty = sift_rows(tables, part, rules, notes)
         refused += [

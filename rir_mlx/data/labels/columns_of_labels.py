@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from rir_mlx.data.labels.spelling import is_missing, label_of
@@ -21,6 +21,10 @@ _FALSE = frozenset(("false", "falsch", "faux", "falso", "onwaar"))
 _YES = _TRUE | {"1", "yes", "y", "x", "+", "✓", "✔", "☑", "✅", "ja", "oui", "sí", "si", "sim", "sì"}
 _NO = _FALSE | {"0", "no", "n", "-", "–", "—", "☐", "nein", "non", "não", "nao", "nee"}
 _NUMBER = re.compile(r"[+-]?\d+(?:[.,]\d+)?(?:e[+-]?\d+)?(\s?%)?", re.IGNORECASE)
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(?:,\d{3})+")
+"""A comma between thousands, or a decimal one."""
+_DASHES = ("-", "–", "—")
+_PERSON = re.compile(r"(?<![a-z])(?:annotator|rater|coder|label+er|judge|assessor|worker|participant)(?![a-z])")
 _KNOWN = 10_000
 
 
@@ -30,16 +34,23 @@ class LabelCells(NamedTuple):
     names: tuple[str, ...]
     cells: tuple[Any, ...]
 
-    def filled(self) -> list[tuple[str, Any]]:
-        """The columns in which something stands, with it."""
-        return [pair for pair in zip(self.names, self.cells, strict=True) if not _is_blank(pair[1])]
+    def filled(self, known: Collection[str] = ()) -> list[tuple[str, Any]]:
+        """The columns in which something stands, with it. What reads like a missing value is something where it is the
+        column's name, or a label that is `known`."""
+        return [
+            (name, cell)
+            for name, cell in zip(self.names, self.cells, strict=True)
+            if not is_blank(cell)
+            or (isinstance(cell, str) and " ".join(cell.split()) in (name, *known) and cell.strip())
+        ]
 
-    def marked(self) -> list[str]:
-        """The names of the columns that are marked. Raises ValueError for a cell that holds no mark."""
+    def marked(self, own: Collection[str] = ()) -> list[str]:
+        """The names of the columns that are marked: the `own` ones with their names. Raises ValueError for a cell that
+        holds no mark."""
         found = []
         for name, cell in self.filled():
             mark = _mark(cell)
-            if mark == name.casefold() or mark in _YES:
+            if name in own or mark in _YES:
                 found.append(name)
             elif mark not in _NO:
                 raise ValueError(f"the label column {name!r} holds {str(cell)[:30]!r}, which is no mark")
@@ -56,16 +67,24 @@ class LabelCells(NamedTuple):
 
     def choices(self, known: Collection[str]) -> dict[str, float]:
         """How many people chose each label. `known` are labels that are kept as they are named."""
-        return {label: float(count) for label, count in Counter(label_of(c, known) for _, c in self.filled()).items()}
+        chosen = Counter(label_of(cell, known) for _, cell in self.filled(known) if cell not in _DASHES)
+        return {label: float(count) for label, count in chosen.items()}
 
 
 @dataclass
 class ColumnStyle:
     """How the label columns of a recipe are filled, as far as its tables were seen. `says_no`: what does not hold is
-    marked as well, so that a row without any mark was not looked at. `people`: the cells hold labels, and not votes."""
+    marked as well, so that a row without any mark was not looked at. `people`: the cells hold labels, and not votes.
+    `marks` are those of each column."""
 
     says_no: bool = False
     people: bool | None = None
+    marks: dict[str, set[str]] = field(default_factory=dict)
+
+    @property
+    def own(self) -> frozenset[str]:
+        """The columns that are marked with their own name, and with nothing else."""
+        return frozenset(name for name, marks in self.marks.items() if marks == {_mark(name)})
 
     def see(self, cells: Sequence[Any], known: Collection[str] = ()) -> None:
         """Look at a table's cells of the label. `known` are the labels that the recipe names."""
@@ -73,30 +92,43 @@ class ColumnStyle:
             return
         rows = {id(row): row for row in cells}.values()
         held = [(name, cell) for row in rows for name, cell in row.filled()]
-        marks = {(name.casefold(), _mark(cell)) for name, cell in held}
-        self.says_no |= any(mark in _NO and mark != name for name, mark in marks)
+        for name, cell in held:
+            self.marks.setdefault(name, set()).add(_mark(cell))
+        self.says_no = any(marks & _NO for name, marks in self.marks.items() if name not in self.own)
         if self.people is None and held:
+            names = {name for name, _ in held}
             numbers = sum(_number(cell) is not None for _, cell in held)
-            self.people = 2 * numbers < len(held) or (bool(known) and {_mark(c) for _, c in held} <= _small(known))
+            small = {label.casefold() for label in known}
+            named = sum(_mark(cell) in small for _, cell in held)
+            of_labels = names <= set(known)
+            self.people = 2 * numbers < len(held) or (
+                not of_labels and (2 * named > len(held) or people_labelled(sorted(names)))
+            )
 
 
-def _small(names: Iterable[str]) -> set[str]:
-    return {name.casefold() for name in names}
+def people_labelled(names: Sequence[str]) -> bool:
+    """Whether columns are named after people who label, such as `rater_1` and `rater_2`."""
+    return len({stem_of(name) for name in names}) == 1 < len(names) and _PERSON.search(stem_of(names[0])) is not None
+
+
+def stem_of(name: str) -> str:
+    """A name in small letters, without the number or letter at its end."""
+    return re.sub(r"[\W_]*(?:\d+|(?<=[\W_\d])[A-Za-z])$", "", name.strip()).casefold()
 
 
 def joined_labels(
     names: Sequence[str], rows: Iterable[Sequence[Any]], classes: Sequence[tuple[str, ...] | None]
 ) -> Iterator[LabelCells]:
     """The cells of each row. Rows that say the same share one object. `classes` are the names of a column's class ids,
-    if it has some. Raises DataError for two columns of one name."""
+    if it has some. Raises DataError for two columns of one name, and for a class id without a name."""
     own, known = tuple(" ".join(name.split()) for name in names), dict[Any, LabelCells]()
     if len(set(own)) < len(own):
         twice = next(name for name in own if own.count(name) > 1)
         raise DataError(f"Two label columns are called {twice!r}.", hint="Give each a name of its own.")
     for row in rows:
         cells = tuple(
-            cell if ids is None or not isinstance(cell, int) or not 0 <= cell < len(ids) else ids[cell]
-            for cell, ids in zip(row, classes, strict=True)
+            cell if ids is None else _class_of(cell, ids, name)
+            for name, cell, ids in zip(own, row, classes, strict=True)
         )
         key = tuple((type(cell), cell) for cell in cells)
         try:
@@ -110,12 +142,20 @@ def joined_labels(
         yield found
 
 
-def is_mark(text: str, name: str) -> bool:
-    """Whether a cell with this text may be a mark in the column of this name."""
-    return (mark := _mark(text)) in _YES | _NO or mark == name.casefold()
+def _class_of(cell: Any, ids: tuple[str, ...], column: str) -> Any:
+    """The name of a class id; nothing for -1, with which data sets mark what is withheld."""
+    if isinstance(cell, int) and cell != -1 and not 0 <= cell < len(ids):
+        raise DataError(f"The label column {column!r} has the class id {cell}, which has no name among {len(ids)}.")
+    return cell if not isinstance(cell, int) else None if cell == -1 else ids[cell]
 
 
-def _is_blank(cell: Any) -> bool:
+def is_mark(text: str) -> bool:
+    """Whether a cell with this text may be a mark."""
+    return _mark(text) in _YES | _NO
+
+
+def is_blank(cell: Any) -> bool:
+    """Whether a cell holds nothing, or what programs write for that."""
     if isinstance(cell, str):
         return not cell.strip() or is_missing(" ".join(cell.split()))
     return cell is None or cell != cell
@@ -126,7 +166,7 @@ def _mark(cell: Any) -> str:
     try:
         return label_of(cell).casefold()
     except ValueError:
-        return ""
+        return " ".join(str(cell).split()).casefold()
 
 
 def _number(cell: Any) -> float | None:
@@ -136,6 +176,8 @@ def _number(cell: Any) -> float | None:
         if text.casefold() in _TRUE | _FALSE:
             return float(text.casefold() in _TRUE)
         if (found := _NUMBER.fullmatch(text)) is None:
+            return None
+        if _THOUSANDS.fullmatch(text):
             return None
         number = float(text.removesuffix(found[1] or "").replace(",", "."))
         return number / 100 if found[1] else number

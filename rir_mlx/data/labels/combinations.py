@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rir_mlx.data.labels.spelling import is_missing
 from rir_mlx.json_text import literal_of
 
 if TYPE_CHECKING:
@@ -78,9 +79,12 @@ def cells_in(cell: Any, separator: str | None) -> Iterator[Any]:
         yield from (part for piece in pieces if (part := piece.strip()))
 
 
-def says_nothing(cell: Any, *, soft: bool = False) -> bool:
-    """Whether a cell holds no label: it is empty, or a list without anything in it; a `soft` one has no share."""
-    if cell is None or (isinstance(cell, str) and not cell.strip()):
+def says_nothing(cell: Any, *, soft: bool = False, known: Collection[str] = ()) -> bool:
+    """Whether a cell holds no label: it is empty or missing, or a list without anything in it; a `soft` one has no
+    share. `known` are labels, though they may read like a missing value."""
+    if isinstance(cell, str) and cell.strip() in known:
+        return False
+    if cell is None or cell != cell or (isinstance(cell, str) and (not cell.strip() or is_missing(cell.strip()))):
         return True
     try:
         found = literal_of(cell) if isinstance(cell, str) and cell.strip()[:1] in _OPENING else cell
@@ -88,7 +92,7 @@ def says_nothing(cell: Any, *, soft: bool = False) -> bool:
         return False
     if isinstance(found, Mapping):
         return soft and not any(found.values())
-    return isinstance(found, list | tuple | set) and all(says_nothing(part) for part in found)
+    return isinstance(found, list | tuple | set) and all(says_nothing(part, known=known) for part in found)
 
 
 def _listed(cell: Any) -> Sequence[Any] | None:

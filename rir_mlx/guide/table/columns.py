@@ -6,15 +6,14 @@ A guess has its reason. Knows cells and names; what the rows are like is the aud
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from rir_mlx.data.columns import usually_named
-from rir_mlx.data.labels.columns_of_labels import is_mark
+from rir_mlx.data.labels.columns_of_labels import is_blank, is_mark, people_labelled, stem_of
 from rir_mlx.data.tables.row_streams import Record, open_stream
 from rir_mlx.data.tables.table import ANY_FORMAT, TableFormat, Wanted
 from rir_mlx.errors import DataError
@@ -32,14 +31,10 @@ _FEW_WORDS = 3.0
 _LEAST_MARKED, _MOST_MARKS = 3, 4
 """Two columns of yes and no are rather two questions than labels of one."""
 _TELLS_OF_A_ROW = re.compile(
-    r"^(?:is|has|was|had|contains|with)(?=[\W_]|[A-Z])|^(?:train|test|valid|validation|dev|split|fold)$|^(?:re)?tweeted$"
-    r"|(?<![a-z])(?:test|verified|truncated|favou?rited|deleted|member|active)(?![a-z])"
+    r"^(?i:is|has|was|had|contains|with)(?=[\W_]|[A-Z])|^(?i:train|valid|validation|dev|split|fold|(?:re)?tweeted)$"
+    r"|(?<![A-Za-z])(?i:test|verified|truncated|favou?rited|deleted|member|active|read|starred|archived|reply)(?![A-Za-z])"
 )
 """Names of columns that are true of a row or not, and are probably no labels."""
-_PERSON = re.compile(
-    r"annotat|rater|coder|label+er|judge|worker|person|expert|crowd|assessor|participant|reviewer|bewerter|gutachter",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True)
@@ -178,7 +173,7 @@ def columns_of_labels(table: TableColumns, taken: Collection[str]) -> Guess | No
         return Guess(first, "by their names, people labelled there", tuple(more))
     marked = marked_columns(table, taken)
     places = [place for place, column in enumerate(table.columns) if column.name in marked]
-    if len(places) < _LEAST_MARKED or any(map(_TELLS_OF_A_ROW.search, marked)) or _stem(marked[0]) == _stem(marked[-1]):
+    if len(places) < _LEAST_MARKED or any(map(_TELLS_OF_A_ROW.search, marked)) or people_labelled(marked):
         return None
     run = table.columns[places[0] : places[-1] + 1]
     empty = [column.name for column in table.columns if column.is_empty and column.name not in taken]
@@ -196,31 +191,23 @@ def marked_columns(table: TableColumns, taken: Collection[str]) -> list[str]:
 def _has_marks(column: ColumnFacts, rows: int) -> bool:
     marks = column.filled and len(column.values) <= _MOST_MARKS and not column.structured
     same = len(column.values) == 1 and column.filled == rows
-    return bool(marks and not same and all(is_mark(value, column.name) for value in column.values))
+    values = [value for value in column.values if not is_blank(value)]
+    own = values == [column.name.strip()]
+    return bool(marks and not same and values and (own or all(map(is_mark, values))))
 
 
 def _columns_of_people(table: TableColumns, taken: Collection[str]) -> list[str]:
     """The columns that are named after people who label, such as `rater_1` and `rater_2`, where all hold labels."""
-    stems = Counter(_stem(column.name) for column in table.columns)
-    for stem, count in stems.items():
-        columns = [column for column in table.columns if _stem(column.name) == stem and column.name not in taken]
-        values = set[str]().union(*(column.values for column in columns))
+    for stem in dict.fromkeys(stem_of(column.name) for column in table.columns):
+        columns = [column for column in table.columns if stem_of(column.name) == stem and column.name not in taken]
+        values = {value for column in columns for value in column.values if not is_blank(value)}
         labels = 2 <= len(values) <= _MOST_LABELS and all(column.filled and not column.structured for column in columns)
         short = all(column.characters <= _SHORT for column in columns)
-        plain = not any(is_mark(value, "") or _is_number(value) for value in values)
-        if count == len(columns) > 1 and _PERSON.search(stem) and labels and short and plain:
-            return [column.name for column in columns]
+        plain = not any(is_mark(value) or _is_number(value) for value in values)
+        names = [column.name for column in columns]
+        if len(names) > 1 and people_labelled(names) and labels and short and plain:
+            return names
     return []
-
-
-def people_labelled(names: Sequence[str]) -> bool:
-    """Whether columns are named after people who label."""
-    return len({_stem(name) for name in names}) == 1 and _PERSON.search(names[0]) is not None
-
-
-def _stem(name: str) -> str:
-    """A name without the number or letter at its end."""
-    return re.sub(r"[\W_]*(?:\d+|(?<=[\W_\d])[A-Za-z])$", "", name.strip()).casefold()
 
 
 def guess_reasoning(table: TableColumns, taken: Collection[str]) -> Guess | None:

@@ -11,8 +11,9 @@ from typing import Any
 from rir_mlx.data.audit.findings import Material
 from rir_mlx.data.audit.scan import scan_sources
 from rir_mlx.data.audit.several_labels import reading_of
+from rir_mlx.data.labels.columns_of_labels import people_labelled
 from rir_mlx.data.tables.table import NONE_MARKED
-from rir_mlx.guide.table.columns import Guess, TableColumns, people_labelled
+from rir_mlx.guide.table.columns import Guess, TableColumns
 from rir_mlx.recipe.loading import load_recipe
 
 _JOINS = re.compile(r"[;|,/+&\n]|^\s*[\[({]")
