@@ -251,6 +251,13 @@ def test_the_commands_convert_and_fuse_folders_that_rir_mlx_never_made(
     assert refused.code == 2
 
 
+def test_a_base_that_is_not_here_is_named_by_the_option_of_the_command(rir: Run, tmp_path: Path) -> None:
+    result = rir(
+        "convert", "fuse", str(tmp_path / "out"), "--model", "no/such", "--adapter", str(tmp_path), "--offline"
+    )
+    assert (result.code, "with --model FOLDER" in result.err) == (2, True), result.err
+
+
 def test_an_adapter_for_another_base_is_refused(rir: Run, tiny: Path, tmp_path: Path) -> None:
     from tiny import make_tiny_llama
 

@@ -264,8 +264,9 @@ def test_a_card_says_that_labels_are_several_and_how_well_they_are_found(run: Co
     assert all(len(cells) == len(table["columns"]) for _, cells in table["lines"])
 
 
-def test_fit_refuses_several_labels_in_words() -> None:
-    classifier = RirClassifier(recipe={"data": {"label_separator": ";"}})
+@pytest.mark.parametrize("keys", [{"label_separator": ";"}, {"label_column": ["a", "b"]}, {"soft_labels": True}])
+def test_fit_refuses_several_labels_in_words(keys: dict[str, Any]) -> None:
+    classifier = RirClassifier(recipe={"data": keys})
     with pytest.raises(ValueError, match="fit takes one label a text"):
         classifier.fit(["a", "b"], ["x", "y"])
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -60,3 +63,15 @@ def test_a_failed_verification_is_kept_aside(tmp_path: Path) -> None:
     with pytest.raises(Failure):
         fail(tmp_path / "qa-hf", Failure("x"))
     assert names(tmp_path) == ["qa-hf", "qa-hf.rejected"]
+
+
+def test_nothing_is_left_of_an_export_that_is_asked_to_end(tmp_path: Path) -> None:
+    def export() -> None:
+        with verified_folder(tmp_path / "qa-hf") as written:
+            written.mkdir()
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+
+    with pytest.raises(KeyboardInterrupt):
+        export()
+    assert list(tmp_path.iterdir()) == []
