@@ -130,7 +130,7 @@ def find_export(folder: Path) -> ExportedRun | None:
         raise UserError(
             f"{folder} lacks {FILE}, which says what a classifier is asked and how it is measured. An adapter that was "
             "fused or converted never has one.",
-            hint=f"For a run's classifier: {_AGAIN}",
+            hint=f"A run's classifier: {_AGAIN}",
         )
     return None
 

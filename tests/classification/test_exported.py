@@ -70,7 +70,7 @@ def test_what_cannot_be_opened_is_refused_in_words(folder: Path, tmp_path: Path)
             reopened_export(folder)
     (folder / FILE).unlink()
     (folder / "verification.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(UserError, match=f"is an export without {FILE}"):
+    with pytest.raises(UserError, match=f"lacks {FILE}, which says what a classifier is asked"):
         reopened_export(folder)
     (folder / "a.gguf").touch()
     with pytest.raises(UserError, match=r"only llama\.cpp's programs run"):

@@ -75,7 +75,7 @@ def test_a_stopped_job_resumes_after_its_last_chunk(tmp_path: Path) -> None:
     ("change", "why"),
     [
         ("source", "the file has changed"),
-        ("identity", "classifier was , is b"),
+        ("identity", "classifier was '', is b"),
         ("top_k", "options.top_k was 1, is 2"),
     ],
 )
