@@ -62,12 +62,12 @@ def _row_reader(table: Table, prefix: str, rules: RowRules) -> Reader[Row]:
     seen = dict[Any, _Cell]()  # a label comes again and again
 
     def cell_of(value: Any) -> _Cell:
-        if isinstance(value, LabelCells):
-            return _read_cell(_of_columns(value, rules), rules, classes)
-        key = (type(value), value) if isinstance(value, Hashable) else None
+        columns = isinstance(value, LabelCells)
+        # Rows that say the same in label columns share an object, which the table keeps.
+        key = id(value) if columns else (type(value), value) if isinstance(value, Hashable) else None
         if key is not None and (found := seen.get(key)) is not None:
             return found
-        found = _read_cell(value, rules, classes)
+        found = _read_cell(_of_columns(value, rules) if columns else value, rules, classes)
         if key is not None and len(seen) < _MOST_LABELS:
             seen[key] = found
         return found

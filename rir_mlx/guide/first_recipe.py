@@ -218,10 +218,10 @@ def _how_to_name_labels(look: TableLook, text: Guess) -> str:
         return f"{hint}. In a CSV file, the first line must name the columns; data.delimiter says what stands between."
     marked = marked_columns(look.table, text.columns)
     marked = [] if people_labelled(marked) else marked
-    several = "[A, B]" if len(marked) < 2 else dump_yaml(marked, default_flow_style=True, width=10**9).strip()
-    option = shlex.quote(f"data.label_column={several}")
-    several = f"{hint}. If several columns are a label each, for example: -s {option}"
-    return f"{several} (where they are votes, or people who labelled, add -s data.soft_labels=true)"
+    columns = "[A, B]" if len(marked) < 2 else dump_yaml(marked, default_flow_style=True, width=10**9).strip()
+    option = shlex.quote(f"data.label_column={columns}")
+    several = f"If several columns are a label each, for example: -s {option}"
+    return f"{hint}. {several} (where they are votes, or people who labelled, add -s data.soft_labels=true)"
 
 
 def _no_label(table: TableColumns) -> str:

@@ -98,14 +98,14 @@ def _joined(table: Table, columns: Sequence[Column]) -> Table:
     for column in columns:
         names = (column.name or "", *column.more)
         own = slice(place, place + len(names))
-        alone, rows = not column.more, zip(*table.cells[own], strict=True)
-        if alone:
+        rows = zip(*table.cells[own], strict=True)
+        if not column.more:
             cells.append(table.cells[place])
         elif column.role == "label":
             cells.append(PackedCells(joined_labels(names, rows, table.class_names[own])))
         else:
             cells.append(PackedCells(joined_text(names, row) for row in rows))
-        classes.append(table.class_names[place] if alone else None)
+        classes.append(None if column.more else table.class_names[place])
         place += len(names)
     return replace(table, cells=tuple(cells), class_names=tuple(classes))
 
