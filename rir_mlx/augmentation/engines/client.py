@@ -42,13 +42,12 @@ _AGAIN = "Run the same command again; it continues."
 
 
 _REPEATED = (
-    answers.RateLimited,
     answers.Unreached,
     answers.ServerBusy,
     answers.RequestFailed,
     answers.NotAnAnswer,
 )
-"""Errors that another try may overcome."""
+"""Errors that another try may overcome, besides a limited rate."""
 
 
 class SetAside(Exception):
@@ -136,23 +135,20 @@ class ServerClient:
         Raises SetAside if only the request may be at fault, Failure if the server is, NoServer if none ever answered,
         UserError if the address or the key is wrong; RequestRefused, NotFound and UnknownParameter as `attempt`
         does."""
-        tries, answered_before = 0, self.answered
+        tries, limited = 0, 0
+        answered_before = answered_then = self.answered
         while True:
             await self.limit.wait(ending)
-            answered_then = self.answered
             try:
                 result = await _read(attempt)
-            except _REPEATED as problem:
+            except answers.RateLimited as problem:
                 # A server that names a time, or answers other requests meanwhile, will get to this request too.
-                patient = isinstance(problem, answers.RateLimited) and (
-                    problem.wait > 0 or self.answered > answered_then
-                )
-                tries += not patient
-                if ending.is_set():
-                    raise self._failure(problem, tries) from None
-                if tries >= self._most_tries(problem):
-                    raise self._given_up(problem, tries, self.answered > answered_before) from None
-                await self._pause_after(problem, tries, ending)
+                limited = 0 if self.answered > answered_then else limited + (not problem.wait)
+                answered_then = self.answered
+                await self._again_or_give_up(problem, limited, self.answered > answered_before, ending)
+            except _REPEATED as problem:
+                tries += 1
+                await self._again_or_give_up(problem, tries, self.answered > answered_before, ending)
             except answers.Unauthorised as error:
                 raise self._unauthorised(error) from None
             except answers.Unusable as error:
@@ -192,6 +188,16 @@ class ServerClient:
     def _failure(self, problem: Exception, tries: int) -> Failure:
         what = f"{self.server.shown} did not answer in {tries} tries, the last time: {self.clean(problem)}"
         return Failure(what, hint=_AGAIN)
+
+    async def _again_or_give_up(
+        self, problem: Exception, tries: int, others_answered: bool, ending: asyncio.Event
+    ) -> None:
+        """Wait before another try, or raise if there is none."""
+        if ending.is_set():
+            raise self._failure(problem, tries) from None
+        if tries >= self._most_tries(problem):
+            raise self._given_up(problem, tries, others_answered) from None
+        await self._pause_after(problem, tries, ending)
 
     async def _pause_after(self, problem: Exception, tries: int, ending: asyncio.Event) -> None:
         pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** max(0, tries - 1)) * self._random.uniform(0.5, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import threading
 import time
@@ -14,7 +15,7 @@ import pytest
 from server_requests import QUESTION, engine_at, make_orders, write
 from server_stand_in import Reply, StandInServer, chat, echo
 
-from rir_mlx.augmentation.engines import client
+from rir_mlx.augmentation.engines import answers, client
 from rir_mlx.augmentation.engines.address import Server
 from rir_mlx.augmentation.engines.limits import is_exhausted, retry_after
 from rir_mlx.augmentation.engines.server import OpenAIEngine
@@ -89,6 +90,27 @@ def test_eighty_rows_pass_a_server_of_few_requests_at_the_default_concurrency(
     with server.running() as url:
         written = write(engine_at(url, concurrency=16), make_orders(80))
     assert all(result.text and not result.refused and not result.failed for result in written.values())
+
+
+def test_a_request_that_others_overtake_in_every_window_is_not_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers that others had between two of its tries did not count: seven lost windows ended a row."""
+    there = client.ServerClient(Server("http://127.0.0.1:9", "tiny", retries=2), "", lambda text: None)
+    tries = iter(range(21))
+
+    async def overtaken(seconds: float, ending: asyncio.Event) -> None:
+        there.answered += 1
+        there.limit.until = 0.0
+
+    async def attempt() -> str:
+        if next(tries) < 20:
+            raise answers.RateLimited("slow down")
+        return "a"
+
+    async def insist() -> str:
+        return await there.insist(attempt, asyncio.Event())
+
+    monkeypatch.setattr(client, "_sleep", overtaken)
+    assert asyncio.run(insist()) == "a"
 
 
 def test_all_requests_pause_together() -> None:
