@@ -8,6 +8,7 @@ adapter is merged before it writes. Each writes in a process of its own, in turn
 warm-up that is not counted.
 
   ours            `Model.generate` with the shared prefix, the rows sorted by length, as `rir-mlx augment` sorts them
+  ours-launched   the same on a GPU with steps that are launched and not replayed; only where --peers names it
   transformers    `model.generate` on left-padded batches in that order. A `StoppingCriteria` ends each row at its own
                   length, and the batch with its longest; a row's surplus is not counted
   …-sorted        the same with the rows sorted by the length of their prompts
@@ -51,7 +52,7 @@ from rir_mlx.models.hub import resolve_model
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.recipe.loading import load_recipe
 from rir_mlx.speed.job import LENGTHS
-from rir_mlx.speed.programs.writers import SORTED, WRITERS, count_tokens, load
+from rir_mlx.speed.programs.writers import LAUNCHED, SORTED, WRITERS, count_tokens, load
 from rir_mlx.speed.rows import LABELS, augmentation_requests
 from rir_mlx.speed.shapes import make_shape
 
@@ -87,6 +88,7 @@ def work(job: Job) -> dict[str, Any]:
     prefix, requests = make_requests(Codec(Path(job.folder), "26 Jul 2024"), job)
     limits, own = [request.max_tokens for request in requests], [len(request.tokens) for request in requests]
     model, place = load(job)
+    counted = not getattr(model, "record", None) or job.peer == LAUNCHED  # what a GPU replays passes no embedding
     counts, peak, write = count_tokens(job.backend), watch_memory(place), WRITERS[job.backend][job.peer]
     by_length = sorted(requests, key=lambda request: len(request.tokens))
     list(write(job, model, prefix, [replace(request, max_tokens=4) for request in by_length[-4:]]))
@@ -105,7 +107,8 @@ def work(job: Job) -> dict[str, Any]:
     lengths = f"{len(prefix)} tokens of prefix, {statistics.mean(own):.1f} of a row's own, "
     lengths += f"{statistics.mean(limits):.1f} written"
     measured = {"seconds": seconds, "rows/s": job.rows / seconds, "tokens/s": sum(limits) / seconds, "peak GB": peak()}
-    measured |= {"prompt tokens a row": counts["prompt"] / job.rows, "steps a token": counts["steps"] / sum(limits)}
+    measured |= {"prompt tokens a row": counts["prompt"] / job.rows}
+    measured |= {"steps a token": counts["steps"] / sum(limits) if counted else None}
     return measured | {"texts": texts, "lengths": lengths, "device": open_backend(job.backend).device().name}
 
 
@@ -135,7 +138,8 @@ def report(results: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
         cells = [peer, f"{statistics.median(seconds):.3g} ({min(seconds):.3g}–{max(seconds):.3g})"]
         cells += [f"{median['rows/s']:.3g}", f"{median['tokens/s']:.4g}"]
         cells += [f"{statistics.median(ratios):.2f} ×" if ratios else "–", f"{rounds[0]['prompt tokens a row']:.1f}"]
-        cells += [f"{rounds[0]['steps a token']:.2f}", f"{median['peak GB']:.2f} GB"]
+        steps = rounds[0]["steps a token"]
+        cells += ["–" if steps is None else f"{steps:.2f}", f"{median['peak GB']:.2f} GB"]
         yield f"| {' | '.join(cells)} |"
         if peer != "ours" and mine:
             same = [a == b for a, b in zip(mine[0]["texts"], rounds[0]["texts"], strict=True)]
@@ -175,7 +179,9 @@ def parse() -> argparse.Namespace:
     for name, default in zip(("hidden", "layers", "vocab"), SHAPES[options.backend], strict=True):
         setattr(options, name, getattr(options, name) or default)
     options.dtype = options.dtype or ("bfloat16" if options.backend == "torch" else "float32")
-    options.peers = options.peers.split(",") if options.peers else list(WRITERS[options.backend])
+    options.peers = (
+        options.peers.split(",") if options.peers else [peer for peer in WRITERS[options.backend] if peer != LAUNCHED]
+    )
     if odd := set(options.peers) - set(WRITERS[options.backend]):
         parser.error(f"--peers: {min(odd)} is none of {', '.join(WRITERS[options.backend])}")
     return options

@@ -5,7 +5,8 @@
 
   a  the contract tests on this device, in PyTorch
   b  training at Llama-3.2-1B's shape, 16 layers, bfloat16: ours, a completion-only PEFT loop, TRL at its best settings
-  c  augmentation: ours, transformers' `generate` on sorted rows and its continuous batching, at batches 32, 128, 512
+  c  augmentation: ours with steps that are replayed and that are launched, transformers' `generate` on sorted rows and
+     its continuous batching, at batches 32, 128, 512
   d  classifying six labels, without and with reasonings: ours, and the label written out, row by row and in batches
   e  (a) to (d) in MLX, beside mlx-lm, where `mlx` runs on a GPU, as its CUDA build does
   f  a training that is killed and resumed: are the bytes the same, as it is and with deterministic kernels

@@ -62,7 +62,7 @@ def test_logits_that_are_no_numbers_end_a_generation_whatever_draws_from_them(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, named: dict[str, float], late: int
 ) -> None:
     """Also where the next step runs before the token is read, as on a GPU."""
-    monkeypatch.setattr("rir_mlx.backends.torch.generation.steps_unread", lambda *_: late)
+    monkeypatch.setattr("rir_mlx.backends.torch.decoding.generation.steps_unread", lambda *_: late)
     model = open_backend("torch").load(tiny, dtype="float32")
     with torch.no_grad():
         model.lm_head.weight[17] = np.nan
@@ -84,7 +84,7 @@ def test_a_step_that_is_read_after_the_next_was_launched_gives_the_same_texts(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, temperature: float
 ) -> None:
     """As on a GPU. A row whose stop is read late runs along for one step, whose token is discarded."""
-    from rir_mlx.backends.torch import generation
+    from rir_mlx.backends.torch.decoding import generation
 
     model = open_backend("torch").load(tiny, dtype="float32")
     endless = written(model, Sampling(temperature=temperature, batch_size=5), 23)
@@ -110,7 +110,7 @@ def test_a_step_that_is_read_after_the_next_was_launched_gives_the_same_texts(
 
 
 def test_tokens_are_read_late_where_a_device_would_wait_and_nothing_needs_them_earlier() -> None:
-    from rir_mlx.backends.torch.generation import steps_unread
+    from rir_mlx.backends.torch.decoding.generation import steps_unread
 
     cuda = torch.device("cuda")
     assert [steps_unread(device, Sampling()) for device in (torch.device("cpu"), cuda)] == [0, 1]
@@ -121,17 +121,17 @@ def test_tokens_are_read_late_where_a_device_would_wait_and_nothing_needs_them_e
 def test_many_rows_keep_the_keys_and_values_of_their_prefix_once(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, slots: int
 ) -> None:
-    from rir_mlx.backends.torch import generation
+    from rir_mlx.backends.torch.decoding import generation
 
     model, prefix = open_backend("torch").load(tiny, dtype="float32"), tuple(range(3, 128))
     kept, texts = list[int](), list[list[Completion]]()
 
-    class Watched(generation._Slots):
+    class Watched(generation.Slots):
         def step(self) -> Any:
             kept.append(sum(layer.keys.nbytes + layer.values.nbytes for layer in self.layers))
             return super().step()
 
-    monkeypatch.setattr(generation, "_Slots", Watched)
+    monkeypatch.setattr(generation, "Slots", Watched)
     for sharing in (16, slots + 1):
         monkeypatch.setattr(generation, "_SHARING", sharing)
         texts.append(written(model, Sampling(batch_size=slots), slots, prefix))

@@ -18,6 +18,7 @@ from transformers.cache_utils import DynamicLayer
 
 from rir_mlx.backends.base import Float32Array, SingleProcess, Tokens
 from rir_mlx.backends.kept_prefixes import KeptPrefixes
+from rir_mlx.backends.torch.decoding.recording import recording_of
 from rir_mlx.backends.torch.layers.attention import PREFIX, joined
 from rir_mlx.backends.torch.layers.lm_head import transformed
 from rir_mlx.backends.torch.process_group import TorchProcessGroup
@@ -35,6 +36,7 @@ class TorchForward:
         self.kept = KeptPrefixes[Cache]()
         config = model.config.to_dict()
         self.attention, self.transform = Attention.of(config), LogitTransform.of(config)
+        self.record = recording_of(self.device) if config["model_type"] in VERIFIED else None
         named = inspect.signature(model.get_decoder().forward).parameters
         self._cache_name = "cache" if "cache" in named else "past_key_values"  # transformers has renamed it
 

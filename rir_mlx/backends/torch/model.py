@@ -36,8 +36,8 @@ from rir_mlx.backends.base import (
 from rir_mlx.backends.facts import Facts
 from rir_mlx.backends.label_tree import Scoring
 from rir_mlx.backends.load_check import Checked, PassedChecks, check_forward
+from rir_mlx.backends.torch.decoding.generation import generate
 from rir_mlx.backends.torch.forward import TorchForward, kept_prefix
-from rir_mlx.backends.torch.generation import generate
 from rir_mlx.backends.torch.layers.attention import register as products_attention
 from rir_mlx.backends.torch.layers.lm_head import rows_together
 from rir_mlx.backends.torch.process_group import TorchProcessGroup, join_process_group

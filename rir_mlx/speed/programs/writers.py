@@ -66,6 +66,12 @@ def write_ours(job: PeerJob, model: Any, prefix: Tokens, requests: Sequence[Requ
     yield from ((generated.key, generated.tokens) for generated in model.generate(requests, sampling, prefix=prefix))
 
 
+def write_launched(job: PeerJob, model: Any, prefix: Tokens, requests: Sequence[Request]) -> Iterator[Row]:
+    """`ours` on a GPU without recorded steps."""
+    model.record = None
+    yield from write_ours(job, model, prefix, requests)
+
+
 def write_transformers(job: PeerJob, model: Any, prefix: Tokens, requests: Sequence[Request]) -> Iterator[Row]:
     import torch
     from transformers import StoppingCriteriaList
@@ -128,10 +134,11 @@ def _most(requests: Sequence[Request]) -> int:
     return max(request.max_tokens or 0 for request in requests)
 
 
-OURS = {"ours": write_ours}
-SORTED = {"ours", "transformers-sorted"}
+LAUNCHED = "ours-launched"
+OURS = {"ours": write_ours, LAUNCHED: write_launched}
+SORTED = {*OURS, "transformers-sorted"}
 THEIRS = dict.fromkeys(("transformers", "transformers-sorted"), write_transformers)
 WRITERS = {
     "torch": OURS | THEIRS | {"generate_batch": write_continuous},
-    "mlx": OURS | {"batch_generate": write_mlx_lm},
+    "mlx": {"ours": write_ours, "batch_generate": write_mlx_lm},
 }

@@ -1,0 +1,154 @@
+"""The keys and values of rows in progress, each row in a slot of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import Cache
+from transformers.cache_utils import DynamicLayer
+
+from rir_mlx.backends.base import Tokens, pad_right
+from rir_mlx.backends.torch.decoding.recording import RecordedSteps
+from rir_mlx.backends.torch.forward import AfterPrefix, BesidePrefix, TorchForward
+from rir_mlx.backends.torch.layers.attention import Pair
+
+_COLUMNS = 64
+"""Columns are added in steps of this size."""
+
+
+class Slots:
+    """The rows in progress: row i of `step` is in slot i, and the first `count` slots are taken. `tokens` are each
+    row's last; whoever draws them writes them there.
+
+    A slot's columns are the row's own tokens, or the prefix and these. Where all slots share the prefix, the columns
+    below 0 are the prefix's; `before` says how many of them a row sees.
+    """
+
+    def __init__(self, model: TorchForward, prefix: Tokens, size: int, *, shares: bool) -> None:
+        self.model, self.size = model, size
+        self.prefix = model.kept_prefix_cache(prefix)
+        self.start, self.apart = len(prefix), 0
+        if shares and prefix and model.shares_prefix:
+            self.apart = self.start
+        self.count = self.room = 0
+        self.lengths = np.zeros(size, dtype=np.int64)
+        self.order = torch.arange(size, device=model.device)
+        self.columns = self.order[:0]
+        self.places, self.before, self.tokens = (torch.zeros_like(self.order) for _ in range(3))
+        self.recorded, self.running = RecordedSteps(model), (0, 0)
+        self.layers = [_SlotLayer(self, (layer.keys, layer.values)) for layer in self.prefix.layers]
+        self.cache = (BesidePrefix if self.apart else Cache)(layers=self.layers)
+
+    def enter(self, rows: Sequence[Tokens], *, whole: bool) -> torch.Tensor:
+        """Run new rows' own tokens after the prefix, or, if they are `whole`, after nothing; returns their last tokens'
+        hidden states [rows, width]."""
+        model = self.model
+        tokens, lengths = pad_right(rows)
+        start, before = (0, 0) if whole else (self.start, self.apart)
+        first = start - before  # columns in each slot that the prefix takes
+        cache: Any = Cache(
+            layers=[_Entering(layer) for layer in (model.empty_cache() if whole else self.prefix).layers]
+        )
+        hidden = model.run(model.tensor(tokens.astype(np.int64)), cache, model.causal(start, tokens.shape[1]))
+        self._make_room(first + tokens.shape[1] + 1)
+        taken, ends = slice(self.count, self.count + len(rows)), first + tokens.shape[1]
+        for slots, prefix, layer in zip(self.layers, self.prefix.layers, cache.layers, strict=True):
+            slots.hold(self.size, self.room, *layer.own)
+            if first:
+                slots.keys[taken, :, :first], slots.values[taken, :, :first] = prefix.keys, prefix.values
+            slots.keys[taken, :, first:ends], slots.values[taken, :, first:ends] = layer.own
+        on_device = model.tensor(lengths.astype(np.int64))
+        self.lengths[taken], self.places[taken], self.before[taken] = first + lengths, first + on_device, before
+        self.count += len(rows)
+        return hidden[self.order[: len(rows)], on_device - 1]
+
+    def step(self) -> torch.Tensor:
+        """Run the last token of each row; returns their hidden states [rows, width]."""
+        self._make_room(self.width)
+        count, shape = self.count, (min(self.size, 1 << (self.count - 1).bit_length()), self.room)
+        hidden = self.recorded.run(shape, lambda: self._run(count, self.width), lambda: self._run(*shape))
+        self.lengths[:count] += 1
+        self.places[:count] += 1
+        return hidden[:count]
+
+    def _run(self, rows: int, width: int) -> torch.Tensor:
+        """The last tokens' hidden states [rows, width of the model] of the first slots, taken or not, which see no
+        column from `width` on."""
+        self.running = rows, width
+        places, before = self.places[:rows, None], self.before[:rows, None]
+        columns = self.columns[: self.apart + width]
+        mask = (columns <= places) & (columns >= -before)
+        seen = None if self.model.attention.window is None else columns + before
+        hidden = self.model.run(self.tokens[:rows, None], self.cache, mask[:, None, None], before + places, seen)
+        return hidden[:, -1]
+
+    def leave(self, slot: int) -> None:
+        """Free a slot: the last row moves into it."""
+        last = self.count - 1
+        if slot < last:
+            length = int(self.lengths[last])
+            for layer in self.layers:
+                for part in (layer.keys, layer.values):
+                    part[slot, :, :length] = part[last, :, :length]
+            for counts in (self.lengths, self.places, self.before, self.tokens):
+                counts[slot] = counts[last]
+        self.places[last] = 0  # inside the columns, if the slot runs along
+        self.count = last
+
+    @property
+    def width(self) -> int:
+        """Columns of the longest row, including the token being run."""
+        return int(self.lengths[: self.count].max()) + 1
+
+    def _make_room(self, width: int) -> None:
+        if width > self.room:
+            self.room = -(-width // _COLUMNS) * _COLUMNS
+            self.columns = torch.arange(-self.apart, self.room, device=self.model.device)
+            self.recorded.forget()
+            for layer in self.layers:
+                layer.widen(self.room)
+
+
+class _Entering(AfterPrefix):
+    """One layer of rows that enter, whose own keys and values are kept."""
+
+    own: Pair
+
+    def update(self, keys: torch.Tensor, values: torch.Tensor, *_: Any, **__: Any) -> Pair:
+        self.own = keys, values
+        return super().update(keys, values)
+
+
+class _SlotLayer(DynamicLayer):
+    """One layer's keys and values [slots, heads, room, width], which transformers' models write through `update`."""
+
+    own: Pair
+
+    def __init__(self, slots: Slots, prefix: Pair) -> None:
+        super().__init__()
+        self.slots, self.prefix = slots, prefix
+
+    def hold(self, slots: int, room: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Create the buffers, once their shape is known."""
+        if self.is_initialized:
+            return
+        self.lazy_initialization(keys, values)
+        # Zeros: places without a token get a weight of 0, and 0 times NaN is NaN.
+        self.keys = keys.new_zeros(slots, keys.shape[1], room, keys.shape[3])
+        self.values = values.new_zeros(slots, values.shape[1], room, values.shape[3])
+
+    def widen(self, room: int) -> None:
+        if self.is_initialized:
+            more = room - self.keys.shape[2]
+            self.keys, self.values = (torch.nn.functional.pad(p, (0, 0, 0, more)) for p in (self.keys, self.values))
+
+    def update(self, keys: torch.Tensor, values: torch.Tensor, *_: Any, **__: Any) -> Pair:
+        """The keys and values that the rows' tokens see in the slots."""
+        rows, width = self.slots.running
+        at = (self.slots.order[:rows], slice(None), self.slots.places[:rows])
+        self.keys[at], self.values[at] = keys[:, :, 0], values[:, :, 0]
+        self.own = self.keys[:rows, :, :width], self.values[:rows, :, :width]
+        return self.own

@@ -1,0 +1,182 @@
+"""Decoding steps that are recorded and replayed, rehearsed on a processor: a tape of the operations on the memory that
+they touched, as a CUDA graph is one."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from families import make_family
+from test_torch_decoding import written
+
+from rir_mlx.backends import open_backend
+from rir_mlx.backends.base import Request, Sampling
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("peft")
+pytestmark = pytest.mark.slow
+pytree = pytest.importorskip("torch.utils._pytree")
+dispatch = pytest.importorskip("torch.utils._python_dispatch")
+WAITS = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal")
+PREFIX = tuple(range(3, 40))
+
+
+class Tape(dispatch.TorchDispatchMode):  # type: ignore[misc, name-defined]
+    """All operations of a step. One that waits for the device cannot stand in a graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.played: list[tuple[Any, Any, Any, Any]] = []
+
+    def __torch_dispatch__(self, call: Any, _: Any, given: Any = (), named: Any = None) -> Any:
+        if call.overloadpacket.__name__ in WAITS:
+            raise RuntimeError(f"{call} waits for the device")
+        out = call(*given, **named or {})
+        self.played.append((call, given, named or {}, out))
+        return out
+
+    def play(self, wanted: Any) -> Any:
+        """The operations once more; `wanted` is a tensor of the recording."""
+        made: dict[int, Any] = {}
+
+        def now(value: Any) -> Any:
+            return made.get(id(value), value) if isinstance(value, torch.Tensor) else value
+
+        for call, given, named, recorded in self.played:
+            out = call(*pytree.tree_map(now, given), **pytree.tree_map(now, named))
+            for before, after in zip(pytree.tree_leaves(recorded), pytree.tree_leaves(out), strict=True):
+                made[id(before)] = after
+        return made[id(wanted)]
+
+
+class Rehearsal:
+    """Stands in for `cuda_graph`; counts recordings and replays."""
+
+    def __init__(self) -> None:
+        self.shapes, self.replays = list[tuple[int, ...]](), 0
+
+    def __call__(self, step: Callable[[], Any]) -> Callable[[], Any]:
+        step()
+        with Tape() as tape:
+            hidden = step()
+        self.shapes.append(tuple(hidden.shape))
+
+        def replay() -> Any:
+            self.replays += 1
+            return tape.play(hidden)
+
+        return replay
+
+
+@pytest.fixture
+def model(tiny: Path) -> Any:
+    return open_backend("torch").load(tiny, dtype="float32")
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+@pytest.mark.parametrize("size", [6, 20])
+def test_replayed_steps_write_what_steps_that_are_launched_write(
+    model: Any, monkeypatch: pytest.MonkeyPatch, size: int, temperature: float
+) -> None:
+    """Rows enter and leave, also without the prefix, slots run along that no row holds, and 20 share the prefix."""
+    monkeypatch.setattr("rir_mlx.backends.torch.decoding.recording._AT_FIRST", 2)
+    sampling = Sampling(temperature=temperature, batch_size=size)
+    expected = written(model, sampling, 61, PREFIX)
+    model.record = rehearsal = Rehearsal()
+    assert written(model, sampling, 61, PREFIX) == expected
+    assert {rows for rows, _ in rehearsal.shapes} >= {size, 4 if size == 6 else 16}
+    assert rehearsal.replays > 10
+    assert model.record is rehearsal
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gemma3", "qwen3"])
+def test_windows_move_on_in_a_replayed_step(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a row's window begins depends on its length."""
+    monkeypatch.setattr("rir_mlx.backends.torch.decoding.recording._AT_FIRST", 2)
+    model: Any = open_backend("torch").load(make_family(tmp_path / family, family), dtype="float32")
+    requests = [Request(row, (5 + row, 9)[: 1 + row % 2]) for row in range(5)]
+    assert model.attention.window is None or model.attention.window < 30
+    texts = []
+    for model.record in (None, rehearsal := Rehearsal()):
+        texts.append({done.key: done.tokens for done in model.generate(requests, Sampling(30, batch_size=4))})
+    assert texts[0] == texts[1]
+    assert rehearsal.replays > 5
+
+
+def test_recordings_go_when_their_memory_does(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slots that grow are new buffers: a recording of the old ones would write into nothing."""
+    monkeypatch.setattr("rir_mlx.backends.torch.decoding.recording._AT_FIRST", 2)
+    monkeypatch.setattr("rir_mlx.backends.torch.decoding.slots._COLUMNS", 4)
+    expected = written(model, Sampling(batch_size=5), 30, PREFIX)
+    model.record = rehearsal = Rehearsal()
+    assert written(model, Sampling(batch_size=5), 30, PREFIX) == expected
+    assert len(rehearsal.shapes) > len(set(rehearsal.shapes)) > 1
+
+
+@pytest.mark.parametrize(
+    ("replay", "told"),
+    [(lambda hidden: hidden + 9, "differs"), (lambda hidden: hidden * float("nan"), "differs")],
+)
+def test_a_replay_that_differs_is_not_used(
+    model: Any, monkeypatch: pytest.MonkeyPatch, replay: Callable[[Any], Any], told: str
+) -> None:
+    monkeypatch.setattr("rir_mlx.backends.torch.decoding.recording._AT_FIRST", 2)
+    expected = written(model, Sampling(batch_size=5), 30, PREFIX)
+    model.record = lambda step: lambda: replay(step())
+    with pytest.warns(RuntimeWarning, match=told):
+        assert written(model, Sampling(batch_size=5), 30, PREFIX) == expected
+    assert model.record is None
+
+
+def test_a_number_that_the_host_knew_when_it_recorded_is_found_out(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replay repeats it: here the place of the next token, as a slice."""
+    from rir_mlx.backends.torch.decoding import generation
+
+    class Slots(generation.Slots):
+        def _run(self, rows: int, width: int) -> Any:
+            self.places[:rows] = torch.from_numpy(self.lengths[:rows].copy())
+            return super()._run(rows, width)
+
+    monkeypatch.setattr("rir_mlx.backends.torch.decoding.recording._AT_FIRST", 2)
+    monkeypatch.setattr(generation, "Slots", Slots)
+    expected = written(model, Sampling(batch_size=5), 30, PREFIX)
+    model.record = Rehearsal()
+    with pytest.warns(RuntimeWarning, match="differs"):
+        assert written(model, Sampling(batch_size=5), 30, PREFIX) == expected
+
+
+def test_a_step_that_cannot_be_recorded_is_launched_and_that_is_said_once(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rir_mlx.backends.torch.decoding.recording._AT_FIRST", 2)
+    expected = written(model, Sampling(batch_size=5), 30, PREFIX)
+
+    def record(step: Any) -> Any:
+        raise RuntimeError("called a synchronizing CUDA operation\nand more")
+
+    model.record = record
+    with pytest.warns(RuntimeWarning, match=r"one by one.*: called a synchronizing CUDA operation\.$") as told:
+        assert written(model, Sampling(batch_size=5), 30, PREFIX) == expected
+    assert len(told) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert written(model, Sampling(batch_size=5), 30, PREFIX) == expected
+
+
+def test_few_steps_of_a_shape_are_not_recorded(model: Any) -> None:
+    model.record = rehearsal = Rehearsal()
+    written(model, Sampling(max_tokens=6, batch_size=5), 5, PREFIX)
+    assert not rehearsal.shapes
+
+
+def test_steps_are_recorded_on_cuda_alone_and_not_where_that_is_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rir_mlx.backends.torch.decoding.recording import cuda_graph, recording_of
+
+    cuda = torch.device("cuda")
+    assert recording_of(torch.device("cpu")) is None
+    assert recording_of(cuda) is cuda_graph
+    monkeypatch.setenv("RIR_RECORD_STEPS", "0")
+    assert recording_of(cuda) is None
