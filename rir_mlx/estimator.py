@@ -183,6 +183,7 @@ class RirClassifier(TextEstimator):
             | kept,
             "classifier": {"arms": [self.arm], "seeds": [self.random_state]},
         }
+        chosen |= {"evaluate": {"samples": self.samples}} if self.samples > 1 else {}
         chosen |= {"model": self.model, "revision": None} if self.model is not None else {}
         chosen |= {"reasoning": {"source": None}} if own >= ENOUGH_OWN_REASONINGS else {}
         values = base.model_dump(mode="json", exclude={"data"})

@@ -22,6 +22,14 @@ from rir_mlx.statistics.several_labels import answered_sets, label_probabilities
 from rir_mlx.types import AnswerMode, Arm, Way
 
 
+def no_threshold() -> UserError:
+    """The error of a classifier of which an accuracy is wanted that was never measured for it."""
+    return UserError(
+        "evaluate.wanted_accuracy is set, and was not measured for this classifier: no threshold is known.",
+        hint="Run `rir-mlx evaluate`, or choose a threshold yourself: 0 labels every text.",
+    )
+
+
 class Classifier(LabelScorer):
     """A label scorer whose probabilities are calibrated."""
 
@@ -107,20 +115,35 @@ class Classifier(LabelScorer):
 
     def answer_from(self, options: PredictOptions) -> float | None:
         """The probability below which the classifier abstains if it classifies like this; None if no accuracy was
-        wanted. Raises UserError if one was wanted, and no threshold was measured for this way of classifying."""
+        wanted. Raises UserError if one was wanted, and no threshold was measured for it, or not for this way."""
         thresholds = self.calibration.answer_from
         if thresholds is None:
             return None
+        if not thresholds:
+            raise no_threshold()
         mode: AnswerMode = "direct"
         if self.reasons_first and options.reason != "never":
             mode = "sampled" if options.samples > 1 else "auto" if options.reason == "auto" else "reasoned"
-        mixed = options.reason == "auto" and options.samples > 1
-        if mode not in thresholds or (self.reasons_first and mixed):
+        mixed = self.reasons_first and options.reason == "auto" and options.samples > 1
+        if mode not in thresholds or mixed or not self.is_calibrated(options):
             raise UserError(
                 "evaluate.wanted_accuracy was not measured for this way of classifying, so no threshold is known.",
-                hint="Choose --threshold yourself; or, for --samples, set evaluate.samples and run `rir-mlx evaluate`.",
+                hint="Choose --threshold yourself; or, for --samples, set evaluate.samples to the same number and run "
+                "`rir-mlx evaluate`.",
             )
         return thresholds[mode].confidence
+
+    def is_calibrated(self, options: PredictOptions) -> bool:
+        """Whether probabilities that are averaged over several reasonings were calibrated over as many; of other ways
+        of classifying, true."""
+        sampled = self.reasons_first and options.reason != "never" and options.samples > 1
+        return not sampled or options.samples == self.calibration.samples
+
+    @property
+    def of_samples(self) -> str:
+        """How many reasonings were averaged when that was calibrated, as the end of a sentence."""
+        measured = self.calibration.samples
+        return f"the validation rows had {measured} (evaluate.samples)" if measured else "evaluate.samples was 1"
 
     def _doubtful(self, predictions: Sequence[Prediction]) -> list[int]:
         """Places of predictions whose confidence is so low that a reasoning is worth generating."""

@@ -5,6 +5,7 @@ Neither scikit-learn nor pandas is imported here; scikit-learn's metrics and sco
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
@@ -54,6 +55,9 @@ class TextEstimator:
         self.classifier_ = classifier
         self.temperature_ = PredictOptions.temperature
         self._values = values or {}
+        if not classifier.is_calibrated(PredictOptions(self.reason, self.samples)):
+            what = f"Probabilities over {self.samples} reasonings are not calibrated: {classifier.of_samples}."
+            warnings.warn(what, UserWarning, stacklevel=3)
         return self
 
     @classmethod

@@ -68,7 +68,9 @@ def read_classifier(run: RunDir, model: RecipeModel, arm: Arm, seed: int | None 
     adapter = adapters.read_adapter(stage.adapter, model.files)
     limit = model.recipe.evaluate.max_reasoning_tokens
     task = replace(ClassificationTask.from_dict(adapter.about["task"]), max_reasoning_tokens=limit)
-    return StoredClassifier(stage.adapter, adapter, task, _stored_calibration(stage))
+    wanted, stored = model.recipe.evaluate.wanted_accuracy, _stored_calibration(stage)
+    calibration = stored if stored is None and wanted is None else (stored or Calibration()).wanting(wanted)
+    return StoredClassifier(stage.adapter, adapter, task, calibration)
 
 
 def load_classifier(run: RunDir, model: RecipeModel, arm: Arm, seed: int | None = None) -> Classifier:

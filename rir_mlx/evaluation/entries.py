@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,10 +28,11 @@ from rir_mlx.evaluation.schema import (
 from rir_mlx.evaluation.scores import FEWEST_TO_CALIBRATE, EvaluationRows, MeasuredArm
 from rir_mlx.prompting.prompts import answers_twice
 from rir_mlx.statistics import metrics
+from rir_mlx.statistics.calibration import NO_ANSWER, at_bound
 from rir_mlx.statistics.intervals import FloatArray, share_interval
 from rir_mlx.statistics.paired_tests import compare
 from rir_mlx.statistics.several_labels import EVEN, answered_sets, per_label, set_intervals
-from rir_mlx.types import CONTROLS
+from rir_mlx.types import CONTROLS, Way
 
 DESCRIPTIONS = {
     "qa": "label only",
@@ -57,6 +58,7 @@ class EntryPredictions:
     probabilistic  False if they are only predicted labels, 0 or 1
     thresholds     [seeds, single labels] from which probability on a label is given, where a text may have several;
                    None if none were fitted
+    abstains       whether the first seed's classifier withholds every label, for want of a threshold
     fields         further fields of the entry's `EntryResult`, which only arms have
     """
 
@@ -66,6 +68,7 @@ class EntryPredictions:
     seeds: Sequence[int] = (0,)
     probabilistic: bool = True
     thresholds: FloatArray | None = None
+    abstains: bool = False
     fields: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -104,7 +107,11 @@ def arm_predictions(measured: MeasuredArm, seeds: Sequence[int], rows: Evaluatio
         fields |= _calibration_fields(measured, rows, before, after)
     kind: EntryKind = "control" if measured.arm in CONTROLS else "arm"
     thresholds = np.stack([fitted.thresholds(way, rows.single) for fitted in measured.calibrations])
-    return EntryPredictions(measured.arm, kind, after, list(seeds), thresholds=thresholds, fields=fields)
+    answer = (measured.calibrations[0].answer_from or {}).get(way)
+    abstains = answer is not None and answer.confidence == NO_ANSWER
+    return EntryPredictions(
+        measured.arm, kind, after, list(seeds), thresholds=thresholds, abstains=abstains, fields=fields
+    )
 
 
 def changes(measured: MeasuredArm, rows: EvaluationRows) -> Changes:
@@ -140,6 +147,9 @@ def _calibration_fields(
         "calibration": CalibrationResult(
             rows=calibrations[0].rows,
             temperature=[fitted.temperature[measured.main_way] for fitted in calibrations],
+            at_bounds=[
+                way for way in get_args(Way) if any(at_bound(fitted.temperature[way]) for fitted in calibrations)
+            ],
             reason_below=[fitted.reason_below for fitted in calibrations],
             answer_from=[threshold.confidence if threshold else None for threshold in thresholds],
             answered_rows=[threshold.rows if threshold else None for threshold in thresholds],

@@ -106,6 +106,8 @@ class CalibrationResult(Part):
     """Validation rows."""
     temperature: Sequence[float]
     """Temperature of the way of scoring by which the entry is measured."""
+    at_bounds: Sequence[str] = ()
+    """Ways of scoring whose temperature is at a bound of what is fitted, for some seed."""
     reason_below: Sequence[float | None] = ()
     """`auto` reasons if the direct confidence is below this. Null if nothing was fitted."""
     answer_from: Sequence[float | None] = ()

@@ -117,15 +117,18 @@ def _only(scores: ClassifierScores, ways: Container[Way]) -> ClassifierScores:
     return replace(scores, validation={}, test=test, chains=())
 
 
-def calibrate(scores: ClassifierScores, rows: EvaluationRows, wanted_accuracy: float | None) -> Calibration:
+def calibrate(
+    scores: ClassifierScores, rows: EvaluationRows, wanted_accuracy: float | None, samples: int = 1
+) -> Calibration:
     """Fit on the validation rows: a temperature for each way of scoring, the confidence below which a reasoning pays
-    off, and for each mode the confidence from which answers reach the wanted accuracy. With fewer than 20 rows nothing
+    off, and for each mode the confidence from which answers reach the wanted accuracy. `samples` are the chains over
+    which `sampled` was averaged, if it was. With fewer than 20 rows nothing
     is fitted, and if an accuracy is wanted, the classifier abstains on every text."""
     truth = rows.validation
     if len(truth) < FEWEST_TO_CALIBRATE:
         modes: tuple[AnswerMode, ...] = get_args(AnswerMode)
         none = None if wanted_accuracy is None else dict.fromkeys(modes, AnswerThreshold(NO_ANSWER, 0))
-        return Calibration(answer_from=none)
+        return Calibration(answer_from=none, wanted=wanted_accuracy)
     log_probabilities = {way: scored.log_probabilities for way, scored in scores.validation.items()}
     shares = None if rows.shares is None else rows.shares[0]
     fitted = {way: fit_temperature(values, truth, shares) for way, values in log_probabilities.items()}
@@ -153,7 +156,14 @@ def calibrate(scores: ClassifierScores, rows: EvaluationRows, wanted_accuracy: f
             for mode, answer in answers.items()
         }
     given = {way: _given_from(values, rows) for way, values in probabilities.items()} if rows.single else {}
-    return replace(calibration, reason_below=reason_below, answer_from=thresholds, given_from=given)
+    return replace(
+        calibration,
+        reason_below=reason_below,
+        answer_from=thresholds,
+        given_from=given,
+        wanted=wanted_accuracy,
+        samples=samples if "sampled" in probabilities else 0,
+    )
 
 
 def _given_from(probabilities: FloatArray, rows: EvaluationRows) -> dict[str, float]:

@@ -21,6 +21,7 @@ from rir_mlx.models.hub import local_tokenizer
 from rir_mlx.progress import Progress, Silent, counted
 from rir_mlx.prompting.arms import ClassificationTask
 from rir_mlx.prompting.codec import Codec
+from rir_mlx.prompting.prompts import reasons_first
 from rir_mlx.prompting.room import text_room
 from rir_mlx.recipe.schema import DataSection, Recipe
 from rir_mlx.stages.context import Context
@@ -28,8 +29,6 @@ from rir_mlx.statistics.paired_tests import FEWEST_TO_TELL_APART, MIN_SEEDS, det
 from rir_mlx.storage.atomic import write_text
 from rir_mlx.types import CONTROLS, Arm
 
-_ARMS: tuple[Arm, ...] = ("qa", "qra")
-"""The arm whose prompt leaves the most room for a text, and the one that must keep room for a reasoning."""
 _BATCH = 2000
 _SHOWN = 4
 _SILENT = Silent()
@@ -160,5 +159,12 @@ def _ruler(
 
     evaluated = recipe.evaluate.max_reasoning_tokens
     task = ClassificationTask(dict(labels), recipe.data.instruction, recipe.max_seq_length, evaluated, together)
-    room: dict[str, int] = {arm: text_room(codec, task, arm) for arm in _ARMS}
-    return Ruler(count, room, codec.control_words(), recipe.max_seq_length)
+    return Ruler(count, _least_room(codec, task, recipe.classifier.arms), codec.control_words(), recipe.max_seq_length)
+
+
+def _least_room(codec: Codec, task: ClassificationTask, arms: Sequence[Arm]) -> dict[str, int]:
+    """Tokens that a text may take, by arm: of those that answer at once, and of those that must keep room for a
+    reasoning, the one that leaves the least."""
+    room = {arm: text_room(codec, task, arm) for arm in arms}
+    kinds = ([arm for arm in arms if reasons_first(arm) is first] for first in (False, True))
+    return {arm: room[arm] for arm in (min(kind, key=room.__getitem__) for kind in kinds if kind)}

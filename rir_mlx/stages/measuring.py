@@ -49,7 +49,8 @@ def measure(context: Context, arm: Arm, rows: EvaluationRows) -> MeasuredArm:
     scores, calibrations = [], []
     for seed in context.recipe.classifier.seeds:
         measured = _ArmMeasurement(context, arm, seed).scores(rows)
-        calibration = calibrate(measured, rows, context.recipe.evaluate.wanted_accuracy)
+        options = context.recipe.evaluate
+        calibration = calibrate(measured, rows, options.wanted_accuracy, options.samples)
         _store(context, arm, seed, calibration)
         scores.append(measured)
         calibrations.append(calibration)
@@ -127,7 +128,8 @@ def calibrate_arm(context: Context, arm: Arm) -> None:
     clean = nothing.astype(bool)
     known = EvaluationRows(labels, truth, nothing, clean, single=single, shares=shares)
     measured = ClassifierScores(main_way, scores, {}, {})
-    _store(context, arm, seed, calibrate(measured, known, context.recipe.evaluate.wanted_accuracy))
+    options = context.recipe.evaluate
+    _store(context, arm, seed, calibrate(measured, known, options.wanted_accuracy, options.samples))
 
 
 def explain(context: Context, arm: Arm, texts: Sequence[str], labels: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, get_args
 
 import numpy as np
@@ -29,6 +29,8 @@ RISK = 0.05
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 """Bounds of a fitted temperature."""
+_AT_BOUND = 0.05
+"""The search for a temperature ends this near a bound, in logarithms."""
 _MAX_GAP = 100.0
 _PRIOR_DEVIATION = 0.5
 
@@ -51,6 +53,8 @@ class Calibration:
     reason_below  `auto` reasons only where the direct confidence is below this; None if it was not fitted
     answer_from   for each mode that was measured, the lowest confidence at which the classifier answers, chosen for a
                   wanted accuracy; `NO_ANSWER` where no threshold is shown to reach it. None if none was wanted
+    wanted        the accuracy that `answer_from` was chosen for
+    samples       the reasonings over which `sampled` was averaged; 0 if it was not measured
     given_from    for each way of scoring, the probability from which on a label is given, by label: only where a text
                   may have several labels
     """
@@ -60,6 +64,17 @@ class Calibration:
     reason_below: float | None = None
     answer_from: Mapping[AnswerMode, AnswerThreshold] | None = None
     given_from: Mapping[Way, Mapping[str, float]] = field(default_factory=dict)
+    wanted: float | None = None
+    samples: int = 0
+
+    def wanting(self, accuracy: float | None) -> Calibration:
+        """This calibration where such an accuracy is wanted: with no threshold at all, which no way of classifying
+        passes, if it was chosen for another one or not measured."""
+        if accuracy is None:
+            return self
+        if self.answer_from is None or self.wanted not in (None, accuracy):
+            return replace(self, answer_from={}, wanted=accuracy)
+        return self
 
     def probabilities(self, scores: FloatArray, way: Way) -> FloatArray:
         """[n, labels] log-probabilities scored in this way → [n, labels] calibrated probabilities."""
@@ -96,8 +111,17 @@ class Calibration:
         if (value := found.get("reason_below")) is not None and (not _number(value) or value < 0):
             raise ValueError(f"reason_below is {value!r}; expected null or a number, 0 or more")
         fitted: dict[Way, float] = {way: float(temperature.get(way, 1.0)) for way in get_args(Way)}
-        given_from = _given_from(found.get("given_from", {}))
-        return cls(fitted, rows, found.get("reason_below"), _thresholds(found.get("answer_from")), given_from)
+        given_from, wanted, samples = (
+            _given_from(found.get("given_from", {})),
+            found.get("wanted"),
+            found.get("samples", 0),
+        )
+        if wanted is not None and (not _number(wanted) or not 0 < wanted <= 1):
+            raise ValueError(f"wanted is {wanted!r}; expected null or a share above 0 and at most 1")
+        if not isinstance(samples, int) or isinstance(samples, bool) or samples < 0:
+            raise ValueError(f"samples is {samples!r}; expected a whole number, 0 or more")
+        thresholds = _thresholds(found.get("answer_from"))
+        return cls(fitted, rows, found.get("reason_below"), thresholds, given_from, wanted, samples)
 
 
 @dataclass(frozen=True)
@@ -182,6 +206,12 @@ def fit_temperature(scores: FloatArray, truth: IndexArray, shares: FloatArray | 
 
     bounds = (math.log(MIN_TEMPERATURE), math.log(MAX_TEMPERATURE))
     return math.exp(float(minimize_scalar(cost, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x))
+
+
+def at_bound(temperature: float) -> float | None:
+    """The bound of fitted temperatures at which one lies, None if it lies between them."""
+    bounds = (MIN_TEMPERATURE, MAX_TEMPERATURE)
+    return next((bound for bound in bounds if abs(math.log(temperature / bound)) < _AT_BOUND), None)
 
 
 def apply_temperature(scores: FloatArray, temperature: float) -> FloatArray:

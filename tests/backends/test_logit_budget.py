@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from rir_mlx.backends import open_backend
 from rir_mlx.backends.limits.logits import LOGIT_BYTES, head_rows
 
 
@@ -21,3 +24,15 @@ def test_the_logits_of_the_positions_that_are_projected_together_fit_into_the_bu
 def test_llama_keeps_256_positions_and_gemma_halves_them() -> None:
     """With 256 positions of Gemma's words, a part of the logits would take twice as much as of Llama's."""
     assert (head_rows(128_256), head_rows(262_144)) == (256, 128)
+
+
+def test_mlx_projects_more_together_on_cuda_and_not_where_the_memory_is_the_processors(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = pytest.importorskip("rir_mlx.backends.mlx.forward")
+    model = open_backend("mlx").load(tiny, dtype="float32")
+    assert model.head_rows == 256
+    monkeypatch.setattr(forward, "has_accelerator", lambda: True)
+    assert model.head_rows == (256 if forward.mx.metal.is_available() else 1024)
+    monkeypatch.setattr(forward.mx.metal, "is_available", lambda: True)
+    assert model.head_rows == 256

@@ -40,6 +40,9 @@ class Fake:
     def answer_from(self, options: PredictOptions) -> float | None:
         return None
 
+    def is_calibrated(self, options: PredictOptions) -> bool:
+        return True
+
     def predict(self, texts: Sequence[str], how: PredictOptions, *, on_text: Any = None) -> list[Prediction]:
         self.asked.append((len(texts), how))
         return [self.answer(len(text)) for text in texts]

@@ -93,7 +93,7 @@ def test_lengths_are_counted_with_a_model_that_is_here_and_said_to_be_missing_ot
 ) -> None:
     counted = json.loads(rir("check", str(table), "--json", "--set", f"model={tiny}").out)
     assert 0 < counted["lengths"]["p50"] <= counted["lengths"]["max"]
-    assert counted["lengths"]["room"]["qra"] < counted["lengths"]["room"]["qa"]
+    assert counted["lengths"]["room"]["qra"] < counted["lengths"]["room"]["qar"]
     missing = rir("check", str(table), "--set", "model=nobody/no-such-model", "--offline")
     assert missing.code == 0
     assert "Token lengths were not counted: the tokenizer of nobody/no-such-model is not on this machine" in missing.out
@@ -103,7 +103,7 @@ def test_a_short_max_seq_length_trims_texts(rir: Run, table: Path, tiny: Path) -
     write_csv(table, [(f"{text} {'word ' * 40}", label) for text, label in ROWS])
     cut = ("--set", f"model={tiny}", "--set", "max_seq_length=300", "--set", "evaluate.max_reasoning_tokens=24")
     audit = json.loads(rir("check", str(table), "--json", *cut).out)
-    assert audit["lengths"]["trimmed"]["qra"] >= audit["lengths"]["trimmed"]["qa"]
+    assert audit["lengths"]["trimmed"]["qra"] >= audit["lengths"]["trimmed"]["qar"]
     assert "trimmed texts in qra" in names(audit)
 
 

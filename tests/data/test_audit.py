@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,12 +17,14 @@ from rir_mlx.errors import DataError
 from rir_mlx.models.hub import resolve_model
 from rir_mlx.progress import Silent
 from rir_mlx.prompting.codec import Codec
+from rir_mlx.prompting.room import text_room
 from rir_mlx.recipe.loading import load_recipe
 from rir_mlx.recipe.schema import ClassifierSection, DataSection, Recipe
 from rir_mlx.stages import Context, check, warn_about_data
 from rir_mlx.stages.checking import audit_used_rows, power_note
 from rir_mlx.storage.layout import RunDir
 from rir_mlx.training.recipe_model import RecipeModel
+from rir_mlx.types import Arm
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
@@ -258,19 +261,27 @@ def context_of(recipe: Path, *more: str) -> tuple[Context, Heard]:
     return Context(RunDir(recipe.parent / "run"), model, heard), heard
 
 
+@pytest.mark.parametrize(
+    ("arms", "measured"),
+    [(["qa", "qra", "qar"], {"qar", "qra"}), (["qa", "qra", "qarqa"], {"qa", "qarqa"}), (["qa"], {"qa"})],
+)
 def test_room_is_what_a_classifier_leaves_for_a_text(
-    recipe: Path, codec: Codec, monkeypatch: pytest.MonkeyPatch
+    recipe: Path, codec: Codec, monkeypatch: pytest.MonkeyPatch, arms: list[Arm], measured: set[Arm]
 ) -> None:
-    """The longest text that fits by the audit is not trimmed in the prompt of a prediction; a token more is."""
+    """The longest text that fits by the audit is not trimmed in the prompt of a prediction; a token more is. Of the
+    arms that are trained those with the least room count: `qarqa` needs more than `qra`, and was passed over."""
     from rir_mlx.classification.classifier import Classifier
     from rir_mlx.prompting.prompts import answer_format, classifier_prompt
 
     monkeypatch.chdir(recipe.parent)
-    context, _ = context_of(recipe)
+    context, _ = context_of(recipe, f"classifier.arms={json.dumps(arms)}")
     lengths = check(context.recipe).lengths
     assert lengths is not None
-    for arm in ("qa", "qra"):
-        classifier = Classifier(context.model.load(), context.model.codec, context.task, "qa" if arm == "qa" else "qra")
+    assert set(lengths.room) == measured
+    for arm in arms:
+        assert min(lengths.room.values()) <= text_room(context.model.codec, context.task, arm)
+    for arm in measured:
+        classifier = Classifier(context.model.load(), context.model.codec, context.task, arm)
         for more, trimmed in ((0, 0), (1, 1)):
             text = codec.decode(codec.given("a") * (lengths.room[arm] + more))
             assert len(codec.given(text)) == lengths.room[arm] + more

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from commands import Run
 from evaluated_run import evaluated, kept, lines_of, opened, untimed
 from processes import start_code
@@ -208,6 +209,59 @@ def test_a_wanted_accuracy_that_is_not_reached_labels_no_text_and_says_so(
     assert rir("classify", "--file", "texts.txt", "--arm", "qa", "--output", "out.jsonl").code == 0
     assert lines_of(Path("out.jsonl"))[0]["label"] is None
     assert RirClassifier.load(evaluated_run, arm="qa", backend="fake").predict(["i was sad"]).tolist() == [""]
+
+
+def test_a_wanted_accuracy_that_was_not_measured_is_refused_instead_of_answering_everything(
+    evaluated_run: Path, rir: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wanted after the evaluation, before any, or of other weights: every text got its label, however unsure."""
+    monkeypatch.chdir(evaluated_run.parents[1])
+    recipe = evaluated_run / "recipe.yaml"
+    values = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    calibration = evaluated_run / "classifier-qa/calibration.json"
+    measured = calibration.read_text(encoding="utf-8")
+
+    def wanting(accuracy: float) -> None:
+        recipe.write_text(
+            yaml.safe_dump(values | {"evaluate": values.get("evaluate", {}) | {"wanted_accuracy": accuracy}})
+        )
+
+    def refused() -> None:
+        result = rir("classify", "i was sad", "--arm", "qa", "--json")
+        assert result.code == 2
+        assert "was not measured for this classifier" in result.err
+        with pytest.raises(UserError, match="was not measured"):
+            RirClassifier.load(evaluated_run, arm="qa", backend="fake").predict(["i was sad"])
+        assert json.loads(rir("classify", "i was sad", "--arm", "qa", "--json", "--threshold", "0").out)["label"]
+
+    wanting(0.9)
+    refused()
+    calibration.unlink()
+    refused()
+    evaluated("evaluate.wanted_accuracy=0.9")
+    assert json.loads(calibration.read_text(encoding="utf-8"))["calibration"]["wanted"] == 0.9
+    assert rir("classify", "i was sad", "--arm", "qa").code == 0
+    wanting(0.8)
+    refused()
+    calibration.write_text(measured.replace(json.loads(measured)["adapter"], "0" * 64), encoding="utf-8")
+    refused()
+
+
+def test_a_threshold_over_several_reasonings_is_of_as_many(
+    evaluated_run: Path, rir: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was fitted over 2 was used over 64: probabilities that are averages of more reasonings are others."""
+    monkeypatch.chdir(evaluated_run.parents[1])
+    evaluated("evaluate.samples=2", "evaluate.wanted_accuracy=0.5")
+    asked = ("classify", "i was sad", "--arm", "qra", "--json", "--samples")
+    assert rir(*asked, "2").code == 0
+    refused = rir(*asked, "5")
+    assert refused.code == 2
+    assert "evaluate.samples to the same number" in refused.err
+    answered = rir(*asked, "5", "--threshold", "0")
+    assert "5 reasonings are not calibrated: the validation rows had 2 (evaluate.samples)" in answered.err
+    with pytest.warns(UserWarning, match="over 3 reasonings are not calibrated"):
+        RirClassifier.load(evaluated_run, arm="qra", backend="fake", samples=3)
 
 
 def test_several_samples_of_one_text_are_shown_with_a_reasoning(

@@ -94,7 +94,7 @@ def classify(
     arm, progress, recipe = arm_of(context, arm), context.progress, context.recipe.evaluate
     classifier = loading.load_classifier(context.run, context.model, arm)
     options = PredictOptions(reason, samples, recipe.sample_temperature, recipe.batch_size, mass)
-    _warn_of_samples(classifier, options, recipe.samples, progress)
+    _warn_of_samples(classifier, options, progress)
     threshold = _fitted_threshold(classifier, options, progress) if threshold is None else threshold
     session = _Session(classifier, options, _OutputFormat(json or jsonl, top_k, threshold), progress)
     if file is not None and output is not None:
@@ -108,9 +108,9 @@ def classify(
         _classify_input(session, asks=text is None and sys.stdin.isatty())
 
 
-def _warn_of_samples(classifier: Classifier, options: PredictOptions, measured: int, progress: Progress) -> None:
-    if options.samples > 1 and measured == 1 and classifier.reasons_first:
-        progress.warn("Probabilities over several reasonings are not calibrated: evaluate.samples is 1.")
+def _warn_of_samples(classifier: Classifier, options: PredictOptions, progress: Progress) -> None:
+    if not classifier.is_calibrated(options):
+        progress.warn(f"Probabilities over {options.samples} reasonings are not calibrated: {classifier.of_samples}.")
 
 
 def _fitted_threshold(classifier: Classifier, options: PredictOptions, progress: Progress) -> float | None:

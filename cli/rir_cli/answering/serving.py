@@ -112,6 +112,7 @@ def served(context: Context, classifier: Classifier, threshold: float | None) ->
     """What is said of the classifier that answers."""
     from datetime import UTC, datetime
 
+    from rir_mlx.classification.classifier import no_threshold
     from rir_mlx.classification.exported import ExportedRun
     from rir_mlx.classification.loading import trained_at
     from rir_mlx.serving.wire import Served
@@ -120,6 +121,8 @@ def served(context: Context, classifier: Classifier, threshold: float | None) ->
     modes: tuple[AnswerMode, ...] = ("direct", "reasoned", "auto")  # a server samples no reasonings
     thresholds: dict[AnswerMode, float] = {} if threshold is None else dict.fromkeys(modes, threshold)
     if threshold is None and (fitted := calibration.answer_from) is not None:
+        if not fitted:
+            raise no_threshold()
         thresholds = {mode: fitted[mode].confidence for mode in modes if mode in fitted}
     if thresholds and min(thresholds.values()) > 1:
         context.progress.warn(

@@ -10,7 +10,7 @@ _MOST = 256
 
 def head_rows(vocabulary: int, *, gpu: bool = False) -> int:
     """Positions that training projects together: a power of two whose float32 logits fit into `LOGIT_BYTES`, and at
-    most 256; four times both on a GPU, which needs large products."""
+    most 256; four times both on a GPU with a memory of its own, which needs large products."""
     fitting = LOGIT_BYTES // (4 * vocabulary)
     rows = min(_MOST, 1 << max(0, fitting.bit_length() - 1))
     return 4 * rows if gpu else rows

@@ -13,6 +13,7 @@ from mlx_lm.models.cache import KVCache
 
 from rir_mlx.backends.base import Float32Array, SingleProcess, Tokens
 from rir_mlx.backends.kept_prefixes import KeptPrefixes
+from rir_mlx.backends.limits.logits import head_rows
 from rir_mlx.backends.mlx.process_group import MlxProcessGroup
 from rir_mlx.errors import ModelError
 
@@ -20,6 +21,11 @@ from rir_mlx.errors import ModelError
 def has_accelerator() -> bool:
     """Whether MLX computes on a GPU: Metal's, or CUDA's."""
     return mx.default_device().type == mx.DeviceType.gpu
+
+
+def shares_memory() -> bool:
+    """Whether MLX's memory is the processor's: not on CUDA."""
+    return not has_accelerator() or mx.metal.is_available()
 
 
 class MlxForward:
@@ -47,6 +53,11 @@ class MlxForward:
     def vocabulary(self) -> int:
         """Size of the vocabulary."""
         return int(self.model.args.vocab_size)
+
+    @property
+    def head_rows(self) -> int:
+        """Positions that training projects to the vocabulary together: more with a memory of the GPU's own."""
+        return head_rows(self.vocabulary, gpu=not shares_memory())
 
     def logits_of(self, hidden: mx.array, words: mx.array | None = None) -> mx.array:
         """Next-token logits [..., vocabulary] of hidden states, or of some words alone [..., words], by the model's own

@@ -12,7 +12,6 @@ from typing import Any, Literal
 import mlx.core as mx
 import mlx.nn as nn
 
-from rir_mlx.backends.limits.logits import head_rows
 from rir_mlx.backends.mlx.forward import MlxForward
 
 Gradient = Literal["none", "hidden", "all"]
@@ -27,7 +26,7 @@ def lm_head_loss(
     learns too (`all`), each part is projected again in the backward pass.
     """
     lm_head = model.lm_head
-    size = head_rows(model.vocabulary)
+    size = model.head_rows
     parts = [slice(start, start + size) for start in range(0, len(hidden), size)]
 
     def part_loss(hidden: mx.array, part: slice) -> mx.array:

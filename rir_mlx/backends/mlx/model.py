@@ -40,9 +40,8 @@ from rir_mlx.backends.base import (
 )
 from rir_mlx.backends.facts import Facts
 from rir_mlx.backends.label_tree import Scoring
-from rir_mlx.backends.limits.logits import head_rows
 from rir_mlx.backends.load_check import Checked, PassedChecks, check_forward
-from rir_mlx.backends.mlx.forward import MlxForward, has_accelerator, prefix_cache, watched_layers
+from rir_mlx.backends.mlx.forward import MlxForward, has_accelerator, prefix_cache, shares_memory, watched_layers
 from rir_mlx.backends.mlx.generation import generate
 from rir_mlx.backends.mlx.libraries import OPENBLAS
 from rir_mlx.backends.mlx.process_group import MlxProcessGroup, join_process_group
@@ -79,8 +78,7 @@ class MlxBackend:
         name = str(info.get("device_name") or info.get("architecture") or platform.processor() or "processor")
         usable = info.get("max_recommended_working_set_size") or info.get("memory_size") or info.get("total_memory")
         memory = int(usable or _physical_memory())
-        own = has_accelerator() and not mx.metal.is_available()  # CUDA
-        return Device(f"{name}, MLX {mx.__version__}", memory, shares_memory=not own)
+        return Device(f"{name}, MLX {mx.__version__}", memory, shares_memory=shares_memory())
 
     def facts(self) -> Facts:
         gpu = has_accelerator()
@@ -193,7 +191,6 @@ class MlxModel(MlxForward):
         super().__init__(model, processes, longest)
         self.parameters = sum(int(p.size) for _, p in tree_flatten(model.parameters()))
         self.weight_bytes = sum(int(p.nbytes) for _, p in tree_flatten(model.parameters()))
-        self.head_rows = head_rows(self.vocabulary)
         self.training: Training | None = None
         model.freeze()
         model.eval()

@@ -14,7 +14,7 @@ from rir_mlx.evaluation.judgement.learning import Change, Lines, accuracy_kept_u
 from rir_mlx.evaluation.schema import CalibrationResult, LabelMass
 from rir_mlx.evaluation.scores import FEWEST_TO_CALIBRATE, EvaluationRows
 from rir_mlx.progress import counted
-from rir_mlx.statistics.calibration import MAX_TEMPERATURE, NO_ANSWER
+from rir_mlx.statistics.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE, at_bound
 from rir_mlx.storage.digests import changes
 
 _ENOUGH_TO_CALIBRATE = 500
@@ -202,7 +202,13 @@ def _of_entry(entry: EntryPredictions, rows: EvaluationRows) -> Iterator[str]:
             "hardly writes labels here: train it longer, or raise the learning rate."
         )
     if calibration is not None:
-        yield from _of_calibration(entry.name, calibration, len(rows.validation))
+        yield from _of_calibration(entry.name, calibration)
+    if entry.abstains:
+        yield (
+            f"{entry.name}: no threshold is shown to reach evaluate.wanted_accuracy on "
+            f"{counted(len(rows.validation), 'validation row')}, so it abstains on every text. Use more validation "
+            "rows, or lower evaluate.wanted_accuracy."
+        )
 
 
 def _of_cut_texts(entries: Sequence[EntryPredictions]) -> Iterator[str]:
@@ -215,11 +221,18 @@ def _of_cut_texts(entries: Sequence[EntryPredictions]) -> Iterator[str]:
         yield f"The ends of test texts were cut to fit into max_seq_length: {listed}."
 
 
-def _of_calibration(name: str, calibration: CalibrationResult, count: int) -> Iterator[str]:
-    if max(calibration.temperature) > MAX_TEMPERATURE * 0.99:
+def _of_calibration(name: str, calibration: CalibrationResult) -> Iterator[str]:
+    main = at_bound(max(calibration.temperature)) or at_bound(min(calibration.temperature))
+    if main == MAX_TEMPERATURE:
         yield (
-            f"{name}: the fitted temperature is at its bound of {MAX_TEMPERATURE:g}. The classifier's probabilities "
+            f"{name}: the fitted temperature is at its bound of {main:g}. The classifier's probabilities "
             "say next to nothing about which label is correct."
+        )
+    elif main or calibration.at_bounds:
+        bounds, ways = f"{MIN_TEMPERATURE:g} or {MAX_TEMPERATURE:g}", " and ".join(calibration.at_bounds)
+        yield (
+            f"{name}: the temperature fitted for {ways} scores is at a bound ({bounds}). "
+            "Their probabilities are not calibrated."
         )
     before, after = calibration.before, calibration.after
     if after.log_loss > before.log_loss + _NOTICEABLE and after.calibration_error > before.calibration_error:
@@ -227,9 +240,4 @@ def _of_calibration(name: str, calibration: CalibrationResult, count: int) -> It
             f"{name}: calibration made its probabilities worse on the test rows (log-loss {before.log_loss:.3f} to "
             f"{after.log_loss:.3f}, calibration error {before.calibration_error:.3f} to "
             f"{after.calibration_error:.3f}). More validation rows help."
-        )
-    if calibration.answer_from and calibration.answer_from[0] == NO_ANSWER:
-        yield (
-            f"{name}: no threshold is shown to reach evaluate.wanted_accuracy on {count:,} validation rows, so it "
-            "abstains on every text. Use more validation rows, or lower evaluate.wanted_accuracy."
         )

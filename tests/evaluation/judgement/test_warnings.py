@@ -52,6 +52,25 @@ def test_labels_that_are_hardly_written_and_a_temperature_at_its_bound_are_warne
     measured = MeasuredArm("qa", [scores], [calibrate(scores, at_bound, None)])
     [said] = [line for line in warned([arm_predictions(measured, [0], at_bound)], at_bound) if "bound" in line]
     assert "at its bound of 20" in said
+    unsure = np.log(np.full((200, 3), 1 / 3) + 0.1 * np.eye(3)[truth(200)])
+    sure = np.log(0.98 * np.eye(3)[truth(200, 7)] + 0.01)
+    ways = {
+        way: LabelScores(s, [None] * 200, [0] * 200, [0] * 200) for way, s in (("direct", unsure), ("reasoned", sure))
+    }
+    scores = ClassifierScores("reasoned", ways, ways, dict.fromkeys(ways, 0.01))
+    measured = MeasuredArm("qra", [scores], [calibrate(scores, at_bound, None)])
+    [said] = [line for line in warned([arm_predictions(measured, [0], at_bound)], at_bound) if "bound" in line]
+    assert said.startswith("qra: the temperature fitted for direct scores is at a bound (0.05 or 20).")
+
+
+def test_few_validation_rows_and_a_wanted_accuracy_mean_that_every_text_is_abstained_on() -> None:
+    """`evaluate` said nothing of it, and `classify` labelled nothing."""
+    few = rows(15, 200)
+    scores = classifier_scores(few)
+    for wanted in (None, 0.9):
+        entry = arm_predictions(MeasuredArm("qa", [scores], [calibrate(scores, few, wanted)]), [0], few)
+        said = [line for line in warned([entry], few) if "abstains on every text" in line]
+        assert len(said) == (wanted is not None)
 
 
 def test_a_tie_on_the_validation_rows_is_said_and_goes_to_the_cheaper_arm() -> None:
