@@ -12,10 +12,12 @@ from pathlib import Path
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 sys.path.insert(0, str(Path(__file__).parent))
 from reference import generated_pages
 
+_MEASUREMENTS = re.compile(r"\]\((?:\.\./)+benchmarks/README\.md")
 _LOADED = re.compile(r"<(?:script|img|iframe|source)\b[^>]*\bsrc=[\"']?(?:https?:)?//[^\"'> ]+", re.IGNORECASE)
 _LINKED = re.compile(
     r"<link\b(?=[^>]*\brel=[\"']?(?:stylesheet|preload|preconnect|icon))[^>]*\bhref=[\"']?(?:https?:)?//"
@@ -27,6 +29,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for path, text in generated_pages().items():
         files.append(File.generated(config, path, content=text))
     return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Lead links to the repository's measurements, which a reader of the checkout follows, to their page."""
+    up = "../" * page.file.src_uri.count("/")
+    return _MEASUREMENTS.sub(f"]({up}benchmarks.md", markdown)
 
 
 def on_post_page(output: str, page: object, config: MkDocsConfig) -> str:

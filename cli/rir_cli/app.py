@@ -14,7 +14,7 @@ from rir_cli.answering.mcp_server import mcp
 from rir_cli.answering.reviewing import review
 from rir_cli.answering.serving import serve
 from rir_cli.checking import check
-from rir_cli.context import open_options, own_name, process_rank, say_next, stage_options, tell
+from rir_cli.context import note_default, open_options, own_name, process_rank, say_next, stage_options, tell
 from rir_cli.converting import convert, export
 from rir_cli.groups import Command, Group
 from rir_cli.looking.benching import bench
@@ -79,6 +79,7 @@ def train_rgen(
 ) -> None:
     """Stage 1: train R-Gen to write a reasoning from a question and its answer."""
     options = stage_options(quiet=quiet, runs=runs, overrides=set_ or (), backend=backend, offline=offline, force=force)
+    note_default(recipe, options)
     rir_mlx.train_rgen(recipe, **options)
     say_next(options, "augment")
 
@@ -183,8 +184,7 @@ def run(
 
     options = stage_options(quiet=quiet, runs=runs, overrides=set_ or (), backend=backend, offline=offline, force=force)
     options["trust_recipe"] = trust_recipe
-    if recipe is None and not quiet and process_rank() == 0:
-        tell(f"note: no recipe is named: this is {DEFAULT_RECIPE}, which comes with rir-mlx.", err=True)
+    note_default(recipe, options)
     comparison = rir_mlx.run(recipe, retry_refused=retry_refused, **options)
     if comparison is not None and comparison.augmentation is not None and not json:
         print_augmentation(comparison.augmentation)

@@ -183,7 +183,7 @@ def print_outlook(found: Outlook) -> None:
     console = Console(highlight=False, emoji=False)
     if not console.is_terminal:
         console.width = max(console.width, _WIDE)
-    print_table(found.comparison, console)
+    print_table(found.comparison, console, "training rows set aside to measure on")
     notes = [f"note: {warning}" for warning in found.comparison.warnings]
     for line in (*notes, *found.signals, found.text, found.cost):
         if line:
@@ -198,20 +198,21 @@ def print_headline(comparison: Comparison, console: Console) -> None:
     _print(console, f"[bold {colour}]{sign} {escape(comparison.headline.text)}[/]")
 
 
-def print_table(comparison: Comparison, console: Console) -> None:
+def print_table(comparison: Comparison, console: Console, rows: str = "test rows") -> None:
     """Print the table of the comparison. A narrow console gets as many columns as fit: without steps and tokens, then
     without macro-F1."""
-    tables = (_comparison_table(comparison, columns) for columns in _COLUMNS)
+    tables = (_comparison_table(comparison, columns, rows) for columns in _COLUMNS)
     anything = console.options.update(max_width=_ENDLESS)  # a measure is cut to the width of its console
     fitting = (table for table in tables if console.measure(table, options=anything).maximum <= console.width)
-    console.print(next(fitting, _comparison_table(comparison, _COLUMNS[-1])))
+    console.print(next(fitting, _comparison_table(comparison, _COLUMNS[-1], rows)))
 
 
-def _comparison_table(comparison: Comparison, columns: int) -> Table:
-    """The entries with so many of the columns."""
+def _comparison_table(comparison: Comparison, columns: int, rows: str) -> Table:
+    """The entries with so many of the columns, measured on such `rows`."""
     seeds = len(comparison.run.seeds)
     mean = f", mean of {seeds} seeds" if seeds > 1 else ""
-    table = Table(title=f"{comparison.rows.test:,} test rows{mean} (95 % intervals)")
+    rows = rows.replace("rows", "row", 1) if comparison.rows.test == 1 else rows
+    table = Table(title=f"{comparison.rows.test:,} {rows}{mean} (95 % intervals)")
     several = any(entry.several for entry in comparison.entries)
     scores = ("micro-F1", "macro-F1", "Jaccard") if several else ("macro-F1",)
     names = ["", "all right" if several else "accuracy", "against qa", *scores, "steps", "tokens"]
@@ -258,7 +259,9 @@ def print_demo(comparison: Comparison, arm: str, rows: Mapping[str, Sequence[Map
     pairs = list(zip(rows["qa"], rows[arm], strict=True))
     won = [(plain, reasoned) for plain, reasoned in pairs if _correct(reasoned) and not _correct(plain)]
     lost = sum(_correct(plain) and not _correct(reasoned) for plain, reasoned in pairs)
-    console.print(f"\nOnly {arm} is right in {len(won)} rows, only qa in {lost}.")
+    console.print()
+    if "is right in" not in (comparison.verdict or ""):
+        console.print(f"Only {arm} is right in {len(won)} rows, only qa in {lost}.")
     if won := [pair for pair in won if pair[1]["reasoning"]]:
         plain, reasoned = max(won, key=lambda pair: max(pair[1]["probabilities"].values()))
         console.print(escape(f"A row that {arm} wins; the right label is {reasoned['label']}:\n\n{reasoned['text']}"))
@@ -298,7 +301,8 @@ def print_augmentation(stats: Mapping[str, Any]) -> None:
     console.print(table)
     for label, found in stats.get("stock", {}).items():
         shared = "; ".join(f"{reasoning!r} ({count:,})" for reasoning, count in found["examples"])
-        _print(console, escape(f"Stock reasonings of {label}, which say nothing of a row: {found['rows']:,}: {shared}"))
+        where = f"{found['rows']:,} (training and validation rows)"
+        _print(console, escape(f"Stock reasonings of {label}, which say nothing of a row: {where}: {shared}"))
     if measured := stats.get("mutual_information"):
         medians = ", ".join(f"{label} {found['median']:.1f}" for label, found in measured["by_label"].items())
         line = f"Mutual information of reasoning and text, median in nats: {medians} (rejected below "

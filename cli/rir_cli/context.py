@@ -86,6 +86,15 @@ def say_next(options: Options, command: str) -> None:
         progress.say(f"Next: {own_name()} {command}{more}")
 
 
+def note_default(recipe: str | None, options: Options) -> None:
+    """Say so on stderr if no recipe is named, before a command that takes the default one then."""
+    from rir_mlx.stages.opening import NO_RECIPE
+
+    progress = options.get("progress")
+    if recipe is None and progress is not None and process_rank() == 0:
+        progress.say(NO_RECIPE)
+
+
 def own_name() -> str:
     """What a user types to run this program. The virtual environment that `make demo` uses may not be active."""
     if shutil.which("rir-mlx"):

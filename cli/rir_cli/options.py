@@ -43,7 +43,8 @@ ArmsOption = Annotated[
 ]
 RunsOption = Annotated[Path, typer.Option("--runs", help="Folder of all runs.")]
 BackendOption = Annotated[
-    BackendChoice | None, typer.Option(help="auto: MLX on Apple silicon, PyTorch elsewhere. Default: the recipe's.")
+    BackendChoice | None,
+    typer.Option(help="auto: MLX on Apple silicon, PyTorch elsewhere. Default: the recipe's, if there is one."),
 ]
 OfflineOption = Annotated[bool, typer.Option("--offline", help="Use only what is on this machine.")]
 TrustRecipeOption = Annotated[
@@ -55,7 +56,8 @@ TopKOption = Annotated[int | None, typer.Option(min=1, help="Print the TOP_K mos
 TextColumnOption = Annotated[
     list[str] | None,
     typer.Option(
-        help="Name of the text column in --file; several are joined. Default: as in training, or a usual name."
+        metavar="NAME",
+        help="Name of the text column in --file; several are joined. Default: as in training, or a usual name.",
     ),
 ]
 DelimiterOption = Annotated[

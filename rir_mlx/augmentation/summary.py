@@ -11,6 +11,7 @@ import numpy as np
 
 from rir_mlx.augmentation.job import AugmentedRow
 from rir_mlx.augmentation.model_output import MOST_TOKENS
+from rir_mlx.progress import counted
 
 _FEW = 0.5
 """Warn about a label if its share of kept rows is below this fraction of the overall share."""
@@ -99,11 +100,16 @@ class AugmentationSummary:
                 f"{thinking:,} answers were a model's thoughts and nothing else: turn its thinking off on the server, "
                 "or raise augment.max_tokens."
             )
-        return found + [
-            f"of the {count:,} rows with the label {label!r} {self.kept[label]:,} have a reasoning that was kept "
-            f"({self.kept[label] / count:.0%}, {overall:.0%} overall)."
+        poor = {
+            label: count
             for label, count in sorted(self.rows.items())
             if not self.kept[label] or self.kept[label] / count < _FEW * overall
+        }
+        return found + [
+            f"of {counted(count, 'row')} with the label {label!r} {self.kept[label]:,} "
+            f"{'has' if self.kept[label] == 1 else 'have'} a reasoning that was kept ({self.kept[label] / count:.0%}, "
+            f"{overall:.0%} overall)."
+            for label, count in poor.items()
         ]
 
 

@@ -63,7 +63,8 @@ def read_classifier(run: RunDir, model: RecipeModel, arm: Arm, seed: int | None 
         trained = ", ".join(run.trained_arms())
         raise UserError(
             f"{run.folder} has no trained {arm} classifier.",
-            hint="Run `rir-mlx train-classifier` first" + (f", or name a trained arm: {trained}." if trained else "."),
+            hint="Run `rir-mlx train-classifier` with the same recipe first"
+            + (f", or name a trained arm: {trained}." if trained else "."),
         )
     adapter = adapters.read_adapter(stage.adapter, model.files)
     limit = model.recipe.evaluate.max_reasoning_tokens

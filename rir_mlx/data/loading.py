@@ -265,9 +265,10 @@ def check_labels(section: DataSection, labels: Mapping[str, str], rows: Rows) ->
     if never := [name for name in plain if name not in counts and name not in labels]:
         yield f"no training row is marked in {', '.join(map(repr, never))}"
     if absent := [name for name in labels if name not in counts]:
-        yield f"no training row has the label {', '.join(map(repr, absent))}"
+        yield f"no training row has the label {', '.join(map(repr, absent))}: take it out of data.labels if it is none"
     if single := sorted(name for name, count in counts.items() if count == 1):
-        yield f"a single row has the label {', '.join(map(repr, single))}: it stays in train"
+        one = "it stays" if len(single) == 1 else "each stays"
+        yield f"a single row has the label {' or '.join(map(repr, single))}: {one} in train"
 
 
 def named_as_test(section: DataSection) -> str | None:

@@ -20,7 +20,7 @@ from rir_mlx.evaluation.comparison import choose_arm, compare_entries
 from rir_mlx.evaluation.entries import EntryPredictions, arm_predictions
 from rir_mlx.evaluation.judgement.case import Case, Journals
 from rir_mlx.evaluation.judgement.judge import judge
-from rir_mlx.evaluation.judgement.warnings import trained_unlike
+from rir_mlx.evaluation.judgement.warnings import of_reasonings, trained_unlike
 from rir_mlx.evaluation.learning_curve import learning_curve
 from rir_mlx.evaluation.report.examples import row_examples
 from rir_mlx.evaluation.report.page import write_report
@@ -107,13 +107,15 @@ def _trained_arms(context: Context) -> list[Arm]:
             raise UserError(
                 f"The {arm} classifier was trained on other rows, labels or splits: some of these test rows may be "
                 "among its training rows.",
-                hint="Run `rir-mlx train-classifier` again.",
+                hint="Run `rir-mlx train-classifier` with the same recipe again.",
             )
         found.append(arm)
     if not found:
         left_out = _arms_left_out(context)
         what = f"{context.run.folder} has no trained classifier{' of classifier.arms' if left_out else ''}."
-        raise UserError(what, hint=" ".join(["Run `rir-mlx train-classifier` first.", left_out]).strip())
+        raise UserError(
+            what, hint=" ".join(["Run `rir-mlx train-classifier` with the same recipe first.", left_out]).strip()
+        )
     return found
 
 
@@ -161,8 +163,10 @@ def _comparison(
         for result in compare_entries(entries, rows)
     ]
     case = Case(entries, results, rows, majority_entry(context), _journals(context, results))
-    judged = vars(judge(case))
-    judged["warnings"] = [*trained_unlike(_trained_from(context, results)), *judged["warnings"]]
+    judged, augmentation = vars(judge(case)), read_stats(stats) if stats.is_file() else None
+    arms = [arm for arm in context.recipe.classifier.arms if arm in {entry.name for entry in results}]
+    found = [*trained_unlike(_trained_from(context, results)), *of_reasonings(augmentation or {}, arms)]
+    judged["warnings"] = [*found, *judged["warnings"]]
     return Comparison(
         run=_run_facts(context),
         labels=data.single or data.names,
@@ -177,7 +181,7 @@ def _comparison(
         **judged,
         entries=results,
         learning_curve=_learning_curve(context, curve, results),
-        augmentation=read_stats(stats) if stats.is_file() else None,
+        augmentation=augmentation,
     )
 
 

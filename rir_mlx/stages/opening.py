@@ -141,6 +141,9 @@ def recipe_of_rows(source: str | None, options: OpenOptions = _DEFAULTS) -> Reci
     return find_run(source, options)[1]
 
 
+NO_RECIPE = f"note: no recipe is named: this is {DEFAULT_RECIPE}, which comes with rir-mlx."
+
+
 def find_run(source: RecipeSource, options: OpenOptions = _DEFAULTS) -> tuple[RunDir, Recipe]:
     """The run that `source` names and its recipe, which is not resolved yet."""
     overrides = (*options.overrides, *((f"backend={options.backend}",) if options.backend else ()))
@@ -157,6 +160,8 @@ def find_run(source: RecipeSource, options: OpenOptions = _DEFAULTS) -> tuple[Ru
             f"{source} is an export: it holds no recipe and no rows.",
             hint="Name the run that it was made from. An export can be classified with, and served.",
         )
+    if source is None and options.progress is not None:
+        options.progress.say(NO_RECIPE)
     recipe = load_recipe(DEFAULT_RECIPE if source is None else source, overrides)
     run = RunDir(options.runs / recipe.name)
     if options.continues and (before := _overrides(source, run, options)):

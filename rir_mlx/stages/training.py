@@ -227,17 +227,19 @@ def _check_reasonings(context: Context) -> None:
     """Raise UserError unless the run has reasonings for just these rows."""
     done = context.run.augmented.done()
     if done is None:
-        raise UserError("The augmentation of this run is not finished.", hint="Run `rir-mlx augment` first.")
+        raise UserError(
+            "The augmentation of this run is not finished.", hint="Run `rir-mlx augment` with the same recipe first."
+        )
     if done["inputs"]["data"] != context.data.digest:
         raise UserError(
             "The reasonings of this run were written for other rows, labels or splits than these.",
-            hint="Run `rir-mlx augment` again.",
+            hint="Run `rir-mlx augment` with the same recipe again.",
         )
     if done["inputs"].get("row_ids") != context.data.row_ids_digest():
         raise UserError(
             "The reasonings of this run do not name the rows they belong to: an earlier version wrote them, or the "
             "rows have moved within their files.",
-            hint="Run `rir-mlx augment` again: it keeps the reasonings and writes their rows' ids.",
+            hint="Run `rir-mlx augment` with the same recipe again: it keeps the reasonings, and writes the ids.",
         )
 
 

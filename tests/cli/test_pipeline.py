@@ -205,13 +205,13 @@ def test_each_stage_works_alone_on_the_newest_run(rir: Run, recipe: Path) -> Non
 def test_stages_in_the_wrong_order_name_the_command_that_is_missing(rir: Run, recipe: Path) -> None:
     for command, words in (
         ("augment", "Run `rir-mlx train-rgen` with the same recipe"),
-        ("evaluate", "Run `rir-mlx train-classifier` first."),
+        ("evaluate", "Run `rir-mlx train-classifier` with the same recipe first."),
     ):
         result = rir(command, str(recipe))
         assert (result.code, words in result.err) == (2, True), result.err
     result = rir("train-classifier", str(recipe), "--arm", "qra")
     assert result.code == 2
-    assert "Run `rir-mlx augment` first." in result.err
+    assert "Run `rir-mlx augment` with the same recipe first." in result.err
 
 
 def test_a_control_is_trained_by_its_name(rir: Run, recipe: Path) -> None:

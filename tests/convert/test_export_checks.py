@@ -112,7 +112,7 @@ def test_an_arm_that_is_not_trained_is_refused_with_those_that_are(context: Cont
     (context.run.classifier("qar").folder / "done.json").unlink()
     with pytest.raises(UserError) as refused:
         TrainedArm(context, "qar")
-    assert refused.value.hint == "Run `rir-mlx train-classifier` first."
+    assert refused.value.hint == "Run `rir-mlx train-classifier` with the same recipe first."
 
 
 @pytest.mark.parametrize(

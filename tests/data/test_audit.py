@@ -109,12 +109,25 @@ def test_a_contradiction_is_counted_in_its_part_or_else_across_parts() -> None:
     assert (across.count, across.examples[0].text) == (1, "apart")
 
 
+def test_a_label_that_is_probably_a_slip_of_another_is_told_unless_it_is_named() -> None:
+    """`init` asked about it, and `check` listed it among the rare ones alone."""
+    rows = [Row(f"text {n}", "appointment") for n in range(30)] + [
+        Row("text x", "apointment"),
+        Row("text y", "billing"),
+    ]
+    finding = the(audit(Material({"train": rows})), "labels that may be misspelt")
+    assert finding.what == "rows whose label is probably a slip of another: 'apointment' (1) for 'appointment'"
+    assert finding.severity == "warning"
+    named = audit(Material({"train": rows}, ("appointment", "apointment", "billing")))
+    assert "labels that may be misspelt" not in [each.name for each in named.findings]
+
+
 def test_labels_that_train_does_not_teach_are_an_error_with_the_nearest_name() -> None:
     finding = the(
         look(rows(*many(40)), test=rows(*many(5, what="kept"), ("new", "jay"))), "test labels unseen in train"
     )
     assert (finding.count, finding.severity) == (1, "error")
-    assert "'jay' (1) Did you mean 'joy'?" in finding.what
+    assert "'jay' (1). Did you mean 'joy'?" in finding.what
 
 
 def test_a_label_that_the_recipe_names_may_be_unseen_but_another_is_refused() -> None:

@@ -249,7 +249,7 @@ def test_labels_keep_the_order_and_the_descriptions_of_the_recipe(tmp_path: Path
     named = {"joy": "glad", "other": "", "fear": "afraid", "anger": ""}
     data = load(path, labels=named)
     assert list(data.labels.items()) == list(named.items())
-    assert "no training row has the label 'other'" in data.notes
+    assert "no training row has the label 'other': take it out of data.labels if it is none" in data.notes
 
 
 def test_numbers_as_labels_become_their_digits_with_a_note(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from rir_mlx.data.rows import Row
 from rir_mlx.errors import DataError
 from rir_mlx.guide.table.columns import (
     ColumnFacts,
+    columns_of_labels,
     guess_reasoning,
     guess_text,
     headline_of,
@@ -102,6 +103,15 @@ def test_slips_of_a_label_are_found() -> None:
 )
 def test_a_letter_or_a_space_that_is_lost_is_a_slip(slip: str, meant: str) -> None:
     assert facts(**{meant: 100, slip: 2}) == {slip: (meant, 2)}
+
+
+def test_people_who_labelled_are_seen_where_some_left_cells_out(tmp_path: Path) -> None:
+    """A dash is no vote; it was taken for a mark, and the columns for labels that exclude each other."""
+    rows = [f"the parcel number {n} is late,{['joy', 'fear'][n % 2]},{['joy', '-'][n % 2]},-" for n in range(8)]
+    columns = read_columns(table(tmp_path, "text,rater_1,rater_2,rater_3", *rows, "so nice of you,joy,joy,fear"))
+    guess = columns_of_labels(columns, ["text"])
+    assert guess is not None
+    assert guess.columns == ("rater_1", "rater_2", "rater_3")
 
 
 def test_the_same_letters_are_a_slip_also_of_a_label_with_few_rows() -> None:

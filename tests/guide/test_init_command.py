@@ -191,7 +191,7 @@ def test_after_an_error_of_its_own_audit_init_sends_to_check(rows: Run) -> None:
     with Path("rows.csv").open("a", encoding="utf-8") as file:
         file.write(",joy\n" * 30)
     result = rows("init", "--yes")
-    assert "error: training would refuse these rows" in result.err
+    assert "warning: training would refuse these rows" in result.err
     assert result.err.splitlines()[-1].endswith("check rows.yaml")
 
 

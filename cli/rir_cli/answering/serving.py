@@ -32,7 +32,8 @@ KeyOption = Annotated[
     ),
 ]
 AllowHostOption = Annotated[
-    list[str] | None, typer.Option(help="A host name by which clients reach this server; may be repeated.")
+    list[str] | None,
+    typer.Option(metavar="HOST", help="A host name by which clients reach this server; may be repeated."),
 ]
 MaxTextsOption = Annotated[
     int, typer.Option(min=1, help="Texts that may wait or be worked on. Beyond it, requests get a 503.")

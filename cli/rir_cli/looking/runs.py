@@ -58,12 +58,12 @@ def runs(runs: RunsOption = RUNS, json: JsonOption = False) -> None:
 
 
 def _arms(run: RunSummary) -> str:
-    """`qa 91.2 %, qra 93.0 % *, qar not measured`; the star marks the chosen arm."""
+    """`qa 91.2 %, qra 93.0 % (chosen), qar not measured`."""
     if run.problem:
         return run.problem
     return (
         ", ".join(
-            f"{arm} {'not measured' if accuracy is None else f'{accuracy:.1%}'}{' *' * (arm == run.chosen)}"
+            f"{arm} {'not measured' if accuracy is None else f'{accuracy:.1%}'}{' (chosen)' * (arm == run.chosen)}"
             for arm, accuracy in run.arms.items()
         )
         or "nothing is trained yet"

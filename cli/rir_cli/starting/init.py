@@ -72,7 +72,9 @@ def init(
     if not asks and not yes:
         tell("note: not at a terminal, so nothing was asked and every guess stands, as with --yes.", err=True)
     if audit.of("error"):
-        tell("error: training would refuse these rows. `check` lists them and says what helps.", err=True)
+        tell("warning: training would refuse these rows. `check` lists them and says what helps.", err=True)
+    if target.resolve().parent != Path.cwd():
+        tell("note: the paths in it are read from the folder in which rir-mlx runs.", err=True)
     following = "check" if audit.of("error") else "run"
     tell(f"Next: {own_name()} {following} {shlex.quote(str(target))}", err=True)
 
@@ -81,10 +83,9 @@ def _refuse_to_overwrite(target: Path) -> None:
     from rir_mlx.errors import UserError
 
     if target.exists():
-        raise UserError(
-            f"{target} exists, and init overwrites nothing.",
-            hint=f"Run it: rir-mlx run {shlex.quote(str(target))}\nOr write another one: --output NAME.yaml",
-        )
+        run = f"Run it: rir-mlx run {shlex.quote(str(target))}\nOr write another one: --output NAME.yaml"
+        hint = run if target.suffix in (".yaml", ".yml") else "Name the recipe to write: --output NAME.yaml"
+        raise UserError(f"{target} exists, and init overwrites nothing.", hint=hint)
 
 
 def _draft(look: TableLook, target: Path, limit: float | None, *, asks: bool) -> tuple[Draft, Audit]:
@@ -184,6 +185,8 @@ def _print_rows(audit: Audit, target: Path) -> None:
     from rich.console import Console
 
     print_labels(Console(highlight=False, emoji=False), audit)
+    for note in audit.notes:
+        _say(f"note: {note}")
     for finding in audit.findings:
         _say(f"{finding.severity}: {finding.what}")
     if audit.findings:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rir_cli.context import say_next, stage_options
+from rir_cli.context import note_default, say_next, stage_options
 from rir_cli.options import (
     BackendOption,
     ForceOption,
@@ -43,6 +43,7 @@ def pilot(
 
     options = stage_options(quiet=quiet, runs=runs, overrides=set_ or (), backend=backend, offline=offline, force=force)
     options["trust_recipe"] = trust_recipe
+    note_default(recipe, options)
     found = rir_mlx.pilot(recipe, rows=rows, **options)
     if found is None:
         return

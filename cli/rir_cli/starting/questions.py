@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from rir_cli.context import tell
-from rir_mlx.progress import shortened
+from rir_mlx.progress import counted, shortened
 
 if TYPE_CHECKING:
     from rir_mlx.guide.first_recipe import ModelChoice, TableLook
@@ -51,7 +51,7 @@ def ask_descriptions(facts: LabelFacts) -> dict[str, str]:
     tell("The model reads what the labels mean. Say it in a few words, or press Enter to leave it out.", err=True)
     found = {}
     for label, rows in facts.counts.items():
-        tell(f"\n{label}, {rows:,} rows, such as:", err=True)
+        tell(f"\n{label}, {counted(rows, 'row')}, such as:", err=True)
         for text in facts.examples[label]:
             tell(f"    {shortened(text, 100)}", err=True)
         found[label] = ask(f"What does {label} mean?")

@@ -170,8 +170,11 @@ def _labels_unknown(parts: Mapping[str, Sequence[Row]], material: Material) -> I
 
 def _names(entries: Sequence[_Entry], known: Sequence[str]) -> str:
     counts = Counter(row.label for _, row in entries)
-    shown = [f"{label!r} ({times:,}){did_you_mean(label, known)}" for label, times in counts.most_common(6)]
-    return ", ".join(shown) + (f", and {len(counts) - 6:,} more" if len(counts) > 6 else "")
+    most = counts.most_common(6)
+    meant = " ".join(dict.fromkeys(found for label, _ in most if (found := did_you_mean(label, known).strip())))
+    shown = ", ".join(f"{label!r} ({times:,})" for label, times in most)
+    more = f", and {len(counts) - 6:,} more" if len(counts) > 6 else ""
+    return f"{shown}{more}{'. ' * bool(meant)}{meant}"
 
 
 def _leaks(parts: Mapping[str, Sequence[Row]], groups: Sequence[_Group]) -> Iterator[Finding]:

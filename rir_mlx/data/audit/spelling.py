@@ -1,4 +1,4 @@
-"""Labels that were merged, look alike, look missing, combine others, or cannot be told apart in a prompt."""
+"""Labels that were merged, look alike, are slips, look missing, combine others, or cannot be told apart in a prompt."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from rir_mlx.data.audit.findings import LABELS_SHOWN, Finding, Material, with_rows
 from rir_mlx.data.audit.several_labels import check_several
+from rir_mlx.data.labels.slips import slips
 from rir_mlx.data.labels.spelling import alike, doubtful, merged
 
 
@@ -33,6 +34,17 @@ def check_spellings(counts: Mapping[str, Counter[str]], material: Material) -> I
             len(names),
             f"labels that differ only in letter case or form: {_told_apart(names, totals)}",
             "Spell them alike if they are one label; they are trained as different ones.",
+        )
+    alike_ones = {name for names in alike(totals) for name in names}
+    meant = {label: other for label, other in slips(totals).items() if label not in named | alike_ones}
+    if meant:
+        shown = ", ".join(f"{label!r} ({totals[label]:,}) for {other!r}" for label, other in meant.items())
+        yield Finding(
+            "labels that may be misspelt",
+            "warning",
+            sum(totals[label] for label in meant),
+            f"rows whose label is probably a slip of another: {shown}",
+            "Correct them, or name the label in data.labels if it is meant.",
         )
     for name in doubtful(totals):
         if name not in named and not (material.several and name.casefold() == "none"):

@@ -67,7 +67,7 @@ class LabelCells(NamedTuple):
 
     def choices(self, known: Collection[str]) -> dict[str, float]:
         """How many people chose each label. `known` are labels that are kept as they are named."""
-        chosen = Counter(label_of(cell, known) for _, cell in self.filled(known) if cell not in _DASHES)
+        chosen = Counter(label_of(cell, known) for _, cell in self.filled(known) if not _is_dash(cell))
         return {label: float(count) for label, count in chosen.items()}
 
 
@@ -152,6 +152,15 @@ def _class_of(cell: Any, ids: tuple[str, ...], column: str) -> Any:
 def is_mark(text: str) -> bool:
     """Whether a cell with this text may be a mark."""
     return _mark(text) in _YES | _NO
+
+
+def is_no_vote(cell: Any) -> bool:
+    """Whether somebody who labelled left a cell out: nothing stands there, or a dash."""
+    return is_blank(cell) or _is_dash(cell)
+
+
+def _is_dash(cell: Any) -> bool:
+    return isinstance(cell, str) and cell.strip() in _DASHES
 
 
 def is_blank(cell: Any) -> bool:

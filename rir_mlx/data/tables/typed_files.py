@@ -132,7 +132,7 @@ class _Marks(NamedTuple):
         if cells:
             what = f"{counted(len(cells), 'cell')}, the first in row {min(cells)[0]},"
             raise DataError(
-                f"{shown}: {what} hold a formula without a saved value.",
+                f"{shown}: {what} {'holds' if len(cells) == 1 else 'hold'} a formula without a saved value.",
                 hint="Open the file in a spreadsheet program and save it.",
             )
 

@@ -14,14 +14,18 @@ from rir_mlx.evaluation.judgement.learning import Change, Lines, accuracy_kept_u
 from rir_mlx.evaluation.schema import CalibrationResult, LabelMass
 from rir_mlx.evaluation.scores import FEWEST_TO_CALIBRATE, EvaluationRows
 from rir_mlx.progress import counted
+from rir_mlx.prompting.prompts import answers_twice, reasons_first
 from rir_mlx.statistics.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE, at_bound
 from rir_mlx.storage.digests import changes
+from rir_mlx.types import Arm
 
 _ENOUGH_TO_CALIBRATE = 500
 """Validation rows needed for a stable temperature."""
 _LOW_MASS = 0.05
 """Below this probability of all labels together, a model is said not to write labels."""
 
+_FEW_REASONINGS = 0.9
+"""Below this share of rows with a reasoning, arms are said to learn from fewer rows than label-only."""
 _NOTICEABLE = 0.01
 """A rise of the log-loss, in nats, from which a calibration is said to have made it worse."""
 
@@ -72,6 +76,32 @@ def trained_unlike(inputs: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
                     "from that. `rir-mlx train-classifier` trains all arms alike."
                 )
                 break
+
+
+def of_reasonings(stats: Mapping[str, Any], arms: Sequence[Arm]) -> Iterator[str]:
+    """What the statistics of an augmentation say that concerns these arms: labels of which no reasoning was kept, and
+    reasonings that stay though they name nothing in their texts."""
+    learning = [arm for arm in arms if reasons_first(arm) and not answers_twice(arm)]  # others learn every label
+    if not learning or not stats:
+        return
+    train, many = stats["train"], len(learning) > 1
+    if never := [label for label, rows in train["rows_by_label"].items() if rows and not train["kept_by_label"][label]]:
+        yield (
+            f"No reasoning of {' or '.join(map(repr, never))} was kept, so {' and '.join(learning)} never "
+            f"learned {'that label' if len(never) == 1 else 'these labels'}. Write some yourself "
+            "(data.reasoning_column), or set augment.filters."
+        )
+    elif train["rows"] and train["kept"] < _FEW_REASONINGS * train["rows"]:
+        yield (
+            f"{' and '.join(learning)} {'learn' if many else 'learns'} from the {train['kept']:,} of {train['rows']:,} "
+            "training rows whose reasoning was kept; qa learns from all."
+        )
+    measured = stats.get("ungrounded") or {}
+    if measured.get("cost") is not None and not measured["applied"]:
+        yield (
+            f"Reasonings that name no word of their text stay: the filter ungrounded would have cost "
+            f"{measured['cost']:.0%} of the rows their reasoning (augment.ungrounded_at_most)."
+        )
 
 
 def _common(mine: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:

@@ -36,8 +36,9 @@ def pilot_recipe(recipe: Recipe, data: LabelledData, folder: Path) -> Recipe:
         raise UserError("classifier.arms has no arm that reasons: there is nothing to try out.", hint="Add qra to it.")
     if len(data.train) < _FEWEST:
         raise UserError(
-            f"{len(data.train):,} training rows are too few to train on some and to measure on others.",
-            hint="Run the recipe itself: `rir-mlx run`.",
+            f"{len(data.train):,} training rows are too few to train on some and to measure on others: it takes "
+            f"{_FEWEST}.",
+            hint="Run the recipe itself with `rir-mlx run RECIPE`; so few rows do not take long.",
         )
     values = recipe.model_dump(mode="json")
     values["name"] = f"{recipe.name}-pilot"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -12,6 +13,7 @@ from pathlib import Path
 from rir_mlx.errors import RirError, UserError, did_you_mean
 from rir_mlx.evaluation.schema import Comparison, read_comparison
 from rir_mlx.storage.layout import RunDir, all_runs
+from rir_mlx.types import RUNS
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,11 @@ def _written(run: RunDir) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(max(times)))
 
 
+def _lists(runs: Path) -> str:
+    more = "" if runs == RUNS else f" --runs {shlex.quote(str(runs))}"
+    return f"`rir-mlx runs{more}` lists the runs."
+
+
 def find_existing(name: str | None, runs: Path, holds: Callable[[RunDir], bool], what: str) -> RunDir:
     """The run in a folder or of a name, or the newest that holds what is wanted; `what` names that in the error,
     such as `a report`.
@@ -92,7 +99,8 @@ def find_existing(name: str | None, runs: Path, holds: Callable[[RunDir], bool],
     if name is None:
         if there:
             return there[0]
-        raise UserError(f"There is no run in {runs}/ with {what}.", hint="`rir-mlx runs` lists the runs.")
+        hint = f"`rir-mlx run` or `rir-mlx evaluate` writes one. {_lists(runs)}"
+        raise UserError(f"There is no run in {runs}/ with {what}.", hint=hint)
     for run in (RunDir(Path(name)), RunDir(runs / name)):
         if run.recipe_file.is_file():
             if holds(run):
@@ -101,5 +109,5 @@ def find_existing(name: str | None, runs: Path, holds: Callable[[RunDir], bool],
                 f"{run.folder} has no {what.partition(' ')[2]}.", hint=f"Run `rir-mlx evaluate {run.folder}` first."
             )
     names = [run.folder.name for run in there]
-    known = f"With {what}: {', '.join(names)}." if names else "`rir-mlx runs` lists the runs."
+    known = f"With {what}: {', '.join(names)}." if names else _lists(runs)
     raise UserError(f"There is no run {name}.{did_you_mean(Path(name).name, names)}", hint=known)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rir_mlx.data.columns import usually_named
-from rir_mlx.data.labels.columns_of_labels import is_blank, is_mark, people_labelled, stem_of
+from rir_mlx.data.labels.columns_of_labels import is_blank, is_mark, is_no_vote, people_labelled, stem_of
 from rir_mlx.data.tables.row_streams import Record, open_stream
 from rir_mlx.data.tables.table import ANY_FORMAT, TableFormat, Wanted
 from rir_mlx.errors import DataError
@@ -158,7 +158,8 @@ def label_columns(table: TableColumns, taken: Collection[str]) -> list[Guess]:
     fitting.sort(key=lambda column: (column.is_number, len(column.values)))
     return [
         Guess(
-            column.name, f"{len(column.values)} different values come again and again, {column.repeats:.0f} times each"
+            column.name,
+            f"{len(column.values)} different values come again and again, {column.repeats:.0f} times each on average",
         )
         for column in fitting
     ]
@@ -180,7 +181,14 @@ def columns_of_labels(table: TableColumns, taken: Collection[str]) -> Guess | No
     if any(column.name not in (*marked, *empty) for column in run) or (empty and table.partly):
         return None
     first, *more = (column.name for column in run)
-    return Guess(first, "each has marks, such as 1 and 0", tuple(more))
+    marks = {value.strip() for name in marked for value in _values(table, name) if not is_blank(value)}
+    shown = " and ".join(sorted(marks, reverse=True)[:2]) if len(marks) > 1 else f"{next(iter(marks))} and nothing"
+    return Guess(first, f"each has marks, such as {shown}", tuple(more))
+
+
+def _values(table: TableColumns, name: str) -> Collection[str]:
+    column = table.named(name)
+    return column.values if column else ()
 
 
 def marked_columns(table: TableColumns, taken: Collection[str]) -> list[str]:
@@ -200,7 +208,7 @@ def _columns_of_people(table: TableColumns, taken: Collection[str]) -> list[str]
     """The columns that are named after people who label, such as `rater_1` and `rater_2`, where all hold labels."""
     for stem in dict.fromkeys(stem_of(column.name) for column in table.columns):
         columns = [column for column in table.columns if stem_of(column.name) == stem and column.name not in taken]
-        values = {value for column in columns for value in column.values if not is_blank(value)}
+        values = {value for column in columns for value in column.values if not is_no_vote(value)}
         labels = 2 <= len(values) <= _MOST_LABELS and all(column.filled and not column.structured for column in columns)
         short = all(column.characters <= _SHORT for column in columns)
         plain = not any(is_mark(value) or _is_number(value) for value in values)

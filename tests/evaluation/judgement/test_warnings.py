@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +12,11 @@ from measured_arms import arm, classifier_scores, rows, truth, warned
 from rir_mlx.classification.scores import LabelScores
 from rir_mlx.evaluation.comparison import choose_arm
 from rir_mlx.evaluation.entries import arm_predictions
-from rir_mlx.evaluation.judgement.warnings import trained_unlike
+from rir_mlx.evaluation.judgement.warnings import of_reasonings, trained_unlike
 from rir_mlx.evaluation.schema import LabelMass
 from rir_mlx.evaluation.scores import ClassifierScores, MeasuredArm, calibrate
 from rir_mlx.statistics.calibration import Calibration
+from rir_mlx.types import Arm
 
 
 @pytest.mark.parametrize(("count", "words"), [(19, "too few"), (20, "rough"), (499, "rough"), (500, None)])
@@ -85,6 +87,26 @@ def test_a_tie_on_the_validation_rows_is_said_and_goes_to_the_cheaper_arm() -> N
     )
     better = replace(reasons_first, fields=reasons_first.fields | {"validation_accuracy": 0.967})
     assert choose_arm([better, cheap]) == "qra"
+
+
+def test_arms_that_reason_first_are_told_to_have_learned_from_fewer_rows() -> None:
+    """A label of which no reasoning was kept was never seen by `qra`, and the report was silent on it."""
+    arms: list[Arm] = ["qa", "qra", "qar", "qarqa", "multitask"]
+
+    def said(kept: dict[str, float], **more: Any) -> list[str]:
+        total = sum(round(20 * share) for share in kept.values())
+        train = {"rows": 20 * len(kept), "kept": total, "rows_by_label": dict.fromkeys(kept, 20), "kept_by_label": kept}
+        return list(of_reasonings({"train": train, **more}, arms))
+
+    [line] = said({"billing": 1.0, "refund": 0.0})
+    assert line.startswith("No reasoning of 'refund' was kept, so qra never learned that label.")
+    [line] = said({"billing": 1.0, "refund": 0.5})
+    assert line == "qra learns from the 30 of 40 training rows whose reasoning was kept; qa learns from all."
+    [line] = said({"joy": 1.0}, ungrounded={"applied": False, "cost": 0.95, "at_most": 0.1})
+    assert "the filter ungrounded would have cost 95% of the rows" in line
+    assert not said({"joy": 1.0}, ungrounded={"applied": True, "cost": 0.05, "at_most": 0.1})
+    assert not list(of_reasonings({}, arms))
+    assert not list(of_reasonings({"train": {}}, ["qa", "qar"]))
 
 
 def test_arms_that_were_trained_otherwise_are_told() -> None:
