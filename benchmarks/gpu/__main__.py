@@ -11,6 +11,9 @@
   e  (a) to (d) in MLX, beside mlx-lm, where `mlx` runs on a GPU, as its CUDA build does
   f  a training that is killed and resumed: are the bytes the same, as it is and with deterministic kernels
 
+Rows at a time go up to 512, and a program that does not fit says so in the table. TRL runs without packing: that needs
+flash-attention, or rows that share a sequence see each other.
+
 Every step is a process of its own, and is written to the file as soon as it is done. The same command goes on where it
 stopped: a step that is in the file is not run again, except, with `--again`, one that failed. Once `--minutes` are over
 no further step begins. The table beside the JSON file shows all that is known by then. `share` is the least time by the

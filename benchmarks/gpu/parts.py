@@ -37,9 +37,9 @@ class Plan:
     """The model's folder, what is run at a time, and how long a measurement lasts. `tests` are pytest's arguments."""
 
     folder: str
-    train: tuple[int, ...] = (16, 128)
+    train: tuple[int, ...] = (16, 128, 512)
     write: tuple[int, ...] = (32, 128, 512)
-    classify: int = 128
+    classify: int = 512
     tokens: int = 64
     seconds: float = 6.0
     longest: float = 90.0

@@ -69,6 +69,12 @@ def prepare(*, offline: bool) -> None:
         forbid_network()
 
 
+def multiply_exactly() -> None:
+    """Let MLX multiply float32 with all of its bits, where it would take 10 (TF32, on M5 and CUDA), unless the user has
+    said which: an export is compared with the trained model. MLX reads it at its first product."""
+    os.environ.setdefault("MLX_ENABLE_TF32", "0")
+
+
 def tell(text: str, *, err: bool = False) -> None:
     """Print sentences on stdout or stderr. A terminal gets them broken between words; elsewhere a line stays whole."""
     from rich.console import Console

@@ -60,9 +60,10 @@ def export(
     from rir_convert.upload import check_push, push_folder
 
     from rir_cli.console import print_json
-    from rir_cli.context import arm_of, trained_context
+    from rir_cli.context import arm_of, multiply_exactly, trained_context
     from rir_mlx.errors import UserError
 
+    multiply_exactly()
     if (public or dry_run) and not push_to_hub:
         raise UserError("--public and --dry-run are options of an upload.", hint="Add --push-to-hub OWNER/NAME.")
     if push_to_hub and offline and not dry_run:

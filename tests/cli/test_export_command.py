@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -337,3 +338,15 @@ def test_an_output_that_is_a_file_is_refused_in_words(exportable: Run, tmp_path:
     with pytest.raises(UserError, match="is a file; an export is a folder"):
         export("runs/small", "qa", ExportOptions(output=tmp_path / "file"))
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_an_export_multiplies_float32_with_all_bits_unless_the_user_says_otherwise(
+    rir: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLX takes 10 of them on some GPUs, and what is compared then is not what was written."""
+    for before, after in ((None, "0"), ("1", "1")):
+        monkeypatch.setenv("MLX_ENABLE_TF32", before or "")
+        if before is None:
+            monkeypatch.delenv("MLX_ENABLE_TF32")
+        assert rir("export", "--runs", str(tmp_path)).code == 2
+        assert os.environ["MLX_ENABLE_TF32"] == after

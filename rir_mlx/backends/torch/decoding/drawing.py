@@ -62,7 +62,8 @@ def _gumbel_max(scaled: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
     """A token of each row by `rir_mlx.backends.noise`; `scaled` [rows, vocabulary] are logits, -inf where excluded."""
     count, vocabulary = scaled.shape
     blocks, width = blocks_of(vocabulary)
-    noise = torch.from_numpy(np.stack([row.next_noise(vocabulary) for row in rows])).to(scaled.device)
+    noise = torch.from_numpy(np.stack([row.next_noise(vocabulary) for row in rows]))
+    noise = (noise.pin_memory() if scaled.is_cuda else noise).to(scaled.device, non_blocking=True)
     padded = torch.nn.functional.pad(scaled, (0, blocks * width - vocabulary), value=-torch.inf)
     cut = padded.view(count, blocks, width)
     block = (cut.logsumexp(-1) + noise[:, :blocks]).argmax(-1)
