@@ -87,10 +87,13 @@ class Case:
         """How much better the second one's classifiers are on rows like these, and whether they are shown to be better
         (1), worse (-1) or neither (0). It is corrected for the number of reasoning arms and, beside a baseline, of
         baselines, as `EntryResult.beats` is."""
-        compared = max(1, sum(entry.is_reasoning_arm for entry in self.entries))
-        if "baseline" in (first.kind, second.kind):
-            compared *= max(1, len(self.baselines))
-        return shown_difference(first, second, self.rows, compared)
+        with_baseline = "baseline" in (first.kind, second.kind)
+        return shown_difference(first, second, self.rows, self.compared(with_baseline=with_baseline))
+
+    def compared(self, *, with_baseline: bool) -> int:
+        """How many comparisons one is judged together with, itself included."""
+        arms = max(1, sum(entry.is_reasoning_arm for entry in self.entries))
+        return arms * max(1, len(self.baselines)) if with_baseline else arms
 
     def is_better(self, first: EntryPredictions, second: EntryPredictions) -> bool:
         """Whether the second one's classifiers are shown to be better."""

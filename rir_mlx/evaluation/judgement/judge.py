@@ -73,7 +73,8 @@ def failure_to_learn(case: Case) -> tuple[Headline, str] | None:
                 return both
             return headlines.BEHIND_TFIDF, worse_than_tfidf_verdict(best, accuracy(tfidf, rows), cause)
     if found is None:
-        return headlines.too_few_rows(count), too_few_rows_verdict(best, majority, count)
+        together = case.compared(with_baseline=True)
+        return headlines.too_few_rows(count), too_few_rows_verdict(best, majority, count, together)
     return None
 
 

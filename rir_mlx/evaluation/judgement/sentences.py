@@ -61,14 +61,17 @@ def one_label_verdict(label: str, rows: int) -> str:
     return f"All {counted(rows, 'test row')} have the label {label!r}, so nothing shows what an arm has learned."
 
 
-def too_few_rows_verdict(best: tuple[str, float], majority: tuple[str, float], rows: int) -> str:
+def too_few_rows_verdict(best: tuple[str, float], majority: tuple[str, float], rows: int, together: int = 1) -> str:
     """For arms that may or may not be better than the most frequent label. The arguments are those of
-    `nothing_learned_verdict`, and the number of test rows compared."""
+    `nothing_learned_verdict`, the number of test rows compared, and how many comparisons are judged together."""
     label, share = majority
+    strict = (
+        f" {together} comparisons are judged together, so each takes p < {0.05 / together:.2g}." if together > 1 else ""
+    )
     return (
         f"{counted(rows, 'test row')} cannot show whether any arm is better than always answering {label!r}, the most "
         f"frequent label ({100 * share:.1f} %; the best arm, {best[0]}, has {100 * best[1]:.1f} %). So this run says "
-        "nothing about reasoning. More test rows (data.test, data.test_size) would show it."
+        f"nothing about reasoning. More test rows (data.test, data.test_size) would show it.{strict}"
     )
 
 
