@@ -59,6 +59,8 @@ app = typer.Typer(
 
 
 _INTERRUPTED = 130
+_CONTINUED = {"run", "demo", "pilot", "train-rgen", "augment", "train-classifier", "evaluate", "-o", "--output"}
+"""Commands that go on where they were stopped; `classify` does with an output, and `export` begins again."""
 _AFTER_EVALUATION = 'classify "a text of your own"'
 _PROMPTS = 3
 
@@ -321,6 +323,11 @@ def root(
     """Two-stage reasoning-infused text classification (arXiv:2507.00214) on your own machine."""
 
 
+def _goes_on(given: list[str]) -> bool:
+    """Whether the same command continues what was interrupted."""
+    return bool(_CONTINUED.intersection(given)) and "export" not in given
+
+
 def main() -> NoReturn:
     """Run a command. Exit codes: 0 done, 1 the work failed, 2 the user's mistake, 130 interrupted."""
     without_stdout_print_nowhere()
@@ -345,7 +352,8 @@ def _main() -> NoReturn:
     except SystemExit as ended:
         if ended.code == _INTERRUPTED:
             command = "the same command" + (" without --force" if "--force" in sys.argv else "")
-            tell(f"\nInterrupted. Finished work is kept; {command} continues.", err=True)
+            kept = f" Finished work is kept; {command} continues." if _goes_on(sys.argv[1:]) else ""
+            tell(f"\nInterrupted.{kept}", err=True)
         raise
     except Exception as error:
         from rir_cli.console import debugging
