@@ -163,3 +163,9 @@ def test_scripts_are_named_by_their_letters() -> None:
     assert scripts(["包裹在哪里 where is it"]) == ["Latin", "CJK"]
     assert describe_texts(["one two", "one two three four"]) == "3 words (5 to 95 %: 2 to 4), in Latin script"
     assert describe_texts(["123"]) == "1 words (5 to 95 %: 1 to 1), in no script"
+
+
+def test_rows_that_cannot_be_read_are_counted_beside_the_others(tmp_path: Path) -> None:
+    """`init` said 2 rows where `check` said 3."""
+    columns = read_columns(table(tmp_path, "text,label", "one,a", "two,b,too many", "three,a"))
+    assert (columns.rows, columns.unread, columns.counted_rows) == (2, 1, "3 rows (1 cannot be read)")

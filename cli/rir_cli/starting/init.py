@@ -97,8 +97,7 @@ def _draft(look: TableLook, target: Path, limit: float | None, *, asks: bool) ->
     from rir_mlx.guide.table.texts import describe_texts
     from rir_mlx.stages import check
 
-    rows = f"{'more than ' if look.table.partly else ''}{look.table.rows:,} rows"
-    _say(f"{look.path}: {rows}, columns {', '.join(look.table.names)}")
+    _say(f"{look.path}: {look.table.counted_rows}, columns {', '.join(look.table.names)}")
     _say_guesses(look, asks=asks)
     text, label = questions.ask_columns(look) if asks else ((), ())
     table = drafting.as_split(_labels_settled(first_recipe.scan(look, text, label), asks=asks))

@@ -17,7 +17,7 @@ from rir_mlx.data.labels.columns_of_labels import is_blank, is_mark, is_no_vote,
 from rir_mlx.data.tables.row_streams import Record, open_stream
 from rir_mlx.data.tables.table import ANY_FORMAT, TableFormat, Wanted
 from rir_mlx.errors import DataError
-from rir_mlx.progress import shortened
+from rir_mlx.progress import counted, shortened
 
 _READ = 20_000
 """Rows that a guess is made from."""
@@ -98,11 +98,19 @@ class ColumnFacts:
 
 @dataclass(frozen=True)
 class TableColumns:
-    """The columns of a table in their order, from its first rows; `rows` of them were read, all if not `partly`."""
+    """The columns of a table in their order, from its first rows; `rows` of them were read, all if not `partly`, and
+    `unread` ones beside them could not be."""
 
     columns: tuple[ColumnFacts, ...]
     rows: int
     partly: bool
+    unread: int = 0
+
+    @property
+    def counted_rows(self) -> str:
+        """How many rows there are, in words."""
+        unread = f" ({self.unread:,} cannot be read)" if self.unread else ""
+        return f"{'more than ' if self.partly else ''}{counted(self.rows + self.unread, 'row')}{unread}"
 
     @property
     def names(self) -> list[str]:
@@ -116,15 +124,18 @@ def read_columns(path: Path, form: TableFormat = ANY_FORMAT) -> TableColumns:
     """The columns of a table. Raises DataError if the file is missing, of another kind or empty."""
     stream = open_stream(path, Wanted([], str(path), form))
     found: dict[str, ColumnFacts] = {}
-    rows = 0
-    records = (record for record in stream.scan() if isinstance(record, Record))
+    rows = unread = 0
+    records = stream.scan()
     for record in islice(records, _READ):
+        if not isinstance(record, Record):
+            unread += 1
+            continue
         rows += 1
         for name, cell in record.cells.items():
             found.setdefault(name, ColumnFacts(name)).add(cell)
     if not rows:
         raise DataError(f"{path} has no rows.", hint="It needs a row for each text, below a line of column names.")
-    return TableColumns(tuple(found.values()), rows, next(records, None) is not None)
+    return TableColumns(tuple(found.values()), rows, next(records, None) is not None, unread)
 
 
 def guess_text(table: TableColumns) -> Guess | None:
