@@ -173,5 +173,6 @@ def all_runs(root: Path = RUNS) -> list[RunDir]:
 
 def newest_run(root: Path = RUNS, *, trained: bool = False) -> RunDir | None:
     """The run under `root` whose recipe, classifier or evaluation was written last. `trained` skips runs without a
-    classifier."""
-    return next((run for run in all_runs(root) if not trained or run.trained_arms()), None)
+    classifier. A pilot, which learned from few rows, is taken only where there is no other."""
+    runs = sorted(all_runs(root), key=lambda run: run.pilot_rows.is_dir())
+    return next((run for run in runs if not trained or run.trained_arms()), None)
