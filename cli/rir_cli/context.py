@@ -61,6 +61,7 @@ def prepare(*, offline: bool) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     # Libraries announce their later versions, and PEFT remarks on mlx-lm's keys. A user can fix neither.
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", message="Unexpected keyword arguments", category=UserWarning)
     if offline:

@@ -3,7 +3,9 @@ they touched, as a CUDA graph is one."""
 
 from __future__ import annotations
 
+import gc
 import warnings
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,8 @@ pytest.importorskip("peft")
 pytestmark = pytest.mark.slow
 pytree = pytest.importorskip("torch.utils._pytree")
 dispatch = pytest.importorskip("torch.utils._python_dispatch")
-WAITS = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal")
+WAITS = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "lift_fresh", "lift_fresh_copy", "_pin_memory")
+"""Operations that wait for a GPU, or send it what the host made."""
 PREFIX = tuple(range(3, 40))
 
 
@@ -131,13 +134,94 @@ def test_a_replay_that_differs_is_not_used(
     assert model.record is None
 
 
+@pytest.mark.parametrize("what", ["keys", "a column", "tokens"])
+def test_a_replay_that_spoils_the_memory_of_rows_or_keeps_old_tokens_changes_no_text(
+    model: Any, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """The replay that was refused ran last, and left its keys. One with the recording's tokens was taken where rows
+    repeat theirs."""
+    from rir_mlx.backends.torch.decoding import generation
+
+    made: list[Any] = []
+
+    class Slots(generation.Slots):
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **named)
+            made.append(self)
+
+    def record(step: Callable[[], Any]) -> Callable[[], Any]:
+        slots, then = made[-1], made[-1].tokens.clone()
+
+        def replay() -> Any:
+            if what == "tokens":
+                now, slots.tokens[:] = slots.tokens.clone(), then
+                hidden = step()
+                slots.tokens[:] = now
+                return hidden
+            hidden, layer = step(), slots.layers[0]
+            if what == "keys":
+                layer.keys.fill_(float("nan"))
+            else:
+                layer.values[:, :, 0] = 7.0
+            return hidden
+
+        return replay
+
+    monkeypatch.setattr("rir_mlx.backends.torch.decoding.recording._AT_FIRST", 2)
+    monkeypatch.setattr(generation, "Slots", Slots)
+    expected = written(model, Sampling(batch_size=5), 30, PREFIX)
+    model.record = record
+    with pytest.warns(RuntimeWarning, match="differs"):
+        assert written(model, Sampling(batch_size=5), 30, PREFIX) == expected
+
+
+def test_a_generation_lets_go_of_its_recordings(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slots and recordings refer to each other: they stayed until garbage was collected, with a GPU's memory."""
+    from rir_mlx.backends.torch.decoding import generation
+
+    alive: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    class Slots(generation.Slots):
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **named)
+            alive.update(self.layers)
+
+    monkeypatch.setattr("rir_mlx.backends.torch.decoding.recording._AT_FIRST", 2)
+    monkeypatch.setattr(generation, "Slots", Slots)
+    model.record = Rehearsal()
+    gc.collect()
+    gc.disable()
+    try:
+        written(model, Sampling(batch_size=5), 30, PREFIX)
+        assert not any(layer.is_initialized and layer.keys is not None for layer in alive)
+    finally:
+        gc.enable()
+
+
+def test_no_memory_for_a_recording_costs_one_generation_its_recordings(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rir_mlx.backends.torch.decoding.recording._AT_FIRST", 2)
+    expected = written(model, Sampling(batch_size=5), 30, PREFIX)
+
+    def record(step: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model.record = record
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert written(model, Sampling(batch_size=5), 30, PREFIX) == expected
+    assert model.record is record
+
+
 def test_a_number_that_the_host_knew_when_it_recorded_is_found_out(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A replay repeats it: here the place of the next token, as a slice."""
+    """A replay repeats it: here the places of the next tokens."""
     from rir_mlx.backends.torch.decoding import generation
 
     class Slots(generation.Slots):
         def _run(self, rows: int, width: int) -> Any:
-            self.places[:rows] = torch.from_numpy(self.lengths[:rows].copy())
+            for row, length in enumerate(self.lengths[:rows].tolist()):
+                self.places[row].fill_(length)
             return super()._run(rows, width)
 
     monkeypatch.setattr("rir_mlx.backends.torch.decoding.recording._AT_FIRST", 2)

@@ -39,32 +39,36 @@ def generate(
     late = steps_unread(model.device, sampling)
     together = max(1, sampling.batch_size // 4)  # rows that enter together; a single row takes as long as a step
     exhausted = False
-    while rows or unread or not exhausted:
-        fresh: list[Row] = []
-        if not exhausted and sampling.batch_size - len(rows) >= (together if rows else 1):
-            taken, exhausted = take(source, sampling.batch_size - len(rows))
-            taken.sort(key=lambda request: request.whole)
-            fresh = [Row(request, request.limit(sampling)) for request in taken]
-        if rows or fresh:
-            following = sum(not row.request.whole for row in fresh)
-            slots = slots or Slots(model, prefix, sampling.batch_size, shares=following >= _SHARING)
-            hidden = [slots.step()] if rows else []
-            for whole in (False, True):
-                entering = [row.request.tokens for row in fresh if row.request.whole == whole]
-                hidden += [slots.enter(entering, whole=whole)] if entering else []
-            rows += fresh
-            drawn = draw(model.logits_of(torch.cat(hidden)), rows, sampling)
-            slots.tokens[: len(rows)] = drawn.clamp(min=0)  # a token that is none is told once it is read
-            unread.append(_Step(drawn, list(rows)))
-            for row in rows:
-                row.drawn += 1
-        while len(unread) > (late if rows else 0):
-            yield from unread.pop(0).read(sampling, on_token)
-        for slot in reversed(range(len(rows))):
-            if slots and (rows[slot].done or rows[slot].drawn >= rows[slot].limit):
-                slots.leave(slot)
-                rows[slot] = rows[-1]
-                rows.pop()
+    try:
+        while rows or unread or not exhausted:
+            fresh: list[Row] = []
+            if not exhausted and sampling.batch_size - len(rows) >= (together if rows else 1):
+                taken, exhausted = take(source, sampling.batch_size - len(rows))
+                taken.sort(key=lambda request: request.whole)
+                fresh = [Row(request, request.limit(sampling)) for request in taken]
+            if rows or fresh:
+                following = sum(not row.request.whole for row in fresh)
+                slots = slots or Slots(model, prefix, sampling.batch_size, shares=following >= _SHARING)
+                hidden = [slots.step()] if rows else []
+                for whole in (False, True):
+                    entering = [row.request.tokens for row in fresh if row.request.whole == whole]
+                    hidden += [slots.enter(entering, whole=whole)] if entering else []
+                rows += fresh
+                drawn = draw(model.logits_of(torch.cat(hidden)), rows, sampling)
+                slots.tokens[: len(rows)] = drawn.clamp(min=0)  # a token that is none is told once it is read
+                unread.append(_Step(drawn, list(rows)))
+                for row in rows:
+                    row.drawn += 1
+            while len(unread) > (late if rows else 0):
+                yield from unread.pop(0).read(sampling, on_token)
+            for slot in reversed(range(len(rows))):
+                if slots and (rows[slot].done or rows[slot].drawn >= rows[slot].limit):
+                    slots.leave(slot)
+                    rows[slot] = rows[-1]
+                    rows.pop()
+    finally:
+        if slots:
+            slots.close()
 
 
 def steps_unread(device: torch.device, sampling: Sampling) -> int:
