@@ -239,6 +239,11 @@ class _Export:
     def exported(self) -> ExportedClassifier:
         """What `classify` asks the written folder."""
         trained, recipe, run = self.trained, self.context.recipe, self.context.run
+        if trained.calibration.answer_from == {}:
+            self.context.progress.warn(
+                "evaluate.wanted_accuracy was not measured for this classifier, so the export answers only with a "
+                "threshold of the user's: run `rir-mlx evaluate` first."
+            )
         adapter = self.options.to == "adapter"
         return ExportedClassifier(
             name=run.name,

@@ -16,7 +16,7 @@ from rir_mlx.data.labels.combinations import holds
 from rir_mlx.errors import UserError
 from rir_mlx.prompting.arms import ClassificationTask
 from rir_mlx.prompting.codec import Codec
-from rir_mlx.statistics.calibration import Calibration
+from rir_mlx.statistics.calibration import NO_ANSWER, Calibration
 from rir_mlx.statistics.intervals import FloatArray
 from rir_mlx.statistics.several_labels import answered_sets, label_probabilities
 from rir_mlx.types import AnswerMode, Arm, Way
@@ -26,7 +26,8 @@ def no_threshold() -> UserError:
     """The error of a classifier of which an accuracy is wanted that was never measured for it."""
     return UserError(
         "evaluate.wanted_accuracy is set, and was not measured for this classifier: no threshold is known.",
-        hint="Run `rir-mlx evaluate`, or choose a threshold yourself: 0 labels every text.",
+        hint="Run `rir-mlx evaluate` on its run (and export it again, if this is an export), or choose a threshold "
+        "yourself: 0 labels every text.",
     )
 
 
@@ -125,7 +126,8 @@ class Classifier(LabelScorer):
         if self.reasons_first and options.reason != "never":
             mode = "sampled" if options.samples > 1 else "auto" if options.reason == "auto" else "reasoned"
         mixed = self.reasons_first and options.reason == "auto" and options.samples > 1
-        if mode not in thresholds or mixed or not self.is_calibrated(options):
+        abstains = mode in thresholds and thresholds[mode].confidence == NO_ANSWER
+        if not abstains and (mode not in thresholds or mixed or not self.is_calibrated(options)):
             raise UserError(
                 "evaluate.wanted_accuracy was not measured for this way of classifying, so no threshold is known.",
                 hint="Choose --threshold yourself; or, for --samples, set evaluate.samples to the same number and run "
@@ -137,12 +139,14 @@ class Classifier(LabelScorer):
         """Whether probabilities that are averaged over several reasonings were calibrated over as many; of other ways
         of classifying, true."""
         sampled = self.reasons_first and options.reason != "never" and options.samples > 1
-        return not sampled or options.samples == self.calibration.samples
+        return not sampled or self.calibration.samples in (None, options.samples)
 
     @property
     def of_samples(self) -> str:
         """How many reasonings were averaged when that was calibrated, as the end of a sentence."""
         measured = self.calibration.samples
+        if not self.calibration.rows:
+            return "nothing was calibrated on validation rows"
         return f"the validation rows had {measured} (evaluate.samples)" if measured else "evaluate.samples was 1"
 
     def _doubtful(self, predictions: Sequence[Prediction]) -> list[int]:

@@ -128,7 +128,7 @@ def calibrate(
     if len(truth) < FEWEST_TO_CALIBRATE:
         modes: tuple[AnswerMode, ...] = get_args(AnswerMode)
         none = None if wanted_accuracy is None else dict.fromkeys(modes, AnswerThreshold(NO_ANSWER, 0))
-        return Calibration(answer_from=none, wanted=wanted_accuracy)
+        return Calibration(answer_from=none, wanted=wanted_accuracy, samples=samples if samples > 1 else 0)
     log_probabilities = {way: scored.log_probabilities for way, scored in scores.validation.items()}
     shares = None if rows.shares is None else rows.shares[0]
     fitted = {way: fit_temperature(values, truth, shares) for way, values in log_probabilities.items()}

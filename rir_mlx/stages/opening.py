@@ -160,7 +160,7 @@ def find_run(source: RecipeSource, options: OpenOptions = _DEFAULTS) -> tuple[Ru
             f"{source} is an export: it holds no recipe and no rows.",
             hint="Name the run that it was made from. An export can be classified with, and served.",
         )
-    if source is None and options.progress is not None:
+    if source is None and not (os.environ.get("RANK") or os.environ.get("MLX_RANK") or "0").strip("0"):
         options.progress.say(NO_RECIPE)
     recipe = load_recipe(DEFAULT_RECIPE if source is None else source, overrides)
     run = RunDir(options.runs / recipe.name)

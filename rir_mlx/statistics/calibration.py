@@ -29,8 +29,8 @@ RISK = 0.05
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 """Bounds of a fitted temperature."""
-_AT_BOUND = 0.05
-"""The search for a temperature ends this near a bound, in logarithms."""
+_AT_BOUND = 0.002
+"""The search for a temperature ends nearer to a bound than this, in logarithms."""
 _MAX_GAP = 100.0
 _PRIOR_DEVIATION = 0.5
 
@@ -54,7 +54,7 @@ class Calibration:
     answer_from   for each mode that was measured, the lowest confidence at which the classifier answers, chosen for a
                   wanted accuracy; `NO_ANSWER` where no threshold is shown to reach it. None if none was wanted
     wanted        the accuracy that `answer_from` was chosen for
-    samples       the reasonings over which `sampled` was averaged; 0 if it was not measured
+    samples       the reasonings over which `sampled` was averaged; 0 if it was not measured, None if nobody knows
     given_from    for each way of scoring, the probability from which on a label is given, by label: only where a text
                   may have several labels
     """
@@ -65,13 +65,13 @@ class Calibration:
     answer_from: Mapping[AnswerMode, AnswerThreshold] | None = None
     given_from: Mapping[Way, Mapping[str, float]] = field(default_factory=dict)
     wanted: float | None = None
-    samples: int = 0
+    samples: int | None = 0
 
     def wanting(self, accuracy: float | None) -> Calibration:
         """This calibration where such an accuracy is wanted: with no threshold at all, which no way of classifying
         passes, if it was chosen for another one or not measured."""
         if accuracy is None:
-            return self
+            return self if self.wanted is None else replace(self, answer_from=None, wanted=None)
         if self.answer_from is None or self.wanted not in (None, accuracy):
             return replace(self, answer_from={}, wanted=accuracy)
         return self
@@ -114,12 +114,12 @@ class Calibration:
         given_from, wanted, samples = (
             _given_from(found.get("given_from", {})),
             found.get("wanted"),
-            found.get("samples", 0),
+            found.get("samples"),
         )
         if wanted is not None and (not _number(wanted) or not 0 < wanted <= 1):
             raise ValueError(f"wanted is {wanted!r}; expected null or a share above 0 and at most 1")
-        if not isinstance(samples, int) or isinstance(samples, bool) or samples < 0:
-            raise ValueError(f"samples is {samples!r}; expected a whole number, 0 or more")
+        if samples is not None and (not isinstance(samples, int) or isinstance(samples, bool) or samples < 0):
+            raise ValueError(f"samples is {samples!r}; expected null or a whole number, 0 or more")
         thresholds = _thresholds(found.get("answer_from"))
         return cls(fitted, rows, found.get("reason_below"), thresholds, given_from, wanted, samples)
 

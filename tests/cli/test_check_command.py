@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +13,6 @@ from rir_cli.checking import _next_command
 
 from rir_mlx.data.loading import load_labelled
 from rir_mlx.recipe.loading import load_recipe
-from rir_mlx.recipe.schema import Recipe
-from rir_mlx.storage.layout import RunDir, newest_run
 
 ROWS = [(f"text number {n}", ("joy", "fear")[n % 2]) for n in range(60)]
 TORN = [("the same text", "joy"), ("The same  text", "fear")]
@@ -148,21 +144,6 @@ def test_the_newest_run_is_checked_where_nothing_is_named(rir: Run, recipe: Path
     for named in ([], ["runs/small"]):
         audit = json.loads(rir("check", *named, "--json").out)
         assert audit["rows"] == {"train": 45, "validation": 6, "test": 9}
-
-
-def test_a_pilot_is_not_taken_for_the_newest_run_where_there_is_another(tmp_path: Path) -> None:
-    """After `pilot`, `classify` answered with its classifier of few rows."""
-    recipe = Recipe()
-    RunDir(tmp_path / "mine").save_recipe(recipe)
-    pilot = RunDir(tmp_path / "mine-pilot")
-    pilot.save_recipe(recipe)
-    pilot.pilot_rows.mkdir()
-    os.utime(tmp_path / "mine/recipe.yaml", (1, 1))
-    newest = newest_run(tmp_path)
-    assert newest is not None
-    assert newest.name == "mine"
-    shutil.rmtree(tmp_path / "mine")
-    assert newest_run(tmp_path) is not None
 
 
 @pytest.mark.parametrize(

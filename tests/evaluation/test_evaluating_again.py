@@ -252,9 +252,16 @@ def test_a_threshold_over_several_reasonings_is_of_as_many(
 ) -> None:
     """One that was fitted over 2 was used over 64: probabilities that are averages of more reasonings are others."""
     monkeypatch.chdir(evaluated_run.parents[1])
-    evaluated("evaluate.samples=2", "evaluate.wanted_accuracy=0.5")
     asked = ("classify", "i was sad", "--arm", "qra", "--json", "--samples")
-    assert rir(*asked, "2").code == 0
+    evaluated("evaluate.samples=2", "evaluate.wanted_accuracy=0.5")
+    few = rir(*asked, "2")
+    assert (few.code, json.loads(few.out)["label"]) == (0, None), "too few validation rows for any threshold"
+    path = evaluated_run / "classifier-qra/calibration.json"
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    assert stored["calibration"]["samples"] == 2
+    stored["calibration"] |= {"rows": 60, "answer_from": {"sampled": {"confidence": 0.1, "rows": 60}}}
+    path.write_text(json.dumps(stored), encoding="utf-8")
+    assert json.loads(rir(*asked, "2").out)["label"]
     refused = rir(*asked, "5")
     assert refused.code == 2
     assert "evaluate.samples to the same number" in refused.err

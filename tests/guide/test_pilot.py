@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from rir_mlx.guide.pilot.outlook import Outlook, outlook
 from rir_mlx.guide.pilot.shortening import pilot_recipe, write_pilot_rows
 from rir_mlx.recipe.loading import load_recipe
 from rir_mlx.recipe.schema import Recipe
+from rir_mlx.storage.layout import RunDir, newest_run
 
 
 def judged(
@@ -214,3 +217,18 @@ def test_a_pilot_is_a_run_of_its_own_that_resumes(rir: Run, recipe: Path, tmp_pa
     assert {path: path.read_bytes() for path in done} == done
     assert found["text"] in again.out
     assert "Next:" in again.err
+
+
+def test_a_pilot_is_not_taken_for_the_newest_run_where_there_is_another(tmp_path: Path) -> None:
+    """After `pilot`, `classify` answered with its classifier of few rows."""
+    recipe = Recipe()
+    RunDir(tmp_path / "mine").save_recipe(recipe)
+    pilot = RunDir(tmp_path / "mine-pilot")
+    pilot.save_recipe(recipe)
+    pilot.pilot_rows.mkdir()
+    os.utime(tmp_path / "mine/recipe.yaml", (1, 1))
+    newest = newest_run(tmp_path)
+    assert newest is not None
+    assert newest.name == "mine"
+    shutil.rmtree(tmp_path / "mine")
+    assert newest_run(tmp_path) is not None

@@ -9,7 +9,7 @@ from pathlib import Path
 import processes
 import pytest
 from comparisons import a_comparison
-from review_runs import large_table, make_run, write_results
+from review_runs import TABLE, large_table, make_run, write_results
 
 from rir_mlx.data.loading import load_labelled
 from rir_mlx.prompting.codec import Codec
@@ -58,3 +58,12 @@ def large_run() -> tuple[RunDir, Recipe]:
     folder = processes.made_once("large run", _make_large_run)
     run = RunDir(folder / "runs/small")
     return run, run.recipe()
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> tuple[RunDir, Recipe]:
+    """A run to review, with a report."""
+    run, recipe = make_run(tmp_path, TABLE + f'"{MARKUP}",joy,0\n')
+    write_results(run, load_labelled(recipe.data, recipe.seed), {})
+    run.report.write_text(f"<h1>Report</h1>{MARKUP}", encoding="utf-8")
+    return run, recipe

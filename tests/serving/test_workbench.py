@@ -15,7 +15,7 @@ import httpx2
 import pytest
 from conftest import MARKUP
 from evaluated_run import export_of, opened, reopened_export
-from review_runs import TABLE, lines_of, make_run, write_results
+from review_runs import lines_of
 from served_models import described, fake_classifier, served_run, serving
 from test_routes import HTTP, KEY, error_of, events_of
 from test_worker import Waiting
@@ -37,14 +37,6 @@ from rir_mlx.types import Arm
 
 GETS = ("run", "threshold", "review", "review/rows", "review/row?id=train:2")
 POSTS = ("tables?name=a.csv", "review/decide", "review/undo")
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> tuple[RunDir, Recipe]:
-    run, recipe = make_run(tmp_path, TABLE + f'"{MARKUP}",joy,0\n')
-    write_results(run, load_labelled(recipe.data, recipe.seed), {})
-    run.report.write_text(f"<h1>Report</h1>{MARKUP}", encoding="utf-8")
-    return run, recipe
 
 
 @pytest.fixture

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
 import pytest
-from served_models import TASK, TEXTS, fake_classifier
+from served_models import TASK, TEXTS, described, fake_classifier, served_run
 
 from rir_mlx.backends.base import Backend, Completion, OnToken, Request, Sampling, Tokens
 from rir_mlx.backends.fake import FakeModel
@@ -17,8 +19,12 @@ from rir_mlx.classification.scores import Prediction
 from rir_mlx.classification.scoring import PredictOptions
 from rir_mlx.errors import Failure, UserError
 from rir_mlx.prompting.codec import Codec
+from rir_mlx.recipe.schema import Recipe
 from rir_mlx.serving.jobs import Busy, Item, Job, Question
+from rir_mlx.serving.wire import Served
+from rir_mlx.serving.workbench.arms import Arms, Loaded
 from rir_mlx.serving.worker import Limits, Worker
+from rir_mlx.storage.layout import RunDir
 from rir_mlx.types import Arm, ReasonMode
 
 WEATHER = Question("Is the weather good?", (("yes", "sun"), ("no", "rain")))
@@ -280,3 +286,23 @@ def test_a_model_that_cannot_be_loaded_is_the_caller_s_error() -> None:
 
     with pytest.raises(UserError, match="no such model"):
         Worker(load).start()
+
+
+def test_an_arm_that_cannot_be_described_is_not_kept_in_memory(small: tuple[RunDir, Recipe], codec: Codec) -> None:
+    """Each request for an arm without the threshold that was wanted loaded one more model."""
+    main = fake_classifier(codec)
+    worker = Worker(lambda: main)
+    source = served_run(*small, main, lambda arm: fake_classifier(codec, arm))
+
+    def describe(classifier: Classifier) -> Served:
+        raise UserError("no threshold is known")
+
+    arms = Arms(replace(source, describe=describe), Loaded(worker, described(main)), Limits())
+    before = threading.active_count()
+    for _ in range(3):
+        with pytest.raises(UserError, match="no threshold"):
+            arms.get("qa")
+    deadline = time.monotonic() + 10
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == before

@@ -147,7 +147,9 @@ def test_each_way_of_reading_has_its_own_temperature() -> None:
 )
 def test_a_calibration_survives_json(calibration: Calibration) -> None:
     assert Calibration.from_dict(json.loads(json.dumps(calibration.as_dict()))) == calibration
-    assert Calibration.from_dict({"rows": 3, "answer_from": None, "answered_rows": None}) == Calibration(rows=3)
+    assert Calibration.from_dict({"rows": 3, "answer_from": None, "answered_rows": None}) == Calibration(
+        rows=3, samples=None
+    )
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import httpx2
@@ -27,6 +28,9 @@ _QUICK_PAUSE = 0.2
 _SHOWN_WAIT = 30.0
 _MOST_PAUSES = 30
 """Consecutive pauses without an answer after which the job ends."""
+_OVERTAKEN, _MOST_OVERTAKEN = 3, 15
+"""How often others may be answered before a request, at a limited rate, until its pauses are its own, and until it is
+given up: its own size may be over the limit."""
 _FOREIGN_TRIES = 3
 """Tries at an address that never answered in this protocol."""
 _LONGEST_CONNECT = 10.0
@@ -42,12 +46,44 @@ _AGAIN = "Run the same command again; it continues."
 
 
 _REPEATED = (
+    answers.RateLimited,
     answers.Unreached,
     answers.ServerBusy,
     answers.RequestFailed,
     answers.NotAnAnswer,
 )
-"""Errors that another try may overcome, besides a limited rate."""
+"""Errors that another try may overcome."""
+
+
+@dataclass
+class _Tries:
+    """The tries of one request: `failed` ones, and those that met a limited rate since others were last answered
+    (`limited`). A server that names a time, or answers other requests meanwhile, will get to this request too; how
+    often others were answered first is `overtaken`. `answered` are all answers, when it was tried last."""
+
+    answered: int
+    failed: int = 0
+    limited: int = 0
+    overtaken: int = 0
+    made: int = 0
+
+    def count(self, problem: Exception, answered: int) -> None:
+        self.made += 1
+        if not isinstance(problem, answers.RateLimited):
+            self.failed += 1
+        elif answered > self.answered:
+            self.limited, self.overtaken = 0, self.overtaken + (not problem.wait)
+        else:
+            self.limited += not problem.wait
+        self.answered = answered
+
+    def of(self, problem: Exception) -> int:
+        """How many tries count towards the end of the patience with such a problem."""
+        return self.limited if isinstance(problem, answers.RateLimited) else self.failed
+
+
+def _growing(tries: int) -> float:
+    return min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** max(0, tries - 1))
 
 
 class SetAside(Exception):
@@ -135,20 +171,18 @@ class ServerClient:
         Raises SetAside if only the request may be at fault, Failure if the server is, NoServer if none ever answered,
         UserError if the address or the key is wrong; RequestRefused, NotFound and UnknownParameter as `attempt`
         does."""
-        tries, limited = 0, 0
-        answered_before = answered_then = self.answered
+        tries, answered_before = _Tries(self.answered), self.answered
         while True:
             await self.limit.wait(ending)
             try:
                 result = await _read(attempt)
-            except answers.RateLimited as problem:
-                # A server that names a time, or answers other requests meanwhile, will get to this request too.
-                limited = 0 if self.answered > answered_then else limited + (not problem.wait)
-                answered_then = self.answered
-                await self._again_or_give_up(problem, limited, self.answered > answered_before, ending)
             except _REPEATED as problem:
-                tries += 1
-                await self._again_or_give_up(problem, tries, self.answered > answered_before, ending)
+                tries.count(problem, self.answered)
+                if ending.is_set():
+                    raise self._failure(problem, tries.made) from None
+                if tries.of(problem) >= self._most_tries(problem) or tries.overtaken > _MOST_OVERTAKEN:
+                    raise self._given_up(problem, tries.made, self.answered > answered_before) from None
+                await self._pause_after(problem, tries, ending)
             except answers.Unauthorised as error:
                 raise self._unauthorised(error) from None
             except answers.Unusable as error:
@@ -189,21 +223,13 @@ class ServerClient:
         what = f"{self.server.shown} did not answer in {tries} tries, the last time: {self.clean(problem)}"
         return Failure(what, hint=_AGAIN)
 
-    async def _again_or_give_up(
-        self, problem: Exception, tries: int, others_answered: bool, ending: asyncio.Event
-    ) -> None:
-        """Wait before another try, or raise if there is none."""
-        if ending.is_set():
-            raise self._failure(problem, tries) from None
-        if tries >= self._most_tries(problem):
-            raise self._given_up(problem, tries, others_answered) from None
-        await self._pause_after(problem, tries, ending)
-
-    async def _pause_after(self, problem: Exception, tries: int, ending: asyncio.Event) -> None:
-        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** max(0, tries - 1)) * self._random.uniform(0.5, 1)
+    async def _pause_after(self, problem: Exception, tries: _Tries, ending: asyncio.Event) -> None:
+        pause = _growing(tries.of(problem)) * self._random.uniform(0.5, 1)
         if isinstance(problem, answers.RateLimited):
-            self.limit.pause(problem, problem.wait or pause, self.clean(problem))
-            return
+            if tries.overtaken <= _OVERTAKEN or problem.wait or problem.exhausted:
+                self.limit.pause(problem, problem.wait or pause, self.clean(problem))
+                return
+            pause = _growing(tries.overtaken - _OVERTAKEN)  # the limit may be about this request: others go on
         if isinstance(problem, answers.ServerBusy):
             self.limit.hold(min(problem.wait, LONGEST_WAIT), self.clean(problem))
         if isinstance(problem, answers.Unreached) and not self._reached:

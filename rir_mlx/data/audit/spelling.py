@@ -38,13 +38,15 @@ def check_spellings(counts: Mapping[str, Counter[str]], material: Material) -> I
     alike_ones = {name for names in alike(totals) for name in names}
     meant = {label: other for label, other in slips(totals).items() if label not in named | alike_ones}
     if meant:
-        shown = ", ".join(f"{label!r} ({totals[label]:,}) for {other!r}" for label, other in meant.items())
+        pairs = [f"{label!r} ({totals[label]:,}) for {other!r}" for label, other in meant.items()]
+        more = f", and {len(pairs) - LABELS_SHOWN:,} more" if len(pairs) > LABELS_SHOWN else ""
+        shown = ", ".join(pairs[:LABELS_SHOWN]) + more
         yield Finding(
             "labels that may be misspelt",
-            "warning",
+            "note",
             sum(totals[label] for label in meant),
-            f"rows whose label is probably a slip of another: {shown}",
-            "Correct them, or name the label in data.labels if it is meant.",
+            f"rows whose label may be a slip of another: {shown}",
+            "Look whether it is: if it is meant, name it in data.labels.",
         )
     for name in doubtful(totals):
         if name not in named and not (material.several and name.casefold() == "none"):

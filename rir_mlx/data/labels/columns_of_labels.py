@@ -154,6 +154,14 @@ def is_mark(text: str) -> bool:
     return _mark(text) in _YES | _NO
 
 
+def shown_marks(cells: Collection[str]) -> str:
+    """Marks among these cells in words: one that says yes, and one that says no or nothing."""
+    filled = sorted(cell.strip() for cell in cells if not is_blank(cell))
+    yes = next((cell for cell in filled if _mark(cell) not in _NO), None)
+    no = next((cell for cell in filled if _mark(cell) in _NO), "nothing")
+    return no if yes is None else f"{yes} and {no}"
+
+
 def is_no_vote(cell: Any) -> bool:
     """Whether somebody who labelled left a cell out: nothing stands there, or a dash."""
     return is_blank(cell) or _is_dash(cell)

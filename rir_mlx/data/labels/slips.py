@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 
-_MOST_LABELS = 300
+_MOST_PAIRS = 10_000
 _LIKENESS = 0.8
 """Letters that two spellings share (difflib's ratio) if one is probably a slip of the other."""
 _NUMERAL = re.compile(r"\w|[ivxlcdm]+")
@@ -17,10 +17,10 @@ letters (`FINE`, `buliding`), `_SURE` times rarer."""
 
 
 def slips(counts: Mapping[str, int]) -> dict[str, str]:
-    """The label that each misspelling probably means. `counts` are the rows of each label; none is looked for among
-    hundreds, which are compared pair by pair."""
+    """The label that each misspelling probably means. `counts` are the rows of each label; where rare ones and all
+    others make very many pairs, none is looked for."""
     found: dict[str, str] = {}
-    if len(counts) > _MOST_LABELS:
+    if sum(count < _FEW for count in counts.values()) * len(counts) > _MOST_PAIRS:
         return found
     for label, count in counts.items():
         if count >= _FEW:

@@ -94,7 +94,7 @@ def of_reasonings(stats: Mapping[str, Any], arms: Sequence[Arm]) -> Iterator[str
     elif train["rows"] and train["kept"] < _FEW_REASONINGS * train["rows"]:
         yield (
             f"{' and '.join(learning)} {'learn' if many else 'learns'} from the {train['kept']:,} of {train['rows']:,} "
-            "training rows whose reasoning was kept; qa learns from all."
+            f"training rows whose reasoning was kept{'; qa learns from all' * ('qa' in arms)}."
         )
     measured = stats.get("ungrounded") or {}
     if measured.get("cost") is not None and not measured["applied"]:
@@ -252,13 +252,12 @@ def _of_cut_texts(entries: Sequence[EntryPredictions]) -> Iterator[str]:
 
 
 def _of_calibration(name: str, calibration: CalibrationResult) -> Iterator[str]:
-    main = at_bound(max(calibration.temperature)) or at_bound(min(calibration.temperature))
-    if main == MAX_TEMPERATURE:
+    if at_bound(max(calibration.temperature)) == MAX_TEMPERATURE:
         yield (
-            f"{name}: the fitted temperature is at its bound of {main:g}. The classifier's probabilities "
+            f"{name}: the fitted temperature is at its bound of {MAX_TEMPERATURE:g}. The classifier's probabilities "
             "say next to nothing about which label is correct."
         )
-    elif main or calibration.at_bounds:
+    elif calibration.at_bounds:
         bounds, ways = f"{MIN_TEMPERATURE:g} or {MAX_TEMPERATURE:g}", " and ".join(calibration.at_bounds)
         yield (
             f"{name}: the temperature fitted for {ways} scores is at a bound ({bounds}). "

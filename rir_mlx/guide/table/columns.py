@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rir_mlx.data.columns import usually_named
-from rir_mlx.data.labels.columns_of_labels import is_blank, is_mark, is_no_vote, people_labelled, stem_of
+from rir_mlx.data.labels.columns_of_labels import is_blank, is_mark, is_no_vote, people_labelled, shown_marks, stem_of
 from rir_mlx.data.tables.row_streams import Record, open_stream
 from rir_mlx.data.tables.table import ANY_FORMAT, TableFormat, Wanted
 from rir_mlx.errors import DataError
@@ -192,8 +192,7 @@ def columns_of_labels(table: TableColumns, taken: Collection[str]) -> Guess | No
     if any(column.name not in (*marked, *empty) for column in run) or (empty and table.partly):
         return None
     first, *more = (column.name for column in run)
-    marks = {value.strip() for name in marked for value in _values(table, name) if not is_blank(value)}
-    shown = " and ".join(sorted(marks, reverse=True)[:2]) if len(marks) > 1 else f"{next(iter(marks))} and nothing"
+    shown = shown_marks([value for name in marked for value in _values(table, name)])
     return Guess(first, f"each has marks, such as {shown}", tuple(more))
 
 

@@ -68,7 +68,11 @@ class Arms:
                     raise Busy(10)
                 self._give_up()
                 worker = Worker(lambda: self.source.load(arm), self.limits)
-                self._other = Loaded(worker, self.source.describe(worker.start()))
+                try:
+                    self._other = Loaded(worker, self.source.describe(worker.start()))
+                except BaseException:  # what describes it may refuse it: its model would stay
+                    worker.stop(0)
+                    raise
             self._kept += keep
             return self._other
 

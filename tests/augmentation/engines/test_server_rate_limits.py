@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -95,14 +96,14 @@ def test_eighty_rows_pass_a_server_of_few_requests_at_the_default_concurrency(
 def test_a_request_that_others_overtake_in_every_window_is_not_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers that others had between two of its tries did not count: seven lost windows ended a row."""
     there = client.ServerClient(Server("http://127.0.0.1:9", "tiny", retries=2), "", lambda text: None)
-    tries = iter(range(21))
+    tries = iter(range(15))
 
     async def overtaken(seconds: float, ending: asyncio.Event) -> None:
         there.answered += 1
         there.limit.until = 0.0
 
     async def attempt() -> str:
-        if next(tries) < 20:
+        if next(tries) < 14:
             raise answers.RateLimited("slow down")
         return "a"
 
@@ -111,6 +112,34 @@ def test_a_request_that_others_overtake_in_every_window_is_not_given_up(monkeypa
 
     monkeypatch.setattr(client, "_sleep", overtaken)
     assert asyncio.run(insist()) == "a"
+
+
+def test_a_request_that_is_limited_whatever_others_get_holds_them_up_a_few_times_and_is_set_aside(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that is too large for its server's limit slowed the whole job down, as long as others were answered."""
+    monkeypatch.setattr(client, "_FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(client, "_LONGEST_PAUSE", 0.1)
+    held: list[float] = []
+    pause = client.RateLimit.pause
+
+    def counted(self: client.RateLimit, *given: Any) -> None:
+        held.append(time.monotonic())
+        pause(self, *given)
+
+    monkeypatch.setattr(client.RateLimit, "pause", counted)
+
+    def reply(body: dict[str, Any]) -> Reply:
+        if "text 0 " in json.dumps(body):
+            return 429, {}, {"error": {"message": "Request too large for tokens per minute"}}
+        time.sleep(0.02)
+        return echo(body)
+
+    with StandInServer(reply).running() as url:
+        written = write(engine_at(url, concurrency=4), make_orders(120))
+    assert written["k0"].failed
+    assert all(written[f"k{number}"].text for number in range(1, 120))
+    assert len(held) <= 3 + 7
 
 
 def test_all_requests_pause_together() -> None:

@@ -54,7 +54,7 @@ def test_labels_that_are_hardly_written_and_a_temperature_at_its_bound_are_warne
     measured = MeasuredArm("qa", [scores], [calibrate(scores, at_bound, None)])
     [said] = [line for line in warned([arm_predictions(measured, [0], at_bound)], at_bound) if "bound" in line]
     assert "at its bound of 20" in said
-    unsure = np.log(np.full((200, 3), 1 / 3) + 0.1 * np.eye(3)[truth(200)])
+    unsure = np.log(np.full((200, 3), 1 / 3) + 0.03 * np.eye(3)[truth(200)])
     sure = np.log(0.98 * np.eye(3)[truth(200, 7)] + 0.01)
     ways = {
         way: LabelScores(s, [None] * 200, [0] * 200, [0] * 200) for way, s in (("direct", unsure), ("reasoned", sure))
