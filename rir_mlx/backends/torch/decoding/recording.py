@@ -104,7 +104,7 @@ class RecordedSteps:
                     self.replays[shape] = record(fixed)
                 return exact()
             if self.compared[shape] < _COMPARISONS:
-                if not self.alike(exact, replay):
+                if not self.alike(fixed, replay):  # of one shape, so that both round alike
                     self._refuse("a replay differs from the step")
                     return exact()
                 self.compared[shape] += 1

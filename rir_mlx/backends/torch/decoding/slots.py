@@ -81,23 +81,23 @@ class Slots:
         self.recorded.forget()
         self.layers.clear()
 
-    def _alike(self, exact: Step, replay: Step) -> bool:
+    def _alike(self, step: Step, replay: Step) -> bool:
         """Whether a replay gives and writes what the step does, for other tokens than the rows': those may be the ones
         that it was recorded with. The keys, values and tokens are left as they were."""
         parts = [part for layer in self.layers for part in (layer.keys, layer.values)]
         kept, tokens = [part.clone() for part in parts], self.tokens.clone()
         at = (self.order[: self.count], slice(None), self.places[: self.count])
 
-        def run(step: Step) -> list[torch.Tensor]:
-            """What a step gives and writes; then nothing of it is left."""
-            found = [step()[: self.count].clone(), *(part[at] for part in parts)]
+        def run(either: Step) -> list[torch.Tensor]:
+            """What it gives and writes; then nothing of it is left."""
+            found = [either()[: self.count].clone(), *(part[at] for part in parts)]
             for part, before in zip(parts, kept, strict=True):
                 part[at] = before[at]
             return found
 
         try:
             self.tokens.add_(1).remainder_(self.model.lm_head.weight.shape[0])
-            pairs = list(zip(run(exact), run(replay), strict=True))
+            pairs = list(zip(run(step), run(replay), strict=True))
             taken = slice(self.count)
             rest = all(torch.equal(part[taken], before[taken]) for part, before in zip(parts, kept, strict=True))
         finally:
