@@ -75,17 +75,45 @@ class Rehearsal:
 
 
 @pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shape is recorded at its third step."""
+    monkeypatch.setattr("rir_mlx.backends.torch.decoding.recording._AT_FIRST", 2)
+
+
+class Made:
+    """The slots of all generations in their order, and their layers, as far as they are alive."""
+
+    def __init__(self) -> None:
+        self.slots: list[weakref.ref[Any]] = []
+        self.layers: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> Made:
+    from rir_mlx.backends.torch.decoding import generation
+
+    made = Made()
+
+    class Slots(generation.Slots):
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **named)
+            made.slots.append(weakref.ref(self))
+            made.layers.update(self.layers)
+
+    monkeypatch.setattr(generation, "Slots", Slots)
+    return made
+
+
+@pytest.fixture
 def model(tiny: Path) -> Any:
     return open_backend("torch").load(tiny, dtype="float32")
 
 
+@pytest.mark.usefixtures("soon")
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
 @pytest.mark.parametrize("size", [6, 20])
-def test_replayed_steps_write_what_steps_that_are_launched_write(
-    model: Any, monkeypatch: pytest.MonkeyPatch, size: int, temperature: float
-) -> None:
+def test_replayed_steps_write_what_steps_that_are_launched_write(model: Any, size: int, temperature: float) -> None:
     """Rows enter and leave, also without the prefix, slots run along that no row holds, and 20 share the prefix."""
-    monkeypatch.setattr("rir_mlx.backends.torch.decoding.recording._AT_FIRST", 2)
     sampling = Sampling(temperature=temperature, batch_size=size)
     expected = written(model, sampling, 61, PREFIX)
     model.record = rehearsal = Rehearsal()
@@ -95,10 +123,10 @@ def test_replayed_steps_write_what_steps_that_are_launched_write(
     assert model.record is rehearsal
 
 
+@pytest.mark.usefixtures("soon")
 @pytest.mark.parametrize("family", ["gemma2", "gemma3", "qwen3"])
-def test_windows_move_on_in_a_replayed_step(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_move_on_in_a_replayed_step(family: str, tmp_path: Path) -> None:
     """Where a row's window begins depends on its length."""
-    monkeypatch.setattr("rir_mlx.backends.torch.decoding.recording._AT_FIRST", 2)
     model: Any = open_backend("torch").load(make_family(tmp_path / family, family), dtype="float32")
     requests = [Request(row, (5 + row, 9)[: 1 + row % 2]) for row in range(5)]
     assert model.attention.window is None or model.attention.window < 30
@@ -109,9 +137,9 @@ def test_windows_move_on_in_a_replayed_step(family: str, tmp_path: Path, monkeyp
     assert rehearsal.replays > 5
 
 
+@pytest.mark.usefixtures("soon")
 def test_recordings_go_when_their_memory_does(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Slots that grow are new buffers: a recording of the old ones would write into nothing."""
-    monkeypatch.setattr("rir_mlx.backends.torch.decoding.recording._AT_FIRST", 2)
     monkeypatch.setattr("rir_mlx.backends.torch.decoding.slots._COLUMNS", 4)
     expected = written(model, Sampling(batch_size=5), 30, PREFIX)
     model.record = rehearsal = Rehearsal()
@@ -119,14 +147,12 @@ def test_recordings_go_when_their_memory_does(model: Any, monkeypatch: pytest.Mo
     assert len(rehearsal.shapes) > len(set(rehearsal.shapes)) > 1
 
 
+@pytest.mark.usefixtures("soon")
 @pytest.mark.parametrize(
     ("replay", "told"),
     [(lambda hidden: hidden + 9, "differs"), (lambda hidden: hidden * float("nan"), "differs")],
 )
-def test_a_replay_that_differs_is_not_used(
-    model: Any, monkeypatch: pytest.MonkeyPatch, replay: Callable[[Any], Any], told: str
-) -> None:
-    monkeypatch.setattr("rir_mlx.backends.torch.decoding.recording._AT_FIRST", 2)
+def test_a_replay_that_differs_is_not_used(model: Any, replay: Callable[[Any], Any], told: str) -> None:
     expected = written(model, Sampling(batch_size=5), 30, PREFIX)
     model.record = lambda step: lambda: replay(step())
     with pytest.warns(RuntimeWarning, match=told):
@@ -134,23 +160,17 @@ def test_a_replay_that_differs_is_not_used(
     assert model.record is None
 
 
+@pytest.mark.usefixtures("soon")
 @pytest.mark.parametrize("what", ["keys", "a column", "tokens"])
 def test_a_replay_that_spoils_the_memory_of_rows_or_keeps_old_tokens_changes_no_text(
-    model: Any, monkeypatch: pytest.MonkeyPatch, what: str
+    model: Any, made: Made, what: str
 ) -> None:
     """The replay that was refused ran last, and left its keys. One with the recording's tokens was taken where rows
     repeat theirs."""
-    from rir_mlx.backends.torch.decoding import generation
-
-    made: list[Any] = []
-
-    class Slots(generation.Slots):
-        def __init__(self, *given: Any, **named: Any) -> None:
-            super().__init__(*given, **named)
-            made.append(self)
 
     def record(step: Callable[[], Any]) -> Callable[[], Any]:
-        slots, then = made[-1], made[-1].tokens.clone()
+        slots: Any = made.slots[-1]()
+        then = slots.tokens.clone()
 
         def replay() -> Any:
             if what == "tokens":
@@ -167,41 +187,29 @@ def test_a_replay_that_spoils_the_memory_of_rows_or_keeps_old_tokens_changes_no_
 
         return replay
 
-    monkeypatch.setattr("rir_mlx.backends.torch.decoding.recording._AT_FIRST", 2)
-    monkeypatch.setattr(generation, "Slots", Slots)
     expected = written(model, Sampling(batch_size=5), 30, PREFIX)
     model.record = record
     with pytest.warns(RuntimeWarning, match="differs"):
         assert written(model, Sampling(batch_size=5), 30, PREFIX) == expected
 
 
-def test_a_generation_lets_go_of_its_recordings(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("soon")
+def test_a_generation_lets_go_of_its_recordings(model: Any, made: Made) -> None:
     """Slots and recordings refer to each other: they stayed until garbage was collected, with a GPU's memory."""
-    from rir_mlx.backends.torch.decoding import generation
-
-    alive: weakref.WeakSet[Any] = weakref.WeakSet()
-
-    class Slots(generation.Slots):
-        def __init__(self, *given: Any, **named: Any) -> None:
-            super().__init__(*given, **named)
-            alive.update(self.layers)
-
-    monkeypatch.setattr("rir_mlx.backends.torch.decoding.recording._AT_FIRST", 2)
-    monkeypatch.setattr(generation, "Slots", Slots)
     model.record = Rehearsal()
     gc.collect()
     gc.disable()
     try:
         written(model, Sampling(batch_size=5), 30, PREFIX)
-        assert not any(layer.is_initialized and layer.keys is not None for layer in alive)
+        assert made.slots
+        assert not any(slots() for slots in made.slots)
+        assert not any(layer.is_initialized and layer.keys is not None for layer in made.layers)
     finally:
         gc.enable()
 
 
-def test_no_memory_for_a_recording_costs_one_generation_its_recordings(
-    model: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("rir_mlx.backends.torch.decoding.recording._AT_FIRST", 2)
+@pytest.mark.usefixtures("soon")
+def test_no_memory_for_a_recording_costs_one_generation_its_recordings(model: Any) -> None:
     expected = written(model, Sampling(batch_size=5), 30, PREFIX)
 
     def record(step: Any) -> Any:
@@ -214,6 +222,7 @@ def test_no_memory_for_a_recording_costs_one_generation_its_recordings(
     assert model.record is record
 
 
+@pytest.mark.usefixtures("soon")
 def test_a_number_that_the_host_knew_when_it_recorded_is_found_out(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A replay repeats it: here the places of the next tokens."""
     from rir_mlx.backends.torch.decoding import generation
@@ -224,7 +233,6 @@ def test_a_number_that_the_host_knew_when_it_recorded_is_found_out(model: Any, m
                 self.places[row].fill_(length)
             return super()._run(rows, width)
 
-    monkeypatch.setattr("rir_mlx.backends.torch.decoding.recording._AT_FIRST", 2)
     monkeypatch.setattr(generation, "Slots", Slots)
     expected = written(model, Sampling(batch_size=5), 30, PREFIX)
     model.record = Rehearsal()
@@ -232,10 +240,8 @@ def test_a_number_that_the_host_knew_when_it_recorded_is_found_out(model: Any, m
         assert written(model, Sampling(batch_size=5), 30, PREFIX) == expected
 
 
-def test_a_step_that_cannot_be_recorded_is_launched_and_that_is_said_once(
-    model: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("rir_mlx.backends.torch.decoding.recording._AT_FIRST", 2)
+@pytest.mark.usefixtures("soon")
+def test_a_step_that_cannot_be_recorded_is_launched_and_that_is_said_once(model: Any) -> None:
     expected = written(model, Sampling(batch_size=5), 30, PREFIX)
 
     def record(step: Any) -> Any:

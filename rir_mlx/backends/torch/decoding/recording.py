@@ -79,11 +79,10 @@ def _pool() -> Any:
 
 
 class RecordedSteps:
-    """Steps by their shape, recorded once a shape has come often enough. `alike` compares a replay with the step, and
-    leaves the rows' memory as it was."""
+    """Steps by their shape, recorded once a shape has come often enough."""
 
-    def __init__(self, recorder: Recorder, alike: Callable[[Step, Step], bool]) -> None:
-        self.recorder, self.alike, self.pauses = recorder, alike, False
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder, self.pauses = recorder, False
         self.forget()
 
     def forget(self) -> None:
@@ -91,9 +90,11 @@ class RecordedSteps:
         self.seen, self.compared = Counter[tuple[int, int]](), Counter[tuple[int, int]]()
         self.replays: dict[tuple[int, int], Step] = {}
 
-    def run(self, shape: tuple[int, int], exact: Step, fixed: Step) -> torch.Tensor:
+    def run(
+        self, shape: tuple[int, int], exact: Step, fixed: Step, alike: Callable[[Step, Step], bool]
+    ) -> torch.Tensor:
         """Hidden states of a step. `exact` runs the rows that there are; `fixed` runs `shape`, rows and columns, and
-        begins with those rows."""
+        begins with those rows. `alike` compares it with a replay, and leaves the rows' memory as it was."""
         record, replay = self.recorder.record, self.replays.get(shape)
         if record is None or self.pauses:
             return exact()
@@ -104,7 +105,7 @@ class RecordedSteps:
                     self.replays[shape] = record(fixed)
                 return exact()
             if self.compared[shape] < _COMPARISONS:
-                if not self.alike(fixed, replay):  # of one shape, so that both round alike
+                if not alike(fixed, replay):  # of one shape, so that both round alike
                     self._refuse("a replay differs from the step")
                     return exact()
                 self.compared[shape] += 1

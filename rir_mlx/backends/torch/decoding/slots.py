@@ -40,7 +40,7 @@ class Slots:
         self.order = torch.arange(size, device=model.device)
         self.columns = self.order[:0]
         self.places, self.before, self.tokens = (torch.zeros_like(self.order) for _ in range(3))
-        self.recorded, self.running = RecordedSteps(model, self._alike), (0, 0)
+        self.recorded, self.running = RecordedSteps(model), (0, 0)
         self.layers = [_SlotLayer(self, (layer.keys, layer.values)) for layer in self.prefix.layers]
         self.cache = (BesidePrefix if self.apart else Cache)(layers=self.layers)
 
@@ -71,7 +71,8 @@ class Slots:
         """Run the last token of each row; returns their hidden states [rows, width]."""
         self._make_room(self.width)
         count, shape = self.count, (min(self.size, 1 << (self.count - 1).bit_length()), self.room)
-        hidden = self.recorded.run(shape, lambda: self._run(count, self.width), lambda: self._run(*shape))
+        exact, fixed = (lambda: self._run(count, self.width)), (lambda: self._run(*shape))
+        hidden = self.recorded.run(shape, exact, fixed, self._alike)
         self.lengths[:count] += 1
         self.places[:count] += 1
         return hidden[:count]
