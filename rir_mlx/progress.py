@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -93,3 +94,8 @@ def shortened(text: str, most: int) -> str:
 def counted(number: int, noun: str) -> str:
     """A number and what it counts: `1 row`, `2,000 rows`."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def process_rank() -> int:
+    """The rank of this process among those that `torchrun` or `mlx.launch` started."""
+    return int(os.environ.get("RANK") or os.environ.get("MLX_RANK") or 0)

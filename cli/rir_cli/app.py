@@ -14,7 +14,7 @@ from rir_cli.answering.mcp_server import mcp
 from rir_cli.answering.reviewing import review
 from rir_cli.answering.serving import serve
 from rir_cli.checking import check
-from rir_cli.context import note_default, open_options, own_name, process_rank, say_next, stage_options, tell
+from rir_cli.context import note_default, open_options, own_name, say_next, stage_options, tell
 from rir_cli.converting import convert, export
 from rir_cli.groups import Command, Group
 from rir_cli.looking.benching import bench
@@ -39,6 +39,7 @@ from rir_cli.starting.doctor import doctor
 from rir_cli.starting.init import init
 from rir_cli.starting.pilot import pilot
 from rir_cli.streams import impossible_place, is_about_output, messages_stop_no_work, without_stdout_print_nowhere
+from rir_mlx.progress import process_rank
 from rir_mlx.types import DEFAULT_RECIPE, RUNS, Arm, EngineName
 
 if TYPE_CHECKING:  # evaluation needs numpy, and help does not
@@ -59,8 +60,8 @@ app = typer.Typer(
 
 
 _INTERRUPTED = 130
-_CONTINUED = {"run", "demo", "pilot", "train-rgen", "augment", "train-classifier", "evaluate", "-o", "--output"}
-"""Commands that go on where they were stopped; `classify` does with an output, and `export` begins again."""
+_CONTINUED = ("run", "demo", "pilot", "train-rgen", "augment", "train-classifier", "evaluate")
+"""Commands that go on where they were stopped, as `classify` does with an output."""
 _AFTER_EVALUATION = 'classify "a text of your own"'
 _PROMPTS = 3
 
@@ -325,7 +326,9 @@ def root(
 
 def _goes_on(given: list[str]) -> bool:
     """Whether the same command continues what was interrupted."""
-    return bool(_CONTINUED.intersection(given)) and "export" not in given
+    command, *options = given or [""]
+    writes = command == "classify" and any(option.startswith(("-o", "--output")) for option in options)
+    return command in _CONTINUED or writes
 
 
 def main() -> NoReturn:

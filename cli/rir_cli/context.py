@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
+from rir_mlx.progress import process_rank
 from rir_mlx.types import RUNS
 
 if TYPE_CHECKING:  # a backend's framework is not needed to print help
@@ -107,8 +108,3 @@ def own_name() -> str:
     if shutil.which("rir-mlx"):
         return "rir-mlx"
     return "python -m rir_mlx" if sys.argv[0].endswith("__main__.py") else sys.argv[0]
-
-
-def process_rank() -> int:
-    """The rank of this process among those that `torchrun` or `mlx.launch` started."""
-    return int(os.environ.get("RANK") or os.environ.get("MLX_RANK") or 0)

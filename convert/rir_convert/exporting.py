@@ -108,6 +108,11 @@ def export_arm(context: Context, arm: Arm, options: ExportOptions) -> ExportResu
             hint="Choose another --output, or move it elsewhere.",
         )
     trained = TrainedArm(context, arm)
+    if trained.calibration.answer_from == {}:
+        context.progress.warn(
+            "evaluate.wanted_accuracy was not measured for this classifier, so the export answers only with a "
+            "threshold of the user's: run `rir-mlx evaluate` first."
+        )
     work = _Export(trained, options, folder)
     work.check()
     with verified_folder(folder) as written:
@@ -239,11 +244,6 @@ class _Export:
     def exported(self) -> ExportedClassifier:
         """What `classify` asks the written folder."""
         trained, recipe, run = self.trained, self.context.recipe, self.context.run
-        if trained.calibration.answer_from == {}:
-            self.context.progress.warn(
-                "evaluate.wanted_accuracy was not measured for this classifier, so the export answers only with a "
-                "threshold of the user's: run `rir-mlx evaluate` first."
-            )
         adapter = self.options.to == "adapter"
         return ExportedClassifier(
             name=run.name,

@@ -122,8 +122,8 @@ def calibrate(
 ) -> Calibration:
     """Fit on the validation rows: a temperature for each way of scoring, the confidence below which a reasoning pays
     off, and for each mode the confidence from which answers reach the wanted accuracy. `samples` are the chains over
-    which `sampled` was averaged, if it was. With fewer than 20 rows nothing
-    is fitted, and if an accuracy is wanted, the classifier abstains on every text."""
+    which `sampled` was averaged, if it was. With fewer than 20 rows nothing is fitted, and if an accuracy is wanted,
+    the classifier abstains on every text."""
     truth = rows.validation
     if len(truth) < FEWEST_TO_CALIBRATE:
         modes: tuple[AnswerMode, ...] = get_args(AnswerMode)

@@ -13,7 +13,7 @@ from rir_mlx.backends import open_backend
 from rir_mlx.classification.exported import FILE, ExportedRun, find_export
 from rir_mlx.errors import UserError, did_you_mean
 from rir_mlx.models.hub import ModelFiles, resolve_model
-from rir_mlx.progress import Progress, Silent
+from rir_mlx.progress import Progress, Silent, process_rank
 from rir_mlx.recipe.builtin import BUILTIN
 from rir_mlx.recipe.loading import load_recipe
 from rir_mlx.recipe.schema import Recipe, SourceSpec
@@ -160,7 +160,7 @@ def find_run(source: RecipeSource, options: OpenOptions = _DEFAULTS) -> tuple[Ru
             f"{source} is an export: it holds no recipe and no rows.",
             hint="Name the run that it was made from. An export can be classified with, and served.",
         )
-    if source is None and not (os.environ.get("RANK") or os.environ.get("MLX_RANK") or "0").strip("0"):
+    if source is None and process_rank() == 0:
         options.progress.say(NO_RECIPE)
     recipe = load_recipe(DEFAULT_RECIPE if source is None else source, overrides)
     run = RunDir(options.runs / recipe.name)

@@ -111,16 +111,12 @@ class Calibration:
         if (value := found.get("reason_below")) is not None and (not _number(value) or value < 0):
             raise ValueError(f"reason_below is {value!r}; expected null or a number, 0 or more")
         fitted: dict[Way, float] = {way: float(temperature.get(way, 1.0)) for way in get_args(Way)}
-        given_from, wanted, samples = (
-            _given_from(found.get("given_from", {})),
-            found.get("wanted"),
-            found.get("samples"),
-        )
+        wanted, samples = found.get("wanted"), found.get("samples")
         if wanted is not None and (not _number(wanted) or not 0 < wanted <= 1):
             raise ValueError(f"wanted is {wanted!r}; expected null or a share above 0 and at most 1")
         if samples is not None and (not isinstance(samples, int) or isinstance(samples, bool) or samples < 0):
             raise ValueError(f"samples is {samples!r}; expected null or a whole number, 0 or more")
-        thresholds = _thresholds(found.get("answer_from"))
+        thresholds, given_from = _thresholds(found.get("answer_from")), _given_from(found.get("given_from", {}))
         return cls(fitted, rows, found.get("reason_below"), thresholds, given_from, wanted, samples)
 
 

@@ -19,6 +19,7 @@ from commands import LABELS, Run, write_csv
 from processes import client
 from rir_cli.answering import lean_start
 from rir_cli.answering.standard_input import arriving_lines
+from rir_cli.app import _goes_on
 
 from rir_mlx.classification import loading
 from rir_mlx.classification.scores import Prediction
@@ -301,3 +302,20 @@ def test_a_process_of_its_own_starts_without_packages_that_it_does_not_use(
     assert (asked.is_scipy_available(), asked.is_here()) == (False, True)
     assert not hasattr(asked, "is_accelerate_available"), "what a release does not ask is not answered"
     assert sys.meta_path == before
+
+
+@pytest.mark.parametrize(
+    ("given", "goes_on"),
+    [
+        (["run", "mine.yaml"], True),
+        (["classify", "--file", "a.csv", "--output=b.csv"], True),
+        (["classify", "--file", "a.csv", "-o", "b.csv"], True),
+        (["classify", "--file", "a.csv"], False),
+        (["export", "demo"], False),
+        (["init", "a.csv", "-o", "a.yaml"], False),
+        ([], False),
+    ],
+)
+def test_only_what_the_same_command_continues_is_said_to_continue(given: list[str], goes_on: bool) -> None:
+    """`-o` alone was taken for it, and a run that is called as a command is."""
+    assert _goes_on(given) is goes_on

@@ -17,6 +17,7 @@ import yaml
 from commands import Run
 from evaluated_run import evaluated, kept, lines_of, opened, untimed
 from processes import start_code
+from rir_cli.answering.serving import served
 
 from rir_mlx import stages
 from rir_mlx.backends.base import Tokens
@@ -232,6 +233,11 @@ def test_a_wanted_accuracy_that_was_not_measured_is_refused_instead_of_answering
         assert "was not measured for this classifier" in result.err
         with pytest.raises(UserError, match="was not measured"):
             RirClassifier.load(evaluated_run, arm="qa", backend="fake").predict(["i was sad"])
+        context = opened(str(evaluated_run))
+        classifier = load_classifier(context.run, context.model, "qa")
+        with pytest.raises(UserError, match="was not measured"):  # as `serve` and `mcp` begin
+            served(context, classifier, None)
+        assert served(context, classifier, 0.0).threshold("never") == 0
         assert json.loads(rir("classify", "i was sad", "--arm", "qa", "--json", "--threshold", "0").out)["label"]
 
     wanting(0.9)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -105,9 +105,13 @@ class Finding:
 
 def with_rows(labels: Mapping[str, int]) -> str:
     """The first labels with their rows: `'joy' (12), 'fear' (3), and 4 more`."""
-    shown = ", ".join(f"{label!r} ({count:,})" for label, count in islice(labels.items(), LABELS_SHOWN))
-    more = f", and {len(labels) - LABELS_SHOWN:,} more" if len(labels) > LABELS_SHOWN else ""
-    return shown + more
+    return first_of((f"{label!r} ({count:,})" for label, count in labels.items()), len(labels))
+
+
+def first_of(each: Iterable[str], count: int) -> str:
+    """The first `LABELS_SHOWN` of so many, and how many more there are."""
+    more = f", and {count - LABELS_SHOWN:,} more" if count > LABELS_SHOWN else ""
+    return ", ".join(islice(each, LABELS_SHOWN)) + more
 
 
 @dataclass(frozen=True)

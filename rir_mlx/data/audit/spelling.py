@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from rir_mlx.data.audit.findings import LABELS_SHOWN, Finding, Material, with_rows
+from rir_mlx.data.audit.findings import LABELS_SHOWN, Finding, Material, first_of, with_rows
 from rir_mlx.data.audit.several_labels import check_several
 from rir_mlx.data.labels.slips import slips
 from rir_mlx.data.labels.spelling import alike, doubtful, merged
@@ -27,7 +27,8 @@ def check_spellings(counts: Mapping[str, Counter[str]], material: Material) -> I
             f"labels that are spelled in several ways, and count as one: {shown}",
             "Spell each label in one way, or name it in data.labels.",
         )
-    for names in alike(totals):
+    groups = list(alike(totals))
+    for names in groups:
         yield Finding(
             "labels that look alike",
             "note" if set(names) <= named else "warning",
@@ -35,12 +36,9 @@ def check_spellings(counts: Mapping[str, Counter[str]], material: Material) -> I
             f"labels that differ only in letter case or form: {_told_apart(names, totals)}",
             "Spell them alike if they are one label; they are trained as different ones.",
         )
-    alike_ones = {name for names in alike(totals) for name in names}
-    meant = {label: other for label, other in slips(totals).items() if label not in named | alike_ones}
-    if meant:
-        pairs = [f"{label!r} ({totals[label]:,}) for {other!r}" for label, other in meant.items()]
-        more = f", and {len(pairs) - LABELS_SHOWN:,} more" if len(pairs) > LABELS_SHOWN else ""
-        shown = ", ".join(pairs[:LABELS_SHOWN]) + more
+    known = named.union(*groups)
+    if meant := {label: other for label, other in slips(totals).items() if label not in known}:
+        shown = first_of((f"{label!r} ({totals[label]:,}) for {other!r}" for label, other in meant.items()), len(meant))
         yield Finding(
             "labels that may be misspelt",
             "note",
@@ -77,4 +75,4 @@ def _told_apart(names: Sequence[str], totals: Mapping[str, int]) -> str:
         own = [sign for sign in beyond if sign.casefold() not in others]
         codes = " ".join(f"U+{ord(sign):04X}" for sign in own)
         shown.append(f"{name!r} ({totals[name]:,}{f', with {codes}' if codes else ''})")
-    return ", ".join(shown) + (f", and {len(names) - LABELS_SHOWN:,} more" if len(names) > LABELS_SHOWN else "")
+    return first_of(shown, len(names))

@@ -66,7 +66,7 @@ def too_few_rows_verdict(best: tuple[str, float], majority: tuple[str, float], r
     `nothing_learned_verdict`, the number of test rows compared, and how many comparisons are judged together."""
     label, share = majority
     strict = (
-        f" {together} comparisons are judged together, so each takes p < {0.05 / together:.2g}." if together > 1 else ""
+        f" {together} comparisons are judged together, so each needs p < {0.05 / together:.2g}." if together > 1 else ""
     )
     return (
         f"{counted(rows, 'test row')} cannot show whether any arm is better than always answering {label!r}, the most "
