@@ -9,6 +9,7 @@ warm-up that is not counted.
 
   ours            `Model.generate` with the shared prefix, the rows sorted by length, as `rir-mlx augment` sorts them
   ours-launched   the same on a GPU with steps that are launched and not replayed; only where --peers names it
+  ours-copied     the same with the prefix's keys and values once for each row, in PyTorch; only where --peers names it
   transformers    `model.generate` on left-padded batches in that order. A `StoppingCriteria` ends each row at its own
                   length, and the batch with its longest; a row's surplus is not counted
   …-sorted        the same with the rows sorted by the length of their prompts
@@ -52,7 +53,7 @@ from rir_mlx.models.hub import resolve_model
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.recipe.loading import load_recipe
 from rir_mlx.speed.job import LENGTHS
-from rir_mlx.speed.programs.writers import LAUNCHED, SORTED, WRITERS, count_tokens, load
+from rir_mlx.speed.programs.writers import COPIED, LAUNCHED, SORTED, WRITERS, count_tokens, load
 from rir_mlx.speed.rows import LABELS, augmentation_requests
 from rir_mlx.speed.shapes import make_shape
 
@@ -179,9 +180,8 @@ def parse() -> argparse.Namespace:
     for name, default in zip(("hidden", "layers", "vocab"), SHAPES[options.backend], strict=True):
         setattr(options, name, getattr(options, name) or default)
     options.dtype = options.dtype or ("bfloat16" if options.backend == "torch" else "float32")
-    options.peers = (
-        options.peers.split(",") if options.peers else [peer for peer in WRITERS[options.backend] if peer != LAUNCHED]
-    )
+    usual = [peer for peer in WRITERS[options.backend] if peer not in (LAUNCHED, COPIED)]
+    options.peers = options.peers.split(",") if options.peers else usual
     if odd := set(options.peers) - set(WRITERS[options.backend]):
         parser.error(f"--peers: {min(odd)} is none of {', '.join(WRITERS[options.backend])}")
     return options

@@ -18,7 +18,7 @@ from rir_mlx.backends.limits import Limits
 from rir_mlx.errors import Failure
 from rir_mlx.speed.bench import run_apart, share_of_limit
 from rir_mlx.speed.job import Job
-from rir_mlx.speed.programs.writers import LAUNCHED
+from rir_mlx.speed.programs.writers import COPIED, LAUNCHED
 from rir_mlx.types import BackendName
 
 PARTS = {
@@ -98,7 +98,7 @@ def _measured(part: str, backend: str, plan: Plan, limits: Limits) -> Iterator[S
     peers: dict[str, dict[str, tuple[str, ...]]] = {
         "torch": {
             "b": ("ours", "plain", "trl-best"),
-            "c": ("ours", LAUNCHED, "transformers-sorted", "generate_batch"),
+            "c": ("ours", LAUNCHED, COPIED, "transformers-sorted", "generate_batch"),
             "d": ("ours", "generate-rows", "generate-batch"),
         },
         "mlx": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
@@ -133,7 +134,7 @@ def test_many_rows_keep_the_keys_and_values_of_their_prefix_once(
 
     monkeypatch.setattr(generation, "Slots", Watched)
     for sharing in (16, slots + 1):
-        monkeypatch.setattr(generation, "_SHARING", sharing)
+        monkeypatch.setattr("rir_mlx.backends.torch.forward._SHARING", sharing)
         texts.append(written(model, Sampling(batch_size=slots), slots, prefix))
     config = model.model.config  # type: ignore[attr-defined]
     token = 2 * 4 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
@@ -147,10 +148,25 @@ def test_a_family_that_was_not_compared_with_a_plain_pass_shares_no_prefix(
     """Its code may change keys or values between the cache and the attention, as DiffLlama's does."""
     model = open_backend("torch").load(tiny, dtype="float32")
     expected = written(model, Sampling(batch_size=20), 20)
-    assert model.shares_prefix  # type: ignore[attr-defined]
+    prefix = model.kept_prefix_cache((3, 4))  # type: ignore[attr-defined]
+    assert model.sharing_rows(prefix) == 16  # type: ignore[attr-defined]
     monkeypatch.setattr("rir_mlx.backends.torch.forward.VERIFIED", {})
-    assert not model.shares_prefix  # type: ignore[attr-defined]
+    assert model.sharing_rows(prefix) == math.inf  # type: ignore[attr-defined]
     assert written(model, Sampling(batch_size=20), 20) == expected
+
+
+def test_rows_on_a_gpu_share_a_prefix_whose_copies_are_much_to_read(tiny: Path) -> None:
+    """And only where more launches cost nothing."""
+    model: Any = open_backend("torch").load(tiny, dtype="float32")
+    prefix, weights = model.kept_prefix_cache((3, 4)), sum(part.nbytes for part in model.model.parameters())
+    config = model.model.config
+    copy = 2 * 2 * 4 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    model.device = SimpleNamespace(type="cuda")
+    assert model.sharing_rows(prefix) == math.inf
+    model.record = lambda step: step
+    assert model.sharing_rows(prefix) == weights / 2 / copy
+    model.shares = False
+    assert model.sharing_rows(prefix) == math.inf
 
 
 def test_keys_that_are_not_the_caches_are_refused_beside_a_prefix() -> None:
@@ -164,10 +180,16 @@ def test_keys_that_are_not_the_caches_are_refused_beside_a_prefix() -> None:
 
 
 @pytest.mark.parametrize("key_heads", [1, 2, 4])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_attention_after_a_shared_prefix_is_that_of_the_joined_keys(key_heads: int, dtype: str) -> None:
-    """Rows of unlike lengths; one of them does not see the prefix."""
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("bfloat16", 1e-2), ("bfloat16 products", 3e-2)])
+def test_attention_after_a_shared_prefix_is_that_of_the_joined_keys(
+    key_heads: int, dtype: str, tolerance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of unlike lengths; one of them does not see the prefix. A GPU multiplies in the model's number format."""
     from rir_mlx.backends.torch.layers.attention import _after_prefix, joined
+
+    dtype, _, as_on_a_gpu = dtype.partition(" ")
+    if as_on_a_gpu:
+        monkeypatch.setattr("rir_mlx.backends.torch.layers.attention._product_dtype", lambda query: query.dtype)
 
     torch.manual_seed(0)
     rows, before, own, kind = 9, 7, 5, getattr(torch, dtype)
@@ -181,5 +203,4 @@ def test_attention_after_a_shared_prefix_is_that_of_the_joined_keys(key_heads: i
     with torch.autocast("cpu", torch.bfloat16):  # as around an adapter over 16 bits
         found = _after_prefix(query, prefix, pair, mask[:, None, None], (0.3, None))
     assert found.dtype == kind
-    tolerance = 1e-6 if dtype == "float32" else 1e-2
     torch.testing.assert_close(found.float(), scores.softmax(-1) @ values, atol=tolerance, rtol=tolerance)

@@ -6,6 +6,7 @@ A shared prefix runs once, at batch 1; its keys and values then precede those of
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -24,6 +25,9 @@ from rir_mlx.backends.torch.layers.lm_head import transformed
 from rir_mlx.backends.torch.process_group import TorchProcessGroup
 from rir_mlx.models.families import FULL, SLIDING, VERIFIED, Attention, LogitTransform
 
+_SHARING = 16
+"""Rows that share one copy of their prefix on a processor."""
+
 
 class TorchForward:
     """A transformers model and what it needs to run on token ids."""
@@ -32,6 +36,7 @@ class TorchForward:
         self.model, self.processes = model, processes
         self.device = next(model.parameters()).device
         self.longest: int | None = None
+        self.shares = True
         self.trained: dict[str, torch.nn.Parameter] = {}
         self.kept = KeptPrefixes[Cache]()
         config = model.config.to_dict()
@@ -52,11 +57,19 @@ class TorchForward:
         decoder = self.model.get_decoder()
         return decoder.h if hasattr(decoder, "h") else decoder.layers
 
-    @property
-    def shares_prefix(self) -> bool:
-        """Whether the attention may get the keys and values of a prefix apart from those of many rows: where it was
-        compared with a plain forward pass, and not on a GPU, which waits longer for more launches than for copies."""
-        return self.device.type == "cpu" and self.model.config.model_type in VERIFIED
+    def sharing_rows(self, prefix: Cache) -> float:
+        """From so many rows on, their attention gets one copy of the prefix's keys and values, apart from their own;
+        fewer have copies, which it reads faster. Only where it was compared with a plain forward pass. It takes more
+        launches, which cost a GPU nothing in a step that is replayed; there copies must also be much to read, more than
+        half of the weights."""
+        if not self.shares or self.model.config.model_type not in VERIFIED:
+            return math.inf
+        if self.device.type == "cpu":
+            return _SHARING
+        if self.record is None:
+            return math.inf
+        copy = sum(layer.keys.nbytes + layer.values.nbytes for layer in prefix.layers)
+        return sum(weight.nbytes for weight in self.model.parameters()) / 2 / copy
 
     def logits_of(self, hidden: torch.Tensor, words: torch.Tensor | None = None) -> torch.Tensor:
         """Next-token logits [..., vocabulary] of hidden states, or of some words alone [..., words]."""

@@ -72,6 +72,12 @@ def write_launched(job: PeerJob, model: Any, prefix: Tokens, requests: Sequence[
     yield from write_ours(job, model, prefix, requests)
 
 
+def write_copied(job: PeerJob, model: Any, prefix: Tokens, requests: Sequence[Request]) -> Iterator[Row]:
+    """`ours` with a copy of the prefix's keys and values for each row."""
+    model.shares = False
+    yield from write_ours(job, model, prefix, requests)
+
+
 def write_transformers(job: PeerJob, model: Any, prefix: Tokens, requests: Sequence[Request]) -> Iterator[Row]:
     import torch
     from transformers import StoppingCriteriaList
@@ -134,8 +140,8 @@ def _most(requests: Sequence[Request]) -> int:
     return max(request.max_tokens or 0 for request in requests)
 
 
-LAUNCHED = "ours-launched"
-OURS = {"ours": write_ours, LAUNCHED: write_launched}
+LAUNCHED, COPIED = "ours-launched", "ours-copied"
+OURS = {"ours": write_ours, LAUNCHED: write_launched, COPIED: write_copied}
 SORTED = {*OURS, "transformers-sorted"}
 THEIRS = dict.fromkeys(("transformers", "transformers-sorted"), write_transformers)
 WRITERS = {

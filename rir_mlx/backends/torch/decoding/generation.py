@@ -1,9 +1,9 @@
 """Generation with a PyTorch model in a continuous batch: a row enters as another leaves.
 
 Each row has a slot in the keys and values, starting at column 0, and its own length. So rows at any step go through the
-model together, and nothing is moved to make room for padding. On a processor, many rows share one copy of their
-prefix's keys and values. Tokens and lengths stay on the device; a step reads its tokens once, on a GPU after the next
-step was launched, and, where no row enters or leaves, sends nothing. A GPU replays steps that were recorded.
+model together, and nothing is moved to make room for padding. Many rows share one copy of their prefix's keys and
+values. Tokens and lengths stay on the device; a step reads its tokens once, on a GPU after the next step was launched,
+and, where no row enters or leaves, sends nothing. A GPU replays steps that were recorded.
 """
 
 from __future__ import annotations
@@ -17,10 +17,6 @@ from rir_mlx.backends.torch.decoding.drawing import Row, draw
 from rir_mlx.backends.torch.decoding.slots import Slots
 from rir_mlx.backends.torch.forward import TorchForward
 from rir_mlx.errors import Failure
-
-_SHARING = 16
-"""Rows at first from which on the prefix stands once for all slots. Fewer have copies, which their attention reads
-faster."""
 
 
 @torch.inference_mode()
@@ -48,7 +44,7 @@ def generate(
                 fresh = [Row(request, request.limit(sampling)) for request in taken]
             if rows or fresh:
                 following = sum(not row.request.whole for row in fresh)
-                slots = slots or Slots(model, prefix, sampling.batch_size, shares=following >= _SHARING)
+                slots = slots or Slots(model, prefix, sampling.batch_size, following)
                 hidden = [slots.step()] if rows else []
                 for whole in (False, True):
                     entering = [row.request.tokens for row in fresh if row.request.whole == whole]

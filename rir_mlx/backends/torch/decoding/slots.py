@@ -26,14 +26,15 @@ class Slots:
     row's last; whoever draws them writes them there.
 
     A slot's columns are the row's own tokens, or the prefix and these. Where all slots share the prefix, the columns
-    below 0 are the prefix's; `before` says how many of them a row sees.
+    below 0 are the prefix's; `before` says how many of them a row sees. They do where `following`, the rows that come
+    first behind the prefix, are many.
     """
 
-    def __init__(self, model: TorchForward, prefix: Tokens, size: int, *, shares: bool) -> None:
+    def __init__(self, model: TorchForward, prefix: Tokens, size: int, following: int) -> None:
         self.model, self.size = model, size
         self.prefix = model.kept_prefix_cache(prefix)
         self.start, self.apart = len(prefix), 0
-        if shares and prefix and model.shares_prefix:
+        if prefix and following >= model.sharing_rows(self.prefix):
             self.apart = self.start
         self.count = self.room = 0
         self.lengths = np.zeros(size, dtype=np.int64)

@@ -102,24 +102,29 @@ def _after_prefix(
     query: torch.Tensor, prefix: Pair, own: Pair, mask: Any, settings: tuple[Any, float | None]
 ) -> torch.Tensor:
     """Attention of one token of each row to a prefix that all rows share and to the row's own keys, with one softmax
-    over both. In float32, because CPUs without AMX multiply many small matrices of 16 bits slowly. `settings` are the
-    scaling, and the cap of the scores if there is one."""
+    over both. On a CPU in float32, because those without AMX multiply many small matrices of 16 bits slowly; the
+    softmax is always in float32. `settings` are the scaling, and the cap of the scores if there is one."""
     scaling, softcap = settings
     rows, heads, _, width = query.shape
     shared, before = prefix[0].shape[1:3]
     groups = heads // shared
-    keys, values, own_keys, own_values = (part.float() for part in (*prefix, *own))
+    dtype = _product_dtype(query)
+    keys, values, own_keys, own_values = (part.to(dtype) for part in (*prefix, *own))
 
-    grouped = query.float().mul(scaling).view(rows, shared, groups, width)
+    grouped = query.float().mul(scaling).to(dtype).view(rows, shared, groups, width)
     together = grouped.transpose(0, 1).reshape(shared, rows * groups, width) @ keys[0].transpose(1, 2)
     scores = torch.cat([together.view(shared, rows, groups, before).transpose(0, 1), grouped @ own_keys.mT], dim=-1)
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
-    probabilities = torch.softmax(scores.masked_fill_(~mask, -torch.inf), -1)
+    probabilities = torch.softmax(scores.masked_fill_(~mask, -torch.inf), -1, dtype=torch.float32).to(dtype)
     out = probabilities[..., before:] @ own_values
     seen = probabilities[..., :before].transpose(0, 1).reshape(shared, rows * groups, before) @ values[0]
     out += seen.view(shared, rows, groups, -1).transpose(0, 1)
     return out.view(rows, heads, 1, -1).to(query.dtype)
+
+
+def _product_dtype(query: torch.Tensor) -> torch.dtype:
+    return torch.float32 if query.device.type == "cpu" else query.dtype
 
 
 class _Attention(torch.autograd.Function):
