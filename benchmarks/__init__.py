@@ -1,1 +1,1 @@
-"""Measurements, run by hand: `python -m benchmarks.NAME`. What they showed stands in benchmarks/README.md."""
+"""Measurements, run by hand: `python -m benchmarks.NAME`. What they showed stands in the pages beside this file."""

@@ -1,6 +1,6 @@
 """What MkDocs does beside copying pages: generated pages, and a build that fails on anything from another server.
 
-`reference/` comes from the code, `benchmarks.md` and `changelog.md` from the files of the repository.
+`reference/` comes from the code, the measurements and `changelog.md` from the files of the repository.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 sys.path.insert(0, str(Path(__file__).parent))
-from reference import generated_pages
+from reference import MEASUREMENTS, generated_pages
 
-_MEASUREMENTS = re.compile(r"\]\((?:\.\./)+benchmarks/README\.md")
+_MEASUREMENTS = re.compile(r"\]\((?:\.\./)+(benchmarks/\w+\.md)")
 _LOADED = re.compile(r"<(?:script|img|iframe|source)\b[^>]*\bsrc=[\"']?(?:https?:)?//[^\"'> ]+", re.IGNORECASE)
 _LINKED = re.compile(
     r"<link\b(?=[^>]*\brel=[\"']?(?:stylesheet|preload|preconnect|icon))[^>]*\bhref=[\"']?(?:https?:)?//"
@@ -32,9 +32,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Lead links to the repository's measurements, which a reader of the checkout follows, to their page."""
+    """Lead links to the repository's measurements, which a reader of the checkout follows, to their pages."""
     up = "../" * page.file.src_uri.count("/")
-    return _MEASUREMENTS.sub(f"]({up}benchmarks.md", markdown)
+    return _MEASUREMENTS.sub(lambda link: f"]({up}{MEASUREMENTS[link[1]]}", markdown)
 
 
 def on_post_page(output: str, page: object, config: MkDocsConfig) -> str:

@@ -19,12 +19,18 @@ from typer.models import ArgumentInfo, CommandInfo, OptionInfo
 
 ROOT = Path(__file__).resolve().parents[1]
 
+MEASUREMENTS = {
+    "benchmarks/README.md": "benchmarks.md",
+    "benchmarks/reasoning.md": "benchmarks-reasoning.md",
+    "benchmarks/exactness.md": "benchmarks-exactness.md",
+}
+"""The repository's pages of measurements, and their pages in the site."""
 GENERATED = (
     "reference/recipe.md",
     "reference/comparison.md",
     "reference/commands.md",
     "reference/python.md",
-    "benchmarks.md",
+    *MEASUREMENTS.values(),
     "changelog.md",
 )
 
@@ -36,9 +42,16 @@ def generated_pages() -> dict[str, str]:
         "reference/comparison.md": comparison_page(),
         "reference/commands.md": commands_page(),
         "reference/python.md": python_page(),
-        "benchmarks.md": (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8").replace("](../docs/", "]("),
         "changelog.md": (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"),
-    }
+    } | {page: _measurements(file) for file, page in MEASUREMENTS.items()}
+
+
+def _measurements(file: str) -> str:
+    """A page of measurements with the links of the site."""
+    text = (ROOT / file).read_text(encoding="utf-8").replace("](../docs/", "](")
+    for other, page in MEASUREMENTS.items():
+        text = text.replace(f"]({Path(other).name}", f"]({page}")
+    return text
 
 
 def commands(app: typer.Typer | None = None, path: str = "rir-mlx") -> Iterator[tuple[str, CommandInfo]]:

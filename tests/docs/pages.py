@@ -34,8 +34,8 @@ class Place:
 @cache
 def pages() -> dict[str, str]:
     """Every hand-written page by its path in the repository."""
-    files = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/README.md")]
-    files += sorted((ROOT / "docs").rglob("*.md"))
+    files = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
+    files += sorted([*(ROOT / "benchmarks").glob("*.md"), *(ROOT / "docs").rglob("*.md")])
     return {str(file.relative_to(ROOT)): file.read_text(encoding="utf-8") for file in files if file.is_file()}
 
 
