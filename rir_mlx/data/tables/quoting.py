@@ -82,8 +82,9 @@ def split_records(lines: Iterable[str], delimiter: str, *, quotes: bool) -> Iter
 def split_batches(
     lines: Iterable[str], delimiter: str, *, quotes: bool, before: int = 0, end: str = ""
 ) -> Iterator[Batch]:
-    """The records of a file, empty lines left out. Without `quotes`, a line is a record and marks are plain characters.
-    `before` lines precede the first; `end` is the line end of the file, by default that of its first line.
+    """The records of a file, empty lines and lines of delimiters alone left out. Without `quotes`, a line is a record
+    and marks are plain characters. `before` lines precede the first; `end` is the line end of the file, by default that
+    of its first line.
 
     A quotation that is malformed or never closed makes its first line a fault; the line after it is read afresh, so
     that no row is lost. Takes time in proportion to the file."""
@@ -120,7 +121,7 @@ class _Splitter:
                         break
                     if stop - start > 1:
                         batch.add(before + start + 1, before + stop, "".join(lines[start:stop]), cells)
-                    elif cells:
+                    elif len(cells) == 1 or any(cells):  # else a line of delimiters, as spreadsheets write empty rows
                         batch.first.append(before + stop)
                         batch.raw.append(lines[start])
                         batch.rows.append(cells)

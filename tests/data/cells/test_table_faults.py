@@ -112,6 +112,17 @@ def test_blanks_around_a_quoted_cell_are_no_part_of_it(tmp_path: Path) -> None:
     assert load(tmp_path / "a.csv") == [("a, b", "joy"), ("c", "fear")]
 
 
+@pytest.mark.parametrize("empty", [";;", ";", ";;;"])
+def test_a_line_of_delimiters_is_no_row(empty: str, tmp_path: Path) -> None:
+    """Spreadsheets write empty rows so; each was an error of its own. The numbers of others stay."""
+    path = tmp_path / "a.csv"
+    path.write_text(f"text;label;note\n{empty}\nglad;joy;\n{empty}\n;;seen\nsad;sadness;\n{empty}\n{empty}\n")
+    found = scan_sources(section(path), 0)
+    assert [row.text for row in found.parts["train"]] == ["glad", "sad"]
+    assert [fault.number for fault in found.refused] == [5], "a row with a note and no text is one"
+    assert [row.row for row in open_stream(path, wanted_text(path, None)).scan()] == [3, 5, 6]
+
+
 def test_spellings_of_one_label_are_one_label_with_a_warning(tmp_path: Path) -> None:
     rows = [(text, spelling) for (text, _), spelling in zip(CLEAN, ["1", "1.0", "0", "True", "TRUE"] * 8, strict=True)]
     path = write(tmp_path / "a.csv", rows)
