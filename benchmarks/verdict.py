@@ -133,6 +133,28 @@ def log_loss_coverage() -> None:
         print(f"| {seeds} seeds that vary by {points} points | {covered / BEFORE:.1%} |", flush=True)
 
 
+def collapses() -> None:
+    """Label-only falls by 20 points in one seed of ten, and reasoning never does or alike, at the same mean; seeds that
+    do not fall vary by so many points."""
+    print("\n| seeds | rows | seeds vary by | false alarms, only qa collapses | both do |\n|---|---|---|---|---|")
+    logits = np.random.default_rng(9).normal(1.9, 1.5, 200_000)
+
+    def lowered(points: float) -> float:
+        """The shift in logits that costs so much accuracy."""
+        return float(brentq(lambda more: np.mean(expit(logits) - expit(logits + more)) - points, -8, 0))
+
+    fall, mean = lowered(0.20), lowered(0.02)
+    for seeds, rows, points in ((3, 500, 0), (3, 2000, 0), (5, 2000, 0), (3, 500, 2), (3, 2000, 2), (5, 2000, 2)):
+        rng, alarms = np.random.default_rng(10), np.zeros(2)
+        for _ in range(BEFORE):
+            shifts = np.where(rng.random((2, seeds, 1)) < 0.1, fall, 0.0)
+            for place, others in enumerate((mean, shifts[1])):
+                moved = rng.normal(0, points * 0.095, (2, seeds, 1)) + np.stack([shifts[0], others + 0 * shifts[0]])
+                chances = expit(1.9 + rng.normal(0, 1.5, rows) + moved)
+                alarms[place] += significant(*(rng.random(chances.shape) < chances)) / BEFORE
+        print(f"| {seeds} | {rows:,} | {points} | {alarms[0]:.1%} | {alarms[1]:.1%} |", flush=True)
+
+
 def lowest_reaching(confidence: np.ndarray, correct: np.ndarray, wanted: float) -> float:
     """The lowest threshold whose validation rows reach the wanted accuracy, as it was chosen before."""
     order = np.argsort(-confidence)
@@ -164,13 +186,15 @@ def thresholds() -> None:
 
 
 def macro_f1() -> None:
-    """Labels are confused with a few others each; the truth is the macro-F1 of a classifier on endless rows."""
+    """Labels are confused with a few others each; the truth is the macro-F1 of a classifier on endless rows. Shares of
+    the labels are about even, or fall as a power of their rank."""
     print("\n| macro-F1 | covered |\n|---|---|")
-    for labels, rows in ((6, 500), (20, 500), (77, 600), (77, 2000)):
+    even = [(6, 500, 0.0), (20, 500, 0.0), (77, 600, 0.0), (77, 2000, 0.0)]
+    for labels, rows, power in [*even, (77, 600, 0.5), (77, 600, 1.0), (30, 400, 1.5)]:
         covered = 0
         for trial in range(BEFORE // 2):
             rng = np.random.default_rng(trial)
-            shares = rng.dirichlet(np.full(labels, 5))
+            shares = rng.dirichlet(np.full(labels, 5)) if not power else np.arange(1, labels + 1) ** -power
             confused = rng.dirichlet(np.full(labels, 0.1), labels)
             np.fill_diagonal(confused, 0)
             correct = rng.uniform(0.5, 0.95, labels)
@@ -183,7 +207,8 @@ def macro_f1() -> None:
             found = metric_intervals(drawn, np.eye(labels)[predicted][None], probabilistic=False)["macro_f1"]
             assert found is not None
             covered += found.low <= truth <= found.high
-        print(f"| {labels} labels, {rows:,} rows | {covered / (BEFORE // 2):.0%} |", flush=True)
+        fall = f", shares as rank^-{power}" if power else ""
+        print(f"| {labels} labels, {rows:,} rows{fall} | {covered / (BEFORE // 2):.0%} |", flush=True)
 
 
 def calibration_errors() -> None:
@@ -236,6 +261,7 @@ if __name__ == "__main__":
     chosen_arms()
     coverage()
     log_loss_coverage()
+    collapses()
     thresholds()
     macro_f1()
     calibration_errors()
