@@ -61,7 +61,7 @@ class Rehearsal:
     def __init__(self) -> None:
         self.shapes, self.replays = list[tuple[int, ...]](), 0
 
-    def __call__(self, step: Callable[[], Any]) -> Callable[[], Any]:
+    def __call__(self, step: Callable[[], Any], _: Any) -> Callable[[], Any]:
         step()
         with Tape() as tape:
             hidden = step()
@@ -154,7 +154,7 @@ def test_recordings_go_when_their_memory_does(model: Any, monkeypatch: pytest.Mo
 )
 def test_a_replay_that_differs_is_not_used(model: Any, replay: Callable[[Any], Any], told: str) -> None:
     expected = written(model, Sampling(batch_size=5), 30, PREFIX)
-    model.record = lambda step: lambda: replay(step())
+    model.record = lambda step, _: lambda: replay(step())
     with pytest.warns(RuntimeWarning, match=told):
         assert written(model, Sampling(batch_size=5), 30, PREFIX) == expected
     assert model.record is None
@@ -168,7 +168,7 @@ def test_a_replay_that_spoils_the_memory_of_rows_or_keeps_old_tokens_changes_no_
     """The replay that was refused ran last, and left its keys. One with the recording's tokens was taken where rows
     repeat theirs."""
 
-    def record(step: Callable[[], Any]) -> Callable[[], Any]:
+    def record(step: Callable[[], Any], _: Any) -> Callable[[], Any]:
         slots: Any = made.slots[-1]()
         then = slots.tokens.clone()
 
@@ -212,7 +212,7 @@ def test_a_generation_lets_go_of_its_recordings(model: Any, made: Made) -> None:
 def test_no_memory_for_a_recording_costs_one_generation_its_recordings(model: Any) -> None:
     expected = written(model, Sampling(batch_size=5), 30, PREFIX)
 
-    def record(step: Any) -> Any:
+    def record(step: Any, _: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     model.record = record
@@ -244,7 +244,7 @@ def test_a_number_that_the_host_knew_when_it_recorded_is_found_out(model: Any, m
 def test_a_step_that_cannot_be_recorded_is_launched_and_that_is_said_once(model: Any) -> None:
     expected = written(model, Sampling(batch_size=5), 30, PREFIX)
 
-    def record(step: Any) -> Any:
+    def record(step: Any, _: Any) -> Any:
         raise RuntimeError("called a synchronizing CUDA operation\nand more")
 
     model.record = record

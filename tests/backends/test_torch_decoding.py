@@ -169,6 +169,55 @@ def test_rows_on_a_gpu_share_a_prefix_whose_copies_are_much_to_read(tiny: Path) 
     assert model.sharing_rows(prefix) == math.inf
 
 
+def test_rows_share_no_prefix_with_an_attention_that_does_not_know_it(tiny: Path) -> None:
+    """transformers' own took the keys for all of them: on a GPU, whose models had it, every large batch ended in an
+    error."""
+    model: Any = open_backend("torch").load(tiny, dtype="float32")
+    assert model.sharing_rows(model.kept_prefix_cache((3, 4))) == 16
+    expected = written(model, Sampling(batch_size=20), 30)
+    model.model.config._attn_implementation = "sdpa"
+    assert written(model, Sampling(batch_size=20), 30) == expected
+
+
+@pytest.mark.parametrize("key_heads", [1, 2, 4])
+def test_one_token_of_each_row_sees_what_transformers_attention_sees(key_heads: int) -> None:
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    from rir_mlx.backends.torch.layers import attention
+
+    torch.manual_seed(0)
+    query, key, value = torch.randn(5, 4, 1, 8), *(torch.randn(5, key_heads, 9, 8) for _ in range(2))
+    mask = (torch.arange(9) <= 3 + torch.arange(5)[:, None])[:, None, None]
+    module = SimpleNamespace(num_key_value_groups=4 // key_heads, is_causal=True, training=False)
+    with torch.inference_mode():
+        found, _ = attention._attention(module, query, key, value, mask, scaling=0.3)  # type: ignore[arg-type]
+        expected, _ = sdpa_attention_forward(module, query, key, value, mask, scaling=0.3)  # type: ignore[arg-type]
+    torch.testing.assert_close(found, expected)
+
+
+def test_rows_that_leave_together_are_replaced_in_one_copy_of_each_layer(tiny: Path) -> None:
+    """Each took copies of its own: at 512 rows on a GPU some hundreds of launches in a step."""
+    from rir_mlx.backends.torch.decoding.slots import Slots
+
+    model: Any = open_backend("torch").load(tiny, dtype="float32")
+    with torch.inference_mode():
+        slots = Slots(model, (), 6, 0)
+        slots.enter([(5 + row, 9, 7, 8)[: 1 + row % 4] for row in range(6)], whole=True)
+        kept = [(layer.keys.clone(), slots.lengths.copy(), slots.places.clone()) for layer in slots.layers]
+        with (seen := _Seen()):
+            assert slots.leave([0, 3, 4]) == [(5, 0)]
+        assert slots.leave([]) == []
+        assert (slots.count, slots.lengths[:3].tolist()) == (3, [2, 2, 3])
+        for layer, (keys, lengths, places) in zip(slots.layers, kept, strict=True):
+            for slot, was in ((0, 5), (1, 1), (2, 2)):
+                assert torch.equal(layer.keys[slot, :, : lengths[was]], keys[was, :, : lengths[was]])
+                assert slots.places[slot] == places[was]
+        with (more := _Seen()):
+            assert slots.leave([0, 1]) == [(2, 0)]
+        slots.close()
+    assert seen.calls["__setitem__"] == more.calls["__setitem__"]
+
+
 def test_keys_that_are_not_the_caches_are_refused_beside_a_prefix() -> None:
     from rir_mlx.backends.torch.layers import attention
 

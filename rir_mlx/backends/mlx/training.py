@@ -27,7 +27,7 @@ from rir_mlx.backends.base import (
     TrainingState,
     learned_positions,
 )
-from rir_mlx.backends.mlx.forward import MlxForward, has_accelerator
+from rir_mlx.backends.mlx.forward import MlxForward, has_accelerator, shares_memory
 from rir_mlx.backends.mlx.lm_head import Gradient, lm_head_loss
 from rir_mlx.backends.mlx.process_group import MlxProcessGroup
 from rir_mlx.errors import Failure, ModelError, OutOfMemory
@@ -50,8 +50,8 @@ class Training:
         self.optimizer.init(model.model.trainable_parameters())
         if has_accelerator():
             maybe_set_recommended_wired_limit()
-            # Batches differ in shape, and MLX keeps a buffer for every shape.
-            mx.set_cache_limit(_CACHE)
+            if shares_memory():  # batches differ in shape, and MLX keeps a buffer for every shape
+                mx.set_cache_limit(_CACHE)
         gradient: Gradient = "all" if model.lm_head.trainable_parameters() else "hidden"
         self.compiled = has_accelerator() if execution.compile is None else execution.compile
         self.seeds: Iterator[int] = itertools.count()

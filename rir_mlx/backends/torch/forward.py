@@ -20,6 +20,7 @@ from transformers.cache_utils import DynamicLayer
 from rir_mlx.backends.base import Float32Array, SingleProcess, Tokens
 from rir_mlx.backends.kept_prefixes import KeptPrefixes
 from rir_mlx.backends.torch.decoding.recording import recording_of
+from rir_mlx.backends.torch.layers.attention import NAME as ATTENTION
 from rir_mlx.backends.torch.layers.attention import PREFIX, joined
 from rir_mlx.backends.torch.layers.lm_head import transformed
 from rir_mlx.backends.torch.process_group import TorchProcessGroup
@@ -59,10 +60,11 @@ class TorchForward:
 
     def sharing_rows(self, prefix: Cache) -> float:
         """From so many rows on, their attention gets one copy of the prefix's keys and values, apart from their own;
-        fewer have copies, which it reads faster. Only where it was compared with a plain forward pass. It takes more
-        launches, which cost a GPU nothing in a step that is replayed; there copies must also be much to read, more than
-        half of the weights."""
-        if not self.shares or self.model.config.model_type not in VERIFIED:
+        fewer have copies, which it reads faster. Only where our attention runs, and was compared with a plain forward
+        pass. It takes more launches, which cost a GPU nothing in a step that is replayed; there copies must also be
+        much to read, more than half of the weights."""
+        config = self.model.config
+        if not self.shares or config.model_type not in VERIFIED or config._attn_implementation != ATTENTION:
             return math.inf
         if self.device.type == "cpu":
             return _SHARING

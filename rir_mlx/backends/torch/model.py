@@ -112,7 +112,7 @@ class TorchBackend:
         self, folder: Path, *, dtype: Dtype = "auto", adapter: tuple[AdapterSpec, Tensors] | None = None
     ) -> TorchModel:
         dtype = adapter[0].base_dtype(dtype) if adapter else dtype
-        loaded = self._load(folder, self._dtype(dtype), self._attention(folder))
+        loaded = self._load(folder, self._dtype(dtype), products_attention())
         config = loaded.model.config
         vocabulary = ModelShape.of(config.to_dict()).vocabulary
         what = Checked(str(config.model_type), vocabulary, str(loaded.lm_head.weight.dtype)[6:])
@@ -140,11 +140,6 @@ class TorchBackend:
         if missing := sorted(report["missing_keys"]):  # which transformers would fill with random numbers
             raise ModelError(f"{folder} cannot be loaded as a language model: it lacks the weight {missing[0]}.")
         return TorchModel(model.to(self.target).eval(), self.processes)
-
-    def _attention(self, folder: Path) -> str:
-        """transformers' name of the attention to use. Its own fused one knows no soft cap."""
-        softcap = read_config(folder).get("attn_logit_softcapping") is not None
-        return products_attention() if softcap or self.target.type == "cpu" else "sdpa"
 
     def _dtype(self, dtype: Dtype) -> torch.dtype:
         if dtype != "auto":

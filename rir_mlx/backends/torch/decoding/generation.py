@@ -57,11 +57,11 @@ def generate(
                     row.drawn += 1
             while len(unread) > (late if rows else 0):
                 yield from unread.pop(0).read(sampling, on_token)
-            for slot in reversed(range(len(rows))):
-                if slots and (rows[slot].done or rows[slot].drawn >= rows[slot].limit):
-                    slots.leave(slot)
-                    rows[slot] = rows[-1]
-                    rows.pop()
+            if slots:
+                gone = [slot for slot, row in enumerate(rows) if row.done or row.drawn >= row.limit]
+                for last, free in slots.leave(gone):
+                    rows[free] = rows[last]
+                del rows[len(rows) - len(gone) :]
     finally:
         if slots:
             slots.close()

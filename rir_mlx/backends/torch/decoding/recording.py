@@ -18,7 +18,16 @@ import torch
 
 Step = Callable[[], torch.Tensor]
 """Gives the hidden states [rows, width] of a step. Run twice, it does the same twice."""
-Record = Callable[[Step], Step]
+
+
+class Pool:
+    """The memory of recordings that are replayed one after the other, so that what is in between may overlap."""
+
+    def __init__(self) -> None:
+        self.handle: Any = None
+
+
+Record = Callable[[Step, Pool], Step]
 """Gives a replay of a step, or raises RuntimeError."""
 
 SWITCH = "RIR_RECORD_STEPS"
@@ -38,9 +47,9 @@ def recording_of(device: torch.device) -> Record | None:
     return cuda_graph if device.type == "cuda" and os.environ.get(SWITCH) != "0" else None
 
 
-def cuda_graph(step: Step) -> Step:
+def cuda_graph(step: Step, pool: Pool) -> Step:
     """Records `step` as a CUDA graph. Raises RuntimeError if it waits for the device, which no graph can hold."""
-    current, apart = torch.cuda.current_stream(), torch.cuda.Stream()
+    current, apart = torch.cuda.current_stream(), _apart()
     mode = torch.cuda.get_sync_debug_mode()
     apart.wait_stream(current)
     try:
@@ -52,8 +61,9 @@ def cuda_graph(step: Step) -> Step:
         _refuse_to_wait(mode)
         current.wait_stream(apart)
     graph = torch.cuda.CUDAGraph()
+    pool.handle = pool.handle or torch.cuda.graph_pool_handle()
     try:
-        with torch.cuda.graph(graph, pool=_pool(), capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool=pool.handle, capture_error_mode="thread_local"):
             hidden = step()
     except BaseException:
         torch.cuda.set_stream(current)
@@ -73,9 +83,9 @@ def _refuse_to_wait(mode: Any) -> None:
 
 
 @cache
-def _pool() -> Any:
-    """The memory of all recordings: they are replayed one after the other, so what is in between may overlap."""
-    return torch.cuda.graph_pool_handle()
+def _apart() -> Any:
+    """The stream of all warm-ups: each stream has working memory of its own."""
+    return torch.cuda.Stream()
 
 
 class RecordedSteps:
@@ -89,6 +99,7 @@ class RecordedSteps:
         """Let go of all recordings, because the memory that they use is no longer the rows'."""
         self.seen, self.compared = Counter[tuple[int, int]](), Counter[tuple[int, int]]()
         self.replays: dict[tuple[int, int], Step] = {}
+        self.pool = Pool()  # PyTorch refuses one whose recordings are gone while something in it lives
 
     def run(
         self, shape: tuple[int, int], exact: Step, fixed: Step, alike: Callable[[Step, Step], bool]
@@ -102,7 +113,7 @@ class RecordedSteps:
             if replay is None:
                 self.seen[shape] += 1
                 if self.seen[shape] > _AT_FIRST:
-                    self.replays[shape] = record(fixed)
+                    self.replays[shape] = record(fixed, self.pool)
                 return exact()
             if self.compared[shape] < _COMPARISONS:
                 if not alike(fixed, replay):  # of one shape, so that both round alike

@@ -119,18 +119,27 @@ class Slots:
         hidden = self.model.run(self.tokens[:rows, None], self.cache, mask[:, None, None], before + places, seen)
         return hidden[:, -1]
 
-    def leave(self, slot: int) -> None:
-        """Free a slot: the last row moves into it."""
-        last = self.count - 1
-        if slot < last:
-            length = int(self.lengths[last])
+    def leave(self, gone: Sequence[int]) -> list[tuple[int, int]]:
+        """Free slots: the last rows move into those before them, all in one copy. Returns the moves, from and to."""
+        if not gone:
+            return []
+        count = self.count - len(gone)
+        moves = list(
+            zip(sorted(set(range(count, self.count)) - set(gone)), (s for s in gone if s < count), strict=True)
+        )
+        if moves:
+            last, free = np.array(moves, dtype=np.int64).T
+            length = int(self.lengths[last].max())
+            self.lengths[free] = self.lengths[last]
+            at, to = self.model.tensor(last), self.model.tensor(free)
             for layer in self.layers:
                 for part in (layer.keys, layer.values):
-                    part[slot, :, :length] = part[last, :, :length]
-            for counts in (self.lengths, self.places, self.before, self.tokens):
-                counts[slot] = counts[last]
-        self.places[last] = 0  # inside the columns, if the slot runs along
-        self.count = last
+                    part[to, :, :length] = part[at, :, :length]
+            for counts in (self.places, self.before, self.tokens):
+                counts[to] = counts[at]
+        self.places[count : self.count] = 0  # inside the columns, if the slots run along
+        self.count = count
+        return moves
 
     @property
     def width(self) -> int:

@@ -1,8 +1,8 @@
-"""Attention by plain matrix products where that is faster on a CPU than the fused kernel.
+"""The attention of all models: the fused kernel, and plain matrix products where they are faster.
 
-For training, whose backward pass is slow there: rows are short and many, so the scores are small, and are kept. And for
-a token of each of many rows after a prefix that they share: its keys are multiplied with all rows at once, and are
-nowhere copied. Query heads with a common key head share one product, without copying the keys.
+For training on a CPU, where the kernel's backward pass is slow: rows are short and many, so the scores are small, and
+are kept. And for a token of each of many rows after a prefix that they share: its keys are multiplied with all rows at
+once, and are nowhere copied. Query heads with a common key head share one product, without copying the keys.
 """
 
 from __future__ import annotations
@@ -60,17 +60,31 @@ def _attention(
         key, value = joined(prefix, key, value)
     if more.get("softcap") is not None:
         return _softcapped(query, key, value, attention_mask, (scaling, more["softcap"], dropout))
-    if not torch.is_grad_enabled() or not _is_plain(attention_mask, scaling, dropout, more):
-        named = {"attention_mask": attention_mask, "dropout": dropout, "scaling": scaling}
-        return sdpa_attention_forward(module, query, key, value, **named, **more)
-    out: torch.Tensor = _Attention.apply(query, key, value, attention_mask, scaling)
-    return out.transpose(1, 2), None
+    if _is_plain(attention_mask, scaling, dropout, more):
+        if torch.is_grad_enabled() and query.device.type == "cpu":
+            out: torch.Tensor = _Attention.apply(query, key, value, attention_mask, scaling)
+            return out.transpose(1, 2), None
+        if query.shape[2] == 1:
+            return _of_one_token(query, key, value, attention_mask, scaling).transpose(1, 2), None
+    named = {"attention_mask": attention_mask, "dropout": dropout, "scaling": scaling}
+    return sdpa_attention_forward(module, query, key, value, **named, **more)
 
 
 def _is_plain(mask: Any, scaling: float | None, dropout: float, more: dict[str, Any]) -> bool:
-    """Whether it is no more than a softmax of scaled scores under a mask."""
-    masked = mask is not None and mask.dtype == torch.bool and scaling is not None
+    """Whether it is no more than a softmax of scaled scores under a mask that all heads share."""
+    masked = mask is not None and mask.dtype == torch.bool and mask.shape[1] == 1 and scaling is not None
     return masked and not dropout and all(more.get(name) is None for name in _NOT_PLAIN)
+
+
+def _of_one_token(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, scaling: float | None
+) -> torch.Tensor:
+    """The fused kernel for one token of each row: query heads with a common key head stand as tokens of that head, so
+    that no key is copied for them."""
+    rows, heads, _, width = query.shape
+    grouped = query.reshape(rows, key.shape[1], heads // key.shape[1], width)
+    out = torch.nn.functional.scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scaling)
+    return out.reshape(rows, heads, 1, -1)
 
 
 def _softcapped(
@@ -102,8 +116,9 @@ def _after_prefix(
     query: torch.Tensor, prefix: Pair, own: Pair, mask: Any, settings: tuple[Any, float | None]
 ) -> torch.Tensor:
     """Attention of one token of each row to a prefix that all rows share and to the row's own keys, with one softmax
-    over both. On a CPU in float32, because those without AMX multiply many small matrices of 16 bits slowly; the
-    softmax is always in float32. `settings` are the scaling, and the cap of the scores if there is one."""
+    over both. On a CPU in float32, because those without AMX multiply many small matrices of 16 bits slowly; elsewhere
+    in the model's own format, so that in 16 bits scores are rounded once more than in the fused kernel. The softmax is
+    always in float32. `settings` are the scaling, and the cap of the scores if there is one."""
     scaling, softcap = settings
     rows, heads, _, width = query.shape
     shared, before = prefix[0].shape[1:3]
