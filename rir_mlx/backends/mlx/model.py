@@ -66,7 +66,7 @@ _UNLOADABLE = (OSError, ValueError, KeyError, RuntimeError, TypeError, Attribute
 
 
 class MlxBackend:
-    """The Metal GPU on Apple silicon, else the processor."""
+    """A GPU (Metal on Apple silicon, CUDA with that build of MLX), else the processor."""
 
     name = "mlx"
 
