@@ -61,7 +61,8 @@ class EvaluationRows:
 
     @property
     def compared(self) -> NDArray[np.bool_]:
-        """[test rows] the rows that comparisons and the verdict use: the clean ones. Without any, it is all of them."""
+        """[test rows] the rows that comparisons use: the clean ones. Without any, it is all of them, and nothing is
+        judged."""
         return self.clean if self.clean.any() else np.ones_like(self.clean)
 
 

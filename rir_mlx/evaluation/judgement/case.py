@@ -54,6 +54,11 @@ class Case:
     def baselines(self) -> list[EntryPredictions]:
         return [entry for entry in self.entries if entry.kind == "baseline"]
 
+    @property
+    def all_seen(self) -> bool:
+        """Whether there are test rows, but no clean one: what is measured on them shows nothing of new texts."""
+        return len(self.rows.test) > 0 and not self.rows.clean.any()
+
     @cached_property
     def one_label(self) -> str | None:
         """The label of all test rows that are compared, if there are several and they have no other: they show nothing
@@ -101,9 +106,9 @@ class Case:
 
     def learned(self, entries: Sequence[EntryPredictions]) -> bool | None:
         """Whether some of the entries is shown to beat the most frequent label: False if a useful gain is excluded for
-        all of them, None if the test rows are too few to tell, or have one label alone. Where the most frequent label
-        leaves less than twice a useful gain, half of what it leaves is one."""
-        if self.one_label is not None:
+        all of them, None if the test rows are too few to tell, have one label alone, or are not clean. Where the most
+        frequent label leaves less than twice a useful gain, half of what it leaves is one."""
+        if self.one_label is not None or self.all_seen:
             return None
         useful = min(USEFUL, (1 - accuracy(self.majority, self.rows)) / 2)
         gains = [self.difference(self.majority, entry) for entry in entries]

@@ -2,7 +2,7 @@
 
 It is about the trained classifiers as they are, so the intervals cover the draw of test rows alone, corrected for how
 many are compared. Which reasoning arm stands for all of them was chosen on validation rows before. With several seeds
-the classifier that is used is the first one's: what is shown of it comes before what is shown of the mean.
+the classifier that is used is the first one's: it decides, and the mean is shown beside it.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ def recommend(case: Case, chosen: str | None) -> Recommendation:
     """Of label-only, the reasoning arm `chosen` by the validation rows, and the baselines: the cheapest of those that
     are shown to beat the most frequent label, and than which no other one is shown to be better. If arms are shown to
     beat every baseline, it is one of them. Of arms that cost the same, the one with the higher validation accuracy."""
-    if not len(case.rows.test) or not case.arms:
+    if not len(case.rows.test) or case.all_seen or not case.arms:
         return Recommendation(None, "")
     arms = [arm for arm in case.arms if arm.name in ("qa", chosen)]
     shown = [arm for arm in arms if _learned(case, arm)]
-    if not shown or not case.learned(arms):
+    if not shown:
         return _without_an_arm(case, arms)
     useful = [
         entry
         for entry in _usable(case)
-        if case.learned([entry]) or any(_is_better(case, arm, entry) for arm in shown)  # and so better than majority
+        if _learned(case, entry) or any(_is_better(case, arm, entry) for arm in shown)  # and so better than majority
     ]
     best_arms = [arm for arm in shown if all(_is_better(case, entry, arm) for entry in _usable(case))]
     pick = _cheapest(case, best_arms or [*useful, *shown])
@@ -63,7 +63,7 @@ def recommend(case: Case, chosen: str | None) -> Recommendation:
 def _cheapest(case: Case, candidates: Sequence[EntryPredictions]) -> EntryPredictions:
     """The cheapest of those that no other one is shown to be better than."""
     unbeaten = [entry for entry in candidates if not any(_is_better(case, entry, other) for other in candidates)]
-    return min(unbeaten or candidates, key=_cost)  # what is shown of means and of first seeds may go in a circle
+    return min(unbeaten, key=_cost)
 
 
 def _used(entry: EntryPredictions) -> EntryPredictions:
@@ -71,22 +71,18 @@ def _used(entry: EntryPredictions) -> EntryPredictions:
     return replace(entry, probabilities=entry.probabilities[:1])
 
 
-def _difference(case: Case, first: EntryPredictions, second: EntryPredictions) -> tuple[Interval, int, bool]:
-    """`Case.difference`, unless something else is shown of the classifiers of the first seeds; and whether it is."""
-    of_all, of_used = case.difference(first, second), case.difference(_used(first), _used(second))
-    decides = of_used[1] not in (0, of_all[1])
-    return *(of_used if decides else of_all), decides
+def _difference(case: Case, first: EntryPredictions, second: EntryPredictions) -> tuple[Interval, int]:
+    """`Case.difference` of the classifiers that are used."""
+    return case.difference(_used(first), _used(second))
 
 
 def _is_better(case: Case, first: EntryPredictions, second: EntryPredictions) -> bool:
     return _difference(case, first, second)[1] > 0
 
 
-def _learned(case: Case, arm: EntryPredictions) -> bool:
-    """Whether the arm is shown to beat the most frequent label, and the classifier that is used does not fall short of
-    it."""
-    ahead = accuracy(_used(arm), case.rows) > accuracy(case.majority, case.rows)
-    return ahead and _is_better(case, case.majority, arm)
+def _learned(case: Case, entry: EntryPredictions) -> bool:
+    """Whether the classifier that is used is shown to beat the most frequent label."""
+    return case.learned([_used(entry)]) is True
 
 
 def _usable(case: Case) -> list[EntryPredictions]:
@@ -102,7 +98,7 @@ def _percent(case: Case, entry: EntryPredictions) -> str:
 
 
 def _best(case: Case, entries: Sequence[EntryPredictions]) -> EntryPredictions:
-    return max(entries, key=lambda entry: accuracy(entry, case.rows))
+    return max(entries, key=lambda entry: accuracy(_used(entry), case.rows))
 
 
 def _cost(entry: EntryPredictions) -> tuple[int, int, float]:
@@ -114,16 +110,17 @@ def _cost(entry: EntryPredictions) -> tuple[int, int, float]:
 
 def _without_an_arm(case: Case, arms: Sequence[EntryPredictions]) -> Recommendation:
     """For label-only and the chosen arm, if neither is shown to have learned, or only with seeds that are not used."""
-    found, others = case.learned(arms), [arm for arm in case.arms if case.learned([arm]) and _learned(case, arm)]
-    named, why = " and ".join(arm.name for arm in arms if not found or case.learned([arm])), ""
-    if found:
-        why = f"{named} beat{'s' * (' ' not in named)} the most frequent label on average, but not with {_FIRST}."
+    found, others = case.learned([_used(arm) for arm in arms]), [arm for arm in case.arms if _learned(case, arm)]
+    named, why = " and ".join(arm.name for arm in arms), ""
+    if on_average := [arm.name for arm in arms if case.learned([arm])]:
+        named, beat = " and ".join(on_average), "beats" if len(on_average) == 1 else "beat"
+        why = f"{named} {beat} the most frequent label on average, but not clearly with {_FIRST}."
     elif others:
-        why = f"{named} {'are' if ' ' in named else 'is'} not shown to beat always answering the most frequent label."
+        why = f"{named} {'are' if len(arms) > 1 else 'is'} not shown to beat always answering the most frequent label."
     if others:
         best = _best(case, others)
         why += f" {best.name} ({_percent(case, best)}) is shown to beat it, but was not chosen on the validation rows."
-    useful = [baseline for baseline in _usable(case) if case.learned([baseline])]
+    useful = [baseline for baseline in _usable(case) if _learned(case, baseline)]
     if useful:
         pick = _cheapest(case, useful)
         until = "until an arm learns the task" if found is False else "until an arm is shown to have learned the task"
@@ -141,11 +138,11 @@ def _without_an_arm(case: Case, arms: Sequence[EntryPredictions]) -> Recommendat
 
 def _of_baseline(case: Case, pick: EntryPredictions, arms: Sequence[EntryPredictions]) -> str:
     best = _best(case, arms)
-    change, shown, of_first = _difference(case, best, pick)
+    change, shown = _difference(case, best, pick)
     if shown > 0:
-        return f"it is {_points(change)} better than {best.name}{f' with {_FIRST}' * of_first}."
-    if shown < 0:
-        return _only_on_average(case, best)
+        return f"{_it_is(case, pick, best)} {_points(change)} better than {best.name}."
+    if not _learned(case, best):
+        return _of_unlearned(case, best)
     cheaper = f"{_NAMES.get(pick.name, pick.name)} {_SAVINGS.get(pick.name, 'is cheaper')}"
     return f"{best.name} ({_percent(case, best)}) is not shown to be better, and {cheaper}.{_reasons(case, pick, arms)}"
 
@@ -154,19 +151,13 @@ def _of_arm(case: Case, pick: EntryPredictions, rest: Sequence[EntryPredictions]
     if not rest:
         return "nothing that was measured is shown to be better."
     [other] = rest
-    change, shown, of_first = _difference(case, other, pick)
-    if shown > 0 and of_first:
-        seed = "that seed" if _FIRST in _percent(case, pick) else _FIRST
-        return f"with {seed}, it is {_points(change)} better than {other.name}."
+    change, shown = _difference(case, other, pick)
     if shown > 0:
-        return f"its classifiers are {_points(change)} better than those of {other.name}."
-    if shown < 0:
-        return _only_on_average(case, other)
+        return f"{_it_is(case, pick, other)} {_points(change)} better than {other.name}."
+    if not _learned(case, other):
+        return _of_unlearned(case, other)
     if _cost(pick) > _cost(other):
-        every = _usable(case) and all(_is_better(case, entry, pick) for entry in _usable(case))
-        if not every and case.learned([other]):
-            return _only_on_average(case, other)
-        return f"unlike {other.name}, it is shown to beat {'every baseline' if every else 'the most frequent label'}."
+        return f"unlike {other.name}, it is shown to beat every baseline."
     if round(tokens_generated(pick)) == round(tokens_generated(other)):
         if (pick.validation_accuracy or 0.0) > (other.validation_accuracy or 0.0):
             why = f"it costs no more than {other.name} to run, and its validation accuracy is higher."
@@ -176,9 +167,19 @@ def _of_arm(case: Case, pick: EntryPredictions, rest: Sequence[EntryPredictions]
     return f"it is cheaper than {other.name}, which is not shown to be better.{_reasons(case, pick, rest)}"
 
 
-def _only_on_average(case: Case, other: EntryPredictions) -> str:
-    """Why an arm is not used that has learned, but not with its first seed."""
-    return f"{other.name} ({_percent(case, other)}) beats the most frequent label on average alone, not with {_FIRST}."
+def _it_is(case: Case, pick: EntryPredictions, other: EntryPredictions) -> str:
+    """How a difference of the classifiers that are used begins."""
+    if len(pick.probabilities) == len(other.probabilities) == 1:
+        return "it is"
+    return f"with {'that seed' if _FIRST in _percent(case, pick) else _FIRST}, it is"
+
+
+def _of_unlearned(case: Case, other: EntryPredictions) -> str:
+    """Why an arm is not used that is not shown to have learned, or only with seeds that are not used."""
+    measured = f"{other.name} ({_percent(case, other)})"
+    if case.learned([other]):
+        return f"{measured} beats the most frequent label on average, but not clearly with {_FIRST}."
+    return f"{measured} is not shown to beat the most frequent label."
 
 
 def _reasons(case: Case, pick: EntryPredictions, arms: Sequence[EntryPredictions]) -> str:
@@ -187,8 +188,9 @@ def _reasons(case: Case, pick: EntryPredictions, arms: Sequence[EntryPredictions
     if not reasoning:
         return ""
     best = _best(case, reasoning)
-    change, shown, of_first = _difference(case, best, pick)
-    worse = f", which is {_points(change)} worse{f' with {_FIRST}' * of_first}" if shown > 0 else ""
+    change, shown = _difference(case, best, pick)
+    seed = "" if _it_is(case, pick, best) == "it is" else f" with {_FIRST}"
+    worse = f", which is {_points(change)} worse{seed}" if shown > 0 else ""
     return f" If you want a reason with each label, use {best.name} ({_percent(case, best)}){worse}."
 
 

@@ -77,7 +77,8 @@ def test_reasoning_that_helps_is_the_headline_and_the_recommendation() -> None:
     assert found.recommended == "qra"
     assert found.recommendation is not None
     assert found.recommendation.startswith("Use qra (")
-    assert "better than those of qa." in found.recommendation
+    assert "with the first seed, which is used, it is 19." in found.recommendation
+    assert "better than qa." in found.recommendation
 
 
 def test_arms_of_unequal_steps_get_no_verdict() -> None:

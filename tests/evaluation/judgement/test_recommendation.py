@@ -59,8 +59,29 @@ def test_the_first_seeds_classifier_decides_since_it_is_the_one_that_is_used() -
     )
     lucky = judged(entry("qa", *label_only), entry("qra", *reasoning[::-1], validation=0.75))
     assert lucky.recommended == "qra"
-    assert "(65.0 %, 83.0 % with the first seed, which is used): its classifiers are 6.0" in (
+    assert "(65.0 %, 83.0 % with the first seed, which is used): with that seed, it is 21.0 points" in (
         lucky.recommendation or ""
+    )
+
+
+def test_the_mean_of_seeds_that_are_not_used_recommends_nothing() -> None:
+    """qa's second seed collapsed: qra was recommended for a mean that is 10 points higher, though the first seed's qa
+    is as good, and cheaper."""
+    label_only = [answers(0.81, 1), MAJORITY, answers(0.8, 2)]
+    found = judged(entry("qa", *label_only), entry("qra", *(answers(0.8, seed) for seed in (4, 5, 6)), validation=0.8))
+    assert found.recommendation is not None
+    assert found.recommendation.startswith(
+        "Use qa (71.7 %, 81.0 % with the first seed, which is used): it is cheaper than qra, which is not shown to be "
+    )
+    assert found.recommended == "qa"
+
+
+def test_a_first_seed_that_is_hardly_ahead_is_not_said_to_have_learned() -> None:
+    """It was recommended for what the mean of the seeds shows."""
+    found = judged(entry("qa", MAJORITY, MAJORITY), entry("qra", answers(0.56, 1), answers(0.9, 2)))
+    assert found.recommendation == (
+        "No recommendation: qra beats the most frequent label on average, but not clearly with the first seed, which "
+        "is used."
     )
 
 
@@ -68,7 +89,8 @@ def test_an_arm_that_learned_only_with_other_seeds_is_not_recommended() -> None:
     found = judged(entry("qa", MAJORITY, MAJORITY), entry("qra", MAJORITY, answers(0.83, 1)))
     assert found.recommended is None
     assert found.recommendation == (
-        "No recommendation: qra beats the most frequent label on average, but not with the first seed, which is used."
+        "No recommendation: qra beats the most frequent label on average, but not clearly with the first seed, which "
+        "is used."
     )
     beside = judged(entry("qa", MAJORITY, MAJORITY), entry("qra", MAJORITY, answers(0.83, 1)), entry("tf-idf", TRUTH))
     assert (beside.recommendation or "").startswith(
