@@ -45,7 +45,9 @@ def compare_entries(entries: Sequence[EntryPredictions], rows: EvaluationRows) -
         compared = {
             "against": paired(label_only, entry, rows, arms) if label_only and entry is not label_only else None,
             "beats": [
-                other.name for other in baselines if is_better(paired(other, entry, rows, arms * len(baselines)))
+                other.name
+                for other in baselines
+                if rows.clean.any() and is_better(paired(other, entry, rows, arms * len(baselines)))
             ],
         }
         results.append(entry_result(entry, rows).model_copy(update=compared))

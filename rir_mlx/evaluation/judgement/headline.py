@@ -14,8 +14,11 @@ NOTHING_LEARNED = Headline(
 NO_MORE_ACCURATE = Headline(
     text="No arm is more accurate than always answering the most frequent label.", finding="failed"
 )
+ALL_SEEN = Headline(text="No verdict: every test text was seen in training.", finding="failed")
+NONE_CLEAN = Headline(text="No verdict: every test text is a copy or has two labels.", finding="failed")
 ONE_LABEL = Headline(text="No verdict: all test rows have the same label.", finding="unclear")
 BEHIND_TFIDF = Headline(text="TF-IDF beats every arm: the task was not learned well.", finding="failed")
+LABEL_ONLY_BEHIND_TFIDF = Headline(text="No verdict: label-only (qa) is worse than TF-IDF.", finding="unclear")
 NO_LABEL_ONLY = Headline(text="Label-only (qa) was not trained: nothing to compare reasoning with.", finding="unclear")
 NO_REASONING_ARM = Headline(text="No reasoning arm was trained: nothing to judge.", finding="unclear")
 DIFFERENT_STEPS = Headline(text="No verdict: the arms took different numbers of training steps.", finding="failed")
@@ -35,12 +38,11 @@ def leaves_learning_open(headline: Headline) -> bool:
     return headline == ONE_LABEL or headline.text.endswith(_TOO_FEW)
 
 
-def behind_tfidf(comparison: PairedComparison) -> Headline:
-    """For arms that have learned, but are a little worse than TF-IDF, and differ from each other."""
-    better = "better" if comparison.difference.value > 0 else "worse"
-    points = f"{abs(100 * comparison.difference.value):.1f} points"
-    text = f"TF-IDF beats every arm; {comparison.second} is {points} {better} than {comparison.first}."
-    return Headline(text=text, finding="failed")
+def not_learned(arms: Sequence[str], *, open_to_doubt: bool) -> Headline:
+    """For arms of the comparison that are not shown to have learned, though another arm is. `open_to_doubt` if more
+    test rows may yet show it."""
+    text = f"No verdict: {' and '.join(arms)} {'does' if len(arms) == 1 else 'do'} not clearly beat the majority label."
+    return Headline(text=text, finding="unclear" if open_to_doubt else "failed")
 
 
 def headline(

@@ -51,8 +51,24 @@ def no_more_accurate_verdict(best: tuple[str, float], majority: tuple[str, float
     return (
         f"No arm is shown to be more accurate than always answering {majority[0]!r}, the most frequent label "
         f"({100 * majority[1]:.1f} %; the best arm, {best[0]}, has {100 * best[1]:.1f} %), so this run says nothing "
-        f"about reasoning. But {' and '.join(learned)} agree{'s' * (len(learned) == 1)} with the true labels more than "
-        "by chance: compare balanced accuracy, macro-F1 and MCC."
+        f"about reasoning. {beyond_chance_sentence(learned)}"
+    )
+
+
+def beyond_chance_sentence(learned: Sequence[str]) -> str:
+    """For arms that have learned, though not to be more accurate than the most frequent label."""
+    return (
+        f"But {' and '.join(learned)} agree{'s' * (len(learned) == 1)} with the true labels more than by chance: "
+        "compare balanced accuracy, macro-F1 and MCC."
+    )
+
+
+def none_clean_verdict(*, only_copies: bool) -> str:
+    """For test rows of which none is clean. `only_copies` if all are copies of training or validation rows."""
+    return (
+        f"Every test text is also a training or validation text{'' if only_copies else ', or has two labels'}, so "
+        "nothing shows what an arm has learned. The figures are of these rows, and say nothing about new texts. Take "
+        "other test rows (data.test)."
     )
 
 
@@ -77,13 +93,33 @@ def too_few_rows_verdict(best: tuple[str, float], majority: tuple[str, float], r
 
 def worse_than_tfidf_verdict(best: tuple[str, float], tfidf: float, cause: str) -> str:
     """For arms that all lose to TF-IDF. `best` is the most accurate arm with its accuracy."""
-    return f"{worse_than_tfidf_sentence(best, tfidf)} The task was not learned well enough to judge reasoning. {cause}"
-
-
-def worse_than_tfidf_sentence(best: tuple[str, float], tfidf: float) -> str:
     return (
         f"Every arm is worse than TF-IDF with logistic regression ({100 * tfidf:.1f} %; the best arm, {best[0]}, has "
-        f"{100 * best[1]:.1f} %)."
+        f"{100 * best[1]:.1f} %). The task was not learned well enough to judge reasoning. {cause}"
+    )
+
+
+def not_learned_verdict(
+    arms: Mapping[str, float], majority: tuple[str, float], cause: str, *, open_to_doubt: bool
+) -> str:
+    """For arms of the comparison, with their accuracies, that are not shown to be better than the most frequent label,
+    though another arm is. `open_to_doubt` if more test rows may yet show it."""
+    listed = " and ".join(f"{arm} ({100 * share:.1f} %)" for arm, share in arms.items())
+    more = " More test rows (data.test, data.test_size) may show that they are." if open_to_doubt else ""
+    if len(arms) == 1:
+        more = more.replace("they are", "it is")
+    return (
+        f"{listed} {'is' if len(arms) == 1 else 'are'} not shown to be better than always answering {majority[0]!r}, "
+        f"the most frequent label ({100 * majority[1]:.1f} %). So this run says nothing about reasoning.{more} {cause}"
+    )
+
+
+def label_only_behind_verdict(accuracies: tuple[float, float], arm: str, cause: str) -> str:
+    """For a label-only arm that loses to TF-IDF, with their accuracies, beside a reasoning arm."""
+    label_only, tfidf = (f"{100 * share:.1f} %" for share in accuracies)
+    return (
+        f"Label-only (qa, {label_only}) is worse than TF-IDF with logistic regression ({tfidf}): it has not learned "
+        f"what the rows allow, so a comparison with {arm} says nothing about reasoning. {cause}"
     )
 
 
@@ -168,16 +204,15 @@ def _by_seed(comparison: PairedComparison) -> str:
 
 
 def direction(seed: SeedComparison, comparison: PairedComparison) -> str:
-    """The one of the two that classifies more rows correctly in this seed; empty if it is neither."""
-    if seed.gained == seed.lost:
+    """The one of the two that McNemar's test finds better in this seed; empty if it finds neither."""
+    if seed.p_value >= (1 - LEVEL) / comparison.compared:
         return ""
     return comparison.second if seed.gained > seed.lost else comparison.first
 
 
 def seeds_disagree(comparison: PairedComparison) -> bool:
     """Whether McNemar's test finds the one better in some seed, and the other in another."""
-    found = {direction(seed, comparison) for seed in comparison.by_seed if seed.p_value < 1 - LEVEL}
-    return len(found) > 1
+    return len({direction(seed, comparison) for seed in comparison.by_seed} - {""}) > 1
 
 
 def _finding(comparison: PairedComparison) -> str:
@@ -215,5 +250,5 @@ def _disagreement(comparison: PairedComparison) -> str:
         return ""
     return (
         f" The seeds disagree: in some {comparison.second} is better, in others {comparison.first} (p < "
-        f"{1 - LEVEL:.2g} each)."
+        f"{(1 - LEVEL) / comparison.compared:.2g} each)."
     )

@@ -116,8 +116,8 @@ def _common(mine: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any
 def _of_test_rows(rows: EvaluationRows) -> Iterator[str]:
     if len(rows.test) and not rows.clean.any():
         yield (
-            "Every test text is also a training or validation text, or has two labels. So the comparisons use all of "
-            "them, and say nothing about new texts."
+            "Every test text is also a training or validation text, or has two labels: the figures say nothing about "
+            "new texts, and nothing is judged. `rir-mlx check` lists them."
         )
         return
     parts = []
@@ -131,7 +131,7 @@ def _of_test_rows(rows: EvaluationRows) -> Iterator[str]:
 
 def _of_baselines(case: Case) -> Iterator[str]:
     """Baselines that the best arm loses to, or that no arm is shown to beat."""
-    if not case.arms or not len(case.rows.test):
+    if not case.arms or not len(case.rows.test) or case.all_seen:
         return
     for baseline in case.baselines:
         shown = [case.difference(baseline, arm)[1] for arm in case.arms]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -74,6 +76,10 @@ def test_mcnemars_test_says_who_gained() -> None:
     assert "Only qra is right in 40 rows, only qa in 2: McNemar p = 4.1e-10, in favour of qra." in better
     assert "Only qra is right in 2 rows, only qa in 40: McNemar p = 4.1e-10, in favour of qa." in worse
     assert "McNemar p = 1." in equal
+    assert "only qa in 12: McNemar p = 1. It is unclear" in verdict(outcomes(50, 13, 12, 8, seeds=1))
+    one_of_two = PairedComparison("qa", "qra", 500, Interval(0.04, -0.01, 0.08), (SeedComparison(0.04, 50, 30, 0.033),))
+    assert "McNemar p = 0.033, in favour of qra." in verdict(one_of_two)
+    assert "McNemar p = 0.033. It" in verdict(replace(one_of_two, compared=2)), "it needs p < 0.025"
     opposite = (SeedComparison(0.06, 40, 10, 1e-4), SeedComparison(-0.06, 10, 40, 1e-4))
     text = verdict(PairedComparison("qa", "qra", 500, Interval(0.0, -0.8, 0.8), opposite))
     assert "+6.0 (40 against 10, p = 0.0001), -6.0 (10 against 40, p = 0.0001)" in text
