@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from rir_mlx.evaluation.schema import CurvePoint, EntryResult, LearningCurve
 from rir_mlx.statistics.intervals import Interval, rows_interval, share_interval
+from rir_mlx.statistics.paired_tests import PairedComparison
 
 _USEFUL = 0.02
 """A gain from twice the labels below which they are hardly worth the work."""
@@ -21,7 +22,7 @@ def learning_curve(
     arm: str, seed: int, correct: Mapping[int, NDArray[np.bool_]], entries: Sequence[EntryResult] = ()
 ) -> LearningCurve:
     """From whether the test rows are classified correctly, [rows] by the number of training rows, two or more. With
-    `entries`, the conclusion also says what reasonings did."""
+    `entries`, the conclusion also says what reasonings did: they are those of arms that have learned."""
     sizes = sorted(correct)
     points = [CurvePoint(rows=size, accuracy=share_interval(correct[size][None])) for size in sizes]
     few, all_rows = (correct[size].astype(np.float64)[None] for size in sizes[-2:])
@@ -30,34 +31,44 @@ def learning_curve(
     return LearningCurve(arm=arm, seed=seed, points=points, gain=gain, text=text)
 
 
-def _best_reasoning(entries: Sequence[EntryResult]) -> tuple[str, Interval] | None:
-    """The reasoning arm that gained most on label-only."""
-    gains = [(entry.name, entry.against.difference) for entry in entries if entry.kind == "arm" and entry.against]
-    return max(gains, key=lambda pair: pair[1].value, default=None)
+def _best_reasoning(entries: Sequence[EntryResult]) -> PairedComparison | None:
+    """That of the reasoning arm that gained most on label-only."""
+    gains = [entry.against for entry in entries if entry.kind == "arm" and entry.against]
+    return max(gains, key=lambda found: found.difference.value, default=None)
 
 
-def conclusion(arm: str, sizes: tuple[int, int], gain: Interval, reasoning: tuple[str, Interval] | None) -> str:
+def conclusion(arm: str, sizes: tuple[int, int], gain: Interval, reasoning: PairedComparison | None) -> str:
     """Whether more labels would help, in a sentence or two. `gain` is that of the larger of the two sizes, `reasoning`
-    an arm and what it gained on label-only."""
+    compares an arm with label-only."""
     measured = f"From {sizes[0]:,} to {sizes[1]:,} training rows, {arm} changed by {_points(gain)} (one seed)"
     if gain.low > 0:
         found = f"{measured}. {OF_TWO} More labels may help."
     elif gain.high < 0:
-        found = f"{measured}: that is chance, or rows of another kind; more labels may not help."
+        found = f"{measured}. {OF_TWO} The seed, chance or rows of another kind can do that: more labels may not help."
     elif gain.high < _USEFUL:
         found = f"{measured}. {OF_TWO} More labels may hardly help."
     else:
         found = f"{measured}: whether more labels would help is unclear."
-    if reasoning is None:
-        return found
-    name, change = reasoning
-    if gain.low > max(0.0, change.high):
+    return found if reasoning is None else f"{found} {_of_reasonings(gain, reasoning)}"
+
+
+def _of_reasonings(gain: Interval, reasoning: PairedComparison) -> str:
+    """What they did, beside what labels did. With fewer than three seeds it is about the classifiers of the run."""
+    change = reasoning.difference
+    if gain.high < 0 and change.high < 0:
+        than = "and neither helps"
+    elif gain.low > change.high:
         than = "less than the labels"
-    elif change.low > max(0.0, gain.high):
+    elif change.low > gain.high:
         than = "more than the labels"
     else:
         than = "and which of the two helps more is unclear"
-    return f"{found} Reasonings ({name}) changed it by {_points(change)}, {than}."
+    if reasoning.judges_training:
+        return f"Reasonings ({reasoning.second}) changed it by {_points(change)}, {than}."
+    against = f"{_points(change)} against {reasoning.first}, {than}"
+    if (seeds := len(reasoning.by_seed)) > 1:
+        return f"These {seeds} {reasoning.second} classifiers have {against}; {seeds} seeds prove no more."
+    return f"This {reasoning.second} classifier has {against}; one seed proves no more."
 
 
 def _points(change: Interval) -> str:

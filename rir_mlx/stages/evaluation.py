@@ -19,7 +19,7 @@ from rir_mlx.evaluation.cleaning import row_faults
 from rir_mlx.evaluation.comparison import choose_arm, compare_entries
 from rir_mlx.evaluation.entries import EntryPredictions, arm_predictions
 from rir_mlx.evaluation.judgement.case import Case, Journals
-from rir_mlx.evaluation.judgement.judge import judge
+from rir_mlx.evaluation.judgement.judge import failure_to_learn, judge
 from rir_mlx.evaluation.judgement.warnings import of_reasonings, trained_unlike
 from rir_mlx.evaluation.learning_curve import learning_curve
 from rir_mlx.evaluation.report.examples import row_examples
@@ -180,7 +180,7 @@ def _comparison(
         ),
         **judged,
         entries=results,
-        learning_curve=_learning_curve(context, curve, results),
+        learning_curve=_learning_curve(context, curve, [] if failure_to_learn(case) else results),
         augmentation=augmentation,
     )
 
