@@ -74,13 +74,14 @@ def power_note(recipe: Recipe, test_rows: int) -> list[str]:
     rows = counted(test_rows, "test row")
     if test_rows < FEWEST_TO_TELL_APART:
         return [f"{rows} can hardly tell two classifiers apart (data.test, data.test_size)."]
-    points = min(100.0, 100 * detectable_difference(test_rows, seeds, compared=arms))
-    size, differ = f"{rows} and {counted(seeds, 'seed')}", f"differ by {points:.{0 if points >= 2 else 1}f} points"
-    if seeds >= MIN_SEEDS:
-        return [f"With {size}, two ways of training that {differ} are told apart in 80 % of runs."]
+    enough = seeds >= MIN_SEEDS
+    points = min(100.0, 100 * detectable_difference(test_rows, seeds if enough else 1, compared=arms))
+    differ = f"differ by {points:.{0 if points >= 2 else 1}f} points are told apart in 80 % of runs."
+    if enough:
+        return [f"With {rows} and {counted(seeds, 'seed')}, two ways of training that {differ}"]
     return [
-        f"With {size}, two classifiers that {differ} are told apart in 80 % of runs. Whether "
-        f"reasoning helps in training takes {MIN_SEEDS} seeds or more (classifier.seeds)."
+        f"With {rows} and one seed, two classifiers that {differ} {counted(seeds, 'seed')} cannot show a difference "
+        f"between ways of training: that takes {MIN_SEEDS} or more (classifier.seeds=[0, 1, 2])."
     ]
 
 
