@@ -19,7 +19,7 @@ from rir_mlx.errors import RirError
 from rir_mlx.progress import counted
 
 if TYPE_CHECKING:  # numpy is not needed to print help
-    from rir_mlx.evaluation.schema import Changes, Comparison
+    from rir_mlx.evaluation.schema import Changes, Comparison, EntryResult
     from rir_mlx.guide.pilot.outlook import Outlook
     from rir_mlx.statistics.intervals import Interval
     from rir_mlx.types import Finding
@@ -155,9 +155,9 @@ def print_comparison(comparison: Comparison) -> None:
     print_table(comparison, console)
     for entry in comparison.entries:
         if entry.beats:
-            _print(console, escape(f"{entry.name} beats {', '.join(entry.beats)}."))
+            _print(console, escape(f"{_who(entry)} {', '.join(entry.beats)}."))
         if entry.changes:
-            _print(console, escape(_changes(entry.name, entry.changes)))
+            _print(console, escape(_changes(entry.name, entry.changes, entry.seeds)))
     for warning in comparison.warnings:
         _print(console, escape(f"note: {warning}"))
     print_headline(comparison, console)
@@ -167,14 +167,29 @@ def print_comparison(comparison: Comparison) -> None:
             _print(console, escape(paragraph))
 
 
-def _changes(arm: str, changes: Changes) -> str:
-    """What the reasoning changed, with McNemar's p-value of each seed."""
-    seeds = changes.against_first.by_seed
-    tests = ", ".join("< 0.001" if seed.p_value < 0.001 else f"{seed.p_value:.3f}" for seed in seeds)
-    over = f" over {len(seeds)} seeds" if len(seeds) > 1 else ""
+def _who(entry: EntryResult) -> str:
+    """Who is better than a baseline: with few seeds it is these classifiers, not the way of training."""
+    from rir_mlx.statistics.paired_tests import MIN_SEEDS  # numpy is not needed to print help
+
+    if (seeds := len(entry.seeds)) >= MIN_SEEDS:
+        return f"{entry.name} beats"
+    return f"This {entry.name} classifier beats" if seeds == 1 else f"These {seeds} {entry.name} classifiers beat"
+
+
+def _changes(arm: str, changes: Changes, seeds: Sequence[int]) -> str:
+    """What the reasoning changed, with McNemar's p-value of each seed and what it is of."""
+    found = changes.against_first.by_seed
+    tests = ["p < 0.001" if seed.p_value < 0.001 else f"p = {seed.p_value:.3f}" for seed in found]
+    corrected, spoiled = counted(changes.corrected.rows, "first label"), f"{changes.spoiled.rows:,}"
+    if len(found) == 1:
+        return f"{arm}: the reasoning corrected {corrected} and spoiled {spoiled} (McNemar's test: {tests[0]})."
+    listed = "; ".join(
+        f"seed {number}: {seed.gained:,} against {seed.lost:,}, {test}"
+        for number, seed, test in zip(seeds, found, tests, strict=True)
+    )
     return (
-        f"{arm}: the reasoning corrected {counted(changes.corrected.rows, 'first label')} and spoiled "
-        f"{changes.spoiled.rows:,}{over} (McNemar's p: {tests})."
+        f"{arm}: the reasoning corrected {corrected} and spoiled {spoiled} over {len(found)} seeds (McNemar's test of "
+        f"corrected against spoiled: {listed})."
     )
 
 
