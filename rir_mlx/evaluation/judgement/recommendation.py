@@ -157,7 +157,9 @@ def _of_arm(case: Case, pick: EntryPredictions, rest: Sequence[EntryPredictions]
     if not _learned(case, other):
         return _of_unlearned(case, other)
     if _cost(pick) > _cost(other):
-        return f"unlike {other.name}, it is shown to beat every baseline."
+        every = all(_is_better(case, entry, pick) for entry in _usable(case))
+        beats_every = f"unlike {other.name}, it is shown to beat every baseline."
+        return beats_every if every else f"a baseline is shown to be better than {other.name}."
     if round(tokens_generated(pick)) == round(tokens_generated(other)):
         if (pick.validation_accuracy or 0.0) > (other.validation_accuracy or 0.0):
             why = f"it costs no more than {other.name} to run, and its validation accuracy is higher."

@@ -105,9 +105,7 @@ def not_learned_verdict(
     """For arms of the comparison, with their accuracies, that are not shown to be better than the most frequent label,
     though another arm is. `open_to_doubt` if more test rows may yet show it."""
     listed = " and ".join(f"{arm} ({100 * share:.1f} %)" for arm, share in arms.items())
-    more = " More test rows (data.test, data.test_size) may show that they are." if open_to_doubt else ""
-    if len(arms) == 1:
-        more = more.replace("they are", "it is")
+    more = " More test rows (data.test, data.test_size) may show it." if open_to_doubt else ""
     return (
         f"{listed} {'is' if len(arms) == 1 else 'are'} not shown to be better than always answering {majority[0]!r}, "
         f"the most frequent label ({100 * majority[1]:.1f} %). So this run says nothing about reasoning.{more} {cause}"
