@@ -80,7 +80,7 @@ def power_note(recipe: Recipe, test_rows: int) -> list[str]:
     if enough:
         return [f"With {rows} and {counted(seeds, 'seed')}, two ways of training that {differ}"]
     return [
-        f"With {rows} and one seed, two classifiers that {differ} {counted(seeds, 'seed')} cannot show a difference "
+        f"With {rows}, two classifiers that {differ} {counted(seeds, 'seed')} cannot show a difference "
         f"between ways of training: that takes {MIN_SEEDS} or more (classifier.seeds=[0, 1, 2])."
     ]
 

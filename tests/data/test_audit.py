@@ -339,7 +339,11 @@ def test_the_contradictions_and_shared_texts_of_emotion_are_found() -> None:
         ({"seeds": (0, 1, 2), "arms": ("qa", "qra")}, 600, "two ways of training that differ by 11 points"),
         ({"seeds": (0, 1, 2), "arms": ("qa", "qra", "qar")}, 600, "two ways of training that differ by 14 points"),
         ({"seeds": (0,), "arms": ("qa", "qra", "qra-words")}, 600, "two classifiers that differ by 6 points"),
-        ({"seeds": (0, 1), "arms": ("qa", "qra", "qar")}, 500, "one seed, two classifiers that differ by 7 points"),
+        (
+            {"seeds": (0, 1), "arms": ("qa", "qra", "qar")},
+            500,
+            "With 500 test rows, two classifiers that differ by 7 points",
+        ),
         ({"seeds": (0, 1)}, 500, "2 seeds cannot show a difference between ways of training: that takes 3 or more"),
         ({"arms": ("qa", "qra-words")}, 600, None),
         ({"arms": ("qra", "qar")}, 600, None),

@@ -150,7 +150,7 @@ def test_more_rows_and_seeds_show_smaller_differences_and_more_arms_only_larger_
         (
             30,
             1,
-            "With 30 test rows and one seed, two classifiers that differ by 26 points are told apart in 80 % of runs.",
+            "With 30 test rows, two classifiers that differ by 26 points are told apart in 80 % of runs.",
         ),
         (100_000, 1, "two classifiers that differ by 0.4 points are"),
         (100_000, 5, "two ways of training that differ by 5 points are"),
