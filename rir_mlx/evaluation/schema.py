@@ -261,7 +261,7 @@ class EntryResult(Part):
     arms. Null for `qa` itself, and if it was not trained."""
     beats: Sequence[str] = ()
     """Baselines that the entry is better than, by paired comparisons on the cleaned test rows, corrected for the number
-    of reasoning arms and baselines."""
+    of reasoning arms and baselines. Empty if no test row is clean."""
     several: SeveralLabels | None = None
     """How well labels are found. Null where a text has one label. Where it may have several, accuracy is the share of
     rows whose labels are all right, and `metrics` are those of combinations of labels."""
@@ -363,7 +363,8 @@ class Comparison(Part):
     chosen: str | None = None
     """The reasoning arm with the best validation accuracy, of ties the cheapest; never chosen by test rows."""
     recommended: str | None = None
-    """The arm or baseline to use. Null if none is better than the most frequent label."""
+    """The arm or baseline to use. Null if none is shown to be better than the most frequent label, or if no test row is
+    clean."""
     recommendation: str | None = None
     """Which one to use, and why. It compares the classifiers of this run, not ways of training."""
     warnings: Sequence[str] = ()
@@ -371,7 +372,7 @@ class Comparison(Part):
     entries: Sequence[EntryResult]
     """Arms, controls and baselines, in this order."""
     learning_curve: LearningCurve | None = None
-    """Null if none was trained (`classifier.learning_curve`)."""
+    """Null if none was trained (`classifier.learning_curve`), or if no test row is clean."""
     augmentation: dict[str, Any] | None = None
     """The content of `augmented/stats.json`. Null if there is none."""
 

@@ -28,6 +28,7 @@ from rir_mlx.evaluation.run_facts import DataFacts, ModelFacts, RunFacts
 from rir_mlx.evaluation.schema import (
     Comparison,
     EntryResult,
+    Headline,
     LearningCurve,
     RowCounts,
     TrainingCost,
@@ -180,9 +181,16 @@ def _comparison(
         ),
         **judged,
         entries=results,
-        learning_curve=_learning_curve(context, curve, [] if failure_to_learn(case) else results),
+        learning_curve=None
+        if case.all_seen
+        else _learning_curve(context, curve, _that_learned(case, judged["headline"])),
         augmentation=augmentation,
     )
+
+
+def _that_learned(case: Case, headline: Headline) -> Sequence[EntryResult]:
+    """The lines of the comparison, if it says anything of reasonings."""
+    return () if headline.finding == "failed" or failure_to_learn(case) else case.results
 
 
 def _learning_curve(

@@ -115,6 +115,7 @@ def test_a_run_trains_the_parts_once_and_shows_their_curve(evaluated_run: Path) 
     curve, qra = found["learning_curve"], next(line for line in found["entries"] if line["name"] == "qra")
     assert [point["rows"] for point in curve["points"]] == [round(train / 4), round(train / 2), train]
     assert curve["points"][-1]["accuracy"]["value"] == pytest.approx(qra["by_seed"]["accuracy"][0])
+    assert "against qa" not in curve["text"], "nothing was learned, so nothing is said of reasonings"
     assert curve["text"] in (evaluated_run / "report.html").read_text(encoding="utf-8")
     done = {path: path.read_bytes() for path in evaluated_run.glob("learning-curve/*/done.json")}
     results = [json.loads(record)["results"] for record in done.values()]
