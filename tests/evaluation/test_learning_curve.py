@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from evaluated_run import evaluated, opened
+from evaluated_run import evaluated, kept, opened
 
 from rir_mlx import stages
 from rir_mlx.classification.scores import LabelScores
 from rir_mlx.data.rows import Row
 from rir_mlx.data.splits import nested_part
 from rir_mlx.errors import RecipeError
+from rir_mlx.evaluation.cleaning import row_faults
+from rir_mlx.evaluation.judgement.case import Case
+from rir_mlx.evaluation.judgement.headline import DIFFERENT_STEPS
 from rir_mlx.evaluation.learning_curve import conclusion, learning_curve
+from rir_mlx.evaluation.schema import Headline
 from rir_mlx.evaluation.scores import ClassifierScores, EvaluationRows, MeasuredArm
 from rir_mlx.guide.planning import plan
 from rir_mlx.recipe.loading import load_recipe
+from rir_mlx.stages.evaluation import _that_learned
 from rir_mlx.stages.measuring import measure_learning_curve
 from rir_mlx.statistics.intervals import Interval
 from rir_mlx.statistics.paired_tests import PairedComparison, SeedComparison
@@ -105,7 +111,9 @@ def test_the_arm_of_a_curve_is_one_that_is_trained() -> None:
         load_recipe(None, ("classifier.arms=[qa, qra]", "classifier.learning_curve=qar"))
 
 
-def test_a_run_trains_the_parts_once_and_shows_their_curve(evaluated_run: Path) -> None:
+def test_a_run_trains_the_parts_once_and_shows_their_curve(
+    evaluated_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     key = "classifier.learning_curve=qra"
     trained = {path: path.read_bytes() for path in evaluated_run.glob("classifier-*/done.json")}
     context = opened("runs/small", key)
@@ -125,7 +133,27 @@ def test_a_run_trains_the_parts_once_and_shows_their_curve(evaluated_run: Path) 
     stages.train_learning_curve(opened("runs/small", key))
     assert {path: path.read_bytes() for path in done} == done
     assert {path: path.read_bytes() for path in trained} == trained, "the key changes no other training"
+    with monkeypatch.context() as patched:
+        check_copied_test_rows_have_no_curve(key, patched)
     check_a_part_trained_otherwise_is_left_out(key, evaluated_run / "learning-curve/qra-25/done.json")
+
+
+def check_copied_test_rows_have_no_curve(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where every test text is a training text, an accuracy says nothing of more labels."""
+    monkeypatch.setattr(
+        "rir_mlx.stages.evaluation.row_faults", lambda _, texts, labels: row_faults(texts, texts, labels)
+    )
+    found = evaluated(key)
+    assert found["learning_curve"] is None
+    assert found["headline"]["text"] == "No verdict: every test text was seen in training."
+    assert (found["recommended"], found["recommendation"]) == (None, None)
+    assert len(found["entries"]) == len(kept(Path("runs/small"))["entries"]) > 3, "the figures are there"
+
+
+def test_nothing_is_said_of_reasonings_where_there_is_no_verdict() -> None:
+    case = Case([], [SimpleNamespace(name="qra")], EvaluationRows([], *[np.zeros(0, int)] * 2, np.zeros(0, bool)), None)  # type: ignore
+    assert not _that_learned(case, DIFFERENT_STEPS)
+    assert _that_learned(case, Headline(text="No evidence.", finding="unclear")) == case.results
 
 
 def check_a_part_trained_otherwise_is_left_out(key: str, record: Path) -> None:
