@@ -158,6 +158,8 @@ def print_comparison(comparison: Comparison) -> None:
             _print(console, escape(f"{_who(entry)} {', '.join(entry.beats)}."))
         if entry.changes:
             _print(console, escape(_changes(entry.name, entry.changes, entry.seeds)))
+    for line in answered_lines(comparison):
+        _print(console, escape(line))
     for warning in comparison.warnings:
         _print(console, escape(f"note: {warning}"))
     print_headline(comparison, console)
@@ -165,6 +167,21 @@ def print_comparison(comparison: Comparison) -> None:
     for paragraph in (comparison.verdict, comparison.recommendation, curve.text if curve else None):
         if paragraph:
             _print(console, escape(paragraph))
+
+
+def answered_lines(comparison: Comparison) -> Iterator[str]:
+    """For each arm, what the threshold for a wanted accuracy answers of the test rows, in the way that the arm is
+    measured by. Nothing of an arm that abstains on every text, which a warning says."""
+    for entry in comparison.entries:
+        answered = {found.mode: found for found in entry.calibration.answered} if entry.calibration else {}
+        found = answered.get("reasoned", answered.get("direct"))
+        if found is None or entry.calibration is None or found.threshold > 1:
+            continue
+        correct = f", {_accuracy(found.accuracy)} of them correctly" if found.accuracy else ""
+        yield (
+            f"{entry.name} answers {found.share:.0%} of the test rows{correct}, at its threshold for "
+            f"{entry.calibration.wanted:.0%} (evaluate.wanted_accuracy)."
+        )
 
 
 def _who(entry: EntryResult) -> str:
@@ -320,8 +337,10 @@ def print_augmentation(stats: Mapping[str, Any]) -> None:
         _print(console, escape(f"Stock reasonings of {label}, which say nothing of a row: {where}: {shared}"))
     if measured := stats.get("mutual_information"):
         medians = ", ".join(f"{label} {found['median']:.1f}" for label, found in measured["by_label"].items())
-        line = f"Mutual information of reasoning and text, median in nats: {medians} (rejected below "
-        _print(console, escape(f"{line}{measured['threshold']:.1f})."))
+        applied = measured.get("applied", True) and measured["threshold"] is not None
+        rule = f" (rejected below {measured['threshold']:.1f})" if applied else ""
+        line = f"Mutual information of reasoning and text, median in nats: {medians}{rule}."
+        _print(console, escape(line))
     for line in _augmentation_lines(train, stats["leakage"]):
         _print(console, escape(line))
 

@@ -1,4 +1,5 @@
-"""Cleaned test rows: no copies of training or validation rows, and no texts with two labels."""
+"""Cleaned rows: test rows that are no copies of training or validation rows and have no two labels, and validation rows
+that are no copies of training rows."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rir_mlx.data.same_text import normalised
+from rir_mlx.progress import counted
 
 
 @dataclass(frozen=True)
@@ -25,14 +27,28 @@ class RowFaults:
         return ~(self.leaked | self.conflicting)
 
 
+def copies(texts: Sequence[str], of: Sequence[str]) -> NDArray[np.bool_]:
+    """[texts] whether each is also among the others. Texts are compared by `same_text.normalised`."""
+    others = {normalised(text) for text in of}
+    return np.array([normalised(text) in others for text in texts], dtype=np.bool_)
+
+
+def copies_note(copied: int, rows: int) -> str:
+    """That so many of the validation rows are copies of training rows."""
+    return (
+        f"{copied:,} of {counted(rows, 'validation row')} {'is' if copied == 1 else 'are'} also in training rows: left "
+        "out of temperatures, thresholds and the choice of the arm, for a classifier may know them by heart. "
+        "`rir-mlx check` lists them."
+    )
+
+
 def row_faults(seen_texts: Sequence[str], test_texts: Sequence[str], test_labels: Sequence[str]) -> RowFaults:
     """`seen_texts` are those of the training and validation rows. Texts are compared by `same_text.normalised`."""
-    seen = {normalised(text) for text in seen_texts}
     texts = [normalised(text) for text in test_texts]
     labels: defaultdict[str, set[str]] = defaultdict(set)
     for text, label in zip(texts, test_labels, strict=True):
         labels[text].add(label)
     return RowFaults(
-        np.array([text in seen for text in texts], dtype=np.bool_),
+        copies(test_texts, seen_texts),
         np.array([len(labels[text]) > 1 for text in texts], dtype=np.bool_),
     )

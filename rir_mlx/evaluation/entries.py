@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from rir_mlx.evaluation.cost_curve import cost_curve
 from rir_mlx.evaluation.schema import (
+    AnsweredRows,
     CalibrationMetrics,
     CalibrationResult,
     Changes,
@@ -32,7 +33,7 @@ from rir_mlx.statistics.calibration import NO_ANSWER, at_bound
 from rir_mlx.statistics.intervals import FloatArray, share_interval
 from rir_mlx.statistics.paired_tests import compare
 from rir_mlx.statistics.several_labels import EVEN, answered_sets, per_label, set_intervals
-from rir_mlx.types import CONTROLS, Way
+from rir_mlx.types import CONTROLS, AnswerMode, Way
 
 DESCRIPTIONS = {
     "qa": "label only",
@@ -87,7 +88,7 @@ def arm_predictions(measured: MeasuredArm, seeds: Sequence[int], rows: Evaluatio
     before = np.stack([np.exp(seed.test[way].log_probabilities) for seed in scores])
     pairs = zip(scores, measured.calibrations, strict=True)
     after = np.stack([fitted.probabilities(seed.test[way].log_probabilities, way) for seed, fitted in pairs])
-    validation = [seed.validation[way].scores.argmax(1) == rows.validation for seed in scores]
+    validation = [rows.held_out(seed.validation[way].scores).argmax(1) == rows.validation for seed in scores]
     mass = np.concatenate([seed.test[way].mass for seed in scores])
     fields: dict[str, Any] = {
         "validation_accuracy": float(np.mean(validation)) if len(rows.validation) else None,
@@ -153,11 +154,34 @@ def _calibration_fields(
             reason_below=[fitted.reason_below for fitted in calibrations],
             answer_from=[threshold.confidence if threshold else None for threshold in thresholds],
             answered_rows=[threshold.rows if threshold else None for threshold in thresholds],
+            wanted=calibrations[0].wanted,
+            answered=_answered(measured, rows),
             before=_calibration_metrics(rows, before),
             after=_calibration_metrics(rows, after),
         ),
         "reliability": Reliability(before=metrics.reliability(truth, before), after=metrics.reliability(truth, after)),
     }
+
+
+def _answered(measured: MeasuredArm, rows: EvaluationRows) -> list[AnsweredRows]:
+    """What the first seed's thresholds answer of the rows that comparisons use."""
+    scores, fitted, truth = measured.scores[0], measured.calibrations[0], rows.test[rows.compared]
+    confidence, correct = dict[AnswerMode, FloatArray](), dict[AnswerMode, NDArray[np.bool_]]()
+    for way, scored in scores.test.items():
+        probabilities = fitted.probabilities(scored.log_probabilities[rows.compared], way)
+        confidence[way], correct[way] = probabilities.max(1), probabilities.argmax(1) == truth
+    if fitted.reason_below is not None:
+        reasons, main = confidence["direct"] < fitted.reason_below, scores.main_way
+        confidence["auto"] = np.where(reasons, confidence[main], confidence["direct"])
+        correct["auto"] = np.where(reasons, correct[main], correct["direct"])
+    found = list[AnsweredRows]()
+    for mode, at in (fitted.answer_from or {}).items():
+        given = confidence[mode] >= at.confidence
+        share = float(given.mean()) if len(given) else 0.0
+        accuracy = share_interval(correct[mode][given][None]) if given.any() else None
+        row = AnsweredRows(mode=mode, threshold=at.confidence, validation_rows=at.rows, share=share, accuracy=accuracy)
+        found.append(row)
+    return found
 
 
 def _calibration_metrics(rows: EvaluationRows, probabilities: FloatArray) -> CalibrationMetrics:
@@ -169,13 +193,14 @@ def _calibration_metrics(rows: EvaluationRows, probabilities: FloatArray) -> Cal
 def entry_result(entry: EntryPredictions, rows: EvaluationRows) -> EntryResult:
     """An entry with all its metrics, not yet compared with others."""
     truth, probabilities, probabilistic = rows.test, entry.probabilities, entry.probabilistic
+    no_log_loss = {"log_loss": None} if _never_gives_a_label(entry, rows) else {}
     some_are_clean = 0 < rows.clean.sum() < len(truth)
     shares = None if rows.shares is None else rows.shares[1]
 
     def intervals(keep: NDArray[np.bool_]) -> Metrics:
         own = None if shares is None else shares[keep]
         found = metrics.metric_intervals(truth[keep], probabilities[:, keep], probabilistic=probabilistic, shares=own)
-        return Metrics.model_validate(found)
+        return Metrics.model_validate(found | no_log_loss)
 
     found = several_labels(entry, rows) if rows.single else {}
     return EntryResult(
@@ -185,13 +210,22 @@ def entry_result(entry: EntryPredictions, rows: EvaluationRows) -> EntryResult:
         seeds=list(entry.seeds),
         metrics=intervals(np.ones(len(truth), dtype=np.bool_)),
         by_seed=SeedMetrics.model_validate(
-            metrics.metrics_by_seed(truth, probabilities, probabilistic=probabilistic, shares=shares)
+            metrics.metrics_by_seed(truth, probabilities, probabilistic=probabilistic, shares=shares) | no_log_loss
         ),
         cleaned=intervals(rows.clean) if some_are_clean else None,
         risk_coverage=metrics.risk_coverage(truth, probabilities) if probabilistic else None,
         **(found or _by_label(truth, probabilities, rows)),
         **entry.fields,
     )
+
+
+def _never_gives_a_label(entry: EntryPredictions, rows: EvaluationRows) -> bool:
+    """Whether a baseline that learned main labels alone gives none of its probability to a label that test rows have a
+    share of. What its log-loss says then is what a probability of 0 is taken for."""
+    if rows.shares is None or entry.kind != "baseline":
+        return False
+    never = entry.probabilities.max(axis=(0, 1), initial=0.0) == 0
+    return bool(np.any(rows.shares[1][:, never] > 0))
 
 
 def _by_label(truth: NDArray[np.int64], probabilities: FloatArray, rows: EvaluationRows) -> dict[str, Any]:

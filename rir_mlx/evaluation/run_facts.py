@@ -1,4 +1,4 @@
-"""How a comparison was made: the model, the data and the versions. A part of `comparison.json` (`schema.py`)."""
+"""How a comparison was made, on which rows, and what its trainings cost. Parts of `comparison.json` (`schema.py`)."""
 
 from __future__ import annotations
 
@@ -65,3 +65,40 @@ class RunFacts(Part):
     """The labelled rows."""
     recipe: str
     """The resolved recipe as YAML."""
+
+
+class RowCounts(Part):
+    """How many rows each part has."""
+
+    train: int
+    """Labelled training rows."""
+    validation: int
+    """Rows for early stopping, calibration and choosing the arm."""
+    copied: int = 0
+    """Validation rows whose text is also that of a training row. They serve early stopping alone."""
+    test: int
+    """Rows that everything is measured on."""
+    cleaned: int
+    """Test rows that are neither copies of training or validation rows nor texts with two labels."""
+    leaked: int = 0
+    """Test rows whose text is also that of a training or validation row."""
+    conflicting: int = 0
+    """Test rows whose text occurs among them with two labels."""
+
+
+class TrainingCost(Part):
+    """What training the entry cost, mean over seeds unless a field says otherwise."""
+
+    steps: float
+    """Optimizer steps taken."""
+    planned: int | None = None
+    """Optimizer steps of the whole training (first seed). Early stopping takes fewer."""
+    tokens: float
+    """Tokens that went through the model in training, padding included. A prefix that the rows of a batch share counts
+    once per batch."""
+    rows: int
+    """Training rows (first seed)."""
+    seconds: float
+    """Wall-clock time."""
+    best_step: Sequence[int] = ()
+    """The step whose weights were kept, for each seed."""

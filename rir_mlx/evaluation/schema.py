@@ -12,12 +12,12 @@ from typing import Any, Final, Literal
 from pydantic import ValidationError
 
 from rir_mlx.errors import UserError
-from rir_mlx.evaluation.run_facts import Part, RunFacts
+from rir_mlx.evaluation.run_facts import Part, RowCounts, RunFacts, TrainingCost
 from rir_mlx.statistics.intervals import Interval
 from rir_mlx.statistics.metrics import CoveragePoint, LabelMetrics, ReliabilityBin
 from rir_mlx.statistics.paired_tests import PairedComparison
 from rir_mlx.storage.atomic import read_json, write_json
-from rir_mlx.types import Finding
+from rir_mlx.types import AnswerMode, Finding
 
 VERSION: Final = 3
 """The version of `comparison.json` that this code writes and reads."""
@@ -99,6 +99,21 @@ class CalibrationMetrics(Part):
     """Root-mean-square, as above."""
 
 
+class AnsweredRows(Part):
+    """What a threshold for a wanted accuracy answers, in one way of classifying."""
+
+    mode: AnswerMode
+    """`direct` without a reasoning, `reasoned` after one, `sampled` averaged over several, or `auto`."""
+    threshold: float
+    """Lowest confidence at which the classifier answers. 2 abstains on every text."""
+    validation_rows: int
+    """Validation rows that it rests on: those at or above it."""
+    share: float
+    """Share of the cleaned test rows that are answered."""
+    accuracy: Interval | None = None
+    """Of the answered ones, with an interval over rows alone. Null if none is answered."""
+
+
 class CalibrationResult(Part):
     """What was fitted on the validation rows, and what it changed on the test rows. Lists hold one value a seed."""
 
@@ -115,6 +130,10 @@ class CalibrationResult(Part):
     wanted accuracy. Null if no accuracy was wanted."""
     answered_rows: Sequence[int | None] = ()
     """Validation rows at or above this threshold. Null if no accuracy was wanted."""
+    wanted: float | None = None
+    """The accuracy that was wanted."""
+    answered: Sequence[AnsweredRows] = ()
+    """For each way of classifying, what its threshold answers (first seed). Empty if no accuracy was wanted."""
     before: CalibrationMetrics
     """With the model's own probabilities."""
     after: CalibrationMetrics
@@ -220,24 +239,6 @@ class InferenceCost(Part):
     """On the machine of the evaluation, in batches."""
 
 
-class TrainingCost(Part):
-    """What training the entry cost, mean over seeds unless a field says otherwise."""
-
-    steps: float
-    """Optimizer steps taken."""
-    planned: int | None = None
-    """Optimizer steps of the whole training (first seed). Early stopping takes fewer."""
-    tokens: float
-    """Tokens that went through the model in training, padding included. A prefix that the rows of a batch share counts
-    once per batch."""
-    rows: int
-    """Training rows (first seed)."""
-    seconds: float
-    """Wall-clock time."""
-    best_step: Sequence[int] = ()
-    """The step whose weights were kept, for each seed."""
-
-
 class EntryResult(Part):
     """One line of the comparison: an arm, a control arm or a baseline, measured on the test rows."""
 
@@ -301,23 +302,6 @@ class Headline(Part):
     """One sentence."""
     finding: Finding
     """Which way it points: reasoning helped, it hurt, neither is shown, or the run cannot say (`failed`)."""
-
-
-class RowCounts(Part):
-    """How many rows each part has."""
-
-    train: int
-    """Labelled training rows."""
-    validation: int
-    """Rows for early stopping, calibration and choosing the arm."""
-    test: int
-    """Rows that everything is measured on."""
-    cleaned: int
-    """Test rows that are neither copies of training or validation rows nor texts with two labels."""
-    leaked: int = 0
-    """Test rows whose text is also that of a training or validation row."""
-    conflicting: int = 0
-    """Test rows whose text occurs among them with two labels."""
 
 
 class CurvePoint(Part):

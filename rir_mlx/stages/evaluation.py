@@ -15,7 +15,7 @@ from rir_mlx import __version__
 from rir_mlx.augmentation.augmented_rows import read_stats
 from rir_mlx.backends.processes import run_on_main
 from rir_mlx.errors import UserError
-from rir_mlx.evaluation.cleaning import row_faults
+from rir_mlx.evaluation.cleaning import copies_note, row_faults
 from rir_mlx.evaluation.comparison import choose_arm, compare_entries
 from rir_mlx.evaluation.entries import EntryPredictions, arm_predictions
 from rir_mlx.evaluation.judgement.case import Case, Journals
@@ -24,14 +24,12 @@ from rir_mlx.evaluation.judgement.warnings import of_reasonings, trained_unlike
 from rir_mlx.evaluation.learning_curve import learning_curve
 from rir_mlx.evaluation.report.examples import row_examples
 from rir_mlx.evaluation.report.page import write_report
-from rir_mlx.evaluation.run_facts import DataFacts, ModelFacts, RunFacts
+from rir_mlx.evaluation.run_facts import DataFacts, ModelFacts, RowCounts, RunFacts, TrainingCost
 from rir_mlx.evaluation.schema import (
     Comparison,
     EntryResult,
     Headline,
     LearningCurve,
-    RowCounts,
-    TrainingCost,
     write_comparison,
 )
 from rir_mlx.evaluation.score_cache import MadeWith
@@ -40,7 +38,7 @@ from rir_mlx.prompting.prompts import answers_twice, writes_reasoning
 from rir_mlx.recipe.loading import dump_recipe
 from rir_mlx.stages.baselines import baseline_names, majority_entry, measure_baseline, predicted_rows
 from rir_mlx.stages.context import Context, exclusive
-from rir_mlx.stages.measuring import explain, measure, measure_learning_curve, score_shares
+from rir_mlx.stages.measuring import explain, held_out, measure, measure_learning_curve, score_shares
 from rir_mlx.statistics.intervals import FloatArray
 from rir_mlx.storage.atomic import read_jsonl, write_json, write_jsonl
 from rir_mlx.training.loop import logged_lines
@@ -133,9 +131,10 @@ def _arms_left_out(context: Context) -> str:
 
 def _evaluation_rows(context: Context) -> EvaluationRows:
     data, test = context.data, context.data.test_rows()
+    validation, copied = held_out(context)
     index = {label: place for place, label in enumerate(data.names)}
     validation_labels, test_labels = (
-        np.array([index[row.label] for row in part], dtype=np.int64) for part in (data.validation, test)
+        np.array([index[row.label] for row in part], dtype=np.int64) for part in (validation, test)
     )
     seen = [row.text for row in (*data.train, *data.validation)]
     soft = context.recipe.data.soft_labels
@@ -148,7 +147,8 @@ def _evaluation_rows(context: Context) -> EvaluationRows:
         leaked=int(faults.leaked.sum()),
         conflicting=int(faults.conflicting.sum()),
         single=data.single,
-        shares=(distributions(data.validation, data.names), distributions(test, data.names)) if soft else None,
+        shares=(distributions(validation, data.names), distributions(test, data.names)) if soft else None,
+        copied=copied,
     )
 
 
@@ -167,6 +167,9 @@ def _comparison(
     judged, augmentation = vars(judge(case)), read_stats(stats) if stats.is_file() else None
     arms = [arm for arm in context.recipe.classifier.arms if arm in {entry.name for entry in results}]
     found = [*trained_unlike(_trained_from(context, results)), *of_reasonings(augmentation or {}, arms)]
+    copied = 0 if rows.copied is None else int(rows.copied.sum())
+    if copied:
+        found.append(copies_note(copied, len(data.validation)))
     judged["warnings"] = [*found, *judged["warnings"]]
     return Comparison(
         run=_run_facts(context),
@@ -174,6 +177,7 @@ def _comparison(
         rows=RowCounts(
             train=len(data.train),
             validation=len(data.validation),
+            copied=copied,
             test=len(rows.test),
             cleaned=int(rows.clean.sum()),
             leaked=rows.leaked,

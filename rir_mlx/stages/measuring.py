@@ -13,7 +13,9 @@ from rir_mlx.classification.classifier import Classifier
 from rir_mlx.classification.loading import load_classifier
 from rir_mlx.classification.scores import LabelScores
 from rir_mlx.classification.scoring import PredictOptions
+from rir_mlx.data.rows import Row
 from rir_mlx.data.splits import nested_part
+from rir_mlx.evaluation.cleaning import copies
 from rir_mlx.evaluation.schema import Faithfulness, Probe
 from rir_mlx.evaluation.score_cache import OtherFormatError, ScoreCache, TimedScores
 from rir_mlx.evaluation.scores import (
@@ -115,8 +117,9 @@ def _store(context: Context, arm: Arm, seed: int, calibration: Calibration) -> N
 @on_main_process
 def calibrate_arm(context: Context, arm: Arm) -> None:
     """Calibrate the first seed of an arm on the validation rows, without measuring anything on test rows. An evaluation
-    later fits the same again, from the same cached scores. With fewer than 20 validation rows, nothing is scored."""
-    rows, seed = context.data.validation, context.recipe.classifier.seeds[0]
+    later fits the same again, from the same cached scores. With fewer than 20 validation rows that are no copies of
+    training rows, nothing is scored."""
+    (rows, copied), seed = held_out(context), context.recipe.classifier.seeds[0]
     main_way: Way = "reasoned" if reasons_first(arm) else "direct"
     scores: dict[Way, LabelScores] = {}
     if len(rows) >= FEWEST_TO_CALIBRATE:
@@ -126,10 +129,17 @@ def calibrate_arm(context: Context, arm: Arm) -> None:
     nothing = np.array([], dtype=np.int64)
     shares = (distributions(rows, labels), distributions((), labels)) if context.recipe.data.soft_labels else None
     clean = nothing.astype(bool)
-    known = EvaluationRows(labels, truth, nothing, clean, single=single, shares=shares)
+    known = EvaluationRows(labels, truth, nothing, clean, single=single, shares=shares, copied=copied)
     measured = ClassifierScores(main_way, scores, {}, {})
     options = context.recipe.evaluate
     _store(context, arm, seed, calibrate(measured, known, options.wanted_accuracy, options.samples))
+
+
+def held_out(context: Context) -> tuple[Sequence[Row], NDArray[np.bool_] | None]:
+    """The validation rows without copies of training rows, and which of all are such; None if none is."""
+    rows, train = context.data.validation, context.data.train
+    copied = copies([row.text for row in rows], [row.text for row in train])
+    return (rows.chosen(np.flatnonzero(~copied).tolist()), copied) if copied.any() else (rows, None)
 
 
 def explain(context: Context, arm: Arm, texts: Sequence[str], labels: Sequence[str]) -> list[str]:

@@ -347,3 +347,41 @@ def test_an_arm_that_answers_twice_says_what_its_reasoning_changed() -> None:
 def chosen(labels: Sequence[int]) -> LabelScores:
     """Scores by which each row has that label."""
     return label_scores(np.ones(len(labels), bool), np.array(labels), margin=9.0)
+
+
+def test_thresholds_are_judged_on_the_clean_test_rows() -> None:
+    on = rows(1000, 400, np.arange(400) >= 100)
+    found = classifier_scores(on, validation=0.97, test=0.97, main_way="reasoned")
+    wrong = on.test.copy()
+    wrong[:100] = (wrong[:100] + 1) % 3  # the leaked rows
+    on = replace(on, test=wrong)
+    calibration = calibrate(found, on, 0.9)
+    entry = arm_predictions(MeasuredArm("qra", [found], [calibration]), [0], on)
+    result = entry_result(entry, on).calibration
+    assert result is not None
+    assert calibration.answer_from is not None
+    assert (result.wanted, [row.mode for row in result.answered]) == (0.9, ["direct", "reasoned", "auto"])
+    for row in result.answered:
+        at = calibration.answer_from[row.mode]
+        assert (row.threshold, row.validation_rows) == (at.confidence, at.rows)
+    probabilities = calibration.probabilities(found.test["reasoned"].log_probabilities, "reasoned")[100:]
+    given = probabilities.max(1) >= result.answered[1].threshold
+    accuracy = result.answered[1].accuracy
+    assert accuracy is not None
+    assert result.answered[1].share == given.mean() > 0
+    assert accuracy.value == (probabilities.argmax(1) == on.test[100:])[given].mean() > 0.9
+    missed = arm_predictions(MeasuredArm("qra", [found], [calibrate(found, on, 1.0)]), [0], on)
+    nothing = entry_result(missed, on).calibration
+    assert nothing is not None
+    assert [(row.share, row.accuracy) for row in nothing.answered] == [(0.0, None)] * 3
+
+
+def test_a_baseline_without_a_label_that_rows_have_a_share_of_has_no_log_loss() -> None:
+    """It counted the label's probability of 0 as 1e-12: the log-loss said nothing of the baseline."""
+    shares = np.tile([0.6, 0.4, 0.0], (80, 1))
+    on = replace(rows(), test=np.zeros(80, dtype=np.int64), shares=(shares, shares))
+    for given, is_left_out in (([0.7, 0.0, 0.3], True), ([0.6, 0.4, 0.0], False)):
+        probabilities = np.tile(given, (1, 80, 1))
+        result = entry_result(EntryPredictions("tf-idf", "baseline", probabilities), on)
+        assert (result.metrics.log_loss is None) == (result.by_seed.log_loss is None) == is_left_out
+        assert result.metrics.brier is not None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import Run
+from commands import LABELS, WORDS, Run, write_csv
 from evaluated_run import evaluated, kept, lines_of, opened
 from rir_cli.console import print_comparison
 
@@ -145,6 +145,37 @@ def test_without_validation_rows_a_run_ends_with_metrics_and_says_what_is_missin
         in found["warnings"]
     )
     assert len(found["labels"]) == (4 if more else 3)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("learned")
+def test_validation_rows_that_are_copies_of_training_rows_are_said_and_left_out(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(recipe.parent)
+    rows = [(f"{WORDS[label]} {n}", label) for n in range(15) for label in LABELS]
+    write_csv(Path("rows.csv"), [*rows, *((f"a new {text}", label) for text, label in rows)])
+    write_csv(Path("valid.csv"), [*((text.upper(), label) for text, label in rows), *((f"so {t}", x) for t, x in rows)])
+    write_csv(Path("test.csv"), [(f"other {text}", label) for text, label in rows])
+    context = opened(
+        str(recipe), "data.validation=valid.csv", "data.test=test.csv", "data.val_size=90", "classifier.arms=[qa]",
+        "evaluate.wanted_accuracy=0.5",
+    )  # fmt: skip
+    found = stages.run_all(context)
+    assert found is not None
+    assert (found.rows.validation, found.rows.copied) == (90, 45)
+    [note] = [warning for warning in found.warnings if "also in training rows" in warning]
+    assert note.startswith("45 of 90 validation rows are also in training rows")
+    assert "90 validation (45 of them copies of training rows)" in Path("runs/small/report.html").read_text("utf-8")
+    qa = found.entry("qa")
+    assert qa is not None
+    assert qa.calibration is not None
+    assert qa.calibration.rows == 45
+    assert len(lines_of(Path("runs/small/evaluation/qa/validation.jsonl"))) == 90
+    path = Path("runs/small/classifier-qa/calibration.json")
+    evaluated_one = path.read_bytes()
+    stages.calibrate_arm(opened("runs/small"), "qa")
+    assert path.read_bytes() == evaluated_one
 
 
 def test_labels_that_ignore_the_reasoning_flip_in_no_row(evaluated_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
