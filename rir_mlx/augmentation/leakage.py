@@ -52,7 +52,7 @@ def leakage(sample: ReservoirSample, words: LabelWords) -> dict[str, Any]:
 
     majority              share of the most frequent label among the sampled rows
     label_from_reasoning  accuracy of TF-IDF (words and pairs) with logistic regression on the reasoning alone,
-                          cross-validated over five folds, fewer where a label has fewer rows, with a 95 % bootstrap
+                          cross-validated over five folds, fewer where a label has fewer rows, with Wilson's 95 %
                           interval; None if fewer than two labels have two rows
     without_label_words   the same with the words of every label blanked out
     names_its_label       share of reasonings that name their own label

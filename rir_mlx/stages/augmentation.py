@@ -201,7 +201,9 @@ class _AugmentationStage:
         KeyboardInterrupt like `_generate`."""
         context, options = self.context, self.options
         validation = range(len(context.data.train), len(self.rows))
-        across = FiltersAcrossRows(job, validation, options.ungrounded_at_most, digest_of(self.model.rgen_identity()))
+        sampled = 0 if self.model.remote else context.informed_rows  # there may be no R-Gen where a server writes
+        scorer = digest_of(self.model.rgen_identity())
+        across = FiltersAcrossRows(job, validation, options.ungrounded_at_most, scorer, sampled)
         across.read()
         if across.due():
             across.score(self.model.likelihoods(), context.progress, lambda: interrupts.asked)

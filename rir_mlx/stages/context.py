@@ -118,7 +118,8 @@ class RunData:
 class Context:
     """A run's folder, the model and data of its recipe, and how the user wants to hear about it. `force` runs a stage
     again even if nothing changed; `command` is what was typed. `trusts_server`: the user, and not only the recipe,
-    named the server that texts and the key are sent to. `overrides` are saved with the recipe."""
+    named the server that texts and the key are sent to. `overrides` are saved with the recipe. Of about `informed_rows`
+    an augmentation measures the mutual information of reasoning and text, even where it rejects none by it."""
 
     run: RunDir
     model: RecipeModel
@@ -127,6 +128,7 @@ class Context:
     command: str = ""
     trusts_server: bool = False
     overrides: tuple[str, ...] = ()
+    informed_rows: int = 0
     measured_with: dict[Path, set[MadeWith]] = field(default_factory=dict, compare=False, repr=False)
     """What the scores that were read or computed so far were made with, by the folder of their stage."""
 

@@ -16,6 +16,7 @@ from rir_mlx.augmentation.across.filters import FiltersAcrossRows
 from rir_mlx.augmentation.across.information import (
     FloatArray,
     TextGroup,
+    Threshold,
     chance_information,
     information,
     text_groups,
@@ -70,14 +71,20 @@ def says(request: ReasoningRequest) -> str:
 
 
 def judged(
-    codec: Codec, journal: Path, model: Any, names: Sequence[Filter] = ALL, data: Sequence[Row] = (), most: float = 0.1
+    codec: Codec,
+    journal: Path,
+    model: Any,
+    names: Sequence[Filter] = ALL,
+    data: Sequence[Row] = (),
+    most: float = 0.1,
+    sampled: int = 0,
 ) -> tuple[list[AugmentedRow], FiltersAcrossRows]:
     flags = ResultFlags(ReasoningFilters(codec, LABELS, QUESTION.instruction, names))
     data = list(data) or rows()
     with Journal(journal, flags) as opened:
         job = AugmentationJob(data, AugmentationSettings("prompt", Sampling(32), 0), IDENTITY, flags, opened)
         job.write(Writer(says), Silent())
-        across = FiltersAcrossRows(job, range(20, len(data)), most, "scorer")
+        across = FiltersAcrossRows(job, range(20, len(data)), most, "scorer", sampled)
         across.read()
         if across.due():
             across.score(model, Silent())
@@ -104,7 +111,38 @@ def test_what_r_gen_would_write_for_other_texts_too_is_rejected_and_counted(code
     }
     [line] = [line for line in across.lines() if line.startswith("Mutual")]
     assert f"{len(rejected)} of 40 reasonings are below" in line
+    assert f"{values['pairs']} pairs of a reasoning of the validation rows and another text of its label exceed" in line
+    assert "which 5% of " in line
     json.dumps(across.values())
+
+
+def test_a_threshold_that_nothing_was_there_to_find_rejects_and_states_nothing(codec: Codec, tmp_path: Path) -> None:
+    """Groups of two texts have no pairs that do not belong together: the threshold was 0, and said to be what 5 % of
+    such pairs exceed."""
+    data = [Row(f"{number} days ago our lamp{number} broke", label) for number, label in enumerate(LABELS[:2] * 2)]
+    outcomes, across = judged(codec, tmp_path / "journal", SeesWords(), data=data)
+    assert all(outcome.kept for outcome in outcomes)
+    values = across.values()["mutual_information"]
+    assert (values["threshold"], values["pairs"], values["applied"]) == (None, 0, True)
+    [line] = [line for line in across.lines() if line.startswith("Mutual")]
+    assert "too few texts a label for a threshold" in line
+    assert "nats" not in line
+
+
+def test_mutual_information_can_be_measured_of_a_few_rows_without_rejecting_any(codec: Codec, tmp_path: Path) -> None:
+    """A pilot reports it, and its recipe need not have the filter."""
+    model = SeesWords()
+    data = [
+        *rows(),
+        *(Row(f"{number} days ago their {THINGS[number]}{number} fell", "sadness") for number in range(10)),
+    ]
+    outcomes, across = judged(codec, tmp_path / "journal", model, DEFAULT_FILTERS, data, sampled=16)
+    assert model.asked == 4, "two groups of four texts for each of two labels"
+    assert not any(found.rejected == "uninformative" for outcome in outcomes for found in outcome.rejected)
+    values = across.values()["mutual_information"]
+    assert not values["applied"]
+    assert values["by_label"]["joy"]["reasonings"] == 8
+    assert any(line.endswith("reasonings). It rejects none.") for line in across.lines())
 
 
 def test_a_kill_while_scoring_changes_nothing(codec: Codec, tmp_path: Path) -> None:
@@ -160,8 +198,9 @@ def test_mutual_information_is_the_log_ratio_of_likelihoods() -> None:
     assert chance_information(scores, 0) == pytest.approx([math.log(x) for x in (0.1 / 0.25, 0.2 / 0.2, 0.3 / 0.15)])
     assert chance_information(scores[:2], 0) == []
     assert information(np.array([-2000.0, -2001.0]), 0) == pytest.approx(1)
-    assert threshold_of(list(range(101))) == 95
-    assert threshold_of([-1.0, -2.0]) == threshold_of([]) == 0
+    assert threshold_of(list(range(101))) == Threshold(95, 101, 5 / 101)
+    assert threshold_of([-1.0, -2.0]) == Threshold(0.0, 2, 0.0), "at least 0, which fewer exceed"
+    assert threshold_of([]) == Threshold(None, 0)
 
 
 def test_the_model_scores_each_reasoning_with_each_text(codec: Codec) -> None:

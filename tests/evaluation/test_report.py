@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from comparisons import EVIL, a_comparison, an_entry, an_example
-from rir_cli.console import answered_lines
+from rir_cli.console import answered_lines, print_augmentation
 
 from rir_mlx.evaluation.report.examples import Answer, Example
 from rir_mlx.evaluation.report.page import render, write_report
@@ -294,3 +294,27 @@ def test_the_terminal_says_what_a_threshold_answers() -> None:
         "(evaluate.wanted_accuracy)."
     )
     assert not any(line.startswith("qar ") for line in lines), "it abstains on every text, and a warning says so"
+
+
+@pytest.mark.parametrize(
+    ("threshold", "applied", "said"),
+    [
+        (0.5, True, "Rejected below 0.500"),
+        (None, True, "Too few texts a label for a threshold: none is rejected"),
+        (0.5, False, "Measured of some rows; none is rejected by it"),
+    ],
+)
+def test_mutual_information_states_a_threshold_only_where_it_rejects(
+    threshold: float | None, applied: bool, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    by_label = {"joy": {"reasonings": 9, "median": 1.25, "below": 2}}
+    found = {"threshold": threshold, "pairs": 12, "applied": applied, "by_label": by_label}
+    comparison = a_comparison()
+    comparison["augmentation"] |= {"mutual_information": found}
+    text = _text(page_of(comparison))
+    assert said in text
+    assert ("joy 9 1.250 2" in text) == said.startswith("Rejected")
+
+    print_augmentation(comparison["augmentation"])
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Mutual")]
+    assert ("rejected below 0.5" in line) == said.startswith("Rejected")

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby, islice
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rir_mlx.augmentation.across.information import (
-    PASSED_BY_CHANCE,
+    GROUP,
     Likelihoods,
     TextGroup,
+    Threshold,
     chance_information,
     information,
     text_groups,
@@ -36,15 +39,17 @@ _FEW = 20
 class FiltersAcrossRows:
     """Judges a job's candidates that pass the filters of a row. What is measured, is measured on the rows numbered
     `validation`. `most` is the share of them that `ungrounded` may cost their reasoning; `scorer` names the model and
-    the prompt that find reasonings likely."""
+    the prompt that find reasonings likely. Where `uninformative` is not among the filters, the mutual information of
+    about so many `sampled` rows is measured, as many of each label, and rejects none."""
 
-    def __init__(self, job: AugmentationJob, validation: range, most: float, scorer: str) -> None:
+    def __init__(self, job: AugmentationJob, validation: range, most: float, scorer: str, sampled: int = 0) -> None:
         self._job, self._most, self._scorer = job, most, scorer
         self._names = job.filters.names
         self._measured = validation if len(validation) >= _FEW else range(len(job.rows))
         self._stock = StockReasonings(job.filters)
         self._cost: float | None = None
-        self._threshold = 0.0
+        self._rejects, self._sampled = "uninformative" in job.filters.names, sampled
+        self._threshold = Threshold(None, 0)
         self._information: dict[str, array[float]] = {}
         self._uninformative: frozenset[int] = frozenset()
 
@@ -120,19 +125,32 @@ class FiltersAcrossRows:
                 if group.numbers[own] in self._measured:
                     chance.extend(chance_information(scores, own))
         self._threshold = threshold_of(chance)
-        below = np.array(values) < self._threshold
-        self._uninformative = frozenset(np.array(keys)[below].tolist())
+        if self._rejects:
+            self._uninformative = frozenset(np.array(keys)[self._below(values)].tolist())
+
+    def _below(self, values: Sequence[float]) -> NDArray[np.bool_]:
+        """Which are below the threshold; none without one."""
+        nats = self._threshold.nats
+        return np.asarray(values) < (-np.inf if nats is None else nats)
 
     def _groups(self) -> Iterator[tuple[TextGroup, list[tuple[int, Candidate]]]]:
         """Texts of a label, and their candidates, each with the index of its text. A person's reasonings are not among
         them: they were written for their texts."""
-        if "uninformative" not in self._names:
+        if not (self._rejects or self._sampled):
             return
         rows = self._job.rows
         generated = ((number, row.text, row.label) for number, row in enumerate(rows) if self._candidates(row))
-        for group in text_groups(generated, lambda number: rows[number].text):
+        groups = text_groups(generated, lambda number: rows[number].text)
+        for group in groups if self._rejects else self._few(groups):
             found = [(own, one) for own, number in enumerate(group.numbers) for one in self._candidates(rows[number])]
             yield group, found
+
+    def _few(self, groups: Iterator[TextGroup]) -> Iterator[TextGroup]:
+        """As many groups of each label as the sampled rows allow, at least one. Groups come sorted by label."""
+        labels = len({row.label for row in self._job.rows})
+        most = max(1, self._sampled // (GROUP * max(1, labels)))
+        for _, of_label in groupby(groups, lambda group: group.label):
+            yield from islice(of_label, most)
 
     def _candidates(self, row: Row) -> list[Candidate]:
         kept = [] if row.reasoning is not None else self._job.passed(row)[0]
@@ -146,8 +164,8 @@ class FiltersAcrossRows:
 
     def values(self) -> dict[str, Any]:
         """`stock` reasonings of each label; the `cost` of `ungrounded`, as a share of the rows that have a reasoning;
-        the threshold of the mutual information in nats, and for each label how many reasonings were measured, their
-        median and how many are below it."""
+        of the mutual information the threshold in nats, None without `pairs` to find it from, whether it is applied,
+        and for each label how many reasonings were measured, their median and how many are below the threshold."""
         found: dict[str, Any] = {"stock": self._stock.values()}
         if self._cost is not None:
             found["ungrounded"] = {"applied": self._applies_ungrounded, "cost": self._cost, "at_most": self._most}
@@ -156,11 +174,16 @@ class FiltersAcrossRows:
                 label: {
                     "reasonings": len(values),
                     "median": float(np.median(values)),
-                    "below": int(np.sum(np.array(values) < self._threshold)),
+                    "below": int(np.sum(self._below(values))),
                 }
                 for label, values in sorted(self._information.items())
             }
-            found["mutual_information"] = {"threshold": self._threshold, "by_label": by_label}
+            found["mutual_information"] = {
+                "threshold": self._threshold.nats,
+                "pairs": self._threshold.pairs,
+                "applied": self._rejects,
+                "by_label": by_label,
+            }
         return found
 
     def lines(self) -> Iterator[str]:
@@ -173,12 +196,22 @@ class FiltersAcrossRows:
                 f"(augment.ungrounded_at_most: {self._most:.0%})."
             )
         if self._information:
-            rejected, measured = len(self._uninformative), sum(map(len, self._information.values()))
-            yield (
-                f"Mutual information of reasoning and text: {rejected:,} of {measured:,} reasonings are below "
-                f"{self._threshold:.2f} nats, which {PASSED_BY_CHANCE:.0%} of the reasonings of {where} exceed with "
-                "another text of their label."
+            yield f"Mutual information of reasoning and text: {self._said_of_information(where)}"
+
+    def _said_of_information(self, where: str) -> str:
+        values, found = [value for each in self._information.values() for value in each], self._threshold
+        if not self._rejects:
+            return f"{np.median(values):.2f} nats (median of {len(values):,} reasonings). It rejects none."
+        if found.nats is None:
+            return (
+                "too few texts a label for a threshold, which takes three of one label with a reasoning, so the filter "
+                f"uninformative rejects none of {len(values):,} reasonings."
             )
+        return (
+            f"{len(self._uninformative):,} of {len(values):,} reasonings are below {found.nats:.2f} nats, which "
+            f"{found.exceeding:.0%} of {found.pairs:,} pairs of a reasoning of {where} and another text of its label "
+            "exceed."
+        )
 
     def _key(self, group: TextGroup, candidates: Sequence[tuple[int, Candidate]]) -> str:
         keys = [candidate.key for _, candidate in candidates]

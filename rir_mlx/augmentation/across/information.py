@@ -98,10 +98,27 @@ def chance_information(scores: FloatArray, own: int) -> list[float]:
     return [information(others, index) for index in range(len(others))] if len(others) > 1 else []
 
 
-def threshold_of(chance: Sequence[float]) -> float:
-    """The mutual information that `PASSED_BY_CHANCE` of the pairs that do not belong together exceed, and at least 0.
-    0 without such pairs."""
-    return max(0.0, float(np.quantile(np.asarray(chance), 1 - PASSED_BY_CHANCE))) if len(chance) else 0.0
+@dataclass(frozen=True)
+class Threshold:
+    """The mutual information below which a reasoning is uninformative; None if there was nothing to find it from.
+
+    pairs     pairs of a reasoning and a text that do not belong together, from which it was found
+    exceeding the share of them that exceed it
+    """
+
+    nats: float | None
+    pairs: int
+    exceeding: float = 0.0
+
+
+def threshold_of(chance: Sequence[float]) -> Threshold:
+    """The mutual information that `PASSED_BY_CHANCE` of the pairs that do not belong together exceed, and at least 0,
+    which fewer may exceed."""
+    if not len(chance):
+        return Threshold(None, 0)
+    values = np.asarray(chance)
+    nats = max(0.0, float(np.quantile(values, 1 - PASSED_BY_CHANCE)))
+    return Threshold(nats, len(values), float(np.mean(values > nats)))
 
 
 def _log_mean(values: FloatArray) -> float:
