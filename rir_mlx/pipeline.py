@@ -24,7 +24,7 @@ from rir_mlx.backends.processes import is_main, run_on_main
 from rir_mlx.evaluation.report.plots import check_installed, write_plots
 from rir_mlx.evaluation.schema import Comparison
 from rir_mlx.guide.pilot.outlook import Outlook, outlook
-from rir_mlx.guide.pilot.shortening import ROWS, pilot_recipe, write_pilot_rows
+from rir_mlx.guide.pilot.shortening import INFORMED, ROWS, pilot_recipe, write_pilot_rows
 from rir_mlx.guide.planning import plan, plan_text
 from rir_mlx.hub_access import without_network
 from rir_mlx.progress import Progress, Silent
@@ -96,15 +96,16 @@ def pilot(recipe: RecipeSource, *, rows: int = ROWS, **options: Unpack[Options])
         model = RecipeModel(short, whole.backend, whole.model.files)
         if planned:
             model.keep(whole.model.load())
-        context = replace(whole, run=folder, model=model, overrides=())
+        context = replace(whole, run=folder, model=model, overrides=(), informed_rows=INFORMED)
         if to_do := plan(context):
             context.progress.say(plan_text(to_do, context.backend.device().name))
         comparison = stages.run_all(context)
         if comparison is None:
             return None
+        falling = stages.falling_arms(context)
         known = [stage.seconds for stage in planned if stage.seconds is not None]
         unknown = [stage.name for stage in planned if stage.seconds is None]
-        return outlook(comparison, sum(known) if known else None, unknown, len(data.train))
+        return outlook(comparison, sum(known) if known else None, unknown, len(data.train), falling)
 
 
 def train_rgen(recipe: RecipeSource, **options: Unpack[Options]) -> TrainingResult:

@@ -12,7 +12,7 @@ from rir_mlx.progress import Pace
 from rir_mlx.stages.augmentation import augment_rows, exact_prompts
 from rir_mlx.stages.checking import check, sort_out, warn_about_data
 from rir_mlx.stages.context import Context, exclusive
-from rir_mlx.stages.evaluation import evaluate
+from rir_mlx.stages.evaluation import evaluate, falling_arms
 from rir_mlx.stages.measuring import calibrate_arm
 from rir_mlx.stages.opening import OpenOptions, RecipeSource, open_run, open_trained_run, recipe_of_rows
 from rir_mlx.stages.training import train_classifier, train_learning_curve, train_rgen
@@ -27,6 +27,7 @@ __all__ = [
     "check",
     "evaluate",
     "exact_prompts",
+    "falling_arms",
     "in_order",
     "open_run",
     "open_trained_run",

@@ -20,6 +20,7 @@ from rir_mlx.evaluation.comparison import choose_arm, compare_entries
 from rir_mlx.evaluation.entries import EntryPredictions, arm_predictions
 from rir_mlx.evaluation.judgement.case import Case, Journals
 from rir_mlx.evaluation.judgement.judge import failure_to_learn, judge
+from rir_mlx.evaluation.judgement.learning import still_falling
 from rir_mlx.evaluation.judgement.warnings import of_reasonings, trained_unlike
 from rir_mlx.evaluation.learning_curve import learning_curve
 from rir_mlx.evaluation.report.examples import row_examples
@@ -218,6 +219,12 @@ def _journals(context: Context, results: Sequence[EntryResult]) -> Journals:
     arms: list[Any] = [result.name for result in results if result.kind != "baseline"]
     paths = {arm: [context.trained(arm, seed).metrics for seed in context.recipe.classifier.seeds] for arm in arms}
     return {arm: [logged_lines(path) for path in of_seeds] for arm, of_seeds in paths.items()}
+
+
+def falling_arms(context: Context) -> list[str]:
+    """The trained arms whose loss was still falling at the end of the first seed's training."""
+    arms, seed = context.recipe.classifier.arms, context.recipe.classifier.seeds[0]
+    return [arm for arm in arms if still_falling(logged_lines(context.trained(arm, seed).metrics))]
 
 
 def _training_cost(context: Context, result: EntryResult) -> TrainingCost:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
+from rir_mlx.evaluation.judgement.case import USEFUL
 from rir_mlx.evaluation.judgement.headline import leaves_learning_open
 from rir_mlx.evaluation.schema import Comparison, EntryResult
 from rir_mlx.progress import counted
@@ -16,7 +17,7 @@ from rir_mlx.statistics.paired_tests import PairedComparison, mcnemar
 from rir_mlx.training.cost import duration
 from rir_mlx.types import CONTROLS
 
-Expectation = Literal["helps", "leans to helping", "open", "leans to hurting", "hurts", "not learned"]
+Expectation = Literal["helps", "leans to helping", "open", "too small", "leans to hurting", "hurts", "not learned"]
 """What the whole run will probably find about reasoning."""
 
 _LEANS = 0.03
@@ -27,6 +28,7 @@ _SAID: dict[Expectation, str] = {
     "helps": "Reasoning will probably help in the whole run.",
     "leans to helping": "Reasoning may help in the whole run; the pilot is too small to show it.",
     "open": "The pilot shows no difference: the whole run will probably show none, or a small one.",
+    "too small": "The pilot is too small to tell whether reasoning helps or hurts.",
     "leans to hurting": "Reasoning may hurt in the whole run; the pilot is too small to show it.",
     "hurts": "Reasoning will probably hurt in the whole run.",
     "not learned": "The pilot's arms did not learn the task well enough, so it says nothing about reasoning.",
@@ -35,7 +37,7 @@ _AS_MUCH = (
     "The arm gains in the pilot, and about as much with other rows' reasonings: the pilot cannot tell whether what "
     "they say counts."
 )
-"""Said of `open` where the arm gains."""
+"""Said of `too small` where the arm gains."""
 _NO_MORE = "The arm gains in the pilot, but less than with other rows' reasonings: what they say is not what counts."
 """Said of `open` where the control is shown to gain more."""
 _NOT_SHOWN = (
@@ -50,6 +52,16 @@ _IF_AHEAD = "Reasoning will probably help in the whole run, unless label-only ca
 _HEAD_START = (
     "The arm gains in the pilot, but label-only is shown to be worse than TF-IDF there: it has not learned what the "
     "rows allow, and may catch up in the whole run. Reasoning may help there, or not."
+)
+"""The same, where label-only is behind TF-IDF."""
+_STILL_LEARNING = (
+    "The arm loses in the pilot, but its loss was still falling at the end: it may catch up in the whole run. "
+    "Reasoning may hurt there, or not."
+)
+"""Said instead of `hurts` where the arm was trained too briefly."""
+_BOTH_BEHIND = (
+    "The arm loses in the pilot, but label-only is shown to be worse than TF-IDF there: neither has learned what the "
+    "rows allow. Reasoning may hurt in the whole run, or not."
 )
 """The same, where label-only is behind TF-IDF."""
 
@@ -83,10 +95,17 @@ class Outlook:
         }
 
 
-def outlook(comparison: Comparison, seconds: float | None, unknown: Sequence[str] = (), rows: int = 0) -> Outlook:
+def outlook(
+    comparison: Comparison,
+    seconds: float | None,
+    unknown: Sequence[str] = (),
+    rows: int = 0,
+    falling: Container[str] = (),
+) -> Outlook:
     """From a pilot's comparison. `seconds` is the estimate for the whole run, None if there is none; `unknown` are its
-    stages whose time depends on a server; `rows` its training rows."""
-    expected, text = _expectation(comparison)
+    stages whose time depends on a server; `rows` its training rows; `falling` the pilot's arms whose loss was still
+    falling at the end."""
+    expected, text = _expectation(comparison, falling)
     if expected == "helps" and rows >= _MANY_MORE * comparison.rows.train:
         text = _IF_AHEAD
     cost = ""
@@ -96,7 +115,7 @@ def outlook(comparison: Comparison, seconds: float | None, unknown: Sequence[str
     return Outlook(expected, text, (*_signals(comparison), *_of_rows(comparison, rows)), cost, comparison)
 
 
-def _expectation(comparison: Comparison) -> tuple[Expectation, str]:
+def _expectation(comparison: Comparison, falling: Container[str]) -> tuple[Expectation, str]:
     """With its words."""
     arm, headline = _against(_reasoning_arm(comparison)), comparison.headline
     if headline is not None and leaves_learning_open(headline):
@@ -106,6 +125,10 @@ def _expectation(comparison: Comparison) -> tuple[Expectation, str]:
     expected, text = beside_control(arm, _against(_control(comparison)))
     if expected == "helps" and _label_only_is_behind(comparison):
         return "leans to helping", _HEAD_START
+    if expected == "hurts" and arm.second in falling:
+        return "leans to hurting", _STILL_LEARNING
+    if expected == "hurts" and _label_only_is_behind(comparison):
+        return "leans to hurting", _BOTH_BEHIND
     return expected, text
 
 
@@ -118,7 +141,7 @@ def beside_control(arm: PairedComparison, control: PairedComparison | None) -> t
         if ahead < 0:
             return "open", _NO_MORE
         if ahead == 0 and change.value - by_chance < _LEANS:
-            return "open", _AS_MUCH
+            return "too small", _AS_MUCH
         if ahead == 0 and expected == "helps":
             return "leans to helping", _NOT_SHOWN
     return expected, _SAID[expected]
@@ -154,7 +177,9 @@ def _of_interval(change: Interval, by_chance: float) -> Expectation:
         return "hurts"
     if change.value >= _LEANS and change.value > by_chance:
         return "leans to helping"
-    return "leans to hurting" if change.value <= -_LEANS else "open"
+    if change.value <= -_LEANS:
+        return "leans to hurting"
+    return "open" if change.low > -USEFUL and change.high < USEFUL else "too small"
 
 
 def _reasoning_arm(comparison: Comparison) -> EntryResult | None:
