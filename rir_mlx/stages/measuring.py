@@ -15,7 +15,7 @@ from rir_mlx.classification.scores import LabelScores
 from rir_mlx.classification.scoring import PredictOptions
 from rir_mlx.data.rows import Row
 from rir_mlx.data.splits import nested_part
-from rir_mlx.evaluation.cleaning import copies
+from rir_mlx.evaluation.cleaning import copies, copies_note
 from rir_mlx.evaluation.schema import Faithfulness, Probe
 from rir_mlx.evaluation.score_cache import OtherFormatError, ScoreCache, TimedScores
 from rir_mlx.evaluation.scores import (
@@ -120,6 +120,8 @@ def calibrate_arm(context: Context, arm: Arm) -> None:
     later fits the same again, from the same cached scores. With fewer than 20 validation rows that are no copies of
     training rows, nothing is scored."""
     (rows, copied), seed = held_out(context), context.recipe.classifier.seeds[0]
+    if copied is not None:
+        context.progress.say(f"note: {copies_note(int(copied.sum()), len(copied))}")
     main_way: Way = "reasoned" if reasons_first(arm) else "direct"
     scores: dict[Way, LabelScores] = {}
     if len(rows) >= FEWEST_TO_CALIBRATE:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from rir_mlx.classification.loading import default_arm, load_classifier
 from rir_mlx.errors import UserError
 from rir_mlx.evaluation.report import plots
 from rir_mlx.evaluation.schema import read_comparison
+from rir_mlx.progress import Silent
 
 
 def test_the_files_of_a_comparison_agree_with_it(evaluated_run: Path) -> None:
@@ -147,6 +149,14 @@ def test_without_validation_rows_a_run_ends_with_metrics_and_says_what_is_missin
     assert len(found["labels"]) == (4 if more else 3)
 
 
+class Said(Silent):
+    def __init__(self) -> None:
+        self.said = list[str]()
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("learned")
 def test_validation_rows_that_are_copies_of_training_rows_are_said_and_left_out(
@@ -174,8 +184,10 @@ def test_validation_rows_that_are_copies_of_training_rows_are_said_and_left_out(
     assert len(lines_of(Path("runs/small/evaluation/qa/validation.jsonl"))) == 90
     path = Path("runs/small/classifier-qa/calibration.json")
     evaluated_one = path.read_bytes()
-    stages.calibrate_arm(opened("runs/small"), "qa")
+    progress = Said()
+    stages.calibrate_arm(replace(opened("runs/small"), progress=progress), "qa")
     assert path.read_bytes() == evaluated_one
+    assert f"note: {note}" in progress.said
 
 
 def test_labels_that_ignore_the_reasoning_flip_in_no_row(evaluated_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

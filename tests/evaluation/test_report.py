@@ -199,6 +199,8 @@ def test_a_report_needs_no_baselines_no_augmentation_no_examples_and_one_seed_al
     bare = {key: whole[key] for key in kept} | {"seeds": [0], "by_seed": {"accuracy": [0.91]}}
     page = page_of(comparison | {"entries": [bare]})
     assert "91.0 % 90.0 to 92.0 %" in _text(page)
+    assert "Figures here are of" not in _text(page)
+    assert "not of seeds" not in _text(page)
     headings = re.findall(r"<(?:h\d|th)\b[^>]*>(.*?)<", page)
     metrics = ["What", "Macro-F1", "Balanced accuracy", "MCC", "Log-loss", "Brier", "Calibration error", "Arms", "qa"]
     assert headings == [
