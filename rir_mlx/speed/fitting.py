@@ -18,6 +18,7 @@ def fitting_rows(work: Callable[[int], object], most: int, seconds: float) -> in
     if most == 1 or alone > seconds / _ROUNDS:
         return 1
     few = min(_FEW, most)
+    work(few)  # so many rows may need kernels, or a compiled step, of their own
     each = max(0.0, (timed(lambda: work(few)) - alone) / (few - 1))
     rows = most
     while rows > 1 and alone + (rows - 1) * each > seconds / _ROUNDS:

@@ -36,18 +36,27 @@ def measured_limits(backend: Backend, dtype: str, seconds: float = 2.0) -> Limit
     `seconds`."""
     match backend.name:
         case "mlx":
-            from rir_mlx.backends.limits.of_mlx import copy, product
+            from rir_mlx.backends.limits.of_mlx import clear, copy, product
         case "torch":
-            from rir_mlx.backends.limits.of_torch import copy, product
+            from rir_mlx.backends.limits.of_torch import clear, copy, product
         case _:
-            from rir_mlx.backends.limits.of_numpy import copy, product
-    width, multiplied = _best(lambda size: product(size, dtype), (512, 16_384), seconds)
-    copied, moved = _best(copy, (2**26, 2**31), seconds)
+            from rir_mlx.backends.limits.of_numpy import clear, copy, product
+    largest = largest_copy(backend.device().memory)
+    width, multiplied = _best(lambda size: product(size, dtype), clear, (512, 16_384), seconds)
+    clear()
+    copied, moved = _best(copy, clear, (2**26, largest), seconds)
     return Limits(2 * width**3 / multiplied, 2 * copied / moved, dtype, width, copied)
 
 
-def _best(prepare: Timed, sizes: tuple[int, int], seconds: float) -> tuple[int, float]:
-    """The first size, doubled from the smallest, that takes long enough; and the least time that it takes."""
+def largest_copy(memory: int) -> int:
+    """Bytes that are copied at most on a device with that much memory, which it may share with all other programs:
+    source and target together take an eighth of it."""
+    return min(2**31, memory // 16)
+
+
+def _best(prepare: Timed, clear: Callable[[], None], sizes: tuple[int, int], seconds: float) -> tuple[int, float]:
+    """The first size, doubled from the smallest, that takes long enough; and the least time that it takes. No size is
+    held beside the one before."""
     size, largest = sizes
     while True:
         work = prepare(size)
@@ -55,6 +64,8 @@ def _best(prepare: Timed, sizes: tuple[int, int], seconds: float) -> tuple[int, 
         taken = _timed(work)
         if taken >= _LONG or 2 * size > largest or 8 * taken > seconds:
             break
+        del work
+        clear()
         size *= 2
     end, least = time.perf_counter() + seconds, taken
     while time.perf_counter() < end:

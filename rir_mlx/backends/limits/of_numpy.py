@@ -8,9 +8,14 @@ import numpy as np
 
 
 def product(width: int, dtype: str) -> Callable[[], object]:
-    left = np.ones((width, width), dtype=np.float32)
+    """Of random numbers, as the frameworks' products."""
+    left, right = np.random.default_rng(0).standard_normal((2, width, width), dtype=np.float32)
     out = np.empty_like(left)
-    return lambda: np.matmul(left, left, out=out)
+    return lambda: np.matmul(left, right, out=out)
+
+
+def clear() -> None:
+    """NumPy keeps nothing."""
 
 
 def copy(count: int) -> Callable[[], object]:

@@ -10,13 +10,16 @@ from rir_mlx.backends.torch.model import default_device
 
 
 def product(width: int, dtype: str) -> Callable[[], object]:
+    """Of random numbers: products of ones take less power, and a GPU that has power to spare runs faster."""
     device = default_device()
-    left = torch.ones(width, width, dtype=getattr(torch, dtype), device=device)
-    right, out = torch.ones_like(left), torch.empty_like(left)
+    drawn = torch.Generator(device).manual_seed(0)
+    out = torch.empty(width, width, dtype=getattr(torch, dtype), device=device)
+    left, right = (torch.empty_like(out).normal_(generator=drawn) for _ in range(2))
 
-    def work() -> None:
+    def work() -> torch.Tensor:
         torch.mm(left, right, out=out)
         _wait(device)
+        return out
 
     return work
 
@@ -31,6 +34,12 @@ def copy(count: int) -> Callable[[], object]:
         _wait(device)
 
     return work
+
+
+def clear() -> None:
+    """Gives back what earlier sizes took."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _wait(device: torch.device) -> None:
