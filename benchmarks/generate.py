@@ -8,8 +8,9 @@ adapter is merged before it writes. Each writes in a process of its own, in turn
 warm-up that is not counted.
 
   ours            `Model.generate` with the shared prefix, the rows sorted by length, as `rir-mlx augment` sorts them
-  ours-launched   the same on a GPU with steps that are launched and not replayed; only where --peers names it
   ours-copied     the same with the prefix's keys and values once for each row, in PyTorch; only where --peers names it
+  ours-launched   as ours-copied, on a GPU with steps that are launched and not replayed: rows share a prefix there in
+                  replayed steps alone; only where --peers names it
   transformers    `model.generate` on left-padded batches in that order. A `StoppingCriteria` ends each row at its own
                   length, and the batch with its longest; a row's surplus is not counted
   …-sorted        the same with the rows sorted by the length of their prompts
@@ -42,8 +43,6 @@ from itertools import cycle, product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks.jobs import SHAPES, measured_apart
 from rir_mlx.backends import open_backend
 from rir_mlx.backends.base import Request, Tokens
@@ -52,7 +51,7 @@ from rir_mlx.data.loading import load_labelled
 from rir_mlx.models.hub import resolve_model
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.recipe.loading import load_recipe
-from rir_mlx.speed.job import LENGTHS
+from rir_mlx.speed.job import LENGTHS, drawn_lengths
 from rir_mlx.speed.programs.writers import COPIED, LAUNCHED, SORTED, WRITERS, count_tokens, load
 from rir_mlx.speed.rows import LABELS, augmentation_requests
 from rir_mlx.speed.shapes import make_shape
@@ -81,8 +80,7 @@ def make_requests(codec: Codec, job: Job) -> tuple[Tokens, list[Request]]:
         rows = [(f"{a}. {b}", label) for a, b, label in zip(texts, reversed(texts), cycle(LABELS), strict=False)]
     if len(rows) < job.rows:
         raise SystemExit(f"{job.data or 'The embedded data'} has {len(rows)} rows, and --rows asks for {job.rows}.")
-    lengths = np.random.default_rng(0).integers(LENGTHS.start, LENGTHS.stop, job.rows).tolist()
-    return augmentation_requests(codec, rows[: job.rows], lengths)
+    return augmentation_requests(codec, rows[: job.rows], drawn_lengths(LENGTHS, job.rows))
 
 
 def work(job: Job) -> dict[str, Any]:

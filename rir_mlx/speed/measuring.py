@@ -33,20 +33,24 @@ from rir_mlx.speed.rows import (
     make_groups,
     make_rows,
 )
-from rir_mlx.speed.work import Sizes, Work, decoding, forward, scoring
+from rir_mlx.speed.work import Sizes, Work, forward, scoring, writing
 from rir_mlx.types import BackendName, Dtype
 
 _BATCHES = 16
 """Batches of rows to train on; then they come again."""
 
 
+def device(backend_name: BackendName) -> dict[str, Any]:
+    """The device's name, and that of the GPU if it is one."""
+    backend = open_backend(backend_name)
+    return {"device": backend.device().name, "accelerator": backend.facts().accelerator}
+
+
 def limits(backend_name: BackendName, dtype: Dtype, seconds: float) -> dict[str, Any]:
     """The device, the number format that it computes in, and its limits."""
     backend = open_backend(backend_name)
-    facts = backend.facts()
-    named = dtype if dtype != "auto" else "bfloat16" if facts.bfloat16 else "float32"
-    found = measured_limits(backend, named, seconds)
-    return {"device": backend.device().name, "accelerator": facts.accelerator, "limits": asdict(found)}
+    named = dtype if dtype != "auto" else "bfloat16" if backend.facts().bfloat16 else "float32"
+    return device(backend_name) | {"limits": asdict(measured_limits(backend, named, seconds))}
 
 
 def measure(job: Job) -> dict[str, Any]:
@@ -65,60 +69,65 @@ def _training(job: Job, codec: Codec) -> dict[str, Any]:
     rates = [meter.batch / seconds for seconds in found["seconds"]]
     tokens = [rate * found["tokens a row"] for rate in rates]
     works = [asdict(work) for work in counted]
-    return _result(meter.batch, found["seconds"], (rates, tokens), found["peak GB"], [[work] for work in works])
+    result = _result(meter.batch, found["seconds"], (rates, tokens), found["peak GB"], [[work] for work in works])
+    return result | {"settings": meter.settings}
 
 
 def _writing(job: Job, codec: Codec) -> dict[str, Any]:
-    texts = joined_texts(job.batch)
-    prefix, requests = augmentation_requests(codec, texts, [job.tokens] * job.batch)
+    lengths = job.reasonings()
+    prefix, requests = augmentation_requests(codec, joined_texts(len(lengths)), lengths)
     model, place = load(job)
     write, peak = WRITERS[job.backend][job.peer], watch_memory(place)
 
     def work(rows: int) -> None:
         # The first rows, whatever their lengths: these are the rows of a program that gets fewer from the start.
         shortest_first = sorted(requests[:rows], key=lambda request: len(request.tokens))
-        done = [len(tokens) for _, tokens in write(job, model, prefix, shortest_first)]
-        if done != [job.tokens] * rows:
-            raise RuntimeError(f"{job.peer} wrote {sum(done)} tokens in {len(done)} rows, not {job.tokens} in each")
+        done = {key: len(tokens) for key, tokens in write(job, model, prefix, shortest_first)}
+        if done != dict(enumerate(lengths[:rows])):
+            wanted = f"{sum(lengths[:rows])} tokens in {rows} rows"
+            raise RuntimeError(f"{job.peer} wrote {sum(done.values())} tokens in {len(done)} rows, not {wanted}")
 
     rows, seconds = _rounds(job, work)
     least: list[Work] = []
     if job.peer == "ours":
-        sizes, own = _sizes(job, model), [len(request.tokens) for request in requests[:rows]]
-        least = [forward(sizes, [len(prefix)], 0, 0), forward(sizes, own, len(prefix), rows)]
-        mean = statistics.mean(own)
-        least += [decoding(sizes, rows, len(prefix), mean + written) for written in range(1, job.tokens)]
+        own = [len(request.tokens) for request in requests[:rows]]
+        least = writing(_sizes(job, model), own, lengths[:rows], len(prefix), job.batch)
     rates = [rows / taken for taken in seconds]
-    written = [rate * job.tokens for rate in rates]
+    written = [rate * statistics.mean(lengths[:rows]) for rate in rates]
     return _result(rows, seconds, (rates, written), peak(), _repeated(least, seconds))
 
 
 def _classifying(job: Job, codec: Codec) -> dict[str, Any]:
-    given = classification_prompts(
-        codec, joined_texts(job.batch), "qra" if job.task == "reasoning" else "qa", [job.tokens] * job.batch
-    )
+    lengths, arm = job.reasonings(), "qra" if job.task == "reasoning" else "qa"
+    given = classification_prompts(codec, joined_texts(len(lengths)), arm, lengths)  # type: ignore[arg-type]
     model, place = load(job)
     peak = watch_memory(place)
     rows, seconds = _rounds(job, lambda rows: CLASSIFY[job.peer](job, model, given.first(rows)))
     chosen = given.first(rows)
-    own, before, written = [len(row) for row in chosen.rows], len(given.prefix), chosen.lengths[0]
+    own, before = [len(row) for row in chosen.rows], len(given.prefix)
     least: list[Work] = []
     if job.peer == "ours":
         sizes = _sizes(job, model)
-        ends = [length + written + len(given.delimiter) for length in own]
-        least = [forward(sizes, [before], 0, 0), scoring(sizes, ends, before, given.options)]
-        if written:
-            least.append(forward(sizes, own, before, rows))
-            mean = statistics.mean(own)
-            least += [decoding(sizes, rows, before, mean + step) for step in range(1, written)]
+        ends = [length + written + len(given.delimiter) for length, written in zip(own, chosen.lengths, strict=True)]
+        least = [scoring(sizes, ends, before, given.options)]
+        least += (
+            writing(sizes, own, chosen.lengths, before, job.batch)
+            if any(chosen.lengths)
+            else [forward(sizes, [before], 0, 0)]
+        )
     rates = [rows / taken for taken in seconds]
-    tokens = [rate * (statistics.mean(own) + written) for rate in rates]
+    tokens = [rate * (statistics.mean(own) + statistics.mean(chosen.lengths)) for rate in rates]
     return _result(rows, seconds, (rates, tokens), peak(), _repeated(least, seconds))
 
 
 def _rounds(job: Job, work: Callable[[int], object]) -> tuple[int, list[float]]:
-    """How many rows a round has, and the seconds of each. `ours` may try fewer first; a peer gets as many."""
-    rows = fitting_rows(work, job.batch, job.seconds) if job.may_shrink else job.batch
+    """How many rows a round has, and the seconds of each. `ours` may try fewer first; a peer gets as many. One row runs
+    before, which is never counted: the first one loads libraries and compiles."""
+    rows = job.rows or job.batch
+    if job.may_shrink:
+        rows = fitting_rows(work, rows, job.seconds)
+    else:
+        work(1)
     first = timed(lambda: work(rows))  # not counted, unless there is no time for another
     seconds: list[float] = []
     while first < job.seconds and sum(seconds) < job.seconds:
@@ -150,7 +159,8 @@ def main() -> None:
     given = json.loads(sys.argv[1])
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            measured = measure(Job(**given)) if "peer" in given else limits(**given)
+            asked: Callable[..., dict[str, Any]] = limits if "seconds" in given else device
+            measured = measure(Job(**given)) if "peer" in given else asked(**given)
     except RirError as error:
         sys.exit(f"{type(error).__name__}: {error.what}")  # the last line is what the other process shows
     print(json.dumps(measured))

@@ -20,6 +20,8 @@ from rir_mlx.recipe.loading import load_recipe
 from rir_mlx.types import Arm
 
 DATE = "26 Jul 2024"
+MOST_TOKENS = 512
+"""Of a row in all: prefix, text and what is written after it."""
 PREFIX_TOKENS, TEXT_TOKENS, REASONING_TOKENS = 120, range(15, 46), range(40, 81)
 INSTRUCTION = "Which emotion does the writer of the text express?"
 LABELS = {
@@ -85,7 +87,7 @@ def augmentation_requests(codec: Codec, texts: Texts, lengths: Sequence[int]) ->
     """R-Gen's prompts: the prefix of all rows, and the rows, each with how many tokens it writes."""
     question = LabelQuestion(list(LABELS), INSTRUCTION)
     prompts = [question.of_row(text, label) for text, label in texts]
-    encoded = codec.encode_many(prompts, 512 - max(lengths))
+    encoded = codec.encode_many(prompts, MOST_TOKENS - max(lengths))
     pairs = enumerate(zip(encoded, lengths, strict=True))
     return encoded[0].prefix, [Request(key, prompt.row, max_tokens=length) for key, (prompt, length) in pairs]
 
@@ -125,7 +127,7 @@ class Given:
 def classification_prompts(codec: Codec, texts: Texts, arm: Arm, lengths: Sequence[int]) -> Given:
     """The prompts of `qa`, or of `qra` with reasonings of those lengths."""
     prompts = [classifier_prompt(text, LABELS, INSTRUCTION, answer_format(arm)) for text, _ in texts]
-    encoded = codec.encode_many(prompts, 512)
+    encoded = codec.encode_many(prompts, MOST_TOKENS)
     return Given(
         codec,
         encoded[0].prefix,

@@ -81,6 +81,20 @@ def decoding(sizes: Sizes, rows: int, before: int, own: float) -> Work:
     return Work(rows * (shape.layers * layer + 2 * sizes.head), sizes.weight_bytes + sizes.cached(before + rows * own))
 
 
+def writing(sizes: Sizes, own: Sequence[int], written: Sequence[int], before: int, most: int) -> list[Work]:
+    """Rows of `own` tokens after a prefix of `before`, each continued with as many as `written` says, at most `most`
+    rows at a time: the prompts, then all steps, no fewer than the longest row has, or all tokens at `most` a step. A
+    row's first token comes from its prompt."""
+    prompts = [forward(sizes, [before], 0, 0), forward(sizes, own, before, len(own))]
+    tokens = sum(written) - len(written)
+    if not tokens:
+        return prompts
+    seen = sum(length * (count - 1) + count * (count - 1) / 2 for length, count in zip(own, written, strict=True))
+    steps = max(max(written) - 1, -(-tokens // most))
+    read = steps * (sizes.weight_bytes + sizes.cached(before)) + sizes.cached(seen)
+    return [*prompts, Work(decoding(sizes, tokens, before, seen / tokens).flops, read)]
+
+
 def scoring(sizes: Sizes, prompts: Sequence[int], before: int, options: Sequence[tuple[int, ...]]) -> Work:
     """The log-probabilities of all options after prompts of so many tokens."""
     tree = OptionTree.of(options)

@@ -11,7 +11,7 @@ from rir_mlx.backends.base import Batch
 from rir_mlx.backends.limits import Limits
 from rir_mlx.models.adapter_spec import AdapterSpec
 from rir_mlx.models.families import ModelShape
-from rir_mlx.speed.work import Sizes, Work, decoding, forward, scoring, training
+from rir_mlx.speed.work import Sizes, Work, decoding, forward, scoring, training, writing
 
 SHAPE = ModelShape(hidden=8, layers=2, middle=16, heads=2, key_value_heads=1, head_width=4, vocabulary=10)
 LAYER = 8 * 8 + 2 * 8 * 4 + 8 * 8 + 3 * 8 * 16
@@ -68,3 +68,15 @@ def test_work_waits_for_the_slower_of_arithmetic_and_memory() -> None:
     assert (computed.seconds(LIMITS), computed.limit(LIMITS)) == (2, "arithmetic")
     assert (read.seconds(LIMITS), read.limit(LIMITS)) == (4, "bandwidth")
     assert computed.seconds(replace(LIMITS, flops=1e9)) == 1
+
+
+def test_writing_takes_the_steps_of_its_rows_and_no_row_waits_for_another() -> None:
+    *prompts, steps = writing(SIZES, [3, 3], [4, 4], before=5, most=2)
+    assert prompts == [forward(SIZES, [5], 0, 0), forward(SIZES, [3, 3], 5, 2)]
+    each = [decoding(SIZES, 2, 5, 3 + step) for step in (1, 2, 3)]
+    assert steps.flops == pytest.approx(sum(work.flops for work in each))
+    assert steps.bytes == pytest.approx(sum(work.bytes for work in each))
+    more = writing(SIZES, [3] * 3, [5, 2, 2], before=5, most=2)[-1]
+    tokens = SIZES.cached(3 * 4 + (1 + 2 + 3 + 4) + 2 * (3 + 1))
+    assert more.bytes == pytest.approx(4 * (1000 + SIZES.cached(5)) + tokens)  # short rows leave their place
+    assert writing(SIZES, [3], [1], before=5, most=2) == [forward(SIZES, [5], 0, 0), forward(SIZES, [3], 5, 1)]

@@ -15,14 +15,14 @@ T = TypeVar("T")
 
 
 class Meter:
-    """What a trainer reports while it runs: weights loaded, then the end of each step. It fills in the losses, and
-    `ours` the work of each step and its rows at a time."""
+    """What a trainer reports while it runs: weights loaded, then the end of each step. It fills in the losses, others
+    the `settings` that a reader must know, and `ours` the work of each step and its rows at a time."""
 
     def __init__(self, job: Job) -> None:
         self.job, self.batch = job, job.batch
         self.losses: list[float] = []
         self.works: list[Work] = []
-        self.tokens, self.place, self.about = 0, "mlx", ""
+        self.tokens, self.place, self.about, self.settings = 0, "mlx", "", ""
         if job.backend == "torch":
             import torch
 

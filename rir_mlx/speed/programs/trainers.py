@@ -61,7 +61,7 @@ def train_ours(job: Job, examples: TrainingExamples, groups: list[list[int]], me
     meter.tokens = meter.tokens or tokens
 
 
-def load_torch(job: Job, meter: Meter, dtype: str) -> tuple[Any, Any]:
+def load_torch(job: Job, meter: Meter, dtype: str, attention: str = "sdpa") -> tuple[Any, Any]:
     """transformers' model, and PEFT's configuration of its LoRA."""
     import torch
     from peft import LoraConfig
@@ -69,7 +69,7 @@ def load_torch(job: Job, meter: Meter, dtype: str) -> tuple[Any, Any]:
 
     torch.manual_seed(0)
     named = getattr(torch, dtype)
-    model = AutoModelForCausalLM.from_pretrained(job.folder, dtype=named, attn_implementation="sdpa").to(meter.place)
+    model = AutoModelForCausalLM.from_pretrained(job.folder, dtype=named, attn_implementation=attention).to(meter.place)
     with torch.no_grad():
         model(torch.tensor([[1, 2]], device=meter.place))
     meter.loaded(sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()))
@@ -80,9 +80,11 @@ def load_torch(job: Job, meter: Meter, dtype: str) -> tuple[Any, Any]:
 
 
 def train_plain(job: Job, examples: TrainingExamples, groups: list[list[int]], meter: Meter) -> None:
+    """PEFT keeps its adapter in float32 beside frozen weights of 16 bits, and without autocast multiplies it so."""
     import torch
     from peft import get_peft_model
 
+    meter.settings = "adapter in float32, no autocast" if job.dtype != "float32" else ""
     model = get_peft_model(*load_torch(job, meter, job.dtype)).train()
     decoder, head = model.get_base_model().get_decoder(), model.get_base_model().get_output_embeddings()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -115,12 +117,11 @@ def train_trl(job: Job, examples: TrainingExamples, groups: list[list[int]], met
             given[2].should_training_stop |= meter.full()
 
     best = job.peer == "trl-best"
-    faster = {"gradient_checkpointing": False, "bf16": job.dtype == "bfloat16"} if best else {}
-    if best and meter.place == "cuda" and importlib.util.find_spec("liger_kernel"):
-        faster["use_liger_kernel"] = True
+    faster, attention, meter.settings = trl_at_its_best(job, meter.place) if best else ({}, "sdpa", "as it comes")
     rows = [whole(examples, examples.rows[index]) for group in groups for index in group]
     columns = [{"input_ids": ids, "completion_mask": [int(i >= start) for i in range(len(ids))]} for ids, start in rows]
-    model, lora = load_torch(job, meter, job.dtype if best else "float32")  # which SFTTrainer itself loads
+    dtype = job.dtype if best else "float32"  # which SFTTrainer itself loads
+    model, lora = load_torch(job, meter, dtype, attention)
     settings = {"learning_rate": RATE, "lr_scheduler_type": "constant", "weight_decay": OPTIMIZER.weight_decay}
     settings |= {"max_grad_norm": OPTIMIZER.max_grad_norm, "per_device_train_batch_size": job.batch}
     settings |= {"max_steps": job.steps, "train_sampling_strategy": "sequential", "completion_only_loss": True}
@@ -132,6 +133,22 @@ def train_trl(job: Job, examples: TrainingExamples, groups: list[list[int]], met
         trainer = SFTTrainer(model, config, train_dataset=data, **given)
         trainer.train()
     meter.losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def trl_at_its_best(job: Job, place: str) -> tuple[dict[str, Any], str, str]:
+    """What `trl-best` gives SFTConfig besides, its attention, and both in words. Liger's layers and flash-attention are
+    taken where they are installed, on a GPU. Rows without padding share a sequence, and only flash-attention keeps them
+    apart; it computes in 16 bits, and TRL wants no `max_length` with it."""
+    from transformers.utils import is_flash_attn_2_available
+
+    faster: dict[str, Any] = {"gradient_checkpointing": False, "bf16": job.dtype == "bfloat16"}
+    liger = place == "cuda" and importlib.util.find_spec("liger_kernel") is not None
+    flash = place == "cuda" and job.dtype != "float32" and is_flash_attn_2_available()
+    faster |= {"use_liger_kernel": True} if liger else {}
+    faster |= {"padding_free": True, "max_length": None} if flash else {}
+    attention = "flash_attention_2" if flash else "sdpa"
+    words = [attention, "no padding" if flash else "padded", "Liger" if liger else "no Liger", "no checkpointing"]
+    return faster, attention, ", ".join(words)
 
 
 def train_mlx_lm(job: Job, examples: TrainingExamples, groups: list[list[int]], meter: Meter) -> None:

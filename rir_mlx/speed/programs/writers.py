@@ -13,6 +13,7 @@ import numpy as np
 from rir_mlx.backends import open_backend
 from rir_mlx.backends.base import Request, Sampling, Tokens
 from rir_mlx.speed.job import PeerJob
+from rir_mlx.speed.rows import MOST_TOKENS
 
 Row = tuple[int, Tokens]
 """A request's key, and what its row was continued with."""
@@ -67,9 +68,9 @@ def write_ours(job: PeerJob, model: Any, prefix: Tokens, requests: Sequence[Requ
 
 
 def write_launched(job: PeerJob, model: Any, prefix: Tokens, requests: Sequence[Request]) -> Iterator[Row]:
-    """`ours` on a GPU without recorded steps."""
+    """`ours-copied` on a GPU without recorded steps: only those let rows share a prefix there."""
     model.record = None
-    yield from write_ours(job, model, prefix, requests)
+    yield from write_copied(job, model, prefix, requests)
 
 
 def write_copied(job: PeerJob, model: Any, prefix: Tokens, requests: Sequence[Request]) -> Iterator[Row]:
@@ -102,13 +103,10 @@ def write_continuous(job: PeerJob, model: Any, prefix: Tokens, requests: Sequenc
     from transformers import ContinuousBatchingConfig
 
     page, tokens = (256, None) if model.device.type == "cuda" else (32, 512)
-    longest = (
-        len(prefix)
-        + max(len(request.tokens) for request in requests)
-        + max(request.max_tokens or 0 for request in requests)
-    )
-    # A quarter more than a full batch needs: below 15 % of free pages no rows enter.
-    sizes = {"page_size": page, "num_blocks": 5 * job.batch * -(-longest // page) // 4 + 1, "max_batch_tokens": tokens}
+    # A quarter more than a full batch needs: below 15 % of free pages no rows enter. The longest row is that of any
+    # call, for the first one, a warm-up of few and short rows, makes the pages of all.
+    blocks = 5 * job.batch * -(-MOST_TOKENS // page) // 4 + 1
+    sizes = {"page_size": page, "num_blocks": blocks, "max_batch_tokens": tokens}
     config = ContinuousBatchingConfig(**sizes, max_requests_per_batch=job.batch)
     model.generation_config.eos_token_id = -1
     batching = model.continuous_batching_context_manager
