@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
-import json
-import os
-import re
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from rir_mlx.backends import open_backend
+from benchmarks.gpu.goals import importance
+from benchmarks.gpu.processes import contract_tests, resumed
 from rir_mlx.backends.limits import Limits
 from rir_mlx.errors import Failure
 from rir_mlx.speed.bench import run_apart, share_of_limit
-from rir_mlx.speed.job import Job
+from rir_mlx.speed.job import LENGTHS, Job
 from rir_mlx.speed.programs.writers import COPIED, LAUNCHED
-from rir_mlx.types import BackendName
 
 PARTS = {
     "a": "contract tests",
@@ -34,71 +29,102 @@ Result = dict[str, Any]
 
 @dataclass(frozen=True)
 class Plan:
-    """The model's folder, what is run at a time, and how long a measurement lasts. `tests` are pytest's arguments."""
+    """The model's folder, what is run at a time, and how long a measurement lasts. `train`, `write`, `classify` and
+    `resume` are rows at a time. In a round `written` times as many rows as at a time are written, and `classified` are
+    classified, `alone` of them row by row; reasonings have from `lengths[0]` to below `lengths[1]` tokens. `tests` are
+    pytest's arguments."""
 
     folder: str
     train: tuple[int, ...] = (16, 128, 512)
     write: tuple[int, ...] = (32, 128, 512)
+    written: int = 4
     classify: int = 512
-    tokens: int = 64
+    classified: int = 2000
+    alone: int = 4
+    resume: tuple[int, ...] = (16, 128)
+    lengths: tuple[int, int] = (LENGTHS.start, LENGTHS.stop)
     seconds: float = 6.0
     longest: float = 90.0
     tests: tuple[str, ...] = ("tests/contract", "-m", "not heavy")
     dtype: str = "bfloat16"
 
 
-TINY = {"train": (2,), "write": (2,), "classify": 2, "tokens": 4, "seconds": 0.1, "longest": 400.0}
+TINY = {"train": (2,), "write": (2,), "classify": 2, "classified": 5, "alone": 2, "resume": (2,), "lengths": (2, 7)}
 TINY |= {"tests": ("tests/contract/test_scoring.py", "-k", "one_token_options"), "dtype": "float32"}
+TINY |= {"seconds": 0.1, "longest": 400.0}
 """For a processor, to prove that every step runs."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """`key` names its result in the file. `run` gives it, or raises Failure; `needs` is a module without which it is
-    left out."""
+    """`key` names its result in the file. `run` gives it within so many seconds, or raises Failure: at most `longest`,
+    and hardly fewer than `least`. `needs` is a module without which it is left out."""
 
     key: str
-    run: Callable[[], Result]
+    run: Callable[[float], Result]
+    least: float
+    longest: float
     needs: str | None = None
 
-    def result(self) -> Result:
+    def result(self, seconds: float) -> Result:
         """What it measured; `left out` or `error` where there is nothing."""
         if self.needs and importlib.util.find_spec(self.needs) is None:
             return {"left out": f"{self.needs} is not installed"}
         try:
-            return self.run()
+            return self.run(min(seconds, self.longest))
         except Failure as failure:
             return {"error": str(failure)}
+
+
+def ordered(parts: Iterable[str], plan: Plan, limits: Limits, *, tiny: bool) -> list[Step]:
+    """The steps of all those parts, what the goals need first."""
+    found = [step for part in parts for step in steps(part, plan, limits, tiny=tiny)]
+    return sorted(found, key=lambda step: importance(step.key))
 
 
 def steps(part: str, plan: Plan, limits: Limits, *, tiny: bool) -> Iterator[Step]:
     match part:
         case "a":
-            yield Step("a/torch", lambda: contract_tests("torch", plan))
+            yield _tests("a/torch", "torch", plan)
         case "b" | "c" | "d":
             yield from _measured(part, "torch", plan, limits)
         case "e":
-            yield Step("e/is on a GPU", lambda: {"on a GPU": _on_gpu("mlx")}, "mlx_lm")
-            if tiny or (importlib.util.find_spec("mlx_lm") and _on_gpu("mlx")):
-                yield Step("e/contract tests", lambda: contract_tests("mlx", plan), "mlx_lm")
+            on_gpu = functools.partial(_on_gpu, plan.longest)
+            yield Step("e/is on a GPU", lambda _: {"on a GPU": on_gpu()}, 0, plan.longest, "mlx_lm")
+            if importlib.util.find_spec("mlx_lm") and (tiny or on_gpu()):
+                yield _tests("e/contract tests", "mlx", plan)
                 for inner in "bcd":
                     for step in _measured(inner, "mlx", plan, limits):
                         yield replace(step, key=f"e/{step.key}")
         case "f":
-            for how in ("as it is", "deterministic"):
-                yield Step(f"f/{how}", lambda how=how: resumed(plan, deterministic=how == "deterministic"))  # type: ignore[misc]
+            for rows in plan.resume:
+                for how in ("as it is", "deterministic"):
+                    given = {"folder": plan.folder, "dtype": plan.dtype, "rows": rows}
+                    run = functools.partial(resumed, given | {"deterministic": how == "deterministic"})
+                    yield Step(f"f/{rows}/{how}", run, 10 * plan.seconds, 3 * plan.longest)
 
 
-def _on_gpu(backend: BackendName) -> bool:
-    return open_backend(backend).facts().accelerator is not None
+def _tests(key: str, backend: str, plan: Plan) -> Step:
+    run = functools.partial(contract_tests, backend, plan.tests)
+    return Step(key, run, 10 * plan.seconds, 3 * plan.longest)
+
+
+@functools.cache
+def _on_gpu(seconds: float) -> bool:
+    """Whether MLX is. A process of its own asks: this one would hold memory of the GPU as long as it lives."""
+    try:
+        return run_apart({"backend_name": "mlx"}, seconds)["accelerator"] is not None
+    except Failure:
+        return False
 
 
 def _measured(part: str, backend: str, plan: Plan, limits: Limits) -> Iterator[Step]:
-    """Ours and the peers, in turn, on the same rows and batches."""
+    """Ours and the peers, in turn, on the same rows and batches. Row by row fewer rows are enough: rows a second are
+    compared."""
     peers: dict[str, dict[str, tuple[str, ...]]] = {
         "torch": {
             "b": ("ours", "plain", "trl-best"),
-            "c": ("ours", LAUNCHED, COPIED, "transformers-sorted", "generate_batch"),
+            "c": ("ours", COPIED, LAUNCHED, "transformers-sorted", "generate_batch"),
             "d": ("ours", "generate-rows", "generate-batch"),
         },
         "mlx": {
@@ -115,66 +141,21 @@ def _measured(part: str, backend: str, plan: Plan, limits: Limits) -> Iterator[S
     for task in tasks:
         for size in sizes:
             for peer in peers[backend][part]:
-                rows = max(1, size // 16) if peer == "generate-rows" else size
-                job = Job(peer, task, backend, plan.folder, plan.dtype, rows, tokens=plan.tokens)
+                rows = {"b": 0, "c": plan.written * size, "d": plan.classified}[part]
+                batch, rows = (1, plan.alone) if peer == "generate-rows" else (size, rows)
+                job = Job(peer, task, backend, plan.folder, plan.dtype, batch, rows=rows, lengths=plan.lengths)
                 job = replace(job, seconds=plan.seconds, as_told=True)  # all of them with as many rows at a time
+                run = functools.partial(measured, job, limits)
                 needs = "trl" if peer.startswith("trl") else None
-                yield Step(f"{part}/{task}/{size}/{peer}", lambda job=job: measured(job, plan, limits), needs)  # type: ignore[misc]
+                yield Step(f"{part}/{task}/{size}/{peer}", run, 5 * plan.seconds, plan.longest, needs)
 
 
-def measured(job: Job, plan: Plan, limits: Limits) -> Result:
+def measured(job: Job, limits: Limits, seconds: float) -> Result:
     """Figures of one job, and the share of the machine's limit that ours gets."""
-    found = run_apart(asdict(job), plan.longest)
+    found = run_apart(asdict(job), seconds)
     share, limit = share_of_limit(found, limits)
     rows, tokens = (sorted(found[name]) for name in ("rows/s", "tokens/s"))
     middle = len(rows) // 2
-    about = {"rows at a time": found["rows"], "rounds": len(rows), "rows/s": rows[middle], "tokens/s": tokens[middle]}
+    about = {"rows": found["rows"], "rounds": len(rows), "rows/s": rows[middle], "tokens/s": tokens[middle]}
+    about |= {"settings": found["settings"]} if found.get("settings") else {}
     return about | {"peak GB": found["peak GB"], "share": share, "limit": limit}
-
-
-def contract_tests(backend: str, plan: Plan) -> Result:
-    """How many of the claims that every backend must meet hold on this device."""
-    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-p", "no:cacheprovider", *plan.tests]
-    command += ["-k", backend] if "-k" not in plan.tests else []
-    done = _bounded(command, 3 * plan.longest)
-    counts = {what: int(count) for count, what in re.findall(r"(\d+) (passed|failed|skipped|errors?)", done.stdout)}
-    if not counts:  # with -q, pytest says how many passed only where something else is said too
-        counts = {"passed": done.stdout.count(".")} if done.returncode == 0 else {}
-    failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
-    if not counts:
-        raise Failure(_last_line(done.stdout + done.stderr, done.returncode))
-    return {"counts": counts, "failed": failed}
-
-
-def resumed(plan: Plan, *, deterministic: bool) -> Result:
-    """Whether a training that is killed ends with the bytes of one that is not, and how long a step takes."""
-    environment = os.environ | ({"CUBLAS_WORKSPACE_CONFIG": ":4096:8"} if deterministic else {})
-    given = {"folder": plan.folder, "dtype": plan.dtype, "rows": plan.train[0], "deterministic": deterministic}
-    command = [sys.executable, "-m", "benchmarks.gpu.resume", json.dumps(given)]
-    done = _bounded(command, 3 * plan.longest, environment)
-    if done.returncode:
-        raise Failure(_last_line(done.stderr, done.returncode))
-    found: Result = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
-def _bounded(
-    command: list[str], seconds: float, environment: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """A command's output. Raises Failure if it takes longer, and ends what it started too: a training that goes on
-    would hold the GPU's memory and slow down every later step."""
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env=environment, start_new_session=True, **pipes) as process:
-        try:
-            output, errors = process.communicate(timeout=seconds)
-        except BaseException as error:
-            os.killpg(process.pid, signal.SIGKILL)
-            if isinstance(error, subprocess.TimeoutExpired):
-                raise Failure(f"It took more than {seconds:.0f} s.") from error
-            raise
-    return subprocess.CompletedProcess(command, process.returncode, output, errors)
-
-
-def _last_line(text: str, code: int) -> str:
-    """What a process said last; how it ended, if it said nothing."""
-    return next((line for line in reversed(text.splitlines()) if line.strip()), f"It ended with the exit code {code}.")

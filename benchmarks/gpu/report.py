@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from benchmarks.gpu.goals import verdict
 from benchmarks.gpu.parts import PARTS
 from rir_mlx.speed.bench import TASKS
 
@@ -18,30 +19,43 @@ def table(known: Mapping[str, Any]) -> Iterator[str]:
     yield f"Limits: {limits['flops'] / 1e12:.3g} TFLOP/s, {limits['bandwidth'] / 1e9:.4g} GB/s.\n"
     if known["tiny"]:
         yield "This proves that every step runs. The shapes are so small that no figure says how fast anything is.\n"
-    if rows := [_row(key, result, found) for key, result in found.items() if "rows/s" in result]:
-        yield "| what | program | ours is faster by | rows/s (rounds × rows) | tokens/s | memory | share of the limit |"
-        yield "|---|---|---|---|---|---|---|"
+    if rows := [_row(key, result, known) for key, result in sorted(found.items()) if "rows/s" in result]:
+        heads = ["what", "program", "ours is faster by", "goal", "met", "rows/s (rounds × rows)", "tokens/s", "memory"]
+        yield f"| {' | '.join([*heads, 'share of the limit'])} |"
+        yield f"|{'---|' * 9}"
         yield from [*rows, ""]
     for key, result in found.items():
         if "counts" in result:
-            failed = f"; failed: {', '.join(result['failed'])}" if result["failed"] else ""
-            yield f"- {_named(key)}: {', '.join(f'{count} {what}' for what, count in result['counts'].items())}{failed}"
+            more = f"; stopped before the end: {result['stopped']}" if "stopped" in result else ""
+            more += f"; failed: {', '.join(result['failed'])}" if result["failed"] else ""
+            yield f"- {_named(key)}: {', '.join(f'{count} {what}' for what, count in result['counts'].items())}{more}"
         elif "same bytes" in result:
             same = ", ".join(f"{how}: {'yes' if is_same else 'no'}" for how, is_same in result["same bytes"].items())
             yield f"- {_named(key)}: the same bytes, {same}; {result['seconds a step']:.3g} s a step"
         elif "rows/s" not in result:
             what = next(name for name in ("error", "left out", "on a GPU") if name in result)
-            yield f"- {_named(key)}: {what}: {' '.join(str(result[what]).split())}"
+            more = " (the time was over: it runs again)" if result.get("cut") else ""
+            yield f"- {_named(key)}: {what}: {' '.join(str(result[what]).split())}{more}"
 
 
-def _row(key: str, result: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+def _row(key: str, result: Mapping[str, Any], known: Mapping[str, Any]) -> str:
     place, _, peer = key.rpartition("/")
-    mine = found.get(f"{place}/ours", {}).get("rows/s")
-    ratio = "" if peer == "ours" or not mine else f"**{mine / result['rows/s']:.2f} ×**"
-    share = "" if result["share"] is None else f"{result['share']:.0%} of {result['limit']}"
-    rows = f"{result['rows/s']:.4g} ({result['rounds']} × {result['rows at a time']})"
-    cells = [_named(place), peer, ratio, rows, f"{result['tokens/s']:,.0f}", f"{result['peak GB']:.3g} GB", share]
+    mine = known["steps"].get(f"{place}/ours", {}).get("rows/s")
+    ratio = None if peer == "ours" or not mine else mine / result["rows/s"]
+    goal, met = ("", "") if known["tiny"] else verdict(key, result, ratio)
+    settings = f" ({result['settings']})" if "settings" in result else ""
+    rows = f"{result['rows/s']:.4g} ({result['rounds']} × {result['rows']})"
+    cells = [_named(place), peer + settings, "" if ratio is None else f"**{ratio:.2f} ×**", goal, met, rows]
+    cells += [f"{result['tokens/s']:,.0f}", f"{result['peak GB']:.3g} GB", _share(key, result)]
     return f"| {' | '.join(cells)} |"
+
+
+def _share(key: str, result: Mapping[str, Any]) -> str:
+    """Of training, where arithmetic is the limit, the MFU."""
+    if result["share"] is None:
+        return ""
+    is_mfu = "b" in key.split("/") and result["limit"] == "arithmetic"
+    return f"{result['share']:.0%}{' MFU' if is_mfu else ' of ' + result['limit']}"
 
 
 def _named(key: str) -> str:
