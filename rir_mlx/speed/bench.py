@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -61,6 +62,8 @@ _LONGEST = 30
 """A process gets this many times the seconds of its part: loading and the first round included."""
 _TO_LOAD = 120
 """Seconds that a process may take besides."""
+_WHOLE, _TIMES = 280.0, 18
+"""Seconds that all tasks of a program may take together, or so many times the seconds of a part if that is more."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +163,8 @@ def bench_steps(recipe: Recipe, options: BenchOptions) -> Iterator[Bench]:
     limits and no part.
 
     Raises UserError for what cannot be measured, ModelError where the model's shape is not known."""
+    whole = max(_WHOLE, _TIMES * options.seconds) * (2 if options.against else 1)
+    end = time.monotonic() + whole
     backend = _backend(options.backend or recipe.backend)
     check_rival(options.against, backend, recipe)
     with tempfile.TemporaryDirectory(prefix="rir-mlx-bench-") as temporary:
@@ -178,7 +183,7 @@ def bench_steps(recipe: Recipe, options: BenchOptions) -> Iterator[Bench]:
         )
         yield found
         for job in _jobs(recipe, options, (backend, str(folder), found.limits.dtype)):
-            mine, peer = _pair(job, options, found.limits)
+            mine, peer = _pair(job, options, found.limits, end)
             found.parts.append(mine)
             yield found
             if peer is not None:
@@ -216,24 +221,28 @@ def _jobs(recipe: Recipe, options: BenchOptions, where: tuple[str, str, str]) ->
         )
 
 
-def _pair(job: Job, options: BenchOptions, limits: Limits) -> tuple[Part, Part | None]:
-    """What ours did, and what the other program did with as many rows at a time."""
+def _pair(job: Job, options: BenchOptions, limits: Limits, end: float) -> tuple[Part, Part | None]:
+    """What ours did, and what the other program did with as many rows at a time, until the time `end`."""
     task: BenchTask = job.task  # type: ignore[assignment]
-    mine = _part(job, "rir-mlx", limits)
+    mine = _part(job, "rir-mlx", limits, end)
     if options.against is None or mine.failed:
         return mine, None
     peer = _RIVALS[options.against].get(task)
     if peer is None:
         return mine, Part(task, options.against, failed=f"{options.against} only trains")
-    return mine, _part(replace(job, peer=peer, batch=mine.rows), options.against, limits)
+    return mine, _part(replace(job, peer=peer, batch=mine.rows), options.against, limits, end)
 
 
-def _part(job: Job, program: str, limits: Limits) -> Part:
+def _part(job: Job, program: str, limits: Limits, end: float) -> Part:
     task: BenchTask = job.task  # type: ignore[assignment]
+    over = f"The time for all tasks was over. Measure it alone: rir-mlx bench --only {task}"
+    left = end - time.monotonic()
+    if left < job.seconds:
+        return Part(task, program, failed=over)
     try:
-        measured = run_apart(asdict(job), _TO_LOAD + _LONGEST * job.seconds)
+        measured = run_apart(asdict(job), min(left, _TO_LOAD + _LONGEST * job.seconds))
     except Failure as failure:
-        return Part(task, program, failed=str(failure))
+        return Part(task, program, failed=over if time.monotonic() >= end else str(failure))
     share, limit = share_of_limit(measured, limits)
     rates = measured["rows/s"]
     return Part(

@@ -99,6 +99,33 @@ def test_what_fails_is_said_and_the_rest_is_measured(done: Bench) -> None:
     assert done.line().endswith(line)
 
 
+def test_the_whole_run_ends_in_time_and_says_what_no_longer_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only each part had a limit, of some nine minutes: all of them could take three quarters of an hour."""
+    now, limits = [0.0], list[float]()
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+
+    def slow(given: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+        if "peer" not in given:
+            return measured(given, seconds)
+        limits.append(seconds)
+        now[0] += min(seconds, 200.0)
+        if seconds < 200:
+            raise Failure("It took more than 80 s.")
+        return measured(given, seconds)
+
+    monkeypatch.setattr(module, "run_apart", slow)
+    found = list(bench_steps(LORA, BenchOptions(("qa", "qra", "augment"), backend="torch", batch=8)))[-1]
+    assert now[0] < 300
+    assert limits == [280, 80]
+    assert [part.failed for part in found.parts] == [
+        None,
+        *(
+            f"The time for all tasks was over. Measure it alone: rir-mlx bench --only {task}"
+            for task in ("qra", "augment")
+        ),
+    ]
+
+
 @pytest.mark.parametrize(
     ("rival", "backend", "recipe", "hint"),
     [
