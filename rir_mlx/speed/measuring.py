@@ -8,14 +8,14 @@ import json
 import statistics
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from rir_mlx.backends import open_backend
 from rir_mlx.backends.limits import measured_limits
 from rir_mlx.backends.limits.memory import watch_memory
-from rir_mlx.errors import RirError
+from rir_mlx.errors import Failure, RirError
 from rir_mlx.models.config import read_config
 from rir_mlx.models.families import ModelShape
 from rir_mlx.prompting.codec import Codec
@@ -63,6 +63,10 @@ def measure(job: Job) -> dict[str, Any]:
 
 def _training(job: Job, codec: Codec) -> dict[str, Any]:
     examples, _ = make_rows(codec, job.task, job.batch * _BATCHES)
+    count = len(examples.rows) // job.batch * job.batch  # a batch of fewer rows would count as a whole one
+    if not count:
+        raise Failure(f"There are {len(examples.rows)} rows to train on, and a batch of {job.batch} needs more.")
+    examples = replace(examples, rows=examples.rows[:count])
     meter = Meter(job)
     TRAINERS[job.peer](job, examples, make_groups(examples, job.batch), meter)
     found, counted = meter.measured(), meter.works[job.warmup :]

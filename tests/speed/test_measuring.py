@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from rir_mlx.errors import Failure
 from rir_mlx.speed import fitting, measuring
 from rir_mlx.speed.job import Job, drawn_lengths
 from rir_mlx.speed.programs import trainers, writers
@@ -108,3 +109,24 @@ def test_a_program_says_what_it_trained_with(tmp_path: Path) -> None:
     given = job("plain", "qa", tmp_path, steps=2)
     assert measuring.measure(Job(**asdict(given) | {"dtype": "bfloat16"}))["settings"].startswith("adapter in float32")
     assert measuring.measure(given)["settings"] == ""
+
+
+def test_every_batch_that_is_trained_has_as_many_rows_as_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There are 4,828 rows, nine batches of 512 and one of 220, which counted as 512 too."""
+    make_shape(tmp_path, 64, 1, 4096)
+    make, groups = measuring.make_rows, list[list[list[int]]]()
+    monkeypatch.setattr(measuring, "make_rows", lambda codec, task, _: make(codec, task, 7))
+
+    def seen(_: Job, examples: Any, given: list[list[int]], __: Any) -> None:
+        assert len(examples.rows) == 6
+        groups.append(given)
+        raise Failure("enough")
+
+    monkeypatch.setitem(measuring.TRAINERS, "ours", seen)
+    with pytest.raises(Failure, match="enough"):
+        measuring.measure(job("ours", "qa", tmp_path))
+    assert [len(group) for group in groups[0]] == [2, 2, 2]
+    with pytest.raises(Failure, match="There are 7 rows to train on, and a batch of 8 needs more"):
+        measuring.measure(job("ours", "qa", tmp_path, batch=8))
