@@ -12,7 +12,7 @@ batching included; the first steps are not counted.
   ours-unshared  `train_step` with the prefix run for every row
   plain          a PEFT loop by hand: right-padded prompts, only the completion's positions projected
   trl            `SFTTrainer` as it comes: float32 weights under bfloat16 autocast, gradient checkpointing
-  trl-best       `SFTTrainer` with weights in the benchmark's dtype, no checkpointing, Liger on a GPU if installed
+  trl-best       `SFTTrainer` with weights in the benchmark's dtype, no checkpointing; Liger, flash-attention if there
   mlx-lm         `mlx_lm.tuner.trainer.train`. It does not clip gradients, and learns one padding token after each row
 
 On a processor TRL projects every position to the vocabulary, the prompt's too: only its Triton path selects them first.

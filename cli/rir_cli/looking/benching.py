@@ -27,7 +27,12 @@ def bench(
         list[TaskChoice] | None, typer.Option("--only", help="Measure this task. May be repeated. Default: all.")
     ] = None,
     seconds: Annotated[
-        float, typer.Option(min=0.1, max=600, help="How long each task is measured. The whole takes some eight times.")
+        float,
+        typer.Option(
+            min=0.1,
+            max=600,
+            help="How long each task is measured. The whole ends within five minutes, or later with more than 15.",
+        ),
     ] = 15,
     against: Annotated[
         Rival | None, typer.Option(help="Measure this program too, on the same rows. It must be installed.")
