@@ -203,7 +203,7 @@ def test_a_table_comes_out_of_a_server_that_takes_few_texts_with_the_run_s_own_t
     assert len(TableRequest(name=name).file.encode()) <= 120
     source = served_run(*small, classifier)
     with serving(classifier, limits=Limits(rows=3, together=8), source=source) as (address, _):
-        answer = post_table(address, b"text\n" + b"hello\n" * 9 + b'"",\n', name=name).text
+        answer = post_table(address, b"text\n" + b"hello\n" * 9 + b"a,b\n", name=name).text
         assert events_of(answer)[-1][0] == "error"  # a row of two cells
         events = events_of(post_table(address, b"text\n" + b"hello\n" * 9, name=name).text)
         done = dict(events)["done"]
