@@ -28,7 +28,7 @@ from rir_mlx.backends.base import Backend
 from rir_mlx.models.hub import ModelFiles, resolve_model
 from rir_mlx.prompting.codec import Codec
 
-os.environ.setdefault("MLX_ENABLE_TF32", "0")  # read when MLX first multiplies; on some GPUs float32 has 10 bits else
+os.environ["MLX_ENABLE_TF32"] = "0"  # read when MLX first multiplies; on some GPUs float32 has 10 bits else
 DATE = "26 Jul 2024"
 _WHOLE_RUNS = {"evaluated_once", "finished_once"}
 """Fixtures that a run of every stage is made for."""

@@ -23,7 +23,7 @@ _WORKERS = 8
 def contract_tests(backend: str, tests: Sequence[str], seconds: float) -> dict[str, Any]:
     """How many of the claims that every backend must meet hold on this device; of a run that does not end in time, how
     many are known. MLX multiplies float32 with all its bits: the claims about it are of that."""
-    command = [sys.executable, "-m", "pytest", "-n", _workers(), "-q", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", *_workers(), "-q", "-p", "no:cacheprovider"]
     command += ["-p", "benchmarks.gpu.outcomes", *tests, *(["-k", backend] if "-k" not in tests else [])]
     stopped = ""
     with tempfile.TemporaryDirectory() as folder:
@@ -45,10 +45,10 @@ def _ending(done: subprocess.CompletedProcess[str]) -> str:
     return last_line("" if done.returncode < 0 else done.stdout + done.stderr, done.returncode)
 
 
-def _workers() -> str:
+def _workers() -> list[str]:
     """Half of the cores, for each worker's framework has threads; none without pytest-xdist or on two cores."""
     count = min(_WORKERS, (os.cpu_count() or 1) // 2)
-    return str(count) if count > 1 and importlib.util.find_spec("xdist") else "0"
+    return ["-n", str(count if count > 1 else 0)] if importlib.util.find_spec("xdist") else []
 
 
 def resumed(given: Mapping[str, Any], seconds: float) -> dict[str, Any]:

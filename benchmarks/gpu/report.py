@@ -9,6 +9,8 @@ from benchmarks.gpu.goals import verdict
 from benchmarks.gpu.parts import PARTS
 from rir_mlx.speed.bench import TASKS
 
+_AGAIN = " (the time was over: it runs again)"
+
 
 def table(known: Mapping[str, Any]) -> Iterator[str]:
     """Markdown: the machine and its limits, a table of measurements with the ratios first, then tests and resumes."""
@@ -19,7 +21,7 @@ def table(known: Mapping[str, Any]) -> Iterator[str]:
     yield f"Limits: {limits['flops'] / 1e12:.3g} TFLOP/s, {limits['bandwidth'] / 1e9:.4g} GB/s.\n"
     if known["tiny"]:
         yield "This proves that every step runs. The shapes are so small that no figure says how fast anything is.\n"
-    if rows := [_row(key, result, known) for key, result in sorted(found.items()) if "rows/s" in result]:
+    if rows := [_row(key, result, known) for key, result in sorted(found.items(), key=_in_order) if "rows/s" in result]:
         heads = ["what", "program", "ours is faster by", "goal", "met", "rows/s (rounds × rows)", "tokens/s", "memory"]
         yield f"| {' | '.join([*heads, 'share of the limit'])} |"
         yield f"|{'---|' * 9}"
@@ -27,6 +29,7 @@ def table(known: Mapping[str, Any]) -> Iterator[str]:
     for key, result in found.items():
         if "counts" in result:
             more = f"; stopped before the end: {result['stopped']}" if "stopped" in result else ""
+            more += _AGAIN if result.get("cut") else ""
             more += f"; failed: {', '.join(result['failed'])}" if result["failed"] else ""
             yield f"- {_named(key)}: {', '.join(f'{count} {what}' for what, count in result['counts'].items())}{more}"
         elif "same bytes" in result:
@@ -34,8 +37,13 @@ def table(known: Mapping[str, Any]) -> Iterator[str]:
             yield f"- {_named(key)}: the same bytes, {same}; {result['seconds a step']:.3g} s a step"
         elif "rows/s" not in result:
             what = next(name for name in ("error", "left out", "on a GPU") if name in result)
-            more = " (the time was over: it runs again)" if result.get("cut") else ""
+            more = _AGAIN if result.get("cut") else ""
             yield f"- {_named(key)}: {what}: {' '.join(str(result[what]).split())}{more}"
+
+
+def _in_order(item: tuple[str, Any]) -> list[tuple[int, str]]:
+    """By key, sizes as numbers."""
+    return [(int(part) if part.isdigit() else 0, part) for part in item[0].split("/")]
 
 
 def _row(key: str, result: Mapping[str, Any], known: Mapping[str, Any]) -> str:

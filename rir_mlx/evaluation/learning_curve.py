@@ -55,11 +55,11 @@ def conclusion(arm: str, sizes: tuple[int, int], gain: Interval, reasoning: Pair
 def _of_reasonings(gain: Interval, reasoning: PairedComparison) -> str:
     """What they did, beside what labels did. With fewer than three seeds it is about the classifiers of the run."""
     change = reasoning.difference
-    if gain.high < 0 and change.high < 0:
-        than = "and neither helps"
+    if change.high < 0:
+        than = "which did not help"
     elif gain.low > change.high:
         than = "less than the labels"
-    elif change.low > gain.high:
+    elif change.low > max(0.0, gain.high):
         than = "more than the labels"
     else:
         than = "and which of the two helps more is unclear"

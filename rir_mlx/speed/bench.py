@@ -163,7 +163,8 @@ def bench_steps(recipe: Recipe, options: BenchOptions) -> Iterator[Bench]:
     limits and no part.
 
     Raises UserError for what cannot be measured, ModelError where the model's shape is not known."""
-    whole = max(_WHOLE, _TIMES * options.seconds) * (2 if options.against else 1)
+    alone = _TO_LOAD + _LONGEST * options.seconds if len(options.tasks) == 1 else 0.0
+    whole = max(_WHOLE, _TIMES * options.seconds, alone) * (2 if options.against else 1)
     end = time.monotonic() + whole
     backend = _backend(options.backend or recipe.backend)
     check_rival(options.against, backend, recipe)
@@ -235,7 +236,7 @@ def _pair(job: Job, options: BenchOptions, limits: Limits, end: float) -> tuple[
 
 def _part(job: Job, program: str, limits: Limits, end: float) -> Part:
     task: BenchTask = job.task  # type: ignore[assignment]
-    over = f"The time for all tasks was over. Measure it alone: rir-mlx bench --only {task}"
+    over = f"The time for all tasks was over. Add --only {task} to the same command."
     left = end - time.monotonic()
     if left < job.seconds:
         return Part(task, program, failed=over)

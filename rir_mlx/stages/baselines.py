@@ -19,7 +19,7 @@ from rir_mlx.evaluation.score_cache import MadeWith, ScoreCache
 from rir_mlx.models.fingerprint import fingerprint
 from rir_mlx.models.hub import resolve_model
 from rir_mlx.stages.context import Context, is_due
-from rir_mlx.stages.measuring import cached, scoring_identity
+from rir_mlx.stages.measuring import cached, held_out, scoring_identity
 from rir_mlx.statistics.intervals import FloatArray
 from rir_mlx.statistics.several_labels import EVEN, answered_sets
 from rir_mlx.statistics.tfidf import majority_probabilities, tfidf
@@ -41,6 +41,8 @@ def measure_baseline(context: Context, name: str) -> EntryPredictions:
         "test_ids": context.data.test_ids_digest(),  # the same texts may stand at other places
         "seed": context.recipe.seed,
     }
+    if (copied := held_out(context)[1]) is not None:
+        inputs["copied"] = int(copied.sum())  # validation rows that choose nothing
     if name == "encoder":
         inputs["encoder"] = context.recipe.evaluate.encoder
         inputs |= own_files(context.recipe.evaluate.encoder)
@@ -119,7 +121,7 @@ def _probabilities(context: Context, name: str) -> FloatArray:
     """[rows, labels]"""
     data, labels = context.data, context.data.names
     texts = [row.text for row in context.data.test_rows()]
-    train, validation = ([(row.text, row.label) for row in part] for part in (data.train, data.validation))
+    train, validation = ([(row.text, row.label) for row in part] for part in (data.train, held_out(context)[0]))
     match name:
         case "majority":
             return majority_probabilities([label for _, label in train], labels, len(texts))

@@ -76,11 +76,11 @@ def power_note(recipe: Recipe, test_rows: int) -> list[str]:
         return [f"{rows} can hardly tell two classifiers apart (data.test, data.test_size)."]
     enough = seeds >= MIN_SEEDS
     points = min(100.0, 100 * detectable_difference(test_rows, seeds if enough else 1, compared=arms))
-    differ = f"differ by {points:.{0 if points >= 2 else 1}f} points are told apart in 80 % of runs."
+    told_apart = f"differ by {points:.{0 if points >= 2 else 1}f} points are told apart in 80 % of runs."
     if enough:
-        return [f"With {rows} and {counted(seeds, 'seed')}, two ways of training that {differ}"]
+        return [f"With {rows} and {counted(seeds, 'seed')}, two ways of training that {told_apart}"]
     return [
-        f"With {rows}, two classifiers that {differ} {counted(seeds, 'seed')} cannot show a difference "
+        f"With {rows}, two classifiers that {told_apart} {counted(seeds, 'seed')} cannot show a difference "
         f"between ways of training: that takes {MIN_SEEDS} or more (classifier.seeds=[0, 1, 2])."
     ]
 

@@ -143,6 +143,9 @@ def test_mutual_information_can_be_measured_of_a_few_rows_without_rejecting_any(
     assert not values["applied"]
     assert values["by_label"]["joy"]["reasonings"] == 8
     assert any(line.endswith("reasonings). It rejects none.") for line in across.lines())
+    many = SeesWords()
+    judged(codec, tmp_path / "fewer", many, DEFAULT_FILTERS, data, sampled=4)
+    assert many.asked == 1, "no more rows than asked for, however many labels there are"
 
 
 def test_a_kill_while_scoring_changes_nothing(codec: Codec, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from rir_mlx.backends import open_backend
-from rir_mlx.backends.base import Completion, Request, Sampling
+from rir_mlx.backends.base import Batch, Completion, Request, Sampling
 from rir_mlx.errors import Failure, ModelError
 
 pytest.importorskip("peft")
@@ -189,10 +189,30 @@ def test_one_token_of_each_row_sees_what_transformers_attention_sees(key_heads: 
     query, key, value = torch.randn(5, 4, 1, 8), *(torch.randn(5, key_heads, 9, 8) for _ in range(2))
     mask = (torch.arange(9) <= 3 + torch.arange(5)[:, None])[:, None, None]
     module = SimpleNamespace(num_key_value_groups=4 // key_heads, is_causal=True, training=False)
+    heads, kernel = list[int](), torch.nn.functional.scaled_dot_product_attention
     with torch.inference_mode():
-        found, _ = attention._attention(module, query, key, value, mask, scaling=0.3)  # type: ignore[arg-type]
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(
+                "torch.nn.functional.scaled_dot_product_attention",
+                lambda query, key, *rest, **named: heads.append(key.shape[1]) or kernel(query, key, *rest, **named),
+            )
+            found, _ = attention._attention(module, query, key, value, mask, scaling=0.3)  # type: ignore[arg-type]
         expected, _ = sdpa_attention_forward(module, query, key, value, mask, scaling=0.3)  # type: ignore[arg-type]
     torch.testing.assert_close(found, expected)
+    assert heads == [key_heads], "no key is copied for the heads that share it"
+
+
+def test_what_a_step_learns_is_sent_before_any_layer_runs(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upload waits for what a GPU is doing: in the midst of a step that was the whole forward pass."""
+    from rir_mlx.backends.torch.training import batch_loss
+
+    model: Any = open_backend("torch").load(tiny, dtype="float32")
+    seen, send, run = list[str](), model.tensor, model.run
+    monkeypatch.setattr(model, "tensor", lambda array: seen.append(f"sent {array.shape}") or send(array))
+    monkeypatch.setattr(model, "run", lambda *given, **named: seen.append("run") or run(*given, **named))
+    batch = Batch((3, 4), np.array([[5, 9, 7]]), np.array([3]), np.array([[0.0, 1.0, 1.0]], np.float32))
+    batch_loss(model, batch)
+    assert seen == ["sent (1, 3)", *["sent (2,)"] * 3, "sent (1, 2)", "run", "run"], "the prefix, then the rows"
 
 
 def test_rows_that_leave_together_are_replaced_in_one_copy_of_each_layer(tiny: Path) -> None:

@@ -15,7 +15,7 @@ from comparisons import a_comparison
 
 from rir_mlx.data.loading import LabelledData, load_labelled
 from rir_mlx.errors import UserError
-from rir_mlx.evaluation.judgement.headline import ONE_LABEL, too_few_rows
+from rir_mlx.evaluation.judgement.headline import ONE_LABEL, not_learned, too_few_rows
 from rir_mlx.evaluation.schema import Comparison, Headline
 from rir_mlx.guide.pilot.outlook import Outlook, outlook
 from rir_mlx.guide.pilot.shortening import pilot_recipe, write_pilot_rows
@@ -130,7 +130,7 @@ def test_a_single_row_does_not_decide_whether_what_reasonings_say_counts(by_chan
     assert found.expectation == wanted.get(by_chance, "too small")
 
 
-@pytest.mark.parametrize("headline", [too_few_rows(40), ONE_LABEL])
+@pytest.mark.parametrize("headline", [too_few_rows(40), ONE_LABEL, not_learned(["qra"], open_to_doubt=True)])
 def test_rows_that_leave_learning_open_lean_to_nothing(headline: Headline) -> None:
     """Of 40 rows the comparison said that they cannot show whether an arm learned, and the outlook that it may help."""
     found = judged(0.075, 0.2, -0.025, headline=headline.model_dump())

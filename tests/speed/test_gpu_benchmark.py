@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -83,6 +84,8 @@ def test_two_thousand_rows_are_classified_512_at_a_time_and_a_few_one_by_one(mon
         ("generate-batch", 512, 2000),
         ("generate-rows", 1, 4),
     }
+    by_peer = {job.peer: job.reasonings() for job in jobs if job.task == "reasoning"}
+    assert by_peer["generate-rows"] == [round(statistics.mean(by_peer["ours"]))] * 4, "as much to write a row"
 
 
 def test_what_the_goals_need_is_measured_first() -> None:
@@ -93,6 +96,17 @@ def test_what_the_goals_need_is_measured_first() -> None:
         assert wanted in first
     assert all(goal(key) is not None or key.endswith("/ours") for key in first)
     assert {"f/16/deterministic", "f/128/deterministic"} <= set(keys)
+
+
+def test_results_stand_in_the_order_of_their_sizes() -> None:
+    found = {f"c/augment/{size}/ours": result(1.0) for size in (128, 16, 512)}
+    about = {"device": "1 core", "machine": "Linux", "tiny": True, "accelerator": None, "limits": vars(LIMITS)}
+    lines = [line for line in table(about | {"steps": found}) if "ours" in line]
+    assert [size for line in lines for size in ("16 rows", "128 rows", "512 rows") if f", {size}" in line] == [
+        "16 rows",
+        "128 rows",
+        "512 rows",
+    ]
 
 
 def test_goals_and_whether_they_are_met_stand_in_the_table() -> None:

@@ -53,7 +53,7 @@ def test_what_is_usual_is_named_for_known_chips_alone() -> None:
 
 @pytest.mark.parametrize("name", ["of_mlx", "of_torch", "of_numpy"])
 def test_the_product_that_is_measured_is_of_random_numbers(name: str) -> None:
-    """It was of ones, which take less power: a GPU did 894 TFLOP/s of them and 788 of random numbers."""
+    """It was of ones, which take less power, so that a GPU may run faster."""
     module = pytest.importorskip(f"rir_mlx.backends.limits.{name}", exc_type=ImportError)
     found = np.asarray(module.product(64, "float32")())
     assert len(np.unique(found)) > 4000
@@ -99,4 +99,4 @@ def test_what_so_many_rows_compile_is_not_what_they_cost(monkeypatch: pytest.Mon
 
 def test_the_tests_say_how_mlx_multiplies_float32() -> None:
     """On some GPUs it takes 10 bits by itself, and claims about float32 fail."""
-    assert os.environ["MLX_ENABLE_TF32"]
+    assert os.environ["MLX_ENABLE_TF32"] == "0"

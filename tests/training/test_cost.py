@@ -142,8 +142,8 @@ STORED = Stored(tokenizer=33_371_397, weights=536_223_056)
 
 
 def test_the_memory_of_a_real_model_is_near_what_its_commands_took() -> None:
-    """A run on Gemma 3 270M (benchmarks/README.md): 1.1 GB were said of an augmentation that took 3.05, for neither the
-    libraries nor the tokenizer were counted, nor what loading holds, nor a draw from 262,144 tokens."""
+    """A run on Gemma 3 270M (benchmarks/reasoning.md): 1.1 GB were said of an augmentation that took 3.05, for neither
+    the libraries nor the tokenizer were counted, nor what loading holds, nor a draw from 262,144 tokens."""
     drawn = Sampling(max_tokens=40, temperature=0.8)
     requests = [Request(key, (9,) * 50) for key in range(32)]
     estimate = generation_memory(Loaded(Gemma(), GEMMA, STORED), requests, 60, drawn)

@@ -31,7 +31,7 @@ def bench(
         typer.Option(
             min=0.1,
             max=600,
-            help="How long each task is measured. The whole ends within five minutes, or later with more than 15.",
+            help="How long each task is measured. All end within five minutes, twice that with --against.",
         ),
     ] = 15,
     against: Annotated[

@@ -40,7 +40,7 @@ class FiltersAcrossRows:
     """Judges a job's candidates that pass the filters of a row. What is measured, is measured on the rows numbered
     `validation`. `most` is the share of them that `ungrounded` may cost their reasoning; `scorer` names the model and
     the prompt that find reasonings likely. Where `uninformative` is not among the filters, the mutual information of
-    about so many `sampled` rows is measured, as many of each label, and rejects none."""
+    at most so many `sampled` rows is measured, as many of each label, and rejects none."""
 
     def __init__(self, job: AugmentationJob, validation: range, most: float, scorer: str, sampled: int = 0) -> None:
         self._job, self._most, self._scorer = job, most, scorer
@@ -146,11 +146,14 @@ class FiltersAcrossRows:
             yield group, found
 
     def _few(self, groups: Iterator[TextGroup]) -> Iterator[TextGroup]:
-        """As many groups of each label as the sampled rows allow, at least one. Groups come sorted by label."""
-        labels = len({row.label for row in self._job.rows})
-        most = max(1, self._sampled // (GROUP * max(1, labels)))
-        for _, of_label in groupby(groups, lambda group: group.label):
-            yield from islice(of_label, most)
+        """As many groups of each label as the sampled rows allow; one of each of the first labels where these are too
+        many. Groups come sorted by label."""
+        labels, most = len({row.label for row in self._job.rows}), max(1, self._sampled // GROUP)
+        of_each = max(1, most // max(1, labels))
+        few = (
+            group for _, of_label in groupby(groups, lambda group: group.label) for group in islice(of_label, of_each)
+        )
+        yield from islice(few, most)
 
     def _candidates(self, row: Row) -> list[Candidate]:
         kept = [] if row.reasoning is not None else self._job.passed(row)[0]

@@ -128,9 +128,9 @@ def batch_loss(model: TorchForward, batch: Batch) -> torch.Tensor:
     """The weighted loss of a batch: its prefix runs once, and only learned positions are projected."""
     tokens = model.tensor(batch.tokens)
     rows, width = tokens.shape
-    cache = model.prefix_cache(batch.prefix, rows)
-    # Sent before the layers run: an upload waits for what a GPU is doing.
+    # Sent before any layer runs: an upload waits for what a GPU is doing.
     positions, targets, weights = (model.tensor(array) for array in learned_positions(batch))
+    cache = model.prefix_cache(batch.prefix, rows)
     hidden = model.run(tokens, cache, model.causal(len(batch.prefix), width))
     return lm_head_loss(model.lm_head, hidden.reshape(rows * width, -1)[positions], targets, weights, model.transform)
 

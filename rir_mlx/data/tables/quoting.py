@@ -121,7 +121,9 @@ class _Splitter:
                         break
                     if stop - start > 1:
                         batch.add(before + start + 1, before + stop, "".join(lines[start:stop]), cells)
-                    elif len(cells) == 1 or any(cells):  # else a line of delimiters, as spreadsheets write empty rows
+                    elif any(cells) or lines[start].strip(
+                        self.delimiter + "\r\n"
+                    ):  # spreadsheets' empty rows have none
                         batch.first.append(before + stop)
                         batch.raw.append(lines[start])
                         batch.rows.append(cells)

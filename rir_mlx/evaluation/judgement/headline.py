@@ -14,7 +14,7 @@ NOTHING_LEARNED = Headline(
 NO_MORE_ACCURATE = Headline(
     text="No arm is more accurate than always answering the most frequent label.", finding="failed"
 )
-ALL_SEEN = Headline(text="No verdict: every test text was seen in training.", finding="failed")
+ALL_SEEN = Headline(text="No verdict: every test text is a training or validation text.", finding="failed")
 NONE_CLEAN = Headline(text="No verdict: every test text is a copy or has two labels.", finding="failed")
 ONE_LABEL = Headline(text="No verdict: all test rows have the same label.", finding="unclear")
 BEHIND_TFIDF = Headline(text="TF-IDF beats every arm: the task was not learned well.", finding="failed")
@@ -26,6 +26,7 @@ NO_TEST_ROWS = Headline(text="No test rows: nothing is measured.", finding="fail
 
 
 _TOO_FEW = "cannot show whether any arm beats the majority label."
+_NOT_CLEARLY = "not clearly beat the majority label."
 
 
 def too_few_rows(rows: int) -> Headline:
@@ -35,13 +36,13 @@ def too_few_rows(rows: int) -> Headline:
 
 def leaves_learning_open(headline: Headline) -> bool:
     """Whether a headline says that the test rows do not show if an arm learned."""
-    return headline == ONE_LABEL or headline.text.endswith(_TOO_FEW)
+    return headline == ONE_LABEL or (headline.finding == "unclear" and headline.text.endswith((_TOO_FEW, _NOT_CLEARLY)))
 
 
 def not_learned(arms: Sequence[str], *, open_to_doubt: bool) -> Headline:
     """For arms of the comparison that are not shown to have learned, though another arm is. `open_to_doubt` if more
     test rows may yet show it."""
-    text = f"No verdict: {' and '.join(arms)} {'does' if len(arms) == 1 else 'do'} not clearly beat the majority label."
+    text = f"No verdict: {' and '.join(arms)} {'does' if len(arms) == 1 else 'do'} {_NOT_CLEARLY}"
     return Headline(text=text, finding="unclear" if open_to_doubt else "failed")
 
 

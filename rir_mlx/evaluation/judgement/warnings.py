@@ -202,8 +202,12 @@ def _overfitting(lines: Lines) -> tuple[float, Change | None, bool]:
 
 def _of_validation_rows(entries: Sequence[EntryPredictions], rows: EvaluationRows) -> Iterator[str]:
     count, chosen = len(rows.validation), choose_arm(entries)
+    only = "" if rows.copied is None else " but copies of training rows"
     if not count and chosen:
-        yield f"There are no validation rows to choose an arm by: {chosen} is the one that generates the fewest tokens."
+        yield (
+            f"There are no validation rows{only} to choose an arm by: {chosen} is the one that generates the fewest "
+            "tokens."
+        )
     elif len(tied := best_on_validation(entries)) > 1 and chosen:
         names = " and ".join(entry.name for entry in tied)
         share = tied[0].validation_accuracy or 0.0
@@ -212,7 +216,7 @@ def _of_validation_rows(entries: Sequence[EntryPredictions], rows: EvaluationRow
             "of them."
         )
     if not count:
-        yield "Without validation rows, probabilities are uncalibrated."
+        yield f"Without {'other ' if only else ''}validation rows, probabilities are uncalibrated."
     elif count < FEWEST_TO_CALIBRATE:
         many = f"{counted(count, 'validation row')} {'is' if count == 1 else 'are'}"
         yield f"{many} too few to calibrate: probabilities are uncalibrated."

@@ -129,6 +129,8 @@ def _expectation(comparison: Comparison, falling: Container[str]) -> tuple[Expec
         return "leans to hurting", _STILL_LEARNING
     if expected == "hurts" and _label_only_is_behind(comparison):
         return "leans to hurting", _BOTH_BEHIND
+    if expected == "open" and text == _SAID["open"] and _label_only_is_behind(comparison):
+        return "too small", _SAID["too small"]
     return expected, text
 
 

@@ -19,7 +19,7 @@ from rir_mlx.types import CONTROLS, PARTS
 ROWS = 300
 """Training rows of a pilot, unless the user says otherwise."""
 INFORMED = 120
-"""About as many rows a pilot measures the mutual information of reasoning and text of: a few seconds beside writing
+"""At most as many rows a pilot measures the mutual information of reasoning and text of: a few seconds beside writing
 the reasonings, as each is scored with four texts."""
 _FEWEST = 80
 _VALIDATION, _TEST, _TRIPLES = 100, 400, 1000

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,23 @@ def test_the_baseline_needs_the_name_of_its_encoder() -> None:
     with pytest.raises(RecipeError, match="the baseline embedding needs embedding_model"):
         load_recipe(None, ("evaluate.baselines=[embedding]",))
     assert load_recipe(None, ("evaluate.embedding_model=a/b",)).evaluate.baselines == ("majority", "tf-idf", "untuned")
+
+
+def test_copies_of_training_rows_choose_no_baselines_settings(
+    evaluated_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are in both parts: the least regularised one knew them best."""
+    context, asked = opened("runs/small"), list[int]()
+    monkeypatch.setattr("rir_mlx.stages.baselines.held_out", lambda context: (context.data.validation[:3], None))
+    context = replace(context, force=True)
+
+    def fitted(train: Any, texts: Sequence[str], labels: Sequence[str], seed: int, validation: Sequence[Any]) -> Any:
+        asked.append(len(validation))
+        return np.ones((len(texts), len(labels)))
+
+    monkeypatch.setattr("rir_mlx.stages.baselines.tfidf", fitted)
+    measure_baseline(context, "tf-idf")
+    assert asked == [3]
 
 
 @needs_torch
