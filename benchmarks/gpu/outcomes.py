@@ -12,12 +12,16 @@ from typing import Any
 PLACE = "RIR_BENCHMARK_OUTCOMES"
 
 
-def pytest_runtest_logreport(report: Any) -> None:
-    if "PYTEST_XDIST_WORKER" in os.environ:  # the process that started the workers hears of all tests
-        return
-    if report.when == "call" or report.outcome != "passed":
-        with Path(os.environ[PLACE]).open("a", encoding="utf-8") as file:
-            file.write(json.dumps([report.outcome, report.nodeid]) + "\n")
+def pytest_configure(config: Any) -> None:
+    if not hasattr(config, "workerinput"):  # the process that started the workers hears of all tests
+        config.pluginmanager.register(_Outcomes())
+
+
+class _Outcomes:
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.when == "call" or report.outcome != "passed":
+            with Path(os.environ[PLACE]).open("a", encoding="utf-8") as file:
+                file.write(json.dumps([report.outcome, report.nodeid]) + "\n")
 
 
 def counted(place: Path) -> tuple[dict[str, int], list[str]]:
