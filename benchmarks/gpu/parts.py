@@ -90,10 +90,10 @@ def steps(part: str, plan: Plan, limits: Limits, *, tiny: bool) -> Iterator[Step
         case "b" | "c" | "d":
             yield from _measured(part, "torch", plan, limits)
         case "e":
-            on_gpu = functools.partial(_on_gpu, plan.longest)
-            yield Step("e/is on a GPU", lambda _: {"on a GPU": on_gpu()}, 0, plan.longest, "mlx_lm")
-            is_there = Step("", lambda _: {"on a GPU": on_gpu()}, 0, plan.longest, "mlx_lm").result(plan.longest)
-            if is_there.get("on a GPU") or (tiny and "left out" not in is_there):
+            asked = Step("e/is on a GPU", lambda _: {"on a GPU": _on_gpu(plan.longest)}, 0, plan.longest, "mlx_lm")
+            yield asked
+            found = asked.result(plan.longest)
+            if found.get("on a GPU") or (tiny and "left out" not in found):
                 yield _tests("e/contract tests", "mlx", plan)
                 for inner in "bcd":
                     for step in _measured(inner, "mlx", plan, limits):

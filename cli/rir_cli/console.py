@@ -172,17 +172,19 @@ def print_comparison(comparison: Comparison) -> None:
 def answered_lines(comparison: Comparison) -> Iterator[str]:
     """For each arm, what the first seed's threshold for a wanted accuracy answers of the clean test rows, in the way
     that the arm is measured by. Nothing of an arm that abstains on every text, which a warning says."""
-    for entry in (entry for entry in comparison.entries if entry.kind == "arm"):
-        answered = {found.mode: found for found in entry.calibration.answered} if entry.calibration else {}
+    for entry in comparison.entries:
+        fitted = entry.calibration
+        if entry.kind != "arm" or fitted is None or fitted.wanted is None:
+            continue
+        answered = {found.mode: found for found in fitted.answered}
         found = answered.get("reasoned", answered.get("direct"))
-        if found is None or entry.calibration is None or found.threshold > 1:
+        if found is None or found.threshold > 1:
             continue
         correct = f", {_accuracy(found.accuracy)} of them correctly" if found.accuracy else ""
         seed = f" with seed {entry.seeds[0]}" if len(entry.seeds) > 1 else ""
-        wanted = f"{100 * entry.calibration.wanted:g}" if entry.calibration.wanted else "the wanted"
         yield (
             f"{entry.name}{seed} answers {100 * found.share:.1f} % of {comparison.rows.cleaned:,} clean test "
-            f"rows{correct}, at its threshold for {wanted} % (evaluate.wanted_accuracy)."
+            f"rows{correct}, at its threshold for {100 * fitted.wanted:g} % (evaluate.wanted_accuracy)."
         )
 
 

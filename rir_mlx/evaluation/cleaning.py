@@ -29,8 +29,12 @@ class RowFaults:
 
 def copies(texts: Sequence[str], of: Sequence[str]) -> NDArray[np.bool_]:
     """[texts] whether each is also among the others. Texts are compared by `same_text.normalised`."""
+    return _among([normalised(text) for text in texts], of)
+
+
+def _among(normal: Sequence[str], of: Sequence[str]) -> NDArray[np.bool_]:
     others = {normalised(text) for text in of}
-    return np.array([normalised(text) in others for text in texts], dtype=np.bool_)
+    return np.array([text in others for text in normal], dtype=np.bool_)
 
 
 def copies_note(copied: int, rows: int) -> str:
@@ -49,6 +53,6 @@ def row_faults(seen_texts: Sequence[str], test_texts: Sequence[str], test_labels
     for text, label in zip(texts, test_labels, strict=True):
         labels[text].add(label)
     return RowFaults(
-        copies(test_texts, seen_texts),
+        _among(texts, seen_texts),
         np.array([len(labels[text]) > 1 for text in texts], dtype=np.bool_),
     )

@@ -9,6 +9,9 @@ from functools import cached_property, wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rir_mlx.backends.base import Backend, ProcessGroup
 from rir_mlx.backends.limits.memory import give_back
 from rir_mlx.backends.processes import all_equal, is_main, run_on_main
@@ -17,6 +20,7 @@ from rir_mlx.data.loading import LabelledData, TripleData, load_labelled, load_t
 from rir_mlx.data.rows import Rows
 from rir_mlx.data.splits import draw_rows
 from rir_mlx.errors import UserError
+from rir_mlx.evaluation.cleaning import copies
 from rir_mlx.evaluation.score_cache import MadeWith
 from rir_mlx.progress import Progress, Silent, counted
 from rir_mlx.prompting.arms import ClassificationTask
@@ -56,6 +60,11 @@ class RunData:
         triples = load_triples(self.recipe.reasoning, self.recipe.seed)
         self._say(triples.notes)
         return triples
+
+    @cached_property
+    def copied(self) -> NDArray[np.bool_]:
+        """[validation rows] whether each is a copy of a training row."""
+        return copies([row.text for row in self.validation], [row.text for row in self.train])
 
     def _say(self, notes: Iterable[str]) -> None:
         for note in notes:

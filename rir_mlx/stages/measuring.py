@@ -15,7 +15,7 @@ from rir_mlx.classification.scores import LabelScores
 from rir_mlx.classification.scoring import PredictOptions
 from rir_mlx.data.rows import Row
 from rir_mlx.data.splits import nested_part
-from rir_mlx.evaluation.cleaning import copies, copies_note
+from rir_mlx.evaluation.cleaning import copies_note
 from rir_mlx.evaluation.schema import Faithfulness, Probe
 from rir_mlx.evaluation.score_cache import OtherFormatError, ScoreCache, TimedScores
 from rir_mlx.evaluation.scores import (
@@ -139,8 +139,7 @@ def calibrate_arm(context: Context, arm: Arm) -> None:
 
 def held_out(context: Context) -> tuple[Sequence[Row], NDArray[np.bool_] | None]:
     """The validation rows without copies of training rows, and which of all are such; None if none is."""
-    rows, train = context.data.validation, context.data.train
-    copied = copies([row.text for row in rows], [row.text for row in train])
+    rows, copied = context.data.validation, context.data.copied
     return (rows.chosen(np.flatnonzero(~copied).tolist()), copied) if copied.any() else (rows, None)
 
 

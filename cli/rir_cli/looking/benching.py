@@ -31,7 +31,7 @@ def bench(
         typer.Option(
             min=0.1,
             max=600,
-            help="How long each task is measured. All end within five minutes, twice that with --against.",
+            help="How long each task is measured. With 15 all end within five minutes, with --against in ten.",
         ),
     ] = 15,
     against: Annotated[

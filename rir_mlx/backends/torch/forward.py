@@ -36,6 +36,7 @@ class TorchForward:
     def __init__(self, model: Any, processes: SingleProcess | TorchProcessGroup) -> None:
         self.model, self.processes = model, processes
         self.device = next(model.parameters()).device
+        self.weight_bytes = sum(p.nbytes for p in model.parameters())
         self.longest: int | None = None
         self.shares = True
         self.trained: dict[str, torch.nn.Parameter] = {}
@@ -71,7 +72,7 @@ class TorchForward:
         if self.record is None:
             return math.inf
         copy = sum(layer.keys.nbytes + layer.values.nbytes for layer in prefix.layers)
-        return sum(weight.nbytes for weight in self.model.parameters()) / 2 / copy
+        return self.weight_bytes / 2 / copy
 
     def logits_of(self, hidden: torch.Tensor, words: torch.Tensor | None = None) -> torch.Tensor:
         """Next-token logits [..., vocabulary] of hidden states, or of some words alone [..., words]."""

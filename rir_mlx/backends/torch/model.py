@@ -154,7 +154,6 @@ class TorchModel(TorchForward):
     def __init__(self, model: Any, processes: SingleProcess | TorchProcessGroup) -> None:
         super().__init__(model, processes)
         self.parameters = sum(p.numel() for p in model.parameters())
-        self.weight_bytes = sum(p.nbytes for p in model.parameters())
         self.head_rows = rows_together(self.lm_head.weight)
         self.training: Training | None = None
         self.threads = threads_for(model, self.device)

@@ -109,6 +109,7 @@ class _Splitter:
         self._look_at("".join(self.lines), end)
         batch, lines, before = self.batch, self.lines, self.before
         quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self.quotes else csv.QUOTE_NONE
+        empty = self.delimiter + "\r\n"  # all that stands in a spreadsheet's empty row
         start = 0
         while start < len(lines):
             rest = map(lines.__getitem__, range(start, len(lines)))
@@ -121,9 +122,7 @@ class _Splitter:
                         break
                     if stop - start > 1:
                         batch.add(before + start + 1, before + stop, "".join(lines[start:stop]), cells)
-                    elif any(cells) or lines[start].strip(
-                        self.delimiter + "\r\n"
-                    ):  # spreadsheets' empty rows have none
+                    elif any(cells) or lines[start].strip(empty):
                         batch.first.append(before + stop)
                         batch.raw.append(lines[start])
                         batch.rows.append(cells)

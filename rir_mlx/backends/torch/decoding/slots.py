@@ -124,9 +124,8 @@ class Slots:
         if not gone:
             return []
         count = self.count - len(gone)
-        moves = list(
-            zip(sorted(set(range(count, self.count)) - set(gone)), (s for s in gone if s < count), strict=True)
-        )
+        staying = sorted(set(range(count, self.count)) - set(gone))
+        moves = list(zip(staying, (slot for slot in gone if slot < count), strict=True))
         if moves:
             last, free = np.array(moves, dtype=np.int64).T
             length = int(self.lengths[last].max())
