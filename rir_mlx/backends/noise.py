@@ -6,12 +6,15 @@ blocks of √V tokens: the first stage draws a block by its total probability, t
 takes some 2 √V numbers, not V. Rounding changes a draw only where the two best sums nearly tie. An inverse-CDF draw
 adds up the whole vocabulary instead, and its rounding flips far more of them.
 
-Knows no framework: NumPy makes the noise, so both backends draw with the same numbers.
+Knows no framework: `noise_bits` needs an array's operators alone, so each backend makes the same noise where its logits
+are. NumPy makes it for MLX, since Apple's GPUs have no float64.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,26 +23,49 @@ from rir_mlx.backends.base import Float32Array
 
 _STEPS = 16
 """Steps whose noise is made together: NumPy's calls cost more than its arithmetic."""
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def _signed(bits: int) -> int:
+    return bits - (bits >> 63 << 64)
+
+
+_GOLDEN, _FIRST, _SECOND = map(_signed, (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+BITS = 53
+"""Random bits of a number: as many as a float64 holds."""
+
+
+def noise_bits(seeds: Any, steps: Any, indices: Any) -> Any:
+    """[rows, count] integers below 2^53, from int64 arrays of NumPy or a framework, which wrap around: `seeds` and
+    `steps` [rows] and `indices` [count]. SplitMix64 (Steele, Lea and Flood 2014) hashes the three, so a number does not
+    depend on what was drawn before or how much is made."""
+    each = _mixed(_mixed(seeds ^ _GOLDEN) + (steps + 1) * _GOLDEN)
+    return _shifted(_mixed(each[:, None] + (indices + 1) * _GOLDEN), 64 - BITS)
+
+
+def _mixed(bits: Any) -> Any:
+    """SplitMix64's finaliser."""
+    bits = (bits ^ _shifted(bits, 30)) * _FIRST
+    bits = (bits ^ _shifted(bits, 27)) * _SECOND
+    return bits ^ _shifted(bits, 31)
+
+
+def _shifted(bits: Any, by: int) -> Any:
+    """To the right, with zeros at the left: frameworks lack unsigned numbers of 64 bits."""
+    return (bits >> by) & ((1 << 64 - by) - 1)
+
+
+def as_int64(seeds: Sequence[int]) -> NDArray[np.int64]:
+    """Seeds of up to 64 bits as integers with a sign."""
+    return np.array(seeds, dtype=np.uint64).view(np.int64)
 
 
 def gumbel_noise(seed: int, first_step: int, shape: tuple[int, int]) -> Float32Array:
-    """[steps, count] Gumbel noise. Only the seed, the step and the index determine each number: SplitMix64 (Steele, Lea
-    and Flood 2014) hashes the three, so the noise does not depend on what was drawn before or how much is made."""
+    """[steps, count] Gumbel noise of one row."""
     steps, count = shape
-    with np.errstate(over="ignore"):
-        row = _mixed(np.array([seed], dtype=np.uint64) ^ _GOLDEN)
-        each = _mixed(row + np.arange(first_step + 1, first_step + 1 + steps, dtype=np.uint64) * _GOLDEN)
-        bits = _mixed(each[:, None] + np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN)
-    uniform = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) / 2.0**53  # never 0 nor 1
-    return (-np.log(-np.log(uniform))).astype(np.float32)
-
-
-def _mixed(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """SplitMix64's finaliser."""
-    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return bits ^ (bits >> np.uint64(31))
+    bits = noise_bits(as_int64([seed]), np.arange(first_step, first_step + steps), np.arange(count))
+    uniform = (bits.astype(np.float64) + 0.5) / 2.0**BITS  # never 0 nor 1
+    noise: Float32Array = (-np.log(-np.log(uniform))).astype(np.float32)
+    return noise
 
 
 class RowNoise:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rir_mlx.backends.noise import RowNoise, blocks_of, gumbel_noise
+from rir_mlx.backends.noise import RowNoise, as_int64, blocks_of, gumbel_noise, noise_bits
 
 
 def drawn(logits: np.ndarray, seeds: range) -> np.ndarray:
@@ -47,6 +47,39 @@ def test_seed_step_and_index_alone_decide_the_noise() -> None:
     )
     flat = np.concatenate([whole.ravel(), gumbel_noise(6, 0, (40, 30)).ravel()])
     assert len(np.unique(flat)) > 0.999 * len(flat)  # as float32, a few may coincide
+
+
+def test_bits_are_those_of_splitmix64() -> None:
+    """By Python's own integers; the first output for a state of 0 is the published one."""
+    kept, golden = 2**64 - 1, 0x9E3779B97F4A7C15
+
+    def mixed(bits: int) -> int:
+        bits = (bits ^ bits >> 30) * 0xBF58476D1CE4E5B9 & kept
+        bits = (bits ^ bits >> 27) * 0x94D049BB133111EB & kept
+        return bits ^ bits >> 31
+
+    assert mixed(golden) == 0xE220A8397B1DCDAF
+    seeds, steps = [0, 7, 2**63 + 5, kept], [0, 3, 1, 200]
+    expected = [
+        [
+            mixed(mixed(mixed(seed ^ golden) + (step + 1) * golden & kept) + index * golden & kept) >> 11
+            for index in (1, 2)
+        ]
+        for seed, step in zip(seeds, steps, strict=True)
+    ]
+    assert noise_bits(as_int64(seeds), np.array(steps), np.arange(2)).tolist() == expected
+
+
+@pytest.mark.slow
+def test_pytorch_draws_with_the_same_noise() -> None:
+    torch = pytest.importorskip("torch")
+    from rir_mlx.backends.base import Request
+    from rir_mlx.backends.torch.decoding.drawing import Row, noise_of
+
+    seeds, steps = [0, 7, 2**63 + 5, 2**64 - 1], [0, 3, 1, 200]
+    rows = [Row(Request(0, (1,), seed=seed), limit=300, drawn=step) for seed, step in zip(seeds, steps, strict=True)]
+    expected = [gumbel_noise(seed, step, (1, 40))[0] for seed, step in zip(seeds, steps, strict=True)]
+    np.testing.assert_allclose(noise_of(rows, 40, torch.device("cpu")).numpy(), expected, rtol=2e-7)
 
 
 def test_the_two_stages_draw_the_distribution() -> None:

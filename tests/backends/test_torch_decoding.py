@@ -36,12 +36,15 @@ class _Seen(OVERRIDES.TorchFunctionMode):  # type: ignore[misc, name-defined]
         return call(*given, **named or {})
 
 
-def test_a_step_reads_its_tokens_once_and_sends_nothing_while_no_row_enters_or_leaves(tiny: Path) -> None:
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_a_step_reads_its_tokens_once_and_sends_nothing_but_seeds_while_no_row_enters_or_leaves(
+    tiny: Path, temperature: float
+) -> None:
     """Each step sent tokens and lengths, and waited twice for the device: on a GPU that takes longer than a small
-    model's step."""
+    model's step. A draw's noise was made by the host."""
     model, seen, after = open_backend("torch").load(tiny, dtype="float32"), _Seen(), list[Counter[str]]()
     requests = [Request(row, (5 + row, 9, 7)) for row in range(ROWS)]
-    sampling = Sampling(max_tokens=TOKENS, batch_size=ROWS)
+    sampling = Sampling(max_tokens=TOKENS, batch_size=ROWS, temperature=temperature)
 
     def on_token(key: int, _: int) -> None:
         if key == ROWS - 1:  # the last row of a step
@@ -54,7 +57,7 @@ def test_a_step_reads_its_tokens_once_and_sends_nothing_while_no_row_enters_or_l
     assert UPLOADS & after[0].keys(), "rows that enter are sent"
     for calls in steps:
         assert {name: count for name, count in calls.items() if name in READS} == {"tolist": 1}
-        assert not UPLOADS & calls.keys()
+        assert sum(calls[name] for name in UPLOADS) == (1 if temperature else 0)
 
 
 @pytest.mark.parametrize("named", [{}, {"temperature": 0.8, "top_p": 0.9}, {"repetition_penalty": 1.2}])

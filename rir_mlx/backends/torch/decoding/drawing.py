@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from rir_mlx.backends.base import Float32Array, Request, Sampling
-from rir_mlx.backends.noise import RowNoise, blocks_of
+from rir_mlx.backends.base import Request, Sampling
+from rir_mlx.backends.noise import BITS, as_int64, blocks_of, noise_bits
 
 _LIKELIEST = 256
 """This many tokens hold nearly every nucleus; sorting the vocabulary otherwise costs as much as a model step."""
@@ -26,11 +26,6 @@ class Row:
     drawn: int = 0
     """Tokens that were drawn on the device; not all of them may have been read into `generated`."""
     done: bool = False
-    noise: RowNoise | None = None
-
-    def next_noise(self, vocabulary: int) -> Float32Array:
-        self.noise = self.noise or RowNoise(self.request.seed, vocabulary)
-        return self.noise.at(self.drawn)
 
 
 def draw(logits: torch.Tensor, rows: Sequence[Row], sampling: Sampling) -> torch.Tensor:
@@ -62,13 +57,20 @@ def _gumbel_max(scaled: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
     """A token of each row by `rir_mlx.backends.noise`; `scaled` [rows, vocabulary] are logits, -inf where excluded."""
     count, vocabulary = scaled.shape
     blocks, width = blocks_of(vocabulary)
-    noise = torch.from_numpy(np.stack([row.next_noise(vocabulary) for row in rows]))
-    noise = (noise.pin_memory() if scaled.is_cuda else noise).to(scaled.device, non_blocking=True)
+    noise = noise_of(rows, blocks + width, scaled.device)
     padded = torch.nn.functional.pad(scaled, (0, blocks * width - vocabulary), value=-torch.inf)
     cut = padded.view(count, blocks, width)
     block = (cut.logsumexp(-1) + noise[:, :blocks]).argmax(-1)
     inside = cut[torch.arange(count, device=scaled.device), block] + noise[:, blocks:]
     return block * width + inside.argmax(-1)
+
+
+def noise_of(rows: Sequence[Row], count: int, device: torch.device) -> torch.Tensor:
+    """[rows, count] each row's Gumbel noise for its next token, made on the device, which waits for nothing."""
+    known = torch.as_tensor(np.stack([as_int64([row.request.seed for row in rows]), [row.drawn for row in rows]]))
+    seeds, steps = (known.pin_memory() if device.type == "cuda" else known).to(device, non_blocking=True)
+    bits = noise_bits(seeds, steps, torch.arange(count, device=device))
+    return -(-((bits.double() + 0.5) / 2.0**BITS).log()).log().float()
 
 
 def _penalised(logits: torch.Tensor, generated: Sequence[Sequence[int]], penalty: float) -> torch.Tensor:

@@ -68,9 +68,9 @@ def generate(
 
 
 def steps_unread(device: torch.device, sampling: Sampling) -> int:
-    """Steps that are launched before the tokens of an earlier one are read. Writing greedily, a GPU then never waits
-    for the host; draws also need the host's noise. A row that has stopped runs along for one step more, which is
-    discarded. A processor has nothing to wait for, and a repetition penalty needs the tokens."""
+    """Steps that are launched before the tokens of an earlier one are read. A GPU then never waits for the
+    host, but where `top_p` asks whether the likeliest tokens suffice. A row that has stopped runs along for one step
+    more, which is discarded. A processor has nothing to wait for, and a repetition penalty needs the tokens."""
     return 1 if device.type == "cuda" and sampling.repetition_penalty == 1 else 0
 
 
