@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--spare", action="store_true", help="a node more than workers")
     parser.add_argument("--requests", type=int, default=120)
     parser.add_argument("--patience", type=float, default=20.0)
-    parser.add_argument("--backend", default="torch", choices=["torch", "mlx"])
+    parser.add_argument("--backend", default="torch", choices=["torch", "mlx", "fake"])
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         setup = WorkerSetup(

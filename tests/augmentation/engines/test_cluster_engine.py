@@ -208,9 +208,9 @@ def test_workers_that_keep_dying_of_the_same_thing_end_the_job_with_an_error_tha
         def load(self) -> Any:
             os._exit(1)
 
-    requests = [ReasoningRequest("row", "i was sad", "anger", 0)]
+    requests, quick = [ReasoningRequest("row", "i was sad", "anger", 0)], replace(setup, backend="fake", adapter=None)
     with pytest.raises(Failure, match=f"{1 + DEATHS} workers of the Ray cluster died while they loaded the model"):
-        list(cluster.on(Deadly(**vars(setup)), workers=1).write(iter(requests), SAMPLING))
+        list(cluster.on(Deadly(**vars(quick)), workers=1).write(iter(requests), SAMPLING))
 
 
 @heavy
@@ -231,7 +231,8 @@ def test_rows_that_kill_every_worker_end_the_job_with_an_error_that_names_them(
             return engine
 
     requests = [ReasoningRequest(key, f"i was sad {key}", "anger", 0) for key in ("first", "last")]
-    engine, written = cluster.on(Deadly(**vars(setup)), workers=2), list[str]()
+    quick = replace(setup, backend="fake", adapter=None)  # each worker that starts imports its framework
+    engine, written = cluster.on(Deadly(**vars(quick)), workers=2), list[str]()
     with pytest.raises(Failure, match=f"{1 + DEATHS} workers of the Ray cluster died on the same 1 row, from 'i was"):
         written.extend(found.key for found in engine.write(iter(requests), SAMPLING))
     assert written in (["first"], [])
@@ -240,7 +241,7 @@ def test_rows_that_kill_every_worker_end_the_job_with_an_error_that_names_them(
 @heavy
 def test_the_worker_of_a_node_that_is_killed_starts_again_on_a_spare_one() -> None:
     """Ray's retries ran out on the dead node's address before it knew that the node was gone."""
-    command = [sys.executable, "-m", "benchmarks.trouble.nodes", "--spare", "--requests", "60"]
+    command = [sys.executable, "-m", "benchmarks.trouble.nodes", "--spare", "--requests", "60", "--backend", "fake"]
     root = Path(__file__).parents[3]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(root / "tests"), *sys.path])}
     done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=environment, timeout=500)
