@@ -41,7 +41,7 @@ def copies_note(copied: int, rows: int) -> str:
     """That so many of the validation rows are copies of training rows."""
     return (
         f"{copied:,} of {counted(rows, 'validation row')} {'is' if copied == 1 else 'are'} also in training rows: left "
-        "out of temperatures, thresholds and the choice of the arm, for a classifier may know them by heart. "
+        "out where weights, temperatures, thresholds and an arm are chosen, for a classifier may know them by heart. "
         "`rir-mlx check` lists them."
     )
 

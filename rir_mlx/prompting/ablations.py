@@ -10,6 +10,19 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+from rir_mlx.types import Arm
+
+
+def as_learned(arm: Arm, reasonings: Sequence[str | None], seed: int) -> list[str | None]:
+    """The reasonings that an arm learns: a control learns shuffled ones, in the rows that have one."""
+    present = [reasoning for reasoning in reasonings if reasoning is not None]
+    if arm == "qra-scrambled":
+        present = shuffle_among(present, seed)
+    elif arm == "qra-words":
+        present = [shuffle_words(reasoning, seed + place) for place, reasoning in enumerate(present)]
+    others = iter(present)
+    return [None if reasoning is None else next(others) for reasoning in reasonings]
+
 
 def shuffle_among(reasonings: Sequence[str], seed: int) -> list[str]:
     """The same reasonings in another order, in which no row keeps its own or an equal one.

@@ -66,6 +66,13 @@ class RunData:
         """[validation rows] whether each is a copy of a training row."""
         return copies([row.text for row in self.validation], [row.text for row in self.train])
 
+    @cached_property
+    def held_out(self) -> Rows:
+        """The validation rows that are no copies of training rows, which a model may know by heart: these alone choose
+        weights, temperatures and thresholds."""
+        copied = self.copied
+        return self.validation.chosen(np.flatnonzero(~copied).tolist()) if copied.any() else self.validation
+
     def _say(self, notes: Iterable[str]) -> None:
         for note in notes:
             self.progress.say(f"note: {note}")

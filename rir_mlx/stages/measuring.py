@@ -139,8 +139,8 @@ def calibrate_arm(context: Context, arm: Arm) -> None:
 
 def held_out(context: Context) -> tuple[Sequence[Row], NDArray[np.bool_] | None]:
     """The validation rows without copies of training rows, and which of all are such; None if none is."""
-    rows, copied = context.data.validation, context.data.copied
-    return (rows.chosen(np.flatnonzero(~copied).tolist()), copied) if copied.any() else (rows, None)
+    copied = context.data.copied
+    return context.data.held_out, copied if copied.any() else None
 
 
 def explain(context: Context, arm: Arm, texts: Sequence[str], labels: Sequence[str]) -> list[str]:

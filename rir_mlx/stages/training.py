@@ -17,7 +17,7 @@ from rir_mlx.data.rows import Row, Triple
 from rir_mlx.data.splits import draw_rows, nested_part
 from rir_mlx.errors import UserError
 from rir_mlx.models import adapters
-from rir_mlx.prompting.ablations import shuffle_among, shuffle_words
+from rir_mlx.prompting.ablations import as_learned
 from rir_mlx.prompting.arms import LearningOptions, examples_of, training_examples
 from rir_mlx.prompting.batches import LossWeights
 from rir_mlx.prompting.examples import Lesson, TrainingExample, TrainingExamples, encode_examples, joined
@@ -99,7 +99,7 @@ def training_inputs(context: Context) -> dict[str, Any]:
 def _own(context: Context, part: str) -> list[Row]:
     """The part's rows with a reasoning of their own, but those that the prompt shows."""
     shown = {(example.text, example.label) for example in context.question.examples}
-    rows: Sequence[Row] = getattr(context.data, part)
+    rows = context.data.train if part == "train" else context.data.held_out
     return [row for row in rows if row.reasoning is not None and (row.text, row.label) not in shown]
 
 
@@ -162,7 +162,7 @@ def _train_arm(context: Context, arm: Arm, seed: int, percent: int = 100) -> Non
         seed=seed,
         steps=steps_for(train, options, rows=examples_of(context.data.train), seed=seed),
         weights=LossWeights(alpha, 1 - alpha) if arm == "multitask" else LossWeights(1.0, options.reasoning_weight),
-        accuracy=_accuracy_of(context, arm) if context.data.validation else None,
+        accuracy=_accuracy_of(context, arm) if context.data.held_out else None,
         curriculum=options.curriculum if arm == "curriculum" else None,
         name=name,
     )
@@ -216,6 +216,8 @@ def _arm_inputs(context: Context, arm: Arm, seed: int) -> dict[str, Any]:
         _check_reasonings(context)
         parts = ("train", "validation")
         inputs["augmented"] = digest_of([digest_of_file(context.run.augmented_rows(part)) for part in parts])
+    if copied := int(context.data.copied.sum()):
+        inputs["copied"] = copied  # validation rows that choose no weights
     if reasons_first(arm) and context.data.validation:  # accuracy is measured with reasonings of that length
         inputs["max_reasoning_tokens"] = recipe.evaluate.max_reasoning_tokens
     if arm in CONTROLS:
@@ -246,7 +248,7 @@ def _check_reasonings(context: Context) -> None:
 def _accuracy_of(context: Context, arm: Arm) -> Callable[[Model], float]:
     """How accurate an arm is during training, as it is used: with reasonings of its own. The loss would not do: it
     grows as a model becomes overconfident, which calibration corrects later, and it sees only R-Gen's reasonings."""
-    rows, size = context.data.validation, context.recipe.evaluate.batch_size
+    rows, size = context.data.held_out, context.recipe.evaluate.batch_size
     if reasons_first(arm) and len(rows) > _MEASURED:
         rows = draw_rows(rows, _MEASURED, "measured")
 
@@ -273,8 +275,10 @@ def _arm_examples(context: Context, arm: Arm, part: str, seed: int, percent: int
     says."""
     rows: Sequence[Row] = getattr(context.data, part)
     if arm != "qa":
-        reasonings = _controlled(arm, read_reasonings(context.run.augmented_rows(part), rows), context.recipe.seed)
+        reasonings = as_learned(arm, read_reasonings(context.run.augmented_rows(part), rows), context.recipe.seed)
         rows = [replace(row, reasoning=reasoning) for row, reasoning in zip(rows, reasonings, strict=True)]
+    if part == "validation" and context.data.copied.any():
+        rows = [row for row, copy in zip(rows, context.data.copied, strict=True) if not copy]
     if percent < 100:
         rows = nested_part(rows, percent, context.recipe.seed, context.data.labelled.strata)
     weights: dict[str, float] = {}
@@ -286,17 +290,6 @@ def _arm_examples(context: Context, arm: Arm, part: str, seed: int, percent: int
         weights = {label: len(context.data.train) / (len(counts) * count) for label, count in counts.items()}
     options = LearningOptions(weights, context.recipe.classifier.wrong_first, seed)
     return training_examples(context.model.codec, context.task, rows, arm, options)
-
-
-def _controlled(arm: Arm, reasonings: list[str | None], seed: int) -> list[str | None]:
-    """The reasonings that an arm learns: a control learns shuffled ones."""
-    present = [reasoning for reasoning in reasonings if reasoning is not None]
-    if arm == "qra-scrambled":
-        present = shuffle_among(present, seed)
-    elif arm == "qra-words":
-        present = [shuffle_words(reasoning, seed + place) for place, reasoning in enumerate(present)]
-    others = iter(present)
-    return [None if reasoning is None else next(others) for reasoning in reasonings]
 
 
 def _training_due(context: Context, stage: Stage, inputs: dict[str, Any], what: str) -> bool:

@@ -63,4 +63,4 @@ def test_memorised_validation_rows_decide_nothing() -> None:
 
 def test_copies_are_told_by_their_text() -> None:
     assert copies(["I feel Great", "fine"], ["i  feel great"]).tolist() == [True, False]
-    assert copies_note(1, 40).startswith("1 of 40 validation rows is also in training rows: left out of temperatures")
+    assert copies_note(1, 40).startswith("1 of 40 validation rows is also in training rows: left out where weights")

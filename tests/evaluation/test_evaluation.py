@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +17,12 @@ from rir_cli.console import print_comparison
 from rir_mlx import stages
 from rir_mlx.backends.fake import FakeModel
 from rir_mlx.classification.loading import default_arm, load_classifier
-from rir_mlx.errors import UserError
+from rir_mlx.errors import Failure, UserError
 from rir_mlx.evaluation.report import plots
 from rir_mlx.evaluation.schema import read_comparison
 from rir_mlx.progress import Silent
+from rir_mlx.stages.context import Context
+from rir_mlx.training.job import TrainingJob
 
 
 def test_the_files_of_a_comparison_agree_with_it(evaluated_run: Path) -> None:
@@ -157,20 +160,41 @@ class Said(Silent):
         self.said.append(text)
 
 
+def with_copies(recipe: Path) -> Context:
+    """A run of which 45 of 90 validation rows are copies of training rows."""
+    rows = [(f"{WORDS[label]} {n}", label) for n in range(15) for label in LABELS]
+    write_csv(Path("rows.csv"), [*rows, *((f"a new {text}", label) for text, label in rows)])
+    write_csv(Path("valid.csv"), [*((text.upper(), label) for text, label in rows), *((f"so {t}", x) for t, x in rows)])
+    write_csv(Path("test.csv"), [(f"other {text}", label) for text, label in rows])
+    return opened(
+        str(recipe), "data.validation=valid.csv", "data.test=test.csv", "data.val_size=90", "classifier.arms=[qa]",
+        "evaluate.wanted_accuracy=0.5",
+    )  # fmt: skip
+
+
+def test_copies_of_training_rows_choose_no_weights(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The most accurate weights were those that knew the copies best."""
+    monkeypatch.chdir(recipe.parent)
+    context, jobs = with_copies(recipe), list[TrainingJob]()
+
+    def stopped(_: Any, job: TrainingJob, *__: Any, **___: Any) -> None:
+        jobs.append(job)
+        raise Failure("stopped")
+
+    monkeypatch.setattr("rir_mlx.stages.training.run_training", stopped)
+    with pytest.raises(Failure, match="stopped"):
+        stages.train_classifier(context, "qa")
+    assert (len(jobs[0].train.rows), len(jobs[0].validation.rows)) == (90, 45)
+    assert all(row.text.startswith("so ") for row in jobs[0].validation.rows)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("learned")
 def test_validation_rows_that_are_copies_of_training_rows_are_said_and_left_out(
     recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(recipe.parent)
-    rows = [(f"{WORDS[label]} {n}", label) for n in range(15) for label in LABELS]
-    write_csv(Path("rows.csv"), [*rows, *((f"a new {text}", label) for text, label in rows)])
-    write_csv(Path("valid.csv"), [*((text.upper(), label) for text, label in rows), *((f"so {t}", x) for t, x in rows)])
-    write_csv(Path("test.csv"), [(f"other {text}", label) for text, label in rows])
-    context = opened(
-        str(recipe), "data.validation=valid.csv", "data.test=test.csv", "data.val_size=90", "classifier.arms=[qa]",
-        "evaluate.wanted_accuracy=0.5",
-    )  # fmt: skip
+    context = with_copies(recipe)
     found = stages.run_all(context)
     assert found is not None
     assert (found.rows.validation, found.rows.copied) == (90, 45)
