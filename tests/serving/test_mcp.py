@@ -38,13 +38,14 @@ async def _ask(folder: Path, *calls: dict[str, Any]) -> tuple[Any, list[Any]]:
 
 @pytest.mark.slow
 def test_a_client_is_told_the_labels_and_gets_each_label_with_its_reason(evaluated_run: Path) -> None:
-    tools, (found, without, wrong, empty) = asyncio.run(
+    tools, (found, without, wrong, empty, unknown) = asyncio.run(
         _ask(
             evaluated_run.parents[1],
             {"texts": ["i was sad", "i feel happy today"]},
             {"texts": ["i was sad"], "reason": "never"},
             {"texts": ["i was sad"], "reason": "perhaps"},
             {"texts": ["i was sad", " "]},
+            {"texts": ["i was sad"], "threshold": 0.9},
         )
     )
     [tool] = tools.tools
@@ -62,6 +63,10 @@ def test_a_client_is_told_the_labels_and_gets_each_label_with_its_reason(evaluat
     assert wrong.isError
     assert empty.isError
     assert "texts[1]: the text is empty" in empty.content[0].text
+    assert unknown.isError, "it was ignored"
+    assert "threshold" in unknown.content[0].text
+    assert tool.inputSchema["additionalProperties"] is False
+    assert set(tool.inputSchema["properties"]) == {"texts", "reason"}
 
 
 def test_without_the_extra_its_name_is_said(rir: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,26 +58,19 @@ def make_server(worker: "Worker", served: "Served") -> "FastMCP":
     """The server with its tool. Annotations are read when it is made, so they stand here as they are."""
     import anyio.to_thread
     from mcp.server.fastmcp import FastMCP
+    from mcp.server.fastmcp.tools import Tool
     from mcp.types import ToolAnnotations
-    from pydantic import Field
+    from pydantic import Field, create_model
 
     from rir_mlx.serving.jobs import Item, Job
     from rir_mlx.serving.wire import ClassifyRequest, ClassifyResponse, Usage, classified
     from rir_mlx.types import ReasonMode
 
-    server = FastMCP("rir-mlx", log_level="ERROR")
     reads = ToolAnnotations(readOnlyHint=True, idempotentHint=True, openWorldHint=False)
     labels, probability = ", ".join(served.single or served.labels), "calibrated probability"
     probability = probability if served.calibrated else f"un{probability}"
     one = "those that hold, of" if served.single else "one of"
 
-    @server.tool(
-        description=f"Label texts with {one}: {labels}. Gives each label's {probability} and, if wanted, the "
-        "reasoning that the model wrote. `label` is null where it abstains; a low `mass` says that no label fits. "
-        f"The {served.arm} classifier of {served.name}, trained on {served.trained_on}, answers.",
-        annotations=reads,
-        structured_output=True,
-    )
     async def classify(
         texts: Annotated[list[str], Field(description="Up to 256 texts.", min_length=1, max_length=256)],
         reason: Annotated[
@@ -97,7 +90,18 @@ def make_server(worker: "Worker", served: "Served") -> "FastMCP":
             usage=Usage(input_tokens=job.prompt_tokens, output_tokens=job.generated_tokens),
         )
 
-    return server
+    tool = Tool.from_function(
+        classify,
+        description=f"Label texts with {one}: {labels}. Gives each label's {probability} and, if wanted, the "
+        "reasoning that the model wrote. `label` is null where it abstains; a low `mass` says that no label fits. "
+        f"The {served.arm} classifier of {served.name}, trained on {served.trained_on}, answers.",
+        annotations=reads,
+        structured_output=True,
+    )
+    known = tool.fn_metadata
+    known.arg_model = create_model("classify", __base__=known.arg_model, __cls_kwargs__={"extra": "forbid"})
+    tool.parameters = known.arg_model.model_json_schema(by_alias=True)  # an unknown argument is refused
+    return FastMCP("rir-mlx", log_level="ERROR", tools=[tool])
 
 
 def _keep_stdout_for_the_protocol() -> None:
