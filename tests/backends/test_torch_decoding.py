@@ -182,15 +182,18 @@ def test_rows_share_no_prefix_with_an_attention_that_does_not_know_it(tiny: Path
     assert written(model, Sampling(batch_size=20), 30) == expected
 
 
+@pytest.mark.parametrize("tokens", [1, 3, 40])
 @pytest.mark.parametrize("key_heads", [1, 2, 4])
-def test_one_token_of_each_row_sees_what_transformers_attention_sees(key_heads: int) -> None:
+def test_tokens_of_each_row_see_what_transformers_attention_sees(key_heads: int, tokens: int) -> None:
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     from rir_mlx.backends.torch.layers import attention
 
     torch.manual_seed(0)
-    query, key, value = torch.randn(5, 4, 1, 8), *(torch.randn(5, key_heads, 9, 8) for _ in range(2))
-    mask = (torch.arange(9) <= 3 + torch.arange(5)[:, None])[:, None, None]
+    seen = tokens + 8
+    query, key, value = torch.randn(5, 4, tokens, 8), *(torch.randn(5, key_heads, seen, 8) for _ in range(2))
+    causal = torch.arange(seen) <= 3 + torch.arange(tokens)[:, None]
+    mask = (causal & (torch.arange(seen) >= torch.arange(5)[:, None, None] - 1))[:, None]
     module = SimpleNamespace(num_key_value_groups=4 // key_heads, is_causal=True, training=False)
     heads, kernel = list[int](), torch.nn.functional.scaled_dot_product_attention
     with torch.inference_mode():
@@ -202,7 +205,8 @@ def test_one_token_of_each_row_sees_what_transformers_attention_sees(key_heads: 
             found, _ = attention._attention(module, query, key, value, mask, scaling=0.3)  # type: ignore[arg-type]
         expected, _ = sdpa_attention_forward(module, query, key, value, mask, scaling=0.3)  # type: ignore[arg-type]
     torch.testing.assert_close(found, expected)
-    assert heads == [key_heads], "no key is copied for the heads that share it"
+    # With many tokens, a copy of the mask for each head is more than one of the keys.
+    assert heads == [4 if tokens > 8 * key_heads else key_heads], "no key is copied for the heads that share it"
 
 
 def test_what_a_step_learns_is_sent_before_any_layer_runs(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

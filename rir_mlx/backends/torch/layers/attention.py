@@ -2,7 +2,7 @@
 
 For training on a CPU, where the kernel's backward pass is slow: rows are short and many, so the scores are small, and
 are kept. And for a token of each of many rows after a prefix that they share: its keys are multiplied with all rows at
-once, and are nowhere copied. Query heads with a common key head share one product, without copying the keys.
+once, and are nowhere copied. Query heads with a common key head share one product or kernel, without copying the keys.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def _attention(
         if torch.is_grad_enabled() and query.device.type == "cpu":
             out: torch.Tensor = _Attention.apply(query, key, value, attention_mask, scaling)
             return out.transpose(1, 2), None
-        if query.shape[2] == 1:
-            return _of_one_token(query, key, value, attention_mask, scaling).transpose(1, 2), None
+        if query.shape[2] <= key.shape[1] * key.shape[3]:
+            return _grouped(query, key, value, attention_mask, scaling).transpose(1, 2), None
     named = {"attention_mask": attention_mask, "dropout": dropout, "scaling": scaling}
     return sdpa_attention_forward(module, query, key, value, **named, **more)
 
@@ -76,15 +76,17 @@ def _is_plain(mask: Any, scaling: float | None, dropout: float, more: dict[str, 
     return masked and not dropout and all(more.get(name) is None for name in _NOT_PLAIN)
 
 
-def _of_one_token(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, scaling: float | None
-) -> torch.Tensor:
-    """The fused kernel for one token of each row: query heads with a common key head stand as tokens of that head, so
-    that no key is copied for them."""
-    rows, heads, _, width = query.shape
-    grouped = query.reshape(rows, key.shape[1], heads // key.shape[1], width)
+def _grouped(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, scaling: Any) -> torch.Tensor:
+    """The fused kernel, with the query heads of a common key head as more tokens of that head: no key is copied for
+    them. The mask is, for each of them; with more tokens than a key has numbers that would be more to copy."""
+    rows, heads, tokens, width = query.shape
+    shared = key.shape[1]
+    groups = heads // shared
+    if tokens > 1 and groups > 1:
+        mask = mask[:, :, None].expand(-1, -1, groups, -1, -1).flatten(2, 3)
+    grouped = query.reshape(rows, shared, groups * tokens, width)
     out = torch.nn.functional.scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scaling)
-    return out.reshape(rows, heads, 1, -1)
+    return out.reshape(rows, heads, tokens, -1)
 
 
 def _softcapped(
