@@ -92,20 +92,32 @@ def pilot(recipe: RecipeSource, *, rows: int = ROWS, **options: Unpack[Options])
         folder = RunDir(whole.run.folder.with_name(f"{whole.recipe.name}-pilot"))
         data = whole.data.labelled
         short = pilot_recipe(whole.recipe, data, folder.pilot_rows)
-        run_on_main(whole.processes, lambda: write_pilot_rows(data, folder.pilot_rows, rows, whole.recipe.seed))
         model = RecipeModel(short, whole.backend, whole.model.files)
         if planned:
             model.keep(whole.model.load())
         context = replace(whole, run=folder, model=model, overrides=(), informed_rows=INFORMED)
-        if to_do := plan(context):
-            context.progress.say(plan_text(to_do, context.backend.device().name))
-        comparison = stages.run_all(context)
+        comparison = _run_pilot(context, whole, rows)
         if comparison is None:
             return None
         falling = stages.falling_arms(context)
         known = [stage.seconds for stage in planned if stage.seconds is not None]
         unknown = [stage.name for stage in planned if stage.seconds is None]
         return outlook(comparison, sum(known) if known else None, unknown, len(data.train), falling)
+
+
+@stages.exclusive
+def _run_pilot(context: Context, whole: Context, rows: int) -> Comparison | None:
+    """Write the rows of a pilot and run its stages. Another pilot of the same name is refused meanwhile, before it
+    writes other rows."""
+
+    def write() -> None:
+        context.lock.lock()
+        write_pilot_rows(whole.data.labelled, context.run.pilot_rows, rows, whole.recipe.seed)
+
+    run_on_main(whole.processes, write)
+    if to_do := plan(context):
+        context.progress.say(plan_text(to_do, context.backend.device().name))
+    return stages.run_all(context)
 
 
 def train_rgen(recipe: RecipeSource, **options: Unpack[Options]) -> TrainingResult:

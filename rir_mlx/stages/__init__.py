@@ -27,6 +27,7 @@ __all__ = [
     "check",
     "evaluate",
     "exact_prompts",
+    "exclusive",
     "falling_arms",
     "in_order",
     "open_run",

@@ -22,6 +22,7 @@ from rir_mlx.guide.pilot.shortening import pilot_recipe, write_pilot_rows
 from rir_mlx.recipe.loading import load_recipe
 from rir_mlx.recipe.schema import Recipe
 from rir_mlx.storage.layout import RunDir, newest_run
+from rir_mlx.storage.run_lock import RunLock
 
 
 def judged(
@@ -214,6 +215,18 @@ def test_a_pilot_has_few_arms_one_seed_and_enough_passes(
     options = pilot_recipe(whole, data, recipe.parent).classifier
     assert options.arms == (arms or ("qa", "qra", "qra-scrambled"))
     assert (options.seeds, options.epochs, options.iters, options.learning_curve) == ((4,), epochs, None, "qa")
+
+
+def test_a_second_pilot_that_is_refused_leaves_the_rows_of_the_first(rir: Run, recipe: Path, tmp_path: Path) -> None:
+    """It wrote its own rows, was refused, and the first pilot ended with results of rows that were no longer there."""
+    whole, data = rows_of(recipe)
+    folder = RunDir(tmp_path / "runs/small-pilot")
+    write_pilot_rows(data, folder.pilot_rows, 40, whole.seed)
+    before = {path.name: path.read_bytes() for path in folder.pilot_rows.iterdir()}
+    with RunLock(folder.folder):
+        second = rir("pilot", str(recipe), "--rows", "50")
+    assert (second.code, "Another process is writing" in second.err) == (2, True), second.err
+    assert {path.name: path.read_bytes() for path in folder.pilot_rows.iterdir()} == before
 
 
 @pytest.mark.heavy
