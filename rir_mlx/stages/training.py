@@ -27,7 +27,7 @@ from rir_mlx.stages.checking import warn_about_data
 from rir_mlx.stages.context import Context, check_number_formats, exclusive, is_due
 from rir_mlx.storage.digests import digest_of, digest_of_file
 from rir_mlx.storage.layout import Stage
-from rir_mlx.training.checkpoints import Checkpoints
+from rir_mlx.training.checkpoints import Checkpoints, earlier_training
 from rir_mlx.training.cost import training_cost
 from rir_mlx.training.job import TrainingJob, TrainingOutputs, steps_for
 from rir_mlx.training.loop import train as run_training
@@ -305,14 +305,16 @@ def _training_due(context: Context, stage: Stage, inputs: dict[str, Any], what: 
         checkpoints = _checkpoints(context, stage, inputs)
         if stage.done() is not None:  # left by a training that was killed just as it finished
             checkpoints.clear()
-        elif not context.force:
-            checkpoints.check()
-        if stage.why_not_done(inputs) and not context.force:
+        if context.force or stage.why_not_done(inputs) is None:
+            return is_due(context, stage, inputs, what)
+        if (earlier := earlier_training(stage, inputs, checkpoints)) is not None:
             context.lock.lock()
-            if stage.restore_earlier(inputs) is not None:
-                context.progress.say(f"{what}: an earlier training with these inputs is used again → {stage.folder}")
+            stage.put_back(earlier)
+            context.progress.say(f"{what}: an earlier training with these inputs is used again → {stage.folder}")
+            if stage.done() is not None:
                 context.save_recipe()
                 return False
+        checkpoints.check()
         return is_due(context, stage, inputs, what)
 
     return decide_on_main(context.processes, decide)

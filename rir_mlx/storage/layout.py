@@ -56,27 +56,23 @@ class Stage:
         self.record.unlink(missing_ok=True)
 
     def keep_earlier(self) -> Path:
-        """Move the finished stage to `earlier/` in its run, so that training it again loses nothing."""
+        """Move the stage to `earlier/` in its run, so that training it again loses nothing."""
         numbers = itertools.count(1)
         place = next(place for number in numbers if not (place := self._earlier(number)).exists())
         make_folder(place.parent, OTHER_RUNS)
         self.folder.rename(place)
         return place
 
-    def restore_earlier(self, inputs: Mapping[str, Any]) -> Path | None:
-        """Put back a stage that `keep_earlier` moved away and that was finished with just these inputs; the present one
-        is kept in its place. None if there is none."""
-        wanted = plain_json(inputs)
-        for place in sorted(self._earlier("*").parent.glob(self._earlier("*").name)):
-            done = Stage(place).done()
-            if done is not None and done["inputs"] == wanted:
-                if self.done() is not None:
-                    self.keep_earlier()
-                elif self.folder.exists():
-                    return None  # an interrupted training may be resumed
-                place.rename(self.folder)
-                return place
-        return None
+    def earlier(self) -> list[Stage]:
+        """The stages that `keep_earlier` moved away."""
+        pattern = self._earlier("*")
+        return [Stage(place) for place in sorted(pattern.parent.glob(pattern.name))]
+
+    def put_back(self, earlier: Stage) -> None:
+        """Give a stage that `keep_earlier` moved away its place again; the present one is kept in `earlier/`."""
+        if self.folder.exists():
+            self.keep_earlier()
+        earlier.folder.rename(self.folder)
 
     def _earlier(self, number: int | str) -> Path:
         return self.folder.parent / "earlier" / f"{self.folder.name}-{number}"

@@ -19,7 +19,8 @@ from rir_mlx.errors import Failure, UserError
 from rir_mlx.json_text import parse_json
 from rir_mlx.models.weight_files import save_tensors
 from rir_mlx.storage.atomic import read_json, replacing, write_json
-from rir_mlx.storage.digests import changes
+from rir_mlx.storage.digests import changes, plain_json
+from rir_mlx.storage.layout import Stage
 
 _KEPT = 2
 
@@ -43,6 +44,10 @@ class Checkpoints:
                 f"{'; '.join(changed)}.",
                 hint="Restore those inputs to resume, or start over with --force.",
             )
+
+    def fit(self) -> bool:
+        """Whether there are checkpoints here, made from just these inputs."""
+        return bool(self._saved()) and self._inputs.is_file() and not changes(read_json(self._inputs), self.inputs)
 
     def begin(self) -> None:
         """Start writing checkpoints of these inputs. Deletes checkpoints whose inputs are unknown."""
@@ -92,6 +97,17 @@ class Checkpoints:
 
     def _saved(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"))
+
+
+def earlier_training(stage: Stage, inputs: Mapping[str, Any], checkpoints: Checkpoints) -> Stage | None:
+    """Of the trainings that were moved to `earlier/`, the one that was finished with just these inputs; else one that
+    was stopped and resumes from such checkpoints, unless the present one does."""
+    found, wanted = stage.earlier(), plain_json(inputs)
+    finished = (each for each in found if (done := each.done()) is not None and done["inputs"] == wanted)
+    stopped = (
+        each for each in found if each.done() is None and Checkpoints(each.checkpoints, checkpoints.inputs).fit()
+    )
+    return next(finished, None) or (None if checkpoints.fit() else next(stopped, None))
 
 
 def _step(folder: Path) -> int:

@@ -15,7 +15,7 @@ from rir_mlx.classification.loading import arm_to_use
 from rir_mlx.errors import Failure
 from rir_mlx.recipe.loading import load_recipe
 from rir_mlx.storage.atomic import write_json
-from rir_mlx.storage.layout import RunDir
+from rir_mlx.storage.layout import RunDir, Stage
 from rir_mlx.training.checkpoints import Checkpoints
 
 
@@ -130,6 +130,30 @@ def test_a_stage_that_is_trained_again_keeps_the_earlier_one_and_takes_it_back(r
     assert adapter.read_bytes() == before
     assert "used again" in rir(*changed).err
     assert adapter.read_bytes() == other
+
+
+@pytest.mark.parametrize("moment", [(Stage, "begin"), (Checkpoints, "begin"), (Checkpoints, "save")])
+def test_a_training_that_was_stopped_does_not_hide_the_finished_one_before_it(
+    rir: Run, finished: Finished, monkeypatch: pytest.MonkeyPatch, moment: tuple[type, str]
+) -> None:
+    """Back at the recipe of the finished one it was trained once more, or refused with the advice to take --force."""
+    adapter = Path("runs/small/classifier-qa/adapter/adapters.safetensors")
+    before, work = adapter.read_bytes(), getattr(*moment)
+    command = ("train-classifier", "small.yaml", "--arm", "qa", "-s", "classifier.save_every=1", "-s")
+
+    def stop(*given: Any) -> None:
+        work(*given)
+        raise Failure("The power went out.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(*moment, stop)
+        assert rir(*command, "classifier.learning_rate=1e-3").code == 1
+    back = rir(*command, "classifier.learning_rate=1e-4")
+    assert "an earlier training with these inputs is used again" in back.err, back.err
+    assert adapter.read_bytes() == before
+    again = rir(*command, "classifier.learning_rate=1e-3")
+    assert again.code == 0, again.err
+    assert ("Resuming from step 1 " in again.err) == (moment[1] == "save"), again.err
 
 
 def test_later_stages_keep_what_was_set_at_the_start(rir: Run, recipe: Path) -> None:
