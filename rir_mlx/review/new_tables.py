@@ -243,15 +243,10 @@ def _write_all(texts: Mapping[Path, str]) -> None:
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}.", hint=f"Make it: mkdir -p {folder}")
     make_folder(folder)
-    if taken := next((path for path in paths if path.exists() or path.is_symlink()), None):
-        raise _exists(taken)
     try:
         with creating(paths) as written:
             for file, text in zip(written, texts.values(), strict=True):
                 file.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
     except FileExistsError as error:
-        raise _exists(Path(error.filename2 or error.filename)) from error
-
-
-def _exists(path: Path) -> UserError:
-    return UserError(f"{path} already exists.", hint="Name another file with --output.")
+        taken = error.filename2 or error.filename
+        raise UserError(f"{taken} already exists.", hint="Name another file with --output.") from error

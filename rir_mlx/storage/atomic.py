@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import filecmp
 import glob
 import json
 import os
@@ -82,9 +83,10 @@ def replacing(path: Path) -> Iterator[Path]:
 @contextmanager
 def creating(paths: Sequence[Path]) -> Iterator[list[Path]]:
     """Temporary paths of files of one folder that do not exist yet. All are written before the first gets its name, and
-    none keeps its name if another one cannot get its own.
+    none keeps its name if another one cannot get its own. What a call left that was killed between two names is
+    completed: a file that is there already with the same bytes is one of them.
 
-    Raises FileExistsError if one exists by then, and Failure if one cannot be written."""
+    Raises FileExistsError if another one exists by then, or all do, and Failure if one cannot be written."""
     folder = paths[0].parent
     _delete_stale(paths[0])
     with _temporary_folder(paths[0]) as temporary:
@@ -95,25 +97,27 @@ def creating(paths: Sequence[Path]) -> Iterator[list[Path]]:
             if is_about(error, temporary):
                 raise not_written(paths[0], error) from error
             raise
-        for file, path in zip(written, paths, strict=True):
+        pairs = list(zip(written, paths, strict=True))
+        for file, path in pairs:
             with failure_to_write(path):
                 _sync(file)
-        _name_all(written, paths)
+        named = [path.is_file() and filecmp.cmp(file, path, shallow=False) for file, path in pairs]
+        _name_all([pair for pair, done in zip(pairs, named, strict=True) if not done or all(named)])
         with failure_to_write(folder):
             _sync_names(folder)
 
 
-def _name_all(written: Sequence[Path], paths: Sequence[Path]) -> None:
+def _name_all(pairs: Sequence[tuple[Path, Path]]) -> None:
     named: list[Path] = []
     try:
-        for file, path in zip(written, paths, strict=True):
+        for file, path in pairs:
             _name(file, path)
             named.append(path)
     except BaseException as error:
         for path in named:
             path.unlink(missing_ok=True)
         if isinstance(error, OSError) and not isinstance(error, FileExistsError):
-            raise not_written(paths[len(named)], error) from error
+            raise not_written(pairs[len(named)][1], error) from error
         raise
 
 

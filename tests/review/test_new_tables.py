@@ -115,6 +115,18 @@ def test_nothing_is_overwritten_and_nothing_half_written(tmp_path: Path) -> None
         assert message.replace("\\", "") in str(refused.value) + str(refused.value.hint)
 
 
+def test_tables_of_which_a_kill_left_the_first_are_completed(tmp_path: Path) -> None:
+    """The same command was refused: the table of the training rows was there already."""
+    run, recipe = make_run(tmp_path)
+    decide(run, load_labelled(recipe.data, recipe.seed).train[0], "joy")
+    whole = write_new_tables(run, recipe, tmp_path / "whole.csv")
+    (tmp_path / "new.csv").write_bytes((tmp_path / "whole.csv").read_bytes())
+    written = write_new_tables(run, recipe, tmp_path / "new.csv")
+    for part, path in written.files.items():
+        assert path.read_bytes() == whole.files[part].read_bytes()
+    assert len(written.files) == 3
+
+
 def test_decisions_about_rows_that_changed_are_told_and_not_applied(tmp_path: Path) -> None:
     run, recipe = make_run(tmp_path, val_size=0, test_size=0)
     before = load_labelled(recipe.data, recipe.seed)
