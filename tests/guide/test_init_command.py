@@ -15,6 +15,7 @@ from commands import LABELS, WORDS, Run, write_csv
 from rir_cli.starting.questions import _some_of, ask_columns
 
 from rir_mlx.data.loading import load_labelled
+from rir_mlx.guide import first_recipe
 from rir_mlx.guide.first_recipe import look_at
 from rir_mlx.prompting.arms import examples_of
 from rir_mlx.recipe.loading import load_recipe
@@ -47,6 +48,20 @@ def test_a_file_is_never_overwritten(rows: Run) -> None:
     assert (result.code, "rows.yaml exists" in result.err) == (2, True)
     assert Path("rows.yaml").read_text(encoding="utf-8") == "mine"
     assert rows("init", "--yes", "-o", "other.yaml").code == 0
+
+
+def test_a_file_that_appears_while_init_asks_is_not_overwritten(rows: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was looked for before the questions alone."""
+    look = first_recipe.look_at
+
+    def meanwhile(*given: Any) -> Any:
+        Path("rows.yaml").write_text("mine", encoding="utf-8")
+        return look(*given)
+
+    monkeypatch.setattr(first_recipe, "look_at", meanwhile)
+    result = rows("init", "--yes")
+    assert (result.code, "rows.yaml exists" in result.err) == (2, True), result.err
+    assert Path("rows.yaml").read_text(encoding="utf-8") == "mine"
 
 
 @pytest.mark.parametrize(

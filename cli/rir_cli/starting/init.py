@@ -51,7 +51,6 @@ def init(
     stage_options(quiet=False, offline=offline)
     from rir_mlx.guide import first_recipe
     from rir_mlx.guide.planning import seconds_of
-    from rir_mlx.storage.atomic import write_text
 
     overrides = tuple(set_ or ())
     table = first_recipe.find_table(file, overrides)
@@ -67,7 +66,7 @@ def init(
         f"Every other key has its default: rir-mlx recipe {shlex.quote(str(target))} --all",
         *draft.remarks,
     ]
-    write_text(target, draft.checked_text(head))
+    _write(target, draft.checked_text(head))
     tell(f"\nThe recipe, with a reason for each choice → {target}")
     if not asks and not yes:
         tell("note: not at a terminal, so nothing was asked and every guess stands, as with --yes.", err=True)
@@ -79,10 +78,22 @@ def init(
     tell(f"Next: {own_name()} {following} {shlex.quote(str(target))}", err=True)
 
 
+def _write(target: Path, text: str) -> None:
+    """Write the recipe, unless a file has its name by now: questions take a while to answer."""
+    from rir_mlx.storage.atomic import creating, make_folder
+
+    make_folder(target.parent)
+    try:
+        with creating([target]) as [written]:
+            written.write_text(text, encoding="utf-8")
+    except FileExistsError:
+        _refuse_to_overwrite(target)
+
+
 def _refuse_to_overwrite(target: Path) -> None:
     from rir_mlx.errors import UserError
 
-    if target.exists():
+    if target.exists() or target.is_symlink():
         run = f"Run it: rir-mlx run {shlex.quote(str(target))}\nOr write another one: --output NAME.yaml"
         hint = run if target.suffix in (".yaml", ".yml") else "Name the recipe to write: --output NAME.yaml"
         raise UserError(f"{target} exists, and init overwrites nothing.", hint=hint)
