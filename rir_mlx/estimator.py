@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import inspect
+import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ from rir_mlx.progress import Printed, Silent
 from rir_mlx.recipe.loading import load_recipe, name_from, validated
 from rir_mlx.recipe.schema import DataSection, Recipe
 from rir_mlx.recipe.values import ENOUGH_OWN_REASONINGS
-from rir_mlx.storage.atomic import make_folder, write_jsonl
+from rir_mlx.storage.atomic import make_folder, replacing, write_jsonl
 from rir_mlx.storage.digests import digest_of
 from rir_mlx.types import Arm, BackendName, ReasonMode
 
@@ -193,13 +194,13 @@ class RirClassifier(TextEstimator):
         """Copy the run that `fit` filled to a folder that `RirClassifier.load` and `rir-mlx classify --run` open.
 
         Raises UserError if the folder exists, or if the classifier was not trained by `fit`."""
-        import shutil
-
         if not hasattr(self, "run_"):
             raise UserError("Only what fit trained can be saved.", hint="A run that was loaded has a folder already.")
         if Path(folder).exists():
             raise UserError(f"{folder} exists.", hint="Name another folder.")
-        return Path(shutil.copytree(self.run_, folder))
+        with replacing(Path(folder)) as whole:
+            shutil.copytree(self.run_, whole)
+        return Path(folder)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "classifier_")

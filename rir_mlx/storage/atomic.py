@@ -143,6 +143,7 @@ def replace_folder(new: Path, place: Path) -> None:
     with _temporary_folder(place) as temporary, failure_to_write(place):
         _rename(new, place, aside=temporary / "old")
         _sync_names(place.parent)
+    _delete_stale(place)  # which may hold the folder before this one, moved aside
 
 
 @contextmanager

@@ -163,7 +163,9 @@ def test_rows_that_do_not_fit_together_are_refused(
         RirClassifier(**parameters).fit(texts, labels, reasonings)
 
 
-def test_a_fitted_classifier_is_saved_as_a_run(parameters: dict[str, Any], tmp_path: Path) -> None:
+def test_a_fitted_classifier_is_saved_as_a_run(
+    parameters: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     classifier = RirClassifier(arm="qa", descriptions={"joy": "glad"}, **parameters).fit(TEXTS, TRUTH)
     saved = classifier.save(tmp_path / "kept")
     loaded = RirClassifier.load(saved, backend="fake")
@@ -171,6 +173,10 @@ def test_a_fitted_classifier_is_saved_as_a_run(parameters: dict[str, Any], tmp_p
     assert loaded.classifier.task.labels["joy"] == "glad"
     with pytest.raises(UserError, match="exists"):
         classifier.save(saved)
+    monkeypatch.setattr("shutil.copytree", lambda source, target: (target / "half").mkdir(parents=True) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        classifier.save(tmp_path / "stopped")
+    assert not (tmp_path / "stopped").exists(), "half a folder would be in the way of the next call"
 
 
 def test_a_shipped_recipe_keeps_its_training_and_gives_up_its_rows() -> None:

@@ -65,6 +65,9 @@ def test_a_damaged_file_is_named_with_what_to_do(tmp_path: Path, content: bytes)
 def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
     new, place = folder_with(tmp_path / "new", "new"), folder_with(tmp_path / "place", "old")
     (place / "only in the old one").touch()
+    aside = tmp_path / ".place.of-a-process-that-was-killed.tmp"
+    aside.mkdir()
+    folder_with(aside / "old", "older")  # exports are gigabytes
     replace_folder(new, place)
     assert [path.name for path in place.iterdir()] == ["file"]
     assert (place / "file").read_text() == "new"
