@@ -37,6 +37,10 @@ class Checkable(Model, Protocol):
         """[tokens, vocabulary] in float32 from the library's own forward pass, without a cache."""
         ...
 
+    def training_loss(self, batch: Batch) -> float:
+        """The loss as a training step computes it, which may take other code than `loss`."""
+        ...
+
     def window_of(self, tokens: int) -> AbstractContextManager[None]:
         """Narrow attention windows, in the library's forward pass and in ours. Does nothing if there are none."""
         ...
@@ -102,7 +106,8 @@ def _differences(model: Checkable, what: Checked, seed: int) -> Iterator[tuple[s
         yield "logits after a shared prefix", float(apart) / spread
 
     learned = [(*row, first, second) for row in rows]
-    yield "losses", abs(model.loss(_batch(prefix, learned)) - _loss(own, rows, (first, second))) / spread
+    for loss in (model.loss, model.training_loss):
+        yield "losses", abs(loss(_batch(prefix, learned)) - _loss(own, rows, (first, second))) / spread
 
     options = [(third,), (first,), (first, second)]
     scores = model.score(rows, options, prefix=prefix, batch_size=2)

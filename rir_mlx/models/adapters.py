@@ -8,6 +8,7 @@ Tensors are NumPy arrays, so every backend and converter reads the same ones, wh
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -80,7 +81,7 @@ def write_adapter(folder: Path, adapter: Adapter, base: ModelFiles) -> None:
 
 def _adapted_keys(tensors: Tensors) -> list[str]:
     """The modules inside a layer that have adapter tensors, in the order of a Llama block, then others."""
-    found = {name.split(".", 3)[3].rpartition(".")[0] for name in tensors if name.startswith("model.layers.")}
+    found = {match[1] for name in tensors if (match := re.search(r"\.layers\.\d+\.(.+)\.", name))}
     known = [key for key in LINEAR_KEYS if key in found]
     return known + sorted(found - set(known)) or list(LINEAR_KEYS)
 

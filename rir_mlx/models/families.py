@@ -110,13 +110,20 @@ class ModelShape:
                     f"Models of the type {config.get('model_type')} are not supported: the config has no {name}.",
                     hint="Choose a text-only model.",
                 )
-            return int(value)
+            if not isinstance(value, int):
+                raise ModelError(
+                    f"Models of the type {config.get('model_type')} are not supported: {name} is {value!r:.40}, not a "
+                    "number for all layers.",
+                    hint="Choose a model of another family.",
+                )
+            return value
 
         hidden, heads = size("hidden_size", "n_embd"), size("num_attention_heads", "n_head")
+        own_middle = config.get("intermediate_size", config.get("n_inner"))
         return cls(
             hidden=hidden,
             layers=size("num_hidden_layers", "n_layer"),
-            middle=int(config.get("intermediate_size") or config.get("n_inner") or 4 * hidden),
+            middle=size("intermediate_size", "n_inner") if own_middle else 4 * hidden,
             heads=heads,
             key_value_heads=int(config.get("num_key_value_heads") or heads),
             head_width=int(config.get("head_dim") or hidden // heads),

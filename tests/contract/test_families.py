@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from families import FAMILIES, IGNORED_BY_MLX, UNLISTED, VOCABULARY, WINDOW, Plain, make_family
+from families import FAMILIES, IGNORED_BY_MLX, ODD_TO_TRAIN, UNLISTED, VOCABULARY, WINDOW, Plain, make_family
 from sequences import spec_of
 
 from rir_mlx.backends.base import Backend, Batch, Execution, Model, OptimizerSpec, Request, Sampling, Tokens, pad_right
@@ -99,6 +99,30 @@ def test_a_family_that_nothing_was_written_for_writes_what_plain_transformers_wr
     folder = make_family(tmp_path / name, name)
     prefix, rows = drawn((19, 15, 4, 9))
     assert_generated(open_named("torch").load(folder, dtype="float32"), Plain(folder), prefix, rows)
+
+
+@pytest.mark.parametrize("name", ODD_TO_TRAIN)
+def test_a_family_that_nothing_was_written_for_learns_what_plain_transformers_learns(
+    framework: Backend, tmp_path: Path, name: str
+) -> None:
+    """Training of these ended in a traceback, or in an adapter for all experts of all layers."""
+    import torch
+
+    if framework.name == "mlx" and name != "ministral3":
+        pytest.skip("mlx-lm has no such model, or cannot read this config")
+    folder = make_family(tmp_path / name, name)
+    assert_right(framework, folder, (19, 15, 4))
+    plain, (prefix, rows) = Plain(folder), drawn((19, 15, 4))
+    wanted, _ = plain.loss_and_gradient([prefix + row for row in rows], LEARNED)
+    for kind in ("lora", "dora"):
+        model = framework.load(folder, dtype="float32")
+        model.add_adapter(spec_of(kind, num_layers=1), seed=0)
+        model.configure_optimizer(OptimizerSpec())
+        assert model.train_step([batch_of(prefix, rows)], 0.0).loss == pytest.approx(wanted, abs=1e-4)
+        adapted = {tensor.rpartition(".")[0] for tensor in model.trained_tensors()}
+        assert adapted
+        assert all(type(plain.model.get_submodule(module)) is torch.nn.Linear for module in adapted)
+        assert {module.partition("layers.")[2][0] for module in adapted} == {"1"}
 
 
 @pytest.mark.parametrize("name", sorted(IGNORED_BY_MLX))

@@ -237,7 +237,10 @@ class MlxModel(MlxForward):
         layers = self.model.layers
         count = len(adapted_layers(spec, len(layers)))
         linear = {
-            name for name, module in layers[-1].named_modules() if isinstance(module, (nn.Linear, nn.QuantizedLinear))
+            name
+            for layer in layers
+            for name, module in layer.named_modules()
+            if isinstance(module, (nn.Linear, nn.QuantizedLinear))
         }
         keys = set(spec.keys) or linear
         if missing := sorted(keys - linear):
@@ -277,6 +280,9 @@ class MlxModel(MlxForward):
 
     def train_step(self, batches: Sequence[Batch], learning_rate: float, *, seed: int = 0) -> StepResult:
         return self._configured().step(batches, learning_rate, seed)
+
+    def training_loss(self, batch: Batch) -> float:
+        return float(batch_loss(self, batch_arrays(batch), gradient="hidden").item())
 
     def loss(self, batch: Batch) -> float:
         self.check_length(len(batch.prefix) + int(batch.lengths.max(initial=0)))

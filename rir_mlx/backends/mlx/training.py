@@ -204,9 +204,11 @@ def _checkpoint_layer(layer: Any, next_seed: Callable[[], int] | None) -> None:
     plain = type(layer)
 
     class Checkpointed(plain):  # type: ignore[misc, valid-type]
-        def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
+        def __call__(self, x: mx.array, *given: Any, **named: Any) -> mx.array:
+            caches = [value for value in (*given, *named.values()) if hasattr(value, "update_and_fetch")]
+            cache = caches[0] if caches else None
             if not (self.training and isinstance(cache, ConcatenateKVCache | None)):
-                return plain.__call__(self, x, mask, cache)
+                return plain.__call__(self, x, *given, **named)
             seed = None if next_seed is None else next_seed()
 
             def again(parameters: Any, x: mx.array, *seen: mx.array) -> tuple[mx.array, ...]:
@@ -216,7 +218,9 @@ def _checkpoint_layer(layer: Any, next_seed: Callable[[], int] | None) -> None:
                     inside.state = seen
                 if seed is not None:
                     mx.random.seed(seed)
-                out = plain.__call__(self, x, mask, None if cache is None else inside)
+                in_order = [inside if value is cache else value for value in given] if caches else given
+                by_name = {name: inside if caches and value is cache else value for name, value in named.items()}
+                out = plain.__call__(self, x, *in_order, **by_name)
                 return (out,) if cache is None else (out, inside.keys, inside.values)
 
             seen = () if cache is None or cache.keys is None else (cache.keys, cache.values)

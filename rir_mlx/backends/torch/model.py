@@ -197,7 +197,7 @@ class TorchModel(TorchForward):
         keys = spec.keys or linear
         if missing := [key for key in keys if key not in linear]:
             raise no_linear_layer(missing[0], linear)
-        targets = [f"model.layers.{layer}.{key}" for layer in layers for key in keys]
+        targets = [f"{layer}.{key}" for layer in layers for key in keys]
         from peft import LoraConfig, inject_adapter_in_model  # seconds, which a model without an adapter saves
         from peft.tuners.lora import Linear as LoraLinear
 
@@ -210,7 +210,8 @@ class TorchModel(TorchForward):
             use_dora=spec.fine_tune_type == "dora",
             target_modules=targets,
         )
-        self.model = inject_adapter_in_model(config, self.model)
+        # Into the layers: in a whole model PEFT may take these names for those that experts had in older versions.
+        inject_adapter_in_model(config, self.layers)
         for module in self.model.modules():
             if isinstance(module, LoraLinear):
                 module.cast_input_dtype_enabled = False  # autocast sees to it
@@ -225,14 +226,20 @@ class TorchModel(TorchForward):
         self.model.eval()
 
     def _linear_keys(self) -> tuple[str, ...]:
-        """The linear modules of a layer, by their names inside it. Raises ModelError if it has none."""
-        found = tuple(name for name, part in self.layers[-1].named_modules() if isinstance(part, torch.nn.Linear))
+        """The linear modules of the layers, by their names inside one. Raises ModelError if there are none. A subclass
+        that computes something else, such as a router, is not one."""
+        found = dict.fromkeys(
+            name
+            for layer in self.layers
+            for name, part in layer.named_modules()
+            if isinstance(part, torch.nn.Linear) and type(part).forward is torch.nn.Linear.forward
+        )
         if not found or not hasattr(self.model.get_decoder(), "layers"):
             raise ModelError(
                 f"Models of the type {self.model.config.model_type} take no adapter: they have no linear modules.",
                 hint="Set fine_tune_type to full, or choose another model.",
             )
-        return found
+        return tuple(found)
 
     def fuse(self) -> None:
         from rir_mlx.backends.torch.layers.lora import merge
@@ -255,11 +262,14 @@ class TorchModel(TorchForward):
         with threads(self.threads):
             return self._configured().step(batches, learning_rate, seed)
 
+    def training_loss(self, batch: Batch) -> float:
+        return float(batch_loss(self, batch).detach())
+
     @torch.no_grad()
     def loss(self, batch: Batch) -> float:
         try:
             with threads(self.threads):
-                return float(batch_loss(self, batch))
+                return self.training_loss(batch)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise

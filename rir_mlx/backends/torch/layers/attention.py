@@ -63,9 +63,10 @@ def _attention(
     if _is_plain(attention_mask, scaling, dropout, more):
         if torch.is_grad_enabled() and query.device.type == "cpu":
             out: torch.Tensor = _Attention.apply(query, key, value, attention_mask, scaling)
-            return out.transpose(1, 2), None
+            return out.transpose(1, 2).contiguous(), None  # as transformers' own: some models view it
         if query.shape[2] <= key.shape[1] * key.shape[3]:
-            return _grouped(query, key, value, attention_mask, scaling).transpose(1, 2), None
+            out = _grouped(query, key, value, attention_mask, scaling)
+            return out.transpose(1, 2).contiguous(), None
     named = {"attention_mask": attention_mask, "dropout": dropout, "scaling": scaling}
     return sdpa_attention_forward(module, query, key, value, **named, **more)
 
@@ -157,17 +158,17 @@ class _Attention(torch.autograd.Function):
         probabilities = torch.softmax(scores, -1).to(value.dtype)
         ctx.save_for_backward(grouped, key, value, probabilities)
         ctx.scaling = scaling
-        return (probabilities @ value).view(rows, heads, tokens, width)
+        return (probabilities @ value).view(rows, heads, tokens, -1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         grouped, key, value, probabilities = ctx.saved_tensors
-        out = gradients[0].reshape(grouped.shape)
+        out = gradients[0].reshape(*grouped.shape[:3], -1)
         of_probabilities = (out @ value.transpose(2, 3)).float()
         # d softmax: p · (g - Σ p g)
         weighted = of_probabilities.mul_(probabilities)
         of_scores = weighted.sub_(weighted.sum(-1, keepdim=True) * probabilities).mul_(ctx.scaling).to(key.dtype)
-        of_query = (of_scores @ key).view(gradients[0].shape)
+        of_query = (of_scores @ key).view(*gradients[0].shape[:3], -1)
         of_key, of_value = of_scores.transpose(2, 3) @ grouped, probabilities.transpose(2, 3) @ out
         return of_query, of_key, of_value, None, None
 

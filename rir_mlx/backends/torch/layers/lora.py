@@ -23,7 +23,8 @@ def fuse_forward(module: Linear) -> None:
     scale = float(module.scaling[_NAME])
 
     def forward(x: torch.Tensor) -> Any:
-        return _LoraLinear.apply(x, base.weight, base.bias, a.weight, b.weight, scale)
+        out = _LoraLinear.apply(x, base.weight, base.bias, a.weight, b.weight, scale)
+        return out.view(*x.shape[:-1], -1)  # here, because a view made inside cannot be changed in place
 
     module.forward = forward
 
@@ -44,7 +45,7 @@ def merge(model: torch.nn.Module) -> None:
 
 
 class _LoraLinear(torch.autograd.Function):
-    """x [..., in], weight [out, in], a [rank, in], b [out, rank]. A float32 adapter over a base of 16 bits is
+    """x [..., in], weight [out, in], a [rank, in], b [out, rank] give [rows, out], x's dimensions made one. A float32 adapter over a base of 16 bits is
     multiplied in 16 bits; its gradient comes back in float32."""
 
     @staticmethod
@@ -62,12 +63,12 @@ class _LoraLinear(torch.autograd.Function):
         out = functional.linear(rows, weight, bias).addmm_(inner, b.to(rows.dtype).T, alpha=scale)
         ctx.save_for_backward(rows, inner, weight, a, b)
         ctx.scale, ctx.shape, ctx.dtype = scale, x.shape, x.dtype
-        return out.view(*x.shape[:-1], -1)
+        return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         rows, inner, weight, a, b = ctx.saved_tensors
-        out = gradients[0].reshape(-1, weight.shape[0]).to(rows.dtype)
+        out = gradients[0].to(rows.dtype)
         through = (out @ b.to(rows.dtype)).mul_(ctx.scale)
         of_x = None
         if ctx.needs_input_grad[0]:
