@@ -254,6 +254,14 @@ def test_numbers_as_names_and_marks(tmp_path: Path) -> None:
     assert [row.label for row in load(path, label_column=["No", "Other"]).train] == ["No", "Other"]
 
 
+def test_a_column_called_0_that_is_never_marked_is_no_label(tmp_path: Path) -> None:
+    """It held its own name in every row, so that every row got the label 0."""
+    path = table(tmp_path, [(0, 1, 0), (0, 0, 1), (0, 1, 1)], ("0", "1", "2"))
+    assert [row.label for row in load(path, label_column=["0", "1", "2"]).train] == ["1", "2", "1, 2"]
+    path = table(tmp_path, [("N", ""), ("", "P"), ("N", "P")], ("N", "P"))
+    assert [row.label for row in load(path, label_column=["N", "P"]).train] == ["N", "P", "N, P"]
+
+
 def test_what_reads_like_a_missing_value_counts_where_it_is_a_name(tmp_path: Path) -> None:
     path = table(tmp_path, [("Sport", ""), ("", "None"), ("", "")], ("Sport", "None"))
     assert [row.label for row in load(path, label_column=["Sport", "None"], no_label="nothing").train] == [
