@@ -220,12 +220,13 @@ def entry_result(entry: EntryPredictions, rows: EvaluationRows) -> EntryResult:
 
 
 def _never_gives_a_label(entry: EntryPredictions, rows: EvaluationRows) -> bool:
-    """Whether a baseline that learned main labels alone gives none of its probability to a label that test rows have a
-    share of. What its log-loss says then is what a probability of 0 is taken for."""
-    if rows.shares is None or entry.kind != "baseline":
+    """Whether a baseline gives none of its probability to a label, or combination, that test rows have or have a share
+    of: no training row has it, or none as its main label. What its log-loss says then is what a probability of 0 is
+    taken for."""
+    if entry.kind != "baseline":
         return False
     never = entry.probabilities.max(axis=(0, 1), initial=0.0) == 0
-    return bool(np.any(rows.shares[1][:, never] > 0))
+    return bool(never[rows.test].any() or (rows.shares is not None and np.any(rows.shares[1][:, never] > 0)))
 
 
 def _by_label(truth: NDArray[np.int64], probabilities: FloatArray, rows: EvaluationRows) -> dict[str, Any]:

@@ -385,3 +385,7 @@ def test_a_baseline_without_a_label_that_rows_have_a_share_of_has_no_log_loss() 
         result = entry_result(EntryPredictions("tf-idf", "baseline", probabilities), on)
         assert (result.metrics.log_loss is None) == (result.by_seed.log_loss is None) == is_left_out
         assert result.metrics.brier is not None
+    on = replace(on, test=np.array([*[0] * 79, 2]), shares=None)  # a label, or combination, that no training row has
+    for given, is_left_out in (([0.6, 0.4, 0.0], True), ([0.5, 0.4, 0.1], False)):
+        result = entry_result(EntryPredictions("tf-idf", "baseline", np.tile(given, (1, 80, 1))), on)
+        assert (result.metrics.log_loss is None) == is_left_out
