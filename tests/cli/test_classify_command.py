@@ -27,6 +27,7 @@ from rir_mlx.classification.scoring import PredictOptions
 from rir_mlx.errors import UserError
 from rir_mlx.progress import Silent
 from rir_mlx.prompting.arms import ClassificationTask
+from rir_mlx.statistics.calibration import NO_ANSWER
 
 
 class Fake:
@@ -71,12 +72,18 @@ def test_options_reach_the_classifier(rir: Run, fake: Fake) -> None:
     assert rir("classify", "a day", "--threshold", "2").code == 2
 
 
-def test_one_text_prints_its_reasoning_and_so_many_labels_as_are_wanted(rir: Run, fake: Fake) -> None:
+def test_one_text_prints_its_reasoning_and_so_many_labels_as_are_wanted(
+    rir: Run, fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
     result = rir("classify", "a day", "--top-k", "2", "--threshold", "0.6")
     assert result.out.splitlines()[0] == "because"
     assert "anger" in result.out
     assert "sadness" not in result.out
     assert "No label reaches the threshold of 0.6" in result.err
+    monkeypatch.setattr(fake, "answer_from", lambda options: NO_ANSWER)
+    result = rir("classify", "a day")
+    assert "No text gets a label" in result.err
+    assert "threshold of 2" not in result.err
     values = json.loads(rir("classify", "a day", "--json", "--top-k", "2", "--threshold", "0.6").out)
     assert (values["label"], values["abstained"]) == (None, True)
     assert values["top"] == [{"label": "joy", "probability": 0.5}, {"label": "anger", "probability": 0.3}]

@@ -233,6 +233,7 @@ def _classify_input(session: _Session, *, asks: bool) -> None:
 def _classify_text(session: _Session, text: str) -> None:
     """Print the reasoning as it is generated, then the label probabilities."""
     from rir_cli.console import print_json, print_probabilities
+    from rir_mlx.statistics.calibration import NO_ANSWER
 
     def write(piece: str) -> None:
         sys.stdout.write(piece)
@@ -260,7 +261,7 @@ def _classify_text(session: _Session, text: str) -> None:
             f"The text may fit no label: together they hold {prediction.mass:.2%} of the model's probability, so the "
             "numbers above are a guess."
         )
-    if form.abstains(prediction):
+    if form.abstains(prediction) and form.threshold != NO_ANSWER:  # of which the user was told before
         what = "No label" if prediction.singly is None else "No combination of labels"
         progress.warn(f"{what} reaches the threshold of {form.threshold:g}.")
 
