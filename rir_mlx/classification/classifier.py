@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rir_mlx.backends.base import Model
 from rir_mlx.classification.scores import LabelScores, Prediction
 from rir_mlx.classification.scoring import LabelScorer, OnText, PredictOptions
-from rir_mlx.data.labels.combinations import holds
+from rir_mlx.data.labels.combinations import holds, place_of
 from rir_mlx.errors import UserError
 from rir_mlx.prompting.arms import ClassificationTask
 from rir_mlx.prompting.codec import Codec
@@ -94,7 +94,8 @@ class Classifier(LabelScorer):
         """The predictions of texts that may have several labels, with each that is likely enough."""
         single, members = list(self.task.labels), self._members
         chances = label_probabilities(probabilities, members)
-        given = answered_sets(probabilities, members, self.calibration.thresholds(way, single))
+        thresholds = self.calibration.thresholds(way, single)
+        given = answered_sets(probabilities, members, thresholds, place_of(self.task.no_label, single))
         return [
             replace(
                 prediction,

@@ -110,6 +110,8 @@ def _read_cell(value: Any, rules: RowRules, classes: tuple[str, ...] | None) -> 
     spelled = {label_of(part, rules.names, classes): spelling_of(part) for part in parts}
     if rules.several and (odd := next((label for label in spelled if BETWEEN in label), None)):
         raise ValueError(f"the label {odd!r} holds a comma, which stands between labels")
+    if len(spelled) > 1 and rules.no_label in spelled:
+        raise ValueError(f"{rules.no_label!r} says that no label holds (data.no_label), and others stand beside it")
     return _Cell(next(iter(spelled)) if len(spelled) == 1 else combination(spelled), (), spelled)
 
 

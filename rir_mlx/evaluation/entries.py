@@ -244,7 +244,7 @@ def several_labels(entry: EntryPredictions, rows: EvaluationRows) -> dict[str, A
     even = np.full((seeds, len(rows.single)), EVEN)
     thresholds = even if entry.thresholds is None else entry.thresholds
     of_seeds = zip(entry.probabilities, thresholds, strict=True)
-    given = np.stack([answered_sets(probabilities, members, own) for probabilities, own in of_seeds])
+    given = np.stack([answered_sets(probabilities, members, own, rows.alone) for probabilities, own in of_seeds])
     likeliest = members[entry.probabilities.argmax(-1)]
     return {
         "several": SeveralLabels(

@@ -42,6 +42,7 @@ class EvaluationRows:
     leaked      how many test rows are such copies
     conflicting how many test rows have a text with two labels
     single      where a text may have several labels, these, of which the answers are combinations
+    alone       the place of the one among these that texts without a label have, if there is one
     shares      where labels are distributions, these: [validation rows, labels] and [test rows, labels]
     copied      [all validation rows] whether each is such a copy; None if there are none
     """
@@ -55,6 +56,7 @@ class EvaluationRows:
     single: Sequence[str] = ()
     shares: tuple[FloatArray, FloatArray] | None = None
     copied: NDArray[np.bool_] | None = None
+    alone: int | None = None
 
     def held_out(self, values: FloatArray) -> FloatArray:
         """[validation rows, ...] of what was measured of all validation rows, without the copies."""

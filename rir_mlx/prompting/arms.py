@@ -27,13 +27,14 @@ from rir_mlx.types import AnswerFormat, Arm
 @dataclass(frozen=True)
 class ClassificationTask:
     """A label set and how it is asked for. Lengths are in tokens. `combinations` are the answers that there are where a
-    text may have several labels, each label alone among them."""
+    text may have several labels, each label alone among them; `no_label` is the one of texts that have none."""
 
     labels: dict[str, str]
     instruction: str
     max_seq_length: int
     max_reasoning_tokens: int
     combinations: tuple[str, ...] = ()
+    no_label: str | None = None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ClassificationTask:

@@ -78,7 +78,7 @@ class DataSection(Section):
     in a cell) are then read as several labels, too. `null`: a text has one label."""
     no_label: LabelName = None
     """The label of texts that have none, such as `none`: no column of several is marked, or the cell of labels is
-    empty. `null`: such rows cannot be used."""
+    empty. Another label may not stand beside it. `null`: such rows cannot be used."""
     soft_labels: bool = False
     """Whether a row's label may be a distribution, which is learned and scored as it is: an object with each label's
     votes or probability, `{"joy": 2, "fear": 1}`, in JSONL, Parquet, or a cell; or several columns (`label_column`)."""

@@ -118,7 +118,7 @@ class _Tables:
             settings["data.reasoning_column"] = self.result.reasoning_column
         if self.joins:
             settings["data.text_column"], label = self._plain_names()
-            settings |= {"data.label_column": label, "data.no_label": "null"} if self.label_columns else {}
+            settings |= {"data.label_column": label} if self.label_columns else {}
             settings |= {"data.label_separator": self.separator} if self.label_columns and self.separator else {}
         if section.encoding is not None:
             settings["data.encoding"] = "null"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rir_mlx.classification.classifier import Classifier
-from rir_mlx.data.labels.combinations import holds
+from rir_mlx.data.labels.combinations import holds, place_of
 from rir_mlx.data.rows import Row
 from rir_mlx.evaluation.baselines.embedding import embedding
 from rir_mlx.evaluation.baselines.encoder import EncoderTexts, encoder
@@ -113,7 +113,8 @@ def _given(
     single = context.data.single
     even = np.full(len(single), EVEN)
     members = holds(context.data.names, single)
-    for has in answered_sets(probabilities, members, even if thresholds is None else thresholds):
+    alone = place_of(context.task.no_label, single)
+    for has in answered_sets(probabilities, members, even if thresholds is None else thresholds, alone):
         yield {"given": [label for label, held in zip(single, has, strict=True) if held]}
 
 

@@ -177,6 +177,7 @@ class Context:
             self.recipe.max_seq_length,
             self.recipe.evaluate.max_reasoning_tokens,
             self.data.labelled.combinations,
+            self.recipe.data.no_label if self.data.single else None,
         )
 
     @cached_property

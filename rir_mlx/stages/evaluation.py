@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rir_mlx import __version__
 from rir_mlx.augmentation.augmented_rows import read_stats
 from rir_mlx.backends.processes import run_on_main
+from rir_mlx.data.labels.combinations import place_of
 from rir_mlx.errors import UserError
 from rir_mlx.evaluation.cleaning import copies_note, row_faults
 from rir_mlx.evaluation.comparison import choose_arm, compare_entries
@@ -150,6 +151,7 @@ def _evaluation_rows(context: Context) -> EvaluationRows:
         single=data.single,
         shares=(distributions(validation, data.names), distributions(test, data.names)) if soft else None,
         copied=copied,
+        alone=place_of(context.task.no_label, data.single),
     )
 
 

@@ -51,10 +51,19 @@ def _threshold(probability: FloatArray, has: BoolArray) -> float:
     return float(between[best][np.abs(between[best] - EVEN).argmin()])
 
 
-def answered_sets(probabilities: FloatArray, members: BoolArray, thresholds: FloatArray) -> BoolArray:
+def answered_sets(
+    probabilities: FloatArray, members: BoolArray, thresholds: FloatArray, alone: int | None = None
+) -> BoolArray:
     """[n, labels] from the probabilities [n, answers]: the labels at or above their `thresholds` [labels]; where none
-    is, those of the likeliest answer."""
-    given = label_probabilities(probabilities, members) >= thresholds
+    is, those of the likeliest answer. The label at the place `alone` says that no other holds: where others are at
+    their thresholds, too, it is given instead of them if it is likelier than not, and else left out."""
+    chances = label_probabilities(probabilities, members)
+    given = chances >= thresholds
+    if alone is not None:
+        only = given[:, alone] & (chances[:, alone] >= EVEN)
+        only |= given[:, alone] & (given.sum(-1) == 1)
+        given &= ~only[:, None]
+        given[:, alone] = only
     return np.where(given.any(-1, keepdims=True), given, members[probabilities.argmax(-1)])
 
 

@@ -179,6 +179,16 @@ def test_check_refuses_what_a_run_refuses_and_names_another_separator(tmp_path: 
     assert "set data.label_separator to `|`" in findings(piped, **SEVERAL)["combined labels"]
 
 
+def test_the_label_of_texts_that_have_none_stands_alone(tmp_path: Path) -> None:
+    """`none;billing` was learned as a combination."""
+    path = write_csv(tmp_path / "a.csv", [*ROWS, ("both", "none;refund"), ("nothing", ""), ("again", "none; none")])
+    alone = "'none' says that no label holds (data.no_label), and others stand beside it"
+    with pytest.raises(DataError) as error:
+        load(path, no_label="none", **SEVERAL)
+    assert len(error.value.faults) == 1
+    assert alone in error.value.faults[0]
+
+
 def test_a_word_for_no_label_is_no_missing_one(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "a.csv", [*ROWS, ("nothing", "none")] * 3)
     assert "doubtful label" not in findings(path, **SEVERAL)

@@ -248,13 +248,14 @@ def test_a_plain_table_has_one_column_for_a_text_of_several(tmp_path: Path) -> N
     assert (after.train[0].label, after.train[0].reasoning) == ("b", "because")
 
 
-@pytest.mark.parametrize("soft", [False, True])
-def test_a_column_for_each_label_becomes_one_column(tmp_path: Path, soft: bool) -> None:
+@pytest.mark.parametrize(("soft", "no_label"), [(False, "none"), (True, "none"), (False, "None"), (True, "None")])
+def test_a_column_for_each_label_becomes_one_column(tmp_path: Path, soft: bool, no_label: str) -> None:
+    """`None` was then taken for a missing label: the key was to be set to null."""
     most = 3 if soft else 1
     marks = ((n % 2, min(most, (n + 1) % 3), min(most, n % 5)) for n in range(30))
     lines = "".join(f"row {n},{joy},{fear},{anger}\n" for n, (joy, fear, anger) in enumerate(marks))
     columns = ["joy", "fear", "anger"]
-    keys = {"label_column": columns, "soft_labels": soft, "no_label": "none", "test_size": 5, "val_size": 0}
+    keys = {"label_column": columns, "soft_labels": soft, "no_label": no_label, "test_size": 5, "val_size": 0}
     keys |= {"text_column": "words", "reasoning_column": None}
     run, recipe = make_run(tmp_path, f"words,joy,fear,anger\n{lines}", **keys)
     before = load_labelled(recipe.data, recipe.seed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ from rir_cli.answering.serving import served
 from rir_convert.cards.card import _table
 from sklearn.metrics import f1_score, jaccard_score
 
-from rir_mlx import RirClassifier
+from rir_mlx import RirClassifier, stages
 from rir_mlx.backends.base import Backend
 from rir_mlx.classification.classifier import Classifier
 from rir_mlx.classification.loading import load_classifier
 from rir_mlx.data.loading import load_labelled
+from rir_mlx.evaluation.entries import EntryPredictions, several_labels
 from rir_mlx.evaluation.schema import read_comparison
+from rir_mlx.evaluation.scores import EvaluationRows
 from rir_mlx.guide.pilot.shortening import pilot_recipe, write_pilot_rows
 from rir_mlx.models.hub import resolve_model
 from rir_mlx.prompting.arms import ClassificationTask
@@ -262,6 +265,37 @@ def test_a_card_says_that_labels_are_several_and_how_well_they_are_found(run: Co
         *(f"{name} of the likeliest combination" for name in ("micro-F1", "macro-F1", "Jaccard")),
     ]
     assert all(len(cells) == len(table["columns"]) for _, cells in table["lines"])
+
+
+@pytest.mark.slow
+def test_the_label_of_texts_that_have_none_is_given_alone(finished: Path, tmp_path: Path) -> None:
+    """With low thresholds, a text got `billing, none`."""
+    with (tmp_path / "rows.csv").open("w", encoding="utf-8", newline="") as file:
+        rows = [(f"{' and '.join(SETS[n % 6]) if n % 7 else 'nothing'} number {n}", n) for n in range(150)]
+        cells = [(text, ";".join(SETS[n % 6]) if n % 7 else "") for text, n in rows]
+        csv.writer(file).writerows([("text", "label"), *cells])
+    (tmp_path / "small.yaml").write_bytes((finished / "small.yaml").read_bytes())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        context = opened("small.yaml", "data.no_label=none", "classifier.arms=[qa]", "classifier.seeds=[0]")
+        stages.train_classifier(context, "qa")
+        stages.evaluate(context)
+        classifier = load_classifier(context.run, context.model, "qa")
+    assert classifier.task.no_label == "none"
+    scored = classifier.direct([text for text, _ in rows])
+    low = {"direct": dict.fromkeys([*LABELS, "none"], 0.0)}
+    classifier.calibration = replace(classifier.calibration, given_from=low)
+    assert all(
+        "none" not in found.labels and len(found.labels) == 3 for found in classifier.predictions(scored, "direct")
+    )
+    for name in ("qa", "tf-idf"):
+        given = [row["given"] for row in lines_of(tmp_path / f"runs/small/evaluation/{name}/predictions.jsonl")]
+        assert all(labels == ["none"] or "none" not in labels for labels in given)
+    tested = EvaluationRows(context.data.names, *np.zeros((2, 1), dtype=np.int64), np.ones(1, dtype=bool))
+    tested = replace(tested, single=context.data.single, alone=context.data.single.index("none"))
+    even = np.full((1, 1, len(tested.labels)), 1 / len(tested.labels))
+    found = several_labels(EntryPredictions("qa", "arm", even, thresholds=np.zeros((1, 4))), tested)
+    assert [label.recall for label in found["per_class"]] == [1.0, 0.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("keys", [{"label_separator": ";"}, {"label_column": ["a", "b"]}, {"soft_labels": True}])

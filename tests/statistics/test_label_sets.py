@@ -109,5 +109,13 @@ def test_a_text_has_the_labels_above_their_thresholds_or_those_of_the_likeliest_
     probabilities = np.array([[0.1, 0.2, 0.05, 0.5, 0.15], [0.4, 0.05, 0.05, 0.05, 0.45]])
     thresholds = np.array([0.5, 0.9, 0.2])
     assert answered_sets(probabilities, MEMBERS, thresholds).tolist() == [[True, False, True], [False, False, True]]
+    with_none = np.array([[0.45, 0.0, 0.55, 0.0, 0.0], [0.6, 0.0, 0.4, 0.0, 0.0], [0.1, 0.1, 0.4, 0.4, 0.0]])
+    low = np.array([0.3, 0.3, 0.3])
+    assert answered_sets(with_none, MEMBERS, low).sum(1).tolist() == [2, 2, 3]
+    assert answered_sets(with_none, MEMBERS, low, 2).tolist() == [
+        [False, False, True],
+        [True, False, False],
+        [True, True, False],
+    ]
     nothing = answered_sets(probabilities, MEMBERS, np.ones(3))
     assert nothing.tolist() == [[True, True, False], [False, True, True]]

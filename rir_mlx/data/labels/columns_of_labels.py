@@ -83,8 +83,8 @@ class ColumnStyle:
 
     @property
     def own(self) -> frozenset[str]:
-        """The columns that are marked with their own name, and with nothing else. A column called `0` or `no` that holds
-        just that says no, where another column has such marks too."""
+        """The columns that are marked with their own name, and with nothing else. A column called `0` that holds just
+        that says no, where another column has such marks too."""
         own = {name for name, marks in self.marks.items() if marks == {_mark(name)}}
         marked = any(marks & (_YES | _NO) for name, marks in self.marks.items() if name not in own)
         return frozenset(name for name in own if not (marked and _mark(name) in _NO))

@@ -65,6 +65,11 @@ def holds(names: Iterable[str], labels: Sequence[str]) -> NDArray[np.bool_]:
     return np.array([[label in parts for label in labels] for parts in each], dtype=np.bool_)
 
 
+def place_of(no_label: str | None, labels: Sequence[str]) -> int | None:
+    """Where the label of texts that have none stands among `labels`, if it does."""
+    return None if no_label is None or no_label not in labels else labels.index(no_label)
+
+
 def cells_in(cell: Any, separator: str | None) -> Iterator[Any]:
     """The labels in a cell, each as a cell of its own: the values of a list, also of one that is written as JSON or
     Python writes it; of a text what stands between the separators, without white space, where that is anything.
