@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,19 @@ def test_init_finds_columns_with_marks(tmp_path: Path) -> None:
     assert draft(path) == (list(NAMES), {"no_label": "none"}, {"anger": 10, "fear": 10, "joy": 10, "none": 10})
     path = table(tmp_path, [("x", "", ""), ("", "x", "x")] * 10)
     assert draft(path) == (list(NAMES), {}, {"anger": 10, "fear": 10, "joy": 10})
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_init_reads_lists_of_which_most_are_empty(tmp_path: Path, suffix: str) -> None:
+    """Each list was a label of its own, `[]` too, since reading them as lists would have refused the empty ones."""
+    lists = [["joy"], ["joy", "fear"], [], [], []] * 10
+    path = table(tmp_path, [(json.dumps(cell),) for cell in lists], ("labels",))
+    if suffix == "jsonl":
+        path = tmp_path / "a.jsonl"
+        lines = [json.dumps({"text": f"text {number}", "labels": cell}) + "\n" for number, cell in enumerate(lists)]
+        path.write_text("".join(lines), encoding="utf-8")
+    keys = {"label_separator": ",", "no_label": "none"}
+    assert draft(path) == ("labels", keys, {"fear": 10, "joy": 20, "none": 30})
 
 
 def test_init_finds_the_columns_of_people(tmp_path: Path) -> None:

@@ -48,9 +48,12 @@ def reading_of(material: Material) -> dict[str, Any]:
     refused = Counter(cell[0] for cell in shown if _is_word(cell))
     written = Counter(label[0] for label in totals.elements() if _is_json(label) and _is_word(label))
     objects, lists = (refused[sign] + written[sign] for sign in "{[")
-    rows = totals.total() + refused.total()
-    if 2 * max(objects, lists) > rows:
-        return {"soft_labels": True} if objects > lists else {"label_separator": ","}
+    empty = sum(map(_is_empty_list, [*totals.elements(), *shown]))
+    rows = totals.total() + refused.total() + sum(map(_is_empty_list, shown))
+    if lists and 2 * (lists + empty) > rows:
+        return {"label_separator": ","} | ({"no_label": "none"} if empty else {})
+    if 2 * objects > rows:
+        return {"soft_labels": True}
     marks = {mark: _combined(totals, mark).total() for mark in _SURE} | {",": _rows_combined(totals, ",")}
     cells = Counter(cell.strip() for counts in material.spellings.values() for cell in counts.elements())
     marks["\n"] = _rows_combined(cells, "\n")
@@ -112,6 +115,10 @@ def _is_json(label: str) -> bool:
         return isinstance(literal_of(label), list | dict)
     except ValueError:
         return False
+
+
+def _is_empty_list(label: str) -> bool:
+    return _is_json(label) and literal_of(label) == []
 
 
 def _finding(kind: str, what: str, labels: Counter[str], separator: str | None) -> Finding:
