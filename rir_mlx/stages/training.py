@@ -372,7 +372,8 @@ def _train(context: Context, stage: Stage, inputs: dict[str, Any], job: Training
 
     def finish() -> None:
         made_with = {"backend": context.backend.name, "number_format": context.model.number_format}
-        stage.finish(inputs, **asdict(outcome), rows=len(job.train.rows), **made_with)
+        rows = len({example.id for example in job.train.rows})  # a divided label gives an example for each of its parts
+        stage.finish(inputs, **asdict(outcome), rows=rows, **made_with)
         checkpoints.clear()
 
     run_on_main(context.processes, finish)

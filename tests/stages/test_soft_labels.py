@@ -198,6 +198,8 @@ def test_log_loss_and_brier_are_against_the_distributions(finished: Path, name: 
     assert entry["metrics"]["log_loss"]["value"] == pytest.approx(np.mean(losses))
     assert entry["metrics"]["brier"]["value"] == pytest.approx(np.mean(scores))
     assert entry["metrics"]["accuracy"]["value"] == pytest.approx(np.mean(right))
+    if entry["kind"] == "arm":
+        assert entry["training"]["rows"] == kept(finished / "runs/small")["rows"]["train"]
     entropy = "no log-loss is below their entropy, 0."
     assert any(entropy in warning for warning in kept(finished / "runs/small")["warnings"])
     assert entry["metrics"]["log_loss"]["low"] < np.mean(losses) < entry["metrics"]["log_loss"]["high"]
@@ -250,7 +252,7 @@ def test_a_model_learns_how_often_a_label_is_meant(framework: Backend, tiny: Pat
         run = opened("runs/small")
         [joy, sadness] = load_classifier(run.run, run.model, "qa").predict(["i feel happy today 3", "i was sad 3"])
         done = json.loads(next(Path("runs/small/classifier-qa").glob("done.json")).read_text(encoding="utf-8"))
-    assert done["results"]["rows"] > 38  # an example for each label
+    assert done["results"]["rows"] == 38
     assert joy.probabilities["joy"] == pytest.approx(0.7, abs=0.12)
     assert joy.probabilities["anger"] == pytest.approx(0.3, abs=0.12)
     assert sadness.probabilities["sadness"] > 0.9
