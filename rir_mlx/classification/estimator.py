@@ -154,7 +154,8 @@ class TextEstimator:
         label is none of `classes_`. Labels are read as in a table: `True` and `1.0` count as `true` and `1`, and
         NumPy's values as Python's.
 
-        Where a text may have several labels, each of `labels` is a list, or a combination as `predict` gives it.
+        Where a text may have several labels, each of `labels` is a list, or a combination as `predict` gives it. An
+        empty list is the label of texts that have none (`data.no_label`).
 
         Raises ValueError if a label is missing, or, where a text may have several, is not known."""
         truth = np.array([self._truth(label) for label in labels], dtype=np.str_)
@@ -171,7 +172,9 @@ class TextEstimator:
         if not task.combinations:
             return label_of(label, task.names)
         parts = label if isinstance(label, list | tuple | set) else parts_of(str(label))
-        known = [label_of(part, task.labels) for part in parts]
+        if not parts and task.no_label is None:
+            raise ValueError("an empty list of labels: no label of the run is for texts that have none")
+        known = [label_of(part, task.labels) for part in parts or [task.no_label]]
         if odd := [part for part in known if part not in task.labels]:
             raise ValueError(f"{odd[0]!r} is none of the labels; give a list where a text has several")
         return combination(known)

@@ -67,8 +67,9 @@ def read_classifier(run: RunDir, model: RecipeModel, arm: Arm, seed: int | None 
             + (f", or name a trained arm: {trained}." if trained else "."),
         )
     adapter = adapters.read_adapter(stage.adapter, model.files)
-    limit = model.recipe.evaluate.max_reasoning_tokens
-    task = replace(ClassificationTask.from_dict(adapter.about["task"]), max_reasoning_tokens=limit)
+    limit, no_label = model.recipe.evaluate.max_reasoning_tokens, model.recipe.data.no_label
+    task = ClassificationTask.from_dict(adapter.about["task"])
+    task = replace(task, max_reasoning_tokens=limit, no_label=no_label if task.combinations else None)
     wanted, stored = model.recipe.evaluate.wanted_accuracy, _stored_calibration(stage)
     calibration = stored if stored is None and wanted is None else (stored or Calibration()).wanting(wanted)
     return StoredClassifier(stage.adapter, adapter, task, calibration)

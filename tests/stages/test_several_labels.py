@@ -251,6 +251,11 @@ def test_scores_are_of_sets_however_they_are_ordered(finished: Path) -> None:
     assert classifier.score(texts, predicted) == 1.0
     assert classifier.score(texts, [list(reversed(label.split(", "))) for label in predicted]) == 1.0
     assert classifier.score(texts, [["billing", "login", "refund"]] * 2) == 0.0
+    with pytest.raises(ValueError, match="an empty list of labels: no label of the run is for texts that have none"):
+        classifier.score(texts, [[], ["login"]])
+    task = classifier.classifier.task
+    classifier.classifier.task = replace(task, no_label=predicted[0])
+    assert classifier.score(texts[:1], [[]]) == 1.0
     with pytest.raises(ValueError, match="'billing;refund' is none of the labels; give a list"):
         classifier.score(texts, ["billing;refund", "login"])
 
@@ -291,6 +296,8 @@ def test_the_label_of_texts_that_have_none_is_given_alone(finished: Path, tmp_pa
     for name in ("qa", "tf-idf"):
         given = [row["given"] for row in lines_of(tmp_path / f"runs/small/evaluation/{name}/predictions.jsonl")]
         assert all(labels == ["none"] or "none" not in labels for labels in given)
+    older = opened(str(finished / "runs/small"), "data.no_label=login")
+    assert load_classifier(older.run, older.model, "qa").task.no_label == "login", "as it is measured"
     tested = EvaluationRows(context.data.names, *np.zeros((2, 1), dtype=np.int64), np.ones(1, dtype=bool))
     tested = replace(tested, single=context.data.single, alone=context.data.single.index("none"))
     even = np.full((1, 1, len(tested.labels)), 1 / len(tested.labels))
