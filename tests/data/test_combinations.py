@@ -14,6 +14,7 @@ from table_files import fault_of, load, write_csv, write_jsonl
 from rir_mlx.data.audit.checks import audit
 from rir_mlx.data.audit.scan import scan_sources
 from rir_mlx.data.labels.combinations import MOST_COMBINATIONS
+from rir_mlx.data.loading import load_labelled
 from rir_mlx.errors import DataError
 from rir_mlx.recipe.schema import DataSection
 
@@ -187,6 +188,19 @@ def test_the_label_of_texts_that_have_none_stands_alone(tmp_path: Path) -> None:
         load(path, no_label="none", **SEVERAL)
     assert len(error.value.faults) == 1
     assert alone in error.value.faults[0]
+
+
+def test_check_does_not_refuse_test_rows_that_a_run_leaves_out(tmp_path: Path) -> None:
+    """`check` ended with an error where `run` left two test rows out, and counted them."""
+    path = write_csv(tmp_path / "a.csv", ROWS * 3)
+    keys = {"test": str(write_csv(tmp_path / "test.csv", [*ROWS, ("new", "billing;other")])), **SEVERAL}
+    section = DataSection.model_validate({"train": str(path), "val_size": 0, "on_bad_rows": "skip"} | keys)
+    found = audit(scan_sources(section, 0))
+    assert found.rows["test"] == len(load_labelled(section, 0).test) == 4
+    [unseen] = [finding for finding in found.findings if finding.name == "test labels unseen in train"]
+    assert (unseen.severity, unseen.count) == ("warning", 1)
+    assert "training leaves these rows out (data.on_bad_rows)" in unseen.hint
+    assert "training refuses the files as they are" in findings(path, **keys)["test labels unseen in train"]
 
 
 def test_a_word_for_no_label_is_no_missing_one(tmp_path: Path) -> None:

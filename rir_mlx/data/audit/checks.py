@@ -67,10 +67,12 @@ def audit(material: Material, ruler: Ruler | None = None) -> Audit:
 
 
 def _used(parts: dict[str, Sequence[Row]], material: Material) -> dict[str, Sequence[Row]]:
-    """The rows that training uses: where it skips bad rows, none with a label that is not named."""
-    if not (material.skips and material.named):
+    """The rows that training uses: where it skips bad rows, none with a label that is not named, or that no training
+    row has."""
+    if not material.skips:
         return parts
-    named, each = set(material.named), material.labels_of_each
+    each = material.labels_of_each
+    named = set(material.named) or set(chain.from_iterable(each(parts["train"])))
     return {
         part: chosen(rows, (place for place, labels in enumerate(each(rows)) if named.issuperset(labels)))
         for part, rows in parts.items()
@@ -157,13 +159,13 @@ def _labels_unknown(parts: Mapping[str, Sequence[Row]], material: Material) -> I
             if not taught.issuperset(own := labels(row)) and (not named or known.issuperset(own))
         ]
         if unseen and parts["train"]:
+            follows = "leaves these rows out (data.on_bad_rows)" if material.skips else "refuses the files as they are"
             yield Finding(
                 f"{part} labels unseen in train",
-                "warning" if named else "error",
+                "warning" if named or material.skips else "error",
                 len(unseen),
                 f"{part} rows with a label that no training row has: {_names(unseen, sorted(taught))}",
-                "Correct these labels, or add training rows with them"
-                + ("." if named else "; training refuses the files as they are."),
+                "Correct these labels, or add training rows with them" + ("." if named else f"; training {follows}."),
                 examples=_one_by_one(unseen),
             )
 
