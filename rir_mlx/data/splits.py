@@ -94,7 +94,10 @@ def carve_missing_parts(
             if fallback is None:
                 raise
             count = _carved_count(rows["train"], part, fallback(part, error), everything)
-        rows[part], rows["train"] = _carve(rows["train"], count, f"{seed}/{part}", strata)
+        drawn = _draw_texts(rows["train"], count, f"{seed}/{part}", strata)
+        if section.soft_labels:
+            drawn -= _last_of_a_share(rows["train"], drawn)
+        rows[part], rows["train"] = _parted(rows["train"], drawn)
         if rows[part]:
             notes.append(f"{part} split off train: {len(rows[part]):,} rows")
     return notes
@@ -107,17 +110,27 @@ def _carved_count(rows: Rows, part: str, size: float, everything: int) -> int:
     return carved_size(size, everything, len(rows), key, f", or give rows of its own in data.{part}")
 
 
-def _carve(rows: Rows, total: int, seed: str, strata: Mapping[str, str]) -> tuple[Rows, Rows]:
-    """A stratified part of the training rows, and the rest, which keeps a row of every label. Rows of the same text
-    stay together, and those whose labels contradict each other in the training rows, so the part may be a few rows
-    smaller."""
-    drawn = _draw_texts(rows, total, seed, strata)
+def _parted(rows: Rows, drawn: set[int]) -> tuple[Rows, Rows]:
+    """The drawn rows, and the rest."""
     return rows.chosen(sorted(drawn)), rows.chosen(place for place in range(len(rows)) if place not in drawn)
+
+
+def _last_of_a_share(rows: Sequence[Row], drawn: set[int]) -> set[int]:
+    """The drawn places whose texts have a share of a label that no row has which is left: a draw goes by main labels.
+    Where several have it, those of the first text are enough."""
+    left = {label for place, row in enumerate(rows) if place not in drawn for label, _ in row.divided}
+    last = set[str]()
+    for place in sorted(drawn):
+        if not left.issuperset(own := [label for label, _ in rows[place].divided]):
+            left.update(own)
+            last.add(normalised(rows[place].text))
+    return {place for place in drawn if normalised(rows[place].text) in last} if last else set()
 
 
 def _draw_texts(rows: Sequence[Row], total: int, seed: str, strata: Mapping[str, str]) -> set[int]:
     """Places of a stratified draw of whole texts: all rows of a text, or none. Where every row has a text of its own,
-    this is what `draw_rows` draws. A row of every label is left."""
+    this is what `draw_rows` draws. A row of every label is left. Rows of the same text stay together, and those whose
+    labels contradict each other in the training rows, so there may be a few rows less."""
     order, digests = _same_texts(rows)
     counts: dict[str, int] = defaultdict(int)
     units: dict[str, array[int]] = defaultdict(lambda: array("q"))  # where texts of one label start in the order

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from table_files import LABELS, fault_of, load, pairs, some_rows, write_csv
+from table_files import LABELS, fault_of, load, pairs, some_rows, write_csv, write_jsonl
 
 from rir_mlx.data.audit.scan import scan_sources
 from rir_mlx.data.loading import (
@@ -196,3 +196,16 @@ def test_normalising_twice_is_the_same_as_once_for_every_character() -> None:
         for character in characters
         if normalised(normalised(f"x{character}y")) != normalised(f"x{character}y")
     ] == []
+
+
+def test_the_only_rows_with_a_share_of_a_label_stay_in_train(tmp_path: Path) -> None:
+    """Draws go by main labels: such a row could be drawn for the test part, and its label was never learned."""
+    rows: list[dict[str, Any]] = [{"text": f"text {n}", "label": {"joy": 3, "anger": 1}} for n in range(60)]
+    rows[7]["label"] = {"joy": 3, "fear": 1}
+    rows += [{"text": "Text  7", "label": {"joy": 1}}]
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
+    for seed in range(10):
+        data = load(path, seed=seed, soft_labels=True, val_size=15, test_size=20)
+        assert any("fear" in dict(row.divided) for row in data.train)
+        assert len({row.text for row in data.train} & {"text 7", "Text  7"}) == 2
+        assert 18 <= len(data.test) <= 20
