@@ -9,6 +9,7 @@ from typing import Any
 from rir_mlx.data.rows import Row
 from rir_mlx.errors import UserError
 from rir_mlx.storage.atomic import read_json, read_jsonl
+from rir_mlx.storage.digests import digest_of_file
 from rir_mlx.storage.layout import Stage
 
 _WRITES_AGAIN = "Run `rir-mlx augment`: it writes the file again. Reasonings in the journal are not generated again."
@@ -31,6 +32,14 @@ def read_reasonings(path: Path, rows: Sequence[Row]) -> list[str | None]:
             raise _other_rows(f"{path} holds the row {row_id} twice.")
         reasonings[row_id] = record["reasoning"]
     return [reasonings.get(row.id) for row in rows]
+
+
+def digest_of_rows(path: Path) -> str:
+    """A short hash of a file of augmented rows. Raises UserError if it is missing."""
+    try:
+        return digest_of_file(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.", hint=_mend(path)) from error
 
 
 def read_stats(path: Path) -> dict[str, Any]:

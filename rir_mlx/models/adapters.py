@@ -23,6 +23,8 @@ from rir_mlx.models.families import ModelShape
 from rir_mlx.models.hub import ModelFiles
 from rir_mlx.models.weight_files import save_tensors
 from rir_mlx.storage.atomic import replacing
+from rir_mlx.storage.digests import digest_of_file
+from rir_mlx.storage.layout import Stage
 
 MLX_WEIGHTS = "adapters.safetensors"
 PEFT_WEIGHTS = "adapter_model.safetensors"
@@ -99,6 +101,17 @@ def peft_spelling(name: str) -> str:
     """PEFT's name of a tensor that mlx-lm calls `name`."""
     module, _, leaf = name.rpartition(".")
     return f"base_model.model.{module}.{_TO_PEFT[leaf]}"
+
+
+def weights_digest(stage: Stage) -> str:
+    """A short hash of the weights that a stage trained. Raises ModelError if they are missing."""
+    try:
+        return digest_of_file(stage.adapter / MLX_WEIGHTS)
+    except OSError as error:
+        raise ModelError(
+            f"{stage.adapter / MLX_WEIGHTS} cannot be read: {error.strerror}.",
+            hint=f"Restore it; or delete {stage.record} and run again, and it is trained again.",
+        ) from error
 
 
 def read_adapter(folder: Path, base: ModelFiles) -> Adapter:

@@ -24,14 +24,14 @@ from rir_mlx.data.loading import refuse_test_rows
 from rir_mlx.data.rows import Row
 from rir_mlx.errors import NoServer, UserError
 from rir_mlx.interrupts import Interrupts
-from rir_mlx.models.adapters import MLX_WEIGHTS
+from rir_mlx.models.adapters import weights_digest
 from rir_mlx.prompting.prompts import answer_format
 from rir_mlx.prompting.room import prompt_room
 from rir_mlx.stages.context import Context, exclusive, is_due
 from rir_mlx.stages.reasoning_model import ReasoningModel
 from rir_mlx.stages.training import train_chooser, training_inputs
 from rir_mlx.storage.atomic import make_folder, replacing, write_json
-from rir_mlx.storage.digests import changes, digest_of, digest_of_file
+from rir_mlx.storage.digests import changes, digest_of
 from rir_mlx.storage.journal import Journal, add_ranks_results, open_share, remove_ranks_results, shares_elsewhere
 from rir_mlx.storage.layout import OTHER_RUNS
 
@@ -229,7 +229,7 @@ class _AugmentationStage:
                     "augment.choose useful needs kept reasonings of more texts.", hint="Set augment.choose=likeliest."
                 )
             halves = [train_chooser(context, half, rows) for half, rows in enumerate(mine)]
-            job.scorer = digest_of(["useful", [digest_of_file(stage.adapter / MLX_WEIGHTS) for stage in halves]])
+            job.scorer = digest_of(["useful", [weights_digest(stage) for stage in halves]])
             for half, stage in enumerate(halves):
                 others = [row for row in self.rows if _half(row) != half]
                 if job.choices_due(others) and not interrupts.asked:

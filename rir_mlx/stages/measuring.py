@@ -33,7 +33,7 @@ from rir_mlx.stages.context import Context, exclusive, is_due, on_main_process
 from rir_mlx.stages.training import CURVE_PARTS
 from rir_mlx.statistics.calibration import Calibration
 from rir_mlx.storage.atomic import write_json
-from rir_mlx.storage.digests import digest_of, digest_of_file
+from rir_mlx.storage.digests import digest_of
 from rir_mlx.storage.journal import Journal, add_ranks_results, open_share, remove_ranks_results, shares_elsewhere
 from rir_mlx.storage.layout import Stage
 from rir_mlx.types import Arm, Way
@@ -84,7 +84,7 @@ def measure_learning_curve(
             score = cache.direct if measured.main_way == "direct" else cache.reasoned
             return score(texts, context.recipe.evaluate.batch_size, what).label_scores
 
-        identity = scoring_identity(context, digest_of_file(stage.adapter / adapters.MLX_WEIGHTS))
+        identity = scoring_identity(context, adapters.weights_digest(stage))
         scores = cached(context, stage, identity, load, scored)
         strata = context.data.labelled.strata
         part = len(nested_part(context.data.train, percent, context.recipe.seed, strata))
@@ -109,7 +109,7 @@ def score_shares(context: Context, arms: Sequence[Arm]) -> None:
 def _store(context: Context, arm: Arm, seed: int, calibration: Calibration) -> None:
     """Write the calibration beside the adapter that it is of."""
     trained = context.trained(arm, seed)
-    stored = {"adapter": digest_of_file(trained.adapter / adapters.MLX_WEIGHTS)}
+    stored = {"adapter": adapters.weights_digest(trained)}
     write_json(trained.calibration, stored | {"calibration": calibration.as_dict()})
 
 
@@ -195,7 +195,7 @@ class _ArmMeasurement:
         self.name = arm + context.seed_suffix(seed)
         self.stage = context.run.evaluation(self.name)
         self.options = context.recipe.evaluate
-        self.adapter = digest_of_file(context.trained(arm, seed).adapter / adapters.MLX_WEIGHTS)
+        self.adapter = adapters.weights_digest(context.trained(arm, seed))
         self.identity = scoring_identity(context, self.adapter)
 
     def _inputs(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from rir_mlx import __version__
-from rir_mlx.augmentation.augmented_rows import read_reasonings
+from rir_mlx.augmentation.augmented_rows import digest_of_rows, read_reasonings
 from rir_mlx.backends.base import Model
 from rir_mlx.backends.processes import decide_on_main, run_on_main
 from rir_mlx.classification.scoring import LabelScorer
@@ -25,7 +25,7 @@ from rir_mlx.prompting.prompts import Prompt, answers_twice, reasons_first
 from rir_mlx.prompting.room import check_room
 from rir_mlx.stages.checking import warn_about_data
 from rir_mlx.stages.context import Context, check_number_formats, exclusive, is_due
-from rir_mlx.storage.digests import digest_of, digest_of_file
+from rir_mlx.storage.digests import digest_of
 from rir_mlx.storage.layout import Stage
 from rir_mlx.training.checkpoints import Checkpoints, earlier_training
 from rir_mlx.training.cost import training_cost
@@ -215,7 +215,7 @@ def _arm_inputs(context: Context, arm: Arm, seed: int) -> dict[str, Any]:
     if arm != "qa":
         _check_reasonings(context)
         parts = ("train", "validation")
-        inputs["augmented"] = digest_of([digest_of_file(context.run.augmented_rows(part)) for part in parts])
+        inputs["augmented"] = digest_of([digest_of_rows(context.run.augmented_rows(part)) for part in parts])
     if copied := int(context.data.copied.sum()):
         inputs["copied"] = copied  # validation rows that choose no weights
     if reasons_first(arm) and context.data.validation:  # accuracy is measured with reasonings of that length

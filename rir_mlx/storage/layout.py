@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rir_mlx import __version__
+from rir_mlx.errors import UserError
 from rir_mlx.recipe.loading import dump_recipe, load_recipe
 from rir_mlx.recipe.schema import Recipe
 from rir_mlx.storage.atomic import make_folder, read_json, write_json, write_text
@@ -48,7 +49,11 @@ class Stage:
         return changed[0] + more if changed else None
 
     def done(self) -> dict[str, Any] | None:
-        return read_json(self.record) if self.record.is_file() else None
+        """What the finished stage recorded; None if it is not finished. Raises UserError if the record is damaged."""
+        record = read_json(self.record) if self.record.is_file() else None
+        if record is not None and not {"inputs", "results"} <= record.keys():
+            raise UserError(f"{self.record} lacks its inputs or results.", hint="Delete it; the stage then runs again.")
+        return record
 
     def begin(self) -> None:
         """Mark the stage as not done; it is about to run again."""

@@ -294,13 +294,13 @@ class _Loop:
 
 def logged_lines(metrics: Path, until: int | None = None) -> list[dict[str, Any]]:
     """The lines of a metrics.jsonl, up to a step if one is given; none if there is no such file. Skips a line that was
-    cut off."""
+    cut off or damaged."""
     kept = []
-    for line in metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []:
+    for line in metrics.read_bytes().splitlines() if metrics.is_file() else []:
         try:
             values = json.loads(line)
         except ValueError:
             continue
-        if until is None or values["step"] <= until:
+        if isinstance(values, dict) and "step" in values and (until is None or values["step"] <= until):
             kept.append(values)
     return kept

@@ -104,3 +104,21 @@ def test_an_adapter_of_another_base_is_refused(rir: Run, finished: Finished, tmp
     saved.write_text("\n".join(f"model: {other}" if line.startswith("model:") else line for line in lines))
     result = rir("classify", "x")
     assert (result.code, "was trained for" in result.err) == (2, True), result.err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message", "hint"),
+    [
+        ("augmented/train.jsonl", None, "cannot be read: No such file", "Delete runs/small/augmented/done.json"),
+        ("classifier-qa/adapter/adapters.safetensors", None, "cannot be read", "delete runs/small/classifier-qa/done"),
+        ("classifier-qa/done.json", "{}", "lacks its inputs or results", "Delete it; the stage then runs again."),
+    ],
+)
+def test_a_run_that_lacks_a_file_of_a_finished_stage_names_it_and_what_to_do(
+    rir: Run, finished: Finished, name: str, content: str | None, message: str, hint: str
+) -> None:
+    """It was a FileNotFoundError or a KeyError with exit code 1."""
+    damaged = Path("runs/small") / name
+    damaged.unlink() if content is None else damaged.write_text(content, encoding="utf-8")
+    result = rir("run", "small.yaml", "-q")
+    assert (result.code, f"{damaged} {message}" in result.err, hint in result.err) == (2, True, True), result.err

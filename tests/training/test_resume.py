@@ -165,8 +165,8 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> No
 def test_a_torn_line_of_metrics_is_dropped(tmp_path: Path) -> None:
     with pytest.raises(Stopped):
         go(tmp_path, Learner(stop_at=10))
-    with (tmp_path / "metrics.jsonl").open("a") as log:
-        log.write('{"step": 7, "lo')
+    with (tmp_path / "metrics.jsonl").open("ab") as log:
+        log.write(b'{"step": 4\xff}\n\0\0\0\n{}\n{"step": 7, "lo')
     go(tmp_path, Learner())
     assert [line["step"] for line in logged(tmp_path)] == sorted({*range(2, 31, 2), *range(3, 31, 3)})
 
