@@ -12,18 +12,20 @@ import numpy as np
 from rir_mlx.classification.classifier import Classifier
 from rir_mlx.data.labels.combinations import holds, place_of
 from rir_mlx.data.rows import Row
+from rir_mlx.errors import UserError
 from rir_mlx.evaluation.baselines.embedding import embedding
 from rir_mlx.evaluation.baselines.encoder import EncoderTexts, encoder
 from rir_mlx.evaluation.entries import EntryPredictions
 from rir_mlx.evaluation.score_cache import MadeWith, ScoreCache
 from rir_mlx.models.fingerprint import fingerprint
 from rir_mlx.models.hub import resolve_model
+from rir_mlx.progress import counted
 from rir_mlx.stages.context import Context, is_due
 from rir_mlx.stages.measuring import cached, held_out, scoring_identity
 from rir_mlx.statistics.intervals import FloatArray
 from rir_mlx.statistics.several_labels import EVEN, answered_sets
 from rir_mlx.statistics.tfidf import majority_probabilities, tfidf
-from rir_mlx.storage.atomic import read_jsonl, write_jsonl
+from rir_mlx.storage.atomic import read_records, write_jsonl
 from rir_mlx.storage.digests import digest_of, digest_of_file
 
 
@@ -59,10 +61,10 @@ def measure_baseline(context: Context, name: str) -> EntryPredictions:
         stage.finish(inputs, made_with=sorted(context.measured_with.get(stage.folder, ())))
     elif made_with := (stage.done() or {"results": {}})["results"].get("made_with"):
         context.measured_with[stage.folder] = {MadeWith(*each) for each in made_with}
-    kept = [
-        [row["probabilities"][label] for label in context.data.names]
-        for row in read_jsonl(path, f"Delete {stage.record}; the baseline is then measured again.")
-    ]
+    again, labels = f"Delete {stage.record}; the baseline is then measured again.", context.data.names
+    kept = list(read_records(path, lambda row: [float(row["probabilities"][label]) for label in labels], again))
+    if len(kept) != (wanted := len(context.data.test_rows())):
+        raise UserError(f"{path} holds {len(kept):,} of {counted(wanted, 'test row')}.", hint=again)
     return EntryPredictions(name, "baseline", np.array([kept]), probabilistic=name != "majority")
 
 

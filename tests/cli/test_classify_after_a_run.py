@@ -111,14 +111,22 @@ def test_an_adapter_of_another_base_is_refused(rir: Run, finished: Finished, tmp
     [
         ("augmented/train.jsonl", None, "cannot be read: No such file", "Delete runs/small/augmented/done.json"),
         ("classifier-qa/adapter/adapters.safetensors", None, "cannot be read", "delete runs/small/classifier-qa/done"),
+        (
+            "evaluation/tf-idf/predictions.jsonl",
+            "",
+            "holds 0 of 9 test rows.",
+            "Delete runs/small/evaluation/tf-idf/done",
+        ),
+        ("evaluation/tf-idf/predictions.jsonl", "{}", "line 1, cannot be read", "measured again"),
         ("classifier-qa/done.json", "{}", "lacks its inputs or results", "Delete it; the stage then runs again."),
     ],
 )
 def test_a_run_that_lacks_a_file_of_a_finished_stage_names_it_and_what_to_do(
     rir: Run, finished: Finished, name: str, content: str | None, message: str, hint: str
 ) -> None:
-    """It was a FileNotFoundError or a KeyError with exit code 1."""
+    """It was a FileNotFoundError, a KeyError or an IndexError with exit code 1."""
     damaged = Path("runs/small") / name
     damaged.unlink() if content is None else damaged.write_text(content, encoding="utf-8")
     result = rir("run", "small.yaml", "-q")
-    assert (result.code, f"{damaged} {message}" in result.err, hint in result.err) == (2, True, True), result.err
+    assert (result.code, str(damaged) in result.err, message in result.err) == (2, True, True), result.err
+    assert hint in result.err
