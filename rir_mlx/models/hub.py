@@ -51,7 +51,9 @@ def resolve_model(name: str, revision: str | None = None, *, key: str = "model",
     elif Path(name).expanduser().is_dir():
         folder, commit = Path(name).expanduser(), None
     elif name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise ModelError(f"There is no model folder {name}.", hint="Give a folder, or a hub id as owner/name.")
+        raise ModelError(
+            f"There is no model folder {name}.", hint=f"Correct `{key}`: a folder, or a hub id as owner/name."
+        )
     else:
         folder = _fetch(name, revision, key, offline=offline)
         commit = folder.name if folder.parent.name == "snapshots" else revision

@@ -64,6 +64,12 @@ def test_the_embedded_model_is_found_and_an_unknown_one_lists_it() -> None:
         resolve_model("builtin:nonsense")
 
 
+def test_a_folder_that_is_gone_is_named_with_its_key() -> None:
+    """After a run or its models had moved, nothing said which of three keys named the folder."""
+    with pytest.raises(ModelError, match=r"Correct `evaluate\.embedding_model`: a folder"):
+        resolve_model("./encoder", key="evaluate.embedding_model")
+
+
 def test_a_folder_of_pickles_is_refused(tiny: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny, tmp_path / "pickled")
     (tmp_path / "pickled" / "model.safetensors").rename(tmp_path / "pickled" / "pytorch_model.bin")
