@@ -73,6 +73,8 @@ in place, experts that stand under the names of linear modules, a router derived
 and layers that are called with one more argument."""
 _OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("GPT2Config", {"tie_word_embeddings": True}),
+    "phi": ("PhiConfig", {"partial_rotary_factor": 0.25}),
+    "glm": ("GlmConfig", {"head_dim": 8, "partial_rotary_factor": 0.5}),
     **UNLISTED,
     **ODD_TO_TRAIN,
 }

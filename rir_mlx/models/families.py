@@ -169,7 +169,7 @@ def mlx_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The keys to change so that mlx-lm computes the same angles and windows as transformers.
 
     Raises ModelError if mlx-lm cannot express the config."""
-    kind, changed = config.get("model_type"), rope_for_both(config)
+    kind, changed = config.get("model_type"), rope_for_both(config) | _of_short_sequences(config)
     by_layer = rope_by_layer(config)
     if by_layer is not None:
         full, sliding = by_layer[FULL], by_layer[SLIDING]
@@ -178,7 +178,7 @@ def mlx_config(config: Mapping[str, Any]) -> dict[str, Any]:
         if not _is_default(sliding) or (kind == "olmo3" and full["rope_theta"] != sliding["rope_theta"]):
             raise _inexpressible(kind, "these rotary settings of sliding-window layers")
     if kind in _WINDOWS_IN_MLX:
-        types = _layer_types(config)
+        types = layer_types(config)
         if FULL not in types:
             raise _inexpressible(kind, f"models whose {len(types)} layers all have sliding-window attention")
         if kind == "olmo3" and SLIDING not in types:
@@ -190,15 +190,29 @@ def mlx_config(config: Mapping[str, Any]) -> dict[str, Any]:
     return changed
 
 
+def _of_short_sequences(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The rotary keys of settings that change with a sequence's length, as they are for short ones: mlx-lm takes them
+    as they are for long ones, or changes them from call to call."""
+    rope = rope_for_both(config)["rope_scaling"] or {}
+    kind = rope.get("rope_type", rope.get("type"))
+    if kind == "dynamic" and "alpha" not in rope:  # HunYuan's is none of these
+        return {"rope_scaling": None}
+    if kind not in ("longrope", "su"):
+        return {}
+    original = config.get("original_max_position_embeddings") or rope.get("original_max_position_embeddings")
+    short = {"type": kind, "long_factor": rope["short_factor"], "original_max_position_embeddings": original}
+    return {"rope_scaling": rope | short, "original_max_position_embeddings": original}
+
+
 def full_attention_every(config: Mapping[str, Any]) -> int | None:
     """Of a Gemma 3 or OLMo 3: one layer of so many has full attention, the last of them; a number beyond the layers
     where none has. None for layer types without a fixed pattern."""
-    types = _layer_types(config)
+    types = layer_types(config)
     pattern = types.index(FULL) + 1 if FULL in types else len(types) + 1
     return pattern if types == _by_pattern(pattern, len(types)) else None
 
 
-def _layer_types(config: Mapping[str, Any]) -> list[str]:
+def layer_types(config: Mapping[str, Any]) -> list[str]:
     """The kind of each layer: as listed, or by the pattern with which hub folders of Gemma 3 describe it."""
     if listed := config.get("layer_types"):
         return list(listed)
@@ -248,18 +262,25 @@ def rope_for_both(config: Mapping[str, Any]) -> dict[str, Any]:
         theta, scaling = config.get("rope_theta", _default_theta(config)), dict(config.get("rope_scaling") or {})
     if config.get("model_type") == "gemma3_text":  # its sliding layers have another base
         local = {"rope_type": "default", "rope_theta": config.get("rope_local_base_freq", 10000.0)}
-        full = {"rope_type": "default"} | scaling | {"rope_theta": theta}
+        full = _with_type(scaling) | {"rope_theta": theta}
         return {
             "rope_theta": theta,
             "rope_local_base_freq": local["rope_theta"],
             "rope_scaling": None if _is_default(scaling) else scaling,
             "rope_parameters": {FULL: full, SLIDING: local},
         }
+    share = config.get("partial_rotary_factor", scaling.get("partial_rotary_factor"))
     return {
         "rope_theta": theta,
         "rope_scaling": None if _is_default(scaling) else scaling,
-        "rope_parameters": {"rope_type": "default"} | scaling | {"rope_theta": theta},
+        "rope_parameters": _with_type(scaling) | {"rope_theta": theta},
+        **({} if share is None else {"partial_rotary_factor": share}),
     }
+
+
+def _with_type(scaling: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with their kind under its newer name; older folders call it `type`."""
+    return {"rope_type": scaling.get("type", "default"), **scaling}
 
 
 def _default_theta(config: Mapping[str, Any]) -> float:

@@ -70,9 +70,9 @@ def _check_lengths(model: Model, job: TrainingJob) -> None:
     longest = max(len(part.prefix) + max(map(len, part.rows), default=0) for part in examples)
     if model.longest is not None and longest > model.longest:
         raise UserError(
-            f"The longest row has {longest:,} tokens, and this backend ignores the model's attention window of "
-            f"{model.longest:,}.",
-            hint=f"Set max_seq_length to at most {model.longest}, or use --backend torch.",
+            f"The longest row has {longest:,} tokens, and of this model the backend computes at most {model.longest:,} "
+            "right.",
+            hint=f"Set max_seq_length to at most {model.longest}, or try the other --backend.",
         )
 
 

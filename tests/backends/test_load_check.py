@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 import numpy as np
 import pytest
 
-from rir_mlx.backends.base import Completion, Float32Array, Request, Tokens
+from rir_mlx.backends.base import Batch, Completion, Float32Array, Request, Tokens
 from rir_mlx.backends.fake import FakeModel
 from rir_mlx.backends.load_check import Checked, check_forward
 from rir_mlx.errors import ModelError
@@ -34,6 +34,9 @@ class Compared(FakeModel):
             for _step in range(2):
                 tokens = (*tokens, int(self.logits((*prefix, *tokens))[-1].argmax()))
             yield Completion(request.key, tokens[-2:], "length")
+
+    def training_loss(self, batch: Batch) -> float:
+        return self.loss(batch)
 
     def window_of(self, tokens: int) -> AbstractContextManager[None]:
         return nullcontext()

@@ -132,19 +132,86 @@ def test_mlx_refuses_sequences_beyond_a_window_that_it_ignores(
     model = open_named("mlx").load(folder_of(name), dtype="float32")
     assert model.longest == WINDOW
     prefix, rows = drawn((10, 9))
+    assert_refused(model, prefix, rows, "window of 16", "--backend torch")
 
-    def generate(model: Model) -> object:
-        return list(model.generate([Request(0, rows[0])], Sampling(1), prefix=prefix))
 
+def assert_refused(model: Model, prefix: Tokens, rows: list[Tokens], says: str, hint: str) -> None:
+    """Every path names the limit that the rows exceed."""
+    model.add_adapter(spec_of("lora"), seed=0)
+    model.configure_optimizer(OptimizerSpec())
     for run in (
         lambda: model.loss(batch_of(prefix, rows)),
+        lambda: model.train_step([batch_of(prefix, rows)], 0.0),
         lambda: model.score(rows, OPTIONS, prefix=prefix),
         lambda: list(model.last_logits(rows, 1, prefix=prefix)),
-        lambda: generate(model),
+        lambda: list(model.generate([Request(0, rows[0])], Sampling(1), prefix=prefix)),
     ):
-        with pytest.raises(ModelError, match="window of 16") as refused:
+        with pytest.raises(ModelError, match=says) as refused:
             run()
-        assert "--backend torch" in (refused.value.hint or "")
+        assert hint in (refused.value.hint or "")
+
+
+_LONG = {"short_factor": [1.0, 1.2, 1.4, 1.6], "long_factor": [2.0, 3.0, 4.0, 5.0]}
+_CHANGING: dict[str, dict[str, object]] = {
+    "dynamic": {"max_position_embeddings": 24, "rope_parameters": {"rope_type": "dynamic", "factor": 4.0}},
+    "longrope": {
+        "original_max_position_embeddings": 24,
+        "rope_parameters": {"rope_type": "longrope", **_LONG},
+    },
+}
+
+
+@pytest.mark.parametrize("kind", _CHANGING)
+def test_angles_that_change_with_the_length_are_right_up_to_there_and_then_refused(
+    framework: Backend, tmp_path: Path, kind: str
+) -> None:
+    """A kept prefix had the angles of a short sequence, and a batch those of its longest row."""
+    folder = make_family(tmp_path / kind, "phi3" if kind == "longrope" else "llama2", **_CHANGING[kind])
+    assert_right(framework, folder, (11, 9, 4))
+    model = framework.load(folder, dtype="float32")
+    assert model.longest == 24
+    prefix, rows = drawn((20, 5, 3))
+    assert_refused(model, prefix, rows, "longer than the 24", "max_seq_length to at most 24")
+
+
+def test_a_model_ends_at_the_positions_that_it_learned(open_named: Callable[[str], Backend], tmp_path: Path) -> None:
+    """An IndexError inside the embedding ended the command."""
+    folder = make_family(tmp_path / "opt", "opt", max_position_embeddings=24)
+    model = open_named("torch").load(folder, dtype="float32")
+    assert_refused(model, *drawn((20, 5, 3)), "the 24 positions", "max_seq_length")
+
+
+@pytest.mark.parametrize("name", ["phi", "glm"])
+def test_a_share_of_a_head_is_rotated_as_the_config_says_or_refused(
+    framework: Backend, tmp_path: Path, name: str
+) -> None:
+    """transformers 5 writes the share among the rotary settings, where mlx-lm does not look; its GLM knows none."""
+    folder = make_family(tmp_path / name, name)
+    if framework.name == "mlx" and name == "glm":
+        with pytest.raises(ModelError, match="does not apply the rotary settings"):
+            framework.load(folder, dtype="float32")
+        return
+    assert_right(framework, folder, (19, 15, 4))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("cohere", {"rope_type": "linear", "factor": 4.0}),
+        ("gemma2", {"rope_type": "linear", "factor": 4.0}),
+        ("llama2", {"rope_type": "yarn", "factor": 4.0, "attention_factor": 1.5}),
+        ("llama2", {"rope_type": "yarn", "factor": 4.0, "truncate": False, "original_max_position_embeddings": 64}),
+    ],
+)
+def test_rotary_settings_that_mlx_ignores_are_refused(
+    open_named: Callable[[str], Backend], tmp_path: Path, name: str, settings: dict[str, object]
+) -> None:
+    """The check at load compared mlx-lm with itself, and its numbers were those of another model."""
+    folder = make_family(tmp_path / name, name, rope_parameters=settings)
+    with pytest.raises(ModelError, match="does not apply the rotary settings") as refused:
+        open_named("mlx").load(folder, dtype="float32")
+    assert "--backend torch" in (refused.value.hint or "")
+    assert_right(open_named("torch"), folder, (19, 15, 4))
 
 
 def test_rotary_settings_by_layer_that_mlx_cannot_express_are_refused(

@@ -37,6 +37,13 @@ def test_rotary_settings_by_layer_keep_both_bases() -> None:
     assert rope_for_both(hub)["rope_parameters"][SLIDING]["rope_theta"] == 10_000.0
 
 
+def test_scaling_under_its_older_name_stays_scaling() -> None:
+    """An export called it default for transformers 5, and so other angles were computed."""
+    rope = rope_for_both({"model_type": "llama", "rope_theta": 1e4, "rope_scaling": {"type": "linear", "factor": 2.0}})
+    assert rope["rope_parameters"] == {"rope_type": "linear", "type": "linear", "factor": 2.0, "rope_theta": 1e4}
+    assert rope["rope_scaling"] == {"type": "linear", "factor": 2.0}
+
+
 def test_mlx_gets_the_pattern_of_the_layer_types() -> None:
     assert mlx_config(GEMMA3)["sliding_window_pattern"] == 3
     with pytest.raises(ModelError, match="fixed pattern"):

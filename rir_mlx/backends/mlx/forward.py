@@ -15,7 +15,7 @@ from rir_mlx.backends.base import Float32Array, SingleProcess, Tokens
 from rir_mlx.backends.kept_prefixes import KeptPrefixes
 from rir_mlx.backends.limits.logits import head_rows
 from rir_mlx.backends.mlx.process_group import MlxProcessGroup
-from rir_mlx.errors import ModelError
+from rir_mlx.models.rotary import LengthLimit
 
 
 def has_accelerator() -> bool:
@@ -29,11 +29,13 @@ def shares_memory() -> bool:
 
 
 class MlxForward:
-    """An mlx-lm model and its projection to the vocabulary. `longest` is the most tokens of a sequence for which mlx-lm
-    computes what the model was trained with; None if there is no limit."""
+    """An mlx-lm model and its projection to the vocabulary. Within `limit` mlx-lm computes what the model was trained
+    with."""
 
-    def __init__(self, model: Any, processes: SingleProcess | MlxProcessGroup, longest: int | None = None) -> None:
-        self.model, self.processes, self.longest = model, processes, longest
+    def __init__(
+        self, model: Any, processes: SingleProcess | MlxProcessGroup, limit: LengthLimit | None = None
+    ) -> None:
+        self.model, self.processes, self.limit = model, processes, limit
         self._head = _HeadAlone(model)
         self.kept = KeptPrefixes[list[KVCache]]()
 
@@ -65,21 +67,22 @@ class MlxForward:
         head = self._head if words is None else _HeadAlone(self.model, _Words(self.lm_head, words))
         return type(self.model).__call__(head, hidden)
 
+    @property
+    def longest(self) -> int | None:
+        """The most tokens within the limit; None if there is none."""
+        return None if self.limit is None else self.limit.tokens
+
     def check_length(self, tokens: int) -> None:
-        """Raises ModelError if a sequence of `tokens` exceeds a window that mlx-lm ignores."""
-        if self.longest is not None and tokens > self.longest:
-            raise ModelError(
-                f"A sequence of {tokens:,} tokens is longer than this model's attention window of {self.longest:,}, "
-                "which mlx-lm ignores.",
-                hint=f"Set max_seq_length to at most {self.longest}, or use --backend torch.",
-            )
+        """Raises ModelError for a sequence of `tokens` beyond the limit."""
+        if self.limit is not None:
+            self.limit.check(tokens)
 
     @contextmanager
     def window_of(self, tokens: int) -> Iterator[None]:
         """Narrow the windows to that many tokens, in the model's own forward pass and in ours, and lift the limit on
         lengths: if mlx-lm ignores a window, both ignore it."""
-        inner, longest = self.model.model, self.longest
-        self.longest = None
+        inner, limit = self.model.model, self.limit
+        self.limit = None
         found = {name: getattr(inner, name, None) for name in ("window_size", "sliding_window")}
         kept = {name: value for name, value in found.items() if isinstance(value, int)}
         try:
@@ -87,7 +90,7 @@ class MlxForward:
                 setattr(inner, name, tokens)
             yield
         finally:
-            self.longest = longest
+            self.limit = limit
             for name, value in kept.items():
                 setattr(inner, name, value)
 

@@ -45,6 +45,7 @@ from rir_mlx.backends.mlx.forward import MlxForward, has_accelerator, prefix_cac
 from rir_mlx.backends.mlx.generation import generate
 from rir_mlx.backends.mlx.libraries import OPENBLAS
 from rir_mlx.backends.mlx.process_group import MlxProcessGroup, join_process_group
+from rir_mlx.backends.mlx.rotary import check_angles, length_limit
 from rir_mlx.backends.mlx.scoring import score
 from rir_mlx.backends.mlx.training import (
     Training,
@@ -56,13 +57,14 @@ from rir_mlx.backends.mlx.weights import read_weights
 from rir_mlx.errors import Failure, ModelError, OutOfMemory
 from rir_mlx.models.adapter_spec import AdapterSpec, Tensors, adapted_layers, no_linear_layer
 from rir_mlx.models.config import quantisation_hint, read_config
-from rir_mlx.models.families import mlx_config, mlx_length_limit
+from rir_mlx.models.families import mlx_config
+from rir_mlx.models.rotary import LengthLimit
 from rir_mlx.models.weight_files import is_buffer, only_its_weights
 from rir_mlx.types import Dtype
 
 _CHECKS = PassedChecks()
-_UNLOADABLE = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError)
-"""What mlx-lm raises for a folder that it cannot load."""
+_UNLOADABLE = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, SystemExit)
+"""What mlx-lm raises for a folder that it cannot load; SystemExit where a model needs a package of its own."""
 
 
 class MlxBackend:
@@ -104,12 +106,14 @@ class MlxBackend:
                 if (wanted := self._dtype(dtype)) is not None and "quantization" not in config:
                     model.set_dtype(wanted)
                 read_weights(model)
+            loaded = open_model(model, self.processes, length_limit(stored))
+            check_angles(model, stored)
         except _UNLOADABLE as error:
             why = " ".join(str(error).split("\n")[:2])  # the rest names every weight that is too much
             raise ModelError(
-                f"{folder} cannot be loaded as a language model: {why}", hint=quantisation_hint(read_config(folder))
+                f"{folder} cannot be loaded as a language model by mlx-lm: {why}",
+                hint=quantisation_hint(read_config(folder)) or "Use --backend torch, or choose another model.",
             ) from error
-        loaded = open_model(model, self.processes, mlx_length_limit(stored))
         what = Checked(str(stored["model_type"]), loaded.vocabulary, _computed_in(model))
         _CHECKS.once(f"{what} {stored}", lambda: check_forward(loaded, what))
         if adapter is not None:
@@ -141,7 +145,7 @@ def _load(folder: Path, changed: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     return load_model(folder, lazy=True, model_config=changed, get_model_classes=without_buffers)
 
 
-def open_model(model: Any, processes: SingleProcess | MlxProcessGroup, longest: int | None) -> MlxModel:
+def open_model(model: Any, processes: SingleProcess | MlxProcessGroup, limit: LengthLimit | None) -> MlxModel:
     """Raises ModelError if mlx-lm's model has another structure than a decoder with layers and a head."""
     inner = getattr(model, "model", None)
     if not hasattr(inner, "embed_tokens") or not hasattr(inner, "layers"):
@@ -152,7 +156,7 @@ def open_model(model: Any, processes: SingleProcess | MlxProcessGroup, longest: 
     if isinstance(inner, GemmaModel):
         for layer in inner.layers:
             _accept_batched_masks(layer.self_attn)
-    return MlxModel(model, processes, longest)
+    return MlxModel(model, processes, limit)
 
 
 def _accept_batched_masks(attention: Any) -> None:
@@ -187,8 +191,10 @@ def _physical_memory() -> int:
 class MlxModel(MlxForward):
     """An mlx-lm model, with or without an adapter inside."""
 
-    def __init__(self, model: Any, processes: SingleProcess | MlxProcessGroup, longest: int | None = None) -> None:
-        super().__init__(model, processes, longest)
+    def __init__(
+        self, model: Any, processes: SingleProcess | MlxProcessGroup, limit: LengthLimit | None = None
+    ) -> None:
+        super().__init__(model, processes, limit)
         self.parameters = sum(int(p.size) for _, p in tree_flatten(model.parameters()))
         self.weight_bytes = sum(int(p.nbytes) for _, p in tree_flatten(model.parameters()))
         self.training: Training | None = None

@@ -25,6 +25,7 @@ from rir_mlx.backends.torch.layers.attention import PREFIX, joined
 from rir_mlx.backends.torch.layers.lm_head import transformed
 from rir_mlx.backends.torch.process_group import TorchProcessGroup
 from rir_mlx.models.families import FULL, SLIDING, VERIFIED, Attention, LogitTransform
+from rir_mlx.models.rotary import learned_limit, rotary_limit
 
 _SHARING = 16
 """Rows that share one copy of their prefix on a processor."""
@@ -37,15 +38,25 @@ class TorchForward:
         self.model, self.processes = model, processes
         self.device = next(model.parameters()).device
         self.weight_bytes = sum(p.nbytes for p in model.parameters())
-        self.longest: int | None = None
         self.shares = True
         self.trained: dict[str, torch.nn.Parameter] = {}
         self.kept = KeptPrefixes[Cache]()
         config = model.config.to_dict()
         self.attention, self.transform = Attention.of(config), LogitTransform.of(config)
+        self.limit = rotary_limit(config) or learned_limit(config)
         self.record = recording_of(self.device) if config["model_type"] in VERIFIED else None
         named = inspect.signature(model.get_decoder().forward).parameters
         self._cache_name = "cache" if "cache" in named else "past_key_values"  # transformers has renamed it
+
+    @property
+    def longest(self) -> int | None:
+        """The most tokens of a sequence that is computed right; None if there is no limit."""
+        return None if self.limit is None else self.limit.tokens
+
+    def check_length(self, tokens: int) -> None:
+        """Raises ModelError for a sequence of `tokens` beyond the limit."""
+        if self.limit is not None:
+            self.limit.check(tokens)
 
     @property
     def lm_head(self) -> torch.nn.Linear:

@@ -299,6 +299,7 @@ class TorchModel(TorchForward):
     def _last_logits(self, rows: Iterable[Tokens], last: int, prefix: Tokens) -> Iterator[Float32Array]:
         cache = kept_prefix(self, prefix)
         for row in rows:
+            self.check_length(len(prefix) + len(row))
             hidden = self.run(self.tensor(np.array([row])), cache, self.causal(len(prefix), len(row)))[0]
             yield np.asarray(self.logits_of(hidden[-last:]).float().cpu().numpy())
 

@@ -33,8 +33,9 @@ def score(
 ) -> NDArray[np.float64]:
     """`Model.score`: each prompt runs once, followed by each common start of options once."""
     scores = np.zeros((len(prompts), len(options)))
-    cache = kept_prefix(model, how.prefix)
     lengths = [len(prompt) for prompt in prompts]
+    model.check_length(len(how.prefix) + max(lengths, default=0) + max(map(len, options), default=0))
+    cache = kept_prefix(model, how.prefix)
     for columns, tree in trees(options):
         for chosen in scoring_groups(lengths, tree.nodes, how.batch_size, _TOKENS):
             rows = _Rows(model, [prompts[index] for index in chosen], tree, cache)

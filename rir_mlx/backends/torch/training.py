@@ -126,6 +126,7 @@ def out_of_memory(error: RuntimeError) -> bool:
 
 def batch_loss(model: TorchForward, batch: Batch) -> torch.Tensor:
     """The weighted loss of a batch: its prefix runs once, and only learned positions are projected."""
+    model.check_length(len(batch.prefix) + int(batch.lengths.max(initial=0)))
     tokens = model.tensor(batch.tokens)
     rows, width = tokens.shape
     # Sent before any layer runs: an upload waits for what a GPU is doing.

@@ -41,6 +41,9 @@ def generate(
             if not exhausted and sampling.batch_size - len(rows) >= (together if rows else 1):
                 taken, exhausted = take(source, sampling.batch_size - len(rows))
                 taken.sort(key=lambda request: request.whole)
+                for request in taken:
+                    before = 0 if request.whole else len(prefix)
+                    model.check_length(before + len(request.tokens) + request.limit(sampling))
                 fresh = [Row(request, request.limit(sampling)) for request in taken]
             if rows or fresh:
                 following = sum(not row.request.whole for row in fresh)

@@ -45,8 +45,8 @@ def merge(model: torch.nn.Module) -> None:
 
 
 class _LoraLinear(torch.autograd.Function):
-    """x [..., in], weight [out, in], a [rank, in], b [out, rank] give [rows, out], with x's dimensions made one. A
-    float32 adapter over a base of 16 bits is multiplied in 16 bits; its gradient comes back in float32."""
+    """x [..., in], weight [out, in], a [rank, in] and b [out, rank] give [rows, out], with x's other dimensions in one.
+    A float32 adapter over a base of 16 bits is multiplied in 16 bits; its gradient comes back in float32."""
 
     @staticmethod
     def forward(
