@@ -98,7 +98,10 @@ def _differences(model: Checkable, what: Checked, seed: int) -> Iterator[tuple[s
     own = [model.own_logits((*prefix, *row, first, second))[len(prefix) :] for row in rows]
     spread = float(np.mean([logits.std(axis=-1).mean() for logits in own]))
     if not np.isfinite(spread) or spread == 0:
-        raise ValueError("its own logits are not finite, or all equal")
+        raise ModelError(
+            f"The logits of this {what.name} model are not finite, or all equal, in {what.dtype}.",
+            hint="Set dtype to float32 or bfloat16. If that does not help, fetch the weights again.",
+        )
 
     found = model.last_logits([(*row, first) for row in rows], max(_ROWS) + 1, prefix=prefix)
     for ours, theirs in zip(found, own, strict=True):

@@ -276,6 +276,40 @@ def test_weights_that_were_all_trained_open_as_they_were_trained(
     np.testing.assert_array_equal(found, expected)
 
 
+def changed(folder: Path, **settings: object) -> Path:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    return folder
+
+
+def test_weights_that_the_config_has_no_place_for_are_refused(framework: Backend, tmp_path: Path) -> None:
+    """PyTorch left them out in silence: a model of the first layers, or without the biases that it was trained with."""
+    for key, value, made in (("num_hidden_layers", 1, 2), ("attention_bias", False, True)):
+        folder = changed(make_family(tmp_path / key, "llama2", **{key: made}), **{key: value})
+        with pytest.raises(ModelError, match=r"no place for the weight|parameters not in model") as refused:
+            framework.load(folder, dtype="float32")
+        assert refused.value.hint
+
+
+def test_mlx_refuses_a_head_beside_a_config_that_ties_it(open_named: Callable[[str], Backend], tmp_path: Path) -> None:
+    """mlx-lm leaves the head out, transformers takes it."""
+    folder = changed(make_family(tmp_path / "llama2", "llama2"), tie_word_embeddings=True)
+    with pytest.raises(ModelError, match="ties the head to the embedding"):
+        open_named("mlx").load(folder, dtype="float32")
+    assert_right(open_named("torch"), folder, (19, 15, 4))
+
+
+def test_a_model_that_mlx_cannot_open_is_refused_with_a_hint(
+    open_named: Callable[[str], Backend], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """mlx-lm's OLMo ended the process where its package is missing, and printed to where data goes."""
+    folder = make_family(tmp_path / "olmo", "olmo")
+    with pytest.raises(ModelError, match="a package that is not installed") as refused:
+        open_named("mlx").load(folder, dtype="float32")
+    assert "--backend torch" in (refused.value.hint or "")
+    assert not capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["phi3-window", "llama2"])
 def test_no_keys_means_every_linear_module_of_a_layer(
     framework: Backend, folder_of: Callable[[str], Path], name: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import sys
@@ -57,14 +58,14 @@ from rir_mlx.backends.mlx.weights import read_weights
 from rir_mlx.errors import Failure, ModelError, OutOfMemory
 from rir_mlx.models.adapter_spec import AdapterSpec, Tensors, adapted_layers, no_linear_layer
 from rir_mlx.models.config import quantisation_hint, read_config
-from rir_mlx.models.families import mlx_config
+from rir_mlx.models.families import mlx_config, ties_head
 from rir_mlx.models.rotary import LengthLimit
 from rir_mlx.models.weight_files import is_buffer, only_its_weights
 from rir_mlx.types import Dtype
 
 _CHECKS = PassedChecks()
-_UNLOADABLE = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, SystemExit)
-"""What mlx-lm raises for a folder that it cannot load; SystemExit where a model needs a package of its own."""
+_UNLOADABLE = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, NameError, SystemExit)
+"""What mlx-lm raises for a folder that it cannot load: SystemExit where a model needs a package of its own."""
 
 
 class MlxBackend:
@@ -110,6 +111,7 @@ class MlxBackend:
             check_angles(model, stored)
         except _UNLOADABLE as error:
             why = " ".join(str(error).split("\n")[:2])  # the rest names every weight that is too much
+            why = "it needs a package that is not installed" if isinstance(error, SystemExit) else why
             raise ModelError(
                 f"{folder} cannot be loaded as a language model by mlx-lm: {why}",
                 hint=quantisation_hint(read_config(folder)) or "Use --backend torch, or choose another model.",
@@ -137,12 +139,17 @@ def _load(folder: Path, changed: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         class WithoutBuffers(model_class):  # type: ignore[misc, valid-type]
             def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
                 kept = {name: w for name, w in weights.items() if not is_buffer(name, str(w.dtype))}
+                head, embedding = (kept.get(f"{name}.weight") for name in ("lm_head", "model.embed_tokens"))
+                tied = head is not None and embedding is not None and ties_head(config)
+                if tied and not mx.array_equal(head, embedding):  # mlx-lm would leave it out
+                    raise ValueError("config.json ties the head to the embedding, and the weights hold another head")
                 theirs = getattr(super(), "sanitize", None)
                 return theirs(kept) if theirs else kept
 
         return WithoutBuffers, arguments
 
-    return load_model(folder, lazy=True, model_config=changed, get_model_classes=without_buffers)
+    with contextlib.redirect_stdout(sys.stderr):  # mlx-lm prints its warnings
+        return load_model(folder, lazy=True, model_config=changed, get_model_classes=without_buffers)
 
 
 def open_model(model: Any, processes: SingleProcess | MlxProcessGroup, limit: LengthLimit | None) -> MlxModel:

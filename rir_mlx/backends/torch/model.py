@@ -48,7 +48,7 @@ from rir_mlx.errors import Failure, ModelError, OutOfMemory
 from rir_mlx.models.adapter_spec import AdapterSpec, Tensors, adapted_layers, no_linear_layer
 from rir_mlx.models.config import quantisation_hint, read_config
 from rir_mlx.models.families import ModelShape
-from rir_mlx.models.weight_files import only_its_weights
+from rir_mlx.models.weight_files import is_buffer, only_its_weights
 from rir_mlx.types import Dtype
 
 _CHECKS = PassedChecks()
@@ -135,10 +135,10 @@ class TorchBackend:
                     output_loading_info=True,
                 )
         except UNLOADABLE as error:
-            hint = quantisation_hint(read_config(folder))
-            raise ModelError(f"{folder} cannot be loaded as a language model: {error}", hint=hint) from error
-        if missing := sorted(report["missing_keys"]):  # which transformers would fill with random numbers
-            raise ModelError(f"{folder} cannot be loaded as a language model: it lacks the weight {missing[0]}.")
+            why = "its attention cannot be replaced" if error.args == (attention,) else error
+            hint = quantisation_hint(read_config(folder)) or "Choose another model, or fetch the folder again."
+            raise ModelError(f"{folder} cannot be loaded as a language model: {why}", hint=hint) from error
+        _check_names(folder, report)
         return TorchModel(model.to(self.target).eval(), self.processes)
 
     def _dtype(self, dtype: Dtype) -> torch.dtype:
@@ -353,6 +353,23 @@ class TorchModel(TorchForward):
             if not out_of_memory(error):
                 raise
             raise OutOfMemory(f"{batch_size} rows at a time do not fit into {self.device}.", hint=FEWER_ROWS) from error
+
+
+def _check_names(folder: Path, report: dict[str, Any]) -> None:
+    """Refuse weights that are missing, which transformers would fill with random numbers, and weights that the config
+    has no place for, which it would leave out: then one of the two is of another model."""
+    missing = sorted(report["missing_keys"])
+    odd = sorted(name for name in report["unexpected_keys"] if not is_buffer(name, "int64"))
+    if missing:
+        raise ModelError(
+            f"{folder} cannot be loaded as a language model: it lacks the weight {missing[0]}.",
+            hint="Choose a causal language model, or fetch the folder again.",
+        )
+    if odd:
+        raise ModelError(
+            f"{folder} cannot be loaded as a language model: its config.json has no place for the weight {odd[0]}.",
+            hint="Fetch config.json and the weights again: one of them is of another model.",
+        )
 
 
 def _transposed(name: str, array: np.ndarray) -> np.ndarray:
