@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rir_mlx.errors import ModelError
-from rir_mlx.models.families import FULL, SLIDING, layer_types, rope_for_both
+from rir_mlx.models.families import FULL, SLIDING, layer_types, mlx_length_limit, rope_for_both
 
 _PARTIAL = {"glm": 0.5, "glm4": 0.5, "glm4_moe": 0.5, "nemotron": 0.5, "persimmon": 0.5, "phi": 0.5, "stablelm": 0.25}
 """The share of a head that is rotated where the config does not say, as in transformers' classes."""
@@ -47,6 +47,15 @@ def rotary_limit(config: Mapping[str, Any]) -> LengthLimit | None:
         return None
     why = f"the {min(limits):,} up to which this model's rotary angles do not change with the length"
     return LengthLimit(min(limits), why, _shorter(min(limits)))
+
+
+def mlx_limit(config: Mapping[str, Any]) -> LengthLimit | None:
+    """Up to which length mlx-lm computes right: the lower one of the limits by windows and by angles."""
+    limits, window = [rotary_limit(config)], mlx_length_limit(config)
+    if window is not None:
+        why = f"this model's attention window of {window:,}, which mlx-lm ignores"
+        limits.append(LengthLimit(window, why, f"Set max_seq_length to at most {window}, or use --backend torch."))
+    return min(filter(None, limits), key=lambda limit: limit.tokens, default=None)
 
 
 def learned_limit(config: Mapping[str, Any]) -> LengthLimit | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +15,13 @@ from rir_mlx.backends.base import Float32Array, SingleProcess, Tokens
 from rir_mlx.backends.kept_prefixes import KeptPrefixes
 from rir_mlx.backends.limits.logits import head_rows
 from rir_mlx.backends.mlx.process_group import MlxProcessGroup
-from rir_mlx.models.rotary import LengthLimit
+from rir_mlx.errors import ModelError
+from rir_mlx.models.rotary import LengthLimit, angles_of_layers
+
+_POSITIONS = (1, 17, 300)
+"""At which angles are compared."""
+_TOLERANCE = 2e-3
+"""Of a cosine, in float32 on any device. Other settings move some of them by 0.1 and more."""
 
 
 def has_accelerator() -> bool:
@@ -175,3 +181,21 @@ class _Watched:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.layer, name)
+
+
+def check_angles(model: Any, config: Mapping[str, Any]) -> None:
+    """Raises ModelError if a layer turns by other angles. One that does not turn at all is left alone: some have none,
+    and mlx-lm's code says which."""
+    for layer, angles in zip(model.layers, angles_of_layers(config), strict=False):
+        turns = [part for name, part in layer.named_modules() if name.rpartition(".")[2] in ("rope", "rotary_emb")]
+        each = mx.eye(angles.width)[None, :, None]  # [1, heads, 1 token, width]: each head has one number alone
+        for turn in turns:
+            for position in _POSITIONS:
+                found = np.sort(np.diag(np.array(turn(each, offset=position))[0, :, 0].astype(np.float32)))
+                off = np.abs(found - angles.cosines(position)).max()
+                if off > _TOLERANCE and not np.array_equal(found, np.ones(angles.width)):
+                    raise ModelError(
+                        f"mlx-lm cannot run this {config['model_type']} model: it does not apply the rotary settings "
+                        "of its config.json.",
+                        hint="Use --backend torch.",
+                    )

@@ -42,11 +42,17 @@ from rir_mlx.backends.base import (
 from rir_mlx.backends.facts import Facts
 from rir_mlx.backends.label_tree import Scoring
 from rir_mlx.backends.load_check import Checked, PassedChecks, check_forward
-from rir_mlx.backends.mlx.forward import MlxForward, has_accelerator, prefix_cache, shares_memory, watched_layers
+from rir_mlx.backends.mlx.forward import (
+    MlxForward,
+    check_angles,
+    has_accelerator,
+    prefix_cache,
+    shares_memory,
+    watched_layers,
+)
 from rir_mlx.backends.mlx.generation import generate
 from rir_mlx.backends.mlx.libraries import OPENBLAS
 from rir_mlx.backends.mlx.process_group import MlxProcessGroup, join_process_group
-from rir_mlx.backends.mlx.rotary import check_angles, length_limit
 from rir_mlx.backends.mlx.scoring import score
 from rir_mlx.backends.mlx.training import (
     Training,
@@ -59,7 +65,7 @@ from rir_mlx.errors import Failure, ModelError, OutOfMemory
 from rir_mlx.models.adapter_spec import AdapterSpec, Tensors, adapted_layers, no_linear_layer
 from rir_mlx.models.config import quantisation_hint, read_config
 from rir_mlx.models.families import mlx_config, ties_head
-from rir_mlx.models.rotary import LengthLimit
+from rir_mlx.models.rotary import LengthLimit, mlx_limit
 from rir_mlx.models.weight_files import is_buffer, only_its_weights
 from rir_mlx.types import Dtype
 
@@ -107,7 +113,7 @@ class MlxBackend:
                 if (wanted := self._dtype(dtype)) is not None and "quantization" not in config:
                     model.set_dtype(wanted)
                 read_weights(model)
-            loaded = open_model(model, self.processes, length_limit(stored))
+            loaded = open_model(model, self.processes, mlx_limit(stored))
             check_angles(model, stored)
         except _UNLOADABLE as error:
             why = " ".join(str(error).split("\n")[:2])  # the rest names every weight that is too much
