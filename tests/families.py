@@ -75,6 +75,7 @@ _OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("GPT2Config", {"tie_word_embeddings": True}),
     "phi": ("PhiConfig", {"partial_rotary_factor": 0.25}),
     "glm": ("GlmConfig", {"head_dim": 8, "partial_rotary_factor": 0.5}),
+    "ernie": ("Ernie4_5_MoeConfig", {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 16}),
     **UNLISTED,
     **ODD_TO_TRAIN,
 }

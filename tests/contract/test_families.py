@@ -291,12 +291,17 @@ def test_weights_that_the_config_has_no_place_for_are_refused(framework: Backend
         assert refused.value.hint
 
 
-def test_mlx_refuses_a_head_beside_a_config_that_ties_it(open_named: Callable[[str], Backend], tmp_path: Path) -> None:
-    """mlx-lm leaves the head out, transformers takes it."""
-    folder = changed(make_family(tmp_path / "llama2", "llama2"), tie_word_embeddings=True)
-    with pytest.raises(ModelError, match="ties the head to the embedding"):
-        open_named("mlx").load(folder, dtype="float32")
+@pytest.mark.parametrize(
+    ("name", "changes", "says"),
+    [("llama2", {"tie_word_embeddings": True}, "ties the head"), ("ernie", {}, "by which experts are chosen")],
+)
+def test_mlx_refuses_weights_that_mlx_lm_leaves_out(
+    open_named: Callable[[str], Backend], tmp_path: Path, name: str, changes: dict[str, bool], says: str
+) -> None:
+    folder = changed(make_family(tmp_path / name, name), **changes)
     assert_right(open_named("torch"), folder, (19, 15, 4))
+    with pytest.raises(ModelError, match=says):
+        open_named("mlx").load(folder, dtype="float32")
 
 
 def test_a_model_that_mlx_cannot_open_is_refused_with_a_hint(

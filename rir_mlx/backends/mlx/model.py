@@ -72,6 +72,7 @@ from rir_mlx.types import Dtype
 _CHECKS = PassedChecks()
 _UNLOADABLE = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, NameError, SystemExit)
 """What mlx-lm raises for a folder that it cannot load: SystemExit where a model needs a package of its own."""
+_CHOOSING = "e_score_correction_bias"
 
 
 class MlxBackend:
@@ -150,7 +151,11 @@ def _load(folder: Path, changed: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
                 if tied and not mx.array_equal(head, embedding):  # mlx-lm would leave it out
                     raise ValueError("config.json ties the head to the embedding, and the weights hold another head")
                 theirs = getattr(super(), "sanitize", None)
-                return theirs(kept) if theirs else kept
+                used = theirs(kept) if theirs else kept
+                bias = next((name for name in kept if name.endswith(_CHOOSING) and mx.any(kept[name])), None)
+                if bias and not any(name.endswith(_CHOOSING) for name in used):
+                    raise ValueError(f"it leaves out {bias}, by which experts are chosen")
+                return used
 
         return WithoutBuffers, arguments
 
