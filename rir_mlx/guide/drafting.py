@@ -99,7 +99,7 @@ def _set_labels(draft: Draft, table: ScannedTable, descriptions: Mapping[str, st
             if not descriptions.get(label)
         }
     named = "label" if table.label.more else table.label.column.replace("_", " ")
-    question = f"Which {named} fits the text?"
+    question = f"Which {'label' if named.lower() == 'labels' else named} fits the text?"
     if "label_separator" in table.labels_are or (
         "soft_labels" not in table.labels_are and any(BETWEEN in row.label for row in table.rows)
     ):

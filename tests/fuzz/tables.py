@@ -118,7 +118,7 @@ def _check_lines(path: Path, form: TableFormat, stream: Stream, scanned: Sequenc
             continue
         if covered and (number > min(covered) or (number > header and _MARK.search(line))):
             raise Loss(f"line {number} is in no row: {line!r}")
-    said = any("hold line breaks" in note for note in stream.notes())
+    said = any("line breaks: " in note for note in stream.notes())
     if several and not said:
         raise Loss(f"{several} rows take several lines, and no note says so")
 

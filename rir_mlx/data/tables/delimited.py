@@ -174,7 +174,8 @@ class DelimitedFile:
         if not self.quotes and self._wanted.form.quotes is None:
             notes.append(f"{self._shown()}: quotation marks are read as part of the texts ({self._setting('quotes')})")
         if self.spanning:
-            notes.append(f"{self._shown()}: {self.spanning:,} rows hold line breaks: {self.spanned_lines:,} lines")
+            rows = "1 row holds" if self.spanning == 1 else f"{self.spanning:,} rows hold"
+            notes.append(f"{self._shown()}: {rows} line breaks: {self.spanned_lines:,} lines")
         return tuple(notes)
 
 

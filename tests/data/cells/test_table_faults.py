@@ -75,6 +75,8 @@ def test_texts_of_several_lines_are_no_swallowed_rows_and_are_counted(tmp_path: 
     path = write(tmp_path / "a.csv", rows)
     assert load(path)[-2:] == [("Dear all,\nI leave, sadly\nthanks", "fear"), ("Hi,\nbye", "joy")]
     assert any("2 rows hold line breaks: 5 lines" in note for note in load_labelled(section(path), 0).notes)
+    path = write(tmp_path / "b.csv", rows[:-1])
+    assert any("1 row holds line breaks: 3 lines" in note for note in load_labelled(section(path), 0).notes)
 
 
 def test_a_malformed_quotation_costs_its_own_row_alone(tmp_path: Path) -> None:
