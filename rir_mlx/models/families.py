@@ -169,7 +169,7 @@ def mlx_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The keys to change so that mlx-lm computes the same angles and windows as transformers.
 
     Raises ModelError if mlx-lm cannot express the config."""
-    kind, changed = config.get("model_type"), rope_for_both(config) | _of_short_sequences(config)
+    kind, changed = config.get("model_type"), rope_for_both(config) | of_short_sequences(config)
     by_layer = rope_by_layer(config)
     if by_layer is not None:
         full, sliding = by_layer[FULL], by_layer[SLIDING]
@@ -190,7 +190,7 @@ def mlx_config(config: Mapping[str, Any]) -> dict[str, Any]:
     return changed
 
 
-def _of_short_sequences(config: Mapping[str, Any]) -> dict[str, Any]:
+def of_short_sequences(config: Mapping[str, Any]) -> dict[str, Any]:
     """The rotary keys of settings that change with a sequence's length, as they are for short ones: mlx-lm takes them
     as they are for long ones, or changes them from call to call."""
     rope = rope_for_both(config)["rope_scaling"] or {}
@@ -200,8 +200,8 @@ def _of_short_sequences(config: Mapping[str, Any]) -> dict[str, Any]:
     if kind not in ("longrope", "su"):
         return {}
     original = config.get("original_max_position_embeddings") or rope.get("original_max_position_embeddings")
-    short = {"type": kind, "long_factor": rope["short_factor"], "original_max_position_embeddings": original}
-    return {"rope_scaling": rope | short, "original_max_position_embeddings": original}
+    named = {} if original is None else {"original_max_position_embeddings": original}
+    return {"rope_scaling": rope | {"type": kind, "long_factor": rope["short_factor"]} | named, **named}
 
 
 def full_attention_every(config: Mapping[str, Any]) -> int | None:

@@ -121,7 +121,7 @@ def _angles(config: Mapping[str, Any], rope: Mapping[str, Any]) -> Angles:
         or config["hidden_size"] // config["num_attention_heads"]
     )
     share = rope.get("partial_rotary_factor") or config.get("partial_rotary_factor")
-    turned = int(width * (share or _PARTIAL.get(str(config.get("model_type")), 1.0)))
+    turned = config.get("rotary_dim") or int(width * (share or _PARTIAL.get(str(config.get("model_type")), 1.0)))
     theta = float(rope["rope_theta"])
     if alpha := rope.get("alpha"):  # HunYuan's
         theta *= float(alpha) ** (turned / (turned - 2))

@@ -45,6 +45,8 @@ def measure_baseline(context: Context, name: str) -> EntryPredictions:
     }
     if (copied := held_out(context)[1]) is not None:
         inputs["copied"] = int(copied.sum())  # validation rows that choose nothing
+    if context.task.no_label is not None:
+        inputs["no_label"] = context.task.no_label  # which is given alone
     if name == "encoder":
         inputs["encoder"] = context.recipe.evaluate.encoder
         inputs |= own_files(context.recipe.evaluate.encoder)

@@ -177,7 +177,7 @@ def train_chooser(context: Context, half: int, rows: Sequence[Row]) -> Stage:
     inputs = training_inputs(context) | {
         "chooser": half,
         "rows": digest_of([[row.text, row.label, row.reasoning, *map(list, row.shares)] for row in rows]),
-        "task": asdict(context.task),
+        "task": asdict(replace(context.task, no_label=None)),
         "classifier": options.model_dump(mode="json", exclude=_NOT_THE_RESULT | _NOT_OF_THIS_ARM | {"multitask_alpha"}),
     }
     if stage.why_not_done(inputs) is None and not context.force:
@@ -358,7 +358,12 @@ def _train(context: Context, stage: Stage, inputs: dict[str, Any], job: Training
         checkpoints.begin()
 
     run_on_main(context.processes, begin)
-    model = context.model.load()
+    model, most = context.model.load(), context.recipe.max_seq_length
+    if model.longest is not None and most > model.longest:  # evaluation and classify would refuse longer texts
+        raise UserError(
+            f"max_seq_length is {most:,}, but the backend computes this model right up to {model.longest:,} tokens.",
+            hint=f"Set max_seq_length to at most {model.longest}.",
+        )
     rest = replace(job, steps=job.steps - checkpoints.step())
     run_on_main(context.processes, lambda: _say_cost(context, model, rest, stage, what))
     model.add_adapter(context.model.adapter_spec, job.seed)

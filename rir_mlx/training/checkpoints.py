@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from rir_mlx.errors import Failure, UserError
 from rir_mlx.json_text import parse_json
 from rir_mlx.models.weight_files import save_tensors
 from rir_mlx.storage.atomic import read_json, replacing, write_json
-from rir_mlx.storage.digests import changes, plain_json
+from rir_mlx.storage.digests import changes
 from rir_mlx.storage.layout import Stage
 
 _KEPT = 2
@@ -102,11 +103,12 @@ class Checkpoints:
 def earlier_training(stage: Stage, inputs: Mapping[str, Any], checkpoints: Checkpoints) -> Stage | None:
     """Of the trainings that were moved to `earlier/`, the one that was finished with just these inputs; else one that
     was stopped and resumes from such checkpoints, unless the present one does."""
-    found, wanted = stage.earlier(), plain_json(inputs)
-    finished = (each for each in found if (done := each.done()) is not None and done["inputs"] == wanted)
-    stopped = (
-        each for each in found if each.done() is None and Checkpoints(each.checkpoints, checkpoints.inputs).fit()
-    )
+    found: list[tuple[Stage, dict[str, Any] | None]] = []
+    for each in stage.earlier():
+        with suppress(UserError):  # one that is damaged is left alone
+            found.append((each, each.done()))
+    finished = (each for each, done in found if done is not None and not changes(done["inputs"], inputs))
+    stopped = (each for each, done in found if done is None and Checkpoints(each.checkpoints, checkpoints.inputs).fit())
     return next(finished, None) or (None if checkpoints.fit() else next(stopped, None))
 
 

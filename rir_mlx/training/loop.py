@@ -72,7 +72,7 @@ def _check_lengths(model: Model, job: TrainingJob) -> None:
         raise UserError(
             f"The longest row has {longest:,} tokens, and of this model the backend computes at most {model.longest:,} "
             "right.",
-            hint=f"Set max_seq_length to at most {model.longest}, or try the other --backend.",
+            hint=f"Set max_seq_length to at most {model.longest}.",
         )
 
 

@@ -188,6 +188,24 @@ def test_copies_of_training_rows_choose_no_weights(recipe: Path, monkeypatch: py
     assert all(row.text.startswith("so ") for row in jobs[0].validation.rows)
 
 
+def test_texts_longer_than_a_model_computes_right_are_refused_before_it_is_trained(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training cut its own rows shorter by chance, and evaluation and classify refused the others."""
+    monkeypatch.chdir(recipe.parent)
+    context = with_copies(recipe)
+    made = FakeModel.__init__
+
+    def limited(self: Any, *given: Any, **named: Any) -> None:
+        made(self, *given, **named)
+        self.longest = context.recipe.max_seq_length - 1
+
+    monkeypatch.setattr(FakeModel, "__init__", limited)
+    with pytest.raises(UserError, match="max_seq_length is") as refused:
+        stages.train_classifier(context, "qa")
+    assert f"at most {context.recipe.max_seq_length - 1}" in (refused.value.hint or "")
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("learned")
 def test_validation_rows_that_are_copies_of_training_rows_are_said_and_left_out(

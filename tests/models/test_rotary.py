@@ -56,6 +56,13 @@ def test_only_angles_that_change_with_the_length_limit_it() -> None:
         limit.check(129)
 
 
+def test_a_number_of_rotated_numbers_counts() -> None:
+    """MiniMax's."""
+    shape = {"model_type": "minimax", "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 1}
+    [angles] = angles_of_layers(shape | {"rotary_dim": 8, "rope_theta": 1e4})
+    assert (len(angles.frequencies), angles.width) == (4, 16)
+
+
 def test_settings_of_an_unknown_type_are_refused() -> None:
     config = {"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 1}
     with pytest.raises(ModelError, match="'spiral'"):

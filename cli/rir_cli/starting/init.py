@@ -86,17 +86,21 @@ def _write(target: Path, text: str) -> None:
     try:
         with creating([target]) as [written]:
             written.write_text(text, encoding="utf-8")
-    except FileExistsError:
-        _refuse_to_overwrite(target)
+    except FileExistsError as error:
+        raise _exists(target) from error
 
 
 def _refuse_to_overwrite(target: Path) -> None:
+    if target.exists() or target.is_symlink():
+        raise _exists(target)
+
+
+def _exists(target: Path) -> Exception:
     from rir_mlx.errors import UserError
 
-    if target.exists() or target.is_symlink():
-        run = f"Run it: rir-mlx run {shlex.quote(str(target))}\nOr write another one: --output NAME.yaml"
-        hint = run if target.suffix in (".yaml", ".yml") else "Name the recipe to write: --output NAME.yaml"
-        raise UserError(f"{target} exists, and init overwrites nothing.", hint=hint)
+    run = f"Run it: rir-mlx run {shlex.quote(str(target))}\nOr write another one: --output NAME.yaml"
+    hint = run if target.suffix in (".yaml", ".yml") else "Name the recipe to write: --output NAME.yaml"
+    return UserError(f"{target} exists, and init overwrites nothing.", hint=hint)
 
 
 def _draft(look: TableLook, target: Path, limit: float | None, *, asks: bool) -> tuple[Draft, Audit]:

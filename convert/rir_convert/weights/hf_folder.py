@@ -13,7 +13,7 @@ from rir_convert.weights.disk import check_space
 from rir_convert.weights.tensors import SHARD_BYTES, Advance, Tensors, size_of, write_shards
 from rir_mlx.errors import ModelError
 from rir_mlx.models.config import read_settings
-from rir_mlx.models.families import mlx_config, rope_for_both, ties_head
+from rir_mlx.models.families import mlx_config, of_short_sequences, rope_for_both, ties_head
 from rir_mlx.models.fingerprint import TOKENIZER_FILES
 from rir_mlx.models.hub import ModelFiles
 from rir_mlx.prompting.templates import DEFAULT, SETTINGS, TEMPLATE, frozen, stored_templates
@@ -73,7 +73,10 @@ def write_about(folder: Path, base: ModelFiles, about: FolderMetadata, dtype: st
 
 def _config(base: Mapping[str, Any], dtype: str, about: FolderMetadata) -> dict[str, Any]:
     config = {key: value for key, value in base.items() if key not in _QUANTISED}
-    config |= _for_mlx(config) | rope_for_both(config) | {"eos_token_id": list(about.eos_token_id), **about.extra}
+    short = of_short_sequences(config) if about.made_for == "mlx" else {}  # which mlx-lm would read as of long ones
+    config |= (
+        _for_mlx(config) | rope_for_both(config) | short | {"eos_token_id": list(about.eos_token_id), **about.extra}
+    )
     config["tie_word_embeddings"] = ties_head(base)  # libraries differ in what they take where it is missing
     config["dtype"] = dtype  # transformers 5
     config["torch_dtype"] = dtype  # 4, and vLLM
@@ -88,7 +91,7 @@ def _config(base: Mapping[str, Any], dtype: str, about: FolderMetadata) -> dict[
 def _for_mlx(config: Mapping[str, Any]) -> dict[str, Any]:
     """What mlx-lm reads under names of its own. Nothing for a model that it cannot run."""
     try:
-        return mlx_config(config)
+        return {key: value for key, value in mlx_config(config).items() if key not in of_short_sequences(config)}
     except ModelError:
         return {}
 

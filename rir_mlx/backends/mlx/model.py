@@ -113,9 +113,9 @@ class MlxBackend:
                 model, config = _load(shown, mlx_config(stored))
                 if (wanted := self._dtype(dtype)) is not None and "quantization" not in config:
                     model.set_dtype(wanted)
+                loaded = open_model(model, self.processes, mlx_limit(stored))
+                check_angles(model, stored)
                 read_weights(model)
-            loaded = open_model(model, self.processes, mlx_limit(stored))
-            check_angles(model, stored)
         except _UNLOADABLE as error:
             why = " ".join(str(error).split("\n")[:2])  # the rest names every weight that is too much
             why = "it needs a package that is not installed" if isinstance(error, SystemExit) else why

@@ -135,8 +135,10 @@ class TorchBackend:
                     output_loading_info=True,
                 )
         except UNLOADABLE as error:
-            why = "its attention cannot be replaced" if error.args == (attention,) else error
-            hint = quantisation_hint(read_config(folder)) or "Choose another model, or fetch the folder again."
+            why, mend = error, "Choose another model, or fetch the folder again."
+            if error.args == (attention,):
+                why, mend = "its attention cannot be replaced", "Choose another model."
+            hint = quantisation_hint(read_config(folder)) or mend
             raise ModelError(f"{folder} cannot be loaded as a language model: {why}", hint=hint) from error
         _check_names(folder, report)
         return TorchModel(model.to(self.target).eval(), self.processes)

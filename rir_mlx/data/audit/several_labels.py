@@ -48,8 +48,9 @@ def reading_of(material: Material) -> dict[str, Any]:
     refused = Counter(cell[0] for cell in shown if _is_word(cell))
     written = Counter(label[0] for label in totals.elements() if _is_json(label) and _is_word(label))
     objects, lists = (refused[sign] + written[sign] for sign in "{[")
-    empty = sum(map(_is_empty_list, [*totals.elements(), *shown]))
-    rows = totals.total() + refused.total() + sum(map(_is_empty_list, shown))
+    unread = sum(map(_is_empty_list, shown))
+    empty = unread + sum(count for label, count in totals.items() if _is_empty_list(label))
+    rows = totals.total() + refused.total() + unread
     if lists and 2 * (lists + empty) > rows:
         return {"label_separator": ","} | ({"no_label": "none"} if empty else {})
     if 2 * objects > rows:

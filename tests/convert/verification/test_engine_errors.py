@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from rir_convert.verification import verifier as verification
 from rir_convert.verification.engines.base import CannotRun
-from rir_convert.verification.engines.libraries import Library
+from rir_convert.verification.engines.libraries import Library, why_not
 from rir_convert.verification.probe import Probe, ProbeAnswers, Reference
 from rir_convert.verification.verifier import Verifier, Written
+from rir_convert.weights.hf_folder import FolderMetadata, _config
 
 from rir_mlx.backends.base import Float32Array, Tokens
 from rir_mlx.errors import ModelError
@@ -58,3 +59,27 @@ def test_an_engine_that_cannot_load_or_run_a_folder_hides_no_other_fault(
     written = Written(tiny, "float32", made_for=made_for, faults=["the chat template is lost"])
     [result] = verifier.by([made_for], written)
     assert (result.engine, result.faults) == (made_for, ("the chat template is lost", says))
+
+
+_LONG = {"rope_type": "longrope", "short_factor": [1.0, 1.2], "long_factor": [4.0, 8.0]}
+_SHAPE = {"model_type": "phi3", "max_position_embeddings": 256, "original_max_position_embeddings": 64}
+
+
+def test_mlx_lm_compares_no_model_whose_angles_it_turns_otherwise() -> None:
+    """An export of Phi-3.5 for transformers was called another model than the one that was trained."""
+    about = {to: FolderMetadata([1], made_for=to) for to in ("pt", "mlx")}
+    theirs, mlx = (_config(_SHAPE | {"rope_scaling": _LONG}, "float32", each) for each in about.values())
+    assert theirs["rope_scaling"]["long_factor"] == [4.0, 8.0]
+    assert theirs["original_max_position_embeddings"] == 64
+    assert "rotary angles" in str(why_not("mlx-lm", theirs, 9))
+    assert why_not("transformers", theirs, 9) is None
+    assert mlx["rope_scaling"]["long_factor"] == [1.0, 1.2], "those of the short texts that it is used for"
+    assert why_not("mlx-lm", mlx, 9) is None
+    dynamic = {"rope_type": "dynamic", "factor": 2.0}
+    theirs, mlx = (_config(_SHAPE | {"rope_scaling": dynamic}, "float32", each) for each in about.values())
+    assert "rotary angles" in str(why_not("mlx-lm", theirs, 9))
+    assert (mlx["rope_scaling"], why_not("mlx-lm", mlx, 9)) == (None, None)
+    yarn = {"rope_type": "yarn", "factor": 2.0, "attention_factor": 1.5}
+    assert "rotary settings" in str(why_not("mlx-lm", _SHAPE | {"rope_scaling": yarn}, 9))
+    unnamed = {"model_type": "phi3", "max_position_embeddings": 256, "rope_scaling": _LONG}
+    assert "original_max_position_embeddings" not in _config(unnamed, "float32", about["pt"])
