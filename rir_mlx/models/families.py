@@ -260,8 +260,9 @@ def rope_for_both(config: Mapping[str, Any]) -> dict[str, Any]:
         scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
     else:
         theta, scaling = config.get("rope_theta", _default_theta(config)), dict(config.get("rope_scaling") or {})
-    if config.get("model_type") == "gemma3_text":  # its sliding layers have another base
-        local = {"rope_type": "default", "rope_theta": config.get("rope_local_base_freq", 10000.0)}
+    if (kind := config.get("model_type")) in ("gemma3_text", "olmo3"):  # their sliding layers are not scaled
+        own = config.get("rope_local_base_freq", 10000.0) if kind == "gemma3_text" else theta
+        local = {"rope_type": "default", "rope_theta": own}
         full = _with_type(scaling) | {"rope_theta": theta}
         return {
             "rope_theta": theta,

@@ -103,8 +103,6 @@ def _by_type(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     rope = rope_for_both(config)["rope_parameters"]
     if isinstance(rope.get(FULL), dict):
         return {FULL: rope[FULL], SLIDING: rope[SLIDING]}
-    if config.get("model_type") == "olmo3":  # the scaling is for layers with full attention
-        return {FULL: rope, SLIDING: {"rope_theta": rope["rope_theta"]}}
     return {FULL: rope}
 
 

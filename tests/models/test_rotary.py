@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rir_mlx.errors import ModelError
+from rir_mlx.models.families import FULL, SLIDING, rope_for_both
 from rir_mlx.models.rotary import angles_of_layers, rotary_limit
 
 _LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
@@ -61,6 +62,20 @@ def test_a_number_of_rotated_numbers_counts() -> None:
     shape = {"model_type": "minimax", "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 1}
     [angles] = angles_of_layers(shape | {"rotary_dim": 8, "rope_theta": 1e4})
     assert (len(angles.frequencies), angles.width) == (4, 16)
+
+
+@pytest.mark.parametrize("yarn", [True, False])
+def test_a_hub_folder_of_olmo3_is_exported_as_transformers_reads_it(yarn: bool) -> None:
+    """The scaling of all layers stood where transformers looks for one of each kind: it could not read the config."""
+    pytest.importorskip("torch")
+    from transformers import Olmo3Config
+
+    hub: dict[str, Any] = {"model_type": "olmo3", "num_hidden_layers": 4, "rope_theta": 500000, "sliding_window": 32}
+    hub |= {"layer_types": [SLIDING, SLIDING, SLIDING, FULL], "max_position_embeddings": 512}
+    settings = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 64, "attention_factor": 1.2}
+    hub |= {"rope_scaling": settings if yarn else None}
+    found, expected = (Olmo3Config(**each).rope_parameters for each in (hub | rope_for_both(hub), hub))
+    assert found == expected
 
 
 def test_settings_of_an_unknown_type_are_refused() -> None:
