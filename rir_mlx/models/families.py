@@ -194,10 +194,10 @@ def of_short_sequences(config: Mapping[str, Any]) -> dict[str, Any]:
     """The rotary keys of settings that change with a sequence's length, as they are for short ones: mlx-lm takes them
     as they are for long ones, or changes them from call to call."""
     rope = rope_for_both(config)["rope_scaling"] or {}
-    kind = rope.get("rope_type", rope.get("type"))
+    kind = kind_of(rope)
     if kind == "dynamic" and "alpha" not in rope:  # HunYuan's is none of these
         return {"rope_scaling": None}
-    if kind not in ("longrope", "su"):
+    if kind != "longrope":
         return {}
     original = config.get("original_max_position_embeddings") or rope.get("original_max_position_embeddings")
     named = {} if original is None else {"original_max_position_embeddings": original}
@@ -279,6 +279,12 @@ def rope_for_both(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def kind_of(rope: Mapping[str, Any]) -> str:
+    """The kind of rotary settings by its newer name: `default`, `linear`, `longrope`, …"""
+    kind = str(rope.get("rope_type", rope.get("type", "default")))
+    return {"su": "longrope", "deepseek_yarn": "yarn"}.get(kind, kind)
+
+
 def _with_type(scaling: Mapping[str, Any]) -> dict[str, Any]:
     """The settings with their kind under its newer name; older folders call it `type`."""
     return {"rope_type": scaling.get("type", "default"), **scaling}
@@ -289,4 +295,4 @@ def _default_theta(config: Mapping[str, Any]) -> float:
 
 
 def _is_default(scaling: Mapping[str, Any]) -> bool:
-    return bool(scaling.get("rope_type", scaling.get("type", "default")) == "default")
+    return kind_of(scaling) == "default"

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rir_mlx.errors import ModelError
-from rir_mlx.models.families import FULL, SLIDING, layer_types, mlx_length_limit, rope_for_both
+from rir_mlx.models.families import FULL, SLIDING, kind_of, layer_types, mlx_length_limit, rope_for_both
 
 _PARTIAL = {"glm": 0.5, "glm4": 0.5, "glm4_moe": 0.5, "nemotron": 0.5, "persimmon": 0.5, "phi": 0.5, "stablelm": 0.25}
 """The share of a head that is rotated where the config does not say, as in transformers' classes."""
@@ -33,6 +33,22 @@ class LengthLimit:
         """Raises ModelError for a longer sequence."""
         if tokens > self.tokens:
             raise ModelError(f"A sequence of {tokens:,} tokens is longer than {self.why}.", hint=self.hint)
+
+
+class LengthLimited:
+    """A model that is computed right up to a `limit`; None if there is none."""
+
+    limit: LengthLimit | None = None
+
+    @property
+    def longest(self) -> int | None:
+        """The most tokens of a sequence that is computed right; None if there is no limit."""
+        return None if self.limit is None else self.limit.tokens
+
+    def check_length(self, tokens: int) -> None:
+        """Raises ModelError for a sequence of `tokens` beyond the limit."""
+        if self.limit is not None:
+            self.limit.check(tokens)
 
 
 def rotary_limit(config: Mapping[str, Any]) -> LengthLimit | None:
@@ -91,11 +107,6 @@ def angles_of_layers(config: Mapping[str, Any]) -> list[Angles]:
     if len(by_type) == 1:
         return list(by_type.values()) * int(config["num_hidden_layers"])
     return [by_type[kind] for kind in layer_types(config)]
-
-
-def kind_of(rope: Mapping[str, Any]) -> str:
-    kind = str(rope.get("rope_type", rope.get("type", "default")))
-    return {"su": "longrope", "deepseek_yarn": "yarn"}.get(kind, kind)
 
 
 def _by_type(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -191,7 +191,7 @@ def test_copies_of_training_rows_choose_no_weights(recipe: Path, monkeypatch: py
 def test_texts_longer_than_a_model_computes_right_are_refused_before_it_is_trained(
     recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Training cut its own rows shorter by chance, and evaluation and classify refused the others."""
+    """The training rows happened to be short enough; evaluation and classify then refused longer texts."""
     monkeypatch.chdir(recipe.parent)
     context = with_copies(recipe)
     made = FakeModel.__init__

@@ -16,7 +16,7 @@ from rir_mlx.backends.kept_prefixes import KeptPrefixes
 from rir_mlx.backends.limits.logits import head_rows
 from rir_mlx.backends.mlx.process_group import MlxProcessGroup
 from rir_mlx.errors import ModelError
-from rir_mlx.models.rotary import LengthLimit, angles_of_layers
+from rir_mlx.models.rotary import LengthLimit, LengthLimited, angles_of_layers
 
 _POSITIONS = (1, 17, 300)
 """At which angles are compared."""
@@ -34,7 +34,7 @@ def shares_memory() -> bool:
     return not has_accelerator() or mx.metal.is_available()
 
 
-class MlxForward:
+class MlxForward(LengthLimited):
     """An mlx-lm model and its projection to the vocabulary. Within `limit` mlx-lm computes what the model was trained
     with."""
 
@@ -72,16 +72,6 @@ class MlxForward:
         code after its layers, with its scaling, caps and tied weights."""
         head = self._head if words is None else _HeadAlone(self.model, _Words(self.lm_head, words))
         return type(self.model).__call__(head, hidden)
-
-    @property
-    def longest(self) -> int | None:
-        """The most tokens within the limit; None if there is none."""
-        return None if self.limit is None else self.limit.tokens
-
-    def check_length(self, tokens: int) -> None:
-        """Raises ModelError for a sequence of `tokens` beyond the limit."""
-        if self.limit is not None:
-            self.limit.check(tokens)
 
     @contextmanager
     def window_of(self, tokens: int) -> Iterator[None]:

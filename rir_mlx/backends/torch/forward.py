@@ -25,13 +25,13 @@ from rir_mlx.backends.torch.layers.attention import PREFIX, joined
 from rir_mlx.backends.torch.layers.lm_head import transformed
 from rir_mlx.backends.torch.process_group import TorchProcessGroup
 from rir_mlx.models.families import FULL, SLIDING, VERIFIED, Attention, LogitTransform
-from rir_mlx.models.rotary import learned_limit, rotary_limit
+from rir_mlx.models.rotary import LengthLimited, learned_limit, rotary_limit
 
 _SHARING = 16
 """Rows that share one copy of their prefix on a processor."""
 
 
-class TorchForward:
+class TorchForward(LengthLimited):
     """A transformers model and what it needs to run on token ids."""
 
     def __init__(self, model: Any, processes: SingleProcess | TorchProcessGroup) -> None:
@@ -47,16 +47,6 @@ class TorchForward:
         self.record = recording_of(self.device) if config["model_type"] in VERIFIED else None
         named = inspect.signature(model.get_decoder().forward).parameters
         self._cache_name = "cache" if "cache" in named else "past_key_values"  # transformers has renamed it
-
-    @property
-    def longest(self) -> int | None:
-        """The most tokens of a sequence that is computed right; None if there is no limit."""
-        return None if self.limit is None else self.limit.tokens
-
-    def check_length(self, tokens: int) -> None:
-        """Raises ModelError for a sequence of `tokens` beyond the limit."""
-        if self.limit is not None:
-            self.limit.check(tokens)
 
     @property
     def lm_head(self) -> torch.nn.Linear:

@@ -75,10 +75,11 @@ def test_mlx_lm_compares_no_model_whose_angles_it_turns_otherwise() -> None:
     assert why_not("transformers", theirs, 9) is None
     assert mlx["rope_scaling"]["long_factor"] == [1.0, 1.2], "those of the short texts that it is used for"
     assert why_not("mlx-lm", mlx, 9) is None
-    dynamic = {"rope_type": "dynamic", "factor": 2.0}
-    theirs, mlx = (_config(_SHAPE | {"rope_scaling": dynamic}, "float32", each) for each in about.values())
-    assert "rotary angles" in str(why_not("mlx-lm", theirs, 9))
-    assert (mlx["rope_scaling"], why_not("mlx-lm", mlx, 9)) == (None, None)
+    for name in ("rope_type", "type"):  # the newer and the older one
+        dynamic = {name: "dynamic", "factor": 2.0}
+        theirs, mlx = (_config(_SHAPE | {"rope_scaling": dynamic}, "float32", each) for each in about.values())
+        assert "rotary angles" in str(why_not("mlx-lm", theirs, 9))
+        assert (mlx["rope_scaling"], why_not("mlx-lm", mlx, 9)) == (None, None)
     yarn = {"rope_type": "yarn", "factor": 2.0, "attention_factor": 1.5}
     assert "rotary settings" in str(why_not("mlx-lm", _SHAPE | {"rope_scaling": yarn}, 9))
     unnamed = {"model_type": "phi3", "max_position_embeddings": 256, "rope_scaling": _LONG}

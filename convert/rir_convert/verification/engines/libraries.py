@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from rir_convert.verification.engines.base import Engine
 from rir_mlx.errors import ModelError
-from rir_mlx.models.families import mlx_config, mlx_length_limit, of_short_sequences, rope_for_both
+from rir_mlx.models.families import kind_of, mlx_config, mlx_length_limit, of_short_sequences, rope_for_both
 
 Library = Literal["transformers", "mlx-lm"]
 _NEEDS: dict[Library, tuple[str, ...]] = {"transformers": ("torch", "peft"), "mlx-lm": ("mlx_lm",)}
@@ -55,7 +55,7 @@ def why_not(library: Library, config: Mapping[str, Any], tokens: int) -> str | N
     except ModelError as error:
         return error.what.rstrip(".")
     rope = (config if "rope_scaling" in config else rope_for_both(config))["rope_scaling"] or {}
-    of_long_ones = rope.get("long_factor") != rope.get("short_factor") or rope.get("rope_type") == "dynamic"
+    of_long_ones = rope.get("long_factor") != rope.get("short_factor") or kind_of(rope) == "dynamic"
     if of_long_ones and of_short_sequences(config):
         return "mlx-lm turns short texts by the rotary angles that this model has for long ones"
     if rope.get("attention_factor") is not None or rope.get("truncate") is False:
