@@ -62,15 +62,15 @@ $(VENV)/bin/python:
 
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 	@echo "Installing rir-mlx and what it needs into $(VENV): some minutes, the first time only."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[serve]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -e '.[serve]'
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,$(BOTH)]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -e '.[dev,$(BOTH)]'
 	touch $(VENV)/.installed $@
 
 $(VENV)/.installed-docs: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -e '.[docs]'
 	touch $(VENV)/.installed $@
 
 clean:

@@ -94,7 +94,7 @@ class RayEngine:
 
     def __init__(self, setup: WorkerSetup, workers: int, identity: dict[str, str]) -> None:
         self.setup, self.workers, self._identity = setup, workers, identity
-        self.patience = PATIENCE
+        self.patience, self.deaths = PATIENCE, DEATHS
         self._open = _connect()
         try:
             self._share = share_of_a_worker(_node_resources(), workers)
@@ -119,7 +119,7 @@ class RayEngine:
         if not ahead:
             return
         beside = {"num_cpus": 0, "scheduling_strategy": _here()}
-        queue, attempts = Queue(actor_options=beside), ray.remote(Attempts).options(**beside).remote()
+        queue, attempts = Queue(actor_options=beside), ray.remote(Attempts).options(**beside).remote(self.deaths)
         outstanding: set[str] = set()  # of the few shards under way: what is not in it has been handed out
 
         def feed(shard: list[ReasoningRequest] | None) -> None:
@@ -264,9 +264,9 @@ class _Writer:
         """What the work gives. An error where it raises one, or where workers keep dying of it."""
         import ray
 
-        if not ray.get(self.attempts.begin.remote(name)):
+        if died := ray.get(self.attempts.begin.remote(name)):
             return Failure(
-                f"{1 + DEATHS} workers of the Ray cluster died {what}.",
+                f"{died} workers of the Ray cluster died {what}.",
                 hint="Ray's logs say why. A smaller augment.batch_size needs less memory. What was written is kept.",
             )
         found: Result | RirError

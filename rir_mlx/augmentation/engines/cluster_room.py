@@ -48,13 +48,14 @@ class Attempts:
     """How often each thing was begun and not ended. Ray counts a retry whenever a worker cannot be reached: until it
     knows that a node is gone, that is every second, and its retries run out before another node takes over."""
 
-    def __init__(self) -> None:
-        self._begun = Counter[str]()
+    def __init__(self, deaths: int = DEATHS) -> None:
+        self._deaths, self._begun = deaths, Counter[str]()
 
-    def begin(self, name: str) -> bool:
-        """Whether it may be begun: not if that many workers have died of it."""
+    def begin(self, name: str) -> int:
+        """Begin it, unless more than `deaths` workers have died of it: how many have, or else 0."""
         self._begun[name] += 1
-        return self._begun[name] <= 1 + DEATHS
+        died = self._begun[name] - 1
+        return died if died > self._deaths else 0
 
     def end(self, name: str) -> None:
         del self._begun[name]
