@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+from collections import Counter
 from typing import Any
 
 
@@ -16,16 +17,39 @@ def parse_json(text: str | bytes, **options: Any) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
+class RepeatedKeyError(ValueError):
+    """A key that comes twice in an object: readers keep the last value, and the others would be lost silently."""
+
+    def __init__(self, key: object) -> None:
+        super().__init__(f"the key {key!r} comes twice")
+
+
+def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these keys and values, for `object_pairs_hook`. Raises RepeatedKeyError if a key comes twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise RepeatedKeyError(Counter(key for key, _ in pairs).most_common(1)[0][0])
+    return found
+
+
 def literal_of(text: str) -> Any:
-    """The value of a text that JSON or Python writes. Raises ValueError for another one."""
+    """The value of a text that JSON or Python writes. Raises ValueError for another one, and RepeatedKeyError for one
+    with a key that comes twice in an object."""
     try:
-        return parse_json(text)
+        return parse_json(text, object_pairs_hook=distinct)
+    except RepeatedKeyError:
+        raise
     except ValueError:
         pass
     try:
-        return ast.literal_eval(text.strip())
+        tree = ast.parse(text.strip(), mode="eval")
+        value = ast.literal_eval(tree)
     except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
         raise ValueError("it is neither JSON nor a value of Python") from None
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Dict):
+            distinct([(ast.literal_eval(key), None) for key in node.keys if key is not None])
+    return value
 
 
 def json_of(value: Any) -> str:

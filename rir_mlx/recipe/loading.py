@@ -220,4 +220,5 @@ def merge_override(values: dict[str, Any], text: str) -> None:
         else:
             node[last] = parse_yaml(value) if value else None
     except yaml.YAMLError as error:
-        raise RecipeError(f"--set {text}: {value!r} is not a YAML value.") from error
+        why = getattr(error, "problem", None) or error
+        raise RecipeError(f"--set {text}: {value!r} is not a YAML value: {why}.") from error

@@ -136,3 +136,15 @@ def test_what_is_proposed_can_be_typed(tmp_path: Path) -> None:
 def test_named_columns_of_votes_are_seen_to_be_votes(tmp_path: Path) -> None:
     path = table(tmp_path, [(3, 1, 0), (0, 2, 2)] * 10)
     assert draft(path, "data.label_column=[joy, fear, anger]")[1] == {"soft_labels": True}
+
+
+@pytest.mark.parametrize(
+    ("cell", "keys"), [('{"joy": 2, "fear": 1}', {"soft_labels": True}), ('["joy", "fear"]', {"label_separator": ","})]
+)
+def test_one_broken_object_or_list_does_not_make_the_others_names_of_labels(
+    tmp_path: Path, cell: str, keys: dict[str, Any]
+) -> None:
+    """A single row that could not be read as votes made each object a label of its own."""
+    broken = '{"joy": 2, "joy": 1}' if "{" in cell else '["joy", "N/A"]'
+    path = table(tmp_path, [*[(cell,)] * 20, (broken,)], ("label",))
+    assert draft(path) == ("label", keys, {"fear": 20, "joy": 20})

@@ -61,6 +61,7 @@ def test_scientific_notation_without_a_point_is_a_number() -> None:
         ("name=../elsewhere", "name: string should match pattern"),
         ("justakey", "not of the form section.key=value"),
         ("seed=[", "not a YAML value"),
+        ('data.labels={"joy": "a", "joy": "b"}', "is not a YAML value: the key 'joy' comes twice."),
     ],
 )
 def test_an_unusable_key_is_named_with_its_mend(override: str, words: str) -> None:

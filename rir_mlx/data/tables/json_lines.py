@@ -13,6 +13,7 @@ from rir_mlx.data.packed_cells import PackedCells
 from rir_mlx.data.tables.table import Fault, Table, Wanted, as_lines_of_json, refuse
 from rir_mlx.data.tables.text_files import check_encoding, empty_file, not_utf8, open_lines
 from rir_mlx.errors import DataError
+from rir_mlx.json_text import distinct
 
 
 def read_jsonl(path: Path, wanted: Wanted) -> Table:
@@ -57,20 +58,10 @@ def json_records(path: Path, wanted: Wanted) -> Iterator[tuple[int, str, dict[st
         yield number, raw, Fault(number, why) if why else json_record(number, raw)
 
 
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object of these keys and values. Raises ValueError if a key comes twice: JSON readers keep the last."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        seen = set[str]()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {twice!r} comes twice")
-    return found
-
-
 def json_record(number: int, line: str) -> dict[str, Any] | Fault:
     """The JSON object of a line, or what is wrong with it."""
     try:
-        record = json.loads(line, object_pairs_hook=_distinct)
+        record = json.loads(line, object_pairs_hook=distinct)
     except json.JSONDecodeError as error:
         return Fault(number, f"broken JSON at column {error.colno}: {error.msg}")
     except (ValueError, RecursionError) as error:  # a number with too many digits, nesting without end

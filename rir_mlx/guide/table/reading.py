@@ -39,9 +39,17 @@ def rows_of(keys: Mapping[str, Any], overrides: Sequence[str]) -> tuple[Material
         of_columns = isinstance(keys["data.label_column"], list)
         more = _reading_of_columns(material, known) if of_columns else reading_of(material) if not found else {}
         again = read(known | {f"data.{key}": value for key, value in more.items()}) if more else material
-        if not more or not again.parts["train"] or len(again.refused) > len(material.refused):
+        if not more or not again.parts["train"] or _loses_rows(material, again, more):
             return material, found
         material, found = again, found | more
+
+
+def _loses_rows(material: Material, again: Material, keys: Mapping[str, Any]) -> bool:
+    """Whether labels seem to be something else than what was read again with these keys, since rows are refused then.
+    Objects and lists are no names: where most labels are such, a few broken ones change nothing."""
+    lost = len(again.refused) - len(material.refused)
+    structured = "soft_labels" in keys or keys.get("label_separator") == ","
+    return 2 * lost > len(again.parts["train"]) + lost if structured else lost > 0
 
 
 def _reading_of_columns(material: Material, keys: Mapping[str, Any]) -> dict[str, Any]:

@@ -294,6 +294,15 @@ def test_a_key_that_comes_twice_in_a_json_object_is_a_fault(tmp_path: Path) -> N
         load(tmp_path / "a.jsonl")
 
 
+@pytest.mark.parametrize("cell", ['{"joy": 2, "fear": 1, "joy": 3}', "{'joy': 2, 'fear': 1, 'joy': 3}"])
+def test_a_label_that_comes_twice_in_a_cell_of_votes_is_a_fault(tmp_path: Path, cell: str) -> None:
+    """The last of its votes was taken, and the others were lost without a word."""
+    rows = [{"text": "a", "label": {"joy": 1, "fear": 2}}, {"text": "b", "label": cell}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError, match="row 2: the label looks like an object, and the key 'joy' comes twice"):
+        load(tmp_path / "a.jsonl", soft_labels=True)
+
+
 def write_parquet(path: Path, **columns: Any) -> Path:
     import pyarrow as pa
     import pyarrow.parquet as pq
