@@ -10,6 +10,7 @@ from rir_mlx import hub_access
 from rir_mlx.data.audit.findings import Audit
 from rir_mlx.data.audit.scan import scan_sources
 from rir_mlx.data.labels.combinations import BETWEEN
+from rir_mlx.data.labels.printed_arrays import ARRAY, NUMBERS
 from rir_mlx.guide.draft import Draft
 from rir_mlx.guide.first_recipe import ENCODING, ModelChoice, ScannedTable
 from rir_mlx.guide.planning import Sizes
@@ -117,7 +118,8 @@ def strays_text(facts: LabelFacts) -> str:
 def _set_sizes(draft: Draft, table: ScannedTable) -> None:
     """How many rows are used for what."""
     bad, rows = table.bad_rows, len(table.rows)
-    if 0 < bad <= _FEW_BAD * (rows + bad):
+    arrays = {ARRAY, NUMBERS}.intersection(fault.what for fault in table.material.refused)
+    if 0 < bad <= _FEW_BAD * (rows + bad) and not arrays:  # without them, all rows with several labels would be lost
         why = f"{counted(bad, 'row')} cannot be used; `rir-mlx check` and this recipe list them."
         draft.set("data.on_bad_rows", "skip", why)
     if rows >= _MANY_ROWS:

@@ -6,6 +6,7 @@ The caller asks what only the user knows, and passes it on.
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from rir_mlx.data.columns import Role, usually_named
 from rir_mlx.data.labels.columns_of_labels import people_labelled
 from rir_mlx.data.loading import format_of
 from rir_mlx.data.rows import Row
+from rir_mlx.data.tables.table import advice_on
 from rir_mlx.data.tables.text_files import OtherEncoding
 from rir_mlx.errors import DataError, UserError
 from rir_mlx.guide.models import EMBEDDED_MODEL, BaseModel, default_model, fitting, models_here, named_model
@@ -155,7 +157,7 @@ def scan(look: TableLook, text: Sequence[str] = (), label: Sequence[str] = ()) -
     chosen = _chosen_columns(look, text, label)
     material, labels_are = rows_of(chosen.keys(look), look.overrides)
     if not material.parts["train"]:
-        raise DataError(f"{look.path}: no row has a text and a label.", hint="Name other columns with -s data.…")
+        raise _no_row(look, [fault.what for fault in material.refused if fault.number])
     if whole := [fault.what for fault in material.refused if not fault.number]:
         many = any("combinations" in what for what in whole)
         raise DataError("\n".join(whole), hint="" if many else "Name other columns with -s data.…, or give more rows.")
@@ -170,6 +172,14 @@ def scan(look: TableLook, text: Sequence[str] = (), label: Sequence[str] = ()) -
         encoding=look.encoding,
         labels_are=labels_are,
     )
+
+
+def _no_row(look: TableLook, faults: Sequence[str]) -> DataError:
+    """The error for a table of which no row can be used."""
+    kinds = Counter(faults).most_common(1)
+    why = "".join(f": {what} ({counted(count, 'row')})" for what, count in kinds)
+    hint = f"Name other columns with -s data.…{advice_on(faults)}"
+    return DataError(f"{look.path}: no row has a text and a label{why}.", hint=hint)
 
 
 class _Chosen(NamedTuple):

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from table_files import fault_of, load, write_csv, write_jsonl
@@ -14,6 +16,7 @@ from table_files import fault_of, load, write_csv, write_jsonl
 from rir_mlx.data.audit.checks import audit
 from rir_mlx.data.audit.scan import scan_sources
 from rir_mlx.data.labels.combinations import MOST_COMBINATIONS
+from rir_mlx.data.labels.printed_arrays import ARRAY, NUMBERS
 from rir_mlx.data.loading import load_labelled
 from rir_mlx.errors import DataError
 from rir_mlx.recipe.schema import DataSection
@@ -83,7 +86,6 @@ def test_named_labels_keep_their_order_and_another_one_is_refused_by_name(tmp_pa
         (" ; ", NO_LABEL),
         ("[]", NO_LABEL),
         ("billing;N/A", "the label is missing (N/A)"),
-        ("['billing' 'refund']", "the labels are a list without commas, as NumPy prints it"),
         ("billing;card, expired", "the label 'card, expired' holds a comma, which stands between labels"),
     ],
 )
@@ -92,6 +94,42 @@ def test_a_cell_without_labels_or_with_one_that_cannot_be_told_apart_is_refused(
 ) -> None:
     path = write_csv(tmp_path / "a.csv", [*ROWS, ("e", cell)])
     assert fault_of(path, **SEVERAL).faults == (f"row 6: {why}",)
+
+
+@pytest.mark.parametrize("ways", [{}, SEVERAL, {"label_separator": ","}], ids=["one label", "a mark", "a comma"])
+@pytest.mark.parametrize(
+    ("cell", "why"),
+    [
+        (np.array(["billing", "refund"]), ARRAY),
+        (np.array(["billing", None], dtype=object), ARRAY),
+        (np.array(["it's", "a\n" * 30, "b"]), ARRAY),
+        ([np.str_("billing")], ARRAY),
+        ([np.True_], ARRAY),
+        ({np.int64(0)}, ARRAY),
+        (pd.array(["billing", "refund"], dtype="str"), ARRAY),
+        (np.array([0, 1]), NUMBERS),
+        (np.array([0, 1, 0.5]), NUMBERS),
+        (np.array([True, False]), NUMBERS),
+        (np.arange(2000), NUMBERS),
+        (np.eye(2), NUMBERS),
+    ],
+    ids=str,
+)
+def test_an_array_as_it_is_printed_is_no_label(tmp_path: Path, ways: dict[str, str], cell: Any, why: str) -> None:
+    """`init` drafted `['joy' 'anger']` as a label of its own: what pandas writes for arrays."""
+    path = write_csv(tmp_path / "a.csv", [("a", "billing"), ("b", "refund"), ("c", str(cell))])
+    error = fault_of(path, **ways)
+    assert error.faults[0].endswith(f": {why}")
+    assert "set data.label_separator to it; or write it as JSON" in (error.hint or "")
+    assert ("a 1 or 0 for each label" in (error.hint or "")) == (why == NUMBERS)
+
+
+@pytest.mark.parametrize("label", ["[not sure]", "['billing']", "[1]", "[B-PER I-PER]", "(np)", "<b>", "[1, 2]"])
+def test_a_label_that_begins_as_an_array_does_is_a_label(tmp_path: Path, label: str) -> None:
+    path = write_csv(tmp_path / "a.csv", [("a", "billing"), ("b", label)])
+    assert [row.label for row in load(path).train] == ["billing", label]
+    named = write_csv(tmp_path / "a.csv", [("a", "billing"), ("b", "[0 1]")])
+    assert [row.label for row in load(named, labels={"billing": "", "[0 1]": ""}).train] == ["billing", "[0 1]"]
 
 
 def test_labels_that_only_a_test_row_has_together_are_answers_and_noted(tmp_path: Path) -> None:

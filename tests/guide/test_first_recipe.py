@@ -91,6 +91,13 @@ def test_bad_rows_are_skipped_if_they_are_few_and_the_reason_counts_them(tabled:
     assert draft(path).recipe().data.on_bad_rows == "stop"
 
 
+def test_a_few_arrays_are_not_skipped_for_they_are_all_the_rows_with_several_labels(tabled: Tabled) -> None:
+    path = tabled()
+    with path.open("a", encoding="utf-8") as file:
+        file.write('{"text": "both", "label": "[\'joy\' \'sadness\']"}\n')
+    assert draft(path).recipe().data.on_bad_rows == "stop"
+
+
 @pytest.mark.parametrize(("memory", "tiny"), [(32 * GIB, False), (2 * GIB, True)])
 def test_the_model_fits_into_the_memory(tabled: Tabled, memory: int, tiny: bool) -> None:
     choice = model_choices(memory)[0]

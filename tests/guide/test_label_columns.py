@@ -148,3 +148,12 @@ def test_one_broken_object_or_list_does_not_make_the_others_names_of_labels(
     broken = '{"joy": 2, "joy": 1}' if "{" in cell else '["joy", "N/A"]'
     path = table(tmp_path, [*[(cell,)] * 20, (broken,)], ("label",))
     assert draft(path) == ("label", keys, {"fear": 20, "joy": 20})
+
+
+def test_init_says_why_no_row_of_arrays_can_be_read(tmp_path: Path) -> None:
+    path = table(tmp_path, [("[0 1 0]",), ("[1 0 0]",)] * 10, ("label",))
+    with pytest.raises(
+        DataError, match=r"no row has a text and a label: the labels are an array of .* \(20 rows\)\."
+    ) as raised:
+        scan(look_at(path))
+    assert "write a column for each, and name them in data.label_column" in (raised.value.hint or "")

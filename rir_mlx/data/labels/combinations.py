@@ -6,11 +6,11 @@ together are learned together. A single label's probability is the sum over the 
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rir_mlx.data.labels.printed_arrays import refuse_printed
 from rir_mlx.data.labels.spelling import is_missing
 from rir_mlx.json_text import literal_of
 
@@ -23,7 +23,6 @@ BETWEEN = ", "
 MOST_COMBINATIONS = 1000
 """Every one of them is scored for every text."""
 _OPENING = ("[", "(", "{")
-_WITHOUT_COMMAS = re.compile(r"""^\s*\[.*(['"])\s+(['"]).*\]\s*$""", re.DOTALL)
 _OFTEN = 10
 """A combination with so many rows is drawn in proportion to them."""
 
@@ -101,13 +100,12 @@ def says_nothing(cell: Any, *, soft: bool = False, known: Collection[str] = ()) 
 
 
 def _listed(cell: Any) -> Sequence[Any] | None:
-    """The values of a list, or of a text that is one. Raises ValueError for a list as NumPy prints it: Python would
-    read `['a' 'b']` as one label."""
+    """The values of a list, or of a text that is one. Raises ValueError for an array as it is printed."""
     if hasattr(cell, "tolist") and getattr(cell, "ndim", 0) == 1:
         cell = cell.tolist()
+    if isinstance(cell, str):
+        refuse_printed(cell)
     if isinstance(cell, str) and cell.strip()[:1] in _OPENING:
-        if _WITHOUT_COMMAS.search(cell):
-            raise ValueError("the labels are a list without commas, as NumPy prints it")
         try:
             cell = literal_of(cell)
         except ValueError:

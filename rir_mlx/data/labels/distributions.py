@@ -9,6 +9,7 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from rir_mlx.data.labels.printed_arrays import refuse_printed
 from rir_mlx.data.labels.spelling import label_of
 from rir_mlx.json_text import literal_of
 
@@ -52,6 +53,7 @@ def _object_in(cell: Any) -> Mapping[str, Any] | None:
         return cell
     if not isinstance(cell, str) or not cell.lstrip().startswith("{"):
         return None
+    refuse_printed(cell)
     try:
         found = literal_of(cell)
     except ValueError as error:

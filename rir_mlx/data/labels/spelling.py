@@ -16,6 +16,7 @@ from decimal import Decimal
 from typing import Any
 
 from rir_mlx.data.cells import checked_text
+from rir_mlx.data.labels.printed_arrays import refuse_printed
 
 MISSING = frozenset(
     (
@@ -91,6 +92,7 @@ def _label_of_text(text: str, known: Collection[str]) -> str:
         return plain
     if is_missing(plain):
         raise ValueError(f"the label is missing ({plain})")
+    refuse_printed(plain)
     if (whole := _WHOLE.fullmatch(plain)) is not None:
         plain = whole[1]
     elif plain.lower() in _TRUTH:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rir_mlx.data.columns import Column
+from rir_mlx.data.labels.printed_arrays import ARRAY, NUMBERS
 from rir_mlx.errors import DataError, did_you_mean
 from rir_mlx.types import TABLE_SUFFIXES
 
@@ -160,6 +161,12 @@ def advice(faults: Iterable[str], settings: Settings = RECIPE_DATA, files: Itera
         apart = all(Path(file).suffix.lower() in _TAKEN_APART for file in files)
         write = "`rir-mlx check FILE --write clean.csv --rejects bad.csv` or " if apart else ""
         hint = f"Correct these rows; {write}data.on_bad_rows=skip leaves them out."
+    return hint + advice_on(faults, settings)
+
+
+def advice_on(faults: Sequence[str], settings: Settings = RECIPE_DATA) -> str:
+    """What to do about faults of these kinds in particular, behind a blank; nothing if that is not known."""
+    hint = ""
     if any("quotation" in what or "not valid CSV" in what for what in faults):
         hint += f" If quotation marks are part of the texts, set {settings.text('quotes', 'false')}."
     if any(what.startswith("the label is missing") for what in faults):
@@ -168,6 +175,13 @@ def advice(faults: Iterable[str], settings: Settings = RECIPE_DATA, files: Itera
         hint += " If a text may have several labels, set data.label_separator to any mark: lists are then read, too."
     if any(what.startswith("the label is not a string but {") for what in faults):
         hint += " If these are votes or probabilities of labels, set data.soft_labels to true."
+    if {ARRAY, NUMBERS}.intersection(faults):
+        hint += (
+            ' Write the labels of an array with a mark between them, in pandas ";".join(map(str, array)), and set '
+            "data.label_separator to it; or write it as JSON."
+        )
+    if NUMBERS in faults:
+        hint += " If it has a 1 or 0 for each label, write a column for each, and name them in data.label_column."
     if odd := [what for what in faults if what.startswith("the label column ") and what.endswith("no mark")]:
         hint += " Marks are 1 and 0, true and false, yes and no, x and nothing, or the column's name."
         if not any("'-" in what for what in odd):
