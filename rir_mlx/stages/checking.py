@@ -87,7 +87,7 @@ def power_note(recipe: Recipe, test_rows: int) -> list[str]:
 
 def sort_out(recipe: Recipe, checked: Audit, clean: Path, rejects: Path | None, *, force: bool = False) -> Sorted:
     """Write the rows of the recipe's file that can be used to `clean`, and the others, with what is wrong with each, to
-    `rejects`. The file itself is not touched.
+    `rejects`. The file itself is not touched. What a call left that was killed between the two is completed.
 
     Raises UserError if the rows are not one file, or if a file to write exists and `force` is False."""
     section, source = recipe.data, place_of(recipe.data.train.path)
@@ -100,8 +100,6 @@ def sort_out(recipe: Recipe, checked: Audit, clean: Path, rejects: Path | None, 
             raise UserError(f"{target} is a folder.", hint="Name a file.")
         if target.exists() and target.samefile(source):
             raise UserError(f"{target} is the file to take apart.", hint="Name another file.")
-        if target.exists() and not force:
-            raise UserError(f"{target} exists.", hint="Name another file, or add --force to replace it.")
         if target.suffix.lower() != source.suffix.lower():
             raise UserError(f"{target} is named after another format than {source}.", hint="Give it the same ending.")
     if rejects is not None and (rejects.resolve() == clean.resolve() or _same(rejects, clean)):
@@ -109,10 +107,22 @@ def sort_out(recipe: Recipe, checked: Audit, clean: Path, rejects: Path | None, 
     faults = {row.number: row.what for finding in checked.findings for row in finding.refused}
     wanted = Wanted(columns_of(section, "train"), str(source), format_of(section))
     found = sort_rows(source, wanted, faults)
-    write_text(clean, found.clean)
+    texts = {clean: (found.clean, "strict")}
     if rejects is not None:
-        write_text(rejects, found.rejects, errors="surrogateescape")  # bytes that are no UTF-8, as they were read
+        texts[rejects] = (found.rejects, "surrogateescape")  # bytes that are no UTF-8, as they were read
+    if not force:
+        _refuse_to_replace({target: text.encode("utf-8", errors) for target, (text, errors) in texts.items()})
+    for target, (text, errors) in texts.items():
+        write_text(target, text, errors)
     return found
+
+
+def _refuse_to_replace(files: Mapping[Path, bytes]) -> None:
+    """Raise UserError if one of the files to write exists: with other bytes, or all of them do."""
+    there = [target for target in files if target.exists()]
+    others = [target for target in there if target.read_bytes() != files[target]]
+    if others or len(there) == len(files):
+        raise UserError(f"{[*others, *there][0]} exists.", hint="Name another file, or add --force to replace it.")
 
 
 def _same(one: Path, other: Path) -> bool:

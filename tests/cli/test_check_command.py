@@ -254,6 +254,24 @@ def test_one_file_by_two_names_is_not_written_twice(rir: Run, table: Path) -> No
     assert "name the same file" in refused.err
 
 
+def test_a_command_that_was_killed_between_its_two_files_goes_on_without_force(rir: Run, table: Path) -> None:
+    """It asked for --force, which also replaces a file of another's."""
+    write_bad(table)
+    command = ("check", str(table), "--write", "clean.csv", "--rejects", "bad.csv")
+    rir(*command)
+    both = {name: Path(name).read_bytes() for name in ("clean.csv", "bad.csv")}
+    assert "error: clean.csv exists." in rir(*command).err
+    for missing in both:
+        Path(missing).unlink()
+        again = rir(*command)
+        assert "exists" not in again.err
+        assert {name: Path(name).read_bytes() for name in both} == both
+    Path("clean.csv").unlink()
+    Path("bad.csv").write_text("mine", encoding="utf-8")
+    assert "error: bad.csv exists." in rir(*command).err
+    assert (Path("clean.csv").exists(), Path("bad.csv").read_text(encoding="utf-8")) == (False, "mine")
+
+
 def test_rows_with_bytes_that_are_no_text_are_set_aside_as_they_are(rir: Run, table: Path) -> None:
     """`--rejects` ended with a UnicodeEncodeError on the rows that it is for."""
     table.write_bytes(table.read_bytes() + b"caf\xe9,joy\n" + "\u00fcber,joy\n".encode() * 2)
