@@ -351,6 +351,8 @@ def _main() -> NoReturn:
         rank = process_rank()
         if rank == 0 or error.exit_code == 1:  # every process finds the same user mistake
             print_error(error, f"process {rank}: " if rank else "")
+            if "continues" in (error.hint or "") and "--force" in sys.argv and _goes_on(sys.argv[1:]):
+                tell("That is without --force: with it, the work begins anew.", err=True)
         sys.exit(error.exit_code)
     except SystemExit as ended:
         if ended.code == _INTERRUPTED:

@@ -170,6 +170,25 @@ def test_a_full_disk_at_any_write_of_a_classified_file_loses_no_row(
     assert not list(tmp_path.glob("*.partial*"))
 
 
+def test_what_a_full_disk_stopped_with_force_continues_without_it(rir: Run, finished: Finished, tmp_path: Path) -> None:
+    """The same command was said to continue, and began anew: with --force it does."""
+    command = ["classify", "--file", "rows.csv", "-q", "--output", "out.csv"]
+    assert rir(*command).code == 0
+    before = Path("out.csv").read_bytes()
+    with full_disk(tmp_path, 6):
+        stopped = rir(*command, "--force")
+    check_said(stopped)
+    assert stopped.err.endswith(
+        "Make room and run the same command again; it continues.\n"
+        "That is without --force: with it, the work begins anew.\n"
+    )
+    assert list(tmp_path.glob("*.partial*"))
+    assert rir(*command).code == 0
+    assert Path("out.csv").read_bytes() == before
+    with full_disk(tmp_path, 1):
+        assert "without --force" not in rir(*command[:-1], "other.csv").err
+
+
 def test_weights_that_find_no_room_are_a_failed_write(tmp_path: Path) -> None:
     """The library's own error names no file and is no OSError: it came out as `SafetensorError`."""
     with full_disk(tmp_path, 1), pytest.raises(OSError, match="No space left") as raised:
