@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from rir_mlx.data.cells import checked_text
 from rir_mlx.data.columns import Column
@@ -23,7 +24,7 @@ from rir_mlx.data.row_reading import RowRules, collect, read_rows, triple_reader
 from rir_mlx.data.rows import Row, Rows, Triple
 from rir_mlx.data.splits import carve_missing_parts, carved_size, draw_rows, sample_train, shuffled, strata_of
 from rir_mlx.data.tables.sources import read_file, read_tables
-from rir_mlx.data.tables.table import ANY_FORMAT, Table, TableFormat, missing_file, wanted_text
+from rir_mlx.data.tables.table import ANY_FORMAT, Fault, Table, TableFormat, advice, missing_file, refuse, wanted_text
 from rir_mlx.data.tables.text_files import read_lines
 from rir_mlx.errors import DataError
 from rir_mlx.progress import counted
@@ -119,19 +120,32 @@ def load_triples(section: ReasoningSection, seed: int) -> TripleData:
     return TripleData(train, validation, digest, tuple(notes))
 
 
-def read_texts(
-    path: Path,
-    text_column: str | Sequence[str] | None,
-    form: TableFormat = ANY_FORMAT,
-    notes: list[str] | None = None,
-) -> list[str]:
-    """The texts of a file to classify: one a line in `.txt`, else the text column. `notes` gets what the user should
-    know of how they are read. Raises DataError with all faults."""
+class Texts(NamedTuple):
+    """The texts of a file to classify, the rows without one, and what the user should know of how it was read."""
+
+    texts: list[str]
+    left_out: list[Fault]
+    notes: list[str]
+
+
+def read_texts(path: Path, text_column: str | Sequence[str] | None, form: TableFormat = ANY_FORMAT) -> Texts:
+    """The texts of a file to classify: one a line in `.txt`, else the text column. Raises DataError with all rows that
+    cannot be read, and if no row has a text."""
     if not path.is_file():
         raise missing_file(path)
     wanted = wanted_text(path, text_column, form)
     table = read_lines(path, wanted) if path.suffix.lower() == ".txt" else read_file(path, wanted)
-    return collect([(table, lambda _, cells: checked_text(cells[0], "text"))], [] if notes is None else notes)
+    refuse([(table.name, table.total, table.faults)], advice((fault.what for fault in table.faults), wanted.settings))
+    found = Texts([], [], list(table.notes))
+    for number, cell in zip(table.rows, table.cells[0], strict=True):
+        try:
+            found.texts.append(checked_text(cell, "text"))
+        except ValueError as error:
+            found.left_out.append(Fault(number, str(error), table.sheet_row(number)))
+    if not found.texts:
+        why = ", ".join(f"{what} ({count:,})" for what, count in Counter(row.what for row in found.left_out).items())
+        raise DataError(f"{path}: no row has a text: {why}.", hint=advice((), wanted.settings))
+    return found
 
 
 def format_of(section: DataSection | ReasoningSection) -> TableFormat:

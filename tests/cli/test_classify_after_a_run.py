@@ -28,6 +28,37 @@ def test_classify_takes_an_argument_standard_input_and_files(rir: Run, finished:
     assert all(json.loads(line)["reasoning"] is None for line in lines)
 
 
+@pytest.mark.parametrize("name", ["more.csv", "more.txt", "more.jsonl"])
+def test_rows_without_a_text_are_told_and_the_others_answered(rir: Run, finished: Finished, name: str) -> None:
+    """Without --output one empty cell refused the whole file, which is classified with it."""
+    texts, first = ["a day", "", "home", "a\0b"], 2 if name == "more.csv" else 1
+    if name == "more.csv":
+        write_csv(Path(name), [(text, "joy") for text in texts])
+    else:
+        lines = texts if name == "more.txt" else [json.dumps({"text": text}) for text in texts]
+        Path(name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    done = rir("classify", "--file", name, "--arm", "qa", "--json", "-q")
+    assert done.code == 0, done.err
+    assert [json.loads(line)["text"] for line in done.out.splitlines()] == ["a day", "home"]
+    assert (
+        f"note: {name}: 2 of 4 rows have no label:\n  row {first + 1}: the text is empty\n"
+        f"  row {first + 3}: the text holds a NUL byte\nWith --output, such rows keep their place"
+    ) in done.err
+    with_output = rir(
+        "classify", "--file", name, "--arm", "qa", "-q", "--output", "out" + name[4:].replace("txt", "jsonl")
+    )
+    assert (with_output.code, "2 of 4 rows have no label: " in with_output.err) == (0, True)
+    write_csv(Path("none.csv"), [("", "joy"), (" ", "joy")])
+    for output in ((), ("--output", "other.csv")):
+        nothing = rir("classify", "--file", "none.csv", "--arm", "qa", *output)
+        assert nothing.code == 2
+        assert re.search(r"none.csv: no row has a text.*: the text is empty \(2\)\.", nothing.err)
+    write_csv(Path("odd.csv"), [("a day", "joy"), ("a,day", "joy")])
+    for output in ((), ("--output", "other.csv")):
+        broken = rir("classify", "--file", "odd.csv", "--arm", "qa", *output)
+        assert (broken.code, "row 3: 3 fields where the header has 2" in broken.err) == (2, True)
+
+
 def test_the_format_of_a_file_can_be_given(rir: Run, finished: Finished) -> None:
     Path("odd.csv").write_bytes('text#id\n"caf\u00e9#1\nth\u00e9"#2\n'.encode("cp1252"))
     refused = rir("classify", "--file", "odd.csv", "--arm", "qa")

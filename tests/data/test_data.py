@@ -275,19 +275,22 @@ def test_a_column_of_identifiers_is_not_taken_for_labels(tmp_path: Path) -> None
 def test_texts_come_one_a_line_or_from_the_text_column(tmp_path: Path) -> None:
     lines = tmp_path / "a.txt"
     lines.write_bytes("\ufefffirst\r\n  second, \u2028still second\r\nthird".encode())
-    assert read_texts(lines, None) == ["first", "  second, \u2028still second", "third"]
+    assert read_texts(lines, None).texts == ["first", "  second, \u2028still second", "third"]
     table = write_csv(tmp_path / "a.csv", [("x", 'b\n"c"')], ("id", "utterance"))
-    assert read_texts(table, None) == ['b\n"c"']
-    assert read_texts(table, "id") == ["x"]
-    assert read_texts(write_csv(tmp_path / "b.csv", [("x",)], ("anything",)), "anything") == ["x"]
+    assert read_texts(table, None).texts == ['b\n"c"']
+    assert read_texts(table, "id").texts == ["x"]
+    assert read_texts(write_csv(tmp_path / "b.csv", [("x",)], ("anything",)), "anything").texts == ["x"]
 
 
-def test_a_blank_line_among_texts_is_a_fault_with_its_number(tmp_path: Path) -> None:
+def test_a_blank_line_among_texts_is_left_out_with_its_number(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("first\n\nthird\n \n", "utf-8")
-    with pytest.raises(DataError) as caught:
-        read_texts(path, None)
-    assert caught.value.faults == ("row 2: the text is empty", "row 4: the text is empty")
+    found = read_texts(path, None)
+    assert found.texts == ["first", "third"]
+    assert [(fault.where, fault.what) for fault in found.left_out] == [
+        ("row 2", "the text is empty"),
+        ("row 4", "the text is empty"),
+    ]
     with pytest.raises(DataError, match=r"Did you mean 'a\.txt'\?"):
         read_texts(tmp_path / "b.txt", None)
 

@@ -33,7 +33,7 @@ def table(path: Path, *more: tuple[str, ...]) -> Path:
 def test_filled_columns_are_joined_with_their_names(tmp_path: Path, name: str) -> None:
     data = load(table(tmp_path / name), text_column=["subject", "body"])
     assert [(row.text, row.label) for row in data.train] == list(zip(TEXTS, ["bug", "parcel", "bug"], strict=True))
-    assert read_texts(tmp_path / name, ["subject", "body"]) == TEXTS
+    assert read_texts(tmp_path / name, ["subject", "body"]).texts == TEXTS
 
 
 def test_a_row_is_bad_only_if_all_of_them_are_empty(tmp_path: Path) -> None:

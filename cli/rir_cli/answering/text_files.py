@@ -44,14 +44,19 @@ class TableOptions:
             raise UserError(f"{option} {error}, not {given!r}.") from error
 
     def texts(self, file: Path) -> list[str]:
-        """The texts of a file; notes on how they are read are printed. Raises DataError with all faults."""
+        """The texts of a file. Notes on how they are read are printed, and the rows without a text. Raises DataError
+        with all rows that cannot be read, and if no row has a text."""
         from rir_mlx.data.loading import read_texts
+        from rir_mlx.data.tables.table import fault_lines, first_lines
 
-        notes: list[str] = []
-        found = read_texts(file, self.text_column, self.form(), notes)
-        for note in () if self.quiet else notes:
+        found = read_texts(file, self.text_column, self.form())
+        for note in () if self.quiet else found.notes:
             tell(f"note: {note}", err=True)
-        return found
+        if missing := len(found.left_out):
+            rows = f"{missing:,} of {missing + len(found.texts):,} rows {'has' if missing == 1 else 'have'} no label"
+            tell(f"note: {file}: {rows}:{first_lines(fault_lines(found.left_out))}", err=True)
+            tell("With --output, such rows keep their place beside the others.", err=True)
+        return found.texts
 
 
 def file_given_as_text(text: str | None, file: Path | None) -> tuple[str | None, Path | None]:

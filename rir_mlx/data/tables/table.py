@@ -191,17 +191,27 @@ def advice_on(faults: Sequence[str], settings: Settings = RECIPE_DATA) -> str:
     return hint
 
 
+def fault_lines(faults: Iterable[Fault]) -> list[str]:
+    """A line for each fault: its row, and what is wrong with it."""
+    return list(dict.fromkeys(f"{fault.where}: {fault.what}" for fault in sorted(faults)))
+
+
+def first_lines(lines: Sequence[str]) -> str:
+    """The first lines, and how many more there are, each below what is said of them."""
+    more = [f"and {len(lines) - FAULTS_SHOWN:,} more"] if len(lines) > FAULTS_SHOWN else []
+    return "".join(f"\n  {line}" for line in [*lines[:FAULTS_SHOWN], *more])
+
+
 def refuse(tables: Iterable[tuple[str, int, Sequence[Fault]]], hint: str = "Correct these lines.") -> None:
     """Raise one DataError for all faults of all files, given as (file, rows in all, faults), if there are any."""
     blocks, lines = [], []
     for name, total, faults in tables:
         if not faults:
             continue
-        own = list(dict.fromkeys(f"{fault.where}: {fault.what}" for fault in sorted(faults)))
+        own = fault_lines(faults)
         count = len({fault.row for fault in faults})
-        shown = own[:FAULTS_SHOWN] + ([f"and {len(own) - FAULTS_SHOWN:,} more"] if len(own) > FAULTS_SHOWN else [])
         numbering = "" if Path(name).suffix.lower() in (*TABLE_SUFFIXES[:-1], ".txt") else " (counted from 1)"
-        blocks.append(f"{name}: {count:,} of {total:,} rows cannot be used{numbering}:\n  " + "\n  ".join(shown))
+        blocks.append(f"{name}: {count:,} of {total:,} rows cannot be used{numbering}:{first_lines(own)}")
         lines += [f"{name}, {line}" for line in own]
     if len(blocks) == 1:
         lines = [line.removeprefix(f"{name}, ") for line in lines]

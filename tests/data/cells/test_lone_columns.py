@@ -50,7 +50,7 @@ def test_the_first_text_of_a_lone_column_is_not_taken_for_its_name(tmp_path: Pat
             read()
         assert "set --text-column to it" in raised.value.hint
         assert ".txt" in raised.value.hint
-    assert read_texts(path, "i feel great") == ["i am afraid"]
+    assert read_texts(path, "i feel great").texts == ["i am afraid"]
     assert streamed(path, "i feel great") == 1
 
 
@@ -59,7 +59,7 @@ def test_a_lone_column_with_a_name_needs_no_option(tmp_path: Path, suffix: str) 
     names = ["Text", "tweet", *(["anything"] if suffix in (".parquet", ".jsonl") else [])]
     for name in names:
         path = lone_column(tmp_path / f"{name}{suffix}", [name, "i am afraid"])
-        assert read_texts(path, None) == ["i am afraid"]
+        assert read_texts(path, None).texts == ["i am afraid"]
         assert streamed(path) == 1
 
 
@@ -87,7 +87,7 @@ def test_a_pointer_or_a_page_is_not_classified_line_by_line(
 def test_texts_that_begin_like_a_page_are_texts(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("version 2 of <html>\n<htmlx> is no tag\n", "utf-8")
-    assert len(read_texts(path, None)) == 2
+    assert len(read_texts(path, None).texts) == 2
 
 
 def test_comments_in_front_of_a_page_are_passed_over_one_by_one(tmp_path: Path) -> None:
@@ -104,9 +104,9 @@ def test_comments_in_front_of_a_page_are_passed_over_one_by_one(tmp_path: Path) 
 def test_texts_that_are_pages_are_texts(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(b"<html><body>buy now</body></html>\n<html><body>hello</body></html>\n")
-    assert len(read_texts(path, None)) == 2
+    assert len(read_texts(path, None).texts) == 2
 
 
 @pytest.mark.parametrize("name", ["texts", "review_text", "query", "text_en", "emails"])
 def test_a_lone_column_may_have_a_name_much_like_the_usual_ones(tmp_path: Path, name: str) -> None:
-    assert read_texts(lone_column(tmp_path / "a.csv", [name, "i am afraid"]), None) == ["i am afraid"]
+    assert read_texts(lone_column(tmp_path / "a.csv", [name, "i am afraid"]), None).texts == ["i am afraid"]
