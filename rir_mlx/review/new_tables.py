@@ -7,7 +7,7 @@ could leave out the reviewed ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from rir_mlx.data.tables.sources import files_of, place_of
 from rir_mlx.data.tables.table import Settings, Wanted
 from rir_mlx.errors import UserError
 from rir_mlx.json_text import json_of
+from rir_mlx.recipe.loading import dump_yaml
 from rir_mlx.recipe.schema import DataSection, Recipe
 from rir_mlx.review.decisions import Decision, Matched, ReviewLog, RowIndex
 from rir_mlx.review.edited_files import (
@@ -50,6 +51,7 @@ class NewTables:
     lost             decisions whose rows are not in the table any more, or whose labels were changed there
     moved            decisions whose rows were found at another place
     unused           rows of the table that the run does not use, and that are left out
+    gone             labels that the recipe names, and that no row has any more
     settings         what a recipe has to say of these tables in place of what the run's says
     """
 
@@ -62,6 +64,7 @@ class NewTables:
     lost: list[Decision] = field(default_factory=list)
     moved: int = 0
     unused: int = 0
+    gone: list[str] = field(default_factory=list)
     settings: dict[str, str] = field(default_factory=dict)
 
 
@@ -101,6 +104,7 @@ class _Tables:
         lost = [decision for decision in decisions.lost if decision.changes]
         self.result = NewTables(lost=lost, moved=decisions.moved)
         self.edits = self._edits(decisions.by_row)
+        self.result.gone = self._gone()
 
     def write(self) -> NewTables:
         new_column = self._new_column()
@@ -120,6 +124,9 @@ class _Tables:
             settings["data.text_column"], label = self._plain_names()
             settings |= {"data.label_column": label} if self.label_columns else {}
             settings |= {"data.label_separator": self.separator} if self.label_columns and self.separator else {}
+        if self.result.gone:
+            left = {name: about for name, about in section.labels.items() if name not in self.result.gone}
+            settings["data.labels"] = dump_yaml(left, default_flow_style=True, width=10**9).strip()
         if section.encoding is not None:
             settings["data.encoding"] = "null"
         if section.quotes is False or any(file is not None and file.changes_quotes for file in self.files.values()):
@@ -141,11 +148,24 @@ class _Tables:
                 result.cleared += 1
                 reasoning = ""
             several = label is not None and self.separator is not None
-            labels = parts_of(label or "") if several else ()
+            labels = self._labels_of(label or "") if several else ()
             edits[row.id] = Edit(None if label is None else self._written(label), reasoning, labels)
             result.labels += label is not None
             result.reasonings += bool(reasoning)
         return edits
+
+    def _gone(self) -> list[str]:
+        """The named labels that the run's rows had before the edits, and have no more."""
+        before, after = set[str](), set[str]()
+        for _, row in rows_of(self.data):
+            own = {part for label, _ in row.divided for part in self._labels_of(label)}
+            edit = self.edits.get(row.id, NO_EDIT)
+            before |= own
+            after |= own if edit.label is None else {*(edit.labels or (edit.label,))}
+        return [label for label in self.section.labels if label in before - after - {self.section.no_label}]
+
+    def _labels_of(self, name: str) -> Sequence[str]:
+        return (name,) if self.separator is None else parts_of(name)
 
     def _written(self, label: str) -> str:
         """A label as it stands in a cell."""

@@ -86,6 +86,31 @@ def test_reviewed_reasonings_stand_in_the_column_that_the_recipe_names(tmp_path:
     assert next_data(recipe, written).train[1].reasoning == "reviewed"
 
 
+@pytest.mark.parametrize("keys", [{}, {"label_separator": ";"}, {"soft_labels": True}], ids=["one", "several", "soft"])
+def test_a_label_that_no_row_has_any_more_is_named_no_more(tmp_path: Path, keys: dict[str, object]) -> None:
+    """A slip that was corrected in the review stayed an answer of the next run, which no row teaches."""
+    labels = {"joy": "it went: well", "sadness": "", "joyy": "", "never": "", "none": ""}
+    several = {"no_label": "none"} if keys else {}
+    run, recipe = make_run(tmp_path, TABLE + '"hip, said no one",joyy,0\n', labels=labels, **keys, **several)
+    before = load_labelled(recipe.data, recipe.seed)
+    [slip] = [row for part in (before.train, before.validation, before.test) for row in part if row.label == "joyy"]
+    decide(run, slip, "joy")
+    written = write_new_tables(run, recipe, tmp_path / "new.csv")
+    assert written.gone == ["joyy"]
+    after = next_data(recipe, written)
+    assert after.labels == {name: about for name, about in labels.items() if name != "joyy"}
+    assert not any("joyy" in note for note in after.notes)
+
+
+def test_a_label_that_other_rows_still_have_stays_named(tmp_path: Path) -> None:
+    run, recipe = make_run(tmp_path, labels={"joy": "", "sadness": ""})
+    before = load_labelled(recipe.data, recipe.seed)
+    for row in before.train:
+        decide(run, row, "joy")
+    written = write_new_tables(run, recipe, tmp_path / "new.csv")
+    assert (written.gone, "data.labels" in written.settings) == ([], False)
+
+
 def test_rows_of_several_files_become_one_plain_table(tmp_path: Path) -> None:
     for name in "ab":
         text = TABLE.replace("said", name)

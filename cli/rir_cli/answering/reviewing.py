@@ -122,6 +122,9 @@ def _print_written(written: NewTables) -> None:
             f"note: {written.unused:,} rows that the run does not use are left out, so that the next run has the same.",
             err=True,
         )
+    if written.gone:
+        names = ", ".join(map(repr, written.gone))
+        tell(f"note: no row has the label {names} any more: the command below names the other labels.", err=True)
     if written.test_reasonings:
         tell(
             f"note: {written.test_reasonings:,} reasonings of test rows are left out: nothing is trained on test rows.",
