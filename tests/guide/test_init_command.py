@@ -80,6 +80,22 @@ def test_a_column_that_cannot_be_guessed_is_asked_for_by_its_key(
     assert not Path("odd.yaml").exists()
 
 
+def test_a_label_that_init_named_unasked_is_still_looked_at_by_check(rows: Run) -> None:
+    """`init --yes` names every label, and `check` took each for meant."""
+    texts = [(f"a text of several words {n}", ("joy", "anger")[n % 2]) for n in range(60)]
+    write_csv(
+        Path("odd.csv"), [*texts, ("a text with a slip", "joyy"), *((f"odd text {n}", "unknown") for n in range(9))]
+    )
+    assert rows("init", "odd.csv", "--yes").code == 0
+    checked = rows("check", "odd.yaml")
+    assert "note rows whose label may be a slip of another: 'joyy' (1) for 'joy'" in checked.out
+    assert "note rows with the label 'unknown', which may stand for a missing one: 9" in checked.out
+    assert "describe it in data.labels" in checked.out
+    described = ("-s", "data.labels.joyy=more than joy", "-s", "data.labels.unknown=nobody knows")
+    checked = rows("check", "odd.yaml", *described)
+    assert ("a slip" in checked.out, "a missing one" in checked.out) == (False, False), checked.out
+
+
 def test_a_table_with_a_single_label_is_told_so(rows: Run) -> None:
     """It said that no column looks like the label, with the column `label` there."""
     write_csv(Path("one.csv"), [(f"some words about number {n}", "joy") for n in range(30)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -44,6 +44,8 @@ class Material:
     """Whether a row may have several labels: its label is then a combination."""
     divided: bool = False
     """Whether a row's label may be divided."""
+    undescribed: Collection[str] = ()
+    """Those of the named labels without a description: `init` names every label, meant or not."""
 
     @property
     def several(self) -> bool:

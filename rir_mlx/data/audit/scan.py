@@ -59,7 +59,8 @@ def scan_sources(section: DataSection, seed: int) -> Material:
         refused += [Refused("train", section.train.path, 0, problem) for problem in problems]
     skips = section.on_bad_rows == "skip"
     ways = (section.several, section.soft_labels)
-    return Material(rows, tuple(section.labels), refused, notes, spellings, skips, drawn, *ways)
+    plain = [label for label, description in section.labels.items() if not description]
+    return Material(rows, tuple(section.labels), refused, notes, spellings, skips, drawn, *ways, plain)
 
 
 def _fallback(section: DataSection, part: str, error: DataError, problems: list[str]) -> float:

@@ -36,24 +36,25 @@ def check_spellings(counts: Mapping[str, Counter[str]], material: Material) -> I
             f"labels that differ only in letter case or form: {_told_apart(names, totals)}",
             "Spell them alike if they are one label; they are trained as different ones.",
         )
-    known = named.union(*groups)
-    if meant := {label: other for label, other in slips(totals).items() if label not in known}:
-        shown = first_of((f"{label!r} ({totals[label]:,}) for {other!r}" for label, other in meant.items()), len(meant))
+    meant = named.difference(material.undescribed)
+    known = meant.union(*groups)
+    if strays := {label: other for label, other in slips(totals).items() if label not in known}:
+        each = (f"{label!r} ({totals[label]:,}) for {other!r}" for label, other in strays.items())
         yield Finding(
             "labels that may be misspelt",
             "note",
-            sum(totals[label] for label in meant),
-            f"rows whose label may be a slip of another: {shown}",
-            "Look whether it is: if it is meant, name it in data.labels.",
+            sum(totals[label] for label in strays),
+            f"rows whose label may be a slip of another: {first_of(each, len(strays))}",
+            "Look whether it is: if it is meant, describe it in data.labels.",
         )
     for name in doubtful(totals):
-        if name not in named and not (material.several and name.casefold() == "none"):
+        if name not in meant and not (material.several and name.casefold() == "none"):
             yield Finding(
                 "doubtful label",
-                "warning",
+                "note" if name in named else "warning",
                 totals[name],
                 f"rows with the label {name!r}, which may stand for a missing one: {totals[name]:,}",
-                "Take these rows out, or name the label in data.labels.",
+                "Take these rows out, or describe the label in data.labels.",
             )
     yield from check_several(totals, {label: each for label, each in material.spellings.items() if label not in named})
     if commas := [name for name in totals if "," in name]:
