@@ -52,7 +52,7 @@ from rir_mlx.statistics.calibration import NO_ANSWER, abstains
 from rir_mlx.storage.resumable_file import ResumableFile
 
 Classify = Callable[[Sequence[str]], Sequence[Prediction]]
-_VERSION = 2
+_VERSION = 3
 """Raised when the same inputs give other bytes."""
 _DIGITS = 6
 _SILENT = Silent()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from datetime import date
@@ -18,7 +19,7 @@ from rir_mlx.classification.scores import Prediction
 from rir_mlx.data.audit.checks import audit
 from rir_mlx.data.audit.scan import scan_sources
 from rir_mlx.data.loading import read_texts
-from rir_mlx.data.tables.row_streams import open_stream
+from rir_mlx.data.tables.row_streams import open_stream, outline
 from rir_mlx.data.tables.table import wanted_text
 from rir_mlx.errors import DataError
 from rir_mlx.progress import Silent
@@ -129,6 +130,35 @@ def test_hidden_rows_and_columns_are_read_and_told(tmp_path: Path) -> None:
     assert data.notes[:2] == (f"{path}: 3 rows are hidden, and read", f"{path}: hidden columns are read: label")
     wanted = wanted_text(path, None)
     assert open_stream(path, wanted).notes() == (f"{path}: 3 rows are hidden, and read",)
+
+
+EMPTY_ROWS = ([None, None, None], ["", "", ""], [" ", " \t", ""])
+
+
+def test_empty_rows_are_left_out_and_counted_in_a_workbook_and_its_export_alike(tmp_path: Path) -> None:
+    """A row of blanks, or of empty cells in quotation marks, was a row without a label that training refused."""
+    rows = [["text", "label", "more"], *([f"text {n}", ("joy", "anger")[n % 2], "x"] for n in range(6))]
+    with_empty = [*rows[:3], *EMPTY_ROWS, *rows[3:], *EMPTY_ROWS, [" ", "", ""]]
+    files = [write_xlsx(tmp_path / "a.xlsx", with_empty)]
+    for name, quoting in (("plain.csv", csv.QUOTE_MINIMAL), ("quoted.csv", csv.QUOTE_ALL)):
+        files.append(tmp_path / name)
+        with files[-1].open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, quoting=quoting).writerows(with_empty)  # type: ignore[arg-type]
+            file.write("\n  \n")
+    for path in files:
+        data = load(path)
+        assert [(row.text, row.label) for row in data.train] == [tuple(row[:2]) for row in rows[1:]]
+        assert f"{path}: 7 empty rows left out" in data.notes
+        stream = open_stream(path, wanted := wanted_text(path, None))
+        assert outline(path, stream, wanted).rows == 6
+        assert f"{path}: 7 empty rows left out" in stream.notes()
+
+
+def test_an_empty_text_in_quotation_marks_is_a_row_where_it_is_the_only_column(tmp_path: Path) -> None:
+    """Programs write the marks so that no reader takes it for an empty line."""
+    (tmp_path / "a.csv").write_text('text\na\n""\n\nb\n', "utf-8")
+    found = read_texts(tmp_path / "a.csv", None)
+    assert (found.texts, [fault.row for fault in found.left_out]) == (["a", "b"], [3])
 
 
 def test_a_formula_without_a_saved_value_is_said_to_be_one(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from rir_mlx.data.columns import check_header, find_in_header
 from rir_mlx.data.packed_cells import PackedCells
 from rir_mlx.data.tables.quoting import Batch, Record, RowsSeen, lines_in, quoted_places, split_batches, split_records
-from rir_mlx.data.tables.table import Fault, Table, Wanted
+from rir_mlx.data.tables.table import Fault, Table, Wanted, empty_rows
 from rir_mlx.data.tables.text_files import check_encoding, empty_file, not_utf8, open_lines
 from rir_mlx.errors import DataError
 
@@ -55,6 +55,8 @@ class DelimitedFile:
         self.spanning = 0
         """Rows that take more than one line, and how many lines those take in all."""
         self.spanned_lines = 0
+        self.empty = 0
+        """Rows without anything in them, as far as the file was read."""
 
     def _check_header(self, record: Record) -> list[str]:
         where = f"{self._wanted.shown}, line {record.first}"
@@ -67,9 +69,11 @@ class DelimitedFile:
 
     def _batches(self) -> Iterator[Batch]:
         """The records after the header."""
-        before = self._header_end
+        before, self.empty = self._header_end, 0
         lines = islice(self._lines(), before, None)
-        return split_batches(lines, self.delimiter, quotes=self.quotes, before=before, end=self.newline)
+        for batch in split_batches(lines, self.delimiter, quotes=self.quotes, before=before, end=self.newline):
+            self.empty += batch.empty
+            yield batch
 
     def survey(self) -> None:
         """Read the file once to see what its quotation marks mean, if it has any."""
@@ -176,6 +180,8 @@ class DelimitedFile:
         if self.spanning:
             rows = "1 row holds" if self.spanning == 1 else f"{self.spanning:,} rows hold"
             notes.append(f"{self._shown()}: {rows} line breaks: {self.spanned_lines:,} lines")
+        if self.empty:
+            notes.append(empty_rows(self._shown(), self.empty))
         return tuple(notes)
 
 

@@ -39,7 +39,7 @@ class Record(NamedTuple):
 class Batch:
     """Records that follow each other: the first line of each, how it stands in the file with its line's end, and its
     cells. `last` holds the last line of those that take several, by their place in these lists. `faults` are records
-    that cannot be read; `clean` says that no line holds bytes that are not UTF-8."""
+    that cannot be read; `clean` says that no line holds bytes that are not UTF-8. `empty` rows were left out."""
 
     first: list[int] = field(default_factory=list)
     raw: list[str] = field(default_factory=list)
@@ -47,6 +47,7 @@ class Batch:
     last: dict[int, int] = field(default_factory=dict)
     faults: list[Record] = field(default_factory=list)
     clean: bool = True
+    empty: int = 0
 
     def add(self, first: int, last: int, raw: str, cells: list[str]) -> None:
         if last > first:
@@ -82,7 +83,7 @@ def split_records(lines: Iterable[str], delimiter: str, *, quotes: bool) -> Iter
 def split_batches(
     lines: Iterable[str], delimiter: str, *, quotes: bool, before: int = 0, end: str = ""
 ) -> Iterator[Batch]:
-    """The records of a file, empty lines and lines of delimiters alone left out. Without `quotes`, a line is a record
+    """The records of a file, empty lines and rows of empty cells left out. Without `quotes`, a line is a record
     and marks are plain characters. `before` lines precede the first; `end` is the line end of the file, by default that
     of its first line.
 
@@ -109,7 +110,6 @@ class _Splitter:
         self._look_at("".join(self.lines), end)
         batch, lines, before = self.batch, self.lines, self.before
         quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self.quotes else csv.QUOTE_NONE
-        empty = self.delimiter + "\r\n"  # all that stands in a spreadsheet's empty row
         start = 0
         while start < len(lines):
             rest = map(lines.__getitem__, range(start, len(lines)))
@@ -122,10 +122,12 @@ class _Splitter:
                         break
                     if stop - start > 1:
                         batch.add(before + start + 1, before + stop, "".join(lines[start:stop]), cells)
-                    elif any(cells) or lines[start].strip(empty):
+                    elif any(map(str.strip, cells)) or (len(cells) == 1 and not lines[start].isspace()):
                         batch.first.append(before + stop)
                         batch.raw.append(lines[start])
                         batch.rows.append(cells)
+                    else:
+                        batch.empty += len(cells) > 1  # a spreadsheet's empty row, and not an empty line
                     start = stop
             except csv.Error:  # malformed, open at the end of the lines, or with a long cell
                 pass

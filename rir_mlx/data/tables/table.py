@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from rir_mlx.data.columns import Column
 from rir_mlx.data.labels.printed_arrays import ARRAY, NUMBERS
 from rir_mlx.errors import DataError, did_you_mean
+from rir_mlx.progress import counted
 from rir_mlx.types import TABLE_SUFFIXES
 
 ACCEPTED = (
@@ -189,6 +190,11 @@ def advice_on(faults: Sequence[str], settings: Settings = RECIPE_DATA) -> str:
     if NONE_MARKED in faults:
         hint += " If no label holds there, name the label of such rows: data.no_label=none."
     return hint
+
+
+def empty_rows(shown: str, count: int) -> str:
+    """The note on rows of a table in which nothing stands."""
+    return f"{shown}: {counted(count, 'empty row')} left out"
 
 
 def fault_lines(faults: Iterable[Fault]) -> list[str]:

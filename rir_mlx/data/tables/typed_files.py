@@ -14,7 +14,7 @@ from zipfile import BadZipFile
 
 from rir_mlx.data.columns import check_header, find_columns, find_in_header, listed
 from rir_mlx.data.packed_cells import PackedCells
-from rir_mlx.data.tables.table import Table, Wanted, first_line
+from rir_mlx.data.tables.table import Table, Wanted, empty_rows, first_line
 from rir_mlx.data.tables.text_files import refuse_pages
 from rir_mlx.errors import DataError
 from rir_mlx.json_text import parse_json
@@ -146,6 +146,8 @@ class Sheet(NamedTuple):
     others: int
     """Further sheets with cells, which are not read."""
     marks: _Marks
+    empty: int = 0
+    """Rows below the header without anything in them, which are left out."""
 
     def notes(self, shown: str, used: Sequence[str]) -> tuple[str, ...]:
         """What a look at the workbook does not show: other sheets with cells, and what is hidden of the rows and of the
@@ -157,6 +159,8 @@ class Sheet(NamedTuple):
             notes.append(f"{shown}: {counted(rows, 'row')} {'is' if rows == 1 else 'are'} hidden, and read")
         if columns := [name for name in used if self.header.index(name) + 1 in self.marks.columns]:
             notes.append(f"{shown}: hidden columns are read: {listed(columns)}")
+        if self.empty:
+            notes.append(empty_rows(shown, self.empty))
         return tuple(notes)
 
     def check_saved(self, shown: str, used: Sequence[str]) -> None:
@@ -179,7 +183,7 @@ def read_sheet(path: Path, shown: str) -> Sheet:
         book = openpyxl.load_workbook(path, read_only=True, data_only=True)
         try:
             visible = [sheet for sheet in book.worksheets if sheet.sheet_state == "visible"]
-            filled = [(sheet, rows) for sheet in visible if (rows := _rows(sheet))]
+            filled = [(sheet, *found) for sheet in visible if (found := _rows(sheet))[0]]
             if not filled:
                 raise _without_cells(book, visible, shown)
             marks = _marks(filled[0][0])
@@ -190,14 +194,14 @@ def read_sheet(path: Path, shown: str) -> Sheet:
             f"{shown} cannot be read as an Excel workbook: {first_line(error)}",
             hint="Open it in a spreadsheet program and save it again, without a password, as .xlsx or CSV (UTF-8).",
         ) from error
-    sheet, ((_, first), *rows) = filled[0]
+    sheet, ((top, first), *rows), last = filled[0]
     header = _names(first, [cells for _, cells in rows])
     check_header(header, shown)
     if not rows:
         marks.refuse_unsaved(shown, marks.unsaved)
         raise DataError(f"{shown} has columns but no rows.", hint="It needs a row for each text.")
     padded = [(number, _padded(cells, len(header))) for number, cells in rows]
-    return Sheet(sheet.title, header, padded, len(filled) - 1, marks)
+    return Sheet(sheet.title, header, padded, len(filled) - 1, marks, last - top - len(rows))
 
 
 def _without_cells(book: Any, visible: Sequence[Any], shown: str) -> DataError:
@@ -205,7 +209,7 @@ def _without_cells(book: Any, visible: Sequence[Any], shown: str) -> DataError:
     for sheet in visible:
         marks = _marks(sheet)
         marks.refuse_unsaved(shown, marks.unsaved)
-    if hidden := [sheet.title for sheet in book.worksheets if sheet not in visible and _rows(sheet)]:
+    if hidden := [sheet.title for sheet in book.worksheets if sheet not in visible and _rows(sheet)[0]]:
         return DataError(
             f"{shown}: the sheet {hidden[0]!r} is hidden, and no other has cells.", hint="Show it, and save the file."
         )
@@ -267,15 +271,17 @@ def _names(first: Sequence[Any], rows: Sequence[Sequence[Any]]) -> list[str]:
     ]
 
 
-def _rows(sheet: Any) -> list[tuple[int, Sequence[Any]]]:
-    """The rows with a value, by their number in the sheet."""
+def _rows(sheet: Any) -> tuple[list[tuple[int, Sequence[Any]]], int]:
+    """The rows in which something stands, by their number in the sheet, and the number of the last row with a value,
+    which may be blanks alone."""
     sheet.reset_dimensions()  # what a file says of them may be wrong
-    numbered = enumerate(sheet.iter_rows(values_only=True), 1)
-    return [
-        (number, [_unescaped(cell) for cell in cells])
-        for number, cells in numbered
-        if any(cell not in (None, "") for cell in cells)
-    ]
+    found, last = list[tuple[int, Sequence[Any]]](), 0
+    for number, cells in enumerate(sheet.iter_rows(values_only=True), 1):
+        values = [cell for cell in cells if cell not in (None, "")]
+        last = number if values else last
+        if any(not isinstance(value, str) or value.strip() for value in values):
+            found.append((number, [_unescaped(cell) for cell in cells]))
+    return found, last
 
 
 def _unescaped(cell: Any) -> Any:
