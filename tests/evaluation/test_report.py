@@ -259,6 +259,24 @@ def test_a_comparison_with_a_baseline_names_the_seeds_of_the_arms() -> None:
     assert re.findall(r'<th scope="row">(\d+)</th>', table) == ["4", "7", "9"]
 
 
+@pytest.mark.parametrize(
+    ("seeds", "who", "of"), [([0], "this classifier is", "1 seed"), ([0, 1], "these 2 classifiers are", "2 seeds")]
+)
+def test_with_few_seeds_the_table_is_about_these_classifiers(seeds: list[int], who: str, of: str) -> None:
+    """It said "better than majority" of one seed, as if the way of training were judged."""
+    comparison = a_comparison()
+    said = "comparisons are of these classifiers, not of ways of training."
+    assert said not in _text(page_of(comparison))
+    comparison["run"]["seeds"] = seeds
+    for entry in comparison["entries"]:
+        entry["seeds"] = seeds
+    text = _text(page_of(comparison))
+    assert f"With {of}, {said}" in text
+    assert f"{who} better than majority" in text
+    comparison["entries"][0]["beats"] = []
+    assert f"{who} not shown to be better than majority" in _text(page_of(comparison))
+
+
 def test_an_interval_that_is_too_narrow_is_said_to_be() -> None:
     """Macro-F1 stood under "95 % intervals" with many rare labels and with several labels a text, where it covers less:
     84 to 89 % of simulations, and 71 to 90 %."""

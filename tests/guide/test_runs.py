@@ -137,6 +137,7 @@ def test_the_commands_print_tables_and_json(evaluated_run: Path, changed: Change
     shown = rir("compare", "small", "right").out
     assert "24 test rows in both" in shown
     assert "The recipes are the same." in shown
+    assert "about these classifiers, not about ways of training (fewer than 3 seeds)" in shown, "qra has two"
     assert json.loads(rir("compare", "small", "runs/right", "--json").out)["shared"] == 24
     result = rir("compare", "smal", "right")
     assert (result.code, "Did you mean 'small'?" in result.err) == (2, True), result.err

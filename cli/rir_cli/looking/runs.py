@@ -122,8 +122,12 @@ def _pair_lines(pair: RunPair) -> list[str]:
 
 def _seeds(pair: RunPair) -> str:
     """What a difference is about: classifiers, or ways of training."""
+    from rir_mlx.statistics.paired_tests import MIN_SEEDS
+
     judged = [entry.difference.judges_training for entry in pair.entries if entry.difference is not None]
-    return " and seeds." if any(judged) else "; about these classifiers, not about ways of training (one seed each)."
+    if any(judged):
+        return " and seeds."
+    return f"; about these classifiers, not about ways of training (fewer than {MIN_SEEDS} seeds)."
 
 
 def _share(value: Interval | None) -> str:

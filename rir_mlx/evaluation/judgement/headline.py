@@ -17,8 +17,10 @@ NO_MORE_ACCURATE = Headline(
 ALL_SEEN = Headline(text="No verdict: every test text is a training or validation text.", finding="failed")
 NONE_CLEAN = Headline(text="No verdict: every test text is a copy or has two labels.", finding="failed")
 ONE_LABEL = Headline(text="No verdict: all test rows have the same label.", finding="unclear")
-BEHIND_TFIDF = Headline(text="TF-IDF beats every arm: the task was not learned well.", finding="failed")
-LABEL_ONLY_BEHIND_TFIDF = Headline(text="No verdict: label-only (qa) is worse than TF-IDF.", finding="unclear")
+BEHIND_TFIDF = Headline(text="TF-IDF beats these classifiers: the task was not learned well.", finding="failed")
+LABEL_ONLY_BEHIND_TFIDF = Headline(
+    text="No verdict: label-only (qa), as trained here, is worse than TF-IDF.", finding="unclear"
+)
 NO_LABEL_ONLY = Headline(text="Label-only (qa) was not trained: nothing to compare reasoning with.", finding="unclear")
 NO_REASONING_ARM = Headline(text="No reasoning arm was trained: nothing to judge.", finding="unclear")
 DIFFERENT_STEPS = Headline(text="No verdict: the arms took different numbers of training steps.", finding="failed")

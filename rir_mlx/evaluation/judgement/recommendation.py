@@ -140,7 +140,7 @@ def _of_baseline(case: Case, pick: EntryPredictions, arms: Sequence[EntryPredict
     best = _best(case, arms)
     change, shown = _difference(case, best, pick)
     if shown > 0:
-        return f"{_it_is(case, pick, best)} {_points(change)} better than {best.name}."
+        return f"{_it_is(case, pick, best)} {_points(change)} better than {_this(best)}."
     if not _learned(case, best):
         return _of_unlearned(case, best)
     cheaper = f"{_NAMES.get(pick.name, pick.name)} {_SAVINGS.get(pick.name, 'is cheaper')}"
@@ -153,13 +153,13 @@ def _of_arm(case: Case, pick: EntryPredictions, rest: Sequence[EntryPredictions]
     [other] = rest
     change, shown = _difference(case, other, pick)
     if shown > 0:
-        return f"{_it_is(case, pick, other)} {_points(change)} better than {other.name}."
+        return f"{_it_is(case, pick, other)} {_points(change)} better than {_this(other)}."
     if not _learned(case, other):
         return _of_unlearned(case, other)
     if _cost(pick) > _cost(other):
         every = all(_is_better(case, entry, pick) for entry in _usable(case))
-        beats_every = f"unlike {other.name}, it is shown to beat every baseline."
-        return beats_every if every else f"a baseline is shown to be better than {other.name}."
+        beats_every = f"unlike {_this(other)}, it is shown to beat every baseline."
+        return beats_every if every else f"a baseline is shown to be better than {_this(other)}."
     if round(tokens_generated(pick)) == round(tokens_generated(other)):
         if (pick.validation_accuracy or 0.0) > (other.validation_accuracy or 0.0):
             why = f"it costs no more than {other.name} to run, and its validation accuracy is higher."
@@ -174,6 +174,11 @@ def _it_is(case: Case, pick: EntryPredictions, other: EntryPredictions) -> str:
     if len(pick.probabilities) == len(other.probabilities) == 1:
         return "it is"
     return f"with {'that seed' if _FIRST in _percent(case, pick) else _FIRST}, it is"
+
+
+def _this(arm: EntryPredictions) -> str:
+    """An arm that is shown to be worse: what is compared is its classifier, not its way of training."""
+    return f"this {arm.name} classifier"
 
 
 def _of_unlearned(case: Case, other: EntryPredictions) -> str:

@@ -1,7 +1,8 @@
 """The verdict: whether reasoning helped, in plain sentences.
 
 Statistics come from `statistics.paired_tests`; here they are put into words. With one or two seeds, a verdict covers
-only the trained classifiers; from three seeds on, it judges the way of training.
+only the trained classifiers; from three seeds on, it judges the way of training. That an arm loses to a baseline is
+always about the trained classifiers.
 """
 
 from __future__ import annotations
@@ -94,8 +95,8 @@ def too_few_rows_verdict(best: tuple[str, float], majority: tuple[str, float], r
 def worse_than_tfidf_verdict(best: tuple[str, float], tfidf: float, cause: str) -> str:
     """For arms that all lose to TF-IDF. `best` is the most accurate arm with its accuracy."""
     return (
-        f"Every arm is worse than TF-IDF with logistic regression ({100 * tfidf:.1f} %; the best arm, {best[0]}, has "
-        f"{100 * best[1]:.1f} %). The task was not learned well enough to judge reasoning. {cause}"
+        f"Every arm, as trained here, is worse than TF-IDF with logistic regression ({100 * tfidf:.1f} %; the best "
+        f"arm, {best[0]}, has {100 * best[1]:.1f} %). The task was not learned well enough to judge reasoning. {cause}"
     )
 
 
@@ -116,8 +117,8 @@ def label_only_behind_verdict(accuracies: tuple[float, float], arm: str, cause: 
     """For a label-only arm that loses to TF-IDF, with their accuracies, beside a reasoning arm."""
     label_only, tfidf = (f"{100 * share:.1f} %" for share in accuracies)
     return (
-        f"Label-only (qa, {label_only}) is worse than TF-IDF with logistic regression ({tfidf}): it has not learned "
-        f"what the rows allow, so a comparison with {arm} says nothing about reasoning. {cause}"
+        f"Label-only, as trained here (qa, {label_only}), is worse than TF-IDF with logistic regression ({tfidf}): it "
+        f"has not learned what the rows allow, so a comparison with {arm} says nothing about reasoning. {cause}"
     )
 
 

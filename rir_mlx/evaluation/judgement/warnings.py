@@ -137,7 +137,7 @@ def _of_baselines(case: Case) -> Iterator[str]:
         shown = [case.difference(baseline, arm)[1] for arm in case.arms]
         has = f"{baseline.name} ({100 * accuracy(baseline, case.rows):.1f} %)"
         if max(shown) < 0:
-            yield f"{has} is better than every arm."
+            yield f"{has} is better than every arm as trained here."
         elif max(shown) < 1:
             yield f"No arm is shown to be better than {has}."
 

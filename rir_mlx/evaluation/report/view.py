@@ -25,8 +25,10 @@ from rir_mlx.evaluation.report.charts import (
 )
 from rir_mlx.evaluation.report.selection import Bin, few_ways, filled_bins, worst_first
 from rir_mlx.evaluation.schema import Comparison, CostPoint, EntryResult, LearningCurve, Reliability
+from rir_mlx.progress import counted
 from rir_mlx.statistics.intervals import wilson_interval
 from rir_mlx.statistics.metrics import CoveragePoint
+from rir_mlx.statistics.paired_tests import MIN_SEEDS
 from rir_mlx.types import Finding
 
 CROWDED = 16
@@ -53,6 +55,7 @@ def page(comparison: Comparison) -> dict[str, Any]:
             **vars(entry),
             **_charts(entry, labels, comparison.rows.test),
             "id": f"entry-{index}",
+            "who": _who(entry),
             "fails": [name for name in baselines if name not in entry.beats],
         }
         for index, entry in enumerate(entries)
@@ -76,10 +79,17 @@ def page(comparison: Comparison) -> dict[str, Any]:
         "rare": rare_labels(entries),
         "curve": comparison.learning_curve,
         "curve_chart": curve_chart(comparison.learning_curve) if comparison.learning_curve else None,
+        "few_seeds": counted(seeds, "seed") if 0 < (seeds := len(comparison.run.seeds)) < MIN_SEEDS else "",
         "off_scale": any(found.value < scale.low for found in estimates),
         "augmentation": comparison.augmentation,
         "crowded": len(labels) > CROWDED,
     }
+
+
+def _who(entry: EntryResult) -> str:
+    """What is better than a baseline: with few seeds it is these classifiers, from three on the way of training."""
+    seeds = len(entry.seeds)
+    return "" if seeds >= MIN_SEEDS else "this classifier is " if seeds == 1 else f"these {seeds} classifiers are "
 
 
 def _columns(entries: Sequence[EntryResult]) -> dict[str, bool]:

@@ -45,7 +45,7 @@ def test_headline_recommendation_warnings_and_table_never_contradict_each_other(
         baselines = [entry(name, drawn.uniform(0.42, 0.68), seed) for name in BASELINES]
         case = case_of([*arms, *baselines])
         said, advice, headline = warnings(case), recommend(case, "qra"), judge.failure_to_learn(case)
-        best = {line.partition(" (")[0] for line in said if line.endswith("is better than every arm.")}
+        best = {line.partition(" (")[0] for line in said if line.endswith("is better than every arm as trained here.")}
         unbeaten = {line.removeprefix(none).partition(" (")[0] for line in said if line.startswith(none)}
         title = headline[0].text if headline else ""
         assert title.startswith(("TF-IDF beats", "Nothing learned") if "tf-idf" in best else ("Nothing", ""))

@@ -78,7 +78,7 @@ def test_reasoning_that_helps_is_the_headline_and_the_recommendation() -> None:
     assert found.recommendation is not None
     assert found.recommendation.startswith("Use qra (")
     assert "with the first seed, which is used, it is 19." in found.recommendation
-    assert "better than qa." in found.recommendation
+    assert "better than this qa classifier." in found.recommendation
 
 
 def test_arms_of_unequal_steps_get_no_verdict() -> None:
@@ -109,7 +109,7 @@ def test_nothing_learned_is_the_headline_before_all_else_and_the_losses_tell_why
     assert "reasoning helped" not in (found.verdict or "")
     assert "the loss of qa and qra was still falling" in (found.verdict or "")
     assert (found.recommended, found.recommendation) == ("tf-idf", "Use TF-IDF (100.0 %) until an arm learns the task.")
-    assert "tf-idf (100.0 %) is better than every arm." in found.warnings
+    assert "tf-idf (100.0 %) is better than every arm as trained here." in found.warnings
     assert any(warning.startswith("Trained too briefly") for warning in found.warnings)
     alone = judged(entry("qa", 0.19), entry("qra", 0.2))
     assert alone.recommended is None
@@ -163,7 +163,7 @@ def test_arms_that_all_lose_to_tfidf_are_no_evidence_about_reasoning(
     assert found.headline == headlines.BEHIND_TFIDF
     says_nothing_of_reasoning(found)
     assert found.recommended == "tf-idf"
-    assert f"better than {better_than}." in (found.recommendation or "")
+    assert f"better than this {better_than} classifier." in (found.recommendation or "")
 
 
 def says_nothing_of_reasoning(found: Judgement) -> None:
@@ -200,7 +200,8 @@ def test_a_label_only_arm_behind_tfidf_is_no_evidence_about_reasoning() -> None:
     found = judged(entry("qa", 0.6, 0.61, 0.59), entry("qra", 0.8, 0.81, 0.79, tokens=40), entry("tf-idf", 0.7))
     assert found.headline == headlines.LABEL_ONLY_BEHIND_TFIDF
     says_nothing_of_reasoning(found)
-    assert (found.verdict or "").startswith("Label-only (qa, 60.5 %) is worse than TF-IDF with logistic regression (70")
+    said = "Label-only, as trained here (qa, 60.5 %), is worse than TF-IDF with logistic regression (70"
+    assert (found.verdict or "").startswith(said)
     assert "Likely causes: too few training steps" in (found.verdict or "")
     assert found.recommended == "qra"
 

@@ -113,6 +113,15 @@ def test_how_far_the_arm_with_reasons_is_behind_is_said() -> None:
     assert good.endswith(") worse.")
 
 
+def test_a_loss_is_said_of_the_classifiers_not_of_their_ways_of_training() -> None:
+    """With one seed the report said that TF-IDF is worse or better than `qa`: another seed's may be the better one."""
+    found = judged(entry("qa", answers(0.8, 1)), entry("qra", answers(0.65, 2)), entry("tf-idf", answers(0.95, 3)))
+    assert found.headline == headlines.BEHIND_TFIDF
+    assert "Every arm, as trained here, is worse than TF-IDF" in (found.verdict or "")
+    assert (found.recommendation or "").endswith("better than this qa classifier.")
+    assert "tf-idf (95.0 %) is better than every arm as trained here." in found.warnings
+
+
 def test_a_rare_label_that_is_found_is_not_called_nothing_learned() -> None:
     """12 of 400 rows have the rare label, so no arm can gain more than 3 points: a gain of 5 was excluded whatever the
     arm did."""

@@ -128,9 +128,10 @@ def test_arms_that_learned_nothing_get_no_sentence_for_or_against_reasoning() ->
         assert "helped" not in text
         assert "or too many labels (77)." in text
     assert nothing.startswith("Nothing was learned: no arm is shown to be better than always answering 'bug'")
-    assert behind.startswith(
-        "Every arm is worse than TF-IDF with logistic regression (78.0 %; the best arm, qar, has 40.0 %)"
+    said = (
+        "Every arm, as trained here, is worse than TF-IDF with logistic regression (78.0 %; the best arm, qar, has 40"
     )
+    assert behind.startswith(said)
 
 
 def test_a_cause_that_the_losses_show_is_said_instead_of_a_list() -> None:
