@@ -21,7 +21,7 @@ from rir_mlx.data.labels.columns_of_labels import ColumnStyle
 from rir_mlx.data.labels.combinations import BETWEEN, MOST_COMBINATIONS, combinations_of, parts_of
 from rir_mlx.data.labels.spelling import Spellings
 from rir_mlx.data.row_reading import RowRules, collect, read_rows, triple_reader
-from rir_mlx.data.rows import Row, Rows, Triple
+from rir_mlx.data.rows import AnyRows, Row, Rows, Triple
 from rir_mlx.data.splits import carve_missing_parts, carved_size, draw_rows, sample_train, shuffled, strata_of
 from rir_mlx.data.tables.sources import read_file, read_tables
 from rir_mlx.data.tables.table import ANY_FORMAT, Fault, Table, TableFormat, advice, missing_file, refuse, wanted_text
@@ -75,10 +75,7 @@ def load_labelled(section: DataSection, seed: int) -> LabelledData:
     notes: list[str] = []
     spellings: Spellings = {}
     labels, rows = _read_rows(section, notes, spellings)
-    for part, size in (("test", section.test_size), ("validation", section.val_size)):
-        if part in rows and 1 <= size < len(rows[part]):
-            notes.append(f"{part}: {int(size):,} of {len(rows[part]):,} rows drawn")
-            rows[part] = draw_rows(rows[part], int(size), f"{seed}/{part}")
+    draw_held_out(rows, section, seed, notes)
     notes += check_labels(section, labels, rows["train"])
     combinations = together_of(section, labels, rows, notes)
     notes += carve_missing_parts(rows, section, seed)
@@ -89,6 +86,14 @@ def load_labelled(section: DataSection, seed: int) -> LabelledData:
     digest = _digest([*(["label", *pair] for pair in labels.items()), *together], used)
     parts = (used["train"], used["validation"], used["test"])
     return LabelledData(labels, *parts, digest, tuple(notes), spellings, combinations, strata)
+
+
+def draw_held_out(rows: dict[str, AnyRows], section: DataSection, seed: int, notes: list[str]) -> None:
+    """Of test and validation rows that are more than the section asks for, draw as many."""
+    for part, size in (("test", section.test_size), ("validation", section.val_size)):
+        if part in rows and 1 <= size < len(rows[part]):
+            notes.append(f"{part}: {int(size):,} of {len(rows[part]):,} rows drawn")
+            rows[part] = draw_rows(rows[part], int(size), f"{seed}/{part}")
 
 
 def load_triples(section: ReasoningSection, seed: int) -> TripleData:

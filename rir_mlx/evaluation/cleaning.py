@@ -4,7 +4,7 @@ that are no copies of training rows."""
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,14 +27,15 @@ class RowFaults:
         return ~(self.leaked | self.conflicting)
 
 
-def copies(texts: Sequence[str], of: Sequence[str]) -> NDArray[np.bool_]:
+def copies(texts: Sequence[str], of: Iterable[str]) -> NDArray[np.bool_]:
     """[texts] whether each is also among the others. Texts are compared by `same_text.normalised`."""
     return _among([normalised(text) for text in texts], of)
 
 
-def _among(normal: Sequence[str], of: Sequence[str]) -> NDArray[np.bool_]:
-    others = {normalised(text) for text in of}
-    return np.array([text in others for text in normal], dtype=np.bool_)
+def _among(normal: Sequence[str], of: Iterable[str]) -> NDArray[np.bool_]:
+    sought = set(normal)
+    found = sought.intersection(map(normalised, of))  # of a million training rows, only those that are found are held
+    return np.array([text in found for text in normal], dtype=np.bool_)
 
 
 def copies_note(copied: int, rows: int) -> str:
@@ -46,7 +47,7 @@ def copies_note(copied: int, rows: int) -> str:
     )
 
 
-def row_faults(seen_texts: Sequence[str], test_texts: Sequence[str], test_labels: Sequence[str]) -> RowFaults:
+def row_faults(seen_texts: Iterable[str], test_texts: Sequence[str], test_labels: Sequence[str]) -> RowFaults:
     """`seen_texts` are those of the training and validation rows. Texts are compared by `same_text.normalised`."""
     texts = [normalised(text) for text in test_texts]
     labels: defaultdict[str, set[str]] = defaultdict(set)

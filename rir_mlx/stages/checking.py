@@ -12,11 +12,12 @@ from rir_mlx.data.audit.checks import audit
 from rir_mlx.data.audit.findings import Audit, Finding, Material, Ruler
 from rir_mlx.data.audit.scan import scan_sources
 from rir_mlx.data.labels.combinations import combinations_of
-from rir_mlx.data.loading import NO_TEST_ROWS, columns_of, format_of, named_as_test
-from rir_mlx.data.rows import labels_of
+from rir_mlx.data.loading import NO_TEST_ROWS, columns_of, draw_held_out, format_of, named_as_test
+from rir_mlx.data.rows import Row, labels_of
 from rir_mlx.data.tables.sources import place_of
 from rir_mlx.data.tables.table import Wanted
 from rir_mlx.errors import RirError, UserError
+from rir_mlx.evaluation.cleaning import row_faults
 from rir_mlx.models.hub import local_tokenizer
 from rir_mlx.progress import Progress, Silent, counted
 from rir_mlx.prompting.arms import ClassificationTask
@@ -52,7 +53,9 @@ def check(recipe: Recipe, progress: Progress = _SILENT) -> Audit:
         found = replace(audit(material), unmeasured=str(error))
     else:
         found = audit(material, ruler)
-    notes = (*found.notes, *power_note(recipe, found.rows.get("test", 0)))
+    parts = material.used()
+    draw_held_out(parts, recipe.data, recipe.seed, [])
+    notes = (*found.notes, *power_note(recipe, len(parts["test"]), compared_rows(parts)))
     findings = [*found.findings, *_test_part(recipe.data)]
     order = ("error", "warning", "note")
     return replace(found, notes=notes, findings=tuple(sorted(findings, key=lambda it: order.index(it.severity))))
@@ -64,18 +67,24 @@ def _test_part(section: DataSection) -> Iterator[Finding]:
         yield Finding("test part", "warning", 1, what, NO_TEST_ROWS)
 
 
-def power_note(recipe: Recipe, test_rows: int) -> list[str]:
-    """What a comparison with so many test rows and the recipe's seeds can show at all. Empty without test rows, or
+def compared_rows(parts: Mapping[str, Sequence[Row]]) -> int:
+    """How many of the test rows an evaluation will compare arms on: those that are clean."""
+    test, seen = parts["test"], (row.text for part in ("train", "validation") for row in parts[part])
+    return int(row_faults(seen, [row.text for row in test], [row.label for row in test]).clean.sum())
+
+
+def power_note(recipe: Recipe, test_rows: int, compared: int) -> list[str]:
+    """What a comparison on so many of the test rows with the recipe's seeds can show at all. Empty without any, or
     without arms to compare."""
     options = recipe.classifier
     arms, seeds = sum(arm != "qa" for arm in options.arms if arm not in CONTROLS), len(options.seeds)
-    if not test_rows or not arms or "qa" not in options.arms:
+    if not compared or not arms or "qa" not in options.arms:
         return []
-    rows = counted(test_rows, "test row")
-    if test_rows < FEWEST_TO_TELL_APART:
+    rows = counted(compared, "test row" if compared == test_rows else "clean test row")
+    if compared < FEWEST_TO_TELL_APART:
         return [f"{rows} can hardly tell two classifiers apart (data.test, data.test_size)."]
     enough = seeds >= MIN_SEEDS
-    points = min(100.0, 100 * detectable_difference(test_rows, seeds if enough else 1, compared=arms))
+    points = min(100.0, 100 * detectable_difference(compared, seeds if enough else 1, compared=arms))
     told_apart = f"differ by {points:.{0 if points >= 2 else 1}f} points are told apart in 80 % of runs."
     if enough:
         return [f"With {rows} and {counted(seeds, 'seed')}, two ways of training that {told_apart}"]
@@ -131,10 +140,12 @@ def _same(one: Path, other: Path) -> bool:
 
 def warn_about_data(context: Context) -> None:
     """Tell the user, once a run, which of its rows would spoil a training or its metrics."""
-    if not is_main(context.processes) or context.data.warned:
+    data = context.data
+    if not is_main(context.processes) or data.warned:
         return
-    context.data.warned = True
-    for note in power_note(context.recipe, len(context.data.test)):
+    data.warned = True
+    compared = compared_rows({"train": data.train, "validation": data.validation, "test": data.test})
+    for note in power_note(context.recipe, len(data.test), compared):
         context.progress.say(f"note: {note}")
     findings = audit_used_rows(context).of("error", "warning")
     for finding in findings[:_SHOWN]:

@@ -19,9 +19,9 @@ from rir_mlx.progress import Silent
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.prompting.room import text_room
 from rir_mlx.recipe.loading import load_recipe
-from rir_mlx.recipe.schema import ClassifierSection, DataSection, Recipe
+from rir_mlx.recipe.schema import DataSection
 from rir_mlx.stages import Context, check, warn_about_data
-from rir_mlx.stages.checking import audit_used_rows, power_note
+from rir_mlx.stages.checking import audit_used_rows
 from rir_mlx.storage.layout import RunDir
 from rir_mlx.training.recipe_model import RecipeModel
 from rir_mlx.types import Arm
@@ -331,29 +331,6 @@ def test_the_contradictions_and_shared_texts_of_emotion_are_found() -> None:
     found = audit(scan_sources(DataSection.model_validate(files | {"test_size": 0}), 0))
     assert the(found, "contradictions in train").count == 30
     assert the(found, "validation texts in train").metrics["other_label"] == 5
-
-
-@pytest.mark.parametrize(
-    ("keys", "rows", "said"),
-    [
-        ({"seeds": (0, 1, 2), "arms": ("qa", "qra")}, 600, "two ways of training that differ by 11 points"),
-        ({"seeds": (0, 1, 2), "arms": ("qa", "qra", "qar")}, 600, "two ways of training that differ by 14 points"),
-        ({"seeds": (0,), "arms": ("qa", "qra", "qra-words")}, 600, "two classifiers that differ by 6 points"),
-        (
-            {"seeds": (0, 1), "arms": ("qa", "qra", "qar")},
-            500,
-            "With 500 test rows, two classifiers that differ by 7 points",
-        ),
-        ({"seeds": (0, 1)}, 500, "2 seeds cannot show a difference between ways of training: that takes 3 or more"),
-        ({"arms": ("qa", "qra-words")}, 600, None),
-        ({"arms": ("qra", "qar")}, 600, None),
-        ({}, 0, None),
-    ],
-)
-def test_the_difference_that_a_run_can_show_is_said_before_it(keys: dict[str, object], rows: int, said: str) -> None:
-    """In `check`, and as `run` begins."""
-    found = power_note(Recipe(classifier=ClassifierSection.model_validate(keys)), rows)
-    assert [said in note and "are told apart in 80 % of runs" in note for note in found] == ([True] if said else [])
 
 
 @pytest.mark.parametrize("separator", [";", "|", ", ", "/"])

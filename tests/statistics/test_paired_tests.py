@@ -160,7 +160,7 @@ def test_no_difference_is_promised_that_so_many_rows_cannot_show(rows: int, seed
     """100,000 rows were said to tell apart classifiers that differ by 0 points; and 5 rows those that differ by 63 in
     80 % of runs, where five discordant rows are never significant."""
     keys = {"arms": ["qa", "qra"], "seeds": list(range(seeds))}
-    [note] = power_note(Recipe(classifier=ClassifierSection.model_validate(keys)), rows)
+    [note] = power_note(Recipe(classifier=ClassifierSection.model_validate(keys)), rows, rows)
     assert said in note
 
 

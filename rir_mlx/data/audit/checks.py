@@ -14,7 +14,7 @@ import numpy as np
 from rir_mlx.data.audit.findings import Audit, Balance, Example, Finding, Lengths, Material, Place, Refused, Ruler
 from rir_mlx.data.audit.spelling import check_spellings
 from rir_mlx.data.audit.unusual_characters import unusual_kinds, visible
-from rir_mlx.data.rows import Row, chosen
+from rir_mlx.data.rows import Row
 from rir_mlx.data.same_text import normalised
 from rir_mlx.data.tables.table import advice
 from rir_mlx.errors import did_you_mean
@@ -36,8 +36,7 @@ _STEP = 64
 
 def audit(material: Material, ruler: Ruler | None = None) -> Audit:
     """Check the rows. Token lengths are counted if there is a ruler."""
-    read: dict[str, Sequence[Row]] = {part: material.parts.get(part, ()) for part in PARTS}
-    parts = _used(read, material)
+    parts = material.used()
     each = {part: material.labels_of_each(rows) for part, rows in parts.items()}
     counts = {part: Counter(chain.from_iterable(labels)) for part, labels in each.items()}
     order = dict.fromkeys([*material.named, *sorted({label for count in counts.values() for label in count})])
@@ -45,7 +44,7 @@ def audit(material: Material, ruler: Ruler | None = None) -> Audit:
     lengths = _measure(parts, ruler) if ruler is not None else None
     findings = [
         *_refused(material),
-        *_labels_unknown(read, material),
+        *_labels_unknown(material),
         *check_spellings(counts, material),
         *_leaks(parts, groups),
         *_contradictions(groups),
@@ -64,19 +63,6 @@ def audit(material: Material, ruler: Ruler | None = None) -> Audit:
         findings=tuple(sorted(findings, key=lambda finding: rank[finding.severity])),
         notes=tuple(material.notes),
     )
-
-
-def _used(parts: dict[str, Sequence[Row]], material: Material) -> dict[str, Sequence[Row]]:
-    """The rows that training uses: where it skips bad rows, none with a label that is not named, or that no training
-    row has."""
-    if not material.skips:
-        return parts
-    each = material.labels_of_each
-    named = set(material.named) or set(chain.from_iterable(each(parts["train"])))
-    return {
-        part: chosen(rows, (place for place, labels in enumerate(each(rows)) if named.issuperset(labels)))
-        for part, rows in parts.items()
-    }
 
 
 _Entry = tuple[str, Row]
@@ -136,9 +122,9 @@ def _advice(faults: Sequence[Refused]) -> str:
     return advice((fault.what for fault in faults), files={fault.file for fault in faults})
 
 
-def _labels_unknown(parts: Mapping[str, Sequence[Row]], material: Material) -> Iterator[Finding]:
+def _labels_unknown(material: Material) -> Iterator[Finding]:
     """Labels that a classifier trained on these rows could not give."""
-    named, labels = material.named, material.labels_of
+    parts, named, labels = material.read, material.named, material.labels_of
     taught = set(chain.from_iterable(material.labels_of_each(parts["train"])))
     if named:
         known_names = set(named)

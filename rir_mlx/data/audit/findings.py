@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 
 from rir_mlx.data.labels.combinations import parts_of
-from rir_mlx.data.rows import Row, labels_of
-from rir_mlx.types import Severity
+from rir_mlx.data.rows import Row, chosen, labels_of
+from rir_mlx.types import PARTS, Severity
 
 LABELS_SHOWN = 6
 
@@ -51,6 +51,22 @@ class Material:
     def several(self) -> bool:
         """Whether a row counts for several labels."""
         return self.combined or self.divided
+
+    @property
+    def read(self) -> dict[str, Sequence[Row]]:
+        """The rows of every part."""
+        return {part: self.parts.get(part, ()) for part in PARTS}
+
+    def used(self) -> dict[str, Sequence[Row]]:
+        """The rows of every part that training uses: where it skips bad rows, none with a label that is not named, or
+        that no training row has."""
+        if not self.skips:
+            return self.read
+        named = set(self.named) or set(chain.from_iterable(self.labels_of_each(self.read["train"])))
+        return {
+            part: chosen(rows, (at for at, labels in enumerate(self.labels_of_each(rows)) if named.issuperset(labels)))
+            for part, rows in self.read.items()
+        }
 
     def labels_of_each(self, rows: Sequence[Row]) -> Iterator[Sequence[str]]:
         """The labels of each row; without making the rows, where each has one."""
