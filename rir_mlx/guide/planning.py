@@ -11,20 +11,23 @@ import os
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import cycle
+from itertools import cycle, islice
 from typing import Any
 
+from rir_mlx.augmentation.across.information import GROUP
+from rir_mlx.augmentation.engines.local import LocalLikelihoods
 from rir_mlx.backends.base import Model, Request, Sampling
 from rir_mlx.errors import DataError, RirError, UserError
 from rir_mlx.guide.draft import Draft
 from rir_mlx.prompting.arms import training_examples
 from rir_mlx.prompting.prompts import answer_format, reasons_first
+from rir_mlx.prompting.room import rgen_room
 from rir_mlx.recipe.schema import Recipe, TrainingSection
 from rir_mlx.stages.context import Context
 from rir_mlx.stages.training import CURVE_PARTS, rgen_examples
 from rir_mlx.storage.layout import Stage
 from rir_mlx.training.checkpoints import Checkpoints
-from rir_mlx.training.cost import duration, generation_cost, training_cost
+from rir_mlx.training.cost import duration, generation_cost, timed, training_cost
 from rir_mlx.training.job import DEFAULT_EPOCHS, TrainingJob, steps_for
 from rir_mlx.training.memory import Loaded, Trained
 from rir_mlx.types import Arm
@@ -115,10 +118,7 @@ class _Timing:
             if recipe.augment.engine == "openai":
                 return None
             rows = self.context.data.train + self.context.data.validation
-            due = recipe.augment.n * sum(row.reasoning is None for row in rows)
-            workers = recipe.augment.workers if recipe.augment.engine == "ray" else 1
-            chooses = recipe.augment.n > 1 and recipe.augment.choose == "useful"  # a training of `qra` in two halves
-            return due * self._generated_row() / workers + (self._steps("qra")[1] if chooses else 0)
+            return self._augmentation(sum(row.reasoning is None for row in rows))
         if stage == "evaluation":
             return self._evaluation()
         if stage == "learning curve" and recipe.classifier.learning_curve is not None:
@@ -202,6 +202,33 @@ class _Timing:
             cost = generation_cost(loaded, requests, encoded[0].prefix, sampling)
             self._generation = cost.seconds / len(requests)
         return self._generation
+
+    def _augmentation(self, rows: int) -> float:
+        """So many rows get reasonings, whose mutual information with their texts may be measured, and one of which may
+        be chosen."""
+        options = self.context.recipe.augment
+        workers = options.workers if options.engine == "ray" else 1
+        seconds = rows * options.n * self._generated_row() / workers
+        if measured := rows if "uninformative" in options.filters else min(rows, self.context.informed_rows):
+            seconds += measured / GROUP * self._scored_group()
+        if options.n > 1 and options.choose != "first":
+            seconds += rows * options.n * self._forward("qra")
+        if options.n > 1 and options.choose == "useful":  # a training of `qra` in two halves
+            seconds += self._steps("qra")[1]
+        return seconds
+
+    def _scored_group(self) -> float:
+        """Seconds to score the reasonings of a group of texts with each of them."""
+        context, options, rows = self.context, self.context.recipe.augment, self.rows[:GROUP]
+        room = rgen_room(context.recipe.max_seq_length, options.max_tokens)
+        likelihoods = LocalLikelihoods(self.model, context.model.codec, context.question, room)
+        reasonings = list(islice(cycle(self._reasonings()), len(rows) * options.n))
+
+        def score() -> None:
+            likelihoods.log_probabilities(rows[0].label, [row.text for row in rows], reasonings)
+
+        score()  # warms up
+        return timed(score)
 
     def _evaluation(self) -> float:
         recipe, rows = self.context.recipe, self.validation + self.test

@@ -7,7 +7,7 @@ line corrects this estimate during the work.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,7 +101,7 @@ def _forward(model: Model, job: TrainingJob, group: Sequence[int]) -> float:
     try:
         batches = job.batches(job.train, [group], step=0)
         model.loss(batches[0])
-        return _timed(lambda: [model.loss(batch) for batch in batches])
+        return timed(lambda: [model.loss(batch) for batch in batches])
     except OutOfMemory:
         if len(group) == 1:
             raise
@@ -132,7 +132,7 @@ def generation_cost(loaded: Loaded, requests: Sequence[Request], prefix: Tokens,
 
     def run(tokens: int) -> float:
         short = Sampling(max_tokens=tokens, batch_size=sampling.batch_size)
-        return _timed(lambda: list(model.generate(batch, short, prefix=prefix)))
+        return timed(lambda: list(model.generate(batch, short, prefix=prefix)))
 
     run(1)
     start = run(few)
@@ -152,7 +152,8 @@ def _step_memory(what: Trained, job: TrainingJob, rows: Sequence[int], checkpoin
     return max(training_memory(what, batch, checkpointed) for batch in job.batches(job.train, [rows], step=0))
 
 
-def _timed(work: Any) -> float:
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that it takes."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start

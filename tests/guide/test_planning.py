@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from commands import Finished, Run
 
+from rir_mlx.augmentation.across.information import GROUP
 from rir_mlx.errors import UserError
 from rir_mlx.guide.draft import Draft
 from rir_mlx.guide.planning import Sizes, StageTime, _Timing, fit_into, plan, plan_text, rough_seconds, seconds_of
@@ -80,6 +82,27 @@ def test_more_passes_take_more_time_and_more_seeds_too(recipe: Path, monkeypatch
 
     once, often = classifier("classifier.epochs=1"), classifier("classifier.epochs=200", "classifier.seeds=[0, 1]")
     assert often == pytest.approx(400 * once, rel=0.1)
+
+
+def test_what_reads_reasonings_takes_time_beside_writing_them(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pilot's estimate did not count measuring the mutual information of 120 reasonings with four texts each, nor a
+    run's its filter, nor choosing among several reasonings."""
+    now = itertools.count()
+    monkeypatch.setattr("rir_mlx.training.cost.time.perf_counter", lambda: float(next(now)))  # a second each
+
+    def augmentation(*overrides: str, informed: int = 0) -> float:
+        context = replace(opened(recipe, *overrides), informed_rows=informed)  # type: ignore[type-var]
+        [stage] = [stage for stage in plan(context) if stage.name == "augmentation"]  # type: ignore[arg-type]
+        assert stage.seconds is not None
+        return stage.seconds
+
+    plain, rows = augmentation(), 45 + 6
+    assert augmentation(informed=20) == pytest.approx(plain + 20 / GROUP)
+    assert augmentation(informed=120) == pytest.approx(plain + rows / GROUP), "there are not so many"
+    assert augmentation("augment.filters=[uninformative]", informed=20) == pytest.approx(plain + rows / GROUP)
+    several = ("augment.n=2", "augment.temperature=1")
+    first = augmentation(*several, "augment.choose=first")
+    assert augmentation(*several, "augment.choose=likeliest") > first
 
 
 def test_a_server_writes_in_its_own_time(recipe: Path) -> None:
