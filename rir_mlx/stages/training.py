@@ -358,12 +358,7 @@ def _train(context: Context, stage: Stage, inputs: dict[str, Any], job: Training
         checkpoints.begin()
 
     run_on_main(context.processes, begin)
-    model, most = context.model.load(), context.recipe.max_seq_length
-    if model.longest is not None and most > model.longest:  # evaluation and classify would refuse longer texts
-        raise UserError(
-            f"max_seq_length is {most:,}, but the backend computes this model right up to {model.longest:,} tokens.",
-            hint=f"Set max_seq_length to at most {model.longest}.",
-        )
+    model = context.model.load_to_train()
     rest = replace(job, steps=job.steps - checkpoints.step())
     run_on_main(context.processes, lambda: _say_cost(context, model, rest, stage, what))
     model.add_adapter(context.model.adapter_spec, job.seed)

@@ -1,4 +1,5 @@
-"""The one training loop. Both frameworks run it; neither is imported here.
+"""The one training loop. Both frameworks run it; neither is imported here. It knows no limit of
+lengths: `RecipeModel.load_to_train` refuses too long a `max_seq_length` before, and every backend too long a row.
 
 The seed and the step number determine everything random in a step: its rows and its dropout. So a checkpoint holds the
 backend's tensors and the loop's state, and a training resumed from it ends with the same weights.
@@ -60,20 +61,7 @@ def train(
     """
     if not job.train.rows:
         raise UserError("There are no rows to train on.")
-    _check_lengths(model, job)
     return _Loop(model, job, outputs, progress, processes or SingleProcess()).run()
-
-
-def _check_lengths(model: Model, job: TrainingJob) -> None:
-    """Raises UserError, before any step, if a row is longer than the backend can compute correctly."""
-    examples = [part for given in (job.train, job.validation) for part in (given, given.second) if part is not None]
-    longest = max(len(part.prefix) + max(map(len, part.rows), default=0) for part in examples)
-    if model.longest is not None and longest > model.longest:
-        raise UserError(
-            f"The longest row has {longest:,} tokens, and of this model the backend computes at most {model.longest:,} "
-            "right.",
-            hint=f"Set max_seq_length to at most {model.longest}.",
-        )
 
 
 def mean_loss(model: Model, job: TrainingJob, processes: ProcessGroup | None = None, halvings: int = 0) -> float:

@@ -6,6 +6,7 @@ from functools import cached_property
 
 from rir_mlx.backends import release_memory
 from rir_mlx.backends.base import Backend, Model
+from rir_mlx.errors import UserError
 from rir_mlx.models.adapter_spec import AdapterSpec
 from rir_mlx.models.adapters import Adapter
 from rir_mlx.models.hub import ModelFiles
@@ -53,3 +54,16 @@ class RecipeModel:
         if adapter is None:
             return self.backend.load(self.files.folder, dtype=self.adapter_spec.base_dtype(dtype))
         return self.backend.load(self.files.folder, dtype=dtype, adapter=(adapter.spec, adapter.tensors))
+
+    def load_to_train(self) -> Model:
+        """The base model's weights, for rows of `max_seq_length` tokens.
+
+        Raises UserError if that is more than the backend computes right. The rows of a training may happen to be
+        shorter, but evaluation and classify would refuse longer texts."""
+        model, most = self.load(), self.recipe.max_seq_length
+        if (longest := model.longest) is not None and most > longest:
+            raise UserError(
+                f"max_seq_length is {most:,}, but the backend computes this model right up to {longest:,} tokens.",
+                hint=f"Set max_seq_length to at most {longest}.",
+            )
+        return model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -188,8 +189,9 @@ def test_copies_of_training_rows_choose_no_weights(recipe: Path, monkeypatch: py
     assert all(row.text.startswith("so ") for row in jobs[0].validation.rows)
 
 
+@pytest.mark.parametrize("train", [stages.train_rgen, lambda context: stages.train_classifier(context, "qa")])
 def test_texts_longer_than_a_model_computes_right_are_refused_before_it_is_trained(
-    recipe: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, train: Callable[[Context], None]
 ) -> None:
     """The training rows happened to be short enough; evaluation and classify then refused longer texts."""
     monkeypatch.chdir(recipe.parent)
@@ -202,7 +204,7 @@ def test_texts_longer_than_a_model_computes_right_are_refused_before_it_is_train
 
     monkeypatch.setattr(FakeModel, "__init__", limited)
     with pytest.raises(UserError, match="max_seq_length is") as refused:
-        stages.train_classifier(context, "qa")
+        train(context)
     assert f"at most {context.recipe.max_seq_length - 1}" in (refused.value.hint or "")
 
 

@@ -28,7 +28,6 @@ class Recorder:
     """Remembers batches and rates. Its losses are given; where there are no more, the last one stays."""
 
     parameters = 0
-    longest: int | None = None
 
     def __init__(self, losses: Sequence[float] = (1.0,), validation: Sequence[float] = (1.0,)) -> None:
         self.losses, self.validation = list(losses), list(validation)
