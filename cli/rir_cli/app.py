@@ -256,8 +256,8 @@ def _print_demo(run: RunDir, comparison: Comparison) -> None:
     arm = "qra" if "qra" in trained else default_arm(run)
     files = {name: run.predictions(name) for name in ("qa", arm) if name in trained}
     print_demo(comparison, arm, {name: list(read_jsonl(path)) for name, path in files.items()})
-    typer.echo(f"\nThe report, with every row: {run.report}\nTo open it: {own_name()} demo --open")
-    typer.echo(f'Next: {_classify_command(run)} "I feel great"')
+    tell(f"\nThe report, with every row: {run.report}\nTo open it: {own_name()} demo --open")
+    tell(f'Next: {_classify_command(run)} "I feel great"')
 
 
 app.command(cls=Command, short_help="Label texts, each with its reasoning.")(classify)
@@ -371,6 +371,6 @@ def _main() -> NoReturn:
             said = f"error: {type(error).__name__}: {error}\nRIR_DEBUG=1 shows where."
         if place := impossible_place(error):
             said = f"error: {place}"
-        typer.echo(said, err=True)
+        tell(said, err=True)
         sys.exit(2 if place else 1)
     sys.exit(0)

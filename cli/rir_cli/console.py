@@ -95,7 +95,9 @@ class StageLines(ConsoleProgress):
         started = time.monotonic()
         yield
         if not self.quiet:
-            self.console.print(escape(f"{what:<{_STAGE}}{time.monotonic() - started:4.0f} s"), soft_wrap=True)
+            console, seconds = self.console, f"{time.monotonic() - started:4.0f} s"
+            width = min(_STAGE, console.width - len(seconds)) if console.is_terminal else _STAGE
+            _print(console, escape(f"{what:<{width}}{seconds}"))
 
 
 class _Bar:
@@ -277,9 +279,10 @@ def _print(console: Console, text: str) -> None:
 
 
 def print_demo(comparison: Comparison, arm: str, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Print what a run of the demo measured, in 80 columns: the table, warnings, the verdict, and a test row that an
-    arm won by reasoning. `rows` holds the predictions of `qa` and of that arm, for the same texts."""
-    console = Console(highlight=False, emoji=False, width=_NARROW)
+    """Print what a run of the demo measured, in at most 80 columns: the table, warnings, the verdict, and a test row
+    that an arm won by reasoning. `rows` holds the predictions of `qa` and of that arm, for the same texts."""
+    console = Console(highlight=False, emoji=False)
+    console.width = min(console.width, _NARROW) if console.is_terminal else _NARROW
     console.print()
     print_table(comparison, console)
     arms = [entry for entry in comparison.entries if entry.kind != "baseline"]

@@ -85,6 +85,16 @@ def tell(text: str, *, err: bool = False) -> None:
     console.print(text, soft_wrap=not console.is_terminal)
 
 
+def wrapped(text: str) -> str:
+    """The text of a question that is asked on stderr, broken between words for a terminal; elsewhere as it is."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=True)
+    lines = Text(text).wrap(console, console.width) if console.is_terminal else [text]
+    return "\n".join(str(line).rstrip() for line in lines)
+
+
 def say_next(options: Options, command: str) -> None:
     """Name the command that follows, on stderr. `command` is typed behind the program's name."""
     progress = options.get("progress")

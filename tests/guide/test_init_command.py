@@ -146,7 +146,7 @@ def test_at_a_terminal_the_answers_go_into_the_recipe(rows: Run, monkeypatch: py
     made = load_recipe("rows.yaml").data
     assert made.labels == {"anger": "cross words", "joy": "", "sadness": "tears"}
     assert made.instruction == "What does the writer feel?"
-    assert questions[0] == "What does anger mean?"
+    assert questions[0] == "What does anger mean?:"
 
 
 def test_what_is_typed_at_a_terminal_is_read_and_a_time_that_is_none_is_asked_for_again(

@@ -1,14 +1,20 @@
-"""What commands print at a terminal of 60 and 80 columns: no line is wider, and no word is broken."""
+"""What commands print at a terminal of 40 to 80 columns: no line is wider, and no word is broken."""
 
 from __future__ import annotations
 
+import io
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from commands import Run
+from comparisons import a_comparison
 from rich.cells import cell_len
+from rir_cli.console import StageLines, print_demo
+from rir_cli.starting.questions import agrees, ask
 
+from rir_mlx.evaluation.schema import Comparison
 from rir_mlx.guide import doctor
 from rir_mlx.guide.doctor import Check
 
@@ -44,3 +50,37 @@ def test_lines_fit_and_words_are_whole(
     for columns, text in printed.items():
         assert [line for line in text.splitlines() if cell_len(line) > columns] == []
         assert {word for word in _BETWEEN.split(text) if word not in whole} == set()
+
+
+STRAYS = "Probably misspelt: 'sadnes' (1 row) for 'sadness'. Leave these rows out?"
+
+
+def a_stage() -> None:
+    with StageLines().stage("Classifier qra-scrambled: control: reasonings of other rows"):
+        pass
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        lambda: agrees(STRAYS, default=True),
+        lambda: ask("The question that the labels answer", "Which label fits the text best of these?"),
+        lambda: print_demo(Comparison.model_validate(a_comparison()), "qa", {}),
+        a_stage,
+    ],
+    ids=["yes or no", "question", "demo", "stage"],
+)
+def test_questions_and_the_demo_fit_too(
+    shown: Callable[[], object], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A terminal broke `init`'s questions inside words, and what the demo prints in 80 columns."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    printed = {}
+    for columns in (40, 1000):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
+        shown()
+        printed[columns] = _ESCAPE.sub("", "".join(capsys.readouterr()))
+    assert [line for line in printed[40].splitlines() if cell_len(line) > 40] == []
+    whole = set(_BETWEEN.split(printed[1000]))
+    assert {word for word in _BETWEEN.split(printed[40]) if word not in whole} == set()

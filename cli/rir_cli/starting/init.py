@@ -151,6 +151,7 @@ def _time_settled(draft: Draft, table: ScannedTable, choice: ModelChoice, limit:
 
 def _labels_settled(table: ScannedTable, *, asks: bool) -> ScannedTable:
     """The table with the labels that are meant. Those that look misspelt are left out only if the user says so."""
+    from rir_cli.starting.questions import agrees
     from rir_mlx.guide import drafting, first_recipe
     from rir_mlx.guide.table.reading import how_labels_are_read
 
@@ -159,7 +160,7 @@ def _labels_settled(table: ScannedTable, *, asks: bool) -> ScannedTable:
     if not table.facts.strays:
         return table
     strays = drafting.strays_text(table.facts)
-    if asks and typer.confirm(f"Probably misspelt: {strays}. Leave these rows out?", default=True, err=True):
+    if asks and agrees(f"Probably misspelt: {strays}. Leave these rows out?", default=True):
         _say(f"Misspelt labels, left out: {strays}. Correct the table to use these rows.")
         return table
     if not asks:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from rir_cli.context import tell
+from rir_cli.context import tell, wrapped
 from rir_mlx.progress import counted, shortened
 
 if TYPE_CHECKING:
@@ -19,8 +19,14 @@ _MANY_LABELS = 20
 
 def ask(question: str, default: str = "") -> str:
     """An answer on one line; Enter is the default."""
-    shown = f"{question} [{default}]" if default else question
-    return str(typer.prompt(shown, default=default, show_default=False, err=True)).strip()
+    shown = wrapped(f"{question} [{default}]:" if default else f"{question}:")
+    return str(typer.prompt(shown, default=default, show_default=False, prompt_suffix=" ", err=True)).strip()
+
+
+def agrees(question: str, *, default: bool) -> bool:
+    """Yes or no; Enter is the default."""
+    shown = wrapped(f"{question} [{'Y/n' if default else 'y/N'}]:")
+    return typer.confirm(shown, default=default, show_default=False, prompt_suffix=" ", err=True)
 
 
 def ask_columns(look: TableLook) -> tuple[Sequence[str], Sequence[str]]:
@@ -28,9 +34,9 @@ def ask_columns(look: TableLook) -> tuple[Sequence[str], Sequence[str]]:
     from rir_mlx.guide.table.columns import shown_values
 
     sure = look.text is not None and len(look.labels) == 1
-    if sure and typer.confirm("Are these the columns?", default=True, err=True):
+    if sure and agrees("Are these the columns?", default=True):
         above = f"Put {look.headline} above the text? What is classified later then needs it, too."
-        both = look.headline and typer.confirm(above, default=False, err=True)
+        both = look.headline and agrees(above, default=False)
         return ((look.headline, *look.text.columns) if both and look.headline and look.text else ()), ()
     for column in look.table.columns:
         tell(f"  {column.name}: {shown_values(column)}", err=True)
@@ -44,8 +50,8 @@ def ask_columns(look: TableLook) -> tuple[Sequence[str], Sequence[str]]:
 def ask_descriptions(facts: LabelFacts) -> dict[str, str]:
     """What each label means, from rows of it. None is asked for if there are many labels, unless the user wants to."""
     count = len(facts.counts)
-    if count > _MANY_LABELS and not typer.confirm(
-        f"Describe the {count} labels now? The recipe has a place for it, too.", default=False, err=True
+    if count > _MANY_LABELS and not agrees(
+        f"Describe the {count} labels now? The recipe has a place for it, too.", default=False
     ):
         return {}
     tell("The model reads what the labels mean. Say it in a few words, or press Enter to leave it out.", err=True)
