@@ -71,7 +71,8 @@ def commands_page() -> str:
         "# Commands",
         "",
         "Data goes to stdout; progress and messages go to stderr. Exit codes: 0 done, 1 the work failed, 2 your",
-        "mistake, 130 interrupted. `RIR_DEBUG=1` shows the traceback behind an error.",
+        "mistake, 130 interrupted, 141 nobody reads its output any more (`| head -1`), as of other programs in a pipe.",
+        "`RIR_DEBUG=1` shows the traceback behind an error.",
         "",
     ]
     for name, command in commands():

@@ -38,7 +38,13 @@ from rir_cli.options import (
 from rir_cli.starting.doctor import doctor
 from rir_cli.starting.init import init
 from rir_cli.starting.pilot import pilot
-from rir_cli.streams import impossible_place, is_about_output, messages_stop_no_work, without_stdout_print_nowhere
+from rir_cli.streams import (
+    ends_with_its_reader,
+    impossible_place,
+    is_about_output,
+    messages_stop_no_work,
+    without_stdout_print_nowhere,
+)
 from rir_mlx.progress import process_rank
 from rir_mlx.types import DEFAULT_RECIPE, RUNS, Arm, EngineName
 
@@ -332,9 +338,10 @@ def _goes_on(given: list[str]) -> bool:
 
 
 def main() -> NoReturn:
-    """Run a command. Exit codes: 0 done, 1 the work failed, 2 the user's mistake, 130 interrupted."""
+    """Run a command. Exit codes: 0 done, 1 the work failed, 2 the user's mistake, 130 interrupted, 141 nobody reads
+    its output any more."""
     without_stdout_print_nowhere()
-    with messages_stop_no_work():
+    with messages_stop_no_work(), ends_with_its_reader():
         _main()
 
 

@@ -1,5 +1,5 @@
-"""The program's own output on a full disk: messages get lost and stop no work; data that cannot be printed is an
-error."""
+"""The program's own output on a full disk, or in a pipe that nobody reads any more: messages get lost and stop no work;
+data that cannot be printed is an error, and data that nobody reads ends the program in silence."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeGuard
+
+READER_LEFT = 141
+"""The exit code where the reader of stdout has left, as in `rir-mlx runs | head -1`. It is what a shell reports of a
+program that SIGPIPE ends, as it ends `cat`, so that scripts need to know one number. The signal itself stays ignored:
+it would also end a training whose messages nobody reads, and a server whose client goes."""
 
 
 class _Messages:
@@ -28,6 +33,49 @@ class _Messages:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+class _Data:
+    """A stream that ends the program with `READER_LEFT` once its reader has left, whatever library writes to it. Each
+    of them would do something else."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with self._read_by_somebody():
+            return int(self._stream.write(text))
+
+    def flush(self) -> None:
+        with self._read_by_somebody():
+            self._stream.flush()
+
+    @contextmanager
+    def _read_by_somebody(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            with suppress(OSError):  # what is still buffered goes nowhere: Python would complain of it as it exits
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, self._stream.fileno())
+                os.close(nowhere)
+            raise SystemExit(READER_LEFT) from None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def ends_with_its_reader() -> Iterator[None]:
+    """Inside the block, and as the last of it is written, a reader of stdout that has left ends the program."""
+    stream = sys.stdout
+    sys.stdout = data = _Data(stream)
+    try:
+        yield
+    finally:
+        sys.stdout = stream
+        with suppress(OSError):  # a full disk: Python says so as it exits
+            data.flush()
 
 
 def without_stdout_print_nowhere() -> None:
