@@ -114,7 +114,12 @@ def note_default(recipe: str | None, options: Options) -> None:
 
 
 def own_name() -> str:
-    """What a user types to run this program. The virtual environment that `make demo` uses may not be active."""
-    if shutil.which("rir-mlx"):
-        return "rir-mlx"
-    return "python -m rir_mlx" if sys.argv[0].endswith("__main__.py") else sys.argv[0]
+    """What a user types to run this program. The virtual environment that `make demo` uses may not be active, and
+    another one may be."""
+    if (found := shutil.which("rir-mlx")) is not None:
+        program = Path(found).resolve()
+        if program == Path(sys.argv[0]).resolve() or program.parent == Path(sys.executable).parent.resolve():
+            return "rir-mlx"
+    if sys.argv[0].endswith("__main__.py"):
+        return f"{shlex.quote(sys.executable) if found else 'python'} -m rir_mlx"
+    return shlex.quote(sys.argv[0])

@@ -177,15 +177,31 @@ def test_the_next_command_of_the_demo_can_be_typed_as_it_stands(monkeypatch: pyt
     monkeypatch.setattr(sys, "argv", [".venv/bin/rir-mlx", "demo"])
     monkeypatch.setattr("shutil.which", lambda name: None)
     assert own_name() == ".venv/bin/rir-mlx"
-    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr("shutil.which", lambda name: str(Path(sys.executable).with_name(name)))
     assert own_name() == "rir-mlx"
+
+
+def test_another_program_of_the_same_name_on_the_path_is_not_this_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The next command that was named would have been run by another version."""
+    mine, other, linked = tmp_path / "mine/rir-mlx", tmp_path / "other/rir-mlx", tmp_path / "links/rir-mlx"
+    for program in (mine, other):
+        program.parent.mkdir()
+        program.touch(mode=0o755)
+    linked.parent.mkdir()
+    linked.symlink_to(mine)
+    monkeypatch.setattr(sys, "argv", [str(mine), "runs"])
+    for found, name in ((mine, "rir-mlx"), (linked, "rir-mlx"), (other, str(mine))):
+        monkeypatch.setenv("PATH", str(found.parent))
+        assert own_name() == name
 
 
 def test_the_next_command_of_the_demo_names_a_run_that_would_not_be_found(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr("shutil.which", lambda name: str(Path(sys.executable).with_name(name)))
     for folder in ("runs/demo", "my runs/demo"):
         RunDir(Path(folder)).save_recipe(load_recipe("demo"))
         RunDir(Path(folder)).classifier("qa").finish({})

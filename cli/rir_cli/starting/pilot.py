@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated
 
 import typer
@@ -48,4 +49,4 @@ def pilot(
     if found is None:
         return
     print_json(found.as_dict()) if json else print_outlook(found)
-    say_next(options, f"run {recipe or DEFAULT_RECIPE}")
+    say_next(options, f"run {shlex.quote(recipe or DEFAULT_RECIPE)}")
