@@ -14,7 +14,7 @@ _ITEM = rf"(?:{_NUMBER}|'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")"
 _WITHOUT_COMMAS = re.compile(
     rf"\[[\s\[]*(?:{_ITEM}\s*,\s*)*{_ITEM}[\s\[\]]+{_ITEM}(?:[\s,\[\]]+{_ITEM})*[\s\]]*\]", re.DOTALL
 )
-_OF_NUMBERS = re.compile(rf"(?:[\s\[\]]|{_NUMBER})+")
+_OF_NUMBERS = re.compile(rf"[\s,\[\]]*(?:{_NUMBER}[\s,\[\]]+)*")
 _SCALARS = re.compile(rf"[\[({{]\s*(?:{_ITEM}\s*:\s*)?(?:np\.(?:\w+\(|True_|False_)|array\()")
 """A list of NumPy's values: `[np.str_('joy')]`."""
 _OF_PANDAS = re.compile(r"<\w*Array>\s")
