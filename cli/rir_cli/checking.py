@@ -113,7 +113,7 @@ def _next_command(data: str | None, recipe: Recipe, clean: Path | None, override
     if of_rows and (table := clean or Path(recipe.data.train.path)).is_file():
         return shlex.join(["init", str(table), *(word for text in overrides for word in ("-s", text))])
     settings = [f"data.train={clean or data}"] if clean or of_rows else []
-    settings += [text for text in overrides if of_rows and not text.startswith("data.train=")]
+    settings += [text for text in overrides if not (settings and text.startswith("data.train="))]
     if clean and recipe.data.encoding is not None:
         settings.append("data.encoding=null")  # it is written as UTF-8
     named = [data] if data is not None and not of_rows else []

@@ -232,7 +232,8 @@ def test_a_second_pilot_that_is_refused_leaves_the_rows_of_the_first(rir: Run, r
 @pytest.mark.heavy
 def test_a_pilot_is_a_run_of_its_own_that_resumes(rir: Run, recipe: Path, tmp_path: Path) -> None:
     rows_of(recipe)
-    first = rir("pilot", str(recipe), "--rows", "40", "--json")
+    command = ("pilot", str(recipe), "--rows", "40", "-s", "evaluate.batch_size=16")
+    first = rir(*command, "--json")
     assert first.code == 0, first.err
     found, folder = json.loads(first.out), tmp_path / "runs/small-pilot"
     assert found["accuracy"].keys() == {"qa", "qra", "qra-scrambled", "majority", "tf-idf", "untuned"}
@@ -242,10 +243,10 @@ def test_a_pilot_is_a_run_of_its_own_that_resumes(rir: Run, recipe: Path, tmp_pa
     done = {path: path.read_bytes() for path in folder.rglob("done.json")}
     assert len(done) >= 8
     assert any(line.startswith("Mutual information of reasoning and text") for line in found["signals"])
-    again = rir("pilot", str(recipe), "--rows", "40")
+    again = rir(*command)
     assert {path: path.read_bytes() for path in done} == done
     assert found["text"] in again.out
-    assert "Next:" in again.err
+    assert again.err.splitlines()[-1].endswith(f" run {recipe} -s evaluate.batch_size=16")
 
 
 def test_a_pilot_is_not_taken_for_the_newest_run_where_there_is_another(tmp_path: Path) -> None:

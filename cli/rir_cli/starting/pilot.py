@@ -49,4 +49,5 @@ def pilot(
     if found is None:
         return
     print_json(found.as_dict()) if json else print_outlook(found)
-    say_next(options, f"run {shlex.quote(recipe or DEFAULT_RECIPE)}")
+    given = [*(word for text in set_ or () for word in ("-s", text)), *(("--backend", backend) if backend else ())]
+    say_next(options, shlex.join(["run", recipe or DEFAULT_RECIPE, *given]))
