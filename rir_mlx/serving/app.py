@@ -22,6 +22,7 @@ from rir_mlx.serving.http import Events, Refused, answers, error_response, read,
 from rir_mlx.serving.jobs import Item, Job
 from rir_mlx.serving.openapi import api_page, openapi
 from rir_mlx.serving.wire import (
+    Classified,
     ClassifyRequest,
     ClassifyResponse,
     Served,
@@ -111,8 +112,12 @@ class Routes:
         asked = await read(request, ClassifyRequest)
         worker, served = await self._loaded(asked.arm)
         items = [Item(text, asked.reason) for text in asked.texts]
+
+        def formed(prediction: Prediction) -> Classified:
+            return classified(prediction, served, asked.reason, asked.threshold)
+
         if asked.stream or "text/event-stream" in request.headers.get("accept", ""):
-            events = Events(lambda _, prediction: classified(prediction, served, asked.reason).model_dump())
+            events = Events(lambda _, prediction: formed(prediction).model_dump())
             job = worker.submit(Job(items, events))
 
             def last() -> dict[str, Any]:
@@ -122,7 +127,7 @@ class Routes:
             return StreamingResponse(events.stream(job, last), media_type="text/event-stream", headers=headers)
         job = Job(items)
         predictions = await answers(request, worker, job)
-        found = [classified(prediction, served, asked.reason) for prediction in predictions]
+        found = [formed(prediction) for prediction in predictions]
         response = ClassifyResponse(
             model=served.name, calibrated=served.calibrated, predictions=found, usage=_usage(job)
         )

@@ -184,8 +184,9 @@ class SystemOneResponse(BaseModel):
 
 class ClassifyRequest(BaseModel):
     """Texts for the trained classifier. With `stream` the answer comes as server-sent events. `arm` names another
-    trained arm of the run, which is loaded when it is first asked. Any `model` is accepted: the server has one. Another
-    field is refused: a misspelt `reason` would be left out in silence."""
+    trained arm of the run, which is loaded when it is first asked. `threshold` stands in place of the server's. Any
+    `model` is accepted: the server has one. Another field is refused: a misspelt `reason` would be left out in
+    silence."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -193,6 +194,7 @@ class ClassifyRequest(BaseModel):
     reason: ReasonMode = "always"
     stream: bool = False
     arm: Arm | None = None
+    threshold: float | None = Field(default=None, ge=0, le=1)
     model: str | None = None
 
     @model_validator(mode="after")
@@ -312,8 +314,11 @@ def _mass(prediction: Prediction) -> float:
     return prediction.mass
 
 
-def classified(prediction: Prediction, served: Served, reason: ReasonMode) -> Classified:
-    withheld = abstains(prediction.probability, served.threshold(reason))
+def classified(
+    prediction: Prediction, served: Served, reason: ReasonMode, threshold: float | None = None
+) -> Classified:
+    """A prediction's form; `threshold` stands in place of the server's."""
+    withheld = abstains(prediction.probability, served.threshold(reason) if threshold is None else threshold)
     return Classified(
         label=None if withheld else prediction.label,
         probability=prediction.probability,

@@ -47,7 +47,16 @@ def served_run(
 
 
 def described(classifier: Classifier) -> Served:
-    return replace(SERVED, arm=classifier.arm, labels=tuple(classifier.task.names))
+    task = classifier.task
+    single = tuple(task.labels) if task.combinations else ()
+    return replace(SERVED, arm=classifier.arm, labels=tuple(task.names), single=single)
+
+
+def several_labels(codec: Codec) -> Classifier:
+    """A classifier of texts that may have several labels."""
+    task = replace(TASK, combinations=(*LABELS, ", ".join(sorted(LABELS[:2]))))
+    calibration = Calibration({"reasoned": 1.7}, 40, given_from={"reasoned": dict.fromkeys(LABELS, 0.32)})
+    return Classifier(FakeModel(400), codec, task, "qra", calibration)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import pytest
 from browsers import Page, assert_count, assert_says, assert_value, chromium
 from conftest import MANY, MARKUP
 from review_runs import lines_of, make_run, write_results
-from served_models import CALIBRATION, TASK, TEXTS, fake_classifier, served_run, serving
+from served_models import CALIBRATION, TASK, TEXTS, fake_classifier, served_run, serving, several_labels
 from test_worker import Waiting
 
 from rir_mlx.backends.fake import FakeModel
@@ -180,6 +180,35 @@ def test_a_table_comes_out_as_the_command_writes_it(
         page.get_by_text("row 4").wait_for()
         assert_says(page.locator("#table-said"), "2 of 3 rows cannot be used", "row 2")
         assert "/tmp" not in page.locator("#table-said").inner_text()
+
+
+def test_of_several_labels_each_that_is_given_is_shown(browser: Any, codec: Codec, small: Run, tmp_path: Path) -> None:
+    """The page showed the likeliest single label, and compared its probability with the threshold."""
+    classifier = several_labels(codec)
+    expected = classifier.predict(TEXTS, PredictOptions("always"))
+    given = [", ".join(found.labels) for found in expected]
+    assert any("," in labels for labels in given)
+    (tmp_path / "texts.csv").write_text("text\n" + "\n".join(TEXTS) + "\n", encoding="utf-8")
+    with (
+        serving(classifier, source=served_run(*small, classifier)) as (address, _),
+        Page(browser, address) as page,
+    ):
+        page.locator("#abstain").wait_for()
+        page.get_by_label("One text per line").check()
+        for limit in (0.35, 0):
+            if not limit:
+                page.locator("#threshold").fill("0")
+            classify(page, "\n".join(TEXTS))
+            assert_count(page.locator(".verdict:not(:empty)"), len(TEXTS))
+            for shown, found, labels in zip(page.locator(".answer").all(), expected, given, strict=True):
+                answered = found.probability >= limit
+                assert_says(shown.locator(".verdict"), labels if answered else "No label: ")
+                if answered:
+                    assert_says(shown.locator(".notes"), f"Likeliest together: {found.label}, ")
+        page.set_input_files("#file", tmp_path / "texts.csv")
+        page.get_by_role("button", name="Classify the table").click()
+        page.get_by_text("Save texts-classified.csv").wait_for()
+        assert page.locator("#table-rows tbody td:nth-child(2)").all_inner_texts() == given
 
 
 def test_rows_are_reviewed_saved_at_once_taken_back_and_there_after_a_reload(

@@ -16,7 +16,7 @@ from typing import Any
 import httpx2
 import pytest
 from commands import LABELS
-from served_models import SERVED, TEXTS, fake_classifier, serving
+from served_models import SERVED, TEXTS, fake_classifier, serving, several_labels
 from test_worker import Waiting
 
 from rir_mlx.classification.scores import Prediction
@@ -63,6 +63,23 @@ def test_classify_answers_as_the_command_does(address: str, codec: Codec) -> Non
         assert found["label"] == (None if found["abstained"] else wanted.label)
         assert found["probabilities"] == pytest.approx(wanted.probabilities)
     assert {found["abstained"] for found in response["predictions"]} == {True, False}
+
+
+def test_a_request_s_threshold_stands_in_place_of_the_server_s(codec: Codec) -> None:
+    classifier = several_labels(codec)
+    expected = classifier.predict(TEXTS, PredictOptions("always"))
+    with serving(classifier) as (address, _):
+
+        def asked(**more: Any) -> list[dict[str, Any]]:
+            return list(HTTP.post(f"{address}/classify", json={"texts": TEXTS, **more}).json()["predictions"])
+
+        own, none, one = asked(), asked(threshold=0), asked(threshold=1)
+        streamed = HTTP.post(f"{address}/classify", json={"texts": TEXTS[:1], "threshold": 0, "stream": True}).text
+        assert HTTP.post(f"{address}/classify", json={"texts": ["x"], "threshold": 1.5}).status_code == 422
+    assert {found["abstained"] for found in own} == {True, False}
+    assert [(found["label"], found["labels"]) for found in one] == [(None, [])] * len(TEXTS)
+    assert [(found["label"], found["labels"]) for found in none] == [(it.label, [*it.labels]) for it in expected]
+    assert dict(events_of(streamed))["prediction"]["labels"] == none[0]["labels"]
 
 
 @pytest.mark.parametrize("asked", [{"stream": True}, {}])

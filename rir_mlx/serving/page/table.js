@@ -16,7 +16,7 @@ function showRows(rows) {
   for (const row of rows) {
     const line = by("table-rows").tBodies[0].insertRow();
     const withheld = limit === null ? row.abstained : row.probability < limit;
-    const label = withheld ? "" : row.label;
+    const label = withheld ? "" : row.labels.join(", ");
     for (const text of [row.text, label, percent(row.probability), row.reasoning ?? ""]) line.insertCell().textContent = text;
   }
 }

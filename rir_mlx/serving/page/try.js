@@ -26,13 +26,16 @@ function addAnswer(article, arm) {
   return answer;
 }
 
+/** The label, or where a text may have several those that are given; the threshold is about the likeliest combination. */
 function showVerdict(answer, found) {
-  const [[label, share]] = sorted(found.probabilities);
   const limit = threshold();
-  const withheld = limit === null ? found.abstained : share < limit;
+  const withheld = limit === null ? found.abstained : found.probability < limit;
   const verdict = answer.querySelector(".verdict");
-  verdict.textContent = withheld ? `No label: ${label} is below the threshold.` : label;
   verdict.classList.toggle("doubt", withheld);
+  const [[likeliest]] = sorted(found.probabilities);
+  if (found.labels === null) verdict.textContent = withheld ? `No label: ${likeliest} is below the threshold.` : likeliest;
+  else if (withheld) verdict.textContent = `No label: the likeliest answer has ${percent(found.probability)}, below the threshold.`;
+  else verdict.textContent = found.labels.join(", ") || "Classify it again to see its labels: they were withheld.";
 }
 
 export function showPrediction(answer, found) {
@@ -43,6 +46,7 @@ export function showPrediction(answer, found) {
   answer.found = found;
   showVerdict(answer, found);
   const notes = [];
+  if (found.labels?.length) notes.push(`Likeliest together: ${found.label}, ${percent(found.probability)}.`);
   if (found.first) notes.push(`Before the reasoning: ${found.first.label}, ${percent(found.first.probability)}.`);
   if (found.mass < 0.5) notes.push("This text may fit no label: the model would rather write something else.");
   if (found.trimmed) notes.push(`The last ${count(found.trimmed)} tokens of the text were cut off.`);
@@ -59,7 +63,8 @@ export function showPrediction(answer, found) {
 
 /** Classify texts by an arm, and show in each answer's place what comes. */
 async function streamInto(answers, texts, arm, signal) {
-  const response = await post("classify", { texts, reason: by("reason").value, stream: true, arm }, signal);
+  const asked = { texts, reason: by("reason").value, stream: true, arm, threshold: moved ? 0 : null };
+  const response = await post("classify", asked, signal);
   for await (const [name, data] of eventsOf(response)) {
     const answer = answers[data.index];
     if (name === "reasoning") {

@@ -185,7 +185,7 @@ class TableJob:
             rows = [
                 {
                     "text": text[:_CUT],
-                    "label": it.label,
+                    "labels": list(it.labels) or [it.label],
                     "probability": it.probability,
                     "abstained": abstains(it.probability, self._threshold),
                     "reasoning": it.reasoning,
