@@ -44,7 +44,8 @@ class _Data:
 
     def write(self, text: str) -> int:
         with self._read_by_somebody():
-            return int(self._stream.write(text))
+            self._stream.write(text)
+        return len(text)
 
     def flush(self) -> None:
         with self._read_by_somebody():
