@@ -144,7 +144,7 @@ def test_empty_rows_are_left_out_and_counted_in_a_workbook_and_its_export_alike(
         files.append(tmp_path / name)
         with files[-1].open("w", encoding="utf-8", newline="") as file:
             csv.writer(file, quoting=quoting).writerows(with_empty)  # type: ignore[arg-type]
-            file.write("\n  \n")
+            file.write("\n\n")
     for path in files:
         data = load(path)
         assert [(row.text, row.label) for row in data.train] == [tuple(row[:2]) for row in rows[1:]]
@@ -152,6 +152,14 @@ def test_empty_rows_are_left_out_and_counted_in_a_workbook_and_its_export_alike(
         stream = open_stream(path, wanted := wanted_text(path, None))
         assert outline(path, stream, wanted).rows == 6
         assert f"{path}: 7 empty rows left out" in stream.notes()
+
+
+def test_a_line_of_blanks_is_left_out_and_counted(tmp_path: Path) -> None:
+    """In a table of one column it was left out in silence."""
+    for header, cells in (("text", ""), ("text,label", ",joy")):
+        (tmp_path / "a.csv").write_text(f"{header}\na{cells}\n  \n\n\u00a0\nb{cells}\n", "utf-8")
+        found = read_texts(tmp_path / "a.csv", None)
+        assert (found.texts, found.notes) == (["a", "b"], [f"{tmp_path / 'a.csv'}: 2 empty rows left out"])
 
 
 def test_an_empty_text_in_quotation_marks_is_a_row_where_it_is_the_only_column(tmp_path: Path) -> None:

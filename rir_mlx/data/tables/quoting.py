@@ -127,7 +127,7 @@ class _Splitter:
                         batch.raw.append(lines[start])
                         batch.rows.append(cells)
                     else:
-                        batch.empty += len(cells) > 1  # a spreadsheet's empty row, and not an empty line
+                        batch.empty += bool(lines[start].strip("\r\n"))  # a row in which nothing stands, no empty line
                     start = stop
             except csv.Error:  # malformed, open at the end of the lines, or with a long cell
                 pass
