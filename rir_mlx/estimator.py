@@ -18,7 +18,7 @@ from __future__ import annotations
 import inspect
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -240,7 +240,7 @@ def _rows(
     texts: Iterable[str], labels: Iterable[Any], reasonings: Iterable[str | None] | None
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The rows as they are written, and the labels as they were given, by name, if they are no texts."""
-    checked, given = checked_texts(texts), list(labels)
+    checked, given = checked_texts(texts), _one_label_each(labels)
     own = [None] * len(checked) if reasonings is None else list(reasonings)
     if not len(checked) == len(given) == len(own):
         raise ValueError(f"{len(checked):,} texts, {len(given):,} labels and {len(own):,} reasonings")
@@ -255,6 +255,21 @@ def _rows(
         rows.append({"text": text, "label": name} | ({"reasoning": reasoning} if reasoning else {}))
     values = {} if all(isinstance(value, str) for value in plain) else dict(zip(names, plain, strict=True))
     return rows, values
+
+
+def _one_label_each(labels: Any) -> list[Any]:
+    """The labels of a list, an array or a Series. Raises ValueError where a text has several, or votes."""
+    several = labels if getattr(labels, "ndim", 1) != 1 else None
+    given = [] if several is not None else list(labels)
+    found = next(
+        (value for value in given if isinstance(value, Collection) and not isinstance(value, str | bytes)), several
+    )
+    if found is not None:
+        raise ValueError(
+            f"fit takes one label a text, not a {type(found).__name__}; `rir-mlx run` trains with several labels "
+            "(data.label_separator) and with votes (data.soft_labels)"
+        )
+    return given
 
 
 def _reasoning_of(given: Any, place: int) -> str | None:

@@ -197,6 +197,15 @@ def test_a_reasoning_that_is_missing_is_none() -> None:
         _rows(["a", "b"], ["x", "y"], [None, 3])
 
 
+@pytest.mark.parametrize("labels", [[["x"], ["x", "y"]], [("x",), ()], [{"x": 2}, {"y": 1}], np.eye(2, dtype=int)])
+def test_several_labels_or_votes_a_text_are_refused_with_what_takes_them(labels: Any) -> None:
+    """Only "the label is not a string" was said; of a frame, how many columns it has."""
+    pandas = pytest.importorskip("pandas")
+    for given in (labels, pandas.DataFrame({"x": [1, 0], "y": [1, 1]})):
+        with pytest.raises(ValueError, match=r"fit takes one label a text, not a .*data\.label_separator"):
+            _rows(["a", "b"], given, None)
+
+
 def test_what_a_recipe_says_beside_its_rows_stays(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(
