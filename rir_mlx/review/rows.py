@@ -127,6 +127,8 @@ class ReviewRows:
     def __init__(self, run: RunDir, recipe: Recipe, arm: Arm) -> None:
         data = load_labelled(recipe.data, recipe.seed)
         self.labels = list(data.combinations or data.labels)
+        if recipe.data.no_label is not None and recipe.data.no_label not in self.labels:  # a row may be the first
+            self.labels.append(recipe.data.no_label)
         self.arm = arm
         self.rows = [ReviewRow(row, part, row.reasoning, row.reasoning is not None) for part, row in rows_of(data)]
         self._by_id = {found.row.id: found for found in self.rows}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from review_runs import TABLE, lines_of, make_run
@@ -14,6 +15,7 @@ from rir_mlx.recipe.loading import load_recipe
 from rir_mlx.recipe.schema import Recipe
 from rir_mlx.review.decisions import Decision, ReviewLog
 from rir_mlx.review.new_tables import NewTables, write_new_tables
+from rir_mlx.review.rows import ReviewRows
 from rir_mlx.storage.layout import RunDir
 from rir_mlx.types import ReviewAction
 
@@ -294,3 +296,17 @@ def test_a_column_for_each_label_becomes_one_column(tmp_path: Path, soft: bool, 
     assert [(row.label, row.shares) for row in after.train[1:] + after.test] == rest
     assert any(shares for _, shares in rest) == soft
     assert bool(after.combinations) != soft
+
+
+@pytest.mark.parametrize("keys", [{"label_column": ["joy", "fear"]}, {"label_column": "label", "label_separator": "+"}])
+def test_a_row_may_be_the_first_that_is_corrected_to_no_label(tmp_path: Path, keys: dict[str, Any]) -> None:
+    """The review offered `no_label` only where a row had it."""
+    marks = (("1,0", "joy"), ("0,1", "fear"), ("1,1", "fear+joy"))
+    lines = "".join(f"row {n},{','.join(marks[n % 3])}\n" for n in range(30))
+    run, recipe = make_run(tmp_path, f"text,joy,fear,label\n{lines}", no_label="none", val_size=0, **keys)
+    before = load_labelled(recipe.data, recipe.seed)
+    assert ReviewRows(run, recipe, "qra").labels == ["fear", "joy", "fear, joy", "none"]
+    decide(run, before.train[0], "none")
+    after = next_data(recipe, write_new_tables(run, recipe, tmp_path / "new.csv"))
+    assert pairs(after) == pairs(before)
+    assert [row.label for row in (*after.train, *after.test)].count("none") == 1
