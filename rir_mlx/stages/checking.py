@@ -53,7 +53,7 @@ def check(recipe: Recipe, progress: Progress = _SILENT) -> Audit:
         found = replace(audit(material), unmeasured=str(error))
     else:
         found = audit(material, ruler)
-    parts = material.used()
+    parts = material.used() | ({} if material.drawn is None else {"train": material.drawn})
     draw_held_out(parts, recipe.data, recipe.seed, [])
     notes = (*found.notes, *power_note(recipe, len(parts["test"]), compared_rows(parts)))
     findings = [*found.findings, *_test_part(recipe.data)]

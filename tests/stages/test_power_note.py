@@ -8,6 +8,7 @@ import pytest
 from commands import write_csv
 
 from rir_mlx.backends import open_backend
+from rir_mlx.data.loading import load_labelled
 from rir_mlx.models.hub import resolve_model
 from rir_mlx.progress import Silent
 from rir_mlx.recipe.loading import load_recipe
@@ -47,6 +48,23 @@ def test_the_difference_that_a_run_can_show_is_said_before_it(keys: dict[str, ob
     """In `check`, and as `run` begins."""
     found = power_note(Recipe(classifier=ClassifierSection.model_validate(keys)), rows, rows)
     assert [said in note and "are told apart in 80 % of runs" in note for note in found] == ([True] if said else [])
+
+
+def test_copies_of_training_rows_that_are_not_drawn_count(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`check` looked for copies among all training rows, and a run among those of `data.max_samples`."""
+    monkeypatch.chdir(recipe.parent)
+    rows = [(f"i feel {number} today", ("joy", "sadness")[number % 2]) for number in range(60)]
+    write_csv(Path("rows.csv"), rows)
+    write_csv(Path("test.csv"), rows[:40])
+    keys = ["data.train=rows.csv", "data.test=test.csv", "data.val_size=0", "data.test_size=40", "data.max_samples=10"]
+    loaded, notes = load_recipe(recipe, keys), Notes()
+    model = RecipeModel(loaded, open_backend("fake"), resolve_model(loaded.model))
+    warn_about_data(Context(RunDir(recipe.parent / "run"), model, notes))
+    drawn = {row.text for row in load_labelled(loaded.data, loaded.seed).train}
+    left = sum(text not in drawn for text, _ in rows[:40])
+    assert 30 <= left < 40
+    for said in (notes.said, check(loaded).notes):
+        assert [note for note in said if f"With {left} clean test rows, two classifiers" in note]
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def audit(material: Material, ruler: Ruler | None = None) -> Audit:
         *check_spellings(counts, material),
         *_leaks(parts, groups),
         *_contradictions(groups),
-        *_rare(counts["train"], material.drawn),
+        *_rare(counts["train"], material),
         *_uneven(counts["train"], counts["test"], several=material.several),
         *_trimmed(lengths, ruler, sum(map(len, parts.values()))),
         *_repeated(parts, groups),
@@ -223,13 +223,16 @@ def _contradictions(groups: Sequence[_Group]) -> Iterator[Finding]:
             )
 
 
-def _rare(train: Counter[str], drawn: Mapping[str, int] | None) -> Iterator[Finding]:
+def _rare(train: Counter[str], material: Material) -> Iterator[Finding]:
     """Labels with few training rows, of those that `data.max_samples` leaves."""
-    used = {label: drawn.get(label, 0) for label in train} if drawn is not None else train
+    drawn, used = material.drawn, train
+    if drawn is not None:
+        left_over = Counter(chain.from_iterable(material.labels_of_each(drawn)))
+        used = Counter({label: left_over[label] for label in train})
     rare = {label: count for label, count in sorted(used.items(), key=lambda pair: pair[1]) if count < RARE}
     if rare:
         few = sum(train[label] < RARE for label in rare)
-        left = "" if drawn is None else f" of the {sum(drawn.values()):,} that data.max_samples leaves"
+        left = "" if drawn is None else f" of the {len(drawn):,} that data.max_samples leaves"
         shown = ", ".join(f"{label} ({count:,})" for label, count in list(rare.items())[:8])
         more = f", and {len(rare) - 8:,} more" if len(rare) > 8 else ""
         yield Finding(

@@ -38,8 +38,8 @@ class Material:
     spellings: Mapping[str, Counter[str]] = field(default_factory=dict)
     """How each label is spelled in the files, with counts."""
     skips: bool = False
-    drawn: Mapping[str, int] | None = None
-    """Training rows of each label that `data.max_samples` leaves; None if it leaves all."""
+    drawn: Sequence[Row] | None = None
+    """The training rows that `data.max_samples` leaves; None if it leaves all."""
     combined: bool = False
     """Whether a row may have several labels: its label is then a combination."""
     divided: bool = False

@@ -6,11 +6,9 @@ among these, and how many of each label it draws is counted. Knows no check.
 
 from __future__ import annotations
 
-from collections import Counter
-
 from rir_mlx.data.audit.findings import Material, Refused
 from rir_mlx.data.labels.spelling import Spellings
-from rir_mlx.data.loading import check_labels, label_counts, labels_in, read_parts, row_rules, together_of
+from rir_mlx.data.loading import check_labels, labels_in, read_parts, row_rules, together_of
 from rir_mlx.data.row_reading import sift_rows
 from rir_mlx.data.rows import Rows
 from rir_mlx.data.splits import carve_missing_parts, sample_train, strata_of
@@ -28,7 +26,7 @@ def scan_sources(section: DataSection, seed: int) -> Material:
     notes: list[str] = []
     spellings: Spellings = {}
     labels = dict(section.labels)
-    drawn: Counter[str] | None = None
+    drawn: Rows | None = None
     read, style = read_parts(section)
     for part, tables in read.items():
         source = getattr(section, part)
@@ -53,7 +51,7 @@ def scan_sources(section: DataSection, seed: int) -> Material:
         notes += carve_missing_parts(rows, section, seed, lambda part, error: _fallback(section, part, error, problems))
         try:
             used = sample_train(rows["train"], section.max_samples, seed, [], strata_of(section, rows["train"]))
-            drawn = label_counts(section, used) if len(used) < len(rows["train"]) else None
+            drawn = used if len(used) < len(rows["train"]) else None
         except DataError as error:
             problems.append(str(error))
         refused += [Refused("train", section.train.path, 0, problem) for problem in problems]
