@@ -42,14 +42,19 @@ class _Data:
     def __init__(self, stream: Any) -> None:
         self._stream = stream
 
-    def write(self, text: str) -> int:
+    def write(self, data: str | bytes) -> int:
         with self._read_by_somebody():
-            self._stream.write(text)
-        return len(text)
+            self._stream.write(data)
+        return len(data)
 
     def flush(self) -> None:
         with self._read_by_somebody():
             self._stream.flush()
+
+    @property
+    def buffer(self) -> _Data:
+        """Its bytes, which click writes where the stream's encoding is ASCII."""
+        return _Data(self._stream.buffer)
 
     @contextmanager
     def _read_by_somebody(self) -> Iterator[None]:
@@ -68,14 +73,20 @@ class _Data:
 
 @contextmanager
 def ends_with_its_reader() -> Iterator[None]:
-    """Inside the block, and as the last of it is written, a reader of stdout that has left ends the program."""
+    """Inside the block, and as the last of it is written, a reader of stdout that has left ends the program. What fails
+    keeps its own exit code."""
     stream = sys.stdout
+    ended: BaseException | None = None
     sys.stdout = data = _Data(stream)
     try:
         yield
+    except BaseException as error:
+        ended = error
+        raise
     finally:
         sys.stdout = stream
-        with suppress(OSError):  # a full disk: Python says so as it exits
+        failed = ended is not None and getattr(ended, "code", ended) not in (None, 0)
+        with suppress(OSError, *([SystemExit] if failed else [])):  # a full disk: Python says so as it exits
             data.flush()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from rir_cli.app import main
-from rir_cli.streams import READER_LEFT
+from rir_cli.streams import READER_LEFT, ends_with_its_reader
 
 COMMANDS = {
     "help": ("--help",),
@@ -54,8 +54,27 @@ def test_a_command_whose_reader_has_left_ends_in_silence(
     assert [line for line in said.splitlines() if not line.startswith(("note: ", "Counting "))] == []
 
 
-def test_python_has_nothing_to_complain_of_as_it_exits(left: TextIOWrapper) -> None:
-    """It flushes what is buffered once more."""
-    command = [sys.executable, "-m", "rir_mlx", "--help"]
-    ended = subprocess.run(command, stdout=left, stderr=subprocess.PIPE, timeout=60, check=False)
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_python_has_nothing_to_complain_of_as_it_exits(left: TextIOWrapper, encoding: str) -> None:
+    """It flushes what is buffered once more. Where the encoding is ASCII, click writes the bytes itself."""
+    command, variables = [sys.executable, "-m", "rir_mlx", "--help"], os.environ | {"PYTHONIOENCODING": encoding}
+    ended = subprocess.run(command, stdout=left, stderr=subprocess.PIPE, timeout=60, check=False, env=variables)
     assert (ended.returncode, ended.stderr) == (READER_LEFT, b"")
+
+
+@pytest.mark.parametrize(
+    ("end", "code"), [(SystemExit(0), READER_LEFT), (SystemExit(), READER_LEFT), (SystemExit(2), 2), (KeyError(), None)]
+)
+def test_what_fails_before_the_last_is_written_keeps_its_exit_code(
+    left: TextIOWrapper, monkeypatch: pytest.MonkeyPatch, end: BaseException, code: int | None
+) -> None:
+    monkeypatch.setattr(sys, "stdout", left)
+
+    def command() -> None:
+        with ends_with_its_reader():
+            print("still buffered")
+            raise end
+
+    with pytest.raises((SystemExit, KeyError)) as ended:
+        command()
+    assert getattr(ended.value, "code", None) == code
