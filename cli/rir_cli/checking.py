@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from rir_cli.context import open_options, own_name, say_next, stage_options
+from rir_cli.context import open_options, own_name, say_next, set_words, stage_options
 from rir_cli.options import JsonOption, OfflineOption, QuietOption, RunsOption, SetOption
 from rir_mlx.progress import counted
 from rir_mlx.types import RUNS, Severity
@@ -111,13 +111,13 @@ def _next_command(data: str | None, recipe: Recipe, clean: Path | None, override
     overrides = [text for text in overrides if clean is None or not text.startswith("data.encoding=")]  # it is UTF-8
     of_rows = data == recipe.data.train.path  # and not of a recipe or a run
     if of_rows and (table := clean or Path(recipe.data.train.path)).is_file():
-        return shlex.join(["init", str(table), *(word for text in overrides for word in ("-s", text))])
+        return shlex.join(["init", str(table), *set_words(overrides)])
     settings = [f"data.train={clean or data}"] if clean or of_rows else []
     settings += [text for text in overrides if not (settings and text.startswith("data.train="))]
     if clean and recipe.data.encoding is not None:
         settings.append("data.encoding=null")  # it is written as UTF-8
     named = [data] if data is not None and not of_rows else []
-    return shlex.join(["run", *named, *(word for setting in settings for word in ("-s", setting))])
+    return shlex.join(["run", *named, *set_words(settings)])
 
 
 def _as_json(recipe: Recipe, audit: Audit) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import sys
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
@@ -93,6 +94,11 @@ def wrapped(text: str) -> str:
     console = Console(stderr=True)
     lines = Text(text).wrap(console, console.width) if console.is_terminal else [text]
     return "\n".join(str(line).rstrip() for line in lines)
+
+
+def set_words(overrides: Iterable[str]) -> list[str]:
+    """Overrides of a recipe's keys as the words of a command."""
+    return [word for text in overrides for word in ("-s", text)]
 
 
 def say_next(options: Options, command: str) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rir_cli.context import own_name, prepare, tell
+from rir_cli.context import own_name, prepare, set_words, tell
 from rir_cli.options import JsonOption, OfflineOption, RunsOption
 from rir_mlx.types import RUNS
 
@@ -143,4 +143,4 @@ def _print_written(written: NewTables) -> None:
 def _next_run(run: RunDir, recipe: Recipe, written: NewTables) -> str:
     """The arguments of a run on the new tables, beside the present one."""
     settings = [f"name={recipe.name}-reviewed", *(f"{key}={value}" for key, value in written.settings.items())]
-    return shlex.join([str(run.recipe_file), *(word for setting in settings for word in ("-s", setting))])
+    return shlex.join([str(run.recipe_file), *set_words(settings)])

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rir_cli.context import note_default, say_next, stage_options
+from rir_cli.context import note_default, say_next, set_words, stage_options
 from rir_cli.options import (
     BackendOption,
     ForceOption,
@@ -49,5 +49,5 @@ def pilot(
     if found is None:
         return
     print_json(found.as_dict()) if json else print_outlook(found)
-    given = [*(word for text in set_ or () for word in ("-s", text)), *(("--backend", backend) if backend else ())]
+    given = [*set_words(set_ or ()), *(("--backend", backend) if backend else ())]
     say_next(options, shlex.join(["run", recipe or DEFAULT_RECIPE, *given]))
