@@ -96,7 +96,7 @@ class StageLines(ConsoleProgress):
         yield
         if not self.quiet:
             console, seconds = self.console, f"{time.monotonic() - started:4.0f} s"
-            width = min(_STAGE, console.width - len(seconds)) if console.is_terminal else _STAGE
+            width = max(1, min(_STAGE, console.width - len(seconds))) if console.is_terminal else _STAGE
             _print(console, escape(f"{what:<{width}}{seconds}"))
 
 

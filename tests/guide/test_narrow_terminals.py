@@ -84,3 +84,10 @@ def test_questions_and_the_demo_fit_too(
     assert [line for line in printed[40].splitlines() if cell_len(line) > 40] == []
     whole = set(_BETWEEN.split(printed[1000]))
     assert {word for word in _BETWEEN.split(printed[40]) if word not in whole} == set()
+
+
+def test_a_stage_ends_at_a_terminal_of_any_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    for columns in ("1", "5"):
+        monkeypatch.setenv("COLUMNS", columns)
+        a_stage()
