@@ -102,6 +102,8 @@ def test_a_cell_without_labels_or_with_one_that_cannot_be_told_apart_is_refused(
     [
         (np.array(["billing", "refund"]), ARRAY),
         (np.array(["billing", None], dtype=object), ARRAY),
+        (np.array(["billing", pd.NA], dtype=object), ARRAY),
+        (np.array([b"billing", b"refund"]), ARRAY),
         (np.array(["it's", "a\n" * 30, "b"]), ARRAY),
         (f"[{'1' * 60} 'a']", ARRAY),  # for ever, where digits can be told apart in many ways
         ([np.str_("billing")], ARRAY),

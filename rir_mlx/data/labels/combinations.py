@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rir_mlx.data.labels.printed_arrays import refuse_printed
 from rir_mlx.data.labels.spelling import is_missing
-from rir_mlx.json_text import literal_of
+from rir_mlx.json_text import RepeatedKeyError, literal_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,7 +100,8 @@ def says_nothing(cell: Any, *, soft: bool = False, known: Collection[str] = ()) 
 
 
 def _listed(cell: Any) -> Sequence[Any] | None:
-    """The values of a list, or of a text that is one. Raises ValueError for an array as it is printed."""
+    """The values of a list, or of a text that is one. Raises ValueError for an array as it is printed, and for an
+    object with a key that comes twice."""
     if hasattr(cell, "tolist") and getattr(cell, "ndim", 0) == 1:
         cell = cell.tolist()
     if isinstance(cell, str):
@@ -108,6 +109,8 @@ def _listed(cell: Any) -> Sequence[Any] | None:
     if isinstance(cell, str) and cell.strip()[:1] in _OPENING:
         try:
             cell = literal_of(cell)
+        except RepeatedKeyError:
+            raise
         except ValueError:
             return None
     return list(cell) if isinstance(cell, list | tuple | set) else None

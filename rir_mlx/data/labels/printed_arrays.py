@@ -10,7 +10,7 @@ import re
 ARRAY = "the labels are an array as NumPy or pandas prints it"
 NUMBERS = "the labels are an array of numbers as NumPy prints it"
 _NUMBER = r"(?:[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?|True|False|None|nan|[+-]?inf|\.\.\.)"
-_ITEM = rf"(?:{_NUMBER}|'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")"
+_ITEM = rf"(?:{_NUMBER}|<NA>|b?'(?:[^'\\]|\\.)*'|b?\"(?:[^\"\\]|\\.)*\")"
 _WITHOUT_COMMAS = re.compile(
     rf"\[[\s\[]*(?:{_ITEM}\s*,\s*)*{_ITEM}[\s\[\]]+{_ITEM}(?:[\s,\[\]]+{_ITEM})*[\s\]]*\]", re.DOTALL
 )

@@ -303,6 +303,15 @@ def test_a_label_that_comes_twice_in_a_cell_of_votes_is_a_fault(tmp_path: Path, 
         load(tmp_path / "a.jsonl", soft_labels=True)
 
 
+def test_a_key_that_comes_twice_in_a_list_of_labels_is_a_fault(tmp_path: Path) -> None:
+    """The cell was taken for the name of one label."""
+    (tmp_path / "a.jsonl").write_text(
+        "".join(json.dumps({"text": cell, "label": cell}) + "\n" for cell in ("a;b", '[{"a": 1, "a": 2}]'))
+    )
+    with pytest.raises(DataError, match=r"row 2: .*the key 'a' comes twice"):
+        load(tmp_path / "a.jsonl", label_separator=";")
+
+
 def write_parquet(path: Path, **columns: Any) -> Path:
     import pyarrow as pa
     import pyarrow.parquet as pq
