@@ -16,8 +16,8 @@ The new columns are
 
 If the file has a column of one of these names, all new columns are called `predicted_label`, `predicted_probability`
 and so on; `predicted2_label` if those exist too. A row without a text (missing, empty, not a string) keeps its place,
-and its new cells are empty. A broken row (a wrong number of cells, not UTF-8, not JSON) is a fault, found before any
-text is classified.
+and its new cells are empty; one in which nothing stands is no row of a CSV file or a workbook. A broken row (a wrong
+number of cells, not UTF-8, not JSON) is a fault, found before any text is classified.
 """
 
 from __future__ import annotations
@@ -299,10 +299,15 @@ def _result(state: Mapping[str, Any], rows: int, prefix: str) -> ClassifyFileRes
     return ClassifyFileResult(**counted)
 
 
+def without_label(missing: int, rows: int) -> str:
+    """What is said of the rows that have no text to label."""
+    return f"{missing:,} of {rows:,} rows have no label"
+
+
 def _warn(result: ClassifyFileResult, progress: Progress) -> None:
     if missing := result.without_text.total():
         why = ", ".join(f"{what} ({count:,})" for what, count in result.without_text.most_common())
-        progress.warn(f"{missing:,} of {result.rows:,} rows have no label: {why}.")
+        progress.warn(f"{without_label(missing, result.rows)}: {why}.")
     if result.trimmed:
         progress.warn(f"{result.trimmed:,} texts are too long for this model: their ends were cut.")
     if result.unfit:

@@ -46,6 +46,7 @@ class TableOptions:
     def texts(self, file: Path) -> list[str]:
         """The texts of a file. Notes on how they are read are printed, and the rows without a text. Raises DataError
         with all rows that cannot be read, and if no row has a text."""
+        from rir_mlx.classification.files import without_label
         from rir_mlx.data.loading import read_texts
         from rir_mlx.data.tables.table import fault_lines, first_lines
 
@@ -53,7 +54,7 @@ class TableOptions:
         for note in () if self.quiet else found.notes:
             tell(f"note: {note}", err=True)
         if missing := len(found.left_out):
-            rows = f"{missing:,} of {missing + len(found.texts):,} rows {'has' if missing == 1 else 'have'} no label"
+            rows = without_label(missing, missing + len(found.texts))
             tell(f"note: {file}: {rows}:{first_lines(fault_lines(found.left_out))}", err=True)
             tell("With --output, such rows keep their place beside the others.", err=True)
         return found.texts
