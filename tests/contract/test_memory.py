@@ -104,6 +104,7 @@ def test_peak_memory_does_not_grow_with_the_vocabulary_times_the_prompt(open_nam
         taken = []
         for _ in range(7):  # the thread that computes frees a buffer sooner or later; the first step also makes states
             gc.collect()  # the models of other tests, which would be freed while this one is measured
+            mx.synchronize()  # on a busy machine the step before may not have freed its buffers yet
             mx.clear_cache()
             mx.reset_peak_memory()
             before = mx.get_active_memory()
@@ -112,7 +113,7 @@ def test_peak_memory_does_not_grow_with_the_vocabulary_times_the_prompt(open_nam
         peaks.append(sorted(taken)[len(taken) // 2])
     logits = 8 * 170 * 7 * 390 * 4
     assert logits > 14e6
-    assert peaks[1] - peaks[0] < 0.5 * logits  # on a busy machine some buffers are freed a step later
+    assert peaks[1] - peaks[0] < 0.1 * logits
 
 
 @pytest.mark.parametrize(
