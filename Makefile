@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
+# Packages are installed uncompiled, and what is imported is compiled once: where this is set, each process compiles anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Apple silicon runs on MLX, and tests PyTorch beside it; Linux runs on PyTorch, and tests MLX beside it.
 ifeq ($(shell uname -sm),Darwin arm64)
 BOTH = torch
