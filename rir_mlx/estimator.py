@@ -18,6 +18,8 @@ from __future__ import annotations
 import inspect
 import shutil
 import tempfile
+import warnings
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -49,11 +51,11 @@ class RirClassifier(TextEstimator):
     How it is trained: `model` is the base model (None: the recipe's), `arm` what it learns to write (`qa` the label,
     `qra` a reasoning and then the label, `qar` the label and then a reasoning), `instruction` the question that the
     labels answer, `descriptions` what labels mean. `recipe` holds every other key: a nested mapping
-    (`{"classifier": {"epochs": 3}}`), or a recipe, its file or shipped name, whose rows are replaced and whose
-    instruction and descriptions stand where none are given here. `run` is the folder that the training fills and that
-    can be loaded later; None is a temporary one, which cross-validation needs: clones would all fill the same folder,
-    and two at once are refused. `random_state` seeds the
-    training, `verbose` prints its progress, `offline` fetches nothing, `backend` None is the recipe's.
+    (`{"classifier": {"epochs": 3}}`), or a recipe, its file or shipped name. Its rows, arms and seeds are replaced; its
+    model, instruction and descriptions stand where none are given here. `run` is the folder that the training fills
+    and that can be loaded later; None is a temporary one, which cross-validation needs: clones would all fill the same
+    folder, and two at once are refused. `random_state` seeds the training, `verbose` prints its progress, `offline`
+    fetches nothing, `backend` None is the recipe's.
 
     How it answers: `reason` says whether a reasoning is generated before the label ("never", "always", "auto"),
     `samples` over how many reasonings the probabilities are averaged, `batch_size` how many texts go through the model
@@ -110,22 +112,24 @@ class RirClassifier(TextEstimator):
         return self
 
     def fit(self, texts: Iterable[str], labels: Iterable[Any], reasonings: Iterable[str | None] | None = None) -> Self:
-        """Train on n texts and their labels: texts, whole numbers or truth values.
+        """Train on n texts and their labels: texts, numbers or truth values, which `predict` gives back as they are.
+        Spellings that are one label in a table (`1` and `1.0`, `joy` and `joy `) are one here, with a warning.
 
         `reasonings` are your own, None or "" where R-Gen is to write one; if there is none, R-Gen learns from the
         recipe's `reasoning.source`. The arm `qa` needs none. A tenth of the rows decides which weights are kept and
         calibrates the probabilities (`data.val_size`). With the `run` of an earlier fit, stages whose inputs are the
         same are skipped.
 
-        Raises ValueError if the lengths differ, if labels are of several kinds or if `run` is no name of a run,
+        Raises ValueError if the lengths differ, if labels are of several kinds, if a nested mapping names another seed
+        than `random_state`, or if `run` is no name of a run,
         RecipeError for a key or a value that is none of a recipe's, and the errors of the stages."""
         from rir_mlx.hub_access import without_network
         from rir_mlx.stages import open_run
 
         rows, values = _rows(texts, labels, reasonings)
-        if values and self.threshold is not None:
+        if self.threshold is not None and not all(isinstance(value, str) for value in values.values()):
             raise ValueError("a threshold withholds labels, which numbers cannot express: give the labels as texts")
-        folder = self._run_folder()
+        folder, temporary = self._run_folder()
         recipe = self._recipe(folder, rows)
         make_folder(folder)
         write_jsonl(Path(recipe.data.train.path), rows)
@@ -133,17 +137,19 @@ class RirClassifier(TextEstimator):
             context = open_run(recipe, self._options(folder))
             self.use(_trained(context, self.arm), values)
         self.temperature_, self.run_ = context.recipe.evaluate.sample_temperature, folder
+        self._temporary = temporary  # that of an earlier fit goes now, not before this one has worked
         return self
 
-    def _run_folder(self) -> Path:
+    def _run_folder(self) -> tuple[Path, Any]:
+        """The run's folder, and what removes it once nobody refers to it, if it is a temporary one."""
         if self.run is not None:
             folder = Path(self.run)
             if name_from(folder.name) != folder.name:
                 hint = folder.parent / name_from(folder.name)
                 raise ValueError(f"run={str(self.run)!r}: a run's name has letters, digits, _ . - only: {str(hint)!r}")
-            return folder
-        self._temporary = tempfile.TemporaryDirectory(prefix="rir-mlx-")
-        return Path(self._temporary.name) / "fit"
+            return folder, None
+        temporary = tempfile.TemporaryDirectory(prefix="rir-mlx-")
+        return Path(temporary.name) / "fit", temporary
 
     def _options(self, folder: Path) -> Any:
         from rir_mlx.stages import OpenOptions
@@ -153,22 +159,21 @@ class RirClassifier(TextEstimator):
 
     def _recipe(self, folder: Path, rows: Sequence[Mapping[str, Any]]) -> Recipe:
         """The recipe of these rows."""
-        given = self.recipe if isinstance(self.recipe, Mapping) else {}
-        base = Recipe() if isinstance(self.recipe, Mapping) or self.recipe is None else load_recipe(self.recipe)
+        base = self._base()
         data = base.data if "data" in base.model_fields_set else DataSection(train="rows")
         for key in ("label_separator", "soft_labels", "no_label"):
-            if getattr(data, key) or (given.get("data") or {}).get(key):
+            if getattr(data, key):
                 raise ValueError(f"recipe: fit takes one label a text; `rir-mlx run` trains with data.{key}")
-        for column in (data.label_column, (given.get("data") or {}).get("label_column")):
-            if isinstance(column, list | tuple):
-                raise ValueError("recipe: fit takes one label a text; `rir-mlx run` trains with several label columns")
-        described = {**data.labels, **(self.descriptions or {})}
-        kept = data.model_dump(mode="json", include=data.model_fields_set & _KEPT)
-        if kept.get("val_size", 0) > len(rows) / 2:  # a number for more rows than these
-            del kept["val_size"]
+        if isinstance(data.label_column, tuple):
+            raise ValueError("recipe: fit takes one label a text; `rir-mlx run` trains with several label columns")
         names = sorted({row["label"] for row in rows})
+        described = {**data.labels, **_described(self.descriptions or {}, names)}
+        kept = data.model_dump(mode="json", include=data.model_fields_set & _KEPT)
+        if kept.get("val_size", 0) > len(rows) / 2 and not isinstance(self.recipe, Mapping):
+            del kept["val_size"]  # a number for more rows than these
         own = sum("reasoning" in row for row in rows)
         chosen: dict[str, Any] = {
+            "name": folder.name,
             "seed": self.random_state,
             "data": {
                 "train": str(folder / f"rows-{digest_of(rows)[:12]}.jsonl"),
@@ -186,9 +191,37 @@ class RirClassifier(TextEstimator):
         }
         chosen |= {"evaluate": {"samples": self.samples}} if self.samples > 1 else {}
         chosen |= {"model": self.model, "revision": None} if self.model is not None else {}
-        chosen |= {"reasoning": {"source": None}} if own >= ENOUGH_OWN_REASONINGS else {}
+        named = isinstance(self.recipe, Mapping) and "source" in base.reasoning.model_fields_set
+        chosen |= {"reasoning": {"source": None}} if own >= ENOUGH_OWN_REASONINGS and not named else {}
         values = base.model_dump(mode="json", exclude={"data"})
-        return validated(_merged(_merged(values, chosen), given) | {"name": folder.name}, "recipe")
+        return validated(_merged(values, chosen), "recipe")
+
+    def _base(self) -> Recipe:
+        """The recipe that was given. Of its rows, files included, nothing is read or written."""
+        given = self.recipe
+        if given is None:
+            return Recipe()
+        if not isinstance(given, Mapping):
+            return load_recipe(given)
+        keys = {key: value for key, value in given.items() if key != "data"}
+        if (data := given.get("data")) is not None:
+            keys["data"] = {"train": "rows", **data} if isinstance(data, Mapping) else data
+        recipe = validated(keys, "recipe")
+        self._check_seeds(recipe)
+        return recipe
+
+    def _check_seeds(self, recipe: Recipe) -> None:
+        """Raise ValueError if a nested mapping names a seed that the training would not have."""
+        named: dict[str, tuple[int, ...]] = {"seed": (recipe.seed,)} if "seed" in recipe.model_fields_set else {}
+        if "seeds" in recipe.classifier.model_fields_set:
+            named["classifier.seeds"] = recipe.classifier.seeds
+        for key, seeds in named.items():
+            if seeds != (self.random_state,):
+                seed = ", ".join(map(str, seeds))
+                hint = f"leave it out, or set random_state={seeds[0]}"
+                raise ValueError(
+                    f"recipe: {key} is {seed}, and random_state={self.random_state} seeds the training: {hint}"
+                )
 
     def save(self, folder: str | Path) -> Path:
         """Copy the run that `fit` filled to a folder that `RirClassifier.load` and `rir-mlx classify --run` open.
@@ -245,16 +278,42 @@ def _rows(
     if not len(checked) == len(given) == len(own):
         raise ValueError(f"{len(checked):,} texts, {len(given):,} labels and {len(own):,} reasonings")
     plain = [value.item() if isinstance(value, np.generic) else value for value in given]
-    names = [label_of(value) for value in plain]
-    kinds = {"texts" if isinstance(v, str) else "truth values" if isinstance(v, bool) else "numbers" for v in plain}
-    if len(kinds) > 1:
-        raise ValueError(f"labels are {' and '.join(sorted(kinds))}: give them all as one kind, for example as texts")
+    names, values = _names(plain)
     rows: list[dict[str, Any]] = []
     for place, (text, name) in enumerate(zip(checked, names, strict=True)):
         reasoning = _reasoning_of(own[place], place)
         rows.append({"text": text, "label": name} | ({"reasoning": reasoning} if reasoning else {}))
-    values = {} if all(isinstance(value, str) for value in plain) else dict(zip(names, plain, strict=True))
     return rows, values
+
+
+def _names(plain: Sequence[Any]) -> tuple[list[str], dict[str, Any]]:
+    """What each label is called in the run, and by name the labels that are given otherwise: numbers, truth values, and
+    texts with other white space. A text keeps its spelling (`1.0`, `True`): metrics compare it with what was given.
+    Warns of spellings that are taken for one label. Raises ValueError if labels are of several kinds."""
+    kinds = {"texts" if isinstance(v, str) else "truth values" if isinstance(v, bool) else "numbers" for v in plain}
+    names = [label_of(value) for value in plain]
+    if len(kinds) > 1:
+        raise ValueError(f"labels are {' and '.join(sorted(kinds))}: give them all as one kind, for example as texts")
+    if kinds != {"texts"}:
+        return names, dict(zip(names, plain, strict=True))
+    spelt = defaultdict[str, list[str]](list)
+    for name, label in dict.fromkeys(zip(names, plain, strict=True)):
+        spelt[name].append(str(label))
+    for name, several in spelt.items():
+        if len(several) > 1:
+            what = f"the labels {', '.join(map(repr, several))} are taken for one, {name!r}, which is what is answered"
+            warnings.warn(what, UserWarning, stacklevel=4)
+    called = {name: name if len(given) > 1 else " ".join(given[0].split()) for name, given in spelt.items()}
+    values = {called[name]: given[0] for name, given in spelt.items() if len(given) == 1 and given[0] != called[name]}
+    return [called[name] for name in names], values
+
+
+def _described(descriptions: Mapping[Any, str], names: Collection[str]) -> dict[str, str]:
+    """The descriptions by the names of the labels, which are given as the labels are. Warns of one that is of none."""
+    found = {label_of(label, names): text for label, text in descriptions.items()}
+    if odd := [name for name in found if name not in names]:
+        warnings.warn(f"descriptions of labels that no text has: {', '.join(odd)}", UserWarning, stacklevel=4)
+    return found
 
 
 def _one_label_each(labels: Any) -> list[Any]:

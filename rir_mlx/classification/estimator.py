@@ -48,10 +48,7 @@ class TextEstimator:
         """Answer with this classifier. `values` are the labels as the user gave them, by name, if they are no texts.
 
         Raises ValueError for a parameter that is out of its range."""
-        if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold is a probability, from 0 to 1, not {self.threshold}")
-        if self.samples < 1 or self.batch_size < 1:
-            raise ValueError("samples and batch_size are 1 or more")
+        self._check_parameters()
         self.classifier_ = classifier
         self.temperature_ = PredictOptions.temperature
         self._values = values or {}
@@ -59,6 +56,12 @@ class TextEstimator:
             what = f"Probabilities over {self.samples} reasonings are not calibrated: {classifier.of_samples}."
             warnings.warn(what, UserWarning, stacklevel=3)
         return self
+
+    def _check_parameters(self) -> None:
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold is a probability, from 0 to 1, not {self.threshold}")
+        if self.samples < 1 or self.batch_size < 1:
+            raise ValueError("samples and batch_size are 1 or more")
 
     @classmethod
     def load(
@@ -112,21 +115,18 @@ class TextEstimator:
     @property
     def _names(self) -> list[str]:
         """The names of the labels in the order of `classes_`."""
-        names = self.classifier.task.names
-        return sorted(names, key=lambda name: self._values[name]) if self._values else sorted(names)
+        return sorted(self.classifier.task.names, key=lambda name: self._values.get(name, name))
 
     def predict(self, texts: Iterable[str]) -> NDArray[Any]:
         """The labels [n] of n texts; "" if the threshold is not reached. Raises ValueError if a label is withheld and
         labels are no texts: numbers cannot express it."""
         labels = [self._label(prediction) for prediction in self._predictions(texts)]
-        if self._values:
-            if "" in labels:
-                raise ValueError(
-                    f"{labels.count(''):,} of {len(labels):,} labels are withheld, which numbers cannot express: "
-                    "set threshold=0, or train with labels that are texts"
-                )
-            return np.array([self._values[label] for label in labels], dtype=self.classes_.dtype)
-        return np.array(labels, dtype=f"<U{max(map(len, self.classifier.task.names))}")
+        if "" in labels and self.classes_.dtype.kind != "U":
+            raise ValueError(
+                f"{labels.count(''):,} of {len(labels):,} labels are withheld, which numbers cannot express: "
+                "set threshold=0, or train with labels that are texts"
+            )
+        return np.array([self._values.get(label, label) for label in labels], dtype=self.classes_.dtype)
 
     def predict_proba(self, texts: Iterable[str]) -> NDArray[np.float64]:
         """Probabilities [n, k] of n texts, columns as in `classes_`; each row sums to 1."""
@@ -141,6 +141,7 @@ class TextEstimator:
 
     def _predictions(self, texts: Iterable[str], *, explained: bool = False) -> list[Prediction]:
         """Predictions in the order of the texts. An arm that answers first reasons only if it is to explain."""
+        self._check_parameters()  # `set_params` may have changed them
         checked = checked_texts(texts)
         reason = self.reason if explained or self.classifier.reasons_first else "never"
         options = PredictOptions(reason, self.samples, self.temperature_, self.batch_size)
@@ -152,7 +153,7 @@ class TextEstimator:
     def score(self, texts: Iterable[str], labels: Iterable[str]) -> float:
         """The accuracy on texts with known labels; a withheld label counts as wrong, and so does any answer where the
         label is none of `classes_`. Labels are read as in a table: `True` and `1.0` count as `true` and `1`, and
-        NumPy's values as Python's.
+        NumPy's values as Python's; where numbers or truth values were trained on, `True` counts as 1.
 
         Where a text may have several labels, each of `labels` is a list, or a combination as `predict` gives it. An
         empty list is the label of texts that have none (`data.no_label`).
@@ -170,7 +171,10 @@ class TextEstimator:
         """What a text's label is called in predictions."""
         task = self.classifier.task
         if not task.combinations:
-            return label_of(label, task.names)
+            name = label_of(label, task.names)
+            if name in task.names or isinstance(label, str):
+                return name
+            return next((own for own, value in self._values.items() if value == label), name)  # 1 == True
         parts = label if isinstance(label, list | tuple | set) else parts_of(str(label))
         if not parts and task.no_label is None:
             raise ValueError("an empty list of labels: no label of the run is for texts that have none")

@@ -11,7 +11,7 @@ import pytest
 from commands import LABELS, WORDS
 
 from rir_mlx import RirClassifier
-from rir_mlx.errors import RecipeError, UserError
+from rir_mlx.errors import RecipeError, RirError, UserError
 from rir_mlx.estimator import _rows
 from rir_mlx.evaluation.score_cache import ScoreCache
 from rir_mlx.statistics.calibration import NO_ANSWER, Calibration
@@ -233,3 +233,98 @@ def test_a_run_is_in_one_folder_and_faults_are_told_before_it_is_made(tmp_path: 
     other, _ = _rows(TEXTS[1:], TRUTH[1:], None)
     recipes = [RirClassifier()._recipe(tmp_path / "run", given).data.train.path for given in (rows, other, rows)]
     assert recipes[0] == recipes[2] != recipes[1]
+
+
+def test_a_mapping_with_rows_of_its_own_leaves_their_file_alone(parameters: dict[str, Any], tmp_path: Path) -> None:
+    """A recipe file that was loaded as a dictionary: `fit` wrote its rows over the table that `data.train` names."""
+    table = tmp_path / "mine.csv"
+    table.write_text("text,label\nof another table,joy\n", encoding="utf-8")
+    data = {"train": str(table), "test": str(table), "labels": ["joy", "fear"], "val_size": 7, "text_column": "text"}
+    recipe = parameters["recipe"] | {"name": "other", "data": data, "classifier": {"epochs": 1, "arms": ["qra", "qar"]}}
+    fitted = RirClassifier(arm="qa", **parameters | {"recipe": recipe}).fit(TEXTS, TRUTH)
+    assert table.read_text(encoding="utf-8") == "text,label\nof another table,joy\n"
+    assert fitted.classes_.tolist() == sorted(LABELS)
+    done = json.loads((fitted.run_ / "classifier-qa/done.json").read_text(encoding="utf-8"))
+    assert done["results"]["rows"] == len(TEXTS) - 7
+
+
+def test_parameters_are_not_overruled_by_a_mapping(parameters: dict[str, Any], tmp_path: Path) -> None:
+    """GridSearchCV over `model` or `random_state` trained the same classifier every time, that of the mapping."""
+    rows, _ = _rows(TEXTS, TRUTH, None)
+    recipe = {"model": "a/b", "revision": "c", "data": {"instruction": "Which mood?", "labels": {"joy": "glad"}}}
+    kept = RirClassifier(recipe=recipe)._recipe(tmp_path / "run", rows)
+    assert (kept.model, kept.revision, kept.data.instruction) == ("a/b", "c", "Which mood?")
+    assert kept.data.labels == {"anger": "", "joy": "glad", "sadness": ""}
+    given = RirClassifier(recipe=recipe, model="d/e", instruction="What?", descriptions={"joy": "merry"}, samples=3)
+    made = given._recipe(tmp_path / "run", rows)
+    assert (made.model, made.revision, made.data.instruction) == ("d/e", None, "What?")
+    assert (made.data.labels["joy"], made.evaluate.samples) == ("merry", 3)
+    for seeded, key in (({"seed": 9}, "seed is 9"), ({"classifier": {"seeds": [3, 4]}}, "classifier.seeds is 3, 4")):
+        with pytest.raises(ValueError, match=rf"{key}, and random_state=0"):
+            RirClassifier(recipe=seeded)._recipe(tmp_path / "run", rows)
+    same = RirClassifier(recipe={"seed": 9}, random_state=9)._recipe(tmp_path / "run", rows)
+    assert (same.seed, same.classifier.seeds) == (9, (9,))
+
+
+@pytest.mark.parametrize(
+    "spelt",
+    [
+        {"joy": "1.0", "sadness": "2.0", "anger": "10.0"},
+        {"joy": "True", "sadness": "False", "anger": "TRUE?"},
+        {"joy": " joy", "sadness": "a  b", "anger": "anger"},
+    ],
+)
+def test_labels_that_are_texts_come_back_as_they_are_spelt(parameters: dict[str, Any], spelt: dict[str, str]) -> None:
+    """`cross_val_score(…, scoring="accuracy")` was 0.0: "1.0" came back as "1", "True" as "true", " joy" as "joy"."""
+    metrics = pytest.importorskip("sklearn.metrics")
+    truth = [spelt[label] for label in TRUTH]
+    classifier = RirClassifier(arm="qa", **parameters).fit(TEXTS, truth)
+    assert classifier.classes_.tolist() == sorted(spelt.values())
+    predicted = classifier.predict(TEXTS)
+    assert metrics.accuracy_score(truth, predicted) == classifier.score(TEXTS, truth) > 0
+    assert predicted.tolist() == classifier.classes_[classifier.predict_proba(TEXTS).argmax(1)].tolist()
+    classifier.set_params(threshold=1)
+    assert set(classifier.predict(TEXTS)) <= {"", *spelt.values()}
+
+
+def test_spellings_of_one_label_are_told_of() -> None:
+    with pytest.warns(UserWarning, match=r"the labels '1', '1.0' are taken for one, '1'"):
+        rows, values = _rows(["a", "b", "c"], ["1", "1.0", "x"], None)
+    assert [row["label"] for row in rows] == ["1", "1", "x"]
+    assert values == {}
+
+
+def test_descriptions_are_found_by_labels_as_they_are_given(tmp_path: Path) -> None:
+    """{1: "glad"} described nothing where the labels were 0 and 1, and neither did {"True": "glad"} or a slip."""
+    for labels, descriptions, name in (([0, 1], {1: "glad"}, "1"), (["True", "False"], {"True": "glad"}, "True")):
+        rows, _ = _rows(["a", "b"], labels, None)
+        made = RirClassifier(descriptions=descriptions)._recipe(tmp_path / "run", rows)  # type: ignore[arg-type]
+        assert made.data.labels[name] == "glad"
+    with pytest.warns(UserWarning, match="descriptions of labels that no text has: jyo"):
+        RirClassifier(descriptions={"jyo": "glad"})._recipe(tmp_path / "run", _rows(["a", "b"], ["joy", "x"], None)[0])
+
+
+def test_truth_values_count_as_the_numbers_that_they_equal(parameters: dict[str, Any]) -> None:
+    """The score was 0.0 with True for 1, though `predict(texts) == labels` everywhere."""
+    numbers = np.array([int(label == "joy") for label in TRUTH])
+    classifier = RirClassifier(arm="qa", **parameters).fit(TEXTS, numbers)
+    assert classifier.score(TEXTS, numbers == 1) == classifier.score(TEXTS, numbers) > 0
+    truths = RirClassifier(arm="qa", **parameters).fit(TEXTS, numbers == 1)
+    assert truths.score(TEXTS, numbers) == truths.score(TEXTS, numbers == 1) > 0
+
+
+def test_a_fit_that_fails_leaves_the_earlier_one_whole(parameters: dict[str, Any], tmp_path: Path) -> None:
+    """Its folder was gone, and `save` failed."""
+    classifier = RirClassifier(arm="qa", **parameters).fit(TEXTS, TRUTH)
+    with pytest.raises(RirError):
+        classifier.fit(TEXTS, ["joy"] * len(TEXTS))
+    assert RirClassifier.load(classifier.save(tmp_path / "kept"), backend="fake").predict(["a"]).shape == (1,)
+
+
+def test_parameters_that_are_set_later_are_checked(parameters: dict[str, Any]) -> None:
+    """`samples=0` was answered, and a threshold of 50 withheld every label."""
+    classifier = RirClassifier(arm="qa", **parameters).fit(TEXTS, TRUTH)
+    with pytest.raises(ValueError, match="threshold is a probability"):
+        classifier.set_params(threshold=50).predict(["a"])
+    with pytest.raises(ValueError, match="samples and batch_size are 1 or more"):
+        classifier.set_params(threshold=None, samples=0).predict_proba(["a"])
