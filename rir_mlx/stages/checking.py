@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rir_mlx.backends.processes import is_main
 from rir_mlx.data.audit.bad_rows import Sorted, sort_rows
@@ -18,6 +19,7 @@ from rir_mlx.data.tables.sources import place_of
 from rir_mlx.data.tables.table import Wanted
 from rir_mlx.errors import RirError, UserError
 from rir_mlx.evaluation.cleaning import row_faults
+from rir_mlx.models.adapters import MLX_WEIGHTS
 from rir_mlx.models.hub import local_tokenizer
 from rir_mlx.progress import Progress, Silent, counted
 from rir_mlx.prompting.arms import ClassificationTask
@@ -28,6 +30,7 @@ from rir_mlx.recipe.schema import DataSection, Recipe
 from rir_mlx.stages.context import Context
 from rir_mlx.statistics.paired_tests import FEWEST_TO_TELL_APART, MIN_SEEDS, detectable_difference
 from rir_mlx.storage.atomic import write_text
+from rir_mlx.storage.digests import changes, digest_of_file
 from rir_mlx.types import CONTROLS, Arm
 
 _BATCH = 2000
@@ -150,9 +153,38 @@ def warn_about_data(context: Context) -> None:
     findings = audit_used_rows(context).of("error", "warning")
     for finding in findings[:_SHOWN]:
         context.progress.warn(finding.what)
+    if set(context.recipe.classifier.arms) - {"qa"} and (outdated := outdated_reasonings(context)):
+        context.progress.warn(outdated)
     if findings:
         more = f"{len(findings) - _SHOWN:,} more findings; " if len(findings) > _SHOWN else ""
         context.progress.warn(f"{more}`rir-mlx check` shows the rows and what helps.")
+
+
+def outdated_reasonings(context: Context) -> str | None:
+    """What the run's reasonings were written with that is another now, in a sentence; None if nothing is."""
+    recipe, done = context.recipe, context.run.augmented.done()
+    if done is None:
+        return None
+    before: dict[str, Any] = {"prompt": "steps", "augment": {}, "writer": {}, **done["inputs"]}
+    augment = {key: value for key, value in recipe.augment.model_dump(mode="json").items() if key in before["augment"]}
+    now = {
+        "instruction": recipe.data.instruction,
+        "date": recipe.date,
+        "seed": recipe.seed,
+        "max_seq_length": recipe.max_seq_length,
+        "prompt": recipe.reasoning.prompt,
+        "augment": augment,
+    }
+    weights = context.run.rgen.adapter / MLX_WEIGHTS
+    if "adapter" in before["writer"] and weights.is_file() and recipe.augment.engine != "openai":
+        now["writer"] = before["writer"] | {"adapter": digest_of_file(weights)}
+    if not (found := changes({key: before.get(key) for key in now}, now)):
+        return None
+    more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+    return (
+        f"The reasonings were written before this changed: {found[0]}{more}. "
+        "`rir-mlx augment` writes them as the recipe says now."
+    )
 
 
 def audit_used_rows(context: Context) -> Audit:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -22,7 +22,7 @@ from rir_mlx.evaluation.entries import EntryPredictions, arm_predictions
 from rir_mlx.evaluation.judgement.case import Case, Journals
 from rir_mlx.evaluation.judgement.judge import failure_to_learn, judge
 from rir_mlx.evaluation.judgement.learning import still_falling
-from rir_mlx.evaluation.judgement.warnings import of_reasonings, trained_unlike
+from rir_mlx.evaluation.judgement.warnings import of_reasonings, trained_otherwise, trained_unlike
 from rir_mlx.evaluation.learning_curve import learning_curve
 from rir_mlx.evaluation.report.examples import row_examples
 from rir_mlx.evaluation.report.page import write_report
@@ -39,8 +39,10 @@ from rir_mlx.evaluation.scores import EvaluationRows, MeasuredArm, distributions
 from rir_mlx.prompting.prompts import answers_twice, writes_reasoning
 from rir_mlx.recipe.loading import dump_recipe
 from rir_mlx.stages.baselines import baseline_names, majority_entry, measure_baseline, predicted_rows
+from rir_mlx.stages.checking import outdated_reasonings
 from rir_mlx.stages.context import Context, exclusive
 from rir_mlx.stages.measuring import explain, held_out, measure, measure_learning_curve, score_shares
+from rir_mlx.stages.training import arm_inputs
 from rir_mlx.statistics.intervals import FloatArray
 from rir_mlx.storage.atomic import read_jsonl, write_json, write_jsonl
 from rir_mlx.training.loop import logged_lines
@@ -169,7 +171,11 @@ def _comparison(
     case = Case(entries, results, rows, majority_entry(context), _journals(context, results))
     judged, augmentation = vars(judge(case)), read_stats(stats) if stats.is_file() else None
     arms = [arm for arm in context.recipe.classifier.arms if arm in {entry.name for entry in results}]
-    found = [*trained_unlike(_trained_from(context, results)), *of_reasonings(augmentation or {}, arms)]
+    trained = _trained_from(context, results)
+    found = [*trained_otherwise(trained, _recipes_inputs(context, trained))]
+    if set(arms) - {"qa"} and (outdated := outdated_reasonings(context)):
+        found.append(outdated)
+    found += [*trained_unlike(trained), *of_reasonings(augmentation or {}, arms)]
     copied = 0 if rows.copied is None else int(rows.copied.sum())
     if copied:
         found.append(copies_note(copied, len(data.validation)))
@@ -214,6 +220,14 @@ def _trained_from(context: Context, results: Sequence[EntryResult]) -> dict[str,
     seed, arms = context.recipe.classifier.seeds[0], [result.name for result in results if result.kind != "baseline"]
     done = {arm: context.trained(arm, seed).done() for arm in arms}  # type: ignore[arg-type]
     return {arm: record["inputs"] for arm, record in done.items() if record is not None}
+
+
+def _recipes_inputs(context: Context, arms: Iterable[str]) -> dict[str, Any]:
+    """What the recipe of now would train the first seed of each arm from; without the arms of which that is not known,
+    since the reasonings of the run are not finished."""
+    seed, reasonings = context.recipe.classifier.seeds[0], context.run.augmented.done() is not None
+    known: list[Any] = [arm for arm in arms if arm == "qa" or reasonings]
+    return {arm: arm_inputs(context, arm, seed) for arm in known}
 
 
 def _journals(context: Context, results: Sequence[EntryResult]) -> Journals:

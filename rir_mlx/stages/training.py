@@ -139,7 +139,9 @@ def train_learning_curve(context: Context) -> None:
 def _train_arm(context: Context, arm: Arm, seed: int, percent: int = 100) -> None:
     """`percent` of the training rows are learned from."""
     stage, name = context.trained(arm, seed), f"classifier {arm}" + context.seed_suffix(seed)
-    inputs = _arm_inputs(context, arm, seed)
+    if arm != "qa":
+        _check_reasonings(context)
+    inputs = arm_inputs(context, arm, seed)
     if percent < 100:
         stage, name = context.run.curve(arm, percent), f"classifier {arm} on {percent} % of the rows"
         inputs["percent"] = percent
@@ -201,8 +203,8 @@ def train_chooser(context: Context, half: int, rows: Sequence[Row]) -> Stage:
     return stage
 
 
-def _arm_inputs(context: Context, arm: Arm, seed: int) -> dict[str, Any]:
-    """What decides the weights of an arm."""
+def arm_inputs(context: Context, arm: Arm, seed: int) -> dict[str, Any]:
+    """What decides the weights of an arm. The augmentation of an arm that learns reasonings is finished."""
     recipe = context.recipe
     unused = _NOT_THE_RESULT | _NOT_OF_THIS_ARM | _keys_unused(arm)
     inputs = training_inputs(context) | {
@@ -213,7 +215,6 @@ def _arm_inputs(context: Context, arm: Arm, seed: int) -> dict[str, Any]:
         "classifier": recipe.classifier.model_dump(mode="json", exclude=unused),
     }
     if arm != "qa":
-        _check_reasonings(context)
         parts = ("train", "validation")
         inputs["augmented"] = digest_of([digest_of_rows(context.run.augmented_rows(part)) for part in parts])
     if copied := int(context.data.copied.sum()):

@@ -62,6 +62,10 @@ def _of_distributions(rows: EvaluationRows) -> Iterator[str]:
         )
 
 
+_OF_THE_MEASUREMENT = {"dtype", "max_reasoning_tokens"}
+"""What a training depends on as well, and what an evaluation may change to measure the same weights otherwise."""
+
+
 def trained_unlike(inputs: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     """Of arms with what each was trained from, in the form of a stage's inputs: those that were trained otherwise than
     an arm before them, in more than what they learn."""
@@ -76,6 +80,30 @@ def trained_unlike(inputs: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
                     "from that. `rir-mlx train-classifier` trains all arms alike."
                 )
                 break
+
+
+def trained_otherwise(inputs: Mapping[str, Mapping[str, Any]], now: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Of arms with what each was trained from, in the form of a stage's inputs: those that the recipe of now would
+    train from something else, `now`. What only says how an arm is measured does not count."""
+    arms_of: dict[tuple[str, ...], list[str]] = {}
+    for arm in (arm for arm in inputs if arm in now):
+        mine, wanted = (
+            {key: value for key, value in values.items() if key not in _OF_THE_MEASUREMENT}
+            for values in (inputs[arm], now[arm])
+        )
+        if found := changes(mine, wanted):
+            arms_of.setdefault(tuple(found), []).append(arm)
+    for what, arms in arms_of.items():
+        more = f", and {len(what) - 1} more" if len(what) > 1 else ""
+        yield (
+            f"{_who_were(arms)} trained otherwise than the recipe says now "
+            f"({what[0]}{more}): these are the figures of that training. `rir-mlx train-classifier` trains again."
+        )
+
+
+def _who_were(arms: Sequence[str]) -> str:
+    *others, last = arms
+    return f"{', '.join(others)} and {last} were" if others else f"{last} was"
 
 
 def of_reasonings(stats: Mapping[str, Any], arms: Sequence[Arm]) -> Iterator[str]:
