@@ -25,12 +25,14 @@ from rir_mlx.guide.models import EMBEDDED_MODEL, BaseModel, default_model, fitti
 from rir_mlx.guide.table.columns import (
     Guess,
     TableColumns,
+    column_of_parts,
     columns_of_labels,
     guess_reasoning,
     guess_text,
     headline_of,
     label_columns,
     marked_columns,
+    other_texts,
     read_columns,
 )
 from rir_mlx.guide.table.labels import LabelFacts, label_facts
@@ -81,6 +83,10 @@ class TableLook:
     """What a text that is not UTF-8 looks like."""
     headline: str | None = None
     """A column that may stand above the text, such as a subject."""
+    texts: Sequence[str] = ()
+    """Columns of texts that are left out."""
+    parts: str | None = None
+    """A column that says which rows are for testing. Nothing reads it."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +139,10 @@ def look_at(path: Path, overrides: Sequence[str] = ()) -> TableLook:
     labels = [_named(section.label_column)] if section.label_column else guesses
     taken |= {name for guess in labels[:1] for name in guess.columns}
     reasoning = None if section.reasoning_column else guess_reasoning(table, taken)
-    return TableLook(path, table, text, labels, reasoning, tuple(overrides), encoding, headline)
+    taken |= {section.reasoning_column or "", reasoning.column if reasoning else ""}
+    texts = other_texts(table, taken) if text and not named else ()
+    parts = column_of_parts(table, taken)
+    return TableLook(path, table, text, labels, reasoning, tuple(overrides), encoding, headline, texts, parts)
 
 
 def _named(columns: str | Sequence[str]) -> Guess:

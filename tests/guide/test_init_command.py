@@ -340,3 +340,26 @@ def test_votes_name_every_label_also_one_that_never_wins(rows: Run) -> None:
     checked = rows("check", "a.yaml")
     assert checked.code == 0, checked.out
     assert "cannot be used" not in checked.out
+
+
+def test_columns_of_texts_that_are_left_out_are_named_with_the_key_that_joins_them(rows: Run) -> None:
+    """Of a premise and a hypothesis the longer one alone was learned from, and nothing said so."""
+    lines = [f"the dog {n} runs to me,an animal {n} moves,{('yes', 'no')[n % 2]}" for n in range(40)]
+    Path("pairs.csv").write_text("\n".join(["premise,hypothesis,label", *lines]) + "\n", encoding="utf-8")
+    said = " ".join(rows("init", "pairs.csv", "--yes").out.split())
+    assert "hypothesis holds texts, too, and is left out." in said
+    assert "-s 'data.text_column=[premise, hypothesis]'" in said
+    both = rows("init", "pairs.csv", "--yes", "-o", "both.yaml", "-s", "data.text_column=[premise, hypothesis]")
+    assert "left out" not in both.out
+    assert "left out" not in rows("init", "rows.csv", "--yes").out
+
+
+def test_a_column_that_says_which_rows_are_for_testing_is_named_as_unread(rows: Run) -> None:
+    """Its test rows were trained on: the rows were split at random beside it, in silence."""
+    parts = ("train", "train", "Test", "validation")
+    lines = [f"the dog {n} runs to me,{('yes', 'no')[n // 4 % 2]},{parts[n % 4]}" for n in range(80)]
+    Path("parts.csv").write_text("\n".join(["text,label,part", *lines]) + "\n", encoding="utf-8")
+    said = " ".join(rows("init", "parts.csv", "--yes").err.split())
+    assert "warning: part seems to say which rows are for testing, and is not read" in said
+    assert "data.train, data.validation, data.test" in said
+    assert "for testing" not in rows("init", "rows.csv", "--yes").err

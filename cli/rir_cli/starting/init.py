@@ -189,6 +189,15 @@ def _say_guesses(look: TableLook, *, asks: bool) -> None:
     if look.headline and look.text is not None and not asks:
         both = shlex.quote(f"data.text_column=[{look.headline}, {look.text.column}]")
         _say(f"{look.headline} is left out. For texts that have both: -s {both}")
+    if look.texts and look.text is not None and not asks:
+        used = (*look.text.columns, *look.texts)
+        every = shlex.quote(f"data.text_column=[{', '.join(name for name in look.table.names if name in used)}]")
+        what = "holds texts, too, and is" if len(look.texts) == 1 else "hold texts, too, and are"
+        _say(f"{', '.join(look.texts)} {what} left out. For texts that have all: -s {every}")
+    if look.parts:
+        what = f"{look.parts} seems to say which rows are for testing, and is not read: rows are split at random."
+        how = "To keep these parts, save each as a table: data.train, data.validation, data.test."
+        tell(f"warning: {what} {how}", err=True)
     for guess in look.labels:
         _say(f"Label{'?' if len(look.labels) > 1 else ''}: {guess.shown}, because {guess.reason}.")
     if look.reasoning is not None:

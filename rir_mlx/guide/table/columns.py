@@ -27,7 +27,17 @@ _MOST_LABELS = 200
 _REASONS = ("why", "reason", "rationale", "explanation", "reasoning")
 _HEADLINES = ("subject", "title", "headline", "betreff", "titel", "objet", "asunto", "oggetto", "onderwerp", "assunto")
 """Names of a column whose text belongs above that of a longer one."""
+_TRAIN = ("train", "training")
+_PARTS = frozenset(
+    (
+        *_TRAIN,
+        *("test", "testing", "val", "valid", "validation", "dev", "development", "eval", "evaluation"),
+        *("holdout", "unused", "none"),
+    )
+)
+"""What a cell says of the part that its row is for."""
 _FEW_WORDS = 3.0
+_SELDOM = 2.0
 _LEAST_MARKED, _MOST_MARKS = 3, 4
 """Two columns of yes and no are rather two questions than labels of one."""
 _TELLS_OF_A_ROW = re.compile(
@@ -155,6 +165,21 @@ def headline_of(table: TableColumns, text: str) -> str | None:
     for column in table.columns:
         headline = column.name.strip().casefold() in _HEADLINES and column.name != text
         if headline and body and 0 < column.characters < body.characters and not column.is_number:
+            return column.name
+    return None
+
+
+def other_texts(table: TableColumns, taken: Collection[str]) -> list[str]:
+    """The columns that hold texts, too: several words, and hardly the same ones twice."""
+    columns = [column for column in table.columns if column.name not in taken and not column.is_number]
+    return [column.name for column in columns if column.words >= _FEW_WORDS and column.repeats < _SELDOM]
+
+
+def column_of_parts(table: TableColumns, taken: Collection[str]) -> str | None:
+    """The column that says of each row whether it is for training or for testing."""
+    for column in table.columns:
+        values = {value.casefold() for value in column.values}
+        if column.name not in taken and len(values) > 1 and values <= _PARTS and values & set(_TRAIN):
             return column.name
     return None
 
