@@ -209,3 +209,14 @@ def test_the_only_rows_with_a_share_of_a_label_stay_in_train(tmp_path: Path) -> 
         assert any("fear" in dict(row.divided) for row in data.train)
         assert len({row.text for row in data.train} & {"text 7", "Text  7"}) == 2
         assert 18 <= len(data.test) <= 20
+
+
+def test_a_split_of_a_file_is_refused(tmp_path: Path) -> None:
+    """`{path: rows.csv, split: train}` read all rows: what the user took for the training part held the test rows."""
+    path = write_csv(tmp_path / "a.csv", some_rows(30))
+    own = {"path": str(path), "split": "train"}
+    error = fault_of(path, train=own, val_size=5, test_size=5)
+    assert "data.train.split is 'train'" in str(error)
+    assert "all rows of which are read" in str(error)
+    left = load(path, train=own | {"config": "split"}, val_size=5, test_size=5)
+    assert len(left.test) == 5, "`-s data.train.path=a.csv` leaves these of the default data set"

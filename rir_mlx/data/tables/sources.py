@@ -57,12 +57,24 @@ def read_tables(source: SourceSpec, columns: Sequence[Column], key: str, form: T
             raise DataError(f"{key}: {path} is a folder.", hint=ACCEPTED)
         return [_joined(read_data_set(source, taken_apart(columns), key, str(place)), columns)]
     if files := files_of(source):
+        _refuse_split(source, key)
         return [read_file(file, Wanted(columns, str(file), form, settings)) for file in files]
     if glob.has_magic(path):
         raise DataError(f"{key}: no file fits the pattern {path}, seen from {Path.cwd()}.", hint=ACCEPTED)
     if place.suffix.lower() in TABLE_SUFFIXES + _OTHER_FILES or not HUB_ID.fullmatch(path):
         raise missing_file(place, key)
     return [_joined(read_data_set(source, taken_apart(columns), key, path), columns)]
+
+
+def _refuse_split(source: SourceSpec, key: str) -> None:
+    """Raise DataError if a part of a file of labelled rows is wanted: all of its rows would be taken. A split that
+    stands beside a config is what is left of a data set whose `path` alone was set."""
+    if source.split and source.config is None and key.startswith("data."):
+        raise DataError(
+            f"{key}.split is {source.split!r}, and {source.path} is a file, all rows of which are read.",
+            hint="Save each part as a table and name it, or leave out the split. "
+            "data.val_size and data.test_size split a table at random.",
+        )
 
 
 def files_of(source: SourceSpec) -> list[Path]:
