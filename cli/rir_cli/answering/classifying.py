@@ -20,7 +20,6 @@ from rir_cli.options import (
     DelimiterOption,
     EncodingOption,
     FormulasOption,
-    JsonOption,
     MassOption,
     OfflineOption,
     QuietOption,
@@ -43,6 +42,9 @@ if TYPE_CHECKING:  # numpy is not needed to print help
     from rir_mlx.progress import Progress
 
 _CHUNK = 256
+_JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print the result as JSON; of several texts, one object per line.")
+]
 _EXAMPLE = 'For example: rir-mlx classify "I feel great"'
 
 
@@ -70,7 +72,7 @@ def classify(
     top_k: TopKOption = None,
     threshold: ThresholdOption = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite --output.")] = False,
-    json: JsonOption = False,
+    json: _JsonOption = False,
     jsonl: Annotated[bool, typer.Option("--jsonl", help="Print one JSON object per line, as texts come.")] = False,
     runs: RunsOption = RUNS,
     backend: BackendOption = None,
