@@ -13,7 +13,7 @@ from rir_mlx.data.labels.combinations import BETWEEN, cells_in, combination, say
 from rir_mlx.data.labels.distributions import Shares, main_label, shares_of
 from rir_mlx.data.labels.spelling import Spellings, label_of, spelling_of
 from rir_mlx.data.rows import Row, RowColumns, Rows, Triple
-from rir_mlx.data.tables.table import NONE_MARKED, RECIPE_DATA, Fault, Table, advice, refuse
+from rir_mlx.data.tables.table import MARKS, NONE_MARKED, RECIPE_DATA, Fault, Table, advice, refuse
 from rir_mlx.errors import did_you_mean
 from rir_mlx.types import OnBadRows
 
@@ -90,6 +90,10 @@ def _row_reader(table: Table, prefix: str, rules: RowRules) -> Reader[Row]:
     return read
 
 
+_MARKS = frozenset(("0", "1", "true", "false"))
+"""What several labels of a row are not called, where one of them comes twice."""
+
+
 class _Cell(NamedTuple):
     """What a cell of the label's column says: the row's label or combination, its distribution, and how each label is
     spelled there."""
@@ -108,6 +112,8 @@ def _read_cell(value: Any, rules: RowRules, classes: tuple[str, ...] | None) -> 
         return _Cell(main_label(shares), () if certain else tuple(shares.items()), {label: label for label in shares})
     parts = _several(value, rules) if rules.several else [value]
     spelled = {label_of(part, rules.names, classes): spelling_of(part) for part in parts}
+    if len(spelled) < len(parts) and spelled.keys() <= _MARKS.difference(rules.names):
+        raise ValueError(MARKS)
     if rules.several and (odd := next((label for label in spelled if BETWEEN in label), None)):
         raise ValueError(f"the label {odd!r} holds a comma, which stands between labels")
     if len(spelled) > 1 and rules.no_label in spelled:

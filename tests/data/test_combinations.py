@@ -96,6 +96,16 @@ def test_a_cell_without_labels_or_with_one_that_cannot_be_told_apart_is_refused(
     assert fault_of(path, **SEVERAL).faults == (f"row 6: {why}",)
 
 
+@pytest.mark.parametrize("cell", ["[0, 1, 0]", "[true, false, false]", "['1', '1', '0']", "0;1;0", "[1.0, 1.0]"])
+def test_a_list_of_marks_is_refused_and_not_read_as_the_labels_0_and_1(tmp_path: Path, cell: str) -> None:
+    error = fault_of(write_csv(tmp_path / "a.csv", [*ROWS, ("e", cell)]), **SEVERAL)
+    assert error.faults == ("row 6: the labels are a list of marks, and not of names",)
+    assert "Write a column for each label, and name them in data.label_column." in error.hint
+    names = {"refund": "", "login": "", "billing": "", "0": "", "1": ""}
+    named = write_csv(tmp_path / "b.csv", [*ROWS, ("e", "[0, 1, 1]")])
+    assert labels(named, labels=names)[-1] == "0, 1"
+
+
 @pytest.mark.parametrize("ways", [{}, SEVERAL, {"label_separator": ","}], ids=["one label", "a mark", "a comma"])
 @pytest.mark.parametrize(
     ("cell", "why"),

@@ -79,6 +79,7 @@ RECIPE_DATA, CLASSIFY = Settings(), Settings(None)
 
 
 NONE_MARKED = "no label: none of the label columns is marked"
+MARKS = "the labels are a list of marks, and not of names"
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,8 @@ def advice_on(faults: Sequence[str], settings: Settings = RECIPE_DATA) -> str:
         )
     if NUMBERS in faults:
         hint += " If it has a 1 or 0 for each label, write a column for each, and name them in data.label_column."
+    elif MARKS in faults:
+        hint += " Write a column for each label, and name them in data.label_column."
     if odd := [what for what in faults if what.startswith("the label column ") and what.endswith("no mark")]:
         hint += " Marks are 1 and 0, true and false, yes and no, x and nothing, or the column's name."
         if not any("'-" in what for what in odd):
