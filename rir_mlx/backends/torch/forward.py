@@ -24,6 +24,7 @@ from rir_mlx.backends.torch.layers.attention import NAME as ATTENTION
 from rir_mlx.backends.torch.layers.attention import PREFIX, joined
 from rir_mlx.backends.torch.layers.lm_head import transformed
 from rir_mlx.backends.torch.process_group import TorchProcessGroup
+from rir_mlx.backends.torch.transfers import sent
 from rir_mlx.models.families import FULL, SLIDING, VERIFIED, Attention, LogitTransform
 from rir_mlx.models.rotary import LengthLimited, learned_limit, rotary_limit
 
@@ -175,7 +176,7 @@ class TorchForward(LengthLimited):
         return all_pairs.tril(diagonal=before)[None, None]
 
     def tensor(self, array: np.ndarray) -> torch.Tensor:
-        return torch.as_tensor(array, device=self.device)
+        return sent(array, self.device)
 
 
 def kept_prefix(model: TorchForward, prefix: Tokens) -> Any:

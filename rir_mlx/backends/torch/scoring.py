@@ -71,7 +71,8 @@ class _Rows:
         """The same, up to a constant of each row: of the root only the words of its edges are projected, in one product
         for all rows."""
         tree, first = self.tree, self.tree.first
-        lasts = self.hidden[torch.arange(self.count), self.model.tensor(self.lasts[:, 0].astype(np.int64))]
+        rows = torch.arange(self.count, device=self.model.device)
+        lasts = self.hidden[rows, self.model.tensor(self.lasts[:, 0].astype(np.int64))]
         words = self.model.tensor(tree.targets[:first].astype(np.int64))
         root = np.asarray(self.model.logits_of(lasts, words).double().cpu().numpy())
         return np.concatenate([root, self._of(self._node_columns(), tree.sources[first:] - 1, tree.targets[first:])], 1)

@@ -11,6 +11,7 @@ import torch
 
 from rir_mlx.backends.base import Request, Sampling
 from rir_mlx.backends.noise import BITS, as_int64, blocks_of, noise_bits
+from rir_mlx.backends.torch.transfers import Arriving, apart, sent
 
 _LIKELIEST = 256
 """This many tokens hold nearly every nucleus; sorting the vocabulary otherwise costs as much as a model step."""
@@ -44,20 +45,30 @@ def _drawn(logits: torch.Tensor, rows: Sequence[Row], sampling: Sampling) -> tor
         logits = _penalised(logits, [row.generated for row in rows], sampling.repetition_penalty)
     if sampling.temperature == 0:
         return logits.max(-1).indices
-    scaled = logits / sampling.temperature
-    if sampling.top_p < 1:
-        scaled = _nucleus(scaled, sampling.top_p)
-    if sampling.min_p > 0:
-        least = scaled.amax(-1, keepdim=True) + math.log(sampling.min_p)
-        scaled = scaled.masked_fill(scaled < least, -torch.inf)
-    return _gumbel_max(scaled, rows)
+    scaled, count = logits / sampling.temperature, sum(blocks_of(logits.shape[-1]))
+    if sampling.top_p >= 1:
+        return _gumbel_max(scaled, noise_of(rows, count, logits.device), sampling.min_p)
+    total, top = scaled.logsumexp(-1, keepdim=True), scaled.topk(min(_LIKELIEST, scaled.shape[-1]), -1).values
+    too_few = Arriving(((top - total).exp().sum(-1) < sampling.top_p).any())
+    noise = noise_of(rows, count, logits.device)
+
+    def among(descending: torch.Tensor) -> torch.Tensor:
+        return _gumbel_max(_nucleus(scaled, descending, total, sampling.top_p), noise, sampling.min_p)
+
+    # A GPU draws as if they sufficed while the host waits for the answer; a processor has it at once.
+    supposed = among(top) if apart(logits.device) else None
+    if too_few.read():
+        return among(scaled.sort(-1, descending=True).values)
+    return among(top) if supposed is None else supposed
 
 
-def _gumbel_max(scaled: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
+def _gumbel_max(scaled: torch.Tensor, noise: torch.Tensor, min_p: float) -> torch.Tensor:
     """A token of each row by `rir_mlx.backends.noise`; `scaled` [rows, vocabulary] are logits, -inf where excluded."""
+    if min_p > 0:
+        least = scaled.amax(-1, keepdim=True) + math.log(min_p)
+        scaled = scaled.masked_fill(scaled < least, -torch.inf)
     count, vocabulary = scaled.shape
     blocks, width = blocks_of(vocabulary)
-    noise = noise_of(rows, blocks + width, scaled.device)
     padded = torch.nn.functional.pad(scaled, (0, blocks * width - vocabulary), value=-torch.inf)
     cut = padded.view(count, blocks, width)
     block = (cut.logsumexp(-1) + noise[:, :blocks]).argmax(-1)
@@ -67,8 +78,7 @@ def _gumbel_max(scaled: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
 
 def noise_of(rows: Sequence[Row], count: int, device: torch.device) -> torch.Tensor:
     """[rows, count] each row's Gumbel noise for its next token, made on the device, which waits for nothing."""
-    known = torch.as_tensor(np.stack([as_int64([row.request.seed for row in rows]), [row.drawn for row in rows]]))
-    seeds, steps = (known.pin_memory() if device.type == "cuda" else known).to(device, non_blocking=True)
+    seeds, steps = sent(np.stack([as_int64([row.request.seed for row in rows]), [row.drawn for row in rows]]), device)
     bits = noise_bits(seeds, steps, torch.arange(count, device=device))
     return -(-((bits.double() + 0.5) / 2.0**BITS).log()).log().float()
 
@@ -80,18 +90,15 @@ def _penalised(logits: torch.Tensor, generated: Sequence[Sequence[int]], penalty
     # A row is padded with its own first token, so that no place gets two values.
     index = np.array([[*tokens, *([tokens[0] if tokens else 0] * (longest - len(tokens)))] for tokens in generated])
     real = np.array([[bool(tokens)] for tokens in generated])
-    places, any_written = (torch.as_tensor(array, device=logits.device) for array in (index, real))
+    places, any_written = (sent(array, logits.device) for array in (index, real))
     values = logits.gather(1, places)
     penalised = torch.where(values > 0, values / penalty, values * penalty)
     return logits.scatter(1, places, torch.where(any_written, penalised, values))
 
 
-def _nucleus(scaled: torch.Tensor, top_p: float) -> torch.Tensor:
-    """Keeps the logits of the likeliest tokens that make up the mass `top_p`; all others become -inf."""
-    total = scaled.logsumexp(-1, keepdim=True)
-    top = scaled.topk(min(_LIKELIEST, scaled.shape[-1]), -1).values
-    if bool(((top - total).exp().sum(-1) < top_p).any()):
-        top = scaled.sort(-1, descending=True).values
-    mass = (top - total).exp()
+def _nucleus(scaled: torch.Tensor, descending: torch.Tensor, total: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Keeps the logits of the likeliest tokens that make up the mass `top_p`; all others become -inf. `descending` are
+    the largest logits, as many as hold that mass; `total` [rows, 1] is the logarithm of the whole."""
+    mass = (descending - total).exp()
     inside = (mass.cumsum(-1) - mass < top_p).sum(-1, keepdim=True)
-    return scaled.masked_fill(scaled < top.gather(1, (inside - 1).clamp(min=0)), -torch.inf)  # 0 inside: no numbers
+    return scaled.masked_fill(scaled < descending.gather(1, (inside - 1).clamp(min=0)), -torch.inf)  # 0: no numbers

@@ -16,6 +16,7 @@ from rir_mlx.backends.base import Completion, OnToken, Request, Sampling, Tokens
 from rir_mlx.backends.torch.decoding.drawing import Row, draw
 from rir_mlx.backends.torch.decoding.slots import Slots
 from rir_mlx.backends.torch.forward import TorchForward
+from rir_mlx.backends.torch.transfers import Arriving, apart
 from rir_mlx.errors import Failure
 
 
@@ -71,26 +72,22 @@ def generate(
 
 
 def steps_unread(device: torch.device, sampling: Sampling) -> int:
-    """Steps that are launched before the tokens of an earlier one are read. A GPU then never waits for the
-    host, but where `top_p` asks whether the likeliest tokens suffice. A row that has stopped runs along for one step
-    more, which is discarded. A processor has nothing to wait for, and a repetition penalty needs the tokens."""
-    return 1 if device.type == "cuda" and sampling.repetition_penalty == 1 else 0
+    """Steps that are launched before the tokens of an earlier one are read. A GPU then does not wait for the host; the
+    host waits for a part of the step where `top_p` asks whether the likeliest tokens suffice. A row that has stopped
+    runs along for one step more, which is discarded. A processor has nothing to wait for, and a repetition penalty
+    needs the tokens."""
+    return 1 if apart(device) and sampling.repetition_penalty == 1 else 0
 
 
 class _Step:
     """The tokens that a step drew for rows, on their way to the host."""
 
     def __init__(self, drawn: torch.Tensor, rows: list[Row]) -> None:
-        self.rows, self.tokens = rows, drawn.to("cpu", non_blocking=True)
-        self.arrived = torch.cuda.Event() if drawn.is_cuda else None
-        if self.arrived:
-            self.arrived.record()
+        self.rows, self.tokens = rows, Arriving(drawn)
 
     def read(self, sampling: Sampling, on_token: OnToken | None) -> Iterator[Completion]:
         """Wait for the tokens; yields the rows that they complete."""
-        if self.arrived:
-            self.arrived.synchronize()
-        for row, token in zip(self.rows, self.tokens.tolist(), strict=True):
+        for row, token in zip(self.rows, self.tokens.read(), strict=True):
             if row.done:
                 continue
             row.generated.append(_checked(token))
