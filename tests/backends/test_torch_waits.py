@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from test_torch_decoding import _Seen, written
 
@@ -70,14 +71,16 @@ def on_meta(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Uploads
     return model, Uploads(pinned)
 
 
-@pytest.mark.parametrize("named", [{}, {"temperature": 0.8}, {"temperature": 0.8, "top_p": 0.9, "min_p": 0.1}])
+@pytest.mark.parametrize(
+    "named", [{}, {"temperature": 0.8}, {"temperature": 0.8, "top_p": 0.9, "min_p": 0.1}, {"repetition_penalty": 1.2}]
+)
 @pytest.mark.parametrize("prefix", [(), (1, 2, 3)])
 def test_a_generation_reads_nothing_but_its_tokens_and_sends_nothing_that_waits(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, named: dict[str, float], prefix: tuple[int, ...]
 ) -> None:
     """PyTorch's `meta` device has shapes alone: what asks for a number there is an error. Rows
     that entered or left, which in a large batch is nearly each step, sent their places from memory that was not
-    pinned, so that the host waited for all that the GPU had to do."""
+    pinned, so that the host waited for all that the GPU had to do; with a repetition penalty, each step did."""
     model, uploads = on_meta(tiny, monkeypatch)
     for module in ("drawing", "generation"):
         monkeypatch.setattr(f"rir_mlx.backends.torch.decoding.{module}.Arriving", Unread)
@@ -156,3 +159,31 @@ def test_a_step_with_top_p_reads_twice(tiny: Path) -> None:
     with seen:
         list(model.generate([Request(0, (5, 9))], Sampling(max_tokens=4, temperature=0.8, top_p=0.9)))
     assert (seen.calls["tolist"], seen.calls["__bool__"]) == (8, 0)
+
+
+def test_a_penalty_is_for_what_each_row_has_written_while_rows_enter_and_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host had to read the tokens before the next step began, and sent all of them back in each."""
+    from rir_mlx.backends.torch.decoding import penalty
+
+    monkeypatch.setattr(penalty, "_COLUMNS", 4)
+    kept, rows, random = penalty.Written(6, torch.device("cpu")), list[list[int]](), np.random.default_rng(0)
+    for step in range(60):
+        rows += [[] for _ in range(6 - len(rows) if step % 3 == 0 else 0)]
+        counts = [len(row) for row in rows]
+        logits = torch.from_numpy(random.normal(0, 2, (len(rows), 9)).astype(np.float32))
+        expected = logits.clone()
+        for place, row in enumerate(rows):
+            for token in set(row):
+                value = logits[place, token]
+                expected[place, token] = value / 1.5 if value > 0 else value * 1.5
+        assert torch.equal(kept.penalised(logits, counts, 1.5), expected)
+        drawn = random.integers(0, 9, len(rows))
+        kept.add(torch.from_numpy(drawn), counts)
+        for row, token in zip(rows, drawn, strict=True):
+            row.append(int(token))
+        if step > 20 and len(rows) > 1:  # until then rows grow over several widths
+            gone = int(random.integers(len(rows)))
+            moves = [(len(rows) - 1, gone)] if gone < len(rows) - 1 else []
+            rows[gone] = rows[-1]
+            kept.move(moves)
+            rows.pop()

@@ -129,7 +129,7 @@ def batch_loss(model: TorchForward, batch: Batch) -> torch.Tensor:
     model.check_length(len(batch.prefix) + int(batch.lengths.max(initial=0)))
     tokens = model.tensor(batch.tokens)
     rows, width = tokens.shape
-    # Sent before any layer runs: an upload waits for what a GPU is doing.
+    # Sent before any layer runs, so that no copy stands between two of them.
     positions, targets, weights = (model.tensor(array) for array in learned_positions(batch))
     cache = model.prefix_cache(batch.prefix, rows)
     hidden = model.run(tokens, cache, model.causal(len(batch.prefix), width))

@@ -11,6 +11,7 @@ import torch
 
 from rir_mlx.backends.base import Request, Sampling
 from rir_mlx.backends.noise import BITS, as_int64, blocks_of, noise_bits
+from rir_mlx.backends.torch.decoding.penalty import Written
 from rir_mlx.backends.torch.transfers import Arriving, apart, sent
 
 _LIKELIEST = 256
@@ -29,20 +30,21 @@ class Row:
     done: bool = False
 
 
-def draw(logits: torch.Tensor, rows: Sequence[Row], sampling: Sampling) -> torch.Tensor:
+def draw(logits: torch.Tensor, rows: Sequence[Row], sampling: Sampling, written: Written | None = None) -> torch.Tensor:
     """[rows] the next token of each row from logits [rows, vocabulary], as `Sampling` says; -1 where the logits are no
-    numbers."""
+    numbers. A repetition penalty is for what the rows have `written`."""
     if sampling.temperature == 0 and sampling.repetition_penalty == 1:
         likeliest = logits.max(-1)  # several times as fast as argmax
         return torch.where(likeliest.values.isfinite(), likeliest.indices, -1)
     logits = logits.float()
-    drawn = _drawn(logits, rows, sampling)
+    chosen = logits
+    if written is not None:
+        chosen = written.penalised(logits, [row.drawn for row in rows], sampling.repetition_penalty)
+    drawn = _drawn(chosen, rows, sampling)
     return torch.where(logits.amax(-1).isfinite(), drawn, -1)
 
 
 def _drawn(logits: torch.Tensor, rows: Sequence[Row], sampling: Sampling) -> torch.Tensor:
-    if sampling.repetition_penalty != 1:
-        logits = _penalised(logits, [row.generated for row in rows], sampling.repetition_penalty)
     if sampling.temperature == 0:
         return logits.max(-1).indices
     scaled, count = logits / sampling.temperature, sum(blocks_of(logits.shape[-1]))
@@ -81,19 +83,6 @@ def noise_of(rows: Sequence[Row], count: int, device: torch.device) -> torch.Ten
     seeds, steps = sent(np.stack([as_int64([row.request.seed for row in rows]), [row.drawn for row in rows]]), device)
     bits = noise_bits(seeds, steps, torch.arange(count, device=device))
     return -(-((bits.double() + 0.5) / 2.0**BITS).log()).log().float()
-
-
-def _penalised(logits: torch.Tensor, generated: Sequence[Sequence[int]], penalty: float) -> torch.Tensor:
-    if not any(generated):
-        return logits
-    longest = max(len(tokens) for tokens in generated)
-    # A row is padded with its own first token, so that no place gets two values.
-    index = np.array([[*tokens, *([tokens[0] if tokens else 0] * (longest - len(tokens)))] for tokens in generated])
-    real = np.array([[bool(tokens)] for tokens in generated])
-    places, any_written = (sent(array, logits.device) for array in (index, real))
-    values = logits.gather(1, places)
-    penalised = torch.where(values > 0, values / penalty, values * penalty)
-    return logits.scatter(1, places, torch.where(any_written, penalised, values))
 
 
 def _nucleus(scaled: torch.Tensor, descending: torch.Tensor, total: torch.Tensor, top_p: float) -> torch.Tensor:

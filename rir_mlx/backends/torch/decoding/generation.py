@@ -14,6 +14,7 @@ import torch
 
 from rir_mlx.backends.base import Completion, OnToken, Request, Sampling, Tokens, stop_length, take, unstopped
 from rir_mlx.backends.torch.decoding.drawing import Row, draw
+from rir_mlx.backends.torch.decoding.penalty import Written
 from rir_mlx.backends.torch.decoding.slots import Slots
 from rir_mlx.backends.torch.forward import TorchForward
 from rir_mlx.backends.torch.transfers import Arriving, apart
@@ -33,7 +34,8 @@ def generate(
     slots: Slots | None = None
     rows: list[Row] = []
     unread: list[_Step] = []
-    late = steps_unread(model.device, sampling)
+    late = steps_unread(model.device)
+    written = Written(sampling.batch_size, model.device) if sampling.repetition_penalty != 1 else None
     together = max(1, sampling.batch_size // 4)  # rows that enter together; a single row takes as long as a step
     exhausted = False
     try:
@@ -54,8 +56,10 @@ def generate(
                     entering = [row.request.tokens for row in fresh if row.request.whole == whole]
                     hidden += [slots.enter(entering, whole=whole)] if entering else []
                 rows += fresh
-                drawn = draw(model.logits_of(torch.cat(hidden)), rows, sampling)
+                drawn = draw(model.logits_of(torch.cat(hidden)), rows, sampling, written)
                 slots.tokens[: len(rows)] = drawn.clamp(min=0)  # a token that is none is told once it is read
+                if written:
+                    written.add(slots.tokens[: len(rows)], [row.drawn for row in rows])
                 unread.append(_Step(drawn, list(rows)))
                 for row in rows:
                     row.drawn += 1
@@ -63,20 +67,22 @@ def generate(
                 yield from unread.pop(0).read(sampling, on_token)
             if slots:
                 gone = [slot for slot, row in enumerate(rows) if row.done or row.drawn >= row.limit]
-                for last, free in slots.leave(gone):
+                moves = slots.leave(gone)
+                for last, free in moves:
                     rows[free] = rows[last]
+                if written:
+                    written.move(moves)
                 del rows[len(rows) - len(gone) :]
     finally:
         if slots:
             slots.close()
 
 
-def steps_unread(device: torch.device, sampling: Sampling) -> int:
+def steps_unread(device: torch.device) -> int:
     """Steps that are launched before the tokens of an earlier one are read. A GPU then does not wait for the host; the
     host waits for a part of the step where `top_p` asks whether the likeliest tokens suffice. A row that has stopped
-    runs along for one step more, which is discarded. A processor has nothing to wait for, and a repetition penalty
-    needs the tokens."""
-    return 1 if apart(device) and sampling.repetition_penalty == 1 else 0
+    runs along for one step more, which is discarded. A processor has nothing to wait for."""
+    return 1 if apart(device) else 0
 
 
 class _Step:
