@@ -49,7 +49,7 @@ class Checkable(Model, Protocol):
 @dataclass(frozen=True)
 class Checked:
     """The subject of a check: the model's name for messages, its vocabulary, and the dtype that it computes in
-    (`tf32` is float32 multiplied with 10 bits, as MLX does on some GPUs)."""
+    (`tf32` is float32 multiplied with 10 bits, as on some GPUs)."""
 
     name: str
     vocabulary: int

@@ -160,7 +160,8 @@ def _matrices(facts: Facts) -> Check:
 
 def _float32(facts: Facts) -> Check:
     if facts.tf32:
-        mend = ("" if on_apple_silicon() else "unset NVIDIA_TF32_OVERRIDE; ") + "export MLX_ENABLE_TF32=0"
+        torch = "" if on_apple_silicon() else "unset NVIDIA_TF32_OVERRIDE TORCH_ALLOW_TF32_CUBLAS_OVERRIDE; "
+        mend = torch + "export MLX_ENABLE_TF32=0"
         return Check("float32", "warn", "multiplied in TF32, with 10 bits: texts may depend on their batch", mend)
     return Check("float32", "ok", "multiplied exactly (no TF32)")
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from rir_mlx.backends import open_backend
 from rir_mlx.backends.base import Batch, Completion, Float32Array, Request, Tokens
 from rir_mlx.backends.fake import FakeModel
-from rir_mlx.backends.load_check import Checked, check_forward
+from rir_mlx.backends.load_check import Checked, PassedChecks, check_forward
 from rir_mlx.errors import ModelError
 
 VOCABULARY = 50
@@ -94,3 +97,26 @@ def test_one_logit_that_is_no_number_is_a_fault(dtype: str, value: float) -> Non
     """The lower quartile of a row's places would not have seen it."""
     with pytest.raises(ModelError, match="shared prefix differ from its own forward pass by inf"):
         check(NotFinite(value), dtype)
+
+
+@pytest.mark.slow
+def test_a_float32_model_is_not_refused_where_pytorch_is_told_to_multiply_in_tf32(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The environment may say so (`TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1`). A GPU's products were taken for exact ones
+    then, and their rounding for a wrong path."""
+    torch = pytest.importorskip("torch")
+    from rir_mlx.backends.torch import model
+
+    cuda, cpu, told = torch.device("cuda"), torch.device("cpu"), list[str]()
+    assert [model.multiplied_in(torch.float32, device) for device in (cuda, cpu)] == ["float32", "float32"]
+    monkeypatch.setattr("torch.backends.cuda.matmul", SimpleNamespace(allow_tf32=True))
+    assert [model.multiplied_in(torch.float32, device) for device in (cuda, cpu)] == ["tf32", "float32"]
+    assert model.multiplied_in(torch.bfloat16, cuda) == "bfloat16"
+    monkeypatch.setattr(model, "multiplied_in", lambda *_: "tf32")
+    monkeypatch.setattr(model, "_CHECKS", PassedChecks())
+    monkeypatch.setattr(model, "check_forward", lambda _, what: told.append(what.dtype))
+    backend = open_backend("torch")
+    backend.load(tiny, dtype="float32")
+    assert told == ["tf32"]
+    assert backend.facts().tf32

@@ -73,9 +73,10 @@ def test_every_installed_package_of_this_environment_is_within_the_tested_bounds
         (Facts(None, 8, "the wheel's reference BLAS", slow=True), "Matrices", "warn", "mlx-cpu"),
         (Facts(None, 1, "MKL"), "Matrices", "warn", "unset OMP_NUM_THREADS"),
         (Facts("Apple M5", 8, "MLX's own kernels", tf32=True), "float32", "warn", "MLX_ENABLE_TF32=0"),
+        (Facts("NVIDIA H200", 8, "cuBLAS", tf32=True), "float32", "warn", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"),
         (Facts("Apple M4", 8, "MLX's own kernels"), "Accelerator", "ok", ""),
     ],
-    ids=["reference BLAS", "one thread", "TF32", "a GPU"],
+    ids=["reference BLAS", "one thread", "TF32", "PyTorch's TF32", "a GPU"],
 )
 def test_what_slows_or_blurs_is_a_warning(
     monkeypatch: pytest.MonkeyPatch, facts: Facts, name: str, verdict: str, command: str

@@ -75,6 +75,13 @@ def fast_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
+def multiplied_in(dtype: torch.dtype, device: torch.device) -> str:
+    """The number format of products, as `load_check` names it: a GPU multiplies float32 with 10 bits where the program
+    or `TORCH_ALLOW_TF32_CUBLAS_OVERRIDE` says so."""
+    blurred = dtype is torch.float32 and device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32
+    return "tf32" if blurred else str(dtype)[6:]
+
+
 class TorchBackend:
     """CUDA where there is one, else the processor."""
 
@@ -103,7 +110,7 @@ class TorchBackend:
             torch.cuda.get_device_name(self.target) if gpu else None,
             torch.get_num_threads(),
             "cuBLAS" if gpu else library[1].upper() if library else "PyTorch's own kernels",
-            tf32=gpu and bool(torch.backends.cuda.matmul.allow_tf32),
+            tf32=multiplied_in(torch.float32, self.target) == "tf32",
             bfloat16=fast_dtype(self.target) is torch.bfloat16,
             auto=str(fast_dtype(self.target))[6:],
         )
@@ -115,7 +122,7 @@ class TorchBackend:
         loaded = self._load(folder, self._dtype(dtype), products_attention())
         config = loaded.model.config
         vocabulary = ModelShape.of(config.to_dict()).vocabulary
-        what = Checked(str(config.model_type), vocabulary, str(loaded.lm_head.weight.dtype)[6:])
+        what = Checked(str(config.model_type), vocabulary, multiplied_in(loaded.lm_head.weight.dtype, self.target))
         _CHECKS.once(f"{what} {read_config(folder)}", lambda: check_forward(loaded, what))
         if adapter is not None:
             loaded.attach(*adapter)
