@@ -33,6 +33,8 @@ _TINY_STEPS, _TINY_EPOCHS = 400, 12
 _EXAMPLE_LABELS = 20
 """Up to so many labels, the recipe shows rows of each."""
 _SHOWN = 90
+_WIDEST = 2048
+"""The longest rows that `init` sets."""
 _TRIPLES = "syvai/reasoning-gen"
 
 
@@ -217,13 +219,18 @@ def _training_rows(table: ScannedTable, recipe: Recipe) -> int:
 
 
 def widen(draft: Draft, audit: Audit) -> bool:
-    """Raise `max_seq_length` where many texts would be cut; whether it was."""
+    """Raise `max_seq_length` where many texts would be cut, or have no room at all; whether it was."""
+    before = draft.recipe().max_seq_length
+    none = [finding for finding in audit.of("error") if finding.name == "no room for a text"]
+    needed = max((finding.metrics["needed"] for finding in none), default=0)
+    if before < needed <= _WIDEST:
+        draft.set("max_seq_length", int(needed), "Room for the instruction, the labels, a reasoning and every text.")
+        return True
     long = [finding for finding in audit.of("warning") if finding.name.startswith("trimmed texts")]
     if audit.lengths is None or not long:
         return False
-    before = draft.recipe().max_seq_length
     more = max(0.0, audit.lengths.p99 - min(audit.lengths.room.values()))
-    wanted = min(2048, 64 * math.ceil((before + more) / 64))
+    wanted = min(_WIDEST, 64 * math.ceil((before + more) / 64))
     if wanted > before:
         longest = f"{audit.lengths.p99:.0f} tokens"
         why = f"Room for 99 % of the texts: {longest}."

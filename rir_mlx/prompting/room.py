@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rir_mlx.errors import UserError
 from rir_mlx.prompting.arms import ClassificationTask, label_tokens
-from rir_mlx.prompting.codec import Codec
+from rir_mlx.prompting.codec import Codec, EncodedPrompt
 from rir_mlx.prompting.prompts import (
     DELIMITER,
     REASONING,
+    LabelQuestion,
     answer_format,
     answers_twice,
     reasons_first,
@@ -32,6 +35,19 @@ def text_room(codec: Codec, task: ClassificationTask, arm: Arm) -> int:
     """Tokens that a text may take in a prediction of the arm before it is trimmed. Negative where even the prompt is
     too long."""
     return prompt_room(codec, task, arm, reasoning=reasons_first(arm)) - _empty(codec, task, answer_format(arm))
+
+
+def learning_room(codec: Codec, task: ClassificationTask, arm: Arm) -> int:
+    """Tokens that a text may take beside the longest reasoning and label that the arm learns. Below 1 `check_room`
+    refuses a training."""
+    empty = max(_empty(codec, task, wanted) for wanted in _formats(arm))
+    return prompt_room(codec, task, arm, reasoning=arm != "qa") - empty
+
+
+def rgen_text_room(codec: Codec, question: LabelQuestion, labels: Sequence[str], room: int) -> int:
+    """Tokens that a text may take in R-Gen's prompt, which has `room`, beside the longest of the labels."""
+    longest = max(labels, key=lambda label: len(codec.given(label)))
+    return room - _length(codec.encode(question.of_row("", longest), _UNLIMITED))
 
 
 def longest_answer(codec: Codec, task: ClassificationTask, arm: Arm) -> int:
@@ -76,7 +92,10 @@ def _formats(arm: Arm) -> set[AnswerFormat]:
 
 def _empty(codec: Codec, task: ClassificationTask, wanted: AnswerFormat) -> int:
     """Tokens of a prompt without its text."""
-    encoded = codec.encode(task.prompt("", wanted), task.max_seq_length + _UNLIMITED)
+    return _length(codec.encode(task.prompt("", wanted), task.max_seq_length + _UNLIMITED))
+
+
+def _length(encoded: EncodedPrompt) -> int:
     return len(encoded.prefix) + len(encoded.row)
 
 

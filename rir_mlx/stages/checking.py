@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,9 @@ from rir_mlx.progress import Progress, Silent, counted
 from rir_mlx.prompting.arms import ClassificationTask
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.prompting.prompts import reasons_first
-from rir_mlx.prompting.room import text_room
+from rir_mlx.prompting.room import learning_room, rgen_room, rgen_text_room, text_room
 from rir_mlx.recipe.schema import DataSection, Recipe
-from rir_mlx.stages.context import Context
+from rir_mlx.stages.context import Context, label_question
 from rir_mlx.statistics.paired_tests import FEWEST_TO_TELL_APART, MIN_SEEDS, detectable_difference
 from rir_mlx.storage.atomic import write_text
 from rir_mlx.storage.digests import changes, digest_of_file
@@ -49,14 +50,15 @@ def check(recipe: Recipe, progress: Progress = _SILENT) -> Audit:
     if not labels:
         return audit(material)
     together = combinations_of(labels_of(material.parts["train"]), labels) if material.combined else ()
+    used = material.used() | ({} if material.drawn is None else {"train": material.drawn})
     try:
         codec = Codec(local_tokenizer(recipe.model, recipe.revision), recipe.date)
-        ruler = _ruler(recipe, codec, labels, together, progress)
+        ruler = _ruler(codec, recipe.max_seq_length, _rooms(recipe, codec, (labels, together), used), progress)
     except RirError as error:
         found = replace(audit(material), unmeasured=str(error))
     else:
         found = audit(material, ruler)
-    parts = material.used() | ({} if material.drawn is None else {"train": material.drawn})
+    parts = dict(used)
     draw_held_out(parts, recipe.data, recipe.seed, [])
     notes = (*found.notes, *power_note(recipe, len(parts["test"]), compared_rows(parts)))
     findings = [*found.findings, *_test_part(recipe.data)]
@@ -192,16 +194,15 @@ def audit_used_rows(context: Context) -> Audit:
     data, recipe = context.data, context.recipe
     parts = {"train": data.train, "validation": data.validation, "test": data.test}
     labelled = data.labelled
-    ruler = _ruler(recipe, context.model.codec, labelled.labels, labelled.combinations, context.progress)
+    rooms = _rooms(recipe, context.model.codec, (labelled.labels, labelled.combinations), parts)
+    ruler = _ruler(context.model.codec, recipe.max_seq_length, rooms, context.progress)
     combined, divided = recipe.data.several, recipe.data.soft_labels
     named = tuple(recipe.data.labels)
     return audit(Material(parts, named, spellings=labelled.spellings, combined=combined, divided=divided), ruler)
 
 
-def _ruler(
-    recipe: Recipe, codec: Codec, labels: Mapping[str, str], together: tuple[str, ...], progress: Progress
-) -> Ruler:
-    """Counts tokens with a codec; knows how much room a text has when it is classified."""
+def _ruler(codec: Codec, limit: int, rooms: tuple[dict[str, int], dict[str, int]], progress: Progress) -> Ruler:
+    """Counts tokens with a codec; knows how much room a text has (`_rooms`)."""
 
     def count(texts: Sequence[str]) -> list[int]:
         lengths: list[int] = []
@@ -211,14 +212,32 @@ def _ruler(
                 task.advance(min(_BATCH, len(texts) - start))
         return lengths
 
-    evaluated = recipe.evaluate.max_reasoning_tokens
-    task = ClassificationTask(dict(labels), recipe.data.instruction, recipe.max_seq_length, evaluated, together)
-    return Ruler(count, _least_room(codec, task, recipe.classifier.arms), codec.control_words(), recipe.max_seq_length)
+    return Ruler(count, rooms[0], codec.control_words(), limit, rooms[1])
+
+
+def _rooms(
+    recipe: Recipe, codec: Codec, labels: tuple[Mapping[str, str], tuple[str, ...]], parts: Mapping[str, Sequence[Row]]
+) -> tuple[dict[str, int], dict[str, int]]:
+    """How much room a text has when it is classified and when R-Gen writes about it, and in a training beside all that
+    is learned. The labels come with their combinations, if a text may have several."""
+    (described, together), arms, limit = labels, recipe.classifier.arms, recipe.max_seq_length
+    task = ClassificationTask(
+        dict(described), recipe.data.instruction, limit, recipe.evaluate.max_reasoning_tokens, together
+    )
+    room = _least_room(codec, task, arms)
+    if not (learning := {arm: learning_room(codec, task, arm) for arm in arms if arm != "qa"}):
+        return room, {}
+    if any(row.reasoning is None for part in ("train", "validation") for row in parts[part]):
+        with suppress(UserError):  # fewer rows have a reasoning than R-Gen is to be shown: its training says so
+            question = label_question(recipe, parts["train"], list(described), together)
+            room["R-Gen"] = rgen_text_room(codec, question, task.names, rgen_room(limit, recipe.augment.max_tokens))
+    least = min(learning, key=learning.__getitem__)
+    return room, {least: learning[least]}
 
 
 def _least_room(codec: Codec, task: ClassificationTask, arms: Sequence[Arm]) -> dict[str, int]:
-    """Tokens that a text may take, by arm: of those that answer at once, and of those that must keep room for a
-    reasoning, the one that leaves the least."""
+    """Tokens that a text may take in a prediction, by arm: of those that answer at once, and of those that must keep
+    room for a reasoning, the one that leaves the least."""
     room = {arm: text_room(codec, task, arm) for arm in arms}
     kinds = ([arm for arm in arms if reasons_first(arm) is first] for first in (False, True))
-    return {arm: room[arm] for arm in (min(kind, key=room.__getitem__) for kind in kinds if kind)}
+    return {str(arm): room[arm] for arm in (min(kind, key=room.__getitem__) for kind in kinds if kind)}

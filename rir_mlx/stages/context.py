@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, wraps
@@ -17,7 +17,7 @@ from rir_mlx.backends.limits.memory import give_back
 from rir_mlx.backends.processes import all_equal, is_main, run_on_main
 from rir_mlx.classification.loading import seed_suffix, trained_stage
 from rir_mlx.data.loading import LabelledData, TripleData, load_labelled, load_triples
-from rir_mlx.data.rows import Rows
+from rir_mlx.data.rows import Row, Rows, chosen
 from rir_mlx.data.splits import draw_rows
 from rir_mlx.errors import UserError
 from rir_mlx.evaluation.cleaning import copies
@@ -183,20 +183,7 @@ class Context:
     @cached_property
     def question(self) -> LabelQuestion:
         """What R-Gen is asked for a reasoning. Raises UserError if fewer rows have one than it is to be shown."""
-        recipe = self.recipe
-        count, train = recipe.reasoning.examples, self.data.train
-        own = train.chosen(place for place, row in enumerate(train) if row.reasoning is not None) if count else Rows()
-        if count > len(own):
-            raise UserError(
-                f"reasoning.examples is {count}, and {counted(len(own), 'training row')} with a reasoning of their own "
-                "can be shown.",
-                hint="Lower it, or name the column of your own reasonings in data.reasoning_column.",
-            )
-        shown = draw_rows(own, count, f"{recipe.seed}/examples", at_least=int(count >= len(self.data.names)))
-        examples = tuple(ReasonedText(row.text, row.label, row.reasoning or "") for row in shown)
-        several = bool(self.data.labelled.combinations)
-        asked = (recipe.data.instruction, recipe.reasoning.prompt)
-        return LabelQuestion(list(self.data.labels), *asked, examples, several)
+        return label_question(self.recipe, self.data.train, list(self.data.labels), self.data.labelled.combinations)
 
     def question_inputs(self) -> dict[str, str]:
         """How R-Gen is asked, where that is not the usual way: a part of what decides its training and its rows."""
@@ -219,6 +206,26 @@ class Context:
 
     def seed_suffix(self, seed: int) -> str:
         return seed_suffix(self.recipe, seed)
+
+
+def label_question(
+    recipe: Recipe, train: Sequence[Row], labels: Sequence[str], together: Sequence[str] = ()
+) -> LabelQuestion:
+    """What R-Gen is asked for a reasoning of rows with these labels; `together` are the answers where a text may have
+    several. Raises UserError if fewer of the training rows have a reasoning than it is to be shown."""
+    count = recipe.reasoning.examples
+    own: Sequence[Row] = ()
+    if count:
+        own = chosen(train, (place for place, row in enumerate(train) if row.reasoning is not None))
+    if count > len(own):
+        raise UserError(
+            f"reasoning.examples is {count}, and {counted(len(own), 'training row')} with a reasoning of their own "
+            "can be shown.",
+            hint="Lower it, or name the column of your own reasonings in data.reasoning_column.",
+        )
+    shown = draw_rows(own, count, f"{recipe.seed}/examples", at_least=int(count >= len(together or labels)))
+    examples = tuple(ReasonedText(row.text, row.label, row.reasoning or "") for row in shown)
+    return LabelQuestion(labels, recipe.data.instruction, recipe.reasoning.prompt, examples, bool(together))
 
 
 def exclusive(stage: Callable[Concatenate[Context, P], T]) -> Callable[Concatenate[Context, P], T]:

@@ -103,3 +103,16 @@ def test_room_for_the_longest_texts_is_claimed_only_if_there_is_room() -> None:
         audit = SimpleNamespace(of=lambda _: [SimpleNamespace(name="trimmed texts (qa)")], lengths=lengths)
         widen(made, audit)  # type: ignore[arg-type]
         assert made.reasons["max_seq_length"].startswith(reason)
+
+
+def test_a_recipe_of_many_labels_gets_the_room_that_they_take() -> None:
+    """With 72 long labels `init` wrote a recipe of 256 tokens, which no training takes."""
+    from types import SimpleNamespace
+
+    for needed, wanted in ((1216, 1216), (4096, 256)):
+        made = Draft()
+        made.set("max_seq_length", 256)
+        none = SimpleNamespace(name="no room for a text", metrics={"room": -700, "needed": needed})
+        audit = SimpleNamespace(of=lambda severity, none=none: [none] * (severity == "error"), lengths=None)
+        assert widen(made, audit) is (wanted > 256)  # type: ignore[arg-type]
+        assert made.recipe().max_seq_length == wanted

@@ -298,33 +298,34 @@ def _counts(texts: Iterator[str], ruler: Ruler) -> Iterator[Sequence[int]]:
 def _trimmed(lengths: Lengths | None, ruler: Ruler | None, rows: int) -> Iterator[Finding]:
     if ruler is None:
         return
-    for arm, room in ruler.room.items():
+    needed = _needed(lengths, ruler)
+    for name, room in ruler.least.items():
         if room < 1:
             yield Finding(
                 "no room for a text",
                 "error",
                 rows,
-                f"no room for a text in {arm}: instruction, labels and reasoning take all of max_seq_length",
-                f"Set max_seq_length to {_needed(lengths, ruler, arm)}: that holds the longest text too. "
-                "Or shorten what stands beside.",
-                {"room": room},
+                f"no room for a text in {name}: instruction, labels and reasoning take all of max_seq_length",
+                f"Set max_seq_length to {needed}: that holds the longest text too. Or shorten what stands beside.",
+                {"room": room, "needed": needed},
             )
-        elif lengths is not None and (count := lengths.trimmed[arm]):
+    for arm, room in ruler.room.items():
+        if room >= 1 and lengths is not None and (count := lengths.trimmed[arm]):
             yield Finding(
                 f"trimmed texts in {arm}",
                 "warning" if count >= MANY_TRIMMED * rows else "note",
                 count,
                 f"texts longer than the {room:,} tokens that {arm} has room for: {count:,} of {rows:,}, "
                 f"{count / rows:.1%}",
-                f"Their end is cut off. max_seq_length: {_needed(lengths, ruler, arm)} holds the longest.",
+                f"Their end is cut off. max_seq_length: {needed} holds the longest.",
                 {"room": room, "share": count / rows},
             )
 
 
-def _needed(lengths: Lengths | None, ruler: Ruler, arm: str) -> int:
-    """The max_seq_length, a multiple of 64, that holds an arm's prompt with the longest text."""
+def _needed(lengths: Lengths | None, ruler: Ruler) -> int:
+    """The max_seq_length, a multiple of 64, that holds the longest text in every prompt, and what is learned there."""
     longest = lengths.max if lengths is not None else 1
-    return math.ceil((ruler.limit - ruler.room[arm] + longest) / _STEP) * _STEP
+    return math.ceil((ruler.limit - min(ruler.least.values(), default=0) + longest) / _STEP) * _STEP
 
 
 def _repeated(parts: Mapping[str, Sequence[Row]], groups: Sequence[_Group]) -> Iterator[Finding]:

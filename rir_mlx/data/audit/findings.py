@@ -80,12 +80,20 @@ class Material:
 @dataclass(frozen=True)
 class Ruler:
     """How texts are measured. `count` gives the number of tokens of each text; `room` how many fit into the prompt of
-    each arm, below 1 if none does, where a row has `limit` tokens in all; `control` are the model's control tokens."""
+    each arm and of R-Gen, below 1 if none does, where a row has `limit` tokens in all; `control` are the model's
+    control tokens. `learned` is what an arm leaves for a text beside the longest reasoning that it learns: without any,
+    no training begins."""
 
     count: Callable[[Sequence[str]], Sequence[int]]
     room: Mapping[str, int]
     control: Sequence[str] = ()
     limit: int = 512
+    learned: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def least(self) -> dict[str, int]:
+        """The least room that each leaves for a text."""
+        return {name: min(self.learned.get(name, room), room) for name, room in {**self.learned, **self.room}.items()}
 
 
 @dataclass(frozen=True)
