@@ -52,6 +52,10 @@ class NoServer(UserError):
     """No server answers at the given address."""
 
 
+class NoReasonings(UserError):
+    """No row that an arm is to learn from has a reasoning."""
+
+
 class Failure(RirError):
     """The work itself failed: a loss that is not finite, an export that does not match its model."""
 

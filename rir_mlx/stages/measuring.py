@@ -73,7 +73,8 @@ def measure_learning_curve(
         stage = context.run.curve(arm, percent)
         done = stage.done()
         if done is None or done["inputs"] != whole["inputs"] | {"percent": percent}:
-            context.progress.say("note: the learning curve is left out; `rir-mlx train-classifier` trains its parts.")
+            left_out = "the learning curve is left out; `rir-mlx train-classifier` trains its parts, or says why not."
+            context.progress.say(f"note: {left_out}")
             return {}
         adapter = adapters.read_adapter(stage.adapter, context.model.files)
 

@@ -15,7 +15,7 @@ from rir_mlx.classification.scoring import LabelScorer
 from rir_mlx.data.loading import refuse_test_rows
 from rir_mlx.data.rows import Row, Triple
 from rir_mlx.data.splits import draw_rows, nested_part
-from rir_mlx.errors import UserError
+from rir_mlx.errors import NoReasonings, UserError
 from rir_mlx.models import adapters
 from rir_mlx.prompting.ablations import as_learned
 from rir_mlx.prompting.arms import LearningOptions, examples_of, training_examples
@@ -130,10 +130,15 @@ def train_classifier(context: Context, arm: Arm) -> None:
 @exclusive
 def train_learning_curve(context: Context) -> None:
     """Train the arm of `classifier.learning_curve` on parts of the training rows, with the first seed and for as many
-    steps as on all of them. Does nothing without that key."""
+    steps as on all of them. Does nothing without that key, and ends with a note where a part has no reasonings."""
     if (arm := context.recipe.classifier.learning_curve) is not None:
         for percent in CURVE_PARTS:
-            _train_arm(context, arm, context.recipe.classifier.seeds[0], percent)
+            try:
+                _train_arm(context, arm, context.recipe.classifier.seeds[0], percent)
+            except NoReasonings:
+                what = f"{percent} % of the training rows have no reasoning that {arm} could learn."
+                context.progress.say(f"note: there is no learning curve: {what}")
+                break
 
 
 def _train_arm(context: Context, arm: Arm, seed: int, percent: int = 100) -> None:
@@ -153,7 +158,7 @@ def _train_arm(context: Context, arm: Arm, seed: int, percent: int = 100) -> Non
     train, alpha = _arm_examples(context, arm, "train", seed, percent), options.multitask_alpha
     learned = [row for task in (train, train.second) if task is not None for row in task.rows]
     if arm != "qa" and not train.dropped and not any(len(row.reasoning) > row.kept for row in learned):
-        raise UserError(
+        raise NoReasonings(
             f"No reasoning of this run passed the filters; {context.run.rejected_rows} says why.",
             hint="Train R-Gen longer, or raise augment.max_tokens.",
         )

@@ -138,6 +138,20 @@ def test_a_run_trains_the_parts_once_and_shows_their_curve(
     check_a_part_trained_otherwise_is_left_out(key, evaluated_run / "learning-curve/qra-25/done.json")
 
 
+def test_a_part_without_reasonings_ends_no_run(evaluated_run: Path) -> None:
+    """A quarter of few rows may have none of the few reasonings that were kept: the run ended before it was evaluated,
+    with an error that none of it had passed the filters."""
+    context = opened("runs/small", "classifier.learning_curve=qar")
+    path = context.run.augmented_rows("train")
+    part = {row.id for row in nested_part(context.data.train, 25, context.recipe.seed)}
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    others = [line for line in lines if line["id"] not in part]
+    assert 0 < len(others) < len(lines)
+    path.write_text("".join(json.dumps(line) + "\n" for line in others), encoding="utf-8")
+    stages.train_learning_curve(context)
+    assert not list(evaluated_run.glob("learning-curve/*/done.json"))
+
+
 def check_copied_test_rows_have_no_curve(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where every test text is a training text, an accuracy says nothing of more labels."""
     monkeypatch.setattr(
