@@ -33,6 +33,7 @@ _TINY_STEPS, _TINY_EPOCHS = 400, 12
 _EXAMPLE_LABELS = 20
 """Up to so many labels, the recipe shows rows of each."""
 _SHOWN = 90
+_SET = "You set it."
 _WIDEST = 2048
 """The longest rows that `init` sets."""
 _TRIPLES = "syvai/reasoning-gen"
@@ -68,7 +69,7 @@ def draft_recipe(table: ScannedTable, choice: ModelChoice, descriptions: Mapping
     elif choice.small:
         _set_small(draft)
     for text in table.overrides:
-        draft.override(text, "You set it.")
+        draft.override(text, _SET)
     _set_training(draft, table, choice)
     return draft
 
@@ -219,7 +220,9 @@ def _training_rows(table: ScannedTable, recipe: Recipe) -> int:
 
 
 def widen(draft: Draft, audit: Audit) -> bool:
-    """Raise `max_seq_length` where many texts would be cut, or have no room at all; whether it was."""
+    """Raise `max_seq_length` where many texts would be cut or have no room, unless the user set it; whether it was."""
+    if draft.reasons.get("max_seq_length") == _SET:
+        return False
     before = draft.recipe().max_seq_length
     none = [finding for finding in audit.of("error") if finding.name == "no room for a text"]
     needed = max((finding.metrics["needed"] for finding in none), default=0)

@@ -116,3 +116,14 @@ def test_a_recipe_of_many_labels_gets_the_room_that_they_take() -> None:
         audit = SimpleNamespace(of=lambda severity, none=none: [none] * (severity == "error"), lengths=None)
         assert widen(made, audit) is (wanted > 256)  # type: ignore[arg-type]
         assert made.recipe().max_seq_length == wanted
+
+
+def test_a_max_seq_length_that_the_user_set_stays(tmp_path: Path) -> None:
+    """`init -s max_seq_length=300` wrote the length that the texts need, without a word of the other."""
+    from types import SimpleNamespace
+
+    made = drafted(table(tmp_path), "max_seq_length=300")
+    none = SimpleNamespace(name="no room for a text", metrics={"room": -700, "needed": 1216})
+    audit = SimpleNamespace(of=lambda severity: [none] * (severity == "error"), lengths=None)
+    assert not widen(made, audit)  # type: ignore[arg-type]
+    assert made.recipe().max_seq_length == 300
