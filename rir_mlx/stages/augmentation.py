@@ -27,9 +27,9 @@ from rir_mlx.interrupts import Interrupts
 from rir_mlx.models.adapters import weights_digest
 from rir_mlx.prompting.prompts import answer_format
 from rir_mlx.prompting.room import prompt_room
-from rir_mlx.stages.context import Context, exclusive, is_due
-from rir_mlx.stages.reasoning_model import ReasoningModel
-from rir_mlx.stages.training import train_chooser, training_inputs
+from rir_mlx.stages.context import Context, exclusive, is_due, training_inputs
+from rir_mlx.stages.reasoning_model import ReasoningModel, outdated_rgen
+from rir_mlx.stages.training import train_chooser
 from rir_mlx.storage.atomic import make_folder, replacing, write_json
 from rir_mlx.storage.digests import changes, digest_of
 from rir_mlx.storage.journal import Journal, add_ranks_results, open_share, remove_ranks_results, shares_elsewhere
@@ -136,6 +136,9 @@ class _AugmentationStage:
         self._check_room()
         engine, identity = self._find_writer()
         inputs = self._inputs(identity)
+        uses_rgen = "scorer" in inputs or (self.generates and not self.model.remote)
+        if uses_rgen and (outdated := outdated_rgen(context)):
+            context.progress.warn(outdated)
         if not is_due(context, folder.augmented, inputs, "augmentation", begins=False):
             return None
         filters = self._filters()

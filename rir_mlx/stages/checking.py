@@ -29,6 +29,7 @@ from rir_mlx.prompting.prompts import reasons_first
 from rir_mlx.prompting.room import learning_room, rgen_room, rgen_text_room, text_room
 from rir_mlx.recipe.schema import DataSection, Recipe
 from rir_mlx.stages.context import Context, label_question
+from rir_mlx.stages.reasoning_model import outdated_rgen
 from rir_mlx.statistics.paired_tests import FEWEST_TO_TELL_APART, MIN_SEEDS, detectable_difference
 from rir_mlx.storage.atomic import write_text
 from rir_mlx.storage.digests import changes, digest_of_file
@@ -155,18 +156,19 @@ def warn_about_data(context: Context) -> None:
     findings = audit_used_rows(context).of("error", "warning")
     for finding in findings[:_SHOWN]:
         context.progress.warn(finding.what)
-    if set(context.recipe.classifier.arms) - {"qa"} and (outdated := outdated_reasonings(context)):
-        context.progress.warn(outdated)
+    if set(context.recipe.classifier.arms) - {"qa"}:
+        for outdated in outdated_reasonings(context):
+            context.progress.warn(outdated)
     if findings:
         more = f"{len(findings) - _SHOWN:,} more findings; " if len(findings) > _SHOWN else ""
         context.progress.warn(f"{more}`rir-mlx check` shows the rows and what helps.")
 
 
-def outdated_reasonings(context: Context) -> str | None:
-    """What the run's reasonings were written with that is another now, in a sentence; None if nothing is."""
+def outdated_reasonings(context: Context) -> list[str]:
+    """What the run's reasonings, and their R-Gen, were made with that is another now, in a sentence each."""
     recipe, done = context.recipe, context.run.augmented.done()
     if done is None:
-        return None
+        return []
     before: dict[str, Any] = {"prompt": "steps", "augment": {}, "writer": {}, **done["inputs"]}
     augment = {key: value for key, value in recipe.augment.model_dump(mode="json").items() if key in before["augment"]}
     now = {
@@ -178,15 +180,20 @@ def outdated_reasonings(context: Context) -> str | None:
         "augment": augment,
     }
     weights = context.run.rgen.adapter / MLX_WEIGHTS
+    said = list[str]()
     if "adapter" in before["writer"] and weights.is_file() and recipe.augment.engine != "openai":
-        now["writer"] = before["writer"] | {"adapter": digest_of_file(weights)}
+        files = context.model.files
+        base = {"revision": files.revision or files.fingerprint}
+        now["writer"] = before["writer"] | base | {"adapter": digest_of_file(weights)}
+        said += filter(None, [outdated_rgen(context)])
     if not (found := changes({key: before.get(key) for key in now}, now)):
-        return None
+        return said
     more = f", and {len(found) - 1} more" if len(found) > 1 else ""
-    return (
+    return [
+        *said,
         f"The reasonings were written before this changed: {found[0]}{more}. "
-        "`rir-mlx augment` writes them as the recipe says now."
-    )
+        "`rir-mlx augment` writes them as the recipe says now.",
+    ]
 
 
 def audit_used_rows(context: Context) -> Audit:

@@ -32,6 +32,8 @@ from rir_mlx.storage.run_lock import RunLock
 from rir_mlx.training.recipe_model import RecipeModel
 from rir_mlx.types import Arm
 
+NOT_THE_RESULT = {"steps_per_report", "save_every", "report_to", "grad_checkpoint", "compile", "shared_prefix"}
+"""Keys of a training that change how it runs, not what comes out."""
 _FORMATS = ("float32", "bfloat16", "float16", "as stored")
 
 T = TypeVar("T")
@@ -120,6 +122,11 @@ class RunData:
         return self.recipe.augment.engine != "openai" and any(
             row.reasoning is None for row in self.train + self.validation
         )
+
+    def triples_digest(self) -> str:
+        """A short hash of the triples, without what the user should know of how they were read. Raises DataError."""
+        read = vars(self).get("triples") or load_triples(self.recipe.reasoning, self.recipe.seed)
+        return str(read.digest)
 
     def row_ids_digest(self) -> str:
         """A short hash of the ids of the rows that get a reasoning."""
@@ -226,6 +233,23 @@ def label_question(
     shown = draw_rows(own, count, f"{recipe.seed}/examples", at_least=int(count >= len(together or labels)))
     examples = tuple(ReasonedText(row.text, row.label, row.reasoning or "") for row in shown)
     return LabelQuestion(labels, recipe.data.instruction, recipe.reasoning.prompt, examples, bool(together))
+
+
+def training_inputs(context: Context) -> dict[str, Any]:
+    """What decides the weights of every trained model alike. The backend does not: both compute the same."""
+    recipe = context.recipe
+    lora = {} if recipe.fine_tune_type == "full" else recipe.lora_parameters.model_dump(mode="json")
+    return {
+        "model": context.model.files.fingerprint,
+        "fake": context.backend.name == "fake",
+        "dtype": recipe.dtype,
+        "seed": recipe.seed,
+        "max_seq_length": recipe.max_seq_length,
+        "date": recipe.date,
+        "fine_tune_type": recipe.fine_tune_type,
+        "num_layers": recipe.num_layers,
+        "lora_parameters": lora,
+    }
 
 
 def exclusive(stage: Callable[Concatenate[Context, P], T]) -> Callable[Concatenate[Context, P], T]:

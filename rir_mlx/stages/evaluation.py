@@ -173,8 +173,8 @@ def _comparison(
     arms = [arm for arm in context.recipe.classifier.arms if arm in {entry.name for entry in results}]
     trained = _trained_from(context, results)
     found = [*trained_otherwise(trained, _recipes_inputs(context, trained))]
-    if set(arms) - {"qa"} and (outdated := outdated_reasonings(context)):
-        found.append(outdated)
+    if set(arms) - {"qa"}:
+        found += outdated_reasonings(context)
     found += [*trained_unlike(trained), *of_reasonings(augmentation or {}, arms)]
     copied = 0 if rows.copied is None else int(rows.copied.sum())
     if copied:

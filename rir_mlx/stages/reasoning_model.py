@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import constants
 
@@ -13,12 +13,12 @@ from rir_mlx.augmentation.engines.local import LocalEngine, LocalLikelihoods
 from rir_mlx.backends.base import Model, Request, Sampling
 from rir_mlx.classification.classifier import Classifier
 from rir_mlx.data.rows import Row
-from rir_mlx.errors import UserError
+from rir_mlx.errors import RirError, UserError
 from rir_mlx.models import adapters
 from rir_mlx.prompting.arms import ClassificationTask
 from rir_mlx.prompting.room import rgen_room
-from rir_mlx.stages.context import Context
-from rir_mlx.storage.digests import digest_of_file
+from rir_mlx.stages.context import NOT_THE_RESULT, Context, training_inputs
+from rir_mlx.storage.digests import changes, digest_of, digest_of_file
 from rir_mlx.storage.layout import Stage
 from rir_mlx.training.cost import generation_cost
 from rir_mlx.training.memory import Loaded, Stored
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _SAMPLE = 256
 """Rows from which the cost of all of them is estimated."""
+_OF_THE_GENERATION = "dtype"
+"""What R-Gen's training depends on as well, and what an augmentation may change to run the same weights otherwise."""
 
 
 class ReasoningModel:
@@ -170,3 +172,47 @@ class ReasoningModel:
             self._loaded = self.context.model.load(adapter)
             self._loaded.fuse()
         return self._loaded
+
+
+def own_reasonings(context: Context, part: str) -> list[Row]:
+    """The part's rows with a reasoning of their own, but those that the prompt shows: R-Gen learns from them."""
+    shown = {(example.text, example.label) for example in context.question.examples}
+    rows = context.data.train if part == "train" else context.data.held_out
+    return [row for row in rows if row.reasoning is not None and (row.text, row.label) not in shown]
+
+
+def rgen_inputs(context: Context, triples: str) -> dict[str, Any]:
+    """What decides R-Gen's weights, with the triples of that hash."""
+    options, data = context.recipe.rgen, context.data
+    own, held = (
+        [[row.text, row.label, row.reasoning] for row in own_reasonings(context, part)]
+        for part in ("train", "validation")
+    )
+    inputs = training_inputs(context) | {
+        "triples": triples,
+        "rgen": options.model_dump(mode="json", exclude=NOT_THE_RESULT),
+    }
+    inputs |= context.question_inputs()
+    if own or held:
+        inputs["own"] = digest_of([own, held, data.labels, context.recipe.data.instruction])
+    return inputs
+
+
+def outdated_rgen(context: Context) -> str | None:
+    """What the recipe, the triples or the base model would train R-Gen from that is another now, in a sentence; None if
+    nothing is, or there is no R-Gen. Triples that cannot be read any more are taken to be as they were."""
+    if (done := context.run.rgen.done()) is None:
+        return None
+    before = {key: value for key, value in done["inputs"].items() if key != _OF_THE_GENERATION}
+    try:
+        triples = context.data.triples_digest()
+    except RirError:
+        triples = before["triples"]
+    now = {key: value for key, value in rgen_inputs(context, triples).items() if key != _OF_THE_GENERATION}
+    if not (found := changes(before, now)):
+        return None
+    more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+    return (
+        f"R-Gen was trained otherwise than the recipe says now ({found[0]}{more}). "
+        "`rir-mlx train-rgen` trains it again, and `rir-mlx augment` then writes the reasonings again."
+    )

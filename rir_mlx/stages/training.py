@@ -24,7 +24,8 @@ from rir_mlx.prompting.examples import Lesson, TrainingExample, TrainingExamples
 from rir_mlx.prompting.prompts import Prompt, answers_twice, reasons_first
 from rir_mlx.prompting.room import check_room
 from rir_mlx.stages.checking import warn_about_data
-from rir_mlx.stages.context import Context, check_number_formats, exclusive, is_due
+from rir_mlx.stages.context import NOT_THE_RESULT, Context, check_number_formats, exclusive, is_due, training_inputs
+from rir_mlx.stages.reasoning_model import own_reasonings, rgen_inputs
 from rir_mlx.storage.digests import digest_of
 from rir_mlx.storage.layout import Stage
 from rir_mlx.training.checkpoints import Checkpoints, earlier_training
@@ -35,8 +36,6 @@ from rir_mlx.training.memory import Stored, Trained
 from rir_mlx.training.trackers import check_installed
 from rir_mlx.types import CONTROLS, Arm
 
-_NOT_THE_RESULT = {"steps_per_report", "save_every", "report_to", "grad_checkpoint", "compile", "shared_prefix"}
-"""Keys of a training that change how it runs, not what comes out."""
 _NOT_OF_THIS_ARM = {"arms", "seeds", "learning_curve"}
 CURVE_PARTS = (25, 50)
 """Percent of the training rows that a learning curve is trained on, beside all of them."""
@@ -50,19 +49,10 @@ def train_rgen(context: Context) -> None:
     rows that have a reasoning of their own. Rows that `augment_rows` would refuse are refused here already."""
     refuse_test_rows(context.recipe.data)
     stage, options, seed = context.run.rgen, context.recipe.rgen, context.recipe.seed
-    data = context.data
-    own = [[row.text, row.label, row.reasoning] for row in _own(context, "train")]
-    held = [[row.text, row.label, row.reasoning] for row in _own(context, "validation")]
-    inputs = training_inputs(context) | {
-        "triples": context.data.triples.digest,
-        "rgen": options.model_dump(mode="json", exclude=_NOT_THE_RESULT),
-    }
-    inputs |= context.question_inputs()
-    if own or held:
-        inputs["own"] = digest_of([own, held, data.labels, context.recipe.data.instruction])
+    inputs = rgen_inputs(context, context.data.triples.digest)
     if not _training_due(context, stage, inputs, "R-Gen"):
         return
-    if not own and not context.data.triples.train:
+    if not own_reasonings(context, "train") and not context.data.triples.train:
         raise UserError(
             "R-Gen has nothing to learn from: there is no reasoning.source, and no row has a reasoning of its own.",
             hint="Name triples in reasoning.source, or the column of your own reasonings in data.reasoning_column.",
@@ -79,30 +69,6 @@ def train_rgen(context: Context) -> None:
     _train(context, stage, inputs, job, {"what": "R-Gen"})
 
 
-def training_inputs(context: Context) -> dict[str, Any]:
-    """What decides the weights of every trained model alike. The backend does not: both compute the same."""
-    recipe = context.recipe
-    lora = {} if recipe.fine_tune_type == "full" else recipe.lora_parameters.model_dump(mode="json")
-    return {
-        "model": context.model.files.fingerprint,
-        "fake": context.backend.name == "fake",
-        "dtype": recipe.dtype,
-        "seed": recipe.seed,
-        "max_seq_length": recipe.max_seq_length,
-        "date": recipe.date,
-        "fine_tune_type": recipe.fine_tune_type,
-        "num_layers": recipe.num_layers,
-        "lora_parameters": lora,
-    }
-
-
-def _own(context: Context, part: str) -> list[Row]:
-    """The part's rows with a reasoning of their own, but those that the prompt shows."""
-    shown = {(example.text, example.label) for example in context.question.examples}
-    rows = context.data.train if part == "train" else context.data.held_out
-    return [row for row in rows if row.reasoning is not None and (row.text, row.label) not in shown]
-
-
 def rgen_examples(context: Context, part: str) -> TrainingExamples:
     """What R-Gen learns from: the triples' part, and the rows' own reasonings behind the prompt that it will get."""
     codec, question, limit = context.model.codec, context.question, context.recipe.max_seq_length
@@ -116,7 +82,9 @@ def rgen_examples(context: Context, part: str) -> TrainingExamples:
         lesson(question.of_triple(triple.question, triple.answer), triple.reasoning, f"triple {number}")
         for number, triple in enumerate(triples, 1)
     )
-    from_rows = (lesson(question.of_row(row.text, row.label), row.reasoning, row.id) for row in _own(context, part))
+    from_rows = (
+        lesson(question.of_row(row.text, row.label), row.reasoning, row.id) for row in own_reasonings(context, part)
+    )
     return joined(*(encode_examples(codec, rows, limit) for rows in (from_triples, from_rows)))
 
 
@@ -185,7 +153,7 @@ def train_chooser(context: Context, half: int, rows: Sequence[Row]) -> Stage:
         "chooser": half,
         "rows": digest_of([[row.text, row.label, row.reasoning, *map(list, row.shares)] for row in rows]),
         "task": asdict(replace(context.task, no_label=None)),
-        "classifier": options.model_dump(mode="json", exclude=_NOT_THE_RESULT | _NOT_OF_THIS_ARM | {"multitask_alpha"}),
+        "classifier": options.model_dump(mode="json", exclude=NOT_THE_RESULT | _NOT_OF_THIS_ARM | {"multitask_alpha"}),
     }
     if stage.why_not_done(inputs) is None and not context.force:
         return stage
@@ -211,7 +179,7 @@ def train_chooser(context: Context, half: int, rows: Sequence[Row]) -> Stage:
 def arm_inputs(context: Context, arm: Arm, seed: int) -> dict[str, Any]:
     """What decides the weights of an arm. The augmentation of an arm that learns reasonings is finished."""
     recipe = context.recipe
-    unused = _NOT_THE_RESULT | _NOT_OF_THIS_ARM | _keys_unused(arm)
+    unused = NOT_THE_RESULT | _NOT_OF_THIS_ARM | _keys_unused(arm)
     inputs = training_inputs(context) | {
         "seed": seed,
         "arm": arm,

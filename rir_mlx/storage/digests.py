@@ -47,6 +47,7 @@ _STANDS_FOR = {
     "augmented": "the reasonings",
     "row_ids": "the places of the rows in their files",
     "test_ids": "the places of the test rows in their files",
+    "writer.revision": "the base model",
     "writer.adapter": "R-Gen's adapter",
     "scorer.adapter": "R-Gen's adapter",
     "adapter": "the trained weights",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from commands import Finished, Run
+from tiny import make_tiny_llama
 
 pytestmark = pytest.mark.slow
 
@@ -14,6 +16,10 @@ pytestmark = pytest.mark.slow
 def warnings(folder: Path) -> list[str]:
     found = json.loads((folder / "runs/small/evaluation/comparison.json").read_text(encoding="utf-8"))["warnings"]
     return [text for text in found if "trained otherwise" in text or "were written before" in text]
+
+
+def recipe_model(recipe: Path) -> Path:
+    return Path(recipe.read_text(encoding="utf-8").splitlines()[0].removeprefix("model: "))
 
 
 def test_an_evaluation_says_that_the_recipe_would_train_otherwise_now(rir: Run, finished: Finished) -> None:
@@ -44,3 +50,46 @@ def test_a_training_says_that_rgen_would_write_other_reasonings_now(rir: Run, fi
     assert "were written before" not in rir("train-classifier", "runs/small", "-q").err
     rir("evaluate", "runs/small", "-q")
     assert warnings(finished.folder) == []
+
+
+@pytest.mark.parametrize(
+    ("edit", "what"),
+    [("rgen.epochs=2", "rgen.epochs was 1, is 2"), ("reasoning.max_samples=40", "the reasoning triples have changed")],
+)
+def test_an_augmentation_says_that_rgen_would_be_trained_otherwise_now(
+    rir: Run, finished: Finished, edit: str, what: str
+) -> None:
+    """`augment` with an edited `rgen` or other triples wrote with the R-Gen before, in silence, and so did all that
+    came after it."""
+    sentence = f"R-Gen was trained otherwise than the recipe says now ({what}"
+    for arguments in (["augment"], ["augment", "--force"], ["train-classifier", "--force"], ["evaluate"]):
+        said = rir(arguments[0], "runs/small", "-q", "-s", edit, *arguments[1:])
+        assert said.code == 0
+        assert " ".join((said.err + said.out).split()).count(sentence) == 1, arguments
+    assert [text.startswith(sentence) for text in warnings(finished.folder)] == [True]
+    rir("run", "runs/small", "-q")
+    assert warnings(finished.folder) == []
+
+
+def test_an_augmentation_goes_without_the_triples(rir: Run, finished: Finished) -> None:
+    """R-Gen has learned from them already: nothing else needs their file."""
+    (finished.folder / "triples.jsonl").unlink()
+    said = rir("augment", "runs/small", "--force")
+    assert said.code == 0
+    assert "trained otherwise" not in said.err
+
+
+def test_a_training_says_that_the_reasonings_are_of_another_base_model(rir: Run, finished: Finished) -> None:
+    """The folder of the base model got other weights: arms were trained from these on reasonings that an R-Gen of the
+    old ones wrote, in silence."""
+    model = finished.folder / "base"
+    recipe = finished.folder / "small.yaml"
+    shutil.copytree(recipe_model(recipe), model)
+    recipe.write_text(
+        recipe.read_text(encoding="utf-8").replace(str(recipe_model(recipe)), str(model)), encoding="utf-8"
+    )
+    assert rir("run", "small.yaml", "-q").code == 0
+    make_tiny_llama(model, seed=5)
+    said = " ".join(rir("train-classifier", "runs/small", "-q").err.split())
+    assert said.count("R-Gen was trained otherwise than the recipe says now (the base model has changed)") == 1
+    assert said.count("The reasonings were written before this changed: the base model has changed.") == 1
