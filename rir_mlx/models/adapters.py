@@ -53,7 +53,7 @@ def write_adapter(folder: Path, adapter: Adapter, base: ModelFiles) -> None:
         "fine_tune_type": spec.fine_tune_type,
         "num_layers": len(layers),
         "lora_parameters": {"rank": spec.rank, "scale": spec.scale, "dropout": spec.dropout, "keys": keys},
-        "base_model_name_or_path": base.name if base.revision else str(base.folder),
+        "base_model_name_or_path": base.name if base.revision else str(base.folder.resolve()),
         "revision": base.revision,
         "rir_mlx": {"base_fingerprint": base.fingerprint, "spec": asdict(spec), "about": dict(adapter.about)},
     }

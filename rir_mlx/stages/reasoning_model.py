@@ -17,6 +17,7 @@ from rir_mlx.errors import RirError, UserError
 from rir_mlx.models import adapters
 from rir_mlx.prompting.arms import ClassificationTask
 from rir_mlx.prompting.room import rgen_room
+from rir_mlx.recipe.builtin import BUILTIN
 from rir_mlx.stages.context import NOT_THE_RESULT, Context, training_inputs
 from rir_mlx.storage.digests import changes, digest_of, digest_of_file
 from rir_mlx.storage.layout import Stage
@@ -44,11 +45,19 @@ class ReasoningModel:
         self._loaded: Model | None = None
 
     def rgen_identity(self) -> dict[str, str]:
-        """R-Gen's base model and adapter, wherever it runs."""
-        files = self.context.model.files
-        named = {"model": files.name, "revision": files.revision or files.fingerprint}
-        adapter = self.context.run.rgen.adapter / adapters.MLX_WEIGHTS
-        return named | {"adapter": digest_of_file(adapter)} if adapter.is_file() else named
+        """R-Gen's base model and adapter, wherever it runs. A folder of one's own is told by its content: it counts
+        under the name under which it wrote the run's reasonings, wherever it lies now and however it is spelt."""
+        run, files = self.context.run, self.context.model.files
+        own = files.revision is None and not files.name.startswith(BUILTIN)
+        name = files.folder.resolve().name if own else files.name
+        identity = {"model": name, "revision": files.revision or files.fingerprint}
+        adapter = run.rgen.adapter / adapters.MLX_WEIGHTS
+        identity |= {"adapter": digest_of_file(adapter)} if adapter.is_file() else {}
+        inputs = (run.augmented.done() or {"inputs": {}})["inputs"]
+        for before in (inputs.get("writer", {}), inputs.get("scorer", {})) if own else ():
+            if before == identity | {"model": before.get("model")}:
+                return dict(before)
+        return identity
 
     def release(self) -> None:
         """Give R-Gen's weights up."""
