@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from functools import cached_property
 
 from rir_convert.prompt_parts import MADE_UP
@@ -18,16 +17,14 @@ from rir_convert.verification.probe import (
 from rir_mlx.backends import release_memory
 from rir_mlx.backends.base import Tokens
 from rir_mlx.classification.classifier import Classifier
-from rir_mlx.classification.loading import read_classifier
+from rir_mlx.classification.loading import read_classifier, trained_since
 from rir_mlx.data.rows import Row
 from rir_mlx.evaluation.schema import Comparison, read_comparison
-from rir_mlx.models.adapters import MLX_WEIGHTS
 from rir_mlx.prompting.codec import Codec
 from rir_mlx.prompting.prompts import Prompt, answer_format
 from rir_mlx.stages import Context
 from rir_mlx.statistics.calibration import Calibration
 from rir_mlx.storage.atomic import read_jsonl
-from rir_mlx.storage.digests import digest_of_file
 from rir_mlx.types import Arm
 
 _EFFECT_ROWS = 16
@@ -53,25 +50,13 @@ class TrainedArm:
         entry = found.entry(self.arm) if found else None
         if found is None or entry is None:
             return None
-        if all(self._measured(seed, found) for seed in entry.seeds):
+        if not trained_since(self.context.run, [(self.arm, entry.seeds)], found.run.finished):
             return found
         self.context.progress.warn(
             f"The {self.arm} classifier is not the one that {path} measured, so the model card shows no accuracy. "
             f"`rir-mlx evaluate {self.context.run.folder}` measures it."
         )
         return None
-
-    def _measured(self, seed: int, comparison: Comparison) -> bool:
-        """Whether the comparison is of this seed's weights: the evaluation's record names them, and is not newer."""
-        context = self.context
-        weights = context.trained(self.arm, seed).adapter / MLX_WEIGHTS
-        done = context.run.evaluation(self.arm + context.seed_suffix(seed)).done()
-        if done is None or not weights.is_file() or done["inputs"].get("adapter") != digest_of_file(weights):
-            return False
-        try:
-            return _time_of(done["finished"]) <= _time_of(comparison.run.finished)
-        except (KeyError, ValueError):  # changed by hand, or of another version
-            return False
 
     @cached_property
     def rows(self) -> list[tuple[Row, str]]:
@@ -113,7 +98,3 @@ class TrainedArm:
         base = answer_rows(context.backend.load(files.folder, dtype="float32"), probe, _EFFECT_ROWS)
         release_memory()
         return Reference(probe, answers, mean_difference(base, answers.rows), made_up)
-
-
-def _time_of(written: str) -> datetime:
-    return datetime.strptime(written, "%Y-%m-%dT%H:%M:%S%z")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +14,7 @@ from rir_mlx.classification.exported import ExportedRun
 from rir_mlx.classification.scoring import PredictOptions
 from rir_mlx.errors import UserError
 from rir_mlx.models import adapters
+from rir_mlx.models.fingerprint import kept_digest
 from rir_mlx.prompting.arms import ClassificationTask
 from rir_mlx.recipe.schema import Recipe
 from rir_mlx.statistics.calibration import Calibration
@@ -119,16 +122,55 @@ def arm_to_use(run: RunDir) -> tuple[Arm, str]:
         hint = f"Run `rir-mlx evaluate {run.folder}` to write it again, or name an arm."
         comparison = read_json(run.comparison, hint)
         recommended, why, chosen = (comparison.get(key) for key in ("recommended", "recommendation", "chosen"))
+        again = _trained_again(run, comparison)
         if recommended in trained:
-            return cast(Arm, recommended), f"The evaluation recommends it. {why}"
+            return cast(Arm, recommended), f"The evaluation recommends it{again}. {why}"
         if chosen in trained:
             found = [entry for entry in comparison.get("entries") or () if entry.get("name") == chosen]
             validated = any(entry.get("validation_accuracy") is not None for entry in found)
             best = "is the best on the validation rows" if validated else "generates the fewest tokens"
-            told = f"Of the arms that reason it {best}." if found else "The evaluation chose it."
+            told = f"Of the arms that reason it {best}{again}." if found else f"The evaluation chose it{again}."
             return cast(Arm, chosen), f"{told} {why}".rstrip() if why else told
     order: tuple[Arm, ...] = ("qra", "qarqa", "qar", "multitask", "curriculum", "qa", *CONTROLS)
     return next(arm for arm in order if arm in trained), ""
+
+
+def trained_since(run: RunDir, measured: Iterable[tuple[str, Sequence[int]]], finished: str) -> list[str]:
+    """Of arms with their seeds that an evaluation of a run, `finished` at that time, `measured`: those of which other
+    weights lie in the run now, or were measured since. Weights that are gone do not count."""
+    return [arm for arm, seeds in measured if not all(_is_measured(run, name, finished) for name in _names(arm, seeds))]
+
+
+def _names(arm: str, seeds: Sequence[int]) -> list[str]:
+    return [arm + (f"-seed{seed}" if place else "") for place, seed in enumerate(seeds)]
+
+
+def _is_measured(run: RunDir, name: str, finished: str) -> bool:
+    weights = run.classifier(name).adapter / adapters.MLX_WEIGHTS
+    if not weights.is_file():
+        return True
+    done = run.evaluation(name).done()
+    if done is None or kept_digest(weights)[:16] != done["inputs"].get("adapter"):
+        return False
+    try:
+        return _time_of(done["finished"]) <= _time_of(finished)
+    except (KeyError, ValueError):  # changed by hand, or of another version
+        return False
+
+
+def _time_of(written: str) -> datetime:
+    return datetime.strptime(written, "%Y-%m-%dT%H:%M:%S%z")
+
+
+def _trained_again(run: RunDir, comparison: dict[str, Any]) -> str:
+    """What a sentence about an evaluation says of arms that were trained since; empty if none was."""
+    measured = [
+        (entry["name"], entry["seeds"])
+        for entry in comparison.get("entries") or ()
+        if entry.get("kind") != "baseline" and entry.get("seeds")
+    ]
+    found = trained_since(run, measured, (comparison.get("run") or {}).get("finished", ""))
+    return f", but {' and '.join(found)} {'was' if len(found) == 1 else 'were'} trained again since" if found else ""
 
 
 def classifier_identity(run: RunDir, model: RecipeModel, arm: Arm, options: PredictOptions) -> str:

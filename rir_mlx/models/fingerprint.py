@@ -49,11 +49,11 @@ def fingerprint(folder: Path, weights: Iterable[Path]) -> str:
     used |= {path.name: path for path in weights}
     digest = hashlib.sha256()
     for name in sorted(used):
-        digest.update(f"{name}:{_digest(used[name])}\n".encode())
+        digest.update(f"{name}:{kept_digest(used[name])}\n".encode())
     return digest.hexdigest()[:16]
 
 
-def _digest(path: Path) -> str:
+def kept_digest(path: Path) -> str:
     """SHA-256 of a file's bytes; of a large file that has not changed, as it was kept."""
     state = path.stat()
     if state.st_size < _LARGE:

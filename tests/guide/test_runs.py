@@ -124,8 +124,8 @@ def test_predictions_that_are_missing_are_not_called_damaged(evaluated_run: Path
 
 def test_how_the_recipes_differ_is_said_in_words(evaluated_run: Path, changed: Changed) -> None:
     other = changed("other", lambda rows: rows)
-    text = other.recipe_file.read_text(encoding="utf-8").replace("max_seq_length: 320", "max_seq_length: 256")
-    other.recipe_file.write_text(text.replace("name: small", "name: other"), encoding="utf-8")
+    text = other.comparison.read_text(encoding="utf-8").replace("max_seq_length: 320", "max_seq_length: 256")
+    other.comparison.write_text(text.replace("name: small", "name: other"), encoding="utf-8")
     assert compare_runs(RunDir(evaluated_run), other).recipe == ("max_seq_length was 320, is 256",)
 
 
@@ -213,3 +213,29 @@ def test_every_family_that_the_tests_run_is_said_to_be_known_and_no_other() -> N
     from rir_mlx.models.families import VERIFIED
 
     assert {getattr(transformers, config).model_type for config, _ in FAMILIES.values()} == set(VERIFIED)
+
+
+def test_figures_of_weights_that_were_trained_again_are_told(
+    rir: Run, evaluated_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After `train-classifier` with an edited recipe, `runs`, `report`, `compare` and `classify` showed the figures of
+    the weights before as those of the run; `compare` put the edited recipe beside them."""
+    shutil.copytree(evaluated_run, evaluated_run.parent / "second")
+    monkeypatch.chdir(evaluated_run.parent.parent)
+    before = "trained again since"
+    for arguments in (["runs"], ["report", "small", "--no-open"], ["compare", "small", "second"]):
+        assert before not in "".join([rir(*arguments).out, rir(*arguments).err])
+    assert rir("train-classifier", "runs/small", "-q", "-s", "classifier.epochs=2", "--arm", "qra").code == 0
+    [small] = [run for run in list_runs(evaluated_run.parent) if run.name == "small"]
+    assert small.since == ("qra",)
+    listed, reported, told = rir("runs"), rir("report", "small", "--no-open"), rir("compare", "small", "second")
+    assert before in listed.out
+    assert reported.out.strip() == "runs/small/report.html"
+    assert "qra of small was trained again since: these are the figures of before." in reported.err
+    assert "qra of small was trained again since: these are the figures of before." in told.out
+    assert "The recipes are the same." in told.out, "those that were evaluated"
+    assert "qra was trained again since" in rir("classify", "i feel happy", "--run", "runs/small").err
+    assert rir("evaluate", "runs/small", "-q").code == 0
+    for arguments in (["runs"], ["report", "small", "--no-open"], ["compare", "small", "second"]):
+        assert before not in "".join([rir(*arguments).out, rir(*arguments).err])
+    assert "classifier.epochs was 2, is 1" in rir("compare", "small", "second").out

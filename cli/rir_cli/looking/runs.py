@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -64,6 +65,7 @@ def _arms(run: RunSummary) -> str:
     return (
         ", ".join(
             f"{arm} {'not measured' if accuracy is None else f'{accuracy:.1%}'}{' (chosen)' * (arm == run.chosen)}"
+            f"{' (trained again since)' * (arm in run.since)}"
             for arm, accuracy in run.arms.items()
         )
         or "nothing is trained yet"
@@ -150,9 +152,16 @@ def report(
     runs: RunsOption = RUNS,
 ) -> None:
     """Open a run's report in the browser. Where there is no terminal, its path is printed."""
+    from rir_mlx.errors import RirError
+    from rir_mlx.evaluation.schema import read_comparison
     from rir_mlx.guide.runs.listing import find_existing
+    from rir_mlx.guide.runs.pairing import since_measured
 
-    found: Path = find_existing(run, runs, lambda run: run.report.is_file(), "a report").report
+    of_run = find_existing(run, runs, lambda run: run.report.is_file(), "a report")
+    found: Path = of_run.report
+    with suppress(RirError):  # of another version, which its page is as well
+        if of_run.comparison.is_file() and (since := since_measured(of_run, read_comparison(of_run.comparison))):
+            tell(f"note: {since}", err=True)
     typer.echo(str(found))
     if not no_open and sys.stdout.isatty():
         typer.launch(found.resolve().as_uri())

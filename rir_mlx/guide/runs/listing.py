@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from rir_mlx.classification.loading import trained_since
 from rir_mlx.errors import RirError, UserError, did_you_mean
 from rir_mlx.evaluation.schema import Comparison, read_comparison
 from rir_mlx.storage.layout import RunDir, all_runs
@@ -20,7 +21,8 @@ from rir_mlx.types import RUNS
 class RunSummary:
     """`accuracy` is that of each arm and baseline on the `test_rows` (empty before an evaluation), `trained` the arms
     with weights, `chosen` the reasoning arm that the evaluation chose. `written` is the time of the last
-    artifact (ISO 8601), `size` the bytes of the folder. `problem`: why the run cannot be read."""
+    artifact (ISO 8601), `size` the bytes of the folder. `problem`: why the run cannot be read.
+    `since`: the measured arms that were trained again since: their accuracy is that of before."""
 
     name: str
     folder: Path
@@ -32,6 +34,7 @@ class RunSummary:
     written: str
     size: int
     problem: str = ""
+    since: tuple[str, ...] = ()
 
     @property
     def arms(self) -> dict[str, float | None]:
@@ -46,10 +49,13 @@ def list_runs(runs: Path) -> list[RunSummary]:
 
 def _summary(run: RunDir) -> RunSummary:
     comparison: Comparison | None = None
-    model = problem = ""
+    model, problem, since = "", "", list[str]()
     try:
         model = run.recipe().model
         comparison = read_comparison(run.comparison) if run.comparison.is_file() else None
+        if comparison:
+            measured = [(entry.name, entry.seeds) for entry in comparison.entries if entry.kind != "baseline"]
+            since = trained_since(run, measured, comparison.run.finished)
     except RirError as error:
         problem = error.what
     return RunSummary(
@@ -63,6 +69,7 @@ def _summary(run: RunDir) -> RunSummary:
         _written(run),
         _size(run.folder),
         problem,
+        tuple(since),
     )
 
 

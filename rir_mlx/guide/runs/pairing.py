@@ -16,9 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from rir_mlx.classification.loading import trained_since
 from rir_mlx.errors import UserError
 from rir_mlx.evaluation.schema import Comparison, EntryResult, read_comparison
 from rir_mlx.progress import counted
+from rir_mlx.recipe.loading import parse_yaml
 from rir_mlx.statistics.intervals import Interval
 from rir_mlx.statistics.paired_tests import PairedComparison, compare, is_significant
 from rir_mlx.storage.atomic import read_jsonl
@@ -93,8 +95,8 @@ def compare_runs(first: RunDir, second: RunDir) -> RunPair:
         rows,
         len(places),
         pairs,
-        tuple(_recipe_changes(first, second)),
-        tuple(notes),
+        tuple(_recipe_changes(comparisons)),
+        (*notes, *_since((first, second), comparisons)),
     )
 
 
@@ -120,12 +122,28 @@ def _accuracy(entry: EntryResult | None) -> Interval | None:
     return None if entry is None else entry.metrics.accuracy
 
 
-def _recipe_changes(first: RunDir, second: RunDir) -> list[str]:
-    """How the second run's recipe differs from the first's."""
-    recipes = [run.recipe().model_dump(mode="json") for run in (first, second)]
+def since_measured(run: RunDir, comparison: Comparison) -> str | None:
+    """That arms were trained again since a run was evaluated, in a sentence; None if none was."""
+    measured = [(entry.name, entry.seeds) for entry in comparison.entries if entry.kind != "baseline"]
+    if not (found := trained_since(run, measured, comparison.run.finished)):
+        return None
+    return (
+        f"{' and '.join(found)} of {run.folder.name} {'was' if len(found) == 1 else 'were'} trained again since: these "
+        f"are the figures of before. `rir-mlx evaluate {run.folder}` measures again."
+    )
+
+
+def _since(runs: tuple[RunDir, RunDir], comparisons: Sequence[Comparison]) -> list[str]:
+    found = (since_measured(run, comparison) for run, comparison in zip(runs, comparisons, strict=True))
+    return [what for what in found if what]
+
+
+def _recipe_changes(comparisons: Sequence[Comparison]) -> list[str]:
+    """How the second run's recipe differs from the first's, as they were when they were evaluated."""
+    recipes = [parse_yaml(comparison.run.recipe) for comparison in comparisons]
     for recipe in recipes:
         for key in _NOT_THE_RESULT:
-            del recipe[key]
+            recipe.pop(key, None)
         for section in recipe.values():
             if isinstance(section, dict):
                 section.update(
