@@ -20,7 +20,9 @@ def calibration_error(correct: NDArray[np.bool_], confidence: FloatArray) -> tup
     groups of equal size. A group's squared gap between mean confidence and share of correct answers is estimated
     without bias: the gap's variance is subtracted (Kumar, Liang and Ma 2019, arXiv:1909.10155; Bröcker 2012). So a
     perfectly calibrated classifier is at 0, where the plug-in estimate, such as the usual ECE, is always above. What is
-    below 0 by chance counts as 0; there the interval covers more often than in 95 %. Several seeds are treated as if
+    below 0 by chance counts as 0; there the interval covers more often than in 95 %. So it does with few rows: groups
+    whose rows are all correct show no variance, and in the interval each group counts half a correct and half a wrong
+    row more (Jeffreys). Several seeds are treated as if
     the draw of rows moved all of them alike. From one row nothing can be estimated: it is the row's own gap, from 0 to
     1. Without rows it is NaN."""
     seeds, rows = correct.shape
@@ -48,6 +50,8 @@ def _squared_error(correct: NDArray[Any], confidence: FloatArray) -> tuple[float
     sizes = np.array([len(group) for group in groups], dtype=np.float64)
     variances = np.array([group.var(ddof=1) for group in groups])
     squares = np.array([group.mean() ** 2 for group in groups]) - variances / sizes
-    noise = 4 * np.maximum(0.0, squares) * variances / sizes + 2 * variances**2 / (sizes * (sizes - 1))
+    shares = np.array([group.sum() + 0.5 for group in np.array_split(correct[order], len(groups))]) / (sizes + 1)
+    likely = np.maximum(variances, shares * (1 - shares))
+    noise = 4 * np.maximum(0.0, squares) * likely / sizes + 2 * likely**2 / (sizes * (sizes - 1))
     weights = sizes / len(gaps)
     return float(weights @ squares), math.sqrt(float(weights**2 @ noise))
