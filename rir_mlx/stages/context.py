@@ -290,6 +290,7 @@ def is_due(context: Context, stage: Stage, inputs: dict[str, Any], what: str, *,
     if why is None and not context.force:
         context.progress.say(f"{what}: already done with these inputs, skipped → {stage.folder}")
         _say_other_format(context, stage, what)
+        _keep_place_of_model(context)
         return False
     reason = "--force was given" if why is None else why
     context.progress.say(f"{what}: runs" + (f", because {reason}." if reason else "."))
@@ -297,6 +298,14 @@ def is_due(context: Context, stage: Stage, inputs: dict[str, Any], what: str, *,
     if begins:
         context.save_recipe()
     return True
+
+
+def _keep_place_of_model(context: Context) -> None:
+    """Where the same base model is named otherwise now, the run names it so: its folder may have moved."""
+    run = context.run
+    if run.recipe_file.is_file() and run.recipe().model != context.recipe.model:
+        context.lock.lock()
+        context.save_recipe()
 
 
 def _say_other_format(context: Context, stage: Stage, what: str) -> None:

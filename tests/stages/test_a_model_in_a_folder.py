@@ -64,3 +64,11 @@ def test_an_adapter_names_its_base_by_a_path_that_opens_anywhere(begun: Path) ->
     """`base_model_name_or_path: base` is another folder in another place, or a model of the hub."""
     config = json.loads((begun / "rgen/adapter/adapter_config.json").read_text(encoding="utf-8"))
     assert config["base_model_name_or_path"] == str((begun.parent.parent / "base").resolve())
+
+
+def test_a_run_names_the_place_where_its_model_lies_now(rir: Run, begun: Path) -> None:
+    """Nothing was to do, and the run's recipe kept the place of before, where `classify` found no model."""
+    (begun.parent.parent / "base").rename(begun.parent.parent / "elsewhere")
+    assert rir("run", "small.yaml", "-q", "-s", "model=elsewhere").code == 0
+    assert RunDir(begun).recipe().model.endswith("elsewhere")
+    assert rir("classify", "so glad", "--run", "runs/small").code == 0
