@@ -50,7 +50,7 @@ class TrainedArm:
         entry = found.entry(self.arm) if found else None
         if found is None or entry is None:
             return None
-        if not trained_since(self.context.run, [(self.arm, entry.seeds)], found.run.finished):
+        if not trained_since(self.context.run, [(self.arm, entry.seeds)], found.run.finished, gone_too=True):
             return found
         self.context.progress.warn(
             f"The {self.arm} classifier is not the one that {path} measured, so the model card shows no accuracy. "

@@ -135,22 +135,25 @@ def arm_to_use(run: RunDir) -> tuple[Arm, str]:
     return next(arm for arm in order if arm in trained), ""
 
 
-def trained_since(run: RunDir, measured: Iterable[tuple[str, Sequence[int]]], finished: str) -> list[str]:
+def trained_since(
+    run: RunDir, measured: Iterable[tuple[str, Sequence[int]]], finished: str, *, gone_too: bool = False
+) -> list[str]:
     """Of arms with their seeds that an evaluation of a run, `finished` at that time, `measured`: those of which other
-    weights lie in the run now, or were measured since. Weights that are gone do not count."""
-    return [arm for arm, seeds in measured if not all(_is_measured(run, name, finished) for name in _names(arm, seeds))]
+    weights lie in the run now, or were measured since. Weights that are gone count only if `gone_too`."""
+    names = {
+        arm: [arm + (f"-seed{seed}" if place else "") for place, seed in enumerate(seeds)] for arm, seeds in measured
+    }
+    there = {arm: [name for name in found if gone_too or _weights(run, name).is_file()] for arm, found in names.items()}
+    return [arm for arm, found in there.items() if not all(_is_measured(run, name, finished) for name in found)]
 
 
-def _names(arm: str, seeds: Sequence[int]) -> list[str]:
-    return [arm + (f"-seed{seed}" if place else "") for place, seed in enumerate(seeds)]
+def _weights(run: RunDir, name: str) -> Path:
+    return run.classifier(name).adapter / adapters.MLX_WEIGHTS
 
 
 def _is_measured(run: RunDir, name: str, finished: str) -> bool:
-    weights = run.classifier(name).adapter / adapters.MLX_WEIGHTS
-    if not weights.is_file():
-        return True
-    done = run.evaluation(name).done()
-    if done is None or kept_digest(weights)[:16] != done["inputs"].get("adapter"):
+    done, weights = run.evaluation(name).done(), _weights(run, name)
+    if done is None or not weights.is_file() or kept_digest(weights)[:16] != done["inputs"].get("adapter"):
         return False
     try:
         return _time_of(done["finished"]) <= _time_of(finished)
