@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -94,6 +94,12 @@ def shortened(text: str, most: int) -> str:
 def counted(number: int, noun: str) -> str:
     """A number and what it counts: `1 row`, `2,000 rows`."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def who_were(names: Sequence[str]) -> str:
+    """The subject of a sentence about these: `qa was`, `qa, qra and qar were`."""
+    *others, last = names
+    return f"{', '.join(others)} and {last} were" if others else f"{last} was"
 
 
 def process_rank() -> int:

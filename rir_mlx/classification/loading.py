@@ -15,6 +15,7 @@ from rir_mlx.classification.scoring import PredictOptions
 from rir_mlx.errors import UserError
 from rir_mlx.models import adapters
 from rir_mlx.models.fingerprint import kept_digest
+from rir_mlx.progress import who_were
 from rir_mlx.prompting.arms import ClassificationTask
 from rir_mlx.recipe.schema import Recipe
 from rir_mlx.statistics.calibration import Calibration
@@ -173,7 +174,7 @@ def _trained_again(run: RunDir, comparison: dict[str, Any]) -> str:
         if entry.get("kind") != "baseline" and entry.get("seeds")
     ]
     found = trained_since(run, measured, (comparison.get("run") or {}).get("finished", ""))
-    return f", but {' and '.join(found)} {'was' if len(found) == 1 else 'were'} trained again since" if found else ""
+    return f", but {who_were(found)} trained again since" if found else ""
 
 
 def classifier_identity(run: RunDir, model: RecipeModel, arm: Arm, options: PredictOptions) -> str:

@@ -13,7 +13,7 @@ from rir_mlx.evaluation.judgement.case import Case
 from rir_mlx.evaluation.judgement.learning import Change, Lines, accuracy_kept_up, overfitted
 from rir_mlx.evaluation.schema import CalibrationResult, LabelMass
 from rir_mlx.evaluation.scores import FEWEST_TO_CALIBRATE, EvaluationRows
-from rir_mlx.progress import counted
+from rir_mlx.progress import counted, who_were
 from rir_mlx.prompting.prompts import answers_twice, reasons_first
 from rir_mlx.statistics.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE, at_bound
 from rir_mlx.storage.digests import changes
@@ -96,14 +96,9 @@ def trained_otherwise(inputs: Mapping[str, Mapping[str, Any]], now: Mapping[str,
     for what, arms in arms_of.items():
         more = f", and {len(what) - 1} more" if len(what) > 1 else ""
         yield (
-            f"{_who_were(arms)} trained otherwise than the recipe says now "
+            f"{who_were(arms)} trained otherwise than the recipe says now "
             f"({what[0]}{more}): these are the figures of that training. `rir-mlx train-classifier` trains again."
         )
-
-
-def _who_were(arms: Sequence[str]) -> str:
-    *others, last = arms
-    return f"{', '.join(others)} and {last} were" if others else f"{last} was"
 
 
 def of_reasonings(stats: Mapping[str, Any], arms: Sequence[Arm]) -> Iterator[str]:

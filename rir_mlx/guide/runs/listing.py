@@ -47,6 +47,12 @@ def list_runs(runs: Path) -> list[RunSummary]:
     return [_summary(run) for run in all_runs(runs)]
 
 
+def trained_again(run: RunDir, comparison: Comparison) -> list[str]:
+    """The arms that were trained again since the run was evaluated."""
+    measured = [(entry.name, entry.seeds) for entry in comparison.entries if entry.kind != "baseline"]
+    return trained_since(run, measured, comparison.run.finished)
+
+
 def _summary(run: RunDir) -> RunSummary:
     comparison: Comparison | None = None
     model, problem, since = "", "", list[str]()
@@ -54,8 +60,7 @@ def _summary(run: RunDir) -> RunSummary:
         model = run.recipe().model
         comparison = read_comparison(run.comparison) if run.comparison.is_file() else None
         if comparison:
-            measured = [(entry.name, entry.seeds) for entry in comparison.entries if entry.kind != "baseline"]
-            since = trained_since(run, measured, comparison.run.finished)
+            since = trained_again(run, comparison)
     except RirError as error:
         problem = error.what
     return RunSummary(

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from rir_mlx.classification.loading import trained_since
 from rir_mlx.errors import UserError
 from rir_mlx.evaluation.schema import Comparison, EntryResult, read_comparison
-from rir_mlx.progress import counted
+from rir_mlx.guide.runs.listing import trained_again
+from rir_mlx.progress import counted, who_were
 from rir_mlx.recipe.loading import parse_yaml
 from rir_mlx.statistics.intervals import Interval
 from rir_mlx.statistics.paired_tests import PairedComparison, compare, is_significant
@@ -124,12 +124,13 @@ def _accuracy(entry: EntryResult | None) -> Interval | None:
 
 def since_measured(run: RunDir, comparison: Comparison) -> str | None:
     """That arms were trained again since a run was evaluated, in a sentence; None if none was."""
-    measured = [(entry.name, entry.seeds) for entry in comparison.entries if entry.kind != "baseline"]
-    if not (found := trained_since(run, measured, comparison.run.finished)):
+    if not (found := trained_again(run, comparison)):
         return None
+    *others, last = found
+    subject = who_were([*others, f"{last} of {run.folder.name}"])
     return (
-        f"{' and '.join(found)} of {run.folder.name} {'was' if len(found) == 1 else 'were'} trained again since: these "
-        f"are the figures of before. `rir-mlx evaluate {run.folder}` measures again."
+        f"{subject} trained again since: these are the figures of before. "
+        f"`rir-mlx evaluate {run.folder}` measures again."
     )
 
 
