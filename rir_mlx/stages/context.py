@@ -19,6 +19,7 @@ from rir_mlx.classification.loading import seed_suffix, trained_stage
 from rir_mlx.data.loading import LabelledData, TripleData, load_labelled, load_triples
 from rir_mlx.data.rows import Row, Rows, chosen
 from rir_mlx.data.splits import draw_rows
+from rir_mlx.data.tables.sources import files_of
 from rir_mlx.errors import UserError
 from rir_mlx.evaluation.cleaning import copies
 from rir_mlx.evaluation.score_cache import MadeWith
@@ -123,10 +124,15 @@ class RunData:
             row.reasoning is None for row in self.train + self.validation
         )
 
-    def triples_digest(self) -> str:
-        """A short hash of the triples, without what the user should know of how they were read. Raises DataError."""
-        read = vars(self).get("triples") or load_triples(self.recipe.reasoning, self.recipe.seed)
-        return str(read.digest)
+    def triples_digest(self) -> str | None:
+        """A short hash of the triples, without what the user should know of how they were read. None for a data set of
+        the hub that was not read: it is not fetched for this. Raises DataError."""
+        section = self.recipe.reasoning
+        if "triples" in vars(self):
+            return self.triples.digest
+        if section.source is not None and not files_of(section.source):
+            return None
+        return load_triples(section, self.recipe.seed).digest
 
     def row_ids_digest(self) -> str:
         """A short hash of the ids of the rows that get a reasoning."""

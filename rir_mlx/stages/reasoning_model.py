@@ -209,12 +209,13 @@ def rgen_inputs(context: Context, triples: str) -> dict[str, Any]:
 
 def outdated_rgen(context: Context) -> str | None:
     """What the recipe, the triples or the base model would train R-Gen from that is another now, in a sentence; None if
-    nothing is, or there is no R-Gen. Triples that cannot be read any more are taken to be as they were."""
+    nothing is, or there is no R-Gen. Triples that cannot be read any more, or that are on the hub, are taken to be as
+    they were."""
     if (done := context.run.rgen.done()) is None:
         return None
     before = {key: value for key, value in done["inputs"].items() if key != _OF_THE_GENERATION}
     try:
-        triples = context.data.triples_digest()
+        triples = context.data.triples_digest() or before["triples"]
     except RirError:
         triples = before["triples"]
     now = {key: value for key, value in rgen_inputs(context, triples).items() if key != _OF_THE_GENERATION}

@@ -79,6 +79,16 @@ def test_an_augmentation_goes_without_the_triples(rir: Run, finished: Finished) 
     assert "trained otherwise" not in said.err
 
 
+def test_no_triples_of_the_hub_are_fetched_to_compare_them(
+    rir: Run, finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched = list[str]()
+    monkeypatch.setattr("rir_mlx.data.tables.sources.read_data_set", lambda source, *_: fetched.append(source.path))
+    for command in ("augment", "train-classifier", "evaluate"):
+        assert rir(command, "runs/small", "-q", "-s", "reasoning.source.path=somebody/triples").code == 0
+    assert fetched == []
+
+
 def test_a_training_says_that_the_reasonings_are_of_another_base_model(rir: Run, finished: Finished) -> None:
     """The folder of the base model got other weights: arms were trained from these on reasonings that an R-Gen of the
     old ones wrote, in silence."""
