@@ -132,23 +132,27 @@ class Classifier(LabelScorer):
             raise UserError(
                 "evaluate.wanted_accuracy was not measured for this way of classifying, so no threshold is known.",
                 hint="Choose --threshold yourself; or, for --samples, set evaluate.samples to the same number and run "
-                "`rir-mlx evaluate`.",
+                "`rir-mlx evaluate`, as after a change of evaluate.sample_temperature.",
             )
         return thresholds[mode].confidence
 
     def is_calibrated(self, options: PredictOptions) -> bool:
-        """Whether probabilities that are averaged over several reasonings were calibrated over as many; of other ways
-        of classifying, true."""
-        sampled = self.reasons_first and options.reason != "never" and options.samples > 1
-        return not sampled or self.calibration.samples in (None, options.samples)
+        """Whether probabilities that are averaged over several reasonings were calibrated over as many, drawn at the
+        same temperature; of other ways of classifying, true."""
+        if not self.reasons_first or options.reason == "never" or options.samples == 1:
+            return True
+        measured, drawn_at = self.calibration.samples, self.calibration.drawn_at
+        return measured in (None, options.samples) and drawn_at in (None, options.temperature)
 
     @property
     def of_samples(self) -> str:
-        """How many reasonings were averaged when that was calibrated, as the end of a sentence."""
-        measured = self.calibration.samples
+        """How many reasonings were averaged when that was calibrated, and how they were drawn, as the end of a
+        sentence."""
+        measured, drawn_at = self.calibration.samples, self.calibration.drawn_at
+        at = f" at a temperature of {drawn_at:g} (evaluate.sample_temperature)" if drawn_at is not None else ""
         if not self.calibration.rows:
             return "nothing was calibrated on validation rows"
-        return f"the validation rows had {measured} (evaluate.samples)" if measured else "evaluate.samples was 1"
+        return f"the validation rows had {measured} (evaluate.samples){at}" if measured else "evaluate.samples was 1"
 
     def _doubtful(self, predictions: Sequence[Prediction]) -> list[int]:
         """Places of predictions whose confidence is so low that a reasoning is worth generating."""

@@ -44,15 +44,21 @@ class TextEstimator:
     temperature_: float
     _values: dict[str, Any]
 
-    def use(self, classifier: Classifier, values: dict[str, Any] | None = None) -> Self:
-        """Answer with this classifier. `values` are the labels as the user gave them, by name, if they are no texts.
+    def use(
+        self,
+        classifier: Classifier,
+        values: dict[str, Any] | None = None,
+        temperature: float = PredictOptions.temperature,
+    ) -> Self:
+        """Answer with this classifier. `values` are the labels as the user gave them, by name, if they are no texts;
+        `temperature` is that of several reasonings, as the recipe has it.
 
         Raises ValueError for a parameter that is out of its range."""
         self._check_parameters()
         self.classifier_ = classifier
-        self.temperature_ = PredictOptions.temperature
+        self.temperature_ = temperature
         self._values = values or {}
-        if not classifier.is_calibrated(PredictOptions(self.reason, self.samples)):
+        if not classifier.is_calibrated(PredictOptions(self.reason, self.samples, temperature)):
             what = f"Probabilities over {self.samples} reasonings are not calibrated: {classifier.of_samples}."
             warnings.warn(what, UserWarning, stacklevel=3)
         return self
@@ -87,9 +93,8 @@ class TextEstimator:
         recipe = folder.recipe()
         files = resolve_model(recipe.model, recipe.revision, offline=offline)
         model = RecipeModel(recipe, open_backend(backend or recipe.backend), files)
-        found = cls(**parameters).use(load_classifier(folder, model, arm or default_arm(folder)))
-        found.temperature_ = recipe.evaluate.sample_temperature  # which the calibration is of
-        return found
+        classifier = load_classifier(folder, model, arm or default_arm(folder))
+        return cls(**parameters).use(classifier, temperature=recipe.evaluate.sample_temperature)
 
     @property
     def classifier(self) -> Classifier:
@@ -104,7 +109,7 @@ class TextEstimator:
     def _threshold(self) -> float | None:
         if self.threshold is not None:
             return self.threshold
-        return self.classifier.answer_from(PredictOptions(self.reason, self.samples))
+        return self.classifier.answer_from(PredictOptions(self.reason, self.samples, self.temperature_))
 
     @property
     def classes_(self) -> NDArray[Any]:

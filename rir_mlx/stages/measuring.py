@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -51,9 +52,7 @@ def measure(context: Context, arm: Arm, rows: EvaluationRows) -> MeasuredArm:
     scores, calibrations = [], []
     for seed in context.recipe.classifier.seeds:
         measured = _ArmMeasurement(context, arm, seed).scores(rows)
-        options = context.recipe.evaluate
-        calibration = calibrate(measured, rows, options.wanted_accuracy, options.samples)
-        _store(context, arm, seed, calibration)
+        calibration = _calibrated(context, (arm, seed), measured, rows)
         scores.append(measured)
         calibrations.append(calibration)
     return MeasuredArm(arm, scores, calibrations)
@@ -107,11 +106,16 @@ def score_shares(context: Context, arms: Sequence[Arm]) -> None:
             context.progress.warn(warning)
 
 
-def _store(context: Context, arm: Arm, seed: int, calibration: Calibration) -> None:
-    """Write the calibration beside the adapter that it is of."""
-    trained = context.trained(arm, seed)
-    stored = {"adapter": adapters.weights_digest(trained)}
-    write_json(trained.calibration, stored | {"calibration": calibration.as_dict()})
+def _calibrated(
+    context: Context, trained: tuple[Arm, int], scores: ClassifierScores, rows: EvaluationRows
+) -> Calibration:
+    """The calibration of an arm trained with a seed, which is written beside the adapter that it is of."""
+    options, stage = context.recipe.evaluate, context.trained(*trained)
+    calibration = calibrate(scores, rows, options.wanted_accuracy, options.samples)
+    calibration = replace(calibration, drawn_at=options.sample_temperature) if calibration.samples else calibration
+    stored = {"adapter": adapters.weights_digest(stage)}
+    write_json(stage.calibration, stored | {"calibration": calibration.as_dict()})
+    return calibration
 
 
 @exclusive
@@ -134,8 +138,7 @@ def calibrate_arm(context: Context, arm: Arm) -> None:
     clean = nothing.astype(bool)
     known = EvaluationRows(labels, truth, nothing, clean, single=single, shares=shares, copied=copied)
     measured = ClassifierScores(main_way, scores, {}, {})
-    options = context.recipe.evaluate
-    _store(context, arm, seed, calibrate(measured, known, options.wanted_accuracy, options.samples))
+    _calibrated(context, (arm, seed), measured, known)
 
 
 def held_out(context: Context) -> tuple[Sequence[Row], NDArray[np.bool_] | None]:

@@ -275,6 +275,12 @@ def test_a_threshold_over_several_reasonings_is_of_as_many(
     assert "5 reasonings are not calibrated: the validation rows had 2 (evaluate.samples)" in answered.err
     with pytest.warns(UserWarning, match="over 3 reasonings are not calibrated"):
         RirClassifier.load(evaluated_run, arm="qra", backend="fake", samples=3)
+    recipe = evaluated_run / "recipe.yaml"
+    hotter = recipe.read_text(encoding="utf-8").replace("sample_temperature: 0.7", "sample_temperature: 1.5")
+    recipe.write_text(hotter, encoding="utf-8")
+    assert rir(*asked, "2").code == 2, "a threshold fitted to reasonings drawn at 0.7 was used for others"
+    answered = rir(*asked, "2", "--threshold", "0")
+    assert "the validation rows had 2 (evaluate.samples) at a temperature of 0.7" in answered.err
 
 
 def test_several_samples_of_one_text_are_shown_with_a_reasoning(
