@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from rir_mlx.statistics.calibration_error import calibration_error
 from rir_mlx.statistics.intervals import (
+    LEVEL,
     UNDEFINED,
     FloatArray,
     Interval,
@@ -96,9 +97,10 @@ def metric_intervals(
     *,
     probabilistic: bool = True,
     shares: FloatArray | None = None,
-    seed: int = 0,
+    level: float = LEVEL,
 ) -> dict[str, Interval | None]:
-    """Each metric of `METRICS`: the mean over seeds, with a 95 % interval over rows and seeds.
+    """Each metric of `METRICS`: the mean over seeds, with an interval over rows and seeds, of 95 % unless `level` is
+    another; that of the calibration error is always of 95 %.
 
     accuracy            share of rows whose predicted label is correct
     balanced_accuracy   mean recall of the labels that occur in `truth`
@@ -127,12 +129,13 @@ def metric_intervals(
     seeds, _, labels = probabilities.shape
     columns = _columns(truth, probabilities, shares)
     exact = _scores(columns @ np.ones((len(truth), 1)), seeds, labels)
-    drawn = _scores(resampled_sums(columns, seed).T, seeds, labels)
+    drawn = _scores(resampled_sums(columns).T, seeds, labels)
     found: dict[str, Interval | None] = dict.fromkeys(METRICS)
     for name in set(names) & exact.keys():
-        found[name] = metric_interval(exact[name][0], drawn[name], _BOUNDS[name], mirrored=name == "macro_f1")
+        mirrored = name == "macro_f1"
+        found[name] = metric_interval(exact[name][0], drawn[name], _BOUNDS[name], mirrored=mirrored, level=level)
     hits = correct(truth, probabilities)
-    found["accuracy"] = share_interval(hits)
+    found["accuracy"] = share_interval(hits, level)
     if hits.all() or not hits.any():
         found |= _without_a_contrast(truth, found)
     if probabilistic:
@@ -154,16 +157,16 @@ def _without_a_contrast(truth: IndexArray, found: Mapping[str, Interval | None])
 
 
 def metric_interval(
-    values: FloatArray, draws: FloatArray, bounds: tuple[float, float], *, mirrored: bool = False
+    values: FloatArray, draws: FloatArray, bounds: tuple[float, float], *, mirrored: bool = False, level: float = LEVEL
 ) -> Interval:
     """A metric's mean with its interval, from its `values` [seeds] and its `draws` [2000, seeds] over resampled rows.
     `mirrored`: at the estimate, as the basic bootstrap is."""
     if mirrored:
         draws = np.clip(2 * values - draws, *bounds)
     if len(values) > 1 and np.ptp(values) > 0:
-        around = crossed_interval(draws.mean(0) if mirrored else values, np.cov(draws.T), bounds)
+        around = crossed_interval(draws.mean(0) if mirrored else values, np.cov(draws.T), bounds, level)
         return replace(around, value=float(values.mean()))
-    return percentile_interval(float(values.mean()), draws.mean(1))
+    return percentile_interval(float(values.mean()), draws.mean(1), level)
 
 
 def metrics_by_seed(

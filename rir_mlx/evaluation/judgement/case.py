@@ -16,7 +16,8 @@ from rir_mlx.evaluation.entries import EntryPredictions
 from rir_mlx.evaluation.judgement.learning import Change, Lines, Spread, still_falling, unstable
 from rir_mlx.evaluation.schema import EntryResult
 from rir_mlx.evaluation.scores import EvaluationRows
-from rir_mlx.statistics.intervals import Interval
+from rir_mlx.statistics.intervals import LEVEL, Interval
+from rir_mlx.statistics.metrics import metric_intervals
 
 USEFUL = 0.05
 """A gain in accuracy from which a classifier is worth having. Nothing is said to be absent that rows this few hide."""
@@ -66,11 +67,16 @@ class Case:
         found = np.unique(self.rows.test[self.rows.compared], return_counts=True)
         return self.rows.labels[int(found[0][0])] if len(found[0]) == 1 and found[1][0] > 1 else None
 
-    @property
+    @cached_property
     def beyond_chance(self) -> list[str]:
-        """The arms whose labels agree with the true ones more than by chance (MCC), whatever their accuracy."""
-        measured = {found.name: (found.cleaned or found.metrics).mcc for found in self.results if found.kind == "arm"}
-        return [name for name, agreement in measured.items() if agreement.low > 0]
+        """The arms whose labels agree with the true ones more than by chance (MCC), whatever their accuracy; corrected
+        for the number of arms, any of which may do so by chance."""
+        truth, kept, level = self.rows.test[self.rows.compared], self.rows.compared, 1 - (1 - LEVEL) / len(self.arms)
+        agreement = {
+            arm.name: metric_intervals(truth, arm.probabilities[:, kept], probabilistic=False, level=level)["mcc"]
+            for arm in self.arms
+        }
+        return [name for name, found in agreement.items() if found is not None and found.low > 0]
 
     @cached_property
     def early(self) -> dict[str, Change]:

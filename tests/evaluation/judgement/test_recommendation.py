@@ -144,6 +144,17 @@ def test_an_arm_that_pays_for_a_rare_label_with_false_alarms_has_learned_somethi
     assert "Nothing" not in (found.verdict or "")
 
 
+def test_of_many_arms_one_agrees_more_than_by_chance_by_chance() -> None:
+    """It finds 19 of 100 rare rows with 90 false alarms of 900: beside three that learned nothing, that is luck."""
+    truth = np.repeat([1, 0], [100, 900])
+    lucky, blind = np.repeat([1, 0, 1, 0], [19, 81, 90, 810]), np.zeros(1000, int)
+    alone = judged(entry("qa", lucky), truth=truth)
+    assert "But qa agrees with the true labels more than by chance" in (alone.verdict or "")
+    among_four = judged(entry("qa", lucky), *(entry(name, blind) for name in ("qra", "qar", "qarqa")), truth=truth)
+    assert "more than by chance" not in (among_four.verdict or "")
+    assert among_four.headline == headlines.NOTHING_LEARNED
+
+
 def test_an_arm_that_learned_and_was_not_chosen_is_named() -> None:
     """qar had 81 %, and the recommendation said that none beats the most frequent label."""
     arms = entry("qa", MAJORITY), entry("qra", MAJORITY, validation=0.8), entry("qar", answers(0.81, 1))
