@@ -286,9 +286,9 @@ def fit_answer_from(
 
 def _lower_bound(hits: int, rows: int, risk: float) -> float:
     """The one-sided Clopper-Pearson lower bound of a share."""
-    from scipy.stats import beta
+    from scipy.special import betaincinv
 
-    return float(beta.ppf(risk, hits, rows - hits + 1)) if hits else 0.0
+    return float(betaincinv(hits, rows - hits + 1, risk)) if hits else 0.0
 
 
 def auto_curve(

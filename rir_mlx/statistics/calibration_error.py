@@ -46,11 +46,13 @@ def _squared_error(correct: NDArray[Any], confidence: FloatArray) -> tuple[float
     """An unbiased estimate of the mean squared gap of groups of rows, and its standard deviation."""
     order = np.argsort(confidence, kind="stable")
     gaps = correct[order].astype(np.float64) - confidence[order]
-    groups = np.array_split(gaps, min(_GROUPS, len(gaps) // 2))
-    sizes = np.array([len(group) for group in groups], dtype=np.float64)
-    variances = np.array([group.var(ddof=1) for group in groups])
-    squares = np.array([group.mean() ** 2 for group in groups]) - variances / sizes
-    shares = np.array([group.sum() + 0.5 for group in np.array_split(correct[order], len(groups))]) / (sizes + 1)
+    groups = min(_GROUPS, len(gaps) // 2)
+    sizes = len(gaps) // groups + (np.arange(groups) < len(gaps) % groups)
+    starts = np.cumsum(sizes) - sizes
+    means = np.add.reduceat(gaps, starts) / sizes
+    variances = np.add.reduceat((gaps - np.repeat(means, sizes)) ** 2, starts) / (sizes - 1)
+    squares = means**2 - variances / sizes
+    shares = (np.add.reduceat(correct[order], starts, dtype=np.float64) + 0.5) / (sizes + 1)
     likely = np.maximum(variances, shares * (1 - shares))
     noise = 4 * np.maximum(0.0, squares) * likely / sizes + 2 * likely**2 / (sizes * (sizes - 1))
     weights = sizes / len(gaps)

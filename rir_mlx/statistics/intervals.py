@@ -11,7 +11,9 @@ or three seeds (`benchmarks/verdict.py`).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -117,11 +119,11 @@ def row_variances(covariance: FloatArray) -> tuple[float, float]:
 def crossed_spread(between: Any, rows: tuple[float, float], seeds: int, level: float = LEVEL) -> Any:
     """Half the width of `crossed_interval`, for the variance `between` the seeds' values (a number or an array) and
     `row_variances`."""
-    from scipy.stats import t
+    from scipy.special import stdtrit  # scipy.stats takes half a second to import, and fifty times as long here
 
     own, shared = rows
     by_seeds = np.asarray(between, dtype=np.float64) / seeds
-    quantile, few = normal_quantile(level), float(t.ppf((1 + level) / 2, seeds - 1))
+    quantile, few = normal_quantile(level), float(stdtrit(seeds - 1, (1 + level) / 2))
     total = by_seeds + shared
     weighted = np.divide(few * by_seeds + quantile * shared, np.sqrt(total), out=np.zeros_like(total), where=total > 0)
     return np.maximum(weighted, quantile * math.sqrt((own - shared) / seeds + shared))
@@ -137,19 +139,34 @@ def resampled_sums(columns: Any, seed: int = 0) -> FloatArray:
     """Sums of `columns` [columns, n], dense or sparse, over 2000 samples of n rows with replacement: [2000, columns].
 
     A sample is a vector of how often each row was drawn, so its sums are one matrix product. Samples are drawn in
-    batches, so that a hundred thousand rows need megabytes. The same seed draws the same rows for any columns."""
+    batches, so that a hundred thousand rows need megabytes. The same seed draws the same rows for any columns; those of
+    up to 4,000 rows are kept, for the next arm of an evaluation is measured on the same ones."""
     count, rows = columns.shape
-    draw = np.random.default_rng(seed)
-    sums = np.empty((RESAMPLES, count))
     at_once = max(1, min(RESAMPLES, _MAX_NUMBERS // max(1, rows)))
+    batches = _kept_samples(rows, seed) if at_once == RESAMPLES else _samples(rows, seed, at_once)
+    sums, start = np.empty((RESAMPLES, count)), 0
+    for drawn in batches:
+        sums[start : start + drawn.shape[1]] = (columns @ drawn.astype(np.float64)).T
+        start += drawn.shape[1]
+    return sums
+
+
+@lru_cache(maxsize=1)
+def _kept_samples(rows: int, seed: int) -> tuple[NDArray[np.uint8], ...]:
+    """The counts of all samples, as bytes: no row is drawn more than 255 times, where it is expected once."""
+    return tuple(drawn.astype(np.uint8) for drawn in _samples(rows, seed, RESAMPLES))
+
+
+def _samples(rows: int, seed: int, at_once: int) -> Iterator[NDArray[np.int32]]:
+    """[rows, samples] how often each row was drawn, of so many samples at a time."""
+    draw = np.random.default_rng(seed)
     together = max(1, _ROWS_COUNTED_AT_ONCE // max(1, rows))
     for start in range(0, RESAMPLES, at_once):
-        drawn = np.empty((min(at_once, RESAMPLES - start), rows))
+        drawn = np.empty((min(at_once, RESAMPLES - start), rows), dtype=np.int32)
         for samples in np.split(drawn, range(together, len(drawn), together)):
             cells = draw.integers(0, rows, samples.shape, dtype=np.int32) + rows * np.arange(len(samples))[:, None]
             samples[:] = np.bincount(cells.ravel(), minlength=samples.size).reshape(samples.shape)
-        sums[start : start + len(drawn)] = (columns @ np.ascontiguousarray(drawn.T)).T
-    return sums
+        yield np.ascontiguousarray(drawn.T)
 
 
 def wilson_interval(share: float, rows: float, level: float = LEVEL) -> Interval:

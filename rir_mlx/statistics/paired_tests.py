@@ -96,8 +96,7 @@ def detectable_difference(rows: int, seeds: int, *, compared: int = 1) -> float:
     is itself uncertain: the power is the mean over the distribution of their variance. With fewer rows than
     `FEWEST_TO_TELL_APART` it is too small."""
     from scipy.optimize import brentq
-    from scipy.special import ndtr
-    from scipy.stats import chi2
+    from scipy.special import gammaincinv, ndtr
 
     own = _DISCORDANT / rows
     level = 1 - (1 - LEVEL) / compared
@@ -105,7 +104,7 @@ def detectable_difference(rows: int, seeds: int, *, compared: int = 1) -> float:
         return (normal_quantile(level) + normal_quantile(2 * _POWER - 1)) * math.sqrt(own)
     shared, freedom = own / 2, seeds - 1
     between = 2 * _SEED_DEVIATION**2 + own - shared
-    seen = between * chi2.ppf((np.arange(_QUANTILES) + 0.5) / _QUANTILES, freedom) / freedom
+    seen = between * 2 * gammaincinv(freedom / 2, (np.arange(_QUANTILES) + 0.5) / _QUANTILES) / freedom
     spreads, deviation = crossed_spread(seen, (own, shared), seeds, level), math.sqrt(between / seeds + shared)
 
     def missing(difference: float) -> float:
@@ -121,9 +120,9 @@ def _seed_comparison(gained: int, lost: int, rows: int) -> SeedComparison:
 def mcnemar(gained: int, lost: int) -> float:
     """The p-value of McNemar's exact two-sided test, from the rows that only the second and only the first classifies
     correctly."""
-    from scipy.stats import binomtest
+    from scipy.special import bdtr
 
-    return float(binomtest(gained, gained + lost, 0.5).pvalue) if gained + lost else 1.0
+    return min(1.0, 2 * float(bdtr(min(gained, lost), gained + lost, 0.5)))
 
 
 def is_better(comparison: PairedComparison) -> bool:

@@ -91,7 +91,7 @@ def accuracy_kept_up(lines: Lines, change: Change) -> bool:
 def unstable(correct: FloatArray) -> Spread | None:
     """`correct` [seeds, rows], 0 or 1 → how far apart the seeds end, if that is more than the draw of the test rows
     makes of equal classifiers (a chi-squared test of the seeds' accuracies, whose errors the shared rows correlate)."""
-    from scipy.stats import chi2
+    from scipy.special import chdtrc
 
     seeds, rows = correct.shape
     if seeds < 2 or rows < 2:
@@ -103,7 +103,7 @@ def unstable(correct: FloatArray) -> Spread | None:
     own, shared = row_variances(np.cov(correct) / rows)
     noise = own - shared
     statistic = float(((values - values.mean()) ** 2).sum()) / noise if noise > 0 else math.inf
-    return Spread(low, high) if chi2.sf(statistic, seeds - 1) < _P else None
+    return Spread(low, high) if chdtrc(seeds - 1, statistic) < _P else None
 
 
 def _points(lines: Lines, key: str) -> list[tuple[int, float]]:
