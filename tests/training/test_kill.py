@@ -17,20 +17,20 @@ pytestmark = pytest.mark.slow
 LABELS = {"joy": "i feel happy today", "sadness": "i was sad", "anger": "now i am angry at the rain"}
 
 MOMENTS = ("rgen", "augmented/journal.jsonl", "classifier-qra", "evaluation/qra/readings.jsonl")
-"""What is there when the command is about to be killed, up to 0.2 s later: it is in its first, middle, last stages."""
+"""What is there when the command is about to be killed, up to 0.1 s later: it is in its first, middle, last stages."""
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A working folder with a recipe on the fake backend, enough rows for a second or two of work."""
+    """A working folder with a recipe on the fake backend, enough rows for a second of work."""
     make_tiny_llama(tmp_path / "model")
-    rows = [(f"{text} {n}", label) for n in range(80) for label, text in LABELS.items()]
+    rows = [(f"{text} {n}", label) for n in range(40) for label, text in LABELS.items()]
     table = "".join(f"{text},{label}\n" for text, label in rows)
     (tmp_path / "rows.csv").write_text("text,label\n" + table, encoding="utf-8")
-    triples = [{"question": t, "answer": label, "reasoning": f"because {t}"} for t, label in rows[:80]]
+    triples = [{"question": t, "answer": label, "reasoning": f"because {t}"} for t, label in rows[:40]]
     (tmp_path / "triples.jsonl").write_text("".join(json.dumps(t) + "\n" for t in triples), encoding="utf-8")
     (tmp_path / "small.yaml").write_text(
-        "model: ./model\nbackend: fake\nmax_seq_length: 320\ndata: {train: rows.csv, val_size: 30, test_size: 60}\n"
+        "model: ./model\nbackend: fake\nmax_seq_length: 320\ndata: {train: rows.csv, val_size: 15, test_size: 30}\n"
         "reasoning: {source: triples.jsonl, val_size: 15}\nrgen: {epochs: 1}\nclassifier: {epochs: 1}\n"
         "augment: {max_tokens: 24}\nevaluate: {max_reasoning_tokens: 24}\n",
         encoding="utf-8",
@@ -66,7 +66,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_rows_and_weights(folder
         process = start(folder, "killed", "-q")
         while process.poll() is None and not list((folder / "killed/small").glob(moment)):
             time.sleep(0.001)
-        time.sleep(rng.uniform(0, 0.2))
+        time.sleep(rng.uniform(0, 0.1))
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
             kills += 1
@@ -80,7 +80,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_rows_and_weights(folder
     assert len(readings) == 4
     assert read_once(folder / "killed/small") == readings
     keys = [json.loads(line)["key"] for line in (folder / "killed/small/augmented/journal.jsonl").open()]
-    assert len(keys) == len(set(keys)) == 180
+    assert len(keys) == len(set(keys)) == 90
     assert not list((folder / "killed" / "small").rglob("*.tmp"))
 
 

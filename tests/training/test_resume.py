@@ -242,21 +242,22 @@ def test_a_new_best_is_kept_with_the_weights_that_made_it(tmp_path: Path) -> Non
 
 # real processes
 
-STEPS = 40
+STEPS = 20
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A working folder with a classifier to train for a few seconds, dropout, validation and checkpoints included."""
+    """A working folder with a classifier to train for a second, dropout, validation and checkpoints included."""
     make_tiny_llama(tmp_path / "model")
     labels = {"joy": "i feel happy today", "sadness": "i was sad", "anger": "now i am angry at the rain"}
     rows = [f"{text} {'my friend ' * (n % 5)}{n},{label}\n" for n in range(40) for label, text in labels.items()]
     (tmp_path / "rows.csv").write_text("text,label\n" + "".join(rows), encoding="utf-8")
     (tmp_path / "small.yaml").write_text(
-        "model: ./model\nmax_seq_length: 320\ndtype: float32\nlora_parameters: {rank: 4, dropout: 0.2}\n"
+        "model: ./model\nmax_seq_length: 320\ndtype: float32\n"
+        "lora_parameters: {rank: 4, dropout: 0.2, keys: [self_attn.q_proj, mlp.up_proj]}\n"
         "data: {train: rows.csv, val_size: 15, test_size: 15}\n"
-        f"classifier: {{arms: [qa], iters: {STEPS}, batch_size: 4, learning_rate: 1e-3, steps_per_eval: 20, "
-        "save_every: 5, steps_per_report: 1}\n",
+        f"classifier: {{arms: [qa], iters: {STEPS}, batch_size: 4, learning_rate: 1e-3, steps_per_eval: 10, "
+        "save_every: 4, steps_per_report: 1}\n",
         encoding="utf-8",
     )
     return tmp_path
@@ -274,6 +275,14 @@ def await_path(process: Running, pattern: str, folder: Path) -> None:
     """Until a path of that pattern is there, or the process has ended."""
     deadline = time.monotonic() + 120
     while process.poll() is None and not any(folder.glob(pattern)):
+        assert time.monotonic() < deadline
+        time.sleep(0.0005)
+
+
+def await_lines(process: Running, path: Path, more: int) -> None:
+    """Until the file has so many more lines, or the process has ended."""
+    deadline, lines = time.monotonic() + 120, path.read_bytes().count(b"\n") + more
+    while process.poll() is None and path.read_bytes().count(b"\n") < lines:
         assert time.monotonic() < deadline
         time.sleep(0.0005)
 
@@ -305,7 +314,8 @@ def test_a_training_killed_at_any_moment_ends_with_the_same_bytes(folder: Path, 
         if moment == "write":
             await_path(process, "checkpoints/.*.tmp", stage)
         else:
-            time.sleep(rng.uniform(0, 0.4))
+            await_lines(process, stage / "metrics.jsonl", rng.randint(0, 3))
+            time.sleep(rng.uniform(0, 0.02))
         kills.append(kill(process))
     assert sum(kills) >= 2
     assert (stage / "checkpoints").is_dir()
@@ -348,25 +358,17 @@ def test_an_interrupt_keeps_the_step_and_other_inputs_are_refused(folder: Path) 
     made_from = stage / "checkpoints/inputs.json"
     ours = made_from.read_text(encoding="utf-8")
     made_from.write_text(ours.replace('"number_format": "', '"number_format": "not '), encoding="utf-8")
-    elsewhere = start(folder, "runs", name)
-    _, err = elsewhere.communicate(timeout=60)
-    assert elsewhere.returncode == 2
-    assert "number_format was not " in err
-    made_from.write_text(ours, encoding="utf-8")
-
+    table = (folder / "rows.csv").read_text()
+    (folder / "rows.csv").write_text(table + "one more,joy\n")
     refused = start(folder, "runs", name, "--set", "classifier.learning_rate=0.5")
     _, err = refused.communicate(timeout=60)
     assert refused.returncode == 2
+    assert "number_format was not " in err
     assert "classifier.learning_rate was 0.001, is 0.5" in err
+    assert "the rows, labels or splits have changed" in err
     assert "--force" in err
     assert "0.001" in (folder / "runs/small/recipe.yaml").read_text()
-
-    table = (folder / "rows.csv").read_text()
-    (folder / "rows.csv").write_text(table + "one more,joy\n")
-    refused = start(folder, "runs", name)
-    _, err = refused.communicate(timeout=60)
-    assert refused.returncode == 2
-    assert "the rows, labels or splits have changed" in err
+    made_from.write_text(ours, encoding="utf-8")
     (folder / "rows.csv").write_text(table)
 
     again = start(folder, "runs", name)
