@@ -12,15 +12,12 @@ def drawn(logits: np.ndarray, seeds: range) -> np.ndarray:
     """A token for each seed by the two stages, in float64. `logits` is [vocabulary] or [seeds, vocabulary]."""
     vocabulary = logits.shape[-1]
     blocks, width = blocks_of(vocabulary)
-    tokens = []
-    for row, seed in enumerate(seeds):
-        own = logits[row] if logits.ndim == 2 else logits
-        noise = gumbel_noise(seed, 0, (1, blocks + width))[0]
-        cut = np.pad(own, (0, blocks * width - vocabulary), constant_values=-np.inf).reshape(blocks, width)
-        with np.errstate(divide="ignore"):
-            block = int(np.argmax(np.log(np.exp(cut).sum(axis=1)) + noise[:blocks]))
-        tokens.append(block * width + int(np.argmax(cut[block] + noise[blocks:])))
-    return np.array(tokens)
+    noise = np.concatenate([gumbel_noise(seed, 0, (1, blocks + width)) for seed in seeds])
+    cut = np.full((len(seeds), blocks * width), -np.inf)
+    cut[:, :vocabulary] = logits
+    cut = cut.reshape(len(seeds), blocks, width)
+    block = (np.log(np.exp(cut).sum(axis=2)) + noise[:, :blocks]).argmax(1)
+    return block * width + (cut[np.arange(len(seeds)), block] + noise[:, blocks:]).argmax(1)
 
 
 @pytest.mark.parametrize("vocabulary", [1, 2, 7, 16, 4096, 128_256, 262_144])

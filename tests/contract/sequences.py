@@ -48,15 +48,22 @@ def spec_of(fine_tune_type: str, **changes: object) -> AdapterSpec:
     return AdapterSpec(fine_tune_type=fine_tune_type, rank=4, **changes)  # type: ignore[arg-type]
 
 
+_ADAPTERS: dict[tuple[str, Path, AdapterSpec, int], dict[str, np.ndarray]] = {}
+"""Those that were made: the folder of a tiny model holds the same weights for all tests."""
+
+
 def random_adapter(backend: Backend, folder: Path, spec: AdapterSpec, seed: int = 0) -> dict[str, np.ndarray]:
     """Tensors of the adapter's names and shapes, each changed by enough to move the logits."""
-    model = backend.load(folder, dtype="float32")
-    model.add_adapter(spec, seed=seed)
-    rng = np.random.default_rng(seed)
-    return {
-        name: (tensor + rng.normal(0, 0.1, tensor.shape)).astype(np.float32)
-        for name, tensor in sorted(model.trained_tensors().items())
-    }
+    made = (backend.name, folder, spec, seed)
+    if made not in _ADAPTERS:
+        model = backend.load(folder, dtype="float32")
+        model.add_adapter(spec, seed=seed)
+        rng = np.random.default_rng(seed)
+        _ADAPTERS[made] = {
+            name: (tensor + rng.normal(0, 0.1, tensor.shape)).astype(np.float32)
+            for name, tensor in sorted(model.trained_tensors().items())
+        }
+    return {name: tensor.copy() for name, tensor in _ADAPTERS[made].items()}
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

@@ -38,8 +38,7 @@ from rir_mlx.prompting.batches import step_batches
 OPTIMIZERS = ["adamw", "adam", "sgd", "rmsprop", "adagrad", "adafactor"]
 
 
-@pytest.mark.parametrize("share", [True, False])
-@pytest.mark.parametrize("fine_tune_type", TYPES)
+@pytest.mark.parametrize(("fine_tune_type", "share"), [*((kind, True) for kind in TYPES), ("lora", False)])
 def test_gradient_checkpointing_changes_nothing(
     framework: Backend, tiny: Path, fine_tune_type: str, share: bool
 ) -> None:
@@ -150,13 +149,13 @@ def test_training_goes_on_exactly_from_its_state(backend: Backend, tiny: Path, f
 
 def assert_goes_on(new: Callable[[], Model]) -> Model:
     """A model that trains on from another's state is the one that was never stopped, which is returned."""
-    batches = step_batches(some_examples(5), [[0, 1, 2], [3, 4]])
+    batches = step_batches(some_examples(3), [[0, 1, 2]])
     whole, first, second = new(), new(), new()
-    expected = [whole.train_step(batches, 1e-3 * step, seed=step) for step in range(1, 7)]
+    expected = [whole.train_step(batches, 1e-3 * step, seed=step) for step in range(1, 6)]
     found = [first.train_step(batches, 1e-3 * step, seed=step) for step in range(1, 4)]
     state = first.training_state()
     second.load_training_state(TrainingState({key: np.array(value) for key, value in state.tensors.items()}))
-    found += [second.train_step(batches, 1e-3 * step, seed=step) for step in range(4, 7)]
+    found += [second.train_step(batches, 1e-3 * step, seed=step) for step in range(4, 6)]
     assert found == expected
     for key, tensor in whole.trained_tensors().items():
         np.testing.assert_array_equal(tensor, second.trained_tensors()[key], err_msg=key)

@@ -94,11 +94,12 @@ def test_scoring_twice_gives_the_same_numbers(backend: Backend, tiny: Path) -> N
 
 
 def test_many_labels_of_several_tokens_score_as_each_alone(backend: Backend, tiny: Path, banking: list[Tokens]) -> None:
-    model, prompts = backend.load(tiny, dtype="float32"), some_prompts((1, 12, 5))
+    model, prompts, options = backend.load(tiny, dtype="float32"), some_prompts((1, 12)), banking[:24]
     prefix = draw(np.random.default_rng(2), HEAD)
-    expected = [[naive_score(model, prefix + prompt, option) for option in banking] for prompt in prompts]
+    assert len(starts_of(options)) < 0.9 * sum(len(option) - 1 for option in options)  # some begin alike
+    expected = [[naive_score(model, prefix + prompt, option) for option in options] for prompt in prompts]
     # A sum of up to 45 log-probabilities near -6.
-    np.testing.assert_allclose(model.score(prompts, banking, prefix=prefix), expected, atol=1e-4)
+    np.testing.assert_allclose(model.score(prompts, options, prefix=prefix), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("labels", ["banking", "mixed"])
@@ -116,7 +117,7 @@ def test_rows_scored_together_do_not_change_each_other(
     backend: Backend, tiny: Path, untied: Path, banking: list[Tokens], untie: bool
 ) -> None:
     model, prompts = backend.load(untied if untie else tiny, dtype="float32"), some_prompts()
-    each = [model.score(prompts, banking, prefix=(9, 10), batch_size=size) for size in (1, 2, 32)]
+    each = [model.score(prompts, banking[:16], prefix=(9, 10), batch_size=size) for size in (1, 2, 32)]
     np.testing.assert_allclose(each[1], each[0], atol=1e-4)
     np.testing.assert_allclose(each[2], each[0], atol=1e-4)
 

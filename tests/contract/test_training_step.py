@@ -160,19 +160,18 @@ def test_gradients_through_a_shared_prefix_are_those_of_the_plain_step(
 
 
 def test_the_same_rows_in_other_batches_take_the_same_path(framework: Backend, tiny: Path) -> None:
-    """One batch of 8, two of 4, or 8 of 1: the same trajectory up to rounding, which has no direction."""
+    """One batch of 8, or 8 of 1: the same trajectory up to rounding, which has no direction."""
     examples = some_examples(8)
     losses = []
-    for size in (8, 4, 1):
+    for size in (8, 1):
         model = fresh(framework, tiny, optimizer=OptimizerSpec(epsilon=1e-4))
         groups = [range(start, start + size) for start in range(0, 8, size)]
         batches = step_batches(examples, groups, weights=LossWeights(reasoning=0.5))
-        losses.append([model.train_step(batches, 3e-3).loss for _ in range(15)])
+        losses.append([model.train_step(batches, 4e-3).loss for _ in range(10)])
     assert losses[0][-1] < 0.95 * losses[0][0]
-    for other in losses[1:]:
-        residual = np.array(other) - np.array(losses[0])
-        np.testing.assert_allclose(other, losses[0], rtol=1e-5)
-        assert abs(residual.mean()) < 4 * residual.std() / np.sqrt(len(residual)) + 1e-7
+    residual = np.array(losses[1]) - np.array(losses[0])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+    assert abs(residual.mean()) < 4 * residual.std() / np.sqrt(len(residual)) + 1e-7
 
 
 @pytest.mark.parametrize("size", [4, 2, 1])
