@@ -83,7 +83,10 @@ class StandInServer:
             def log_message(self, format: str, *args: object) -> None:
                 return
 
-        server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        class Listening(ThreadingHTTPServer):
+            request_queue_size = 128  # a connection for which there is no room is tried again a second later
+
+        server = Listening(("127.0.0.1", port), Handler)
         server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client that has left
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()

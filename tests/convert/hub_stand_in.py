@@ -64,8 +64,11 @@ def hub() -> Iterator[Hub]:
     class Bound(_Handler):
         hub = state
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Bound)
-    server.daemon_threads = True
+    class Listening(ThreadingHTTPServer):
+        daemon_threads = True
+        request_queue_size = 128  # a connection for which there is no room is tried again a second later
+
+    server = Listening(("127.0.0.1", 0), Bound)
     state.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

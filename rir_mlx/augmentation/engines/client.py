@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import ssl
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeVar
 
 import httpx2
@@ -151,6 +153,9 @@ class ServerClient:
         """Raises UserError if the proxy that the environment names cannot be used."""
         try:
             return httpx2.AsyncClient(
+                verify=_certificates(
+                    self.server.remote, os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+                ),
                 headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
                 timeout=httpx2.Timeout(self.server.timeout, connect=min(_LONGEST_CONNECT, self.server.timeout)),
                 limits=httpx2.Limits(max_connections=self.server.concurrency),
@@ -317,6 +322,13 @@ async def _whole(answer: httpx2.Response) -> httpx2.Response:
     packed = (b"content-encoding", b"content-length", b"transfer-encoding")
     headers = [pair for pair in answer.headers.raw if pair[0].lower() not in packed]
     return httpx2.Response(answer.status_code, headers=headers, content=bytes(held), request=answer.request)
+
+
+@cache
+def _certificates(trust_env: bool, *_: str | None) -> ssl.SSLContext:
+    """The certificates that servers are checked by, of the files that the environment names. Reading them takes some
+    50 ms, and a job opens several pools."""
+    return httpx2.create_ssl_context(trust_env=trust_env)
 
 
 async def _sleep(seconds: float, ending: asyncio.Event) -> None:
