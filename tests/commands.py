@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
+import typer.main
 
 LABELS = ("joy", "sadness", "anger")
 WORDS = {"joy": "i feel happy today", "sadness": "i was sad", "anger": "now i am angry at the rain"}
@@ -37,6 +39,18 @@ class Finished:
     result: Result
 
 
+_made = cache(typer.main.get_command)
+
+
+@contextmanager
+def ready_commands() -> Iterator[None]:
+    """Typer makes all commands of their functions' annotations each time that one is called, which takes longer than
+    most of them. Here it makes them once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.main, "get_command", _made)
+        yield
+
+
 def command(folder: Path, *arguments: str) -> Result:
     """`rir-mlx` in that folder, in this process. Tests have the fixture `rir`; this is for what several tests share."""
     from rir_cli.app import main
@@ -45,7 +59,7 @@ def command(folder: Path, *arguments: str) -> Result:
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.chdir(folder)
         patch.setattr(sys, "argv", ["rir-mlx", *arguments])
-        with pytest.raises(SystemExit) as ended:
+        with ready_commands(), pytest.raises(SystemExit) as ended:
             main()
     printed = [stream.seek(0) or stream.read() for stream in (out, err)]
     return Result(int(ended.value.code or 0), *printed)

@@ -8,18 +8,16 @@ import json
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import astuple
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import processes
 import pytest
-from commands import Finished, Result, Run, command, write_recipe
+from commands import Finished, Result, Run, command, ready_commands, write_recipe
 from evaluated_run import make_evaluated_run
 from tiny import make_tiny_llama
 
@@ -142,9 +140,7 @@ def _modules_are_not_garbage() -> None:
 
 @pytest.fixture
 def warm_examples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The program on a model's card runs in a process that has imported PyTorch and transformers already."""
-    stand_in = SimpleNamespace(run=processes.run, DEVNULL=None, TimeoutExpired=subprocess.TimeoutExpired)
-    monkeypatch.setattr("rir_convert.cards.program.subprocess", stand_in)
+    processes.warm_card_programs(monkeypatch)
 
 
 @pytest.fixture
@@ -159,7 +155,7 @@ def rir(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
         monkeypatch.setattr(sys, "argv", ["rir-mlx", *arguments])
         if stdin is not None:
             monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        with pytest.raises(SystemExit) as ended:
+        with ready_commands(), pytest.raises(SystemExit) as ended:
             main()
         captured = capsys.readouterr()
         assert "Traceback" not in captured.err

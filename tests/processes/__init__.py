@@ -15,11 +15,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import chdir
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
 from processes.client import ADDRESS, WarmProcess
+
+if TYPE_CHECKING:
+    import pytest
 
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 """Read when a library is loaded. A process that has threads cannot be forked safely, and tiny models want none."""
@@ -90,6 +94,12 @@ def run(command: Sequence[str], *, cwd: Path, env: dict[str, str], timeout: floa
         process.send_signal(signal.SIGKILL)
         raise
     return subprocess.CompletedProcess(command, code, process.out(), process.err())
+
+
+def warm_card_programs(patch: pytest.MonkeyPatch) -> None:
+    """The program on a model's card runs in a process that has imported PyTorch and transformers already."""
+    stand_in = SimpleNamespace(run=run, DEVNULL=None, TimeoutExpired=subprocess.TimeoutExpired)
+    patch.setattr("rir_convert.cards.program.subprocess", stand_in)
 
 
 def client() -> list[str]:
