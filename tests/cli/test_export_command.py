@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 from commands import Run, command, write_recipe
-from processes import made_once
+from processes import made_once, warm_card_programs
 from rir_convert import ExportOptions, export
 from tiny import make_tiny_llama
 
 from rir_mlx.errors import UserError
 
 pytestmark = pytest.mark.slow
+ASKED = ("classify", "i feel happy today", "--json", "--offline")
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,35 @@ def classifier_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
         recipe = write_recipe(folder, wide)
         assert command(folder, "train-classifier", str(recipe), "--arm", "qa", *changes).code == 0
 
+        done = command(folder, *ASKED, "--run", "runs/small")
+        (folder / "answer.json").write_text(done.out, encoding="utf-8")
+
     return made_once("exportable", train)
+
+
+@pytest.fixture(scope="module")
+def exported_once(classifier_once: Path) -> Path:
+    def export_a_copy(folder: Path) -> None:
+        shutil.copytree(classifier_once, folder, dirs_exist_ok=True)
+        with pytest.MonkeyPatch.context() as patch:
+            warm_card_programs(patch)
+            assert command(folder, "export", "--arm", "qa", "-q").code == 0
+
+    return made_once("exported", export_a_copy)
+
+
+@pytest.fixture
+def exported(rir: Run, tmp_path: Path, exported_once: Path) -> Run:
+    """As `exportable`, with an export of `--to hf`."""
+    shutil.copytree(exported_once, tmp_path, dirs_exist_ok=True)
+    return rir
+
+
+@pytest.fixture
+def one_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders are opened with transformers alone, where a test is about something else."""
+    for module in ("exporting", "verification.verifier"):
+        monkeypatch.setattr(f"rir_convert.{module}.installed_libraries", lambda: ["transformers"])
 
 
 @pytest.fixture
@@ -70,22 +99,19 @@ def test_every_export_is_verified_before_it_takes_its_place(
     assert program["label"] == (program["expected"] if kind in ("hf", "hf-bfloat16", "mlx") else None)
     assert (program["label"] is None) == (program["note"] == "a card of this format has none")
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
-    if kind == "hf":  # an export takes the place of the one before
-        assert exportable("export", "--arm", "qa", *options, "-q").code == 0
     _classifies_as_the_run_does(exportable, folder, kind)
 
 
 def _classifies_as_the_run_does(rir: Run, folder: Path, kind: str) -> None:
     """Exports open with `--run`; weights in fewer bits give other probabilities, and llama.cpp's need llama.cpp."""
-    command = ("classify", "i feel happy today", "--json", "--offline")
     if kind.startswith("gguf"):
-        refused = rir(*command, "--run", str(folder))
+        refused = rir(*ASKED, "--run", str(folder))
         assert refused.code == 2
         assert "only llama.cpp's programs run" in refused.err
         return
-    expected = json.loads(rir(*command, "--run", "runs/small").out)
+    expected = json.loads(Path("answer.json").read_text(encoding="utf-8"))
     for backend in ("mlx",) if "bit" in kind else ("mlx", "torch"):
-        done = rir(*command, "--run", str(folder), "--backend", backend)
+        done = rir(*ASKED, "--run", str(folder), "--backend", backend)
         assert done.code == 0, done.err
         found = json.loads(done.out)
         assert found["label"] == expected["label"]
@@ -104,9 +130,9 @@ def test_the_card_shows_what_its_program_printed_and_no_rows(exportable: Run) ->
     assert not [row for row in rows if row.split(",")[0] in card]
 
 
-@pytest.mark.usefixtures("warm_examples")
+@pytest.mark.usefixtures("one_engine")
 def test_an_export_that_is_another_model_is_kept_aside_with_the_layer(
-    exportable: Run, monkeypatch: pytest.MonkeyPatch
+    exported: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from rir_convert import exporting
 
@@ -121,9 +147,8 @@ def test_an_export_that_is_another_model_is_kept_aside_with_the_layer(
         tensors["model.layers.1.mlp.up_proj.weight"] *= 0.5
         save_weights(tensors, folder / "model.safetensors")
 
-    assert exportable("export", "--arm", "qa", "-q").code == 0
     monkeypatch.setattr(exporting, "write_hf_folder", spoil)
-    result = exportable("export", "--arm", "qa", "-q")
+    result = exported("export", "--arm", "qa", "-q")
     assert result.code == 1
     assert "The first layer that differs is model.layers.1." in result.err
     folder = Path("runs/small/export")
@@ -133,7 +158,7 @@ def test_an_export_that_is_another_model_is_kept_aside_with_the_layer(
     assert json.loads((folder / "qa-hf" / "verification.json").read_text(encoding="utf-8"))["passed"] is True
 
 
-@pytest.mark.usefixtures("warm_examples")
+@pytest.mark.usefixtures("warm_examples", "one_engine")
 def test_a_head_of_ours_that_is_wrong_fails_the_export_and_so_does_a_program_with_another_label(
     exportable: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,37 +186,39 @@ def test_a_head_of_ours_that_is_wrong_fails_the_export_and_so_does_a_program_wit
     assert program["label"] not in (None, program["expected"])
 
 
-@pytest.mark.usefixtures("warm_examples")
+@pytest.mark.usefixtures("warm_examples", "one_engine")
 def test_an_export_that_is_stopped_leaves_the_one_before_and_runs_again(
-    exportable: Run, monkeypatch: pytest.MonkeyPatch
+    exported: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from rir_convert import exporting
 
-    assert exportable("export", "--arm", "qa", "-q").code == 0
     folder = Path("runs/small/export")
+    (folder / "qa-hf/old").write_text("of the export before")
     before = {path.name: path.read_bytes() for path in (folder / "qa-hf").iterdir()}
     with monkeypatch.context() as patched:
 
         def stop(*_: object, **__: object) -> None:
             raise KeyboardInterrupt
 
-        patched.setattr(exporting, "record", stop)
-        stopped = exportable("export", "--arm", "qa", "-q")
+        patched.setattr(exporting.Verifier, "by", lambda *_: [])
+        patched.setattr(exporting, "run_program", stop)
+        stopped = exported("export", "--arm", "qa", "-q")
         assert stopped.code == 130
         assert "continues" not in stopped.err
     assert {path.name: path.read_bytes() for path in (folder / "qa-hf").iterdir()} == before
     (folder / "qa-hf.unverified").mkdir()  # as a kill leaves it
     (folder / "qa-hf.unverified" / "half").write_text("")
-    assert exportable("export", "--arm", "qa", "-q").code == 0
-    assert {path.name: path.read_bytes() for path in (folder / "qa-hf").iterdir()}.keys() == before.keys()
+    assert exported("export", "--arm", "qa", "-q").code == 0
+    assert {path.name for path in (folder / "qa-hf").iterdir()} == before.keys() - {"old"}, "it takes the other's place"
     assert [path.name for path in folder.iterdir()] == ["qa-hf"]
 
 
-@pytest.mark.usefixtures("warm_examples")
+@pytest.mark.usefixtures("one_engine")
 def test_an_export_is_pushed_only_when_asked_and_a_dry_run_contacts_nobody(exportable: Run) -> None:
-    result = exportable("export", "--arm", "qa", "--push-to-hub", "me/mine", "--dry-run", "--offline")
+    pushed = ("--to", "adapter", "--push-to-hub", "me/mine", "--dry-run", "--offline")
+    result = exportable("export", "--arm", "qa", *pushed)
     assert result.code == 0, result.err
-    assert "model.safetensors" in result.err
+    assert "adapter_model.safetensors" in result.err
     for options, says in (
         (["--public"], "--push-to-hub"),
         (["--push-to-hub", "me/mine", "--offline"], "needs a network"),
@@ -326,11 +353,11 @@ def test_a_gguf_file_that_llama_cpp_computes_otherwise_is_refused(
     assert [path.name for path in Path("runs/small/export").iterdir()] == ["qa-gguf-f32.rejected"]
 
 
-@pytest.mark.usefixtures("warm_examples")
+@pytest.mark.usefixtures("one_engine")
 def test_a_run_is_exported_from_python_and_says_what_was_verified(exportable: Run, tmp_path: Path) -> None:
-    done = export("runs/small", "qa", ExportOptions(to="hf", output=tmp_path / "out"))
+    done = export("runs/small", "qa", ExportOptions(to="adapter", output=tmp_path / "out"))
     assert done.folder == tmp_path / "out"
-    assert (done.folder / "model.safetensors").is_file()
+    assert (done.folder / "adapter_model.safetensors").is_file()
     assert done.verification["passed"]
     assert done.verification["arm"] == "qa"
 
