@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import LABELS, Run
+from commands import LABELS, Finished, Run
 
 from rir_mlx import RirClassifier
 from rir_mlx.classification.scores import Prediction
@@ -94,8 +94,7 @@ def test_a_run_is_loaded_and_answers_alike_however_texts_are_given(rir: Run, rec
 
 
 @pytest.mark.slow
-def test_the_arm_is_the_one_that_the_command_line_takes(rir: Run, recipe: Path) -> None:
-    rir("run", str(recipe), "-q")
+def test_the_arm_is_the_one_that_the_command_line_takes(rir: Run, finished: Finished) -> None:
     classifier = RirClassifier.load("runs/small", backend=None)
     assert f"Using the {classifier.classifier.arm} classifier" in rir("classify", "a day").err
     assert isinstance(classifier.explain(["a day"])[0].reasoning, str)

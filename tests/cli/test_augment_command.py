@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import LABELS, WORDS, Run, write_csv
-from processes import Running, start_command
+from commands import LABELS, WORDS, Run, command, write_csv, write_recipe
+from processes import Running, made_once, start_command
 from server_stand_in import Reply, StandInServer, echo, text_of
 
 from rir_mlx.augmentation.filters import LabelWords
@@ -28,9 +28,20 @@ def rows_in(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
+@pytest.fixture(scope="session")
+def trained_once(tiny: Path) -> Path:
+    def train(folder: Path) -> None:
+        assert command(folder, "train-rgen", str(write_recipe(folder, tiny)), "-q").code == 0
+
+    return made_once("trained R-Gen", train)
+
+
 @pytest.fixture
-def trained(rir: Run, recipe: Path) -> Run:
-    assert rir("train-rgen", str(recipe), "-q").code == 0
+def trained(rir: Run, recipe: Path, trained_once: Path) -> Run:
+    """A run with an R-Gen, in the folder that `rir` runs in."""
+    shutil.copytree(trained_once, recipe.parent, dirs_exist_ok=True)
+    kept = recipe.parent / "runs/small/recipe.yaml"
+    kept.write_text(kept.read_text(encoding="utf-8").replace(str(trained_once), str(recipe.parent)), encoding="utf-8")
     return rir
 
 
@@ -318,7 +329,7 @@ def test_killed_and_interrupted_a_real_model_writes_the_same_rows(
     pytest.importorskip({"torch": "torch", "mlx": "mlx_lm"}[backend])
     text = recipe.read_text(encoding="utf-8").replace("backend: fake", f"backend: {backend}\ndtype: float32")
     text = text.replace("{max_tokens: 24}", "{max_tokens: 8, batch_size: 8, temperature: 0.8, n: 2, retries: 1}")
-    recipe.write_text(text, encoding="utf-8")
+    recipe.write_text(text.replace("rows.csv,", "rows.csv, max_samples: 24,"), encoding="utf-8")
     short = ("-s", "rgen.iters=1", "-s", "rgen.epochs=null")
     assert rir("train-rgen", "small.yaml", "--runs", "whole", "-q", *short).code == 0
     shutil.copytree(tmp_path / "whole", tmp_path / "killed")
@@ -327,7 +338,7 @@ def test_killed_and_interrupted_a_real_model_writes_the_same_rows(
     assert process.returncode == 0
     journal = tmp_path / "killed" / "small" / "augmented" / "journal.jsonl"
     rng, before = random.Random(3), 0
-    for number in (signal.SIGKILL, signal.SIGINT, signal.SIGKILL):
+    for number in (signal.SIGKILL, signal.SIGINT):
         process = start(tmp_path, "killed")
         if wait_for_lines(journal, before + rng.randint(4, 20), process):
             process.send_signal(number)

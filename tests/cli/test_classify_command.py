@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from commands import LABELS, Run, write_csv
+from commands import LABELS, Finished, Run, write_csv
 from processes import client
 from rir_cli.answering import lean_start
 from rir_cli.answering.standard_input import arriving_lines
@@ -56,9 +56,8 @@ class Fake:
 
 
 @pytest.fixture
-def fake(rir: Run, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
+def fake(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> Fake:
     """A run with a classifier, which this one stands in for."""
-    assert rir("train-classifier", str(recipe), "--arm", "qa", "-q").code == 0
     answers = Fake()
     monkeypatch.setattr(loading, "load_classifier", lambda run, model, arm: answers)
     return answers
@@ -101,10 +100,9 @@ def test_lines_hold_label_probability_and_text(rir: Run, fake: Fake) -> None:
 
 
 @pytest.mark.slow
-def test_lines_of_a_pipe_are_answered_as_they_come_and_in_order(recipe: Path, rir: Run, tmp_path: Path) -> None:
+def test_lines_of_a_pipe_are_answered_as_they_come_and_in_order(finished: Finished, tmp_path: Path) -> None:
     """A pipe that stays open: the first answers are there before the last texts are."""
-    assert rir("train-classifier", str(recipe), "--arm", "qa", "-q").code == 0
-    command = [*client(), "classify", "--jsonl", "-q"]
+    command = [*client(), "classify", "--arm", "qa", "--jsonl", "-q"]
     with subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -119,8 +117,7 @@ def test_lines_of_a_pipe_are_answered_as_they_come_and_in_order(recipe: Path, ri
     assert process.returncode == 0
 
 
-def test_a_table_keeps_its_columns_and_gets_its_labels(rir: Run, recipe: Path) -> None:
-    rir("train-classifier", str(recipe), "--arm", "qa", "-q")
+def test_a_table_keeps_its_columns_and_gets_its_labels(rir: Run, finished: Finished) -> None:
     write_csv(Path("more.csv"), [("a day", "joy"), ("", "anger"), ("home", "joy")])
     done = rir("classify", "--file", "more.csv", "--output", "out.csv", "--threshold", "0", "--top-k", "9")
     assert done.code == 0, done.err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -238,11 +239,11 @@ def test_stages_in_the_wrong_order_name_the_command_that_is_missing(rir: Run, re
     assert "Run `rir-mlx augment` with the same recipe first." in result.err
 
 
-def test_a_control_is_trained_by_its_name(rir: Run, recipe: Path) -> None:
-    for command in (["train-rgen"], ["augment"], ["train-classifier", "--arm", "qra-words", "--arm", "multitask"]):
-        assert rir(command[0], str(recipe), *command[1:]).code == 0
-    trained = sorted(path.parent.name for path in recipe.parent.glob("runs/small/classifier-*/done.json"))
-    assert trained == ["classifier-multitask", "classifier-qra-words"]
+def test_a_control_is_trained_by_its_name(rir: Run, finished: Finished) -> None:
+    before = set(Path("runs/small").glob("classifier-*/done.json"))
+    assert rir("train-classifier", "small.yaml", "--arm", "qra-words", "--arm", "multitask").code == 0
+    trained = {path.parent.name for path in Path("runs/small").glob("classifier-*/done.json") if path not in before}
+    assert trained == {"classifier-multitask", "classifier-qra-words"}
 
 
 def test_the_weight_of_the_reasoning_leaves_the_label_only_arm_alone(rir: Run, finished: Finished) -> None:
@@ -274,10 +275,9 @@ def test_a_fault_of_the_data_is_found_before_any_training(rir: Run, recipe: Path
 
 
 @pytest.mark.slow
-def test_a_run_on_the_fake_backend_is_never_taken_for_a_real_one(rir: Run, recipe: Path) -> None:
+def test_a_run_on_the_fake_backend_is_never_taken_for_a_real_one(rir: Run, finished: Finished) -> None:
     pytest.importorskip("torch")
-    rir("train-classifier", str(recipe), "--arm", "qa", "-q")
-    result = rir("train-classifier", str(recipe), "--arm", "qa", "--backend", "torch")
+    result = rir("train-classifier", "small.yaml", "--arm", "qa", "--backend", "torch")
     assert "runs, because fake was True, is False" in result.err
 
 
@@ -296,10 +296,11 @@ def half_trained(monkeypatch: pytest.MonkeyPatch, rir: Run, recipe: Path, *more:
         return rir("train-classifier", str(recipe), "--arm", "qa", "--set", "classifier.save_every=1", *more)
 
 
-def test_a_refused_change_leaves_the_recipe_of_the_run(rir: Run, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_change_leaves_the_recipe_of_the_run(
+    rir: Run, recipe: Path, finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Stages are skipped before the classifier refuses: the changed recipe must not be the run's by then."""
-    assert rir("train-rgen", str(recipe)).code == 0
-    assert rir("augment").code == 0
+    shutil.rmtree("runs/small/classifier-qa")
     assert half_trained(monkeypatch, rir, recipe).code == 1
     refused = rir("run", str(recipe), "--set", "classifier.learning_rate=0.5")
     assert refused.code == 2
@@ -316,14 +317,13 @@ def test_force_starts_a_half_trained_model_again(rir: Run, recipe: Path, monkeyp
     assert not Path("runs/small/classifier-qa/checkpoints").exists()
 
 
-def test_checkpoints_that_a_finished_training_left_are_no_obstacle(rir: Run, recipe: Path) -> None:
+def test_checkpoints_that_a_finished_training_left_are_no_obstacle(rir: Run, finished: Finished) -> None:
     """Killed between its last two writes, it is done, and has checkpoints."""
-    assert rir("train-classifier", str(recipe), "--arm", "qa").code == 0
     left = Path("runs/small/classifier-qa/checkpoints")
     checkpoints = Checkpoints(left, {"classifier": {"learning_rate": 1e-4}})
     checkpoints.begin()
     checkpoints.save(7, {}, {"step": 7})
-    again = rir("train-classifier", str(recipe), "--arm", "qa", "--set", "classifier.learning_rate=0.5")
+    again = rir("train-classifier", "small.yaml", "--arm", "qa", "--set", "classifier.learning_rate=0.5")
     assert again.code == 0
     assert "runs, because classifier.learning_rate was 0.0001, is 0.5" in again.err
     assert "Goes on" not in again.err
@@ -346,12 +346,11 @@ def test_processes_that_could_not_join_are_refused(
 
 
 def test_a_reporter_that_is_missing_is_found_before_anything_is_written(
-    rir: Run, recipe: Path, monkeypatch: pytest.MonkeyPatch
+    rir: Run, finished: Finished, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert rir("train-classifier", str(recipe), "--arm", "qa").code == 0
     monkeypatch.setitem(sys.modules, "trackio", None)
     change = ("--set", "classifier.report_to=[trackio]", "--set", "classifier.learning_rate=0.5")
-    refused = rir("train-classifier", str(recipe), "--arm", "qa", *change)
+    refused = rir("train-classifier", "small.yaml", "--arm", "qa", *change)
     assert refused.code == 2
     assert "[trackio]" in refused.err
     assert Path("runs/small/classifier-qa/done.json").is_file()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import Finished, Run
 
 from rir_mlx.augmentation.across.information import GROUP
-from rir_mlx.errors import UserError
+from rir_mlx.backends.fake import FakeModel
+from rir_mlx.errors import Failure, UserError
 from rir_mlx.guide.draft import Draft
 from rir_mlx.guide.planning import Sizes, StageTime, _Timing, fit_into, plan, plan_text, rough_seconds, seconds_of
 from rir_mlx.progress import Pace
@@ -112,13 +114,20 @@ def test_a_server_writes_in_its_own_time(recipe: Path) -> None:
     assert "R-Gen" not in found
 
 
-def test_a_run_says_its_total_once_and_a_finished_one_says_nothing(rir: Run, finished: Finished) -> None:
+def test_a_run_says_its_total_once_and_a_finished_one_says_nothing(
+    rir: Run, finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lines = finished.result.err.splitlines()
     [total] = [number for number, line in enumerate(lines) if line.startswith("About ") and "6 stages" in line]
     assert total < lines.index("Stage 1 of 6: R-Gen")
     again = rir("run", "small.yaml")
     assert again.code == 0
     assert "About " not in again.err
+
+    def stopped(*_: Any, **__: Any) -> None:
+        raise Failure("It is said before the first step.")
+
+    monkeypatch.setattr(FakeModel, "train_step", stopped)
     assert " for 6 stages on " in rir("run", "small.yaml", "--force").err
 
 
