@@ -115,9 +115,9 @@ def check_said(result: Result) -> None:
 
 
 def until_there_is_room(rir: Run, folder: Path, *command: str) -> int:
-    """Run a command on a disk that is full at its 1st, 2nd, 3rd, 5th … write, until it ends well. Returns how often it
+    """Run a command on a disk that is full at its 1st, 2nd, 4th, 8th … write, until it ends well. Returns how often it
     failed."""
-    full_at, following, failures = 1, 2, 0
+    full_at, failures = 1, 0
     while True:
         with full_disk(folder, full_at) as disk:
             result = rir(*command)
@@ -126,7 +126,7 @@ def until_there_is_room(rir: Run, folder: Path, *command: str) -> int:
             return failures
         check_said(result)
         failures += 1
-        full_at, following = following, full_at + following
+        full_at *= 2
 
 
 @pytest.mark.slow

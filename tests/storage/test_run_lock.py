@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from commands import Run
+from processes import start_code
 
 from rir_mlx.errors import UserError
 from rir_mlx.storage import atomic
@@ -20,36 +19,62 @@ from rir_mlx.storage.atomic import write_text
 from rir_mlx.storage.locks import Lock
 from rir_mlx.storage.run_lock import RunLock
 
-Start = Callable[[str], "subprocess.Popen[str]"]
+Start = Callable[[str], "Started"]
+PATIENCE = 60
+
+
+class Started:
+    """A program that has come to where it prints `ready`, and waits there until it is let go on."""
+
+    def __init__(self, folder: Path, code: str) -> None:
+        self._process = start_code(folder, textwrap.dedent(code))
+        self.pid = self._process.pid
+        end = time.monotonic() + PATIENCE
+        while self._process.out() != "ready\n":
+            assert self._process.poll() is None, self._process.err()
+            assert time.monotonic() < end
+            time.sleep(0.005)
+
+    def go_on(self) -> int:
+        """Its exit code."""
+        self._process.send_signal(signal.SIGUSR1)
+        return self._process.wait(PATIENCE)
+
+    def kill(self) -> None:
+        self._process.send_signal(signal.SIGKILL)
+        self._process.wait(PATIENCE)
 
 
 @pytest.fixture
-def start() -> Iterator[Start]:
-    """Start a Python program that prints `ready` and continues when its input is closed; end it with the test."""
-    started: list[subprocess.Popen[str]] = []
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+    """Start a Python program; it ends with the test."""
+    started: list[Started] = []
 
-    def begin(code: str) -> subprocess.Popen[str]:
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], **pipes)
-        started.append(process)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        return process
+    def begin(code: str) -> Started:
+        started.append(Started(tmp_path_factory.getbasetemp(), code))
+        return started[-1]
 
     yield begin
-    for process in started:
-        process.kill()
-        process.communicate()
+    for program in started:
+        program.kill()
 
 
-HOLD = """
-    import sys
+WAIT = """
+    import signal
+    signal.pthread_sigmask(signal.SIG_BLOCK, {{signal.SIGUSR1}})
+    def wait():
+        print("ready", flush=True)
+        signal.sigwait({{signal.SIGUSR1}})
+"""
+HOLD = (
+    WAIT
+    + """
     from pathlib import Path
     from rir_mlx.storage.run_lock import RunLock
     with RunLock(Path({folder!r}), "rir-mlx run mine"):
-        print("ready", flush=True)
-        sys.stdin.read()
+        wait()
 """
+)
 
 
 def test_a_second_process_is_refused_and_the_error_names_the_first(tmp_path: Path, start: Start) -> None:
@@ -58,7 +83,7 @@ def test_a_second_process_is_refused_and_the_error_names_the_first(tmp_path: Pat
     with pytest.raises(UserError, match=rf"`rir-mlx run mine`, process {first.pid} on .*, since 20") as raised:
         RunLock(folder).begin()
     assert "classify" in raised.value.hint
-    first.communicate()
+    assert first.go_on() == 0
     with RunLock(folder), pytest.raises(UserError, match="Another process is writing"):
         RunLock(folder).begin()
     assert not (folder / ".lock.json").exists()
@@ -67,8 +92,7 @@ def test_a_second_process_is_refused_and_the_error_names_the_first(tmp_path: Pat
 def test_the_lock_of_a_killed_process_is_stale(tmp_path: Path, start: Start) -> None:
     """What it leaves, its note too, locks nobody out."""
     first = start(HOLD.format(folder=str(tmp_path)))
-    first.send_signal(signal.SIGKILL)
-    first.communicate()
+    first.kill()
     assert (tmp_path / ".lock.json").is_file()
     with RunLock(tmp_path) as lock, lock:  # which may be entered twice
         assert str(os.getpid()) in (tmp_path / ".lock.json").read_text()
@@ -121,15 +145,16 @@ def test_classify_reads_a_run_that_is_being_written(rir: Run, recipe: Path, star
     assert rir("check", "runs/small", "-q").code == 0
 
 
-WRITE = """
-    import sys
+WRITE = (
+    WAIT
+    + """
     from pathlib import Path
     from rir_mlx.storage.atomic import replacing
     with replacing(Path({path!r})) as temporary:
         temporary.write_text("first")
-        print("ready", flush=True)
-        sys.stdin.read()
+        wait()
 """
+)
 
 
 def test_a_live_process_keeps_its_temporary_folder(tmp_path: Path, start: Start) -> None:
@@ -138,8 +163,7 @@ def test_a_live_process_keeps_its_temporary_folder(tmp_path: Path, start: Start)
     first = start(WRITE.format(path=str(path)))
     write_text(path, "second")
     assert path.read_text() == "second"
-    first.communicate()
-    assert first.returncode == 0
+    assert first.go_on() == 0
     assert path.read_text() == "first"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -147,8 +171,7 @@ def test_a_live_process_keeps_its_temporary_folder(tmp_path: Path, start: Start)
 def test_the_folder_of_a_killed_process_is_deleted(tmp_path: Path, start: Start) -> None:
     path = tmp_path / "[1] file*.json"
     first = start(WRITE.format(path=str(path)))
-    first.send_signal(signal.SIGKILL)
-    first.communicate()
+    first.kill()
     assert len(list(tmp_path.iterdir())) == 1
     write_text(path, "second")
     assert list(tmp_path.iterdir()) == [path]
