@@ -33,6 +33,11 @@ from rir_mlx.statistics.calibration import Calibration
 pytestmark = pytest.mark.slow
 
 
+def only(*arms: str) -> tuple[str, str]:
+    """Overrides by which these arms alone are evaluated: all of them and the baselines take a second or two."""
+    return f"classifier.arms=[{', '.join(arms)}]", "evaluate.baselines=[]"
+
+
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many texts each scoring was given."""
@@ -82,18 +87,18 @@ def test_force_reads_everything_again(evaluated_run: Path, read: list[int]) -> N
 
 
 def test_more_samples_read_what_is_new_alone(evaluated_run: Path, read: list[int]) -> None:
-    before = untimed(kept(evaluated_run))
-    three = evaluated("evaluate.samples=3")
-    assert sum(read) == 3 * 2 * 48 * 3
-    assert {line["name"]: line["metrics"] for line in three["entries"]} == {
-        line["name"]: line["metrics"] for line in before["entries"]
-    }
-    samples = {line["name"]: [point["samples"] for point in line["cost_curve"] or ()] for line in three["entries"][:3]}
-    assert {1, 2, 3} == set(samples["qra"])
+    before, recipe = untimed(kept(evaluated_run)), (evaluated_run / "recipe.yaml").read_bytes()
+    three = evaluated("evaluate.samples=3", *only("qa", "qra"))
+    assert sum(read) == 2 * 48 * 3
+    assert [line["name"] for line in three["entries"]] == ["qa", "qra"]
+    for line, earlier in zip(three["entries"], before["entries"], strict=False):
+        assert (line["name"], line["metrics"]) == (earlier["name"], earlier["metrics"])
+    assert {1, 2, 3} == {point["samples"] for point in three["entries"][1]["cost_curve"]}
     read.clear()
-    evaluated("evaluate.samples=4")
-    assert sum(read) == 3 * 2 * 48
+    evaluated("evaluate.samples=4", *only("qa", "qra"))
+    assert sum(read) == 2 * 48
     read.clear()
+    (evaluated_run / "recipe.yaml").write_bytes(recipe)
     assert untimed(evaluated("evaluate.samples=1")) == before
     assert read == []
 
@@ -102,7 +107,7 @@ def test_a_shorter_reasoning_is_another_reading_and_leaves_none_of_the_old_ones(
     evaluated_run: Path, read: list[int]
 ) -> None:
     count = len(lines_of(evaluated_run / "evaluation/qa/readings.jsonl"))
-    evaluated("evaluate.max_reasoning_tokens=6")
+    evaluated("evaluate.max_reasoning_tokens=6", *only("qa", "qra"))
     assert sum(read) > 0
     assert len(lines_of(evaluated_run / "evaluation/qa/readings.jsonl")) == count
     assert max(row["tokens"] for row in lines_of(evaluated_run / "evaluation/qra/predictions.jsonl")) <= 6
@@ -198,7 +203,7 @@ def test_a_wanted_accuracy_that_is_not_reached_labels_no_text_and_says_so(
 ) -> None:
     """It used to be the other way about: every text got its label, however unsure, and nobody was told."""
     monkeypatch.chdir(evaluated_run.parents[1])
-    found = evaluated("evaluate.wanted_accuracy=0.9")
+    found = evaluated("evaluate.wanted_accuracy=0.9", *only("qa"))
     assert any(warning.startswith("qa: no threshold is shown to reach") for warning in found["warnings"])
     assert "abstains on every text" in (evaluated_run / "report.html").read_text(encoding="utf-8")
     result = rir("classify", "i was sad", "--arm", "qa", "--json")
@@ -244,7 +249,7 @@ def test_a_wanted_accuracy_that_was_not_measured_is_refused_instead_of_answering
     refused()
     calibration.unlink()
     refused()
-    evaluated("evaluate.wanted_accuracy=0.9")
+    evaluated("evaluate.wanted_accuracy=0.9", *only("qa"))
     assert json.loads(calibration.read_text(encoding="utf-8"))["calibration"]["wanted"] == 0.9
     assert rir("classify", "i was sad", "--arm", "qa").code == 0
     wanting(0.8)
@@ -259,7 +264,7 @@ def test_a_threshold_over_several_reasonings_is_of_as_many(
     """One that was fitted over 2 was used over 64: probabilities that are averages of more reasonings are others."""
     monkeypatch.chdir(evaluated_run.parents[1])
     asked = ("classify", "i was sad", "--arm", "qra", "--json", "--samples")
-    evaluated("evaluate.samples=2", "evaluate.wanted_accuracy=0.5")
+    evaluated("evaluate.samples=2", "evaluate.wanted_accuracy=0.5", *only("qra"))
     few = rir(*asked, "2")
     assert (few.code, json.loads(few.out)["label"]) == (0, None), "too few validation rows for any threshold"
     path = evaluated_run / "classifier-qra/calibration.json"
@@ -314,7 +319,7 @@ def test_auto_reasons_where_the_measured_threshold_says_so(
 
 
 def test_the_object_draws_with_the_temperature_that_was_measured(evaluated_run: Path) -> None:
-    evaluated("evaluate.sample_temperature=0.3")
+    evaluated("evaluate.sample_temperature=0.3", *only("qra"))
     assert RirClassifier.load(evaluated_run, arm="qra", backend="fake").temperature_ == 0.3
 
 
