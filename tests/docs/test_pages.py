@@ -244,8 +244,9 @@ def test_every_line_of_a_transcript_is_one_that_the_code_prints() -> None:
             faults += [f"{place}: {cell}" for cell in cells if (cell,) not in _texts()]
             continue
         wider = (places[max(0, number - lines) : number + lines + 1] for lines in range(3))
-        if max(share_that_the_code_prints(" ".join(near.text.strip() for near in around)) for around in wider) < 0.75:
-            faults.append(f"{share_that_the_code_prints(text):.2f} {place}")
+        together = (" ".join(near.text.strip() for near in around) for around in wider)
+        if all(share_that_the_code_prints(text) < 0.75 for text in together):
+            faults.append(f"{share_that_the_code_prints(place.text):.2f} {place}")
     assert not faults, "nothing in the code prints these lines any more: run the command again and paste its output"
 
 
