@@ -100,4 +100,4 @@ def peak_of(codec: Codec, folder: Path, count: int) -> int:
 def test_memory_grows_by_the_index_of_the_journal_alone(codec: Codec, tmp_path: Path) -> None:
     """Rows, orders and results that are held would be a thousand bytes each."""
     few, many = peak_of(codec, tmp_path, 400), peak_of(codec, tmp_path, 1_600)
-    assert (many - few) / 1_200 < 400
+    assert (many - few) / 1_200 < 350
