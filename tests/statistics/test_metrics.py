@@ -195,15 +195,18 @@ def test_a_bin_of_confidence_holds_its_upper_edge() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["accuracy", "macro_f1"])
 def test_the_intervals_are_those_of_scipy(name: str) -> None:
+    """Of macro-F1 where one label is rare, for there resamples lie lower than the estimate, and the mirror tells."""
     from scipy.stats import bootstrap
 
     truth, probabilities = made(rows=300)
+    if name == "macro_f1":
+        truth, probabilities = np.repeat([0, 1], [288, 12]), one_hot([0] * 291 + [1] * 9, 2)
 
     def theirs(rows: IndexArray, axis: int = -1) -> float:
         chosen, predicted = truth[rows], probabilities[0].argmax(-1)[rows]
         if name == "accuracy":
             return float(np.mean(chosen == predicted))
-        counts = np.bincount(4 * chosen + predicted, minlength=16).reshape(4, 4)
+        counts = np.bincount(2 * chosen + predicted, minlength=4).reshape(2, 2)
         return float((2 * counts.diagonal() / (counts.sum(0) + counts.sum(1))).mean())
 
     method = "basic" if name == "macro_f1" else "percentile"
@@ -212,7 +215,7 @@ def test_the_intervals_are_those_of_scipy(name: str) -> None:
     # The 2.5 % quantile of 500 resamples has a deviation of 0.12 of theirs, that of 2000 of 0.06: 0.4 is three of both.
     tolerance = 0.4 * drawn.standard_error
     assert ours.low == pytest.approx(drawn.confidence_interval.low, abs=tolerance)
-    assert ours.high == pytest.approx(drawn.confidence_interval.high, abs=tolerance)
+    assert ours.high == pytest.approx(min(1.0, drawn.confidence_interval.high), abs=tolerance)
 
 
 def test_seeds_that_disagree_widen_the_interval_and_copies_of_one_seed_do_not() -> None:
