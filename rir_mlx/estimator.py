@@ -136,10 +136,8 @@ class RirClassifier(TextEstimator):
         with without_network(self.offline):
             context = open_run(recipe, self._options(folder))
             self.use(_trained(context, self.arm), values, context.recipe.evaluate.sample_temperature)
-        self.run_, self._temporary = (
-            folder,
-            temporary,
-        )  # that of an earlier fit goes now, not before this one has worked
+        self.run_ = folder
+        self._temporary = temporary  # that of an earlier fit goes now, not before this one has worked
         return self
 
     def _run_folder(self) -> tuple[Path, Any]:

@@ -52,7 +52,7 @@ def measure(context: Context, arm: Arm, rows: EvaluationRows) -> MeasuredArm:
     scores, calibrations = [], []
     for seed in context.recipe.classifier.seeds:
         measured = _ArmMeasurement(context, arm, seed).scores(rows)
-        calibration = _calibrated(context, (arm, seed), measured, rows)
+        calibration = _calibrate_and_store(context, (arm, seed), measured, rows)
         scores.append(measured)
         calibrations.append(calibration)
     return MeasuredArm(arm, scores, calibrations)
@@ -106,11 +106,11 @@ def score_shares(context: Context, arms: Sequence[Arm]) -> None:
             context.progress.warn(warning)
 
 
-def _calibrated(
-    context: Context, trained: tuple[Arm, int], scores: ClassifierScores, rows: EvaluationRows
+def _calibrate_and_store(
+    context: Context, arm_and_seed: tuple[Arm, int], scores: ClassifierScores, rows: EvaluationRows
 ) -> Calibration:
     """The calibration of an arm trained with a seed, which is written beside the adapter that it is of."""
-    options, stage = context.recipe.evaluate, context.trained(*trained)
+    options, stage = context.recipe.evaluate, context.trained(*arm_and_seed)
     calibration = calibrate(scores, rows, options.wanted_accuracy, options.samples)
     calibration = replace(calibration, drawn_at=options.sample_temperature) if calibration.samples else calibration
     stored = {"adapter": adapters.weights_digest(stage)}
@@ -138,7 +138,7 @@ def calibrate_arm(context: Context, arm: Arm) -> None:
     clean = nothing.astype(bool)
     known = EvaluationRows(labels, truth, nothing, clean, single=single, shares=shares, copied=copied)
     measured = ClassifierScores(main_way, scores, {}, {})
-    _calibrated(context, (arm, seed), measured, known)
+    _calibrate_and_store(context, (arm, seed), measured, known)
 
 
 def held_out(context: Context) -> tuple[Sequence[Row], NDArray[np.bool_] | None]:

@@ -119,7 +119,7 @@ def row_variances(covariance: FloatArray) -> tuple[float, float]:
 def crossed_spread(between: Any, rows: tuple[float, float], seeds: int, level: float = LEVEL) -> Any:
     """Half the width of `crossed_interval`, for the variance `between` the seeds' values (a number or an array) and
     `row_variances`."""
-    from scipy.special import stdtrit  # scipy.stats takes half a second to import, and fifty times as long here
+    from scipy.special import stdtrit  # `scipy.stats` takes half a second to import, and its t.ppf 50 times as long
 
     own, shared = rows
     by_seeds = np.asarray(between, dtype=np.float64) / seeds
@@ -151,7 +151,7 @@ def resampled_sums(columns: Any, seed: int = 0) -> FloatArray:
     return sums
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)  # all test rows, and those that are clean
 def _kept_samples(rows: int, seed: int) -> tuple[NDArray[np.uint8], ...]:
     """The counts of all samples, as bytes: no row is drawn more than 255 times, where it is expected once."""
     return tuple(drawn.astype(np.uint8) for drawn in _samples(rows, seed, RESAMPLES))

@@ -43,13 +43,13 @@ def test_layers_with_a_window_keep_no_more_than_it(
 
     rng = np.random.default_rng(1)
     prefix, *rows = (tuple(rng.integers(3, VOCABULARY, length).tolist()) for length in (40, 15, 4, 30, 2, 18))
-    sampling = Sampling(10, batch_size=4, temperature=temperature)
+    sampling = Sampling(18, batch_size=4, temperature=temperature)
     expected = {}
     for key, row in enumerate(rows):
-        alone = Request(key, row if key == 0 else prefix + row, key, 4 + 3 * (key % 3))
+        alone = Request(key, row if key == 0 else prefix + row, key, 4 + 7 * (key % 3))
         expected[key] = next(iter(gemma.generate([alone], sampling))).tokens
     monkeypatch.setattr(generation, "BatchGenerator", Watched)
-    requests = [Request(key, row, key, 4 + 3 * (key % 3), whole=key == 0) for key, row in enumerate(rows)]
+    requests = [Request(key, row, key, 4 + 7 * (key % 3), whole=key == 0) for key, row in enumerate(rows)]
     found = {done.key: done.tokens for done in gemma.generate(requests, sampling, prefix=prefix)}
     assert found == expected
     column = 4 * 2 * KEY_HEADS * WIDTH * 4  # of 4 rows

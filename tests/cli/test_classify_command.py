@@ -6,6 +6,7 @@ import csv
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,8 +16,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from commands import LABELS, Finished, Run, write_csv
-from processes import client
+from commands import LABELS, Finished, Run, command, write_csv, write_recipe
+from processes import client, made_once
 from rir_cli.answering import lean_start
 from rir_cli.answering.standard_input import arriving_lines
 from rir_cli.app import _goes_on
@@ -55,9 +56,22 @@ class Fake:
         return [Prediction("joy", probabilities, 0.9, "because", trimmed=int(text == "long")) for text in texts]
 
 
+@pytest.fixture(scope="session")
+def classifier_once(tiny: Path) -> Path:
+    def train(folder: Path) -> None:
+        assert command(folder, "train-classifier", str(write_recipe(folder, tiny)), "--arm", "qa", "-q").code == 0
+
+    return made_once("trained qa", train)
+
+
 @pytest.fixture
-def fake(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> Fake:
+def fake(rir: Run, recipe: Path, classifier_once: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
     """A run with a classifier, which this one stands in for."""
+    shutil.copytree(classifier_once, recipe.parent, dirs_exist_ok=True)
+    kept = recipe.parent / "runs/small/recipe.yaml"
+    kept.write_text(
+        kept.read_text(encoding="utf-8").replace(str(classifier_once), str(recipe.parent)), encoding="utf-8"
+    )
     answers = Fake()
     monkeypatch.setattr(loading, "load_classifier", lambda run, model, arm: answers)
     return answers

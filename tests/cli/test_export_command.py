@@ -29,7 +29,6 @@ def classifier_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
         changes = ("-s", "classifier.learning_rate=1e-2", "-s", "dtype=float32", "--backend", "torch", "-q")
         recipe = write_recipe(folder, wide)
         assert command(folder, "train-classifier", str(recipe), "--arm", "qa", *changes).code == 0
-
         done = command(folder, *ASKED, "--run", "runs/small")
         (folder / "answer.json").write_text(done.out, encoding="utf-8")
 
@@ -191,6 +190,7 @@ def test_an_export_that_is_stopped_leaves_the_one_before_and_runs_again(
     exported: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from rir_convert import exporting
+    from rir_convert.cards.example import ProgramResult
 
     folder = Path("runs/small/export")
     (folder / "qa-hf/old").write_text("of the export before")
@@ -201,7 +201,8 @@ def test_an_export_that_is_stopped_leaves_the_one_before_and_runs_again(
             raise KeyboardInterrupt
 
         patched.setattr(exporting.Verifier, "by", lambda *_: [])
-        patched.setattr(exporting, "run_program", stop)
+        patched.setattr(exporting, "run_program", lambda *_: ("", ProgramResult(note="not run")))
+        patched.setattr(exporting, "record", stop)
         stopped = exported("export", "--arm", "qa", "-q")
         assert stopped.code == 130
         assert "continues" not in stopped.err

@@ -282,7 +282,9 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize(("backend_name", "arm"), [("torch", "multitask"), ("mlx", "curriculum")])
+@pytest.mark.parametrize(
+    ("backend_name", "arm"), [("torch", "multitask"), ("torch", "curriculum"), ("mlx", "curriculum")]
+)
 def test_an_arm_that_is_killed_ends_with_the_same_bytes(
     folder: Path, codec: Codec, open_named: Any, backend_name: str, arm: Arm
 ) -> None:

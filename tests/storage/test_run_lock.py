@@ -29,6 +29,8 @@ class Started:
     def __init__(self, folder: Path, code: str) -> None:
         self._process = start_code(folder, textwrap.dedent(code))
         self.pid = self._process.pid
+
+    def wait_until_ready(self) -> None:
         end = time.monotonic() + PATIENCE
         while self._process.out() != "ready\n":
             assert self._process.poll() is None, self._process.err()
@@ -52,6 +54,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
 
     def begin(code: str) -> Started:
         started.append(Started(tmp_path_factory.getbasetemp(), code))
+        started[-1].wait_until_ready()
         return started[-1]
 
     yield begin

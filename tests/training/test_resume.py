@@ -242,7 +242,7 @@ def test_a_new_best_is_kept_with_the_weights_that_made_it(tmp_path: Path) -> Non
 
 # real processes
 
-STEPS = 20
+STEPS = 40
 
 
 @pytest.fixture

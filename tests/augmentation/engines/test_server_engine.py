@@ -239,8 +239,8 @@ def alone(url: str, model: str, order: ReasoningRequest, sampling: Sampling) -> 
         "max_tokens": sampling.max_tokens,
         "seed": order.seed,
     }
-    there = {"timeout": 60, "trust_env": False, "verify": False}  # certificates take longer to read than the answer
-    answer: dict[str, Any] = httpx2.post(f"{url}/chat/completions", json=body, **there).json()
+    options = {"timeout": 60, "trust_env": False, "verify": False}  # certificates take longer to read than the answer
+    answer: dict[str, Any] = httpx2.post(f"{url}/chat/completions", json=body, **options).json()
     return answer
 
 
