@@ -131,8 +131,8 @@ class Classifier(LabelScorer):
         if not abstains and (mode not in thresholds or mixed or not self.is_calibrated(options)):
             raise UserError(
                 "evaluate.wanted_accuracy was not measured for this way of classifying, so no threshold is known.",
-                hint="Choose --threshold yourself; or, for --samples, set evaluate.samples to the same number and run "
-                "`rir-mlx evaluate`, as after a change of evaluate.sample_temperature.",
+                hint="Choose --threshold yourself; or, for --samples, set evaluate.samples to the same number. Then, "
+                "or after a change of evaluate.sample_temperature, run `rir-mlx evaluate`.",
             )
         return thresholds[mode].confidence
 
@@ -141,15 +141,15 @@ class Classifier(LabelScorer):
         same temperature; of other ways of classifying, true."""
         if not self.reasons_first or options.reason == "never" or options.samples == 1:
             return True
-        measured, drawn_at = self.calibration.samples, self.calibration.drawn_at
-        return measured in (None, options.samples) and drawn_at in (None, options.temperature)
+        samples, temperature = self.calibration.samples, self.calibration.sample_temperature
+        return samples in (None, options.samples) and temperature in (None, options.temperature)
 
     @property
     def of_samples(self) -> str:
         """How many reasonings were averaged when that was calibrated, and how they were drawn, as the end of a
         sentence."""
-        measured, drawn_at = self.calibration.samples, self.calibration.drawn_at
-        at = f" at a temperature of {drawn_at:g} (evaluate.sample_temperature)" if drawn_at is not None else ""
+        measured, drawn = self.calibration.samples, self.calibration.sample_temperature
+        at = f" at a temperature of {drawn:g} (evaluate.sample_temperature)" if drawn is not None else ""
         if not self.calibration.rows:
             return "nothing was calibrated on validation rows"
         return f"the validation rows had {measured} (evaluate.samples){at}" if measured else "evaluate.samples was 1"

@@ -112,7 +112,8 @@ def _calibrate_and_store(
     """The calibration of an arm trained with a seed, which is written beside the adapter that it is of."""
     options, stage = context.recipe.evaluate, context.trained(*arm_and_seed)
     calibration = calibrate(scores, rows, options.wanted_accuracy, options.samples)
-    calibration = replace(calibration, drawn_at=options.sample_temperature) if calibration.samples else calibration
+    if calibration.samples:
+        calibration = replace(calibration, sample_temperature=options.sample_temperature)
     stored = {"adapter": adapters.weights_digest(stage)}
     write_json(stage.calibration, stored | {"calibration": calibration.as_dict()})
     return calibration

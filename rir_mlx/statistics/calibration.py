@@ -55,7 +55,7 @@ class Calibration:
                   wanted accuracy; `NO_ANSWER` where no threshold is shown to reach it. None if none was wanted
     wanted        the accuracy that `answer_from` was chosen for
     samples       the reasonings over which `sampled` was averaged; 0 if it was not measured, None if nobody knows
-    drawn_at      the temperature at which these were drawn; None if nobody knows
+    sample_temperature  the temperature at which these were drawn; None if nobody knows
     given_from    for each way of scoring, the probability from which on a label is given, by label: only where a text
                   may have several labels
     """
@@ -67,7 +67,7 @@ class Calibration:
     given_from: Mapping[Way, Mapping[str, float]] = field(default_factory=dict)
     wanted: float | None = None
     samples: int | None = 0
-    drawn_at: float | None = None
+    sample_temperature: float | None = None
 
     def wanting(self, accuracy: float | None) -> Calibration:
         """This calibration where such an accuracy is wanted: with no threshold at all, which no way of classifying
@@ -118,10 +118,10 @@ class Calibration:
             raise ValueError(f"wanted is {wanted!r}; expected null or a share above 0 and at most 1")
         if samples is not None and (not isinstance(samples, int) or isinstance(samples, bool) or samples < 0):
             raise ValueError(f"samples is {samples!r}; expected null or a whole number, 0 or more")
-        if (drawn_at := found.get("drawn_at")) is not None and (not _number(drawn_at) or drawn_at <= 0):
-            raise ValueError(f"drawn_at is {drawn_at!r}; expected null or a number above 0")
+        if (drawn := found.get("sample_temperature")) is not None and (not _number(drawn) or drawn <= 0):
+            raise ValueError(f"sample_temperature is {drawn!r}; expected null or a number above 0")
         thresholds, given_from = _thresholds(found.get("answer_from")), _given_from(found.get("given_from", {}))
-        return cls(fitted, rows, found.get("reason_below"), thresholds, given_from, wanted, samples, drawn_at)
+        return cls(fitted, rows, found.get("reason_below"), thresholds, given_from, wanted, samples, drawn)
 
 
 @dataclass(frozen=True)

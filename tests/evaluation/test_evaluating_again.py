@@ -288,7 +288,7 @@ def test_a_threshold_over_several_reasonings_is_of_as_many(
     assert "the validation rows had 2 (evaluate.samples) at a temperature of 0.7" in answered.err
     with pytest.warns(UserWarning, match="over 2 reasonings are not calibrated"):
         RirClassifier.load(evaluated_run, arm="qra", backend="fake", samples=2)
-    del stored["calibration"]["drawn_at"]  # as it was written before: nobody knows
+    del stored["calibration"]["sample_temperature"]  # as it was written before: nobody knows
     path.write_text(json.dumps(stored), encoding="utf-8")
     assert json.loads(rir(*asked, "2").out)["label"]
 

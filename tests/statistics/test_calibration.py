@@ -143,7 +143,7 @@ def test_each_way_of_reading_has_its_own_temperature() -> None:
             reason_below=0.61,
             answer_from={"direct": AnswerThreshold(0.8, 90), "auto": AnswerThreshold(NO_ANSWER, 0)},
             samples=4,
-            drawn_at=0.7,
+            sample_temperature=0.7,
         ),
     ],
 )
@@ -165,7 +165,7 @@ def test_a_calibration_survives_json(calibration: Calibration) -> None:
         ({"temperature": {"direct": True}}, "temperature.direct is True"),
         ({"rows": -1}, "rows is -1"),
         ({"rows": 2.5}, "rows is 2.5"),
-        ({"drawn_at": 0}, "drawn_at is 0; expected null or a number above 0"),
+        ({"sample_temperature": 0}, "sample_temperature is 0; expected null or a number above 0"),
         ({"reason_below": "0.5"}, "reason_below is '0.5'"),
         ({"answer_from": 0.5}, "answer_from is 0.5; expected null or a threshold for each of"),
         ({"answer_from": {"direct": 0.5}}, "answer_from.direct is 0.5; expected a confidence and rows"),

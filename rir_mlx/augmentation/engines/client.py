@@ -326,8 +326,8 @@ async def _whole(answer: httpx2.Response) -> httpx2.Response:
 
 @cache
 def _certificates(trust_env: bool, *_: str | None) -> ssl.SSLContext:
-    """The certificates that servers are checked by, of the files that the environment names. Reading them takes some
-    50 ms, and a job opens several pools."""
+    """The certificates that servers are checked by, of the files that the environment names; read once a process.
+    That takes some 50 ms, and a job opens several pools."""
     return httpx2.create_ssl_context(trust_env=trust_env)
 
 
