@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -63,6 +64,13 @@ def command(folder: Path, *arguments: str) -> Result:
             main()
     printed = [stream.seek(0) or stream.read() for stream in (out, err)]
     return Result(int(ended.value.code or 0), *printed)
+
+
+def copy_run(source: Path, folder: Path) -> None:
+    """Copy a folder with `small.yaml` and `runs/small`, whose recipe then names the files of the copy."""
+    shutil.copytree(source, folder, dirs_exist_ok=True)
+    recipe = folder / "runs/small/recipe.yaml"
+    recipe.write_text(recipe.read_text(encoding="utf-8").replace(str(source), str(folder)), encoding="utf-8")
 
 
 def write_recipe(folder: Path, model: Path) -> Path:

@@ -14,6 +14,10 @@ Reply = tuple[int, dict[str, str], Any]
 """Status, headers, and a payload: bytes as they are, an iterator of them one by one, everything else as JSON."""
 
 
+class LoopbackServer(ThreadingHTTPServer):
+    request_queue_size = 128  # a connection for which there is no room is tried again a second later
+
+
 def chat(text: str | None, reason: str = "stop", tokens: int | None = 3) -> Reply:
     usage = {} if tokens is None else {"usage": {"completion_tokens": tokens}}
     return 200, {}, {"choices": [{"message": {"content": text}, "finish_reason": reason}], **usage}
@@ -83,10 +87,7 @@ class StandInServer:
             def log_message(self, format: str, *args: object) -> None:
                 return
 
-        class Listening(ThreadingHTTPServer):
-            request_queue_size = 128  # a connection for which there is no room is tried again a second later
-
-        server = Listening(("127.0.0.1", port), Handler)
+        server = LoopbackServer(("127.0.0.1", port), Handler)
         server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client that has left
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()

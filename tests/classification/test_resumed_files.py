@@ -200,11 +200,7 @@ def start(folder: Path, pause: float, room: int = 0) -> Running:
     """Classify the file in a process of its own, in which a file may have so many bytes."""
     given = (str(Path(__file__).parent), str(folder), str(pause), str(room))
     process = start_code(folder, textwrap.dedent(JOB), *given)
-    deadline = time.monotonic() + 60
-    while process.out()[:7] != "begins\n":
-        assert process.poll() is None, process.err()
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    process.wait_for("begins\n")
     return process
 
 

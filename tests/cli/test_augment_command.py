@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import LABELS, WORDS, Run, command, write_csv, write_recipe
+from commands import LABELS, WORDS, Run, command, copy_run, write_csv, write_recipe
 from processes import Running, made_once, start_command
 from server_stand_in import Reply, StandInServer, echo, text_of
 
@@ -39,9 +39,7 @@ def trained_once(tiny: Path) -> Path:
 @pytest.fixture
 def trained(rir: Run, recipe: Path, trained_once: Path) -> Run:
     """A run with an R-Gen, in the folder that `rir` runs in."""
-    shutil.copytree(trained_once, recipe.parent, dirs_exist_ok=True)
-    kept = recipe.parent / "runs/small/recipe.yaml"
-    kept.write_text(kept.read_text(encoding="utf-8").replace(str(trained_once), str(recipe.parent)), encoding="utf-8")
+    copy_run(trained_once, recipe.parent)
     return rir
 
 

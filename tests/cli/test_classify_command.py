@@ -6,7 +6,6 @@ import csv
 import importlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from commands import LABELS, Finished, Run, command, write_csv, write_recipe
+from commands import LABELS, Finished, Run, command, copy_run, write_csv, write_recipe
 from processes import client, made_once
 from rir_cli.answering import lean_start
 from rir_cli.answering.standard_input import arriving_lines
@@ -67,11 +66,7 @@ def classifier_once(tiny: Path) -> Path:
 @pytest.fixture
 def fake(rir: Run, recipe: Path, classifier_once: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
     """A run with a classifier, which this one stands in for."""
-    shutil.copytree(classifier_once, recipe.parent, dirs_exist_ok=True)
-    kept = recipe.parent / "runs/small/recipe.yaml"
-    kept.write_text(
-        kept.read_text(encoding="utf-8").replace(str(classifier_once), str(recipe.parent)), encoding="utf-8"
-    )
+    copy_run(classifier_once, recipe.parent)
     answers = Fake()
     monkeypatch.setattr(loading, "load_classifier", lambda run, model, arm: answers)
     return answers

@@ -15,9 +15,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from server_stand_in import LoopbackServer
 
 _LARGE = (".safetensors", ".gguf", ".bin")
 
@@ -64,11 +66,7 @@ def hub() -> Iterator[Hub]:
     class Bound(_Handler):
         hub = state
 
-    class Listening(ThreadingHTTPServer):
-        daemon_threads = True
-        request_queue_size = 128  # a connection for which there is no room is tried again a second later
-
-    server = Listening(("127.0.0.1", 0), Bound)
+    server = LoopbackServer(("127.0.0.1", 0), Bound)
     state.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

@@ -74,6 +74,14 @@ class Running:
     def err(self) -> str:
         return (Path(self._printed.name) / "err").read_text(encoding="utf-8")
 
+    def wait_for(self, printed: str, timeout: float = 60) -> None:
+        """Until it has printed this first to stdout."""
+        deadline = time.monotonic() + timeout
+        while not self.out().startswith(printed):
+            assert self.poll() is None, self.err()
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+
 
 def start_command(folder: Path, *arguments: str, **environment: str) -> Running:
     """`rir-mlx`, in that folder."""

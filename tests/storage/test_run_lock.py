@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import textwrap
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -31,11 +30,7 @@ class Started:
         self.pid = self._process.pid
 
     def wait_until_ready(self) -> None:
-        end = time.monotonic() + PATIENCE
-        while self._process.out() != "ready\n":
-            assert self._process.poll() is None, self._process.err()
-            assert time.monotonic() < end
-            time.sleep(0.005)
+        self._process.wait_for("ready\n", PATIENCE)
 
     def go_on(self) -> int:
         """Its exit code."""
