@@ -143,7 +143,7 @@ def resampled_sums(columns: Any, seed: int = 0) -> FloatArray:
     up to 4,000 rows are kept, for the next arm of an evaluation is measured on the same ones."""
     count, rows = columns.shape
     at_once = max(1, min(RESAMPLES, _MAX_NUMBERS // max(1, rows)))
-    batches = _kept_samples(rows, seed) if at_once == RESAMPLES else _samples(rows, seed, at_once)
+    batches = [_kept_samples(rows, seed)] if at_once == RESAMPLES else _samples(rows, seed, at_once)
     sums, start = np.empty((RESAMPLES, count)), 0
     for drawn in batches:
         sums[start : start + drawn.shape[1]] = (columns @ drawn.astype(np.float64)).T
@@ -152,9 +152,9 @@ def resampled_sums(columns: Any, seed: int = 0) -> FloatArray:
 
 
 @lru_cache(maxsize=2)  # all test rows, and those that are clean
-def _kept_samples(rows: int, seed: int) -> tuple[NDArray[np.uint8], ...]:
+def _kept_samples(rows: int, seed: int) -> NDArray[np.uint8]:
     """The counts of all samples, as bytes: no row is drawn more than 255 times, where it is expected once."""
-    return tuple(drawn.astype(np.uint8) for drawn in _samples(rows, seed, RESAMPLES))
+    return next(_samples(rows, seed, RESAMPLES)).astype(np.uint8)
 
 
 def _samples(rows: int, seed: int, at_once: int) -> Iterator[NDArray[np.int32]]:
