@@ -283,7 +283,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize(
-    ("backend_name", "arm"), [("torch", "multitask"), ("torch", "curriculum"), ("mlx", "curriculum")]
+    ("backend_name", "arm"), [(name, arm) for name in ("torch", "mlx") for arm in ("multitask", "curriculum")]
 )
 def test_an_arm_that_is_killed_ends_with_the_same_bytes(
     folder: Path, codec: Codec, open_named: Any, backend_name: str, arm: Arm
